@@ -1,0 +1,2 @@
+//! The inference binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Runs a binary on the device.

@@ -1,0 +1,1 @@
+//! Compiles a graph to steps over one arena and runs it.

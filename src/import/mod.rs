@@ -1,0 +1,1 @@
+//! Checkpoints of others become a [`crate::model::Model`].

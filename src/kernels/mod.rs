@@ -1,0 +1,1 @@
+//! Convolutions and friends on slices.

@@ -1,0 +1,1 @@
+//! Measured milliseconds per layer and width.

@@ -1,0 +1,57 @@
+//! `secateurs` cuts the channels of a trained CNN until it meets a latency and a memory budget on a
+//! given device, repairs and fine-tunes what is left, and emits it with the binary that runs it.
+//!
+//! The modules form floors; each imports only lower ones (`ARCHITECTURE.md` has the map, and
+//! `tests/floors.rs` checks it). Without the feature `toolkit` only the lean runtime compiles: what
+//! an emitted inference binary needs, with no candle in it.
+
+// Floor 0
+pub mod files;
+pub mod graph;
+pub mod kernels;
+// Floor 1
+pub mod engine;
+pub mod model;
+pub mod vision;
+// Floor 2
+#[cfg(feature = "candle")]
+pub mod backend;
+#[cfg(feature = "tools")]
+pub mod device;
+#[cfg(feature = "tools")]
+pub mod import;
+#[cfg(feature = "tools")]
+pub mod profile;
+#[cfg(feature = "tools")]
+pub mod zoo;
+// Floor 3
+#[cfg(feature = "tools")]
+pub mod group;
+#[cfg(feature = "toolkit")]
+pub mod importance;
+#[cfg(feature = "tools")]
+pub mod latency;
+#[cfg(feature = "tools")]
+pub mod memory;
+#[cfg(feature = "tools")]
+pub mod repair;
+#[cfg(feature = "tools")]
+pub mod search;
+#[cfg(feature = "tools")]
+pub mod surgery;
+// Floor 4
+#[cfg(feature = "tools")]
+pub mod data;
+#[cfg(feature = "tools")]
+pub mod eval;
+#[cfg(feature = "toolkit")]
+pub mod train;
+// Floor 5
+pub mod bench;
+#[cfg(feature = "tools")]
+pub mod emit;
+#[cfg(feature = "tools")]
+pub mod report;
+// Floor 6
+#[cfg(feature = "toolkit")]
+pub mod pipeline;

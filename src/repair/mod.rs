@@ -1,0 +1,1 @@
+//! Re-estimation and reconstruction after the cut.

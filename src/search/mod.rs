@@ -1,0 +1,1 @@
+//! Widths that meet the budgets at the least loss.

@@ -1,0 +1,1 @@
+//! From image to input tensor, from output tensors to detections.

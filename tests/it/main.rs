@@ -1,0 +1,26 @@
+//! Integration tests, one binary. Modules that need real weights and goldens find them through `support`.
+#![cfg(feature = "tools")]
+#![allow(missing_docs)]
+
+#[cfg(feature = "toolkit")]
+mod backend;
+mod cli;
+mod data;
+mod demo;
+mod engine_props;
+mod eval;
+mod forward;
+mod import;
+#[cfg(feature = "toolkit")]
+mod job;
+#[cfg(feature = "toolkit")]
+mod loss;
+mod onnx;
+mod profile;
+mod report;
+mod search;
+mod support;
+mod surgery;
+#[cfg(feature = "toolkit")]
+mod training;
+mod vision;

@@ -1,0 +1,2 @@
+//! `cargo xtask`: the thin driver of the pruning pipeline.
+fn main() {}
