@@ -10,9 +10,9 @@ mod cost;
 mod op;
 mod shape;
 
-pub use cost::{conv_macs, Cost};
+pub use cost::{Cost, conv_macs};
 pub use op::{Activation, Attention, Conv, Norm, Op};
-pub use shape::{Shape, MAX_ELEMENTS};
+pub use shape::{MAX_ELEMENTS, Shape};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

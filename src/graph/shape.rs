@@ -1,6 +1,6 @@
 //! Shapes of all tensors for an input size, and the checks that make a graph trustworthy.
 
-use super::{Conv, Graph, GraphError, Head, Node, Op, MAX_NODES};
+use super::{Conv, Graph, GraphError, Head, MAX_NODES, Node, Op};
 use std::collections::HashSet;
 
 /// The most elements a tensor or a kernel may have (16 GiB in f32): a bound for untrusted files.
@@ -47,7 +47,10 @@ impl Graph {
             let shape = infer(node, &inputs, (height, width)).map_err(|p| fail(node, p))?;
             let len = shape.c.checked_mul(shape.h).and_then(|n| n.checked_mul(shape.w));
             if len.is_none_or(|n| n == 0 || n > MAX_ELEMENTS) {
-                return Err(fail(node, format!("a tensor of {} x {} x {} is empty or too large", shape.c, shape.h, shape.w)));
+                return Err(fail(
+                    node,
+                    format!("a tensor of {} x {} x {} is empty or too large", shape.c, shape.h, shape.w),
+                ));
             }
             shapes.push(shape);
         }
@@ -65,8 +68,9 @@ fn window(side: usize, kernel: usize, stride: usize, padding: usize) -> Option<u
 
 fn windowed(input: Shape, c: usize, kernel: usize, stride: usize, padding: usize) -> Result<Shape, String> {
     let side = |n| {
-        window(n, kernel, stride, padding)
-            .ok_or_else(|| format!("a window of {kernel} does not fit an input of {} x {} with padding {padding}", input.h, input.w))
+        window(n, kernel, stride, padding).ok_or_else(|| {
+            format!("a window of {kernel} does not fit an input of {} x {} with padding {padding}", input.h, input.w)
+        })
     };
     Ok(Shape { c, h: side(input.h)?, w: side(input.w)? })
 }
@@ -77,7 +81,9 @@ fn infer(node: &Node, inputs: &[Shape], image: (usize, usize)) -> Result<Shape, 
         Op::Input { channels } => Shape { c: *channels, h: image.0, w: image.1 },
         Op::Conv(conv) => windowed(first, conv.c_out, conv.kernel, conv.stride, conv.padding)?,
         Op::MaxPool { kernel, stride, padding } => windowed(first, first.c, *kernel, *stride, *padding)?,
-        Op::Upsample { factor } => Shape { c: first.c, h: first.h.saturating_mul(*factor), w: first.w.saturating_mul(*factor) },
+        Op::Upsample { factor } => {
+            Shape { c: first.c, h: first.h.saturating_mul(*factor), w: first.w.saturating_mul(*factor) }
+        }
         Op::Concat => {
             if let Some(odd) = inputs.iter().find(|s| (s.h, s.w) != (first.h, first.w)) {
                 return Err(format!("joins {} x {} with {} x {}", first.h, first.w, odd.h, odd.w));
@@ -148,7 +154,9 @@ fn check_node(node: &Node, inputs: &[usize]) -> Result<usize, String> {
             Ok(first)
         }
         Op::Upsample { factor } => small("factor", *factor, 1, 64).map(|()| first),
-        Op::Concat => inputs.iter().try_fold(0usize, |sum, c| sum.checked_add(*c)).ok_or_else(|| "too many channels".into()),
+        Op::Concat => {
+            inputs.iter().try_fold(0usize, |sum, c| sum.checked_add(*c)).ok_or_else(|| "too many channels".into())
+        }
         Op::Slice { start, len } => match start.checked_add(*len) {
             Some(end) if end <= first => Ok(*len),
             _ => Err(format!("takes {len} channels from {start} on, but its input has {first}")),
@@ -177,7 +185,10 @@ fn check_conv(conv: &Conv, c_in: usize) -> Result<usize, String> {
     }
     let depthwise = conv.groups == conv.c_in && conv.c_in == conv.c_out;
     if conv.groups != 1 && !depthwise {
-        return Err(format!("{} groups for {} -> {} channels; 1 or depthwise is supported", conv.groups, conv.c_in, conv.c_out));
+        return Err(format!(
+            "{} groups for {} -> {} channels; 1 or depthwise is supported",
+            conv.groups, conv.c_in, conv.c_out
+        ));
     }
     if conv.kernel == 0 || conv.kernel > 255 || conv.stride == 0 || conv.stride > 255 || conv.padding > 255 {
         return Err(format!("kernel {}, stride {}, padding {}: out of range", conv.kernel, conv.stride, conv.padding));
@@ -195,7 +206,12 @@ fn check_conv(conv: &Conv, c_in: usize) -> Result<usize, String> {
 fn check_outputs(graph: &Graph, channels: &[usize]) -> Result<(), String> {
     let expected: Vec<usize> = match &graph.head {
         Head::Detect { nc, reg_max, strides } => {
-            if strides.is_empty() || strides.len() > 8 || strides.iter().any(|s| *s == 0 || *s > 4096) || *reg_max == 0 || *reg_max > 1024 {
+            if strides.is_empty()
+                || strides.len() > 8
+                || strides.iter().any(|s| *s == 0 || *s > 4096)
+                || *reg_max == 0
+                || *reg_max > 1024
+            {
                 return Err("the detect head has no sensible strides or bins".into());
             }
             strides.iter().flat_map(|_| [4 * reg_max, *nc]).collect()

@@ -67,7 +67,9 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Model, FileError> {
     let fail = |problem: String| FileError::Format { path: path.into(), problem };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(format!("not a safetensors file: {e}")))?;
     let metadata = header.metadata().clone().unwrap_or_default();
-    let text = |key: &str| metadata.get(key).ok_or_else(|| fail(format!("has no `{key}` in its metadata; not a secateurs model")));
+    let text = |key: &str| {
+        metadata.get(key).ok_or_else(|| fail(format!("has no `{key}` in its metadata; not a secateurs model")))
+    };
     let version = text(KEY_FORMAT)?;
     if version.parse::<u32>().ok().is_none_or(|v| v == 0 || v > FORMAT_VERSION) {
         return Err(fail(format!("format version `{version}`, this build reads 1 to {FORMAT_VERSION}")));
@@ -133,7 +135,8 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     ]);
     let views = model.weights.iter().map(|(key, tensor)| {
         let bytes: &[u8] = bytemuck::cast_slice(tensor.data());
-        safetensors::tensor::TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytes).map(|view| (key.as_str(), view))
+        safetensors::tensor::TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytes)
+            .map(|view| (key.as_str(), view))
     });
     let views = views.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| e.to_string())?;

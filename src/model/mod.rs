@@ -3,7 +3,7 @@
 mod file;
 mod tensor;
 
-pub use file::{from_bytes, is_own_format, load, save, tensors, to_bytes, FileError, FORMAT_VERSION, MAX_FILE};
+pub use file::{FORMAT_VERSION, FileError, MAX_FILE, from_bytes, is_own_format, load, save, tensors, to_bytes};
 pub use tensor::{Tensor, Weights};
 
 use crate::graph::{Graph, GraphError};
@@ -95,7 +95,11 @@ impl Model {
                 return Err(ModelError::Missing { key: param.key, expected: param.shape });
             };
             if tensor.shape() != param.shape {
-                return Err(ModelError::Shape { key: param.key, found: tensor.shape().to_vec(), expected: param.shape });
+                return Err(ModelError::Shape {
+                    key: param.key,
+                    found: tensor.shape().to_vec(),
+                    expected: param.shape,
+                });
             }
             if let Some(position) = tensor.data().iter().position(|v| !v.is_finite()) {
                 return Err(ModelError::NotFinite { value: tensor.data()[position], key: param.key, position });

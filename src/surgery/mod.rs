@@ -1,1 +1,241 @@
-//! Cuts channels.
+//! Cuts channels: a [`Selection`] says which channels of every group stay, and [`cut`] rebuilds
+//! every layer on both sides: a convolution's outputs, the inputs of all that read it, the offsets
+//! of splits, the sizes of attention heads.
+//!
+//! The property that proves it: the original with the removed channels masked ([`mask`]) computes the
+//! same as the cut model.
+
+use crate::graph::{Attention, Conv, Graph, NodeId, Norm, Op};
+use crate::group::{AtomId, Groups};
+use crate::model::{Model, ModelError, Weights};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// For every group the positions of the channels that stay, ascending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Selection(pub Vec<Vec<usize>>);
+
+impl Selection {
+    /// Everything stays.
+    pub fn all(groups: &Groups) -> Self {
+        Self(groups.groups.iter().map(|g| (0..g.width()).collect()).collect())
+    }
+
+    /// Number of channels that stay, per group.
+    pub fn widths(&self) -> Vec<usize> {
+        self.0.iter().map(Vec::len).collect()
+    }
+}
+
+/// A cut that cannot be made.
+#[derive(Debug, Error, PartialEq)]
+pub enum SurgeryError {
+    /// The selection speaks of another number of groups.
+    #[error("the selection has {found} groups, the network {expected}")]
+    GroupCount {
+        /// Groups in the selection.
+        found: usize,
+        /// Groups of the network.
+        expected: usize,
+    },
+    /// Positions that are not ascending or not in the group.
+    #[error("group `{group}`: kept channels must be ascending and below {width}, found {position}")]
+    Positions {
+        /// Name of the group.
+        group: String,
+        /// Its width.
+        width: usize,
+        /// The first position at fault.
+        position: usize,
+    },
+    /// Nothing would be left.
+    #[error("group `{group}`: no channel would be left, expected at least {least}")]
+    Empty {
+        /// Name of the group.
+        group: String,
+        /// The least number of channels: one per attention head.
+        least: usize,
+    },
+    /// Attention heads of different sizes.
+    #[error("group `{group}`: its attention heads would keep {found:?} channels, expected the same number each")]
+    Heads {
+        /// Name of the group.
+        group: String,
+        /// Channels that would stay per head.
+        found: Vec<usize>,
+    },
+    /// The result does not have the widths that were asked for, or is no network.
+    #[error("the cut was not reached: {0}")]
+    NotReached(String),
+    /// The result is no valid model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+/// The model without the channels that the selection leaves out.
+///
+/// # Errors
+/// If the selection is not legal for these groups (empty group, unequal heads, wrong positions), or the
+/// result does not have the widths asked for.
+pub fn cut(model: &Model, groups: &Groups, selection: &Selection) -> Result<Model, SurgeryError> {
+    check(groups, selection)?;
+    let kept = Kept::new(groups, selection);
+    let graph = shrink(&model.graph, &kept)?;
+    let mut weights = Weights::default();
+    for (id, conv) in model.graph.convs() {
+        let (rows, columns) = (kept.positions(id), kept.positions(model.graph.node(id).inputs[0]));
+        let kernel = model.tensor(&conv.weight).select(0, &rows);
+        let kernel = if conv.is_depthwise() { kernel } else { kernel.select(1, &columns) };
+        weights.insert(conv.weight.clone(), kernel);
+        for key in conv.bias.iter().cloned().chain(conv.norm.iter().flat_map(Norm::keys)) {
+            let tensor = model.tensor(&key).select(0, &rows);
+            weights.insert(key, tensor);
+        }
+    }
+    Ok(Model::new(graph, weights, model.info.clone())?)
+}
+
+/// The graph alone, cut to the given widths: what any selection with these widths leads to.
+///
+/// # Errors
+/// As [`cut`]; a group spread over heads needs a width that they can share.
+pub fn cut_graph(graph: &Graph, groups: &Groups, widths: &[usize]) -> Result<Graph, SurgeryError> {
+    let selection = Selection(groups.groups.iter().zip(widths).map(|(g, w)| spread(g.width(), g.heads, *w)).collect());
+    check(groups, &selection)?;
+    shrink(graph, &Kept::new(groups, &selection))
+}
+
+/// The model with the same shapes in which the channels left out are zero in every tensor they occur in.
+///
+/// # Errors
+/// If the selection is not legal for these groups.
+pub fn mask(model: &Model, groups: &Groups, selection: &Selection) -> Result<Model, SurgeryError> {
+    check(groups, selection)?;
+    let kept = Kept::new(groups, selection);
+    let mut masked = model.clone();
+    for (id, conv) in model.graph.convs() {
+        let gone: Vec<usize> = (0..conv.c_out).filter(|c| !kept.flags(id)[*c]).collect();
+        let mut zero = |key: &str| {
+            let tensor = masked.weights.get_mut(key).expect("a model has every tensor of its graph");
+            let row = tensor.data().len() / conv.c_out;
+            gone.iter().for_each(|c| tensor.data_mut()[c * row..(c + 1) * row].fill(0.0));
+        };
+        zero(&conv.weight);
+        conv.bias.iter().for_each(|key| zero(key));
+        if let Some(norm) = &conv.norm {
+            let [_, shift, mean, _] = norm.keys();
+            zero(&shift);
+            zero(&mean);
+        }
+    }
+    Ok(masked)
+}
+
+/// Evenly spread positions: the first `width / heads` of every head.
+fn spread(full: usize, heads: usize, width: usize) -> Vec<usize> {
+    let (size, keep) = (full / heads.max(1), width / heads.max(1));
+    let mut positions: Vec<usize> = (0..heads).flat_map(|h| (0..keep).map(move |i| h * size + i)).collect();
+    // A width that the heads cannot share shows as an illegal selection.
+    positions.extend((0..width - positions.len().min(width)).map(|i| full - 1 - i));
+    positions.sort_unstable();
+    positions
+}
+
+fn check(groups: &Groups, selection: &Selection) -> Result<(), SurgeryError> {
+    if selection.0.len() != groups.groups.len() {
+        return Err(SurgeryError::GroupCount { found: selection.0.len(), expected: groups.groups.len() });
+    }
+    for (group, keep) in groups.groups.iter().zip(&selection.0) {
+        let name = || group.name.clone();
+        let ascending = keep.windows(2).find(|w| w[0] >= w[1]).map(|w| w[1]);
+        if let Some(position) = ascending.or(keep.last().copied().filter(|last| *last >= group.width())) {
+            return Err(SurgeryError::Positions { group: name(), width: group.width(), position });
+        }
+        if keep.len() < group.heads {
+            return Err(SurgeryError::Empty { group: name(), least: group.heads });
+        }
+        let size = group.width() / group.heads;
+        let mut found = vec![0; group.heads];
+        keep.iter().for_each(|position| found[position / size] += 1);
+        if found.iter().any(|n| *n != found[0]) {
+            return Err(SurgeryError::Heads { group: name(), found });
+        }
+    }
+    Ok(())
+}
+
+/// Which atoms stay.
+struct Kept<'a> {
+    groups: &'a Groups,
+    atoms: Vec<bool>,
+}
+
+impl<'a> Kept<'a> {
+    fn new(groups: &'a Groups, selection: &Selection) -> Self {
+        let mut atoms: Vec<bool> = groups.group_of.iter().map(Option::is_none).collect();
+        for (group, keep) in groups.groups.iter().zip(&selection.0) {
+            keep.iter().for_each(|position| atoms[group.atoms[*position].index()] = true);
+        }
+        Self { groups, atoms }
+    }
+
+    fn flags(&self, node: NodeId) -> Vec<bool> {
+        self.groups.channels[node.index()].iter().map(|AtomId(atom)| self.atoms[*atom as usize]).collect()
+    }
+
+    fn positions(&self, node: NodeId) -> Vec<usize> {
+        let flags = self.flags(node);
+        (0..flags.len()).filter(|i| flags[*i]).collect()
+    }
+}
+
+/// Rebuilds every layer for the channels that stay, and checks that the result has exactly them.
+fn shrink(graph: &Graph, kept: &Kept) -> Result<Graph, SurgeryError> {
+    let mut cut = graph.clone();
+    for id in graph.ids() {
+        let node = &mut cut.nodes[id.index()];
+        match &mut node.op {
+            Op::Conv(conv) => {
+                let (c_out, c_in) = (kept.positions(id).len(), kept.positions(node.inputs[0]).len());
+                let groups = if conv.is_depthwise() { c_in } else { conv.groups };
+                *conv = Conv { c_out, c_in, groups, ..conv.clone() };
+            }
+            Op::Slice { start, len } => {
+                let source = kept.flags(node.inputs[0]);
+                (*start, *len) = (count(&source[..*start]), count(&source[*start..*start + *len]));
+            }
+            Op::Attention(a) | Op::Values(a) => cut_heads(a, &kept.flags(node.inputs[0])),
+            Op::Input { .. } | Op::MaxPool { .. } | Op::Upsample { .. } | Op::Concat | Op::Add | Op::GlobalAvgPool => {}
+        }
+    }
+    reached(&cut, kept)?;
+    Ok(cut)
+}
+
+fn count(flags: &[bool]) -> usize {
+    flags.iter().filter(|kept| **kept).count()
+}
+
+fn cut_heads(a: &mut Attention, packed: &[bool]) {
+    // The check made sure that all heads keep as much as the first.
+    let keys = count(&packed[..a.key_dim]);
+    let values = count(&packed[2 * a.key_dim..a.packed()]);
+    (a.key_dim, a.head_dim) = (keys, values);
+}
+
+fn reached(graph: &Graph, kept: &Kept) -> Result<(), SurgeryError> {
+    graph.check().map_err(|e| SurgeryError::NotReached(e.to_string()))?;
+    let asked: Vec<usize> = graph.ids().map(|id| kept.positions(id).len()).collect();
+    let found =
+        graph.shapes(32 * graph.stride(), 32 * graph.stride()).map_err(|e| SurgeryError::NotReached(e.to_string()))?;
+    for ((node, asked), found) in graph.nodes.iter().zip(asked).zip(found) {
+        if found.c != asked {
+            return Err(SurgeryError::NotReached(format!(
+                "`{}` has {} channels, {asked} were asked for",
+                node.name, found.c
+            )));
+        }
+    }
+    Ok(())
+}

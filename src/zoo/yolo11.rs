@@ -222,7 +222,9 @@ mod tests {
     #[test]
     fn published_scales_have_their_published_sizes() {
         // Parameters with the 16 constants of the distribution kernel, as the reference counts them.
-        for (letter, params) in [('n', 2_624_080), ('s', 9_458_752), ('m', 20_114_688), ('l', 25_372_160), ('x', 56_966_176)] {
+        for (letter, params) in
+            [('n', 2_624_080), ('s', 9_458_752), ('m', 20_114_688), ('l', 25_372_160), ('x', 56_966_176)]
+        {
             let graph = detect(Scale::of(letter).unwrap(), 80).unwrap();
             assert_eq!(graph.cost(640, 640).unwrap().params + REG_MAX, params, "yolo11{letter}");
         }
