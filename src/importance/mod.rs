@@ -1,1 +1,113 @@
-//! What a channel is worth, in loss units.
+//! What a channel is worth: a [`Ranking`] orders the channels of every group from the first to go to the last.
+//!
+//! Criteria that read weights alone are in `weights`; those that need gradients of the loss in `gradients`.
+//! How much loss a group costs at a given width is then *measured* (`damage`), so that groups can be compared with each
+//! other whatever criterion ordered their channels.
+
+mod damage;
+mod gradients;
+mod greedy;
+mod weights;
+
+pub use damage::{Curves, DamageError, Sampling, divergence, measure};
+pub use gradients::{MaskGradients, mask_gradients};
+
+use crate::group::Groups;
+use crate::model::Model;
+use crate::surgery::Selection;
+use serde::{Deserialize, Serialize};
+
+/// How channels are ranked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Criterion {
+    /// Squared per-image loss gradients of channel masks, with the interaction inside a group; channels go
+    /// one after the other (Liu et al., "Group Fisher Pruning", ICML 2021).
+    #[default]
+    Fisher,
+    /// Absolute first-order change of the loss (Molchanov et al., "Importance Estimation for Neural
+    /// Network Pruning", CVPR 2019).
+    Taylor,
+    /// Sum of absolute kernel weights (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017).
+    L1,
+    /// Euclidean norm of the kernel.
+    L2,
+    /// Absolute batch-norm scale (Liu et al., "Network Slimming", ICCV 2017).
+    BnScale,
+    /// Distance to the other filters of the layer (He et al., "Filter Pruning via Geometric Median", CVPR 2019).
+    Fpgm,
+    /// A seeded shuffle: the baseline that every other criterion must beat.
+    Random,
+}
+
+impl Criterion {
+    /// Every criterion with the name users type.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("fisher", Self::Fisher),
+        ("taylor", Self::Taylor),
+        ("l1", Self::L1),
+        ("l2", Self::L2),
+        ("bn-scale", Self::BnScale),
+        ("fpgm", Self::Fpgm),
+        ("random", Self::Random),
+    ];
+
+    /// The criterion of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, c)| *c)
+    }
+
+    /// The name users type.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, c)| *c == self).map_or("", |(n, _)| *n)
+    }
+
+    /// Whether it reads the mask gradients.
+    pub fn needs_gradients(self) -> bool {
+        matches!(self, Self::Fisher | Self::Taylor)
+    }
+}
+
+/// For every group the order in which its channels go, first to last. In groups spread over heads, the first
+/// `k * heads` always take `k` from every head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ranking(pub Vec<Vec<usize>>);
+
+impl Ranking {
+    /// The positions of a group that stay at a width, ascending.
+    pub fn keep(&self, group: usize, width: usize) -> Vec<usize> {
+        let order = &self.0[group];
+        let mut kept = order[order.len() - width.min(order.len())..].to_vec();
+        kept.sort_unstable();
+        kept
+    }
+
+    /// The channels that stay at the given widths.
+    pub fn select(&self, widths: &[usize]) -> Selection {
+        Selection(widths.iter().enumerate().map(|(group, width)| self.keep(group, *width)).collect())
+    }
+}
+
+/// Ranks the channels of every group. `gradients` is read by the criteria that need them, `seed` by
+/// [`Criterion::Random`].
+///
+/// # Panics
+/// If the criterion needs gradients and there are none: callers ask [`Criterion::needs_gradients`].
+pub fn rank(
+    criterion: Criterion,
+    model: &Model,
+    groups: &Groups,
+    gradients: Option<&MaskGradients>,
+    seed: u64,
+) -> Ranking {
+    let gradients = || gradients.expect("the criterion needs mask gradients");
+    let orders = groups.groups.iter().enumerate().map(|(id, group)| match criterion {
+        Criterion::Fisher => greedy::fisher_order(&gradients().of_group(group), group.heads),
+        Criterion::Taylor => greedy::order(&gradients().taylor(group), group.heads),
+        Criterion::Random => greedy::order(&weights::random(group.width(), seed ^ (id as u64) << 32), group.heads),
+        Criterion::L1 | Criterion::L2 | Criterion::BnScale | Criterion::Fpgm => {
+            greedy::order(&weights::scores(criterion, model, groups, group), group.heads)
+        }
+    });
+    Ranking(orders.collect())
+}

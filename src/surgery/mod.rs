@@ -22,6 +22,17 @@ impl Selection {
         Self(groups.groups.iter().map(|g| (0..g.width()).collect()).collect())
     }
 
+    /// The first channels of every group, or of every attention head where a group is spread over heads. A width that
+    /// heads cannot share leads to a selection that [`cut`] refuses.
+    pub fn first(groups: &Groups, widths: &[usize]) -> Self {
+        let of = |(group, width): (&crate::group::Group, &usize)| {
+            let (size, keep, rest) = (group.width() / group.heads, width / group.heads, width % group.heads);
+            let of_head = |head: usize| (0..keep + usize::from(head < rest)).map(move |i| head * size + i);
+            (0..group.heads).flat_map(of_head).collect()
+        };
+        Self(groups.groups.iter().zip(widths).map(of).collect())
+    }
+
     /// Number of channels that stay, per group.
     pub fn widths(&self) -> Vec<usize> {
         self.0.iter().map(Vec::len).collect()
@@ -101,7 +112,7 @@ pub fn cut(model: &Model, groups: &Groups, selection: &Selection) -> Result<Mode
 /// # Errors
 /// As [`cut`]; a group spread over heads needs a width that they can share.
 pub fn cut_graph(graph: &Graph, groups: &Groups, widths: &[usize]) -> Result<Graph, SurgeryError> {
-    let selection = Selection(groups.groups.iter().zip(widths).map(|(g, w)| spread(g.width(), g.heads, *w)).collect());
+    let selection = Selection::first(groups, widths);
     check(groups, &selection)?;
     shrink(graph, &Kept::new(groups, &selection))
 }
@@ -130,16 +141,6 @@ pub fn mask(model: &Model, groups: &Groups, selection: &Selection) -> Result<Mod
         }
     }
     Ok(masked)
-}
-
-/// Evenly spread positions: the first `width / heads` of every head.
-fn spread(full: usize, heads: usize, width: usize) -> Vec<usize> {
-    let (size, keep) = (full / heads.max(1), width / heads.max(1));
-    let mut positions: Vec<usize> = (0..heads).flat_map(|h| (0..keep).map(move |i| h * size + i)).collect();
-    // A width that the heads cannot share shows as an illegal selection.
-    positions.extend((0..width - positions.len().min(width)).map(|i| full - 1 - i));
-    positions.sort_unstable();
-    positions
 }
 
 fn check(groups: &Groups, selection: &Selection) -> Result<(), SurgeryError> {

@@ -1,1 +1,3 @@
 //! The whole job.
+
+mod problem;

@@ -1,0 +1,259 @@
+//! Second moments of a convolution's inputs and of the outputs it should have, at sampled positions,
+//! and the regression they allow.
+
+use crate::graph::Conv;
+use crate::model::{Model, Tensor};
+use faer::linalg::matmul::matmul;
+use faer::prelude::Solve;
+use faer::{Accum, Mat, Par, Side};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::index::sample;
+
+/// Rows of samples that are multiplied at once.
+const CHUNK: usize = 1024;
+
+/// The least number of sampled positions, and how many per unknown.
+const LEAST_ROWS: usize = 4096;
+const ROWS_PER_UNKNOWN: usize = 4;
+
+/// A kernel and an intercept per output channel.
+#[derive(Clone, Debug, Default)]
+pub struct Fit {
+    /// Kernel in the layout of the convolution.
+    pub kernel: Vec<f32>,
+    /// What to add to the output of each channel.
+    pub intercept: Vec<f32>,
+}
+
+/// The tensors that a convolution reads: one `[C, height, width]` per image.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// One tensor per image.
+    pub images: &'a [Vec<f32>],
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// Centred second moments of the inputs of one regression.
+#[derive(Clone)]
+pub struct Gram {
+    mean: Vec<f64>,
+    /// `[d, d]` covariance.
+    xx: Mat<f64>,
+}
+
+/// Moments of inputs and targets.
+struct Block {
+    gram: Gram,
+    target_mean: Vec<f64>,
+    /// `[d, m]` covariance of inputs and targets.
+    xy: Mat<f64>,
+}
+
+/// Moments of the independent regressions of a convolution: one where it is dense, one per channel where it is
+/// depthwise.
+pub struct Moments {
+    blocks: Vec<Block>,
+}
+
+/// Positions of all images, at which patches are compared.
+struct Positions(Vec<(usize, usize, usize)>);
+
+impl Positions {
+    fn choose(conv: &Conv, inputs: Inputs, unknowns: usize, seed: u64) -> Self {
+        let side = |n: usize| (n + 2 * conv.padding - conv.kernel) / conv.stride + 1;
+        let (h, w) = (side(inputs.height), side(inputs.width));
+        let rows = LEAST_ROWS.max(ROWS_PER_UNKNOWN * unknowns);
+        let per_image = rows.div_ceil(inputs.images.len().max(1)).min(h * w);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let of = |image| {
+            sample(&mut rng, h * w, per_image).into_iter().map(move |at| (image, at / w, at % w)).collect::<Vec<_>>()
+        };
+        Self((0..inputs.images.len()).flat_map(of).collect())
+    }
+}
+
+/// The patches under the kernel at some positions, `[rows, channels * k * k]`.
+fn patches(
+    conv: &Conv,
+    inputs: Inputs,
+    channels: std::ops::Range<usize>,
+    positions: &[(usize, usize, usize)],
+) -> Mat<f64> {
+    let (k, area) = (conv.kernel, inputs.height * inputs.width);
+    let mut rows = Mat::zeros(positions.len(), channels.len() * k * k);
+    for (row, (image, y, x)) in positions.iter().enumerate() {
+        let tensor = &inputs.images[*image];
+        for (slot, channel) in channels.clone().enumerate() {
+            let plane = &tensor[channel * area..(channel + 1) * area];
+            for tap in 0..k * k {
+                let (py, px) = (y * conv.stride + tap / k, x * conv.stride + tap % k);
+                let inside = |p: usize, side: usize| p.checked_sub(conv.padding).filter(|p| *p < side);
+                if let (Some(py), Some(px)) = (inside(py, inputs.height), inside(px, inputs.width)) {
+                    rows[(row, slot * k * k + tap)] = f64::from(plane[py * inputs.width + px]);
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// Sums of outer products under construction.
+struct Sums {
+    count: f64,
+    x: Vec<f64>,
+    y: Vec<f64>,
+    xx: Mat<f64>,
+    xy: Mat<f64>,
+}
+
+impl Sums {
+    fn new(d: usize, m: usize) -> Self {
+        Self { count: 0.0, x: vec![0.0; d], y: vec![0.0; m], xx: Mat::zeros(d, d), xy: Mat::zeros(d, m) }
+    }
+
+    fn add(&mut self, x: &Mat<f64>, y: &Mat<f64>) {
+        let sum = |into: &mut [f64], rows: &Mat<f64>| {
+            into.iter_mut().enumerate().for_each(|(c, s)| *s += rows.col(c).iter().sum::<f64>());
+        };
+        sum(&mut self.x, x);
+        sum(&mut self.y, y);
+        matmul(self.xx.as_mut(), Accum::Add, x.transpose(), x.as_ref(), 1.0, Par::rayon(0));
+        matmul(self.xy.as_mut(), Accum::Add, x.transpose(), y.as_ref(), 1.0, Par::rayon(0));
+        self.count += x.nrows() as f64;
+    }
+
+    fn centre(self) -> Block {
+        let n = self.count.max(1.0);
+        let mean = |s: Vec<f64>| s.into_iter().map(|v| v / n).collect::<Vec<_>>();
+        let (x, y) = (mean(self.x), mean(self.y));
+        let xx = Mat::from_fn(x.len(), x.len(), |i, j| self.xx[(i, j)] / n - x[i] * x[j]);
+        let xy = Mat::from_fn(x.len(), y.len(), |i, j| self.xy[(i, j)] / n - x[i] * y[j]);
+        Block { gram: Gram { mean: x, xx }, target_mean: y, xy }
+    }
+}
+
+/// Collects the moments for refitting `cut`, which reads `after`, to what `original` makes of `before` with the
+/// rows of its kernel that stay, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows.
+pub(super) fn collect(
+    original: (&Conv, &Tensor, &[usize]),
+    before: Inputs,
+    cut: &Conv,
+    after: Inputs,
+    seed: u64,
+) -> Moments {
+    let (conv, kernel, rows) = original;
+    let taps = conv.kernel * conv.kernel;
+    let whole = Mat::from_fn(kernel.data().len() / rows.len().max(1), rows.len(), |i, j| {
+        f64::from(kernel.data()[j * (kernel.data().len() / rows.len().max(1)) + i])
+    });
+    // Lanes of independent regressions: channels before, channels after, columns of the kernel.
+    let lanes: Vec<_> = if conv.is_depthwise() {
+        rows.iter().enumerate().map(|(i, row)| (*row..row + 1, i..i + 1, i..i + 1)).collect()
+    } else {
+        vec![(0..conv.c_in, 0..cut.c_in, 0..rows.len())]
+    };
+    let unknowns = lanes.first().map_or(1, |lane| lane.1.len() * taps);
+    let positions = Positions::choose(conv, before, unknowns, seed);
+    let block = |(old, new, columns): (std::ops::Range<usize>, std::ops::Range<usize>, std::ops::Range<usize>)| {
+        let kernel = whole.subcols(columns.start, columns.len());
+        let mut sums = Sums::new(new.len() * taps, columns.len());
+        for chunk in positions.0.chunks(CHUNK) {
+            let targets = patches(conv, before, old.clone(), chunk) * kernel;
+            sums.add(&patches(cut, after, new.clone(), chunk), &targets);
+        }
+        sums.centre()
+    };
+    Moments { blocks: lanes.into_iter().map(block).collect() }
+}
+
+impl Moments {
+    /// The ridge regression toward `kernel`. `None` if the equations have no solution.
+    pub fn fit(&self, kernel: &Tensor, ridge: f64) -> Option<Fit> {
+        let mut fit = Fit::default();
+        let mut at = 0;
+        for block in &self.blocks {
+            let size = block.gram.mean.len() * block.target_mean.len();
+            let part = solve(&block.gram, &block.xy, &block.target_mean, &kernel.data()[at..at + size], ridge)?;
+            fit.kernel.extend(part.kernel);
+            fit.intercept.extend(part.intercept);
+            at += size;
+        }
+        Some(fit)
+    }
+
+    /// Writes the mean and the variance of the convolution's outputs into its batch normalisation.
+    pub fn restate(&self, model: &mut Model, conv: &Conv) {
+        let Some(norm) = &conv.norm else { return };
+        let kernel = model.tensor(&conv.weight).data();
+        let (mut means, mut variances) = (Vec::new(), Vec::new());
+        let mut at = 0;
+        for Block { gram, target_mean, .. } in &self.blocks {
+            for _ in target_mean {
+                let row: Vec<f64> = kernel[at..at + gram.mean.len()].iter().map(|v| f64::from(*v)).collect();
+                at += row.len();
+                let dot = |a: &[f64]| a.iter().zip(&row).map(|(x, y)| x * y).sum::<f64>();
+                let spread: f64 = (0..row.len()).map(|j| row[j] * dot(gram.xx.col_as_slice(j))).sum();
+                means.push(dot(&gram.mean) as f32);
+                variances.push(spread.max(0.0) as f32);
+            }
+        }
+        let [_, _, mean, var] = norm.keys();
+        let shape = vec![conv.c_out];
+        model.weights.insert(mean, Tensor::new(shape.clone(), means));
+        model.weights.insert(var, Tensor::new(shape, variances));
+    }
+}
+
+impl Gram {
+    /// The moments of a dense convolution's own inputs.
+    pub fn of(conv: &Conv, inputs: Inputs, seed: u64) -> Self {
+        let d = conv.c_in * conv.kernel * conv.kernel;
+        let positions = Positions::choose(conv, inputs, d, seed);
+        let mut sums = Sums::new(d, 0);
+        for chunk in positions.0.chunks(CHUNK) {
+            sums.add(&patches(conv, inputs, 0..conv.c_in, chunk), &Mat::zeros(chunk.len(), 0));
+        }
+        sums.centre().gram
+    }
+
+    /// The best kernel for a subset of the input channels: as close as possible to what `kernel`
+    /// `[m, c_in, k, k]` computes from all of them. `None` if the equations have no solution.
+    pub fn compensate(&self, kernel: &Tensor, columns: &[usize], ridge: f64) -> Option<Fit> {
+        let (m, taps) = (kernel.shape()[0], kernel.shape()[2] * kernel.shape()[3]);
+        let d = self.mean.len();
+        let kept: Vec<usize> = columns.iter().flat_map(|c| c * taps..(c + 1) * taps).collect();
+        let weights = Mat::from_fn(d, m, |i, j| f64::from(kernel.data()[j * d + i]));
+        let some = Mat::from_fn(kept.len(), d, |i, j| self.xx[(kept[i], j)]);
+        let gram = Gram {
+            mean: kept.iter().map(|i| self.mean[*i]).collect(),
+            xx: Mat::from_fn(kept.len(), kept.len(), |i, j| self.xx[(kept[i], kept[j])]),
+        };
+        let targets: Vec<f64> = (0..m).map(|j| (0..d).map(|i| weights[(i, j)] * self.mean[i]).sum()).collect();
+        solve(&gram, &(&some * &weights), &targets, kernel.select(1, columns).data(), ridge)
+    }
+}
+
+/// Ridge regression: `(xx + r I) w = xy + r w0`, the intercept from the means.
+fn solve(gram: &Gram, xy: &Mat<f64>, target_mean: &[f64], start: &[f32], ridge: f64) -> Option<Fit> {
+    let (d, m) = (gram.mean.len(), target_mean.len());
+    let trace: f64 = (0..d).map(|i| gram.xx[(i, i)]).sum();
+    let pull = ridge * trace / d.max(1) as f64 + f64::MIN_POSITIVE.sqrt();
+    let mut left = gram.xx.clone();
+    (0..d).for_each(|i| left[(i, i)] += pull);
+    let right = Mat::from_fn(d, m, |i, j| xy[(i, j)] + pull * f64::from(start[j * d + i]));
+    let solution = left.llt(Side::Lower).ok()?.solve(&right);
+    let mut fit = Fit { kernel: Vec::with_capacity(d * m), intercept: Vec::with_capacity(m) };
+    for (j, target) in target_mean.iter().enumerate() {
+        let row = solution.col_as_slice(j);
+        if row.iter().any(|v| !v.is_finite()) {
+            return None;
+        }
+        fit.kernel.extend(row.iter().map(|v| *v as f32));
+        fit.intercept.push((target - row.iter().zip(&gram.mean).map(|(w, x)| w * x).sum::<f64>()) as f32);
+    }
+    Some(fit)
+}
