@@ -27,14 +27,8 @@ pub mod zoo;
 // Floor 3
 #[cfg(feature = "tools")]
 pub mod group;
-#[cfg(feature = "toolkit")]
-pub mod importance;
-#[cfg(feature = "tools")]
-pub mod latency;
 #[cfg(feature = "tools")]
 pub mod memory;
-#[cfg(feature = "tools")]
-pub mod repair;
 #[cfg(feature = "tools")]
 pub mod search;
 #[cfg(feature = "tools")]
@@ -50,8 +44,4 @@ pub mod train;
 pub mod bench;
 #[cfg(feature = "tools")]
 pub mod emit;
-#[cfg(feature = "tools")]
-pub mod report;
 // Floor 6
-#[cfg(feature = "toolkit")]
-pub mod pipeline;

@@ -1,1 +1,156 @@
-//! report.html and report.json.
+//! What was measured, as data: `report.json` is this structure, `report.html` the same for people.
+
+mod html;
+
+pub use html::render;
+
+use crate::bench::Distribution;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything a run found out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of secateurs.
+    pub version: String,
+    /// Name of the device profile.
+    pub target: String,
+    /// What measured: processor, threads, image size.
+    pub device: String,
+    /// Side of the square image, pixels.
+    pub imgsz: usize,
+    /// Threads of the runtime.
+    pub threads: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// The model file that was pruned.
+    pub model: String,
+    /// The dataset.
+    pub data: String,
+    /// What was asked for.
+    pub budget: Asked,
+    /// How channels were ranked.
+    pub importance: String,
+    /// The model as it came.
+    pub uncut: Stage,
+    /// After surgery.
+    pub cut: Stage,
+    /// After repair.
+    pub repaired: Stage,
+    /// After fine-tuning; absent without epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<Stage>,
+    /// The uncut model given the same treatment, by name (`uncut + repair`, `uncut + tuning`).
+    #[serde(default)]
+    pub controls: BTreeMap<String, Stage>,
+    /// What the search can prove.
+    pub search: Search,
+    /// How well the latency table predicts networks it has not seen: relative errors, ascending.
+    pub table_errors: Vec<f64>,
+    /// Widths before and after.
+    pub groups: Vec<GroupWidths>,
+    /// Time per layer before and after, as predicted by the latency table.
+    pub layers: Vec<LayerTimes>,
+    /// What a user applies.
+    pub verdict: Verdict,
+    /// Seconds each stage of the job took.
+    #[serde(default)]
+    pub seconds: BTreeMap<String, f64>,
+}
+
+/// The budgets of the profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Milliseconds a frame may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+    /// The same as a share of the uncut model's latency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ratio: Option<f64>,
+    /// Percentile of the latency that must hold the budget: 50, 95 or 99.
+    pub percentile: u8,
+    /// Peak memory in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<f64>,
+    /// The least mAP50-95.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_map: Option<f64>,
+    /// The most mAP50-95 that may be lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_map_drop: Option<f64>,
+}
+
+/// A model at one stage of the job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Mean average precision at IoU 0.50 to 0.95, COCO rules.
+    pub map50_95: f64,
+    /// The same at IoU 0.50.
+    pub map50: f64,
+    /// mAP50-95 under the rules of ultralytics.
+    pub map50_95_ultralytics: f64,
+    /// mAP50-95 of every class.
+    #[serde(default)]
+    pub per_class: BTreeMap<String, f64>,
+    /// Trained values.
+    pub params: usize,
+    /// Multiply-accumulates per image.
+    pub macs: usize,
+    /// Weights, activations and workspace, bytes.
+    pub peak_memory_bytes: usize,
+    /// Latency of the network, where this stage was measured.
+    #[serde(flatten)]
+    pub latency: Option<Distribution>,
+}
+
+/// What the search can prove about its plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    /// Loss of the plan in the units of the importance.
+    pub loss: f64,
+    /// No plan within the budget can lose less than this.
+    pub lower_bound: f64,
+    /// `(loss - lower_bound) / loss`.
+    pub gap: f64,
+    /// Predicted milliseconds of the plan.
+    pub predicted_ms: f64,
+    /// How often plan and measurement were brought together.
+    pub rounds: usize,
+}
+
+/// A group's width before and after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupWidths {
+    /// Name of the group.
+    pub name: String,
+    /// Channels before.
+    pub before: usize,
+    /// Channels after.
+    pub after: usize,
+}
+
+/// A layer's time before and after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerTimes {
+    /// Name of the layer.
+    pub name: String,
+    /// Milliseconds before.
+    pub before_ms: f64,
+    /// Milliseconds after.
+    pub after_ms: f64,
+}
+
+/// The measured answer to the budgets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Latency after over latency before, measured in turn.
+    pub latency_ratio: f64,
+    /// Whether the latency budget holds; true without one.
+    pub latency_ok: bool,
+    /// Whether the memory budget holds; true without one.
+    pub memory_ok: bool,
+    /// Whether the accuracy floors hold; true without any.
+    pub accuracy_ok: bool,
+    /// One sentence per budget.
+    pub sentences: Vec<String>,
+}

@@ -20,7 +20,6 @@ mod profile;
 mod report;
 mod search;
 mod support;
-mod surgery;
 #[cfg(feature = "toolkit")]
 mod training;
 mod vision;
