@@ -1,0 +1,206 @@
+//! Distillation: a cut detector learns from the outputs of the uncut one.
+//!
+//! Two terms on the raw head outputs, whose shapes never depend on the widths inside:
+//! * class: cross-entropy of every class logit against the teacher's probability, less the teacher's own entropy;
+//! * box: localisation distillation (Zheng et al., "Localization Distillation", 2022), the divergence of the distance
+//!   distributions at a temperature, weighted by the teacher's confidence in the cell.
+//!
+//! Both are normalised by the teacher's confidences, as the detection loss is by its target scores, and multiplied by
+//! the batch size. Features inside the network are not compared: after surgery they have other channels.
+
+use super::loss::{HeadView, LossError, bce, sigmoid};
+use crate::graph::Head;
+use rayon::prelude::*;
+
+/// Weights of the two terms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Distillation {
+    /// Factor on the class term.
+    pub class: f64,
+    /// Factor on the box term.
+    pub box_: f64,
+    /// Temperature of the distance distributions.
+    pub temperature: f64,
+    /// Cells where the teacher is less confident than this add nothing to the box term.
+    pub min_confidence: f32,
+}
+
+impl Default for Distillation {
+    fn default() -> Self {
+        Self { class: 1.0, box_: 1.0, temperature: 2.0, min_confidence: 0.01 }
+    }
+}
+
+/// A distillation loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Distilled {
+    /// Class term, factor included, per image.
+    pub cls: f64,
+    /// Box term, factor included, per image.
+    pub box_: f64,
+    /// Batch size times the sum of both.
+    pub total: f64,
+}
+
+/// The distillation loss of a batch, its gradient added to `grads` (one vector per output, in the output's layout).
+/// `student` and `teacher` are the raw outputs of two graphs with the same head.
+///
+/// # Errors
+/// If the outputs do not fit the head or each other.
+pub fn detect(
+    head: &Head,
+    student: &[HeadView<'_>],
+    teacher: &[HeadView<'_>],
+    options: &Distillation,
+    grads: &mut [Vec<f32>],
+) -> Result<Distilled, LossError> {
+    let Head::Detect { nc, reg_max, strides } = head else { return Err(LossError::Head { expected: "detect" }) };
+    let outputs = 2 * strides.len();
+    for i in 0..outputs.max(student.len()).max(teacher.len()).max(grads.len()) {
+        let (Some(s), Some(t), Some(g)) = (student.get(i), teacher.get(i), grads.get(i)) else {
+            return Err(LossError::Output { output: i, found: vec![], expected: format!("{outputs} outputs of both") });
+        };
+        let channels = if i % 2 == 0 { 4 * reg_max } else { *nc };
+        let [n, _, h, w] = student[i - i % 2].shape;
+        let (shape, len) = ([n, channels, h, w], n * channels * h * w);
+        if s.shape != shape || t.shape != shape || s.data.len() != len || t.data.len() != len || g.len() != len {
+            let found = if s.shape == shape { t.shape } else { s.shape };
+            let expected = format!("{shape:?} of student and teacher, and as many values");
+            return Err(LossError::Output { output: i, found: found.to_vec(), expected });
+        }
+    }
+    let n = student.first().map_or(0, |v| v.shape[0]);
+
+    // The teacher's confidence in every cell, per level `[N, h, w]`.
+    let confidence: Vec<Vec<f32>> = teacher.iter().skip(1).step_by(2).map(|view| confidences(view)).collect();
+    let sum = confidence.iter().flatten().map(|c| f64::from(*c)).sum::<f64>().max(1.0);
+    let scale = n as f64 / sum;
+    let mut result = Distilled::default();
+    for (level, confidence) in confidence.iter().enumerate() {
+        let [boxes, classes] = [2 * level, 2 * level + 1];
+        result.cls += class_term(student[classes], teacher[classes], options.class * scale, &mut grads[classes]);
+        result.box_ += box_term(student[boxes], teacher[boxes], confidence, options, scale, &mut grads[boxes]);
+    }
+    result.cls *= options.class / sum;
+    result.box_ *= options.box_ / sum;
+    result.total = n as f64 * (result.cls + result.box_);
+    Ok(result)
+}
+
+fn confidences(view: &HeadView<'_>) -> Vec<f32> {
+    let [_, c, h, w] = view.shape;
+    let images = view.data.chunks_exact((c * h * w).max(1));
+    let cells = images.flat_map(|image| {
+        (0..h * w).map(move |cell| image[cell..].iter().step_by(h * w).fold(f32::NEG_INFINITY, |m, x| m.max(*x)))
+    });
+    cells.map(sigmoid).collect()
+}
+
+fn class_term(student: HeadView<'_>, teacher: HeadView<'_>, factor: f64, grad: &mut [f32]) -> f64 {
+    let mut sum = 0.0;
+    for ((s, t), g) in student.data.iter().zip(teacher.data).zip(grad) {
+        let target = sigmoid(*t);
+        let (loss, slope) = bce(*s, target);
+        sum += f64::from(loss) - f64::from(bce(*t, target).0);
+        *g += (factor * f64::from(slope)) as f32;
+    }
+    sum
+}
+
+fn box_term(
+    student: HeadView<'_>,
+    teacher: HeadView<'_>,
+    confidence: &[f32],
+    options: &Distillation,
+    scale: f64,
+    grad: &mut [f32],
+) -> f64 {
+    let [_, c, h, w] = student.shape;
+    let (bins, area) = (c / 4, h * w);
+    let image = |(i, grad): (usize, &mut [f32])| {
+        let at = i * c * area;
+        let mut sum = 0.0;
+        for cell in 0..area {
+            let weight = confidence[i * area + cell];
+            if weight < options.min_confidence {
+                continue;
+            }
+            for side in 0..4 {
+                let first = side * bins * area + cell;
+                let softened =
+                    |data: &[f32]| softmax((0..bins).map(|b| data[at + first + b * area]), options.temperature);
+                let (s, t) = (softened(student.data), softened(teacher.data));
+                // A factor of T^2 keeps the gradient's size free of the temperature; the mean is over the sides.
+                let weight = f64::from(weight) * options.temperature / 4.0;
+                for bin in 0..bins {
+                    if t[bin] > 0.0 {
+                        let ratio = t[bin].ln() - s[bin].max(f64::MIN_POSITIVE).ln();
+                        sum += weight * options.temperature * t[bin] * ratio;
+                    }
+                    grad[first + bin * area] += (options.box_ * scale * weight * (s[bin] - t[bin])) as f32;
+                }
+            }
+        }
+        sum
+    };
+    grad.par_chunks_exact_mut((c * area).max(1)).enumerate().map(image).collect::<Vec<f64>>().iter().sum()
+}
+
+fn softmax(logits: impl Iterator<Item = f32>, temperature: f64) -> Vec<f64> {
+    let mut p: Vec<f64> = logits.map(|x| f64::from(x) / temperature).collect();
+    let top = p.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    p.iter_mut().for_each(|x| *x = (*x - top).exp());
+    let sum: f64 = p.iter().sum();
+    p.iter_mut().for_each(|x| *x /= sum);
+    p
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPES: [[usize; 4]; 4] = [[2, 32, 2, 3], [2, 3, 2, 3], [2, 32, 1, 2], [2, 3, 1, 2]];
+
+    fn outputs(seed: usize) -> Vec<Vec<f32>> {
+        let value = |i: usize| ((i * 37 + seed * 61) % 103) as f32 / 20.0 - 2.5;
+        SHAPES.iter().map(|s| (0..s.iter().product()).map(value).collect()).collect()
+    }
+
+    fn views(outputs: &[Vec<f32>]) -> Vec<HeadView<'_>> {
+        outputs.iter().zip(SHAPES).map(|(data, shape)| HeadView { data, shape }).collect()
+    }
+
+    fn run(student: &[Vec<f32>], teacher: &[Vec<f32>]) -> (Distilled, Vec<Vec<f32>>) {
+        let head = Head::Detect { nc: 3, reg_max: 8, strides: vec![8, 16] };
+        let mut grads: Vec<Vec<f32>> = student.iter().map(|o| vec![0.0; o.len()]).collect();
+        let options = Distillation { class: 0.7, box_: 1.3, temperature: 3.0, min_confidence: 0.3 };
+        let loss = detect(&head, &views(student), &views(teacher), &options, &mut grads).unwrap();
+        (loss, grads)
+    }
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        let (student, teacher) = (outputs(1), outputs(2));
+        let (loss, grads) = run(&student, &teacher);
+        assert!(loss.cls > 0.0 && loss.box_ > 0.0);
+        for (output, len) in student.iter().map(Vec::len).enumerate() {
+            for i in (0..len).step_by(7) {
+                let at = |step: f32| {
+                    let mut moved = student.clone();
+                    moved[output][i] += step;
+                    run(&moved, &teacher).0.total
+                };
+                let difference = (at(0.03125) - at(-0.03125)) / 0.0625;
+                let grad = f64::from(grads[output][i]);
+                assert!((difference - grad).abs() < 1e-4 + 1e-3 * grad.abs(), "{output}, {i}: {difference}, {grad}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_student_that_equals_its_teacher_has_nothing_to_learn() {
+        let (loss, grads) = run(&outputs(1), &outputs(1));
+        assert!(loss.total.abs() < 1e-5, "{loss:?}");
+        assert!(grads.iter().flatten().all(|g| g.abs() < 1e-6));
+    }
+}
