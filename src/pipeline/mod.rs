@@ -1,3 +1,228 @@
-//! The whole job.
+//! The whole job, from a model, a dataset and budgets to a smaller model and the figures that prove it.
+//!
+//! 1. Gather: model, dataset, groups; everything that can be refused is refused here.
+//! 2. Rank the channels, and measure what every group costs in loss.
+//! 3. Measure the latency of every layer over its widths.
+//! 4. Search the widths under the budgets; cut, measure the cut network against the uncut one in turn, and
+//!    correct the search until plan and measurement agree.
+//! 5. Repair, then tune.
+//! 6. Evaluate every stage, and the uncut model under the same treatment; write it all down.
+//!
+//! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
+mod cache;
+mod job;
+mod measure;
+mod plan;
 mod problem;
+mod source;
+mod write;
+
+pub use cache::sha256;
+pub use job::{Event, Job, Listener, Tune};
+pub use measure::{Against, judge};
+pub use plan::{Planned, plan};
+pub use source::{DEMO_MODEL, Source};
+pub use write::{PlanFile, finish, write};
+
+use crate::eval::Prepared;
+use crate::graph::Graph;
+use crate::model::Model;
+use crate::report::{GroupWidths, LayerTimes, Report, Stage};
+use crate::surgery::Selection;
+use crate::{repair, surgery, train};
+use candle_core::Device;
+use std::collections::BTreeMap;
+use std::time::Instant;
+use thiserror::Error;
+
+/// A job that could not be finished.
+#[derive(Debug, Error)]
+pub enum PipelineError {
+    /// Something that the user gave cannot be used.
+    #[error("{0}")]
+    Input(String),
+    /// No widths meet the budgets.
+    #[error("{0}")]
+    Infeasible(String),
+    /// A stage failed for a reason of its own.
+    #[error("{stage}: {problem}")]
+    Stage {
+        /// Which stage.
+        stage: &'static str,
+        /// Why.
+        problem: String,
+    },
+}
+
+impl PipelineError {
+    fn stage<E: std::fmt::Display>(stage: &'static str) -> impl Fn(E) -> Self {
+        move |e| Self::Stage { stage, problem: e.to_string() }
+    }
+}
+
+/// What a job leaves in memory, ready to be written.
+pub struct Done {
+    /// The final model.
+    pub model: Model,
+    /// The model it was made from.
+    pub uncut: Model,
+    /// The channels that stayed.
+    pub selection: Selection,
+    /// The figures.
+    pub report: Report,
+}
+
+/// Runs a job. Nothing is written but the cache and training checkpoints.
+///
+/// # Errors
+/// If an input cannot be used, no plan meets the budgets, or a stage fails.
+pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
+    let mut clock = Clock::default();
+    let source = Source::gather(job, tell)?;
+    clock.lap("gather");
+    let planned = plan(job, &source, tell, &mut clock)?;
+    let model = &source.model;
+
+    tell(Event::Stage("Cutting", format!("{} of {} channels stay", kept(&planned.selection), kept(&Selection::all(&source.groups)))));
+    let cut = surgery::cut(model, &source.groups, &planned.selection).map_err(PipelineError::stage("surgery"))?;
+    let calibration = source.calibration(job);
+    tell(Event::Stage("Repairing", format!("{:?} over {} images", job.repair, calibration.images.len())));
+    let mend = |original: &Model, selection: &Selection, cut: &Model, tell: Listener| {
+        repair::repair(original, &source.groups, selection, cut, job.repair, &calibration, &mut |done, all| {
+            tell(Event::Progress(done, all));
+        })
+        .map_err(PipelineError::stage("repair"))
+    };
+    let repaired = mend(model, &planned.selection, &cut, tell)?;
+    let control = mend(model, &Selection::all(&source.groups), model, tell)?;
+    clock.lap("repair");
+
+    let mut controls = vec![("uncut + repair", control)];
+    let mut tuned = None;
+    if job.tune.epochs > 0 {
+        tuned = Some(tune(job, &source, &repaired, "tuned", tell)?);
+        clock.lap("tune");
+        if job.tune.control {
+            controls.push(("uncut + tuning", tune(job, &source, model, "control", tell)?));
+            clock.lap("tune control");
+        }
+    }
+
+    tell(Event::Stage("Evaluating", format!("{} images", source.val.items.len())));
+    let prepared = Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
+    let evaluate = |model: &Model| stage(model, &prepared, &source, job);
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION").into(),
+        target: job.target.clone(),
+        device: planned.table.fingerprint.clone(),
+        imgsz: source.imgsz,
+        threads: job.threads,
+        seed: job.seed,
+        model: source.model_name.clone(),
+        data: source.data_name.clone(),
+        budget: job.budget,
+        importance: job.criterion.name().into(),
+        uncut: evaluate(model)?,
+        cut: evaluate(&cut)?,
+        repaired: evaluate(&repaired)?,
+        tuned: tuned.as_ref().map(&evaluate).transpose()?,
+        controls: BTreeMap::new(),
+        search: planned.search,
+        table_errors: planned.table.held_out_errors.clone(),
+        groups: group_widths(&source, &planned.selection),
+        layers: layer_times(&model.graph, &source, &planned),
+        verdict: Default::default(),
+        seconds: BTreeMap::new(),
+    };
+    for (name, model) in &controls {
+        report.controls.insert((*name).into(), evaluate(model)?);
+    }
+    clock.lap("evaluate");
+
+    let last = tuned.unwrap_or(repaired);
+    tell(Event::Stage("Measuring", format!("uncut and cut in turn, {} runs each", job.runs)));
+    let against = measure::in_turn(model, &last, &source, job, job.runs)?;
+    measure::enter(&mut report, &against);
+    clock.lap("measure");
+    report.seconds = clock.laps;
+    let last = source.sign(last, job, &report);
+    Ok(Done { model: last, uncut: source.model, selection: planned.selection, report })
+}
+
+/// Seconds per stage.
+pub struct Clock {
+    last: Instant,
+    laps: BTreeMap<String, f64>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { last: Instant::now(), laps: BTreeMap::new() }
+    }
+}
+
+impl Clock {
+    fn lap(&mut self, stage: &str) {
+        self.laps.insert(stage.into(), self.last.elapsed().as_secs_f64());
+        self.last = Instant::now();
+    }
+}
+
+fn kept(selection: &Selection) -> usize {
+    selection.widths().iter().sum()
+}
+
+fn stage(model: &Model, prepared: &Prepared, source: &Source, job: &Job) -> Result<Stage, PipelineError> {
+    let result = prepared.evaluate(model, rayon::current_num_threads()).map_err(PipelineError::stage("evaluation"))?;
+    let cost = model.graph.cost(source.imgsz, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
+    let options = crate::engine::Options { threads: job.threads, ..Default::default() };
+    let memory = crate::engine::plan_memory(&model.graph, source.imgsz, source.imgsz, &options);
+    let memory = memory.map_err(PipelineError::stage("memory"))?;
+    Ok(Stage {
+        map50_95: result.map50_95,
+        map50: result.map50,
+        map50_95_ultralytics: result.map50_95_ultralytics,
+        per_class: result.per_class.into_iter().map(|class| (class.name, class.map50_95)).collect(),
+        params: cost.params,
+        macs: cost.macs,
+        peak_memory_bytes: memory.total(),
+        latency: None,
+    })
+}
+
+fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -> Result<Model, PipelineError> {
+    tell(Event::Stage("Tuning", format!("{name}: {} epochs over {} images", job.tune.epochs, source.train.items.len())));
+    let config = train::FitConfig {
+        epochs: job.tune.epochs,
+        batch: job.tune.batch,
+        imgsz: source.imgsz,
+        lr: job.tune.lr,
+        distill: job.tune.distill,
+        seed: job.seed,
+        checkpoint: Some(job.cache.join(format!("{name}-{}", source.tuning_key(job, start)))),
+        ..train::FitConfig::default()
+    };
+    let teacher = (job.tune.distill > 0.0).then_some(&source.model);
+    let mut listen = |event: train::FitEvent| match event {
+        train::FitEvent::Step { done, total, .. } => tell(Event::Progress(done, total)),
+        train::FitEvent::Epoch { epoch, loss, .. } => tell(Event::Note(format!("epoch {epoch}: loss {loss:.4}"))),
+        _ => {}
+    };
+    train::fit(start, teacher, &source.train, &config, &Device::Cpu, &mut listen).map_err(PipelineError::stage("fine-tuning"))
+}
+
+fn group_widths(source: &Source, selection: &Selection) -> Vec<GroupWidths> {
+    let of = |(group, after): (&crate::group::Group, usize)| GroupWidths { name: group.name.clone(), before: group.width(), after };
+    source.groups.groups.iter().zip(selection.widths()).map(of).collect()
+}
+
+fn layer_times(graph: &Graph, source: &Source, planned: &Planned) -> Vec<LayerTimes> {
+    let widths = planned.selection.widths();
+    let of = |term: crate::latency::Term| LayerTimes {
+        name: graph.node(term.node).name.clone(),
+        before_ms: term.millis(|g| source.groups.group(g).width()),
+        after_ms: term.millis(|g| widths[g.index()]),
+    };
+    planned.table.terms(graph, &source.groups).into_iter().map(of).collect()
+}

@@ -58,6 +58,18 @@ pub struct Report {
     pub seconds: BTreeMap<String, f64>,
 }
 
+impl Report {
+    /// The stage that ships: tuned where there was training, else repaired.
+    pub fn last(&self) -> &Stage {
+        self.tuned.as_ref().unwrap_or(&self.repaired)
+    }
+
+    /// The stage that ships, to be completed.
+    pub fn last_mut(&mut self) -> &mut Stage {
+        self.tuned.as_mut().unwrap_or(&mut self.repaired)
+    }
+}
+
 /// The budgets of the profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Asked {

@@ -1,0 +1,74 @@
+//! What is to be done, and what is told while it is done.
+
+use crate::importance::Criterion;
+use crate::repair::Method;
+use crate::report::Asked;
+use std::path::PathBuf;
+
+/// A job with every default filled in.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Name of the device profile.
+    pub target: String,
+    /// The model; the embedded demo without one.
+    pub model: Option<PathBuf>,
+    /// The dataset's YAML file; the embedded demo's drawn set without one.
+    pub data: Option<PathBuf>,
+    /// Side of the square image; from the model's own training, else 640, without one.
+    pub imgsz: Option<usize>,
+    /// Threads of the runtime on the device.
+    pub threads: usize,
+    /// Budgets and floors.
+    pub budget: Asked,
+    /// Widths are multiples of this.
+    pub grid: usize,
+    /// The least share of a group's channels that stays.
+    pub min_keep: f64,
+    /// How channels are ranked.
+    pub criterion: Criterion,
+    /// Training images for importance and repair.
+    pub calibration_images: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// How the cut model is repaired.
+    pub repair: Method,
+    /// Fine-tuning.
+    pub tune: Tune,
+    /// Runs before, and runs on, the clock.
+    pub warmup: usize,
+    /// Runs on the clock.
+    pub runs: usize,
+    /// Where the results go.
+    pub out: PathBuf,
+    /// Where measurements are kept for the next run.
+    pub cache: PathBuf,
+}
+
+/// Fine-tuning as a user states it.
+#[derive(Clone, Debug)]
+pub struct Tune {
+    /// Passes over the training images; 0 skips training.
+    pub epochs: usize,
+    /// Images per step.
+    pub batch: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Weight of distillation from the uncut model; 0 turns it off.
+    pub distill: f64,
+    /// Whether the uncut model gets the same epochs as a control.
+    pub control: bool,
+}
+
+/// What happens, for a terminal or a log.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A stage begins: a verb and what it works on.
+    Stage(&'static str, String),
+    /// Part of the stage is done.
+    Progress(usize, usize),
+    /// Something worth a line.
+    Note(String),
+}
+
+/// Receives events.
+pub type Listener<'a> = &'a mut dyn FnMut(Event);

@@ -1,0 +1,190 @@
+//! The inputs of a job, checked: model, groups, datasets, calibration images.
+
+use super::cache::{self, sha256};
+use super::job::{Event, Job, Listener};
+use super::PipelineError;
+use crate::data::{Dataset, demo};
+use crate::graph::Head;
+use crate::group::{Groups, groups};
+use crate::model::{self, Model};
+use crate::repair::Calibration;
+use crate::report::Report;
+use crate::train::loss::Target;
+use crate::vision::{Image, Letterbox};
+use crate::{files, import};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::index::sample;
+use std::path::Path;
+
+/// The model of the embedded demo: a narrow YOLO11 trained on the drawn set of [`demo`].
+pub const DEMO_MODEL: &[u8] = include_bytes!("demo.safetensors");
+
+/// Side of the demo's images, pixels.
+const DEMO_SIZE: usize = 160;
+
+/// Training and validation images of the demo.
+const DEMO_IMAGES: (usize, usize) = (256, 100);
+
+/// Weight of the pull toward the cut weights in the repair, as a share of the inputs' mean variance.
+const RIDGE: f64 = 0.01;
+
+/// The inputs of a job.
+pub struct Source {
+    /// The model as it came.
+    pub model: Model,
+    /// Where it came from, for people.
+    pub model_name: String,
+    /// SHA-256 of its file.
+    pub model_hash: String,
+    /// What can be cut together.
+    pub groups: Groups,
+    /// Training images and labels.
+    pub train: Dataset,
+    /// Validation images and labels.
+    pub val: Dataset,
+    /// Where the data came from, for people.
+    pub data_name: String,
+    /// Side of the square image, pixels.
+    pub imgsz: usize,
+    /// Letterboxed calibration images.
+    pub images: Vec<Vec<f32>>,
+    /// Labels of the calibration images: class and box, normalised to the letterboxed image.
+    labels: Vec<Vec<Target>>,
+    /// Identifies the calibration images.
+    pub calibration_hash: String,
+}
+
+impl Source {
+    /// Reads and checks everything the job names.
+    ///
+    /// # Errors
+    /// Names the first file or setting that cannot be used.
+    pub fn gather(job: &Job, tell: Listener) -> Result<Self, PipelineError> {
+        let input = |e: &dyn std::fmt::Display| PipelineError::Input(e.to_string());
+        let model_name = job.model.as_ref().map_or("the embedded demo".to_owned(), |path| path.display().to_string());
+        tell(Event::Stage("Importing", model_name.clone()));
+        let (model, model_hash) = match &job.model {
+            Some(path) => {
+                let model = import::load(path).map_err(|e| input(&e))?;
+                let bytes = files::read(path, model::MAX_FILE).map_err(|e| input(&format!("{}: {e}", path.display())))?;
+                (model, sha256(&bytes))
+            }
+            None => (model::from_bytes(Path::new("demo.safetensors"), DEMO_MODEL).map_err(|e| input(&e))?, sha256(DEMO_MODEL)),
+        };
+        let Head::Detect { nc, .. } = model.graph.head else {
+            return Err(PipelineError::Input(format!("{model_name}: is a classifier; the job prunes detectors")));
+        };
+        let yaml = match &job.data {
+            Some(path) => path.clone(),
+            None if job.model.is_some() => {
+                return Err(PipelineError::Input("a model without data: name its dataset with --data data.yaml".into()));
+            }
+            None => drawn(job)?,
+        };
+        let data_name = job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
+        let train = Dataset::open(&yaml, "train").map_err(|e| input(&e))?;
+        let val = Dataset::open(&yaml, "val").map_err(|e| input(&e))?;
+        if train.names.len() != nc {
+            return Err(PipelineError::Input(format!(
+                "{data_name} names {} classes, {model_name} detects {nc}; both must agree",
+                train.names.len()
+            )));
+        }
+        let default = if job.model.is_none() { DEMO_SIZE } else { model.info.imgsz.unwrap_or(640) };
+        let imgsz = job.imgsz.unwrap_or(default);
+        let stride = model.graph.stride();
+        if imgsz == 0 || imgsz % stride != 0 || imgsz > 4096 {
+            return Err(PipelineError::Input(format!("imgsz {imgsz}: expected a multiple of {stride}, at most 4096")));
+        }
+        let groups = groups(&model.graph);
+        let mut source = Self {
+            model,
+            model_name,
+            model_hash,
+            groups,
+            train,
+            val,
+            data_name,
+            imgsz,
+            images: Vec::new(),
+            labels: Vec::new(),
+            calibration_hash: String::new(),
+        };
+        source.calibrate(job, tell)?;
+        Ok(source)
+    }
+
+    /// Chooses and loads the calibration images.
+    fn calibrate(&mut self, job: &Job, tell: Listener) -> Result<(), PipelineError> {
+        let all = self.train.items.len();
+        let count = job.calibration_images.clamp(1, all.max(1)).min(all);
+        tell(Event::Stage("Loading", format!("{count} of {all} training images for calibration")));
+        let mut chosen = sample(&mut StdRng::seed_from_u64(job.seed), all, count).into_vec();
+        chosen.sort_unstable();
+        for (done, index) in chosen.iter().enumerate() {
+            let item = &self.train.items[*index];
+            let image = Image::open(&item.image).map_err(|e| PipelineError::Input(e.to_string()))?;
+            let side = self.imgsz;
+            let letterbox = Letterbox::new(image.width(), image.height(), side, side);
+            let mut tensor = vec![0.0; 3 * side * side];
+            letterbox.forward(&image, &mut tensor);
+            let (w, h, n) = (image.width() as f32, image.height() as f32, side as f32);
+            let labels = item.labels.iter().map(|label| {
+                let half = [label.w / 2.0, label.h / 2.0];
+                let corners = [(label.cx - half[0]) * w, (label.cy - half[1]) * h, (label.cx + half[0]) * w, (label.cy + half[1]) * h];
+                let [x0, y0, x1, y1] = letterbox.to_input(corners);
+                Target { image: 0, class: label.class, bbox: [(x0 + x1) / 2.0 / n, (y0 + y1) / 2.0 / n, (x1 - x0) / n, (y1 - y0) / n] }
+            });
+            self.labels.push(labels.collect());
+            self.images.push(tensor);
+            tell(Event::Progress(done + 1, count));
+        }
+        self.calibration_hash = sha256(bytemuck::cast_slice(&self.images.concat()));
+        Ok(())
+    }
+
+    /// The labels of a calibration image, as of a batch of one.
+    pub fn targets(&self, image: usize) -> Vec<Target> {
+        self.labels[image].clone()
+    }
+
+    /// The calibration images as the repair wants them.
+    pub fn calibration(&self, job: &Job) -> Calibration<'_> {
+        Calibration { images: &self.images, height: self.imgsz, width: self.imgsz, ridge: RIDGE, seed: job.seed }
+    }
+
+    /// Identifies a training run: where it starts and how it goes.
+    pub fn tuning_key(&self, job: &Job, start: &Model) -> String {
+        let weights: Vec<u8> = start.weights.values().flat_map(|t| bytemuck::cast_slice::<f32, u8>(t.data()).to_vec()).collect();
+        cache::key(&[&sha256(&weights), &self.data_name, &self.imgsz, &job.tune, &job.seed])
+    }
+
+    /// Writes into a model where it came from and what was done to it.
+    pub fn sign(&self, mut model: Model, job: &Job, report: &Report) -> Model {
+        let facts = [
+            ("source", self.model_name.clone()),
+            ("source-sha256", self.model_hash.clone()),
+            ("secateurs", report.version.clone()),
+            ("target", job.target.clone()),
+            ("importance", report.importance.clone()),
+            ("seed", job.seed.to_string()),
+        ];
+        model.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
+        model.info.imgsz = Some(self.imgsz);
+        if model.info.names.is_empty() {
+            model.info.names = self.train.names.clone();
+        }
+        model
+    }
+}
+
+/// The demo's dataset, drawn once into the cache.
+fn drawn(job: &Job) -> Result<std::path::PathBuf, PipelineError> {
+    let folder = job.cache.join(format!("drawn-{DEMO_SIZE}-{}-{}", DEMO_IMAGES.0, DEMO_IMAGES.1));
+    let yaml = folder.join("data.yaml");
+    if !yaml.exists() {
+        demo::write(&folder, DEMO_IMAGES.0, DEMO_IMAGES.1).map_err(PipelineError::stage("demo data"))?;
+    }
+    Ok(yaml)
+}
