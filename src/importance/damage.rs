@@ -77,6 +77,7 @@ pub fn measure(
     model: &Model,
     groups: &Groups,
     ranking: &Ranking,
+    grams: &Grams,
     calibration: &Calibration,
     sampling: &Sampling,
     progress: &mut dyn FnMut(usize, usize),
@@ -84,7 +85,6 @@ pub fn measure(
     let images = &calibration.images[..sampling.images.min(calibration.images.len())];
     let size = (calibration.height, calibration.width);
     let reference = outputs(model, images, size)?;
-    let grams = grams(model, calibration)?;
     let jobs: Vec<(usize, usize)> =
         (0..groups.groups.len()).flat_map(|g| widths(groups, g, sampling).into_iter().map(move |w| (g, w))).collect();
     let mut curves = Curves(vec![BTreeMap::new(); groups.groups.len()]);
@@ -92,7 +92,7 @@ pub fn measure(
         let mut selection = Selection::all(groups);
         selection.0[*group] = ranking.keep(*group, *width);
         let mut smaller = cut(model, groups, &selection)?;
-        refit(model, &mut smaller, groups, &selection, *group, &grams, calibration.ridge);
+        refit(model, &mut smaller, groups, &selection, *group, grams, calibration.ridge);
         let found = outputs(&smaller, images, size)?;
         let loss = reference.iter().zip(&found).map(|(a, b)| divergence(&model.graph.head, a, b)).sum::<f64>();
         curves.0[*group].insert(*width, loss / images.len().max(1) as f64);
@@ -120,7 +120,7 @@ fn refit(
     groups: &Groups,
     selection: &Selection,
     group: usize,
-    grams: &BTreeMap<u32, Gram>,
+    grams: &Grams,
     ridge: f64,
 ) {
     let mut gone = vec![false; groups.group_of.len()];
@@ -147,7 +147,14 @@ fn refit(
     }
 }
 
-fn grams(model: &Model, calibration: &Calibration) -> Result<BTreeMap<u32, Gram>, EngineError> {
+/// Second moments of the inputs of every dense convolution, by node number.
+pub type Grams = BTreeMap<u32, Gram>;
+
+/// Collects the moments over the calibration images.
+///
+/// # Errors
+/// If a layer cannot be run.
+pub fn grams(model: &Model, calibration: &Calibration) -> Result<Grams, EngineError> {
     let mut walk = Walk::new(&model.graph, calibration);
     let mut grams = BTreeMap::new();
     for id in model.graph.ids() {

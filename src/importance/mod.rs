@@ -7,23 +7,28 @@
 mod damage;
 mod gradients;
 mod greedy;
+mod reconstruction;
 mod weights;
 
 pub use damage::{Curves, DamageError, Sampling, divergence, measure};
 pub use gradients::{MaskGradients, mask_gradients};
 
-use crate::group::Groups;
+use crate::group::{Group, Groups};
 use crate::model::Model;
 use crate::surgery::Selection;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// How channels are ranked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Criterion {
+    /// Error that is left in the layers that read a channel after they were refitted without it; channels go one after
+    /// the other (Optimal Brain Surgeon in blocks; Kurtic et al., "ZipLM", NeurIPS 2023).
+    #[default]
+    Reconstruction,
     /// Squared per-image loss gradients of channel masks, with the interaction inside a group; channels go
     /// one after the other (Liu et al., "Group Fisher Pruning", ICML 2021).
-    #[default]
     Fisher,
     /// Absolute first-order change of the loss (Molchanov et al., "Importance Estimation for Neural
     /// Network Pruning", CVPR 2019).
@@ -42,7 +47,8 @@ pub enum Criterion {
 
 impl Criterion {
     /// Every criterion with the name users type.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 8] = [
+        ("reconstruction", Self::Reconstruction),
         ("fisher", Self::Fisher),
         ("taylor", Self::Taylor),
         ("l1", Self::L1),
@@ -88,26 +94,30 @@ impl Ranking {
     }
 }
 
-/// Ranks the channels of every group. `gradients` is read by the criteria that need them, `seed` by
-/// [`Criterion::Random`].
-///
-/// # Panics
-/// If the criterion needs gradients and there are none: callers ask [`Criterion::needs_gradients`].
-pub fn rank(
-    criterion: Criterion,
-    model: &Model,
-    groups: &Groups,
-    gradients: Option<&MaskGradients>,
-    seed: u64,
-) -> Ranking {
-    let gradients = || gradients.expect("the criterion needs mask gradients");
-    let orders = groups.groups.iter().enumerate().map(|(id, group)| match criterion {
-        Criterion::Fisher => greedy::fisher_order(&gradients().of_group(group), group.heads),
-        Criterion::Taylor => greedy::order(&gradients().taylor(group), group.heads),
-        Criterion::Random => greedy::order(&weights::random(group.width(), seed ^ (id as u64) << 32), group.heads),
-        Criterion::L1 | Criterion::L2 | Criterion::BnScale | Criterion::Fpgm => {
-            greedy::order(&weights::scores(criterion, model, groups, group), group.heads)
-        }
-    });
-    Ranking(orders.collect())
+/// What the criteria read besides the weights. A criterion whose part is missing falls back on [`Criterion::BnScale`].
+#[derive(Clone, Copy, Default)]
+pub struct Evidence<'a> {
+    /// For [`Criterion::Fisher`] and [`Criterion::Taylor`].
+    pub gradients: Option<&'a MaskGradients>,
+    /// For [`Criterion::Reconstruction`], with the ridge of the repair.
+    pub grams: Option<(&'a Grams, f64)>,
+    /// For [`Criterion::Random`].
+    pub seed: u64,
+}
+
+/// Ranks the channels of every group.
+pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence) -> Ranking {
+    let by_weights = |criterion, group: &Group| greedy::order(&weights::scores(criterion, model, groups, group), group.heads);
+    let one = |(id, group): (usize, &Group)| {
+        let ranked = match (criterion, evidence.gradients, evidence.grams) {
+            (Criterion::Reconstruction, _, Some((grams, ridge))) => reconstruction::order(model, groups, group, grams, ridge),
+            (Criterion::Fisher, Some(gradients), _) => Some(greedy::fisher_order(&gradients.of_group(group), group.heads)),
+            (Criterion::Taylor, Some(gradients), _) => Some(greedy::order(&gradients.taylor(group), group.heads)),
+            (Criterion::Random, ..) => Some(greedy::order(&weights::random(group.width(), evidence.seed ^ ((id as u64) << 32)), group.heads)),
+            (Criterion::L1 | Criterion::L2 | Criterion::Fpgm, ..) => Some(by_weights(criterion, group)),
+            _ => None,
+        };
+        ranked.unwrap_or_else(|| by_weights(Criterion::BnScale, group))
+    };
+    Ranking(groups.groups.par_iter().enumerate().map(one).collect())
 }

@@ -2,7 +2,7 @@
 
 use super::job::{Event, Job, Listener};
 use super::{Clock, PipelineError, Source, cache, measure, problem};
-use crate::importance::{Curves, MaskGradients, Ranking, Sampling, mask_gradients, rank};
+use crate::importance::{Curves, Evidence, MaskGradients, Ranking, Sampling, mask_gradients};
 use crate::latency::LatencyTable;
 use crate::report::Search;
 use crate::search::{self, Budget};
@@ -10,6 +10,7 @@ use crate::surgery::{self, Selection};
 use crate::train::loss;
 use crate::{importance, latency};
 use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 /// Networks whose steps are timed for the latency table, and how often each runs.
 const TABLE_NETWORKS: usize = 30;
@@ -45,26 +46,41 @@ pub struct Planned {
 /// # Errors
 /// If no widths meet the budgets, or a stage fails.
 pub fn plan(job: &Job, source: &Source, tell: Listener, clock: &mut Clock) -> Result<Planned, PipelineError> {
-    let ranking = ranking(job, source, tell)?;
+    let worth = worth(job, source, tell)?;
     clock.lap("importance");
-    let curves = curves(job, source, &ranking, tell)?;
-    clock.lap("measured loss");
     let levels: Vec<Vec<usize>> = source.groups.groups.iter().map(|g| problem::levels(g, job.grid, job.min_keep)).collect();
     let table = table(job, source, &levels, tell)?;
     clock.lap("latency table");
-    let (selection, search) = settle(job, source, &ranking, &curves, &levels, &table, tell)?;
+    let (selection, search) = settle(job, source, &worth, &levels, &table, tell)?;
     clock.lap("search");
     Ok(Planned { selection, table, search })
 }
 
-fn ranking(job: &Job, source: &Source, tell: Listener) -> Result<Ranking, PipelineError> {
-    tell(Event::Stage("Ranking", format!("{} groups by {}", source.groups.groups.len(), job.criterion.name())));
-    let key = cache::key(&[&source.model_hash, &source.calibration_hash, &job.criterion, &job.seed]);
+/// The order in which channels go, and what groups cost at smaller widths.
+#[derive(Serialize, Deserialize)]
+struct Worth {
+    ranking: Ranking,
+    curves: Curves,
+}
+
+fn worth(job: &Job, source: &Source, tell: Listener) -> Result<Worth, PipelineError> {
+    let sampling = Sampling { shares: DAMAGE_SHARES.to_vec(), grid: job.grid, images: DAMAGE_IMAGES };
+    let key = cache::key(&[&source.model_hash, &source.calibration_hash, &job.criterion, &job.seed, &sampling]);
     let compute = || {
+        let groups = source.groups.groups.len();
+        tell(Event::Stage("Ranking", format!("the channels of {groups} groups by {}", job.criterion.name())));
+        let calibration = source.calibration(job);
+        let grams = importance::grams(&source.model, &calibration).map_err(PipelineError::stage("importance"))?;
         let gradients = if job.criterion.needs_gradients() { Some(gradients(source, tell)?) } else { None };
-        Ok(rank(job.criterion, &source.model, &source.groups, gradients.as_ref(), job.seed))
+        let evidence = Evidence { gradients: gradients.as_ref(), grams: Some((&grams, calibration.ridge)), seed: job.seed };
+        let ranking = importance::rank(job.criterion, &source.model, &source.groups, evidence);
+        tell(Event::Stage("Weighing", format!("every group at {} widths over {DAMAGE_IMAGES} images", DAMAGE_SHARES.len())));
+        let mut progress = |done, all| tell(Event::Progress(done, all));
+        let curves = importance::measure(&source.model, &source.groups, &ranking, &grams, &calibration, &sampling, &mut progress)
+            .map_err(PipelineError::stage("importance"))?;
+        Ok(Worth { ranking, curves })
     };
-    Ok(cache::cached(&job.cache, "ranking", &key, compute)?.0)
+    Ok(cache::cached(&job.cache, "importance", &key, compute)?.0)
 }
 
 fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineError> {
@@ -88,18 +104,6 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
     let mut progress = |done, all| tell(Event::Progress(done, all));
     mask_gradients(&source.model, &source.groups, &source.images, size, GRADIENT_BATCH, &Device::Cpu, &mut loss_gradient, &mut progress)
         .map_err(PipelineError::stage("importance"))
-}
-
-fn curves(job: &Job, source: &Source, ranking: &Ranking, tell: Listener) -> Result<Curves, PipelineError> {
-    tell(Event::Stage("Weighing", format!("every group at {} widths", DAMAGE_SHARES.len())));
-    let sampling = Sampling { shares: DAMAGE_SHARES.to_vec(), grid: job.grid, images: DAMAGE_IMAGES };
-    let key = cache::key(&[&source.model_hash, &source.calibration_hash, ranking, &sampling]);
-    let compute = || {
-        let mut progress = |done, all| tell(Event::Progress(done, all));
-        importance::measure(&source.model, &source.groups, ranking, &source.calibration(job), &sampling, &mut progress)
-            .map_err(PipelineError::stage("importance"))
-    };
-    Ok(cache::cached(&job.cache, "loss", &key, compute)?.0)
 }
 
 fn table(job: &Job, source: &Source, levels: &[Vec<usize>], tell: Listener) -> Result<LatencyTable, PipelineError> {
@@ -130,8 +134,7 @@ fn table(job: &Job, source: &Source, levels: &[Vec<usize>], tell: Listener) -> R
 fn settle(
     job: &Job,
     source: &Source,
-    ranking: &Ranking,
-    curves: &Curves,
+    worth: &Worth,
     levels: &[Vec<usize>],
     table: &LatencyTable,
     tell: Listener,
@@ -146,7 +149,7 @@ fn settle(
     let mut best: Option<(Selection, Search)> = None;
     for round in 1..=ROUNDS {
         let budget = Budget { latency_ms, memory_bytes };
-        let problem = problem::problem(graph, &source.groups, levels, curves, table, (source.imgsz, source.imgsz), budget);
+        let problem = problem::problem(graph, &source.groups, levels, &worth.curves, table, (source.imgsz, source.imgsz), budget);
         let problem = problem.map_err(PipelineError::stage("search"))?;
         let found = match search::solve(&problem, &search::Options::default(), &mut |_| {}) {
             Ok(found) => found,
@@ -156,7 +159,7 @@ fn settle(
         };
         let widths: Vec<usize> = found.levels.iter().zip(levels).map(|(level, widths)| widths[*level]).collect();
         let search = Search { loss: found.loss, lower_bound: found.lower_bound, gap: found.gap, predicted_ms: found.latency_ms, rounds: round };
-        let selection = ranking.select(&widths);
+        let selection = worth.ranking.select(&widths);
         let cut = surgery::cut(&source.model, &source.groups, &selection).map_err(PipelineError::stage("surgery"))?;
         let bytes = measure::memory(&cut, source, job)? as f64;
         let measured = match ratio {

@@ -27,7 +27,7 @@ const DEMO_SIZE: usize = 160;
 const DEMO_IMAGES: (usize, usize) = (256, 100);
 
 /// Weight of the pull toward the cut weights in the repair, as a share of the inputs' mean variance.
-const RIDGE: f64 = 0.01;
+const RIDGE: f64 = 0.03;
 
 /// The inputs of a job.
 pub struct Source {

@@ -4,6 +4,7 @@
 use crate::graph::Conv;
 use crate::model::{Model, Tensor};
 use faer::linalg::matmul::matmul;
+use faer::linalg::solvers::DenseSolveCore;
 use faer::prelude::Solve;
 use faer::{Accum, Mat, Par, Side};
 use rand::SeedableRng;
@@ -220,6 +221,21 @@ impl Gram {
         sums.centre().gram
     }
 
+    /// The covariance with `ridge` times its mean variance on the diagonal, and that value.
+    fn ridged(&self, ridge: f64) -> (Mat<f64>, f64) {
+        let d = self.mean.len();
+        let trace: f64 = (0..d).map(|i| self.xx[(i, i)]).sum();
+        let pull = ridge * trace / d.max(1) as f64 + f64::MIN_POSITIVE.sqrt();
+        let mut left = self.xx.clone();
+        (0..d).for_each(|i| left[(i, i)] += pull);
+        (left, pull)
+    }
+
+    /// The inverse of the covariance with a ridge. `None` if there is none.
+    pub fn inverse(&self, ridge: f64) -> Option<Mat<f64>> {
+        Some(self.ridged(ridge).0.llt(Side::Lower).ok()?.inverse())
+    }
+
     /// The best kernel for a subset of the input channels: as close as possible to what `kernel`
     /// `[m, c_in, k, k]` computes from all of them. `None` if the equations have no solution.
     pub fn compensate(&self, kernel: &Tensor, columns: &[usize], ridge: f64) -> Option<Fit> {
@@ -240,10 +256,7 @@ impl Gram {
 /// Ridge regression: `(xx + r I) w = xy + r w0`, the intercept from the means.
 fn solve(gram: &Gram, xy: &Mat<f64>, target_mean: &[f64], start: &[f32], ridge: f64) -> Option<Fit> {
     let (d, m) = (gram.mean.len(), target_mean.len());
-    let trace: f64 = (0..d).map(|i| gram.xx[(i, i)]).sum();
-    let pull = ridge * trace / d.max(1) as f64 + f64::MIN_POSITIVE.sqrt();
-    let mut left = gram.xx.clone();
-    (0..d).for_each(|i| left[(i, i)] += pull);
+    let (left, pull) = gram.ridged(ridge);
     let right = Mat::from_fn(d, m, |i, j| xy[(i, j)] + pull * f64::from(start[j * d + i]));
     let solution = left.llt(Side::Lower).ok()?.solve(&right);
     let mut fit = Fit { kernel: Vec::with_capacity(d * m), intercept: Vec::with_capacity(m) };

@@ -78,7 +78,7 @@ impl Walk {
         self.tensors.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    fn each(&self, compute: impl Fn(usize) -> Vec<f32> + Sync) -> Vec<Vec<f32>> {
+    fn each(&self, compute: impl Fn(usize) -> Vec<f32> + Send + Sync) -> Vec<Vec<f32>> {
         (0..self.count()).into_par_iter().map(compute).collect()
     }
 

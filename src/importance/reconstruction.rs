@@ -1,0 +1,111 @@
+//! Ranks channels by how badly the layers that read them can do without, after refitting.
+//!
+//! Removing a channel from the input of a linear layer and refitting the remaining weights by least squares raises the
+//! squared error of its output by `w_c (H^-1_cc)^-1 w_c^T`, where `H` is the second moment of the inputs (Optimal Brain
+//! Surgeon, Hassibi & Stork 1992; in blocks of a channel, Kurtic et al., "ZipLM", NeurIPS 2023). Channels go
+//! one after the other, each step seeing the refitted weights of the step before. Errors of different layers are made
+//! comparable by the scale of the batch normalisation behind them.
+
+use super::Grams;
+use crate::graph::{Conv, NodeId, Op};
+use crate::group::{Group, Groups};
+use crate::model::Model;
+use crate::repair::Gram;
+use faer::linalg::matmul::matmul;
+use faer::linalg::solvers::Llt;
+use faer::prelude::Solve;
+use faer::{Accum, Mat, Par, Side};
+use std::collections::BTreeMap;
+
+/// One layer that reads the group, while channels leave.
+struct Reader {
+    /// `[d, d]` inverse second moment of the inputs.
+    inverse: Mat<f64>,
+    /// `[d, m]` weights, each output scaled to comparable units.
+    weights: Mat<f64>,
+    /// For every position of the group the columns of its channel in this layer's input.
+    columns: Vec<Vec<usize>>,
+}
+
+impl Reader {
+    fn new(model: &Model, groups: &Groups, group: &Group, conv: &Conv, input: usize, gram: &Gram, ridge: f64) -> Option<Self> {
+        let taps = conv.kernel * conv.kernel;
+        let d = conv.c_in * taps;
+        let kernel = model.tensor(&conv.weight).data();
+        let scales = scales(model, conv);
+        let weights = Mat::from_fn(d, conv.c_out, |i, j| f64::from(kernel[j * d + i]) * scales[j]);
+        let mut at = BTreeMap::<_, Vec<usize>>::new();
+        for (channel, atom) in groups.channels[input].iter().enumerate() {
+            at.entry(*atom).or_default().extend(channel * taps..(channel + 1) * taps);
+        }
+        let columns = group.atoms.iter().map(|atom| at.remove(atom).unwrap_or_default()).collect();
+        Some(Self { inverse: gram.inverse(ridge)?, weights, columns })
+    }
+
+    /// Error of the outputs when the channel at a position goes now.
+    fn cost(&self, position: usize) -> f64 {
+        let columns = &self.columns[position];
+        let Some(factor) = self.block(columns) else { return f64::INFINITY };
+        let m = self.weights.ncols();
+        let rows = Mat::from_fn(columns.len(), m, |i, j| self.weights[(columns[i], j)]);
+        let solved = factor.solve(&rows);
+        (0..m).map(|j| (0..columns.len()).map(|i| rows[(i, j)] * solved[(i, j)]).sum::<f64>()).sum()
+    }
+
+    fn block(&self, columns: &[usize]) -> Option<Llt<f64>> {
+        Mat::from_fn(columns.len(), columns.len(), |i, j| self.inverse[(columns[i], columns[j])]).llt(Side::Lower).ok()
+    }
+
+    /// Takes the channel out and refits what is left.
+    fn remove(&mut self, position: usize) {
+        let columns = self.columns[position].clone();
+        let Some(factor) = self.block(&columns) else { return };
+        let (d, m) = (self.inverse.nrows(), self.weights.ncols());
+        let strip = Mat::from_fn(columns.len(), d, |i, j| self.inverse[(columns[i], j)]);
+        let rows = Mat::from_fn(columns.len(), m, |i, j| self.weights[(columns[i], j)]);
+        let (step_w, step_h) = (factor.solve(&rows), factor.solve(&strip));
+        matmul(self.weights.as_mut(), Accum::Add, strip.transpose(), step_w.as_ref(), -1.0, Par::Seq);
+        matmul(self.inverse.as_mut(), Accum::Add, strip.transpose(), step_h.as_ref(), -1.0, Par::Seq);
+        // Columns that are gone must not come back through rounding.
+        for c in columns {
+            for i in 0..d {
+                (self.inverse[(c, i)], self.inverse[(i, c)]) = (0.0, 0.0);
+            }
+            self.inverse[(c, c)] = 1.0;
+            (0..m).for_each(|j| self.weights[(c, j)] = 0.0);
+        }
+    }
+}
+
+/// Factor of every output from the convolution to the activation.
+fn scales(model: &Model, conv: &Conv) -> Vec<f64> {
+    let Some(norm) = &conv.norm else { return vec![1.0; conv.c_out] };
+    let [scale, _, _, var] = norm.keys().map(|key| model.tensor(&key).data());
+    scale.iter().zip(var).map(|(g, v)| f64::from(g.abs()) / f64::from(v + norm.eps).sqrt()).collect()
+}
+
+/// Order of removal of a group's channels; `None` where no dense layer reads them.
+pub(super) fn order(model: &Model, groups: &Groups, group: &Group, grams: &Grams, ridge: f64) -> Option<Vec<usize>> {
+    let reader = |id: &NodeId| {
+        let node = model.graph.node(*id);
+        let Op::Conv(conv) = &node.op else { return None };
+        Reader::new(model, groups, group, conv, node.inputs[0].index(), grams.get(&id.0)?, ridge)
+    };
+    let mut readers: Vec<Reader> = group.consumers.iter().filter_map(reader).collect();
+    if readers.is_empty() {
+        return None;
+    }
+    let size = group.width() / group.heads;
+    let mut left: Vec<Vec<usize>> = (0..group.heads).map(|h| (h * size..(h + 1) * size).collect()).collect();
+    let mut order = Vec::with_capacity(group.width());
+    for _ in 0..size {
+        for head in &mut left {
+            let costs = head.iter().enumerate().map(|(at, p)| (at, readers.iter().map(|r| r.cost(*p)).sum::<f64>()));
+            let (at, _) = costs.min_by(|a, b| a.1.total_cmp(&b.1))?;
+            let position = head.remove(at);
+            readers.iter_mut().for_each(|r| r.remove(position));
+            order.push(position);
+        }
+    }
+    Some(order)
+}
