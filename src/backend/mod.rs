@@ -1,1 +1,232 @@
-//! The graph on candle tensors.
+//! A graph on candle tensors: gradients for training and importance, on the CPU or a GPU.
+//!
+//! On the CPU convolutions, normalisations, pooling and enlargement are operations of our own with analytic gradients
+//! ([`conv`], [`norm`], [`window`]): candle's are slow backward, and some are wrong there. Elsewhere [`plain`] composes
+//! candle operations whose gradients are right.
+//!
+//! Candle splits its own element-wise operations over threads that wait for each other busily; `CANDLE_NUM_THREADS=1`
+//! in the environment keeps it from that where all cores are busy with the operations of this module.
+
+mod conv;
+mod norm;
+mod plain;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+use crate::graph::{Activation, Attention, Conv, NodeId, Norm, Op};
+use crate::model::{self, Model};
+use candle_core::{D, Device, Result, Tensor, Var};
+use norm::{Moments, NormOp};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// Weight of a batch's statistics in the running ones.
+pub const MOMENTUM: f64 = 0.03;
+
+/// Whether normalisations use the running statistics or those of the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The running statistics, which stay as they are. Gradients pass through.
+    Eval,
+    /// The statistics of the batch, which also move the running ones.
+    Train,
+}
+
+/// Sees the tensor of every node and may replace it.
+pub type Hook<'a> = &'a mut dyn FnMut(NodeId, Tensor) -> Result<Tensor>;
+
+/// A model whose tensors are on a device.
+pub struct Net {
+    model: Model,
+    device: Device,
+    params: Vec<(String, Var)>,
+    index: HashMap<String, usize>,
+    /// Running statistics by key.
+    running: Mutex<BTreeMap<String, Vec<f32>>>,
+}
+
+impl Net {
+    /// Puts a model on a device.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn new(model: &Model, device: &Device) -> Result<Self> {
+        let (mut params, mut index, mut running) = (Vec::new(), HashMap::new(), BTreeMap::new());
+        for param in model.graph.params() {
+            let tensor = model.tensor(&param.key);
+            if !param.trainable {
+                running.insert(param.key, tensor.data().to_vec());
+            } else if !index.contains_key(&param.key) {
+                index.insert(param.key.clone(), params.len());
+                let tensor = Tensor::from_slice(tensor.data(), tensor.shape(), device)?;
+                params.push((param.key, Var::from_tensor(&tensor)?));
+            }
+        }
+        Ok(Self { model: model.clone(), device: device.clone(), params, index, running: Mutex::new(running) })
+    }
+
+    /// The trainable parameters by key, in execution order.
+    pub fn params(&self) -> &[(String, Var)] {
+        &self.params
+    }
+
+    /// The outputs of the graph for images `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// Those of candle; sizes that do not fit the graph.
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
+        self.forward_with(images, mode, &mut |_, tensor| Ok(tensor))
+    }
+
+    /// As [`forward`](Self::forward), with a hook that sees every node's tensor in execution order and may replace it.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and those of the hook.
+    pub fn forward_with(&self, images: &Tensor, mode: Mode, hook: Hook<'_>) -> Result<Vec<Tensor>> {
+        let (_, _, h, w) = images.dims4()?;
+        let graph = &self.model.graph;
+        graph.shapes(h, w).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+        // A tensor is let go after its last reader; what the gradient needs, candle keeps.
+        let mut readers: Vec<usize> = graph.consumers().iter().map(Vec::len).collect();
+        for output in &graph.outputs {
+            readers[output.index()] += 1;
+        }
+        let mut tensors: Vec<Option<Tensor>> = vec![None; graph.nodes.len()];
+        for id in graph.ids() {
+            let node = graph.node(id);
+            let mut inputs = Vec::with_capacity(node.inputs.len());
+            for input in &node.inputs {
+                let at = input.index();
+                readers[at] -= 1;
+                let tensor = if readers[at] == 0 { tensors[at].take() } else { tensors[at].clone() };
+                let Some(tensor) = tensor else {
+                    candle_core::bail!("layer `{}` reads a tensor that is gone", node.name)
+                };
+                inputs.push(tensor);
+            }
+            tensors[id.index()] = Some(hook(id, self.node(&node.op, images, &inputs, mode)?)?);
+        }
+        let missing = || candle_core::Error::Msg("an output is missing".into());
+        graph.outputs.iter().map(|id| tensors[id.index()].clone().ok_or_else(missing)).collect()
+    }
+
+    /// The model with the current values, running statistics included.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn to_model(&self) -> Result<Model> {
+        let mut model = self.model.clone();
+        for (key, var) in &self.params {
+            let values = var.flatten_all()?.to_vec1::<f32>()?;
+            model.weights.insert(key.clone(), model::Tensor::new(var.dims(), values));
+        }
+        for (key, values) in self.running().iter() {
+            model.weights.insert(key.clone(), model::Tensor::new([values.len()], values.clone()));
+        }
+        Ok(model)
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Vec<f32>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn param(&self, key: &str) -> &Tensor {
+        self.params[self.index[key]].1.as_tensor()
+    }
+
+    fn node(&self, op: &Op, images: &Tensor, inputs: &[Tensor], mode: Mode) -> Result<Tensor> {
+        let own = self.device.is_cpu();
+        let x = inputs.first().unwrap_or(images);
+        match op {
+            Op::Input { .. } => Ok(images.clone()),
+            Op::Conv(conv) => self.conv(conv, x, mode),
+            Op::MaxPool { kernel, stride, padding } if own => {
+                x.contiguous()?.apply_op1(window::MaxPool { kernel: *kernel, stride: *stride, padding: *padding })
+            }
+            Op::MaxPool { kernel, stride, padding } => plain::max_pool(x, *kernel, *stride, *padding),
+            Op::Upsample { factor } if own => x.contiguous()?.apply_op1(window::Upsample { factor: *factor }),
+            Op::Upsample { factor } => plain::upsample(x, *factor),
+            Op::Concat => Tensor::cat(inputs, 1),
+            Op::Slice { start, len } => x.narrow(1, *start, *len)?.contiguous(),
+            Op::Add => match inputs {
+                [a, b] => a + b,
+                _ => candle_core::bail!("a sum of {} tensors", inputs.len()),
+            },
+            Op::Attention(attention) => attend(attention, x),
+            Op::Values(attention) => {
+                let (n, _, h, w) = x.dims4()?;
+                let [_, _, values] = packed(attention, x)?;
+                values.reshape((n, attention.heads * attention.head_dim, h, w))
+            }
+            Op::GlobalAvgPool => x.mean_keepdim((2, 3)),
+        }
+    }
+
+    fn conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let weight = self.param(&conv.weight);
+        let own = self.device.is_cpu();
+        let mut y = if own {
+            x.contiguous()?.apply_op2(weight, conv::ConvOp(conv::Geometry::of(conv)))?
+        } else {
+            plain::conv(x, weight, conv)?
+        };
+        if let Some(bias) = &conv.bias {
+            y = y.broadcast_add(&self.param(bias).reshape((1, conv.c_out, 1, 1))?)?;
+        }
+        match &conv.norm {
+            Some(norm) => self.norm(norm, conv.act, y, mode),
+            None => match conv.act {
+                Activation::Identity => Ok(y),
+                Activation::Relu => y.relu(),
+                Activation::Silu => y.silu(),
+            },
+        }
+    }
+
+    fn norm(&self, norm: &Norm, act: Activation, x: Tensor, mode: Mode) -> Result<Tensor> {
+        let [gamma, beta, mean, var] = norm.keys();
+        let batch = mode == Mode::Train;
+        let moments = Arc::new(OnceLock::new());
+        if !batch {
+            let running = self.running();
+            moments.get_or_init(|| Moments { mean: running[&mean].clone(), var: running[&var].clone() });
+        }
+        let (gamma, beta) = (self.param(&gamma), self.param(&beta));
+        let op = NormOp { act, eps: norm.eps, moments: moments.clone(), batch };
+        let y = if self.device.is_cpu() { x.apply_op3(gamma, beta, op)? } else { plain::norm(&x, gamma, beta, &op)? };
+        if let (true, Some(moments)) = (batch, moments.get()) {
+            // The running variance is the unbiased one.
+            let count = (x.elem_count() / gamma.elem_count().max(1)) as f64;
+            let unbiased = count / (count - 1.0).max(1.0);
+            let mut running = self.running();
+            for (key, values, factor) in [(mean, &moments.mean, 1.0), (var, &moments.var, unbiased)] {
+                for (old, new) in running.entry(key).or_default().iter_mut().zip(values) {
+                    *old = ((1.0 - MOMENTUM) * f64::from(*old) + MOMENTUM * factor * f64::from(*new)) as f32;
+                }
+            }
+        }
+        Ok(y)
+    }
+}
+
+/// Queries, keys and values, each `[N, heads, dim, H * W]`.
+fn packed(attention: &Attention, x: &Tensor) -> Result<[Tensor; 3]> {
+    let (n, _, h, w) = x.dims4()?;
+    let x = x.reshape((n, attention.heads, attention.packed(), h * w))?;
+    let part = |start: usize, len: usize| x.narrow(2, start, len)?.contiguous();
+    let key = attention.key_dim;
+    Ok([part(0, key)?, part(key, key)?, part(2 * key, attention.head_dim)?])
+}
+
+fn attend(attention: &Attention, x: &Tensor) -> Result<Tensor> {
+    let (n, _, h, w) = x.dims4()?;
+    let [queries, keys, values] = packed(attention, x)?;
+    let logits = (queries.transpose(2, 3)?.contiguous()?.matmul(&keys)? * f64::from(attention.scale))?;
+    // The row's maximum is a constant: softmax does not depend on it.
+    let e = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let weights = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
+    let mixed = values.matmul(&weights.transpose(2, 3)?.contiguous()?)?;
+    mixed.reshape((n, attention.heads * attention.head_dim, h, w))
+}

@@ -1,1 +1,134 @@
-//! Tests of backend.
+//! The candle backend against the reference: forward passes, and one whole training step.
+
+use crate::support::data;
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+use secateurs::backend::{Mode, Net};
+use secateurs::model::{self, Info, Model, Weights};
+use secateurs::train::loss::{self, HeadView, Target};
+use secateurs::train::optim;
+use secateurs::zoo::yolo11::{Shapes, from_shapes};
+use std::path::Path;
+
+fn read(path: &Path) -> Weights {
+    model::tensors(path, &std::fs::read(path).unwrap()).unwrap()
+}
+
+fn network(path: &Path) -> Model {
+    let weights = read(path);
+    let shapes = Shapes {
+        tensors: weights.iter().map(|(key, tensor)| (key.clone(), tensor.shape().to_vec())).collect(),
+        ..Shapes::default()
+    };
+    Model::new(from_shapes(&shapes).unwrap(), weights, Info::default()).unwrap()
+}
+
+fn on_cpu(tensor: &model::Tensor) -> Tensor {
+    Tensor::from_slice(tensor.data(), tensor.shape(), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn raw_outputs_equal_the_reference() {
+    for (weights, golden, prefixes) in [
+        ("models/yolo11n-coco", "golden/forward-yolo11n-coco", &["sq.", "rect."][..]),
+        ("golden/deep-narrow/deep-narrow-l-w025-nc3", "golden/deep-narrow/deep-narrow-l-w025-nc3-forward", &[""]),
+        ("golden/deep-narrow/n-nc1", "golden/deep-narrow/n-nc1-forward", &[""]),
+    ] {
+        let path = |name: &str| data(&format!("{name}.safetensors"));
+        let (Some(weights), Some(golden)) = (path(weights), path(golden)) else { return };
+        let net = Net::new(&network(&weights), &Device::Cpu).unwrap();
+        let golden = read(&golden);
+        for prefix in prefixes {
+            let outputs = net.forward(&on_cpu(&golden[&format!("{prefix}input")]), Mode::Eval).unwrap();
+            for (level, pair) in outputs.chunks_exact(2).enumerate() {
+                // The reference joins box and class logits.
+                let found: Vec<f32> = Tensor::cat(pair, 1).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                let wanted = golden[&format!("{prefix}head.{level}")].data();
+                assert_eq!(found.len(), wanted.len());
+                let largest = wanted.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+                let worst = found.iter().zip(wanted).fold(0.0f32, |m, (f, w)| m.max((f - w).abs()));
+                assert!(worst <= 1e-4 * largest, "{weights:?} {prefix}head.{level}: {worst} of {largest}");
+            }
+        }
+    }
+}
+
+/// The reference's weights after one step, its gradients and its statistics.
+#[test]
+fn one_step_equals_the_reference() {
+    let (Some(golden), Some(weights)) =
+        (data("golden/train-step.safetensors"), data("models/yolo11n-bccd.safetensors"))
+    else {
+        return;
+    };
+    let model = network(&weights);
+    let bytes = std::fs::read(&golden).unwrap();
+    let ints = |key: &str| {
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let data = file.tensor(key).unwrap().data().to_vec();
+        data.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
+    };
+    let golden = read(&golden);
+    let boxes = golden["bboxes"].data().chunks_exact(4);
+    let targets = ints("batch_idx").into_iter().zip(ints("cls")).zip(boxes).map(|((image, class), bbox)| Target {
+        image: image as usize,
+        class: class as usize,
+        bbox: bbox.try_into().unwrap(),
+    });
+    let targets: Vec<Target> = targets.collect();
+
+    for (nesterov, after) in [(false, "after_plain"), (true, "after_nesterov")] {
+        let net = Net::new(&model, &Device::Cpu).unwrap();
+        let outputs = net.forward(&on_cpu(&golden["input"]), Mode::Train).unwrap();
+        let values: Vec<Vec<f32>> = outputs.iter().map(|o| o.flatten_all().unwrap().to_vec1().unwrap()).collect();
+        let views = outputs.iter().zip(&values).map(|(output, data)| {
+            let (n, c, h, w) = output.dims4().unwrap();
+            HeadView { data, shape: [n, c, h, w] }
+        });
+        let loss = loss::detect(&model.graph.head, &views.collect::<Vec<_>>(), &targets).unwrap();
+        for (found, wanted) in [loss.box_, loss.cls, loss.dfl].into_iter().zip(golden["loss_items"].data()) {
+            assert!((found - f64::from(*wanted)).abs() < 1e-4 * found, "{found}, expected {wanted}");
+        }
+        let pairs = outputs.iter().zip(&loss.grads);
+        let products = pairs.map(|(output, grad)| {
+            let grad = Tensor::from_slice(grad, output.shape(), &Device::Cpu).unwrap();
+            (output * grad).unwrap().sum_all().unwrap()
+        });
+        let sum = products.reduce(|a, b| (a + b).unwrap()).unwrap();
+        let grads = sum.backward().unwrap();
+        let norm = optim::grad_norm(net.params(), &grads).unwrap();
+        assert!((norm - 29.665_438_7).abs() < 1e-3, "norm of all gradients: {norm}");
+
+        let close = |what: &str, found: &[f32], wanted: &[f32], tolerance: f64| {
+            let error: f64 = found.iter().zip(wanted).map(|(f, w)| f64::from(f - w).powi(2)).sum();
+            let size: f64 = wanted.iter().map(|w| f64::from(*w).powi(2)).sum();
+            assert_eq!(found.len(), wanted.len(), "{what}");
+            assert!(error.sqrt() <= tolerance * size.sqrt(), "{what}: {} of {}", error.sqrt(), size.sqrt());
+        };
+        let mut gradients = 0;
+        for (key, wanted) in golden.iter().filter_map(|(key, wanted)| Some((key.strip_prefix("grad.")?, wanted))) {
+            let (_, var) = net.params().iter().find(|(k, _)| k == key).unwrap();
+            let found: Vec<f32> = grads.get(var).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            // The reference itself is this far from its own f64 computation.
+            close(key, &found, wanted.data(), 3e-4);
+            gradients += 1;
+        }
+        assert_eq!(gradients, 19);
+        let rule = optim::Rule::Sgd { momentum: 0.937, nesterov };
+        optim::Optimizer::new(rule, 5e-4).step(net.params(), &grads, 0.01, 1.0).unwrap();
+        let stepped = net.to_model().unwrap().weights;
+        let mut seen = 0;
+        for (key, wanted) in &golden {
+            let (key, statistics) = match (key.strip_prefix(after), key.strip_prefix("bn_after")) {
+                (Some(key), _) => (key, false),
+                (_, Some(key)) => (key, true),
+                _ => continue,
+            };
+            let key = key.trim_start_matches('.');
+            let Some(found) = stepped.get(key) else { continue };
+            close(key, found.data(), wanted.data(), if statistics { 1e-4 } else { 1e-5 });
+            seen += 1;
+        }
+        assert!(seen > 100, "{seen}");
+    }
+}
