@@ -1,1 +1,209 @@
-//! Device profiles and budgets.
+//! What a user asks for: `targets/<name>.toml`, parsed once into a [`Profile`] whose values are checked and carry units.
+//!
+//! A profile is read against a schema ([`read`] lists it): unknown keys, wrong types and values out of range are all
+//! reported at once, each with its place in the file. Flags of the command line are an [`Overrides`] on top.
+//! This room knows no model and no device: whether a budget can be met is the pipeline's business.
+
+mod error;
+mod overrides;
+mod read;
+mod section;
+mod units;
+
+pub use error::{Problem, ProfileError};
+pub use overrides::Overrides;
+pub use read::{parse, read};
+pub use section::nearest;
+pub use units::{Mib, Millis, Ratio, UnitError};
+
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Names of the importance criteria that a profile or a flag may choose.
+pub const IMPORTANCE: [&str; 7] = ["fisher", "taylor", "l1", "l2", "bn-scale", "fpgm", "random"];
+
+/// Everything a job needs to know that is neither weights nor images.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Profile {
+    /// The machine that the pruned network will run on.
+    pub device: Device,
+    /// How programs are run there.
+    pub connect: Connect,
+    /// What the pruned network must keep to.
+    pub budget: Budget,
+    /// The network to prune.
+    pub model: ModelChoice,
+    /// The dataset's YAML file; the embedded demo's drawn set without one.
+    pub data: Option<PathBuf>,
+    /// How widths are chosen.
+    pub search: Search,
+    /// How the pruned network is trained further.
+    pub finetune: Finetune,
+    /// How latency is measured.
+    pub bench: Bench,
+}
+
+/// The machine that the pruned network will run on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Device {
+    /// Its name; the file's name without one.
+    pub name: String,
+    /// Rust target triple to build for; the host's own without one.
+    pub triple: Option<String>,
+    /// Value of rustc's `-C target-cpu`; kernels choose by what they find at run time without one.
+    pub target_cpu: Option<String>,
+    /// Threads that the network may use.
+    pub threads: usize,
+    /// Memory of the whole device; the memory budget must fit into it.
+    pub memory: Option<Mib>,
+}
+
+/// How programs are run on the device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Connect {
+    /// The device is this machine.
+    #[default]
+    Local,
+    /// Copied and run over SSH.
+    Ssh {
+        /// `user@host` or a name of the SSH configuration.
+        host: String,
+        /// Folder on the device.
+        folder: String,
+    },
+    /// Run here under user-mode emulation: right results, meaningless times.
+    Qemu,
+    /// Run by a command line of the user, which gets the program and its arguments appended.
+    Command {
+        /// Program and first arguments.
+        command: Vec<String>,
+    },
+}
+
+/// What the pruned network must keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Budget {
+    /// Time per frame.
+    pub latency: Option<Millis>,
+    /// Time per frame as a share of the uncut network's, measured in turn with it.
+    pub latency_ratio: Option<Ratio>,
+    /// Percentile of the frame times that must keep to `latency`: 50, 95 or 99.
+    pub percentile: u8,
+    /// Weights, peak activations and workspace together.
+    pub memory: Option<Mib>,
+    /// The least mAP50-95 on the validation images.
+    pub min_map: Option<Ratio>,
+    /// The most mAP50-95 that may be lost against the uncut network.
+    pub max_map_drop: Option<Ratio>,
+}
+
+/// The network to prune.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ModelChoice {
+    /// Its file; the embedded demo without one.
+    pub path: Option<PathBuf>,
+    /// Side of the square input image, pixels; the model's own without one.
+    pub imgsz: Option<usize>,
+    /// Images per run of the network on the device.
+    pub batch: usize,
+}
+
+/// How widths are chosen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Search {
+    /// Widths are multiples of this.
+    pub grid: usize,
+    /// The least share of a group's channels that stays.
+    pub min_keep: Ratio,
+    /// How channels are ranked: one of [`IMPORTANCE`].
+    pub importance: String,
+    /// Training images for importance and repair.
+    pub calibration_images: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+/// How the pruned network is trained further.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Finetune {
+    /// Passes over the training images; 0 skips training.
+    pub epochs: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Images per step.
+    pub batch: usize,
+    /// How steps follow from gradients.
+    pub optimizer: Optimizer,
+    /// Weight of the uncut network as a teacher; 0 turns it off.
+    pub distill: f64,
+    /// Whether the uncut network gets the same epochs, to compare with.
+    pub control: bool,
+}
+
+/// How steps follow from gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay.
+    #[default]
+    Adamw,
+    /// Stochastic gradient descent with Nesterov momentum.
+    Sgd,
+}
+
+impl Optimizer {
+    /// Every optimiser with the name users type.
+    pub const ALL: [(&'static str, Self); 2] = [("adamw", Self::Adamw), ("sgd", Self::Sgd)];
+}
+
+/// How latency is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Bench {
+    /// Runs before the clock starts.
+    pub warmup: usize,
+    /// Runs on the clock.
+    pub runs: usize,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            device: Device { name: "host".into(), triple: None, target_cpu: None, threads: 1, memory: None },
+            connect: Connect::Local,
+            budget: Budget {
+                latency: None,
+                latency_ratio: None,
+                percentile: 95,
+                memory: None,
+                min_map: None,
+                max_map_drop: None,
+            },
+            model: ModelChoice { path: None, imgsz: None, batch: 1 },
+            data: None,
+            search: Search {
+                grid: 8,
+                min_keep: Ratio::QUARTER,
+                importance: IMPORTANCE[0].into(),
+                calibration_images: 64,
+                seed: 0,
+            },
+            finetune: Finetune {
+                epochs: 10,
+                lr: 5e-4,
+                batch: 16,
+                optimizer: Optimizer::Adamw,
+                distill: 1.0,
+                control: true,
+            },
+            bench: Bench { warmup: 20, runs: 300 },
+        }
+    }
+}

@@ -1,1 +1,146 @@
-//! Tests of profile.
+use secateurs::profile::{self, Connect, Millis, Overrides, Profile, Ratio};
+use std::path::{Path, PathBuf};
+
+fn parse(text: &str) -> Result<Profile, String> {
+    profile::parse(Path::new("targets/board.toml"), text).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_profiles_that_ship_are_valid() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("targets");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let profile = profile::read(&path).unwrap();
+        assert_eq!(Some(profile.device.name.as_str()), path.file_stem().and_then(|s| s.to_str()));
+        names.push(profile.device.name);
+    }
+    names.sort();
+    assert_eq!(names, ["host", "jetson", "rpi5"]);
+}
+
+#[test]
+fn an_empty_profile_is_all_defaults_and_named_after_its_file() {
+    let mut expected = Profile::default();
+    expected.device.name = "board".into();
+    assert_eq!(parse("").unwrap(), expected);
+}
+
+#[test]
+fn every_mistake_is_reported_at_its_place() {
+    let text = r#"
+[device]
+thread = 4
+triple = ""
+target_cpu = "native"
+memory-mib = 16
+
+[conect]
+kind = "local"
+
+[budget]
+latency-ms = -3
+latency-ratio = "0.7"
+percentile = 90
+memory-mib = 64
+grid = 8
+
+[model]
+imgsz = 0
+batch = 8
+
+[search]
+importance = "tayler"
+min-keep = 1.5
+seed = -1
+
+[finetune]
+epochs = 1.5
+control = "yes"
+"größe" = 1
+
+[bench]
+runs = 0
+"#;
+    insta::assert_snapshot!(parse(text).unwrap_err(), @r#"
+    targets/board.toml:3:1: unknown key `thread` in [device] (did you mean `threads`?)
+    targets/board.toml:4:10: [device] `triple` is empty
+    targets/board.toml:5:1: unknown key `target_cpu` in [device] (did you mean `target-cpu`?)
+    targets/board.toml:8:2: unknown section or key `conect` in a profile (did you mean `connect`?)
+    targets/board.toml:12:14: [budget] `latency-ms` is -3, expected milliseconds, more than 0
+    targets/board.toml:13:17: [budget] `latency-ratio` is a string, expected a number
+    targets/board.toml:14:14: [budget] `percentile` is 90, expected 50, 95 or 99
+    targets/board.toml:15:14: [budget] `memory-mib` is 64 MiB, more than the device has (16 MiB)
+    targets/board.toml:16:1: unknown key `grid` in [budget] (it belongs to [search])
+    targets/board.toml:19:9: [model] `imgsz` is 0, expected a whole number from 1 to 4096
+    targets/board.toml:20:9: [model] `batch` is 8, but the runtime takes one image at a time: expected 1
+    targets/board.toml:23:14: [search] `importance` is `tayler`, expected one of fisher, taylor, l1, l2, bn-scale, fpgm, random; did you mean `taylor`?
+    targets/board.toml:24:12: [search] `min-keep` is 1.5, expected a number from 0 to 1
+    targets/board.toml:25:8: [search] `seed` is -1, expected a whole number from 0 to 9223372036854775807
+    targets/board.toml:28:10: [finetune] `epochs` is a float, expected a whole number
+    targets/board.toml:29:11: [finetune] `control` is a string, expected true or false
+    targets/board.toml:30:1: unknown key `größe` in [finetune] (it has epochs, lr, batch, optimizer, distill, control)
+    targets/board.toml:33:8: [bench] `runs` is 0, expected a whole number from 1 to 1000000
+    "#);
+}
+
+#[test]
+fn all_syntax_errors_are_reported_at_their_places() {
+    let text = "[budget]\nlatency-ms = = 3\n\n[bench\nruns = 3\nruns = 4\n";
+    insta::assert_snapshot!(parse(text).unwrap_err(), @r"
+    targets/board.toml:2:14: extra `=`, expected nothing
+    targets/board.toml:2:16: unexpected key or value, expected newline, `#`
+    targets/board.toml:4:7: unclosed table, expected `]`
+    ");
+}
+
+#[test]
+fn connections_ask_for_what_they_need() {
+    let cases = [
+        ("kind = 'local'", Ok(Connect::Local)),
+        ("kind = 'qemu'", Ok(Connect::Qemu)),
+        ("kind = 'ssh'\nhost = 'pi@pi'", Ok(Connect::Ssh { host: "pi@pi".into(), folder: "secateurs".into() })),
+        (
+            "kind = 'command'\ncommand = ['run', 'it']",
+            Ok(Connect::Command { command: vec!["run".into(), "it".into()] }),
+        ),
+        ("kind = 'ssh'", Err("targets/board.toml: [connect] `host` is missing: kind = \"ssh\" needs it")),
+        (
+            "kind = 'local'\nhost = 'pi'",
+            Err("targets/board.toml:3:8: [connect] `host` is only for kind = \"ssh\", not \"local\""),
+        ),
+    ];
+    for (text, expected) in cases {
+        let found = parse(&format!("[connect]\n{text}")).map(|p| p.connect);
+        assert_eq!(found, expected.map_err(str::to_owned), "{text}");
+    }
+}
+
+#[test]
+fn paths_are_relative_to_the_profile() {
+    let profile = parse("[model]\npath = '../best.pt'\n[data]\npath = '/abs/data.yaml'").unwrap();
+    assert_eq!(profile.model.path, Some(PathBuf::from("targets/../best.pt")));
+    assert_eq!(profile.data, Some(PathBuf::from("/abs/data.yaml")));
+}
+
+#[test]
+fn flags_win_and_a_latency_flag_replaces_both_kinds() {
+    let profile = parse("[budget]\nlatency-ratio = 0.5\nmemory-mib = 9\n[finetune]\nepochs = 3").unwrap();
+    let flags = Overrides { latency: Some(Millis::new(4.0).unwrap()), epochs: Some(0), ..Overrides::default() };
+    let both = flags.apply(profile.clone());
+    assert_eq!((both.budget.latency.unwrap().get(), both.budget.latency_ratio), (4.0, None));
+    assert_eq!(both.finetune.epochs, 0);
+    assert_eq!(both.budget.memory, profile.budget.memory);
+    assert_eq!(Overrides::default().apply(profile.clone()), profile);
+}
+
+#[test]
+fn units_refuse_what_they_cannot_be() {
+    assert!("1.0".parse::<Ratio>().is_ok());
+    for text in ["1.01", "-0.1", "nan", "a"] {
+        assert!(text.parse::<Ratio>().is_err(), "{text}");
+    }
+    for value in [0.0, -1.0, f64::INFINITY, f64::NAN] {
+        assert!(Millis::new(value).is_err(), "{value}");
+    }
+}

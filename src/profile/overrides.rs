@@ -1,0 +1,48 @@
+//! Flags of the command line on top of a profile.
+
+use super::{Mib, Millis, Profile, Ratio};
+use std::path::PathBuf;
+
+/// Values that replace those of a profile. A latency budget of either kind replaces both kinds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overrides {
+    /// Replaces `[model] path`.
+    pub model: Option<PathBuf>,
+    /// Replaces `[data] path`.
+    pub data: Option<PathBuf>,
+    /// Replaces `[model] imgsz`.
+    pub imgsz: Option<usize>,
+    /// Replaces `[budget] latency-ms`.
+    pub latency: Option<Millis>,
+    /// Replaces `[budget] latency-ratio`.
+    pub latency_ratio: Option<Ratio>,
+    /// Replaces `[budget] memory-mib`.
+    pub memory: Option<Mib>,
+    /// Replaces `[finetune] epochs`.
+    pub epochs: Option<usize>,
+    /// Replaces `[search] importance`: one of [`IMPORTANCE`](super::IMPORTANCE).
+    pub importance: Option<String>,
+    /// Replaces `[device] threads`.
+    pub threads: Option<usize>,
+    /// Replaces `[search] seed`.
+    pub seed: Option<u64>,
+}
+
+impl Overrides {
+    /// The profile with these values in place of its own.
+    pub fn apply(self, mut profile: Profile) -> Profile {
+        if self.latency.is_some() || self.latency_ratio.is_some() {
+            profile.budget.latency = self.latency;
+            profile.budget.latency_ratio = self.latency_ratio;
+        }
+        profile.budget.memory = self.memory.or(profile.budget.memory);
+        profile.model.path = self.model.or(profile.model.path);
+        profile.model.imgsz = self.imgsz.or(profile.model.imgsz);
+        profile.data = self.data.or(profile.data);
+        profile.finetune.epochs = self.epochs.unwrap_or(profile.finetune.epochs);
+        profile.search.importance = self.importance.unwrap_or(profile.search.importance);
+        profile.search.seed = self.seed.unwrap_or(profile.search.seed);
+        profile.device.threads = self.threads.unwrap_or(profile.device.threads);
+        profile
+    }
+}

@@ -1,0 +1,198 @@
+//! The schema: every section and key, its default and its range.
+
+use super::section::{Problems, Section};
+use super::{Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, UnitError};
+use crate::files;
+use std::path::{Path, PathBuf};
+use toml::de::DeTable;
+
+/// The largest profile that is read.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The most of anything that is counted.
+const MANY: usize = 1_000_000;
+
+/// Keys that users look for in the wrong section.
+const OWNERS: [(&str, &str); 25] = [
+    ("device", "triple"),
+    ("device", "target-cpu"),
+    ("device", "threads"),
+    ("connect", "host"),
+    ("budget", "latency-ms"),
+    ("budget", "latency-ratio"),
+    ("budget", "percentile"),
+    ("budget", "memory-mib"),
+    ("budget", "min-map"),
+    ("budget", "max-map-drop"),
+    ("model", "imgsz"),
+    ("model", "path"),
+    ("search", "grid"),
+    ("search", "min-keep"),
+    ("search", "importance"),
+    ("search", "calibration-images"),
+    ("search", "seed"),
+    ("finetune", "epochs"),
+    ("finetune", "lr"),
+    ("finetune", "batch"),
+    ("finetune", "optimizer"),
+    ("finetune", "distill"),
+    ("finetune", "control"),
+    ("bench", "warmup"),
+    ("bench", "runs"),
+];
+
+/// Reads a profile. Paths in it are relative to the folder it lies in.
+///
+/// # Errors
+/// If the file cannot be read, or breaks the schema: then with every problem that was found.
+pub fn read(path: &Path) -> Result<Profile, ProfileError> {
+    let io = |source| ProfileError::Io { path: path.into(), source };
+    let bytes = files::read(path, MAX_FILE).map_err(io)?;
+    let text = String::from_utf8(bytes).map_err(|e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))?;
+    parse(path, &text)
+}
+
+/// Reads the text of a profile as if it were the file `path`.
+///
+/// # Errors
+/// If the text breaks the schema: with every problem that was found.
+pub fn parse(path: &Path, text: &str) -> Result<Profile, ProfileError> {
+    let mut problems = Problems::new(path, text);
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    for error in syntax {
+        problems.add(error.span(), error.message().to_owned(), None);
+    }
+    if !problems.found.is_empty() {
+        return Err(ProfileError::Invalid(sorted(problems.found)));
+    }
+    let profile = walk(path, table.get_ref(), &mut problems);
+    if problems.found.is_empty() { Ok(profile) } else { Err(ProfileError::Invalid(sorted(problems.found))) }
+}
+
+fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort();
+    problems
+}
+
+/// Takes every section out of the file. Where a value is wrong, the default stands in for it until the problems
+/// are reported.
+fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Profile {
+    let mut root = Section::new(problems, "", Some(table));
+    let [device, connect, budget, model, data, search, finetune, bench] =
+        ["device", "connect", "budget", "model", "data", "search", "finetune", "bench"].map(|name| root.table(name));
+    root.close(&OWNERS);
+
+    let base = path.parent().unwrap_or(Path::new(""));
+    let beside = |text: String| -> PathBuf { base.join(text) };
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let mut profile = Profile::default();
+
+    let mut s = Section::new(problems, "device", device);
+    let default = &profile.device;
+    profile.device = Device {
+        name: s.text("name").or(stem).unwrap_or_else(|| default.name.clone()),
+        triple: s.text("triple"),
+        target_cpu: s.text("target-cpu"),
+        threads: s.count("threads", 1..=1024).unwrap_or(default.threads),
+        memory: s.number("memory-mib", Mib::new),
+    };
+    s.close(&OWNERS);
+
+    let mut s = Section::new(problems, "connect", connect);
+    profile.connect = read_connect(&mut s);
+    s.close(&OWNERS);
+
+    let mut s = Section::new(problems, "budget", budget);
+    let b = &mut profile.budget;
+    b.latency = s.number("latency-ms", Millis::new);
+    b.latency_ratio = s.number("latency-ratio", Ratio::new);
+    b.percentile = match s.whole("percentile", 1..=99) {
+        None => b.percentile,
+        Some(percentile @ (50 | 95 | 99)) => percentile as u8,
+        Some(other) => {
+            s.refuse("percentile", format!("is {other}, expected 50, 95 or 99"));
+            b.percentile
+        }
+    };
+    b.memory = s.number("memory-mib", Mib::new);
+    b.min_map = s.number("min-map", Ratio::new);
+    b.max_map_drop = s.number("max-map-drop", Ratio::new);
+    if let (Some(asked), Some(whole)) = (b.memory, profile.device.memory)
+        && asked > whole
+    {
+        s.refuse("memory-mib", format!("is {asked}, more than the device has ({whole})"));
+    }
+    s.close(&OWNERS);
+
+    let mut s = Section::new(problems, "model", model);
+    let m = &mut profile.model;
+    m.path = s.text("path").map(beside);
+    m.imgsz = s.count("imgsz", 1..=4096);
+    m.batch = s.count("batch", 1..=MANY).unwrap_or(m.batch);
+    if m.batch != 1 {
+        s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));
+    }
+    s.close(&OWNERS);
+
+    let mut s = Section::new(problems, "data", data);
+    profile.data = s.text("path").map(beside);
+    s.close(&OWNERS);
+
+    let mut s = Section::new(problems, "search", search);
+    let f = &mut profile.search;
+    f.grid = s.count("grid", 1..=256).unwrap_or(f.grid);
+    f.min_keep = s.number("min-keep", Ratio::new).unwrap_or(f.min_keep);
+    f.importance = s.choice("importance", &IMPORTANCE.map(|name| (name, name))).unwrap_or(IMPORTANCE[0]).to_owned();
+    f.calibration_images = s.count("calibration-images", 1..=MANY).unwrap_or(f.calibration_images);
+    f.seed = s.whole("seed", 0..=i64::MAX as u64).unwrap_or(f.seed);
+    s.close(&OWNERS);
+
+    let mut s = Section::new(problems, "finetune", finetune);
+    let f = &mut profile.finetune;
+    f.epochs = s.count("epochs", 0..=MANY).unwrap_or(f.epochs);
+    f.lr = s.number("lr", positive).unwrap_or(f.lr);
+    f.batch = s.count("batch", 1..=4096).unwrap_or(f.batch);
+    f.optimizer = s.choice("optimizer", &Optimizer::ALL).unwrap_or(f.optimizer);
+    f.distill = s.number("distill", not_negative).unwrap_or(f.distill);
+    f.control = s.flag("control").unwrap_or(f.control);
+    s.close(&OWNERS);
+
+    let mut s = Section::new(problems, "bench", bench);
+    let b = &mut profile.bench;
+    b.warmup = s.count("warmup", 0..=MANY).unwrap_or(b.warmup);
+    b.runs = s.count("runs", 1..=MANY).unwrap_or(b.runs);
+    s.close(&OWNERS);
+    profile
+}
+
+fn read_connect(s: &mut Section) -> Connect {
+    let kinds = ["local", "ssh", "qemu", "command"];
+    let kind = s.choice("kind", &kinds.map(|name| (name, name))).unwrap_or("local");
+    let (host, folder, command) = (s.text("host"), s.text("folder"), s.words("command"));
+    let mut only = |key: &'static str, owner: &str| {
+        if s.has(key) && s.has("kind") && kind != owner {
+            s.refuse(key, format!("is only for kind = \"{owner}\", not \"{kind}\""));
+        } else if kind == owner && key != "folder" {
+            s.missing(key, &format!("kind = \"{owner}\" needs it"));
+        }
+    };
+    only("host", "ssh");
+    only("folder", "ssh");
+    only("command", "command");
+    match kind {
+        "ssh" => Connect::Ssh { host: host.unwrap_or_default(), folder: folder.unwrap_or_else(|| "secateurs".into()) },
+        "qemu" => Connect::Qemu,
+        "command" => Connect::Command { command: command.unwrap_or_default() },
+        _ => Connect::Local,
+    }
+}
+
+fn positive(value: f64) -> Result<f64, UnitError> {
+    let error = || UnitError { found: value.to_string(), expected: "a number, more than 0" };
+    (value.is_finite() && value > 0.0).then_some(value).ok_or_else(error)
+}
+
+fn not_negative(value: f64) -> Result<f64, UnitError> {
+    let error = || UnitError { found: value.to_string(), expected: "a number, 0 or more" };
+    (value.is_finite() && value >= 0.0).then_some(value).ok_or_else(error)
+}

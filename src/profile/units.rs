@@ -1,0 +1,81 @@
+//! Numbers with units, checked when they are made, so that milliseconds are never taken for mebibytes.
+
+use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
+use thiserror::Error;
+
+/// A number that its unit does not allow.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[error("is {found}, expected {expected}")]
+pub struct UnitError {
+    /// What was given.
+    pub found: String,
+    /// What the unit allows.
+    pub expected: &'static str,
+}
+
+macro_rules! unit {
+    ($(#[$doc:meta])* $name:ident, $suffix:literal, $expected:literal, $allowed:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(f64);
+
+        impl $name {
+            /// Checks a number.
+            ///
+            /// # Errors
+            /// If the unit does not allow it.
+            pub fn new(value: f64) -> Result<Self, UnitError> {
+                let allowed: fn(f64) -> bool = $allowed;
+                if allowed(value) { Ok(Self(value)) } else { Err(UnitError { found: value.to_string(), expected: $expected }) }
+            }
+
+            /// The bare number.
+            pub fn get(self) -> f64 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                write!(f, concat!("{}", $suffix), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnitError;
+
+            fn from_str(text: &str) -> Result<Self, UnitError> {
+                let number = text.trim().parse::<f64>();
+                number.map_err(|_| UnitError { found: format!("`{text}`"), expected: $expected }).and_then(Self::new)
+            }
+        }
+    };
+}
+
+unit!(
+    /// Milliseconds, more than zero.
+    Millis, " ms", "milliseconds, more than 0", |v| v.is_finite() && v > 0.0
+);
+unit!(
+    /// Mebibytes (2^20 bytes), more than zero.
+    Mib, " MiB", "mebibytes, more than 0", |v| v.is_finite() && v > 0.0
+);
+unit!(
+    /// A share of a whole, 0 to 1.
+    Ratio, "x", "a number from 0 to 1", |v| (0.0..=1.0).contains(&v)
+);
+
+impl Ratio {
+    /// One fourth.
+    pub const QUARTER: Self = Self(0.25);
+}
+
+impl Mib {
+    /// The same in bytes.
+    pub fn bytes(self) -> f64 {
+        self.0 * f64::from(1 << 20)
+    }
+}
