@@ -44,7 +44,8 @@ pub struct Calibration<'a> {
     pub height: usize,
     /// Columns of every image.
     pub width: usize,
-    /// Weight of the pull toward the cut weights, as a share of the inputs' mean variance.
+    /// Ridge of one-layer refits while importance is measured, as a share of the inputs' mean variance. The repair itself
+    /// chooses its ridges.
     pub ridge: f64,
     /// Seed of the choice of positions.
     pub seed: u64,
@@ -103,7 +104,7 @@ pub fn repair(
             if method == Method::BatchNorm {
                 moments.restate(&mut repaired, smaller);
             } else {
-                let fit = moments.fit(repaired.tensor(&smaller.weight), calibration.ridge);
+                let fit = moments.fit(repaired.tensor(&smaller.weight));
                 let layer = || original.graph.node(id).name.clone();
                 apply(&mut repaired, smaller, &fit.ok_or_else(|| RepairError::Singular { layer: layer() })?);
             }

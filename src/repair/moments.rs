@@ -46,7 +46,7 @@ pub struct Gram {
     xx: Mat<f64>,
 }
 
-/// Moments of inputs and targets.
+/// Moments of inputs and targets of one regression.
 struct Block {
     gram: Gram,
     target_mean: Vec<f64>,
@@ -57,8 +57,17 @@ struct Block {
 /// Moments of the independent regressions of a convolution: one where it is dense, one per channel where it is
 /// depthwise.
 pub struct Moments {
-    blocks: Vec<Block>,
+    blocks: Vec<Split>,
 }
+
+/// The moments of all positions, and of two halves of them for choosing the ridge.
+struct Split {
+    all: Block,
+    halves: [Block; 2],
+}
+
+/// Ridges that are tried, as shares of the inputs' mean variance.
+const RIDGES: [f64; 4] = [0.003, 0.03, 0.15, 0.6];
 
 /// Positions of all images, at which patches are compared.
 struct Positions(Vec<(usize, usize, usize)>);
@@ -127,6 +136,14 @@ impl Sums {
         self.count += x.nrows() as f64;
     }
 
+    fn join(&mut self, other: &Self) {
+        self.count += other.count;
+        self.x.iter_mut().zip(&other.x).for_each(|(a, b)| *a += b);
+        self.y.iter_mut().zip(&other.y).for_each(|(a, b)| *a += b);
+        self.xx += &other.xx;
+        self.xy += &other.xy;
+    }
+
     fn centre(self) -> Block {
         let n = self.count.max(1.0);
         let mean = |s: Vec<f64>| s.into_iter().map(|v| v / n).collect::<Vec<_>>();
@@ -161,27 +178,53 @@ pub(super) fn collect(
     let positions = Positions::choose(conv, before, unknowns, seed);
     let block = |(old, new, columns): (std::ops::Range<usize>, std::ops::Range<usize>, std::ops::Range<usize>)| {
         let kernel = whole.subcols(columns.start, columns.len());
-        let mut sums = Sums::new(new.len() * taps, columns.len());
-        for chunk in positions.0.chunks(CHUNK) {
-            let targets = patches(conv, before, old.clone(), chunk) * kernel;
-            sums.add(&patches(cut, after, new.clone(), chunk), &targets);
-        }
-        sums.centre()
+        // Images take turns, so that neither half knows the other's.
+        let half = |parity: usize| {
+            let mut sums = Sums::new(new.len() * taps, columns.len());
+            let mine: Vec<_> = positions.0.iter().filter(|p| p.0 % 2 == parity).copied().collect();
+            for chunk in mine.chunks(CHUNK) {
+                let targets = patches(conv, before, old.clone(), chunk) * kernel;
+                sums.add(&patches(cut, after, new.clone(), chunk), &targets);
+            }
+            sums
+        };
+        let (mut all, other) = (half(0), half(1));
+        let first = Sums { xx: all.xx.clone(), xy: all.xy.clone(), x: all.x.clone(), y: all.y.clone(), count: all.count };
+        all.join(&other);
+        Split { all: all.centre(), halves: [first.centre(), other.centre()] }
     };
     Moments { blocks: lanes.into_iter().map(block).collect() }
 }
 
 impl Moments {
-    /// The ridge regression toward `kernel`. `None` if the equations have no solution.
-    pub fn fit(&self, kernel: &Tensor, ridge: f64) -> Option<Fit> {
+    /// The ridge regression toward `kernel`, the ridge chosen on images that the trial fit has not seen. `None` if
+    /// the equations have no solution.
+    pub fn fit(&self, kernel: &Tensor) -> Option<Fit> {
+        let size = |split: &Split| split.all.gram.mean.len() * split.all.target_mean.len();
+        let starts: Vec<&[f32]> = self
+            .blocks
+            .iter()
+            .scan(kernel.data(), |rest, split| {
+                let (mine, others) = rest.split_at(size(split));
+                *rest = others;
+                Some(mine)
+            })
+            .collect();
+        let unseen = |ridge: f64| -> Option<f64> {
+            let error = |(split, start): (&Split, &&[f32])| {
+                let [seen, unseen] = &split.halves;
+                let trial = solve(&seen.gram, &seen.xy, &seen.target_mean, start, ridge)?;
+                Some(unseen.error(&trial.kernel))
+            };
+            self.blocks.iter().zip(&starts).map(error).sum()
+        };
+        let ranked = RIDGES.iter().filter_map(|ridge| unseen(*ridge).map(|error| (*ridge, error)));
+        let (ridge, _) = ranked.min_by(|a, b| a.1.total_cmp(&b.1))?;
         let mut fit = Fit::default();
-        let mut at = 0;
-        for block in &self.blocks {
-            let size = block.gram.mean.len() * block.target_mean.len();
-            let part = solve(&block.gram, &block.xy, &block.target_mean, &kernel.data()[at..at + size], ridge)?;
+        for (split, start) in self.blocks.iter().zip(&starts) {
+            let part = solve(&split.all.gram, &split.all.xy, &split.all.target_mean, start, ridge)?;
             fit.kernel.extend(part.kernel);
             fit.intercept.extend(part.intercept);
-            at += size;
         }
         Some(fit)
     }
@@ -192,7 +235,7 @@ impl Moments {
         let kernel = model.tensor(&conv.weight).data();
         let (mut means, mut variances) = (Vec::new(), Vec::new());
         let mut at = 0;
-        for Block { gram, target_mean, .. } in &self.blocks {
+        for Block { gram, target_mean, .. } in self.blocks.iter().map(|split| &split.all) {
             for _ in target_mean {
                 let row: Vec<f64> = kernel[at..at + gram.mean.len()].iter().map(|v| f64::from(*v)).collect();
                 at += row.len();
@@ -206,6 +249,17 @@ impl Moments {
         let shape = vec![conv.c_out];
         model.weights.insert(mean, Tensor::new(shape.clone(), means));
         model.weights.insert(var, Tensor::new(shape, variances));
+    }
+}
+
+impl Block {
+    /// Squared error of a kernel on these samples, less a constant: `w^T xx w - 2 w^T xy` over all outputs.
+    fn error(&self, kernel: &[f32]) -> f64 {
+        let d = self.gram.mean.len();
+        let weights = Mat::from_fn(d, self.target_mean.len(), |i, j| f64::from(kernel[j * d + i]));
+        let spread = &self.gram.xx * &weights;
+        let of = |j: usize| (0..d).map(|i| weights[(i, j)] * (spread[(i, j)] - 2.0 * self.xy[(i, j)])).sum::<f64>();
+        (0..weights.ncols()).map(of).sum()
     }
 }
 
