@@ -1,0 +1,141 @@
+//! The plain oracle: every operator as its definition says, one node after the other, nothing fused.
+//!
+//! Slow on purpose. It shares no code with the compiled engine, so that each can be held against the other.
+
+use super::EngineError;
+use crate::graph::{Attention, Conv, Op, Shape};
+use crate::model::Model;
+
+/// The tensor `[C, h, w]` of every node, in node order, for one image `[C, height, width]`.
+///
+/// # Errors
+/// If the graph does not fit the size, or the input has another length than the graph's input at this size.
+pub fn run(model: &Model, input: &[f32], height: usize, width: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+    let graph = &model.graph;
+    let shapes = graph.shapes(height, width)?;
+    let expected = shapes.first().map_or(0, Shape::len);
+    if input.len() != expected {
+        return Err(EngineError::Input { found: input.len(), expected });
+    }
+    let mut tensors: Vec<Vec<f32>> = Vec::with_capacity(graph.nodes.len());
+    for (node, shape) in graph.nodes.iter().zip(&shapes) {
+        let from = |i: usize| (&tensors[node.inputs[i].index()][..], shapes[node.inputs[i].index()]);
+        let tensor = match &node.op {
+            Op::Input { .. } => input.to_vec(),
+            Op::Conv(conv) => convolve(model, conv, from(0), *shape),
+            Op::MaxPool { kernel, stride, padding } => max_pool(from(0), *shape, *kernel, *stride, *padding),
+            Op::Upsample { factor } => upsample(from(0), *shape, *factor),
+            Op::Concat => (0..node.inputs.len()).flat_map(|i| from(i).0.iter().copied()).collect(),
+            Op::Slice { start, len } => {
+                let (x, s) = from(0);
+                x[start * s.area()..(start + len) * s.area()].to_vec()
+            }
+            Op::Add => from(0).0.iter().zip(from(1).0).map(|(a, b)| a + b).collect(),
+            Op::Attention(a) => attention(a, from(0)),
+            Op::Values(a) => values(a, from(0)),
+            Op::GlobalAvgPool => {
+                let (x, s) = from(0);
+                x.chunks(s.area())
+                    .map(|c| (c.iter().map(|v| f64::from(*v)).sum::<f64>() / c.len() as f64) as f32)
+                    .collect()
+            }
+        };
+        tensors.push(tensor);
+    }
+    Ok(tensors)
+}
+
+fn convolve(model: &Model, conv: &Conv, (x, s): (&[f32], Shape), out: Shape) -> Vec<f32> {
+    let weights = model.tensor(&conv.weight).data();
+    let per_group = conv.c_in / conv.groups;
+    let (k, stride, pad) = (conv.kernel, conv.stride, conv.padding);
+    let mut y = vec![0.0f32; out.len()];
+    for (co, plane) in y.chunks_mut(out.area()).enumerate() {
+        let first = co / (conv.c_out / conv.groups) * per_group;
+        for ci in 0..per_group {
+            let source = &x[(first + ci) * s.area()..][..s.area()];
+            for (tap, weight) in weights[(co * per_group + ci) * k * k..][..k * k].iter().enumerate() {
+                let (ky, kx) = (tap / k, tap % k);
+                // The columns whose tap falls inside the image.
+                let from = pad.saturating_sub(kx).div_ceil(stride);
+                let until = (s.w + pad).saturating_sub(kx).div_ceil(stride).min(out.w);
+                for (oy, row) in plane.chunks_mut(out.w).enumerate() {
+                    let Some(iy) = (oy * stride + ky).checked_sub(pad).filter(|iy| *iy < s.h) else { continue };
+                    if from >= until {
+                        continue;
+                    }
+                    let taps = &source[iy * s.w + from * stride + kx - pad..];
+                    row[from..until].iter_mut().zip(taps.iter().step_by(stride)).for_each(|(y, x)| *y += weight * x);
+                }
+            }
+        }
+    }
+    for (co, plane) in y.chunks_mut(out.area()).enumerate() {
+        let bias = conv.bias.as_ref().map_or(0.0, |key| model.tensor(key).data()[co]);
+        plane.iter_mut().for_each(|v| *v += bias);
+        if let Some(norm) = &conv.norm {
+            let [gamma, beta, mean, var] = norm.keys().map(|key| model.tensor(&key).data()[co]);
+            let root = (var + norm.eps).sqrt();
+            plane.iter_mut().for_each(|v| *v = (*v - mean) / root * gamma + beta);
+        }
+        plane.iter_mut().for_each(|v| *v = conv.act.apply(*v));
+    }
+    y
+}
+
+fn max_pool((x, s): (&[f32], Shape), out: Shape, kernel: usize, stride: usize, padding: usize) -> Vec<f32> {
+    let mut y = Vec::with_capacity(out.len());
+    for c in 0..out.c {
+        for oy in 0..out.h {
+            for ox in 0..out.w {
+                let inside = |o: usize, side: usize| {
+                    (o * stride).saturating_sub(padding)..(o * stride + kernel).saturating_sub(padding).min(side)
+                };
+                let mut best = f32::NEG_INFINITY;
+                for iy in inside(oy, s.h) {
+                    for ix in inside(ox, s.w) {
+                        best = best.max(x[(c * s.h + iy) * s.w + ix]);
+                    }
+                }
+                y.push(best);
+            }
+        }
+    }
+    y
+}
+
+fn upsample((x, s): (&[f32], Shape), out: Shape, factor: usize) -> Vec<f32> {
+    let mut y = Vec::with_capacity(out.len());
+    for c in 0..out.c {
+        for oy in 0..out.h {
+            y.extend((0..out.w).map(|ox| x[(c * s.h + oy / factor) * s.w + ox / factor]));
+        }
+    }
+    y
+}
+
+fn attention(a: &Attention, (x, s): (&[f32], Shape)) -> Vec<f32> {
+    let n = s.area();
+    let mut y = vec![0.0f32; a.heads * a.head_dim * n];
+    for head in 0..a.heads {
+        let channel = |c: usize| &x[(head * a.packed() + c) * n..][..n];
+        for i in 0..n {
+            let logit =
+                |j: usize| a.scale * (0..a.key_dim).map(|c| channel(c)[i] * channel(a.key_dim + c)[j]).sum::<f32>();
+            let logits: Vec<f32> = (0..n).map(logit).collect();
+            let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let weights: Vec<f32> = logits.iter().map(|l| (l - top).exp()).collect();
+            let total: f32 = weights.iter().sum();
+            for c in 0..a.head_dim {
+                let v = channel(2 * a.key_dim + c);
+                y[(head * a.head_dim + c) * n + i] = weights.iter().zip(v).map(|(w, v)| w * v).sum::<f32>() / total;
+            }
+        }
+    }
+    y
+}
+
+fn values(a: &Attention, (x, s): (&[f32], Shape)) -> Vec<f32> {
+    let n = s.area();
+    (0..a.heads).flat_map(|h| x[(h * a.packed() + 2 * a.key_dim) * n..][..a.head_dim * n].iter().copied()).collect()
+}
