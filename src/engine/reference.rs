@@ -1,9 +1,9 @@
 //! The plain oracle: every operator as its definition says, one node after the other, nothing fused.
 //!
-//! Slow on purpose. It shares no code with the compiled engine, so that each can be held against the other.
+//! Slow on purpose, and in f64 inside, so that its rounding does not count. It shares no code with the compiled engine, so that each can be held against the other.
 
 use super::EngineError;
-use crate::graph::{Attention, Conv, Op, Shape};
+use crate::graph::{Activation, Attention, Conv, Op, Shape};
 use crate::model::Model;
 
 /// The tensor `[C, h, w]` of every node, in node order, for one image `[C, height, width]`.
@@ -17,11 +17,11 @@ pub fn run(model: &Model, input: &[f32], height: usize, width: usize) -> Result<
     if input.len() != expected {
         return Err(EngineError::Input { found: input.len(), expected });
     }
-    let mut tensors: Vec<Vec<f32>> = Vec::with_capacity(graph.nodes.len());
+    let mut tensors: Vec<Vec<f64>> = Vec::with_capacity(graph.nodes.len());
     for (node, shape) in graph.nodes.iter().zip(&shapes) {
         let from = |i: usize| (&tensors[node.inputs[i].index()][..], shapes[node.inputs[i].index()]);
         let tensor = match &node.op {
-            Op::Input { .. } => input.to_vec(),
+            Op::Input { .. } => input.iter().map(|v| f64::from(*v)).collect(),
             Op::Conv(conv) => convolve(model, conv, from(0), *shape),
             Op::MaxPool { kernel, stride, padding } => max_pool(from(0), *shape, *kernel, *stride, *padding),
             Op::Upsample { factor } => upsample(from(0), *shape, *factor),
@@ -35,21 +35,19 @@ pub fn run(model: &Model, input: &[f32], height: usize, width: usize) -> Result<
             Op::Values(a) => values(a, from(0)),
             Op::GlobalAvgPool => {
                 let (x, s) = from(0);
-                x.chunks(s.area())
-                    .map(|c| (c.iter().map(|v| f64::from(*v)).sum::<f64>() / c.len() as f64) as f32)
-                    .collect()
+                x.chunks(s.area()).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect()
             }
         };
         tensors.push(tensor);
     }
-    Ok(tensors)
+    Ok(tensors.into_iter().map(|t| t.into_iter().map(|v| v as f32).collect()).collect())
 }
 
-fn convolve(model: &Model, conv: &Conv, (x, s): (&[f32], Shape), out: Shape) -> Vec<f32> {
+fn convolve(model: &Model, conv: &Conv, (x, s): (&[f64], Shape), out: Shape) -> Vec<f64> {
     let weights = model.tensor(&conv.weight).data();
     let per_group = conv.c_in / conv.groups;
     let (k, stride, pad) = (conv.kernel, conv.stride, conv.padding);
-    let mut y = vec![0.0f32; out.len()];
+    let mut y = vec![0.0f64; out.len()];
     for (co, plane) in y.chunks_mut(out.area()).enumerate() {
         let first = co / (conv.c_out / conv.groups) * per_group;
         for ci in 0..per_group {
@@ -65,25 +63,28 @@ fn convolve(model: &Model, conv: &Conv, (x, s): (&[f32], Shape), out: Shape) -> 
                         continue;
                     }
                     let taps = &source[iy * s.w + from * stride + kx - pad..];
-                    row[from..until].iter_mut().zip(taps.iter().step_by(stride)).for_each(|(y, x)| *y += weight * x);
+                    row[from..until]
+                        .iter_mut()
+                        .zip(taps.iter().step_by(stride))
+                        .for_each(|(y, x)| *y += f64::from(*weight) * x);
                 }
             }
         }
     }
     for (co, plane) in y.chunks_mut(out.area()).enumerate() {
-        let bias = conv.bias.as_ref().map_or(0.0, |key| model.tensor(key).data()[co]);
+        let bias = conv.bias.as_ref().map_or(0.0, |key| f64::from(model.tensor(key).data()[co]));
         plane.iter_mut().for_each(|v| *v += bias);
         if let Some(norm) = &conv.norm {
-            let [gamma, beta, mean, var] = norm.keys().map(|key| model.tensor(&key).data()[co]);
-            let root = (var + norm.eps).sqrt();
+            let [gamma, beta, mean, var] = norm.keys().map(|key| f64::from(model.tensor(&key).data()[co]));
+            let root = (var + f64::from(norm.eps)).sqrt();
             plane.iter_mut().for_each(|v| *v = (*v - mean) / root * gamma + beta);
         }
-        plane.iter_mut().for_each(|v| *v = conv.act.apply(*v));
+        plane.iter_mut().for_each(|v| *v = activate(conv.act, *v));
     }
     y
 }
 
-fn max_pool((x, s): (&[f32], Shape), out: Shape, kernel: usize, stride: usize, padding: usize) -> Vec<f32> {
+fn max_pool((x, s): (&[f64], Shape), out: Shape, kernel: usize, stride: usize, padding: usize) -> Vec<f64> {
     let mut y = Vec::with_capacity(out.len());
     for c in 0..out.c {
         for oy in 0..out.h {
@@ -91,7 +92,7 @@ fn max_pool((x, s): (&[f32], Shape), out: Shape, kernel: usize, stride: usize, p
                 let inside = |o: usize, side: usize| {
                     (o * stride).saturating_sub(padding)..(o * stride + kernel).saturating_sub(padding).min(side)
                 };
-                let mut best = f32::NEG_INFINITY;
+                let mut best = f64::NEG_INFINITY;
                 for iy in inside(oy, s.h) {
                     for ix in inside(ox, s.w) {
                         best = best.max(x[(c * s.h + iy) * s.w + ix]);
@@ -104,7 +105,7 @@ fn max_pool((x, s): (&[f32], Shape), out: Shape, kernel: usize, stride: usize, p
     y
 }
 
-fn upsample((x, s): (&[f32], Shape), out: Shape, factor: usize) -> Vec<f32> {
+fn upsample((x, s): (&[f64], Shape), out: Shape, factor: usize) -> Vec<f64> {
     let mut y = Vec::with_capacity(out.len());
     for c in 0..out.c {
         for oy in 0..out.h {
@@ -114,28 +115,37 @@ fn upsample((x, s): (&[f32], Shape), out: Shape, factor: usize) -> Vec<f32> {
     y
 }
 
-fn attention(a: &Attention, (x, s): (&[f32], Shape)) -> Vec<f32> {
+fn attention(a: &Attention, (x, s): (&[f64], Shape)) -> Vec<f64> {
     let n = s.area();
-    let mut y = vec![0.0f32; a.heads * a.head_dim * n];
+    let mut y = vec![0.0f64; a.heads * a.head_dim * n];
     for head in 0..a.heads {
         let channel = |c: usize| &x[(head * a.packed() + c) * n..][..n];
         for i in 0..n {
-            let logit =
-                |j: usize| a.scale * (0..a.key_dim).map(|c| channel(c)[i] * channel(a.key_dim + c)[j]).sum::<f32>();
-            let logits: Vec<f32> = (0..n).map(logit).collect();
-            let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let weights: Vec<f32> = logits.iter().map(|l| (l - top).exp()).collect();
-            let total: f32 = weights.iter().sum();
+            let logit = |j: usize| {
+                f64::from(a.scale) * (0..a.key_dim).map(|c| channel(c)[i] * channel(a.key_dim + c)[j]).sum::<f64>()
+            };
+            let logits: Vec<f64> = (0..n).map(logit).collect();
+            let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = logits.iter().map(|l| (l - top).exp()).collect();
+            let total: f64 = weights.iter().sum();
             for c in 0..a.head_dim {
                 let v = channel(2 * a.key_dim + c);
-                y[(head * a.head_dim + c) * n + i] = weights.iter().zip(v).map(|(w, v)| w * v).sum::<f32>() / total;
+                y[(head * a.head_dim + c) * n + i] = weights.iter().zip(v).map(|(w, v)| w * v).sum::<f64>() / total;
             }
         }
     }
     y
 }
 
-fn values(a: &Attention, (x, s): (&[f32], Shape)) -> Vec<f32> {
+fn values(a: &Attention, (x, s): (&[f64], Shape)) -> Vec<f64> {
     let n = s.area();
     (0..a.heads).flat_map(|h| x[(h * a.packed() + 2 * a.key_dim) * n..][..a.head_dim * n].iter().copied()).collect()
+}
+
+fn activate(act: Activation, x: f64) -> f64 {
+    match act {
+        Activation::Identity => x,
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+    }
 }

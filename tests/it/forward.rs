@@ -53,22 +53,25 @@ fn decode(head: &Head, levels: &[(&[f32], &[f32], usize, usize)]) -> Vec<f64> {
     out
 }
 
-/// One golden: the model's file, the golden's file and the prefix of its tensors.
-const CASES: [(&str, &str, &str); 4] = [
-    ("models/yolo11n-coco.safetensors", "golden/forward-yolo11n-coco.safetensors", "sq."),
-    ("models/yolo11n-coco.safetensors", "golden/forward-yolo11n-coco.safetensors", "rect."),
+/// One golden: the model's file, the golden's file, the prefix of its tensors, and the tolerances on boxes (pixels) and
+/// scores. The random networks amplify rounding: their f32 goldens lie up to 0.0146 px from the f64 reference
+/// themselves, so the tolerance there is twice that.
+const CASES: [(&str, &str, &str, [f64; 2]); 4] = [
+    ("models/yolo11n-coco.safetensors", "golden/forward-yolo11n-coco.safetensors", "sq.", [5e-3, 1e-4]),
+    ("models/yolo11n-coco.safetensors", "golden/forward-yolo11n-coco.safetensors", "rect.", [5e-3, 1e-4]),
     (
         "golden/deep-narrow/deep-narrow-l-w025-nc3.safetensors",
         "golden/deep-narrow/deep-narrow-l-w025-nc3-forward.safetensors",
         "",
+        [3e-2, 2e-4],
     ),
-    ("golden/deep-narrow/n-nc1.safetensors", "golden/deep-narrow/n-nc1-forward.safetensors", ""),
+    ("golden/deep-narrow/n-nc1.safetensors", "golden/deep-narrow/n-nc1-forward.safetensors", "", [1.5e-2, 1e-4]),
 ];
 
 type Runner = fn(&Model, &[f32], usize, usize) -> Vec<Vec<f32>>;
 
 fn check(run: Runner) {
-    for (model_path, golden_path, prefix) in CASES {
+    for (model_path, golden_path, prefix, tolerance) in CASES {
         let (Some(model), Some(golden)) = (yolo(model_path), goldens(golden_path)) else { return };
         let input = &golden[&format!("{prefix}input")];
         let (height, width) = (input.shape()[2], input.shape()[3]);
@@ -81,9 +84,7 @@ fn check(run: Runner) {
             let joined: Vec<f32> = pair.concat();
             assert_eq!(joined.len(), raw.data().len(), "{case}: level {level}");
             let worst = joined.iter().zip(raw.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            let top = raw.data().iter().fold(0.0f32, |a, b| a.max(b.abs()));
-            eprintln!("{case} level {level}: logits up to {top}, differ by {worst}");
-            assert!(worst <= 5e-3, "{case}: logits of level {level} differ by {worst}");
+            assert!(f64::from(worst) <= tolerance[0], "{case}: logits of level {level} differ by {worst}");
             levels.push((&pair[0][..], &pair[1][..], h, w));
         }
         let decoded = decode(&model.graph.head, &levels);
@@ -94,8 +95,8 @@ fn check(run: Runner) {
             range.map(|i| (decoded[i] - f64::from(expected[i])).abs()).fold(0.0, f64::max)
         };
         let (pixels, score) = (worst(0..boxes), worst(boxes..decoded.len()));
-        assert!(pixels <= 5e-1, "{case}: boxes differ by {pixels} px");
-        assert!(score <= 1e-4, "{case}: scores differ by {score}");
+        assert!(pixels <= tolerance[0], "{case}: boxes differ by {pixels} px");
+        assert!(score <= tolerance[1], "{case}: scores differ by {score}");
         eprintln!("{case}: {pixels:.5} px, {score:.2e}");
     }
 }
