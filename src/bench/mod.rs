@@ -1,1 +1,12 @@
-//! Latency distributions.
+//! Times networks honestly: warm-up, many frames, percentiles with the confidence they deserve, processor time beside
+//! wall time, and comparisons frame by frame in turn, so that both sides see the same machine.
+//!
+//! This room knows frames as closures, and networks only in [`interleave`] and its neighbours.
+
+mod distribution;
+mod frames;
+mod memory;
+
+pub use distribution::{Distribution, bound_rank, nearest_rank};
+pub use frames::{Pair, Samples, compare, phases, time};
+pub use memory::peak_resident;

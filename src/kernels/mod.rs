@@ -1,1 +1,3 @@
 //! Convolutions and friends on slices.
+
+pub mod clock;

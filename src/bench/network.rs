@@ -1,0 +1,190 @@
+//! Times a model in the engine, alone or in turn with another.
+
+use super::{Distribution, Pair, compare, peak_resident, phases, time};
+use crate::detector::{Detector, DetectorError};
+use crate::engine::{self, Engine, EngineError};
+use crate::model::Model;
+use crate::vision::Image;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A network that cannot be timed.
+#[derive(Debug, Error)]
+pub enum BenchError {
+    /// The engine refused the network or the image size.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The detector around it failed.
+    #[error(transparent)]
+    Detector(#[from] DetectorError),
+}
+
+/// How a network is timed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Side of the square image, pixels.
+    pub imgsz: usize,
+    /// Threads of the engine.
+    pub threads: usize,
+    /// Frames off the clock.
+    pub warmup: usize,
+    /// Frames on the clock.
+    pub runs: usize,
+}
+
+/// What was measured of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Time of the network per frame.
+    #[serde(flatten)]
+    pub latency: Distribution,
+    /// Weights, activations and workspace of the network, bytes.
+    pub peak_memory_bytes: usize,
+    /// Threads of the engine.
+    pub threads: usize,
+    /// Side of the square image, pixels.
+    pub imgsz: usize,
+    /// The most memory the whole process had resident, bytes: code, file buffers and the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_resident_bytes: Option<usize>,
+    /// Median times from image to detections; only of detectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phases: Option<Phases>,
+    /// The comparison with another network, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Versus>,
+}
+
+/// Median milliseconds of a frame's phases.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Phases {
+    /// Letterbox.
+    pub pre_ms: f64,
+    /// The network.
+    pub network_ms: f64,
+    /// Decoding and suppression of duplicates.
+    pub post_ms: f64,
+    /// All of it.
+    pub total_ms: f64,
+}
+
+/// Another network that ran in turn with the measured one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Versus {
+    /// Time of the other network.
+    #[serde(flatten)]
+    pub latency: Distribution,
+    /// Weights, activations and workspace of the other network, bytes.
+    pub peak_memory_bytes: usize,
+    /// Median wall time of the measured network over the other's.
+    pub ratio: f64,
+    /// The same over pairs of neighbouring frames.
+    pub pair_ratio: f64,
+    /// Median processor time of the measured network over the other's.
+    pub cpu_ratio: f64,
+}
+
+/// Times two compiled networks in turn on one input.
+///
+/// # Errors
+/// As [`Engine::run`].
+pub fn interleave(a: &mut Engine, b: &mut Engine, input: &[f32], warmup: usize, runs: usize) -> Result<Pair, EngineError> {
+    compare(warmup, runs, &mut || a.run(input), &mut || b.run(input))
+}
+
+/// Times a network by itself, then the way from a photo to its detections.
+///
+/// # Errors
+/// If the engine refuses the model or the image size.
+pub fn measure(model: &Model, options: &Options) -> Result<Measured, BenchError> {
+    let mut engine = compile(model, options)?;
+    let input = picture(options.imgsz);
+    let samples = time(options.warmup, options.runs, &mut || engine.run(&input))?;
+    finish(model, options, samples.distribution(), engine, None)
+}
+
+/// Times a network in turn with another one.
+///
+/// # Errors
+/// If the engine refuses one of the models or the image size.
+pub fn versus(model: &Model, other: &Model, options: &Options) -> Result<Measured, BenchError> {
+    let (mut one, mut two) = (compile(model, options)?, compile(other, options)?);
+    let input = picture(options.imgsz);
+    let pair = interleave(&mut two, &mut one, &input, options.warmup, options.runs)?;
+    let against = Versus {
+        latency: pair.a,
+        peak_memory_bytes: two.memory().total(),
+        ratio: pair.ratio,
+        pair_ratio: pair.pair_ratio,
+        cpu_ratio: pair.cpu_ratio,
+    };
+    drop(two);
+    finish(model, options, pair.b, one, Some(against))
+}
+
+fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
+    let engine_options = engine::Options { threads: options.threads, ..engine::Options::default() };
+    Engine::new(model, options.imgsz, options.imgsz, &engine_options)
+}
+
+fn finish(
+    model: &Model,
+    options: &Options,
+    latency: Distribution,
+    engine: Engine,
+    against: Option<Versus>,
+) -> Result<Measured, BenchError> {
+    let peak_memory_bytes = engine.memory().total();
+    drop(engine);
+    Ok(Measured {
+        latency,
+        peak_memory_bytes,
+        threads: options.threads,
+        imgsz: options.imgsz,
+        phases: split(model, options)?,
+        peak_resident_bytes: peak_resident(),
+        against,
+    })
+}
+
+/// Times the way from a 640 x 480 photo to its detections; nothing for networks that are no detectors.
+fn split(model: &Model, options: &Options) -> Result<Option<Phases>, BenchError> {
+    let mut detector = match Detector::new(model, options.imgsz, options.threads) {
+        Err(DetectorError::NoDetector) => return Ok(None),
+        detector => detector?,
+    };
+    let (width, height) = (640, 480);
+    let pixels = picture_bytes(width * height * 3);
+    let image = Image::from_rgb(width, height, pixels).map_err(DetectorError::from)?;
+    let mut letterbox = None;
+    let runs = options.runs.min(100);
+    let (parts, total_ms) = phases::<3, DetectorError>(options.warmup.min(5), runs, &mut |phase| {
+        match phase {
+            0 => letterbox = Some(detector.prepare(&image)),
+            1 => detector.run()?,
+            _ => {
+                let found = letterbox.as_ref().map(|letterbox| detector.finish(letterbox));
+                std::hint::black_box(found);
+            }
+        }
+        Ok(())
+    })?;
+    let [pre_ms, network_ms, post_ms] = parts;
+    Ok(Some(Phases { pre_ms, network_ms, post_ms, total_ms }))
+}
+
+/// Smooth colours with some noise, the same every time: an input without zeros and without denormals.
+fn picture(side: usize) -> Vec<f32> {
+    picture_bytes(3 * side * side).into_iter().map(|byte| f32::from(byte) / 255.0).collect()
+}
+
+fn picture_bytes(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_u32;
+    let next = |i: usize| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (96 + (i / 64) % 64) as u8 + (state % 64) as u8
+    };
+    (0..len).map(next).collect()
+}

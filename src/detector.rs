@@ -1,0 +1,83 @@
+//! From a photo to detections: letterbox, network, decoding and suppression of duplicates in one place.
+
+use crate::engine::{Engine, EngineError, Options};
+use crate::graph::Head;
+use crate::model::Model;
+use crate::vision::{self, Detection, Image, ImageError, Letterbox, NmsOptions};
+use thiserror::Error;
+
+/// A detector that cannot be built or run.
+#[derive(Debug, Error)]
+pub enum DetectorError {
+    /// The network is a classifier.
+    #[error("the model is a classifier, expected a detector")]
+    NoDetector,
+    /// The engine refused the network or the image size.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The image cannot be used.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// A compiled detector for square input images.
+pub struct Detector {
+    engine: Engine,
+    head: Head,
+    outputs: usize,
+    side: usize,
+    /// Thresholds on scores and overlaps.
+    pub options: NmsOptions,
+}
+
+impl Detector {
+    /// Compiles a detector for images letterboxed to `side` x `side` pixels.
+    ///
+    /// # Errors
+    /// If the model is no detector, or the engine refuses it or the size.
+    pub fn new(model: &Model, side: usize, threads: usize) -> Result<Self, DetectorError> {
+        if !matches!(model.graph.head, Head::Detect { .. }) {
+            return Err(DetectorError::NoDetector);
+        }
+        let engine = Engine::new(model, side, side, &Options { threads, ..Options::default() })?;
+        let (head, outputs) = (model.graph.head.clone(), model.graph.outputs.len());
+        Ok(Self { engine, head, outputs, side, options: NmsOptions::default() })
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Everything in an image, in its own pixels, best first.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub fn detect(&mut self, image: &Image) -> Result<Vec<Detection>, DetectorError> {
+        let letterbox = self.prepare(image);
+        self.run()?;
+        Ok(self.finish(&letterbox))
+    }
+
+    /// First phase of [`Detector::detect`]: writes the letterboxed image into the engine's input.
+    pub fn prepare(&mut self, image: &Image) -> Letterbox {
+        let letterbox = Letterbox::new(image.width(), image.height(), self.side, self.side);
+        letterbox.forward(image, self.engine.input_mut());
+        letterbox
+    }
+
+    /// Second phase: runs the network.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub fn run(&mut self) -> Result<(), DetectorError> {
+        Ok(self.engine.run_in_place()?)
+    }
+
+    /// Third phase: decodes the outputs, and places the boxes in the image.
+    pub fn finish(&self, letterbox: &Letterbox) -> Vec<Detection> {
+        let outputs: Vec<&[f32]> = (0..self.outputs).map(|i| self.engine.output(i)).collect();
+        let found = vision::detect(&self.head, self.side, self.side, &outputs, &self.options);
+        found.into_iter().map(|d| Detection { bbox: letterbox.to_source(d.bbox), ..d }).collect()
+    }
+}
