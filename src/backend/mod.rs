@@ -9,6 +9,7 @@
 
 mod conv;
 mod norm;
+pub mod ops;
 mod plain;
 mod window;
 

@@ -137,3 +137,12 @@ fn the_traps_of_candle_are_avoided() {
     let x = values(&[1, 14, 2, 3], 7);
     differences(&x, |x| attend(&attention, x).unwrap());
 }
+
+#[test]
+fn masks_on_channels_pass_gradients_to_both() {
+    let (x, mask) = (values(&[2, 3, 4, 2], 1), values(&[2, 3, 1, 1], 2));
+    let own = ops::channel_scale(&x, &mask).unwrap();
+    let other = x.broadcast_mul(&mask).unwrap();
+    check("mask", &gradients(&own, &[&x, &mask]), &gradients(&other, &[&x, &mask]));
+    assert!(ops::channel_scale(&x, &values(&[3, 1, 1], 2)).is_err());
+}
