@@ -1,0 +1,160 @@
+//! Fits an image into the network's input: scaled to fit, centred, the rest grey.
+//!
+//! Scaling is bilinear with half-pixel centres in the fixed-point arithmetic that camera pipelines built on OpenCV use (11-bit weights);
+//! an exact halving averages blocks of four, as there. Models are trained and judged on such images.
+
+use super::Image;
+
+/// Grey of the border.
+const PAD: u8 = 114;
+
+/// Bits of an interpolation weight.
+const BITS: u32 = 11;
+
+/// The placement of a source image in the network's input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Letterbox {
+    source: (usize, usize),
+    input: (usize, usize),
+    content: (usize, usize),
+    offset: (usize, usize),
+    gain: f64,
+}
+
+/// Where an output pixel takes its two source pixels along one axis, and the weights.
+#[derive(Clone, Copy)]
+struct Tap {
+    at: [usize; 2],
+    weight: [i32; 2],
+}
+
+impl Letterbox {
+    /// Places a `width` x `height` image into an input of `input_width` x `input_height`.
+    pub fn new(width: usize, height: usize, input_width: usize, input_height: usize) -> Self {
+        let (width, height) = (width.max(1), height.max(1));
+        let gain = (input_height as f64 / height as f64).min(input_width as f64 / width as f64);
+        let scaled = |side: usize, most: usize| ((side as f64 * gain).round_ties_even() as usize).clamp(1, most.max(1));
+        let content = (scaled(width, input_width), scaled(height, input_height));
+        let border =
+            |inner: usize, outer: usize| ((outer - inner.min(outer)) as f64 / 2.0 - 0.1).round().max(0.0) as usize;
+        let offset = (border(content.0, input_width), border(content.1, input_height));
+        Self { source: (width, height), input: (input_width, input_height), content, offset, gain }
+    }
+
+    /// Writes the input tensor `[3, H, W]`, RGB 0 to 1.
+    ///
+    /// # Panics
+    /// If the image is not of the size this placement was made for, or `out` is not `3 * H * W` long.
+    pub fn forward(&self, image: &Image, out: &mut [f32]) {
+        let (w, h) = self.input;
+        assert_eq!(out.len(), 3 * w * h, "the input tensor");
+        out.fill(f32::from(PAD) / 255.0);
+        let pixels = self.resize(image);
+        let (cw, ch) = self.content;
+        for (channel, plane) in out.chunks_exact_mut(w * h).enumerate() {
+            for y in 0..ch {
+                let row = &mut plane[(y + self.offset.1) * w + self.offset.0..][..cw];
+                let source = pixels[3 * y * cw..].iter().skip(channel).step_by(3);
+                row.iter_mut().zip(source).for_each(|(o, p)| *o = f32::from(*p) / 255.0);
+            }
+        }
+    }
+
+    /// The scaled image alone, without the border.
+    ///
+    /// # Panics
+    /// If the image is not of the size this placement was made for.
+    pub fn resize(&self, image: &Image) -> Vec<u8> {
+        assert_eq!((image.width(), image.height()), self.source, "the source image");
+        let ((sw, sh), (cw, ch)) = (self.source, self.content);
+        if (sw, sh) == (cw, ch) {
+            return image.data().to_vec();
+        }
+        if (sw, sh) == (2 * cw, 2 * ch) {
+            return halve(image.data(), cw, ch);
+        }
+        let columns: Vec<Tap> = (0..cw).map(|x| tap(x, sw, cw)).collect();
+        let mut out = vec![0; 3 * cw * ch];
+        // Rows are blended across once and kept for the next output row, which mostly needs the same two.
+        let mut rows: [(usize, Vec<i32>); 2] = [(usize::MAX, vec![0; 3 * cw]), (usize::MAX, vec![0; 3 * cw])];
+        for (y, line) in out.chunks_exact_mut(3 * cw).enumerate() {
+            let Tap { at, weight } = tap(y, sh, ch);
+            for (slot, row) in at.into_iter().enumerate() {
+                if rows[slot].0 == row {
+                    continue;
+                }
+                // The lower row of the last pair is often the upper row of this one.
+                if slot == 0 && rows[1].0 == row {
+                    rows.swap(0, 1);
+                    continue;
+                }
+                across(&image.data()[3 * row * sw..3 * (row + 1) * sw], &columns, &mut rows[slot].1);
+                rows[slot].0 = row;
+            }
+            for (o, (a, b)) in line.iter_mut().zip(rows[0].1.iter().zip(&rows[1].1)) {
+                let blend = ((weight[0] * (a >> 4)) >> 16) + ((weight[1] * (b >> 4)) >> 16);
+                *o = ((blend + 2) >> 2).clamp(0, 255) as u8;
+            }
+        }
+        out
+    }
+
+    /// A box of the input in pixels of the source image, cut at its borders.
+    pub fn to_source(&self, bbox: [f32; 4]) -> [f32; 4] {
+        let back = |value: f32, offset: usize, side: usize| {
+            ((value - offset as f32) / self.gain as f32).clamp(0.0, side as f32)
+        };
+        let x = |v| back(v, self.offset.0, self.source.0);
+        let y = |v| back(v, self.offset.1, self.source.1);
+        [x(bbox[0]), y(bbox[1]), x(bbox[2]), y(bbox[3])]
+    }
+
+    /// A box of the source image in pixels of the input.
+    pub fn to_input(&self, bbox: [f32; 4]) -> [f32; 4] {
+        let gain = [self.content.0 as f32 / self.source.0 as f32, self.content.1 as f32 / self.source.1 as f32];
+        let offset = [self.offset.0 as f32, self.offset.1 as f32];
+        std::array::from_fn(|i| bbox[i] * gain[i % 2] + offset[i % 2])
+    }
+}
+
+fn tap(out: usize, source: usize, content: usize) -> Tap {
+    let scale = source as f64 / content as f64;
+    let position = ((out as f64 + 0.5) * scale - 0.5) as f32;
+    let low = position.floor();
+    let (mut at, mut share) = (low as isize, position - low);
+    if at < 0 {
+        (at, share) = (0, 0.0);
+    }
+    if at as usize + 1 >= source {
+        (at, share) = (source as isize - 1, 0.0);
+    }
+    let whole = f32::from(1u16 << BITS);
+    let weight = [((1.0 - share) * whole).round_ties_even() as i32, (share * whole).round_ties_even() as i32];
+    let at = at as usize;
+    Tap { at: [at, (at + 1).min(source - 1)], weight }
+}
+
+fn across(row: &[u8], columns: &[Tap], out: &mut [i32]) {
+    for (tap, pixel) in columns.iter().zip(out.chunks_exact_mut(3)) {
+        let (a, b) = (&row[3 * tap.at[0]..], &row[3 * tap.at[1]..]);
+        for (channel, value) in pixel.iter_mut().enumerate() {
+            *value = i32::from(a[channel]) * tap.weight[0] + i32::from(b[channel]) * tap.weight[1];
+        }
+    }
+}
+
+fn halve(data: &[u8], width: usize, height: usize) -> Vec<u8> {
+    let stride = 6 * width;
+    let mut out = Vec::with_capacity(3 * width * height);
+    for y in 0..height {
+        let (top, bottom) = (&data[2 * y * stride..], &data[(2 * y + 1) * stride..]);
+        for x in 0..width {
+            for c in 0..3 {
+                let at = 6 * x + c;
+                let sum = [top[at], top[at + 3], bottom[at], bottom[at + 3]].map(u16::from).iter().sum::<u16>();
+                out.push(((sum + 2) >> 2) as u8);
+            }
+        }
+    }
+    out
+}
