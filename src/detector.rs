@@ -2,8 +2,11 @@
 
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::Head;
-use crate::model::Model;
+use crate::model::{Info, Model};
 use crate::vision::{self, Detection, Image, ImageError, Letterbox, NmsOptions};
+use serde::Serialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// A detector that cannot be built or run.
@@ -79,5 +82,46 @@ impl Detector {
         let outputs: Vec<&[f32]> = (0..self.outputs).map(|i| self.engine.output(i)).collect();
         let found = vision::detect(&self.head, self.side, self.side, &outputs, &self.options);
         found.into_iter().map(|d| Detection { bbox: letterbox.to_source(d.bbox), ..d }).collect()
+    }
+}
+
+/// The detections of one image with the names of their classes, for people and programs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Found {
+    /// The image file.
+    pub image: PathBuf,
+    /// What was found, best first.
+    pub detections: Vec<Named>,
+}
+
+/// A detection with the name of its class.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Named {
+    /// Number of the class.
+    pub class: usize,
+    /// Its name.
+    pub name: String,
+    /// Confidence, 0 to 1.
+    pub score: f32,
+    /// Left, top, right, bottom in pixels of the image.
+    pub bbox: [f32; 4],
+}
+
+impl Found {
+    /// Names the detections of an image.
+    pub fn new(image: &Path, detections: &[Detection], info: &Info) -> Self {
+        let named = |d: &Detection| Named { class: d.class, name: info.class_name(d.class), score: d.score, bbox: d.bbox };
+        Self { image: image.into(), detections: detections.iter().map(named).collect() }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "{}: {} found", self.image.display(), self.detections.len())?;
+        for d in &self.detections {
+            let [x0, y0, x1, y1] = d.bbox;
+            writeln!(f, "  {:5.1} %  {:<16} {x0:.1},{y0:.1} to {x1:.1},{y1:.1}", 100.0 * d.score, d.name)?;
+        }
+        Ok(())
     }
 }

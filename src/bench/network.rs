@@ -6,6 +6,7 @@ use crate::engine::{self, Engine, EngineError};
 use crate::model::Model;
 use crate::vision::Image;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use thiserror::Error;
 
 /// A network that cannot be timed.
@@ -82,6 +83,41 @@ pub struct Versus {
     pub pair_ratio: f64,
     /// Median processor time of the measured network over the other's.
     pub cpu_ratio: f64,
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let bound = |bound: Option<f64>| bound.map_or(String::new(), |ms| format!(" (95 % sure: at most {ms:.2})"));
+        let time = &self.latency;
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        writeln!(
+            f,
+            "{} px, {} thread{}, {} frames",
+            self.imgsz,
+            self.threads,
+            if self.threads == 1 { "" } else { "s" },
+            time.runs
+        )?;
+        writeln!(f, "  p50     {:9.2} ms", time.p50_ms)?;
+        writeln!(f, "  p95     {:9.2} ms{}", time.p95_ms, bound(time.p95_bound_ms))?;
+        writeln!(f, "  p99     {:9.2} ms{}", time.p99_ms, bound(time.p99_bound_ms))?;
+        writeln!(f, "  CPU p50 {:9.2} ms", time.cpu_p50_ms)?;
+        writeln!(f, "  memory  {:9.2} MiB (weights, activations, workspace)", mib(self.peak_memory_bytes))?;
+        if let Some(bytes) = self.peak_resident_bytes {
+            writeln!(f, "  process {:9.2} MiB at most resident", mib(bytes))?;
+        }
+        if let Some(p) = &self.phases {
+            writeln!(f, "  frame   {:9.2} ms = letterbox {:.2} + network {:.2} + decoding {:.2}", p.total_ms, p.pre_ms, p.network_ms, p.post_ms)?;
+        }
+        if let Some(other) = &self.against {
+            writeln!(
+                f,
+                "  against {:9.2} ms: {:.3}x (pair by pair {:.3}x, CPU {:.3}x)",
+                other.latency.p50_ms, other.ratio, other.pair_ratio, other.cpu_ratio
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// Times two compiled networks in turn on one input.

@@ -1,2 +1,0 @@
-//! The inference binary.
-fn main() {}

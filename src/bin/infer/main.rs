@@ -1,0 +1,211 @@
+//! The inference binary: one model, embedded when it was built, and what it takes to run it.
+//!
+//! It is the lean runtime alone, so that it stays small and starts fast.
+
+mod args;
+
+use args::{Args, Command, Usage};
+use secateurs::bench::{self, BenchError};
+use secateurs::detector::{Detector, DetectorError, Found};
+use secateurs::model::{self, FileError, Model};
+use secateurs::vision::{Image, ImageError};
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The model file that `SECATEURS_MODEL` named when this was built; empty without one.
+const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/model.safetensors"));
+
+const HELP: &str = "\
+Runs a pruned network: finds objects in images, and measures how fast it does.
+
+Usage: secateurs-infer COMMAND
+
+Commands:
+  detect IMAGE...   Find objects in JPEG or PNG images
+  bench             Measure the time per frame
+  info              Say what the model is
+
+Options:
+  --json            One JSON object a line instead of text
+  --threads N       Threads of the network [default: 1]
+  --imgsz N         Side of the square input image, pixels [default: the model's own]
+  --model FILE      A model file instead of the embedded model
+  --help, --version
+
+detect:
+  --save DIR        Also save every image with its boxes drawn
+  --score X         Least score of a detection, 0 to 1 [default: 0.25]
+  --iou X           Boxes of a class that overlap more than this are one object [default: 0.7]
+
+bench:
+  --runs N          Frames on the clock [default: 300]
+  --warmup N        Frames before the clock starts [default: 20]
+  --against FILE    Run another model in turn with this one, and give the ratio of their times
+
+Examples:
+  secateurs-infer detect street.jpg --save out
+  secateurs-infer bench --runs 1000 --json
+
+Exit codes: 0 done, 1 internal error, 2 wrong usage, 9 an input cannot be used.
+";
+
+/// Why it ended early.
+enum Failure {
+    Usage(Usage),
+    Input(String),
+    Output(io::Error),
+    Internal(String),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Input(_) => 9,
+            Self::Output(_) | Self::Internal(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Usage(usage) => write!(f, "{usage}\n  help: secateurs-infer --help lists commands and options"),
+            Self::Input(problem) | Self::Internal(problem) => f.write_str(problem),
+            Self::Output(problem) => write!(f, "cannot write: {problem}"),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::Input(error.to_string())
+    }
+}
+
+impl From<DetectorError> for Failure {
+    fn from(error: DetectorError) -> Self {
+        Self::Input(error.to_string())
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        Self::Input(error.to_string())
+    }
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        Self::Input(error.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let done = args::parse(std::env::args_os().skip(1)).map_err(Failure::Usage).and_then(run);
+    match done {
+        // A reader that has seen enough (`| head`) is no error.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.code())
+        }
+        Ok(()) => ExitCode::SUCCESS,
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match &args.command {
+        Command::Help => write!(out, "{HELP}")?,
+        Command::Version => writeln!(out, "secateurs-infer {}", env!("CARGO_PKG_VERSION"))?,
+        Command::Info => info(&args, &load(&args)?, &mut out)?,
+        Command::Bench => run_bench(&args, &load(&args)?, &mut out)?,
+        Command::Detect(images) => detect(&args, &load(&args)?, images, &mut out)?,
+    }
+    Ok(out.flush()?)
+}
+
+fn load(args: &Args) -> Result<Model, Failure> {
+    match &args.model {
+        Some(path) => Ok(model::load(path)?),
+        None if EMBEDDED.is_empty() => {
+            Err(Failure::Input("this binary was built without a model: name one with --model FILE".into()))
+        }
+        None => Ok(model::from_bytes(Path::new("the embedded model"), EMBEDDED)?),
+    }
+}
+
+fn imgsz(args: &Args, model: &Model) -> usize {
+    args.imgsz.or(model.info.imgsz).unwrap_or(640)
+}
+
+fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
+    let side = imgsz(args, model);
+    let cost = model.graph.cost(side, side).map_err(|e| Failure::Input(e.to_string()))?;
+    if args.json {
+        let value = serde_json::json!({
+            "names": model.info.names, "imgsz": side, "params": cost.params, "macs": cost.macs,
+            "provenance": model.info.provenance,
+        });
+        writeln!(out, "{value}")?;
+        return Ok(());
+    }
+    let names = &model.info.names;
+    writeln!(out, "{} parameters, {:.3} G multiply-accumulates at {side} px", cost.params, cost.macs as f64 / 1e9)?;
+    writeln!(out, "{} classes: {}", model.graph.classes(), names.join(", "))?;
+    for (key, value) in &model.info.provenance {
+        writeln!(out, "{key}: {value}")?;
+    }
+    Ok(())
+}
+
+fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
+    let options =
+        bench::Options { imgsz: imgsz(args, model), threads: args.threads, warmup: args.warmup, runs: args.runs };
+    let measured = match &args.against {
+        Some(path) => bench::versus(model, &model::load(path)?, &options)?,
+        None => bench::measure(model, &options)?,
+    };
+    if args.json {
+        serde_json::to_writer(&mut *out, &measured)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{measured}")?;
+    }
+    Ok(())
+}
+
+fn detect(args: &Args, model: &Model, images: &[PathBuf], out: &mut dyn Write) -> Result<(), Failure> {
+    let mut detector = Detector::new(model, imgsz(args, model), args.threads)?;
+    detector.options.score = args.score;
+    detector.options.iou = args.iou;
+    for path in images {
+        let mut image = Image::open(path)?;
+        let found = Found::new(path, &detector.detect(&image)?, &model.info);
+        if let Some(folder) = &args.save {
+            found.save(&mut image, folder).map_err(|e| Failure::Input(e.to_string()))?;
+        }
+        if args.json {
+            serde_json::to_writer(&mut *out, &found)?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{found}")?;
+        }
+    }
+    Ok(())
+}
