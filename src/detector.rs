@@ -3,7 +3,7 @@
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::Head;
 use crate::model::{Info, Model};
-use crate::vision::{self, Detection, Image, ImageError, Letterbox, NmsOptions};
+use crate::vision::{self, Detection, Image, ImageError, Letterbox, NmsOptions, draw};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ impl Detector {
     /// Third phase: decodes the outputs, and places the boxes in the image.
     pub fn finish(&self, letterbox: &Letterbox) -> Vec<Detection> {
         let outputs: Vec<&[f32]> = (0..self.outputs).map(|i| self.engine.output(i)).collect();
-        let found = vision::detect(&self.head, self.side, self.side, &outputs, &self.options);
+        let found = vision::detect(&self.head, (self.side, self.side), &outputs, &self.options);
         found.into_iter().map(|d| Detection { bbox: letterbox.to_source(d.bbox), ..d }).collect()
     }
 }
@@ -110,8 +110,20 @@ pub struct Named {
 impl Found {
     /// Names the detections of an image.
     pub fn new(image: &Path, detections: &[Detection], info: &Info) -> Self {
-        let named = |d: &Detection| Named { class: d.class, name: info.class_name(d.class), score: d.score, bbox: d.bbox };
+        let named =
+            |d: &Detection| Named { class: d.class, name: info.class_name(d.class), score: d.score, bbox: d.bbox };
         Self { image: image.into(), detections: detections.iter().map(named).collect() }
+    }
+
+    /// Draws the boxes into the image and saves it in a folder under the image file's own name.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, pixels: &mut Image, folder: &Path) -> Result<PathBuf, ImageError> {
+        self.detections.iter().rev().for_each(|d| draw::outline(pixels, d.bbox, draw::colour(d.class)));
+        let path = folder.join(self.image.file_name().unwrap_or("image.png".as_ref()));
+        pixels.save(&path)?;
+        Ok(path)
     }
 }
 

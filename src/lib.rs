@@ -16,6 +16,7 @@ pub mod vision;
 // Floor 2
 #[cfg(feature = "candle")]
 pub mod backend;
+pub mod detector;
 #[cfg(feature = "tools")]
 pub mod device;
 #[cfg(feature = "tools")]

@@ -6,7 +6,9 @@
 mod distribution;
 mod frames;
 mod memory;
+mod network;
 
 pub use distribution::{Distribution, bound_rank, nearest_rank};
 pub use frames::{Pair, Samples, compare, phases, time};
 pub use memory::peak_resident;
+pub use network::{BenchError, Measured, Options, Phases, Versus, interleave, measure, versus};

@@ -107,7 +107,11 @@ impl fmt::Display for Measured {
             writeln!(f, "  process {:9.2} MiB at most resident", mib(bytes))?;
         }
         if let Some(p) = &self.phases {
-            writeln!(f, "  frame   {:9.2} ms = letterbox {:.2} + network {:.2} + decoding {:.2}", p.total_ms, p.pre_ms, p.network_ms, p.post_ms)?;
+            writeln!(
+                f,
+                "  frame   {:9.2} ms = letterbox {:.2} + network {:.2} + decoding {:.2}",
+                p.total_ms, p.pre_ms, p.network_ms, p.post_ms
+            )?;
         }
         if let Some(other) = &self.against {
             writeln!(
@@ -124,7 +128,13 @@ impl fmt::Display for Measured {
 ///
 /// # Errors
 /// As [`Engine::run`].
-pub fn interleave(a: &mut Engine, b: &mut Engine, input: &[f32], warmup: usize, runs: usize) -> Result<Pair, EngineError> {
+pub fn interleave(
+    a: &mut Engine,
+    b: &mut Engine,
+    input: &[f32],
+    warmup: usize,
+    runs: usize,
+) -> Result<Pair, EngineError> {
     compare(warmup, runs, &mut || a.run(input), &mut || b.run(input))
 }
 
@@ -191,7 +201,7 @@ fn split(model: &Model, options: &Options) -> Result<Option<Phases>, BenchError>
     };
     let (width, height) = (640, 480);
     let pixels = picture_bytes(width * height * 3);
-    let image = Image::from_rgb(width, height, pixels).map_err(DetectorError::from)?;
+    let image = Image::new(width, height, pixels);
     let mut letterbox = None;
     let runs = options.runs.min(100);
     let (parts, total_ms) = phases::<3, DetectorError>(options.warmup.min(5), runs, &mut |phase| {

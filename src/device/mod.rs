@@ -99,7 +99,9 @@ mod tests {
         let words = [Word::Text("-c".into()), Word::Text("printf '%s' \"$0\"".into()), Word::File("a b".into())];
         assert_eq!(local.run(Path::new("/bin/sh"), &words).unwrap(), b"a b");
         let fail = [Word::Text("-c".into()), Word::Text("exit 7".into())];
-        assert!(matches!(local.run(Path::new("/bin/sh"), &fail), Err(DeviceError::Failed { status, .. }) if status.code() == Some(7)));
+        assert!(
+            matches!(local.run(Path::new("/bin/sh"), &fail), Err(DeviceError::Failed { status, .. }) if status.code() == Some(7))
+        );
         assert!(matches!(local.run(Path::new("/bin/none"), &[]), Err(DeviceError::Start { .. })));
     }
 

@@ -1,6 +1,7 @@
 //! From an image file to the network's input, and from the network's outputs to detections in the image.
 
 mod decode;
+pub mod draw;
 mod image;
 mod letterbox;
 mod nms;
