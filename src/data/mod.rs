@@ -1,1 +1,94 @@
-//! Datasets in YOLO format.
+//! Datasets in the layout of the YOLO tools: a `data.yaml`, folders or lists of images, one label file per image.
+//!
+//! All of it is untrusted text. Nothing it names is executed or downloaded.
+
+pub mod demo;
+mod labels;
+mod yaml;
+
+pub use labels::Label;
+
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// One split of a dataset.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// Class names in class order.
+    pub names: Vec<String>,
+    /// Images with their labels, ordered by path.
+    pub items: Vec<Item>,
+    /// A COCO annotation file for this split, where the dataset has one (`annotations/instances_<split>.json`): it
+    /// knows crowd regions and areas, which label files do not.
+    pub annotations: Option<PathBuf>,
+}
+
+/// An image and its labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// The image file.
+    pub image: PathBuf,
+    /// Objects in it; none on a background image.
+    pub labels: Vec<Label>,
+}
+
+/// A dataset that cannot be used.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// The operating system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The YAML file is not a dataset.
+    #[error("{path}: {problem}")]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A label line is wrong.
+    #[error("{path}:{line}: {problem}")]
+    Label {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A split without a single image.
+    #[error("{path}: split `{split}` has no images; looked for .jpg, .jpeg and .png in {looked}")]
+    Empty {
+        /// The YAML file.
+        path: PathBuf,
+        /// The split.
+        split: String,
+        /// Where the images should have been.
+        looked: String,
+    },
+}
+
+impl Dataset {
+    /// Reads one split (`train`, `val`, `test`) of the dataset that a YAML file describes.
+    ///
+    /// # Errors
+    /// Names the file, and the line where there is one, that cannot be used.
+    pub fn open(yaml: &Path, split: &str) -> Result<Self, DataError> {
+        let description = yaml::read(yaml)?;
+        let images = description.images(split)?;
+        let names = description.names;
+        let item = |image: PathBuf| {
+            let labels = labels::read(&labels::path_of(&image), names.len())?;
+            Ok(Item { image, labels })
+        };
+        let items = images.into_iter().map(item).collect::<Result<Vec<_>, DataError>>()?;
+        let annotations =
+            Some(description.root.join(format!("annotations/instances_{split}.json"))).filter(|p| p.is_file());
+        Ok(Self { names, items, annotations })
+    }
+}

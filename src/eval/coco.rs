@@ -1,0 +1,206 @@
+//! The COCO detection metric: 12 figures, from matching per image, class and size to interpolated precision.
+//!
+//! Detections are matched greedily, best score first, each to the object it overlaps most that is still free; crowd regions and objects
+//! outside the size range only absorb. Precision is read at 101 recalls. Equal scores keep the order they came in.
+
+use super::{Found, Truth, intersection, thresholds};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Square pixels that bound the sizes: all, small, medium, large.
+const RANGES: [(f64, f64); 4] = [(0.0, 1e10), (0.0, 1024.0), (1024.0, 9216.0), (9216.0, 1e10)];
+
+/// Detections per image and class that count.
+const MAX_DETECTIONS: [usize; 3] = [1, 10, 100];
+
+/// The figures. −1 where nothing of the kind exists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CocoStats {
+    /// AP, AP50, AP75, AP small, medium, large; AR at 1, 10, 100 detections; AR small, medium, large.
+    pub stats: [f64; 12],
+    /// By class.
+    pub per_class: Vec<ClassStats>,
+}
+
+/// Figures of one class, all sizes, 100 detections. −1 where the class has no object.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassStats {
+    /// AP over all thresholds.
+    pub ap: f64,
+    /// AP at 0.50.
+    pub ap50: f64,
+    /// AP at 0.75.
+    pub ap75: f64,
+    /// Average recall.
+    pub ar100: f64,
+}
+
+/// One image's matches for a class and a size range.
+struct Matched {
+    scores: Vec<f64>,
+    /// By threshold, then detection: whether it hit something, and whether it counts neither way.
+    hit: Vec<Vec<bool>>,
+    ignored: Vec<Vec<bool>>,
+    /// Objects that count.
+    objects: usize,
+}
+
+/// Precision at 101 recalls by threshold, and the recall reached; `None` where no object counts.
+struct Curve {
+    precision: Vec<[f64; 101]>,
+    recall: Vec<f64>,
+}
+
+/// Evaluates detections. Images are told apart by number; classes from `classes` on are ignored.
+pub fn evaluate(classes: usize, truths: &[Truth], found: &[Found]) -> CocoStats {
+    let mut by_class: Vec<BTreeMap<usize, (Vec<&Truth>, Vec<&Found>)>> = vec![BTreeMap::new(); classes];
+    for truth in truths.iter().filter(|t| t.class < classes) {
+        by_class[truth.class].entry(truth.image).or_default().0.push(truth);
+    }
+    for one in found.iter().filter(|f| f.class < classes) {
+        by_class[one.class].entry(one.image).or_default().1.push(one);
+    }
+    // [class][range][max detections]
+    let curves: Vec<Vec<Vec<Option<Curve>>>> = by_class
+        .par_iter()
+        .map(|images| {
+            let of_range = |range: &(f64, f64)| {
+                let matched: Vec<Matched> =
+                    images.values().map(|(truths, found)| match_image(truths, found, *range)).collect();
+                MAX_DETECTIONS.iter().map(|most| accumulate(&matched, *most)).collect()
+            };
+            RANGES.iter().map(of_range).collect()
+        })
+        .collect();
+    summarise(&curves)
+}
+
+fn match_image(truths: &[&Truth], found: &[&Found], (least, most): (f64, f64)) -> Matched {
+    let outside = |area: f64| area < least || area > most;
+    let mut truths: Vec<(&Truth, bool)> = truths.iter().map(|t| (*t, t.crowd || outside(t.area))).collect();
+    truths.sort_by_key(|(_, ignored)| *ignored);
+    let mut found = found.to_vec();
+    found.sort_by(|a, b| b.score.total_cmp(&a.score));
+    found.truncate(MAX_DETECTIONS[2]);
+    let overlap = |f: &Found, t: &Truth| {
+        let both = intersection(&f.bbox, &t.bbox);
+        let area = f.bbox[2] * f.bbox[3];
+        both / if t.crowd { area } else { area + t.bbox[2] * t.bbox[3] - both }
+    };
+    let overlaps: Vec<Vec<f64>> = found.iter().map(|f| truths.iter().map(|(t, _)| overlap(f, t)).collect()).collect();
+    let (mut hit, mut ignored) = (Vec::new(), Vec::new());
+    for threshold in thresholds() {
+        let mut taken = vec![false; truths.len()];
+        let (mut hits, mut ignores) = (vec![false; found.len()], vec![false; found.len()]);
+        for (d, one) in found.iter().enumerate() {
+            let mut best = threshold.min(1.0 - 1e-10);
+            let mut target = None;
+            for (g, (truth, ignore)) in truths.iter().enumerate() {
+                if taken[g] && !truth.crowd {
+                    continue;
+                }
+                // Objects that count come first: once one is matched, ignored ones cannot take over.
+                if *ignore && target.is_some_and(|t: usize| !truths[t].1) {
+                    break;
+                }
+                if overlaps[d][g] >= best {
+                    (best, target) = (overlaps[d][g], Some(g));
+                }
+            }
+            match target {
+                Some(g) => {
+                    (hits[d], ignores[d]) = (true, truths[g].1);
+                    taken[g] = true;
+                }
+                None => ignores[d] = outside(one.bbox[2] * one.bbox[3]),
+            }
+        }
+        hit.push(hits);
+        ignored.push(ignores);
+    }
+    let objects = truths.iter().filter(|(_, ignored)| !ignored).count();
+    Matched { scores: found.iter().map(|f| f.score).collect(), hit, ignored, objects }
+}
+
+fn accumulate(images: &[Matched], most: usize) -> Option<Curve> {
+    let objects: usize = images.iter().map(|m| m.objects).sum();
+    if objects == 0 {
+        return None;
+    }
+    let mut order: Vec<(f64, usize, usize)> = Vec::new();
+    for (image, matched) in images.iter().enumerate() {
+        order.extend(matched.scores.iter().take(most).enumerate().map(|(d, score)| (*score, image, d)));
+    }
+    order.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut curve = Curve { precision: Vec::new(), recall: Vec::new() };
+    for t in 0..thresholds().len() {
+        let (mut right, mut wrong) = (0.0, 0.0);
+        let mut points: Vec<(f64, f64)> = Vec::with_capacity(order.len());
+        for (_, image, d) in &order {
+            if !images[*image].ignored[t][*d] {
+                if images[*image].hit[t][*d] {
+                    right += 1.0;
+                } else {
+                    wrong += 1.0;
+                }
+            }
+            points.push((right / objects as f64, right / (right + wrong + f64::EPSILON)));
+        }
+        for i in (1..points.len()).rev() {
+            points[i - 1].1 = points[i - 1].1.max(points[i].1);
+        }
+        let at = |i: usize| {
+            // Multiples of the rounded step, as the reference has them: recalls can lie right on one.
+            let recall = if i == 100 { 1.0 } else { i as f64 * 0.01 };
+            points.get(points.partition_point(|(r, _)| *r < recall)).map_or(0.0, |(_, precision)| *precision)
+        };
+        curve.precision.push(std::array::from_fn(at));
+        curve.recall.push(points.last().map_or(0.0, |(recall, _)| *recall));
+    }
+    Some(curve)
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0usize), |(sum, count), v| (sum + v, count + 1));
+    if count == 0 { -1.0 } else { sum / count as f64 }
+}
+
+fn precision<'a>(curves: impl Iterator<Item = &'a Curve> + Clone, threshold: Option<usize>) -> f64 {
+    let rows = curves
+        .flat_map(|c| c.precision.iter().enumerate())
+        .filter(|(t, _)| threshold.is_none_or(|wanted| wanted == *t));
+    mean(rows.flat_map(|(_, row)| row.iter().copied()))
+}
+
+fn recall<'a>(curves: impl Iterator<Item = &'a Curve>) -> f64 {
+    mean(curves.flat_map(|c| c.recall.iter().copied()))
+}
+
+fn summarise(curves: &[Vec<Vec<Option<Curve>>>]) -> CocoStats {
+    let all = |range: usize, most: usize| curves.iter().filter_map(move |class| class[range][most].as_ref());
+    let (at50, at75) = (Some(0), Some(5));
+    let stats = [
+        precision(all(0, 2), None),
+        precision(all(0, 2), at50),
+        precision(all(0, 2), at75),
+        precision(all(1, 2), None),
+        precision(all(2, 2), None),
+        precision(all(3, 2), None),
+        recall(all(0, 0)),
+        recall(all(0, 1)),
+        recall(all(0, 2)),
+        recall(all(1, 2)),
+        recall(all(2, 2)),
+        recall(all(3, 2)),
+    ];
+    let of_class = |class: &Vec<Vec<Option<Curve>>>| {
+        let one = class[0][2].iter();
+        ClassStats {
+            ap: precision(one.clone(), None),
+            ap50: precision(one.clone(), at50),
+            ap75: precision(one.clone(), at75),
+            ar100: recall(one),
+        }
+    };
+    CocoStats { stats, per_class: curves.iter().map(of_class).collect() }
+}
