@@ -28,8 +28,14 @@ pub mod zoo;
 // Floor 3
 #[cfg(feature = "tools")]
 pub mod group;
+#[cfg(feature = "toolkit")]
+pub mod importance;
+#[cfg(feature = "tools")]
+pub mod latency;
 #[cfg(feature = "tools")]
 pub mod memory;
+#[cfg(feature = "tools")]
+pub mod repair;
 #[cfg(feature = "tools")]
 pub mod search;
 #[cfg(feature = "tools")]

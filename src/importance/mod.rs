@@ -10,7 +10,7 @@ mod greedy;
 mod reconstruction;
 mod weights;
 
-pub use damage::{Curves, DamageError, Sampling, divergence, measure};
+pub use damage::{Curves, DamageError, Grams, Sampling, divergence, grams, measure};
 pub use gradients::{MaskGradients, mask_gradients};
 
 use crate::group::{Group, Groups};

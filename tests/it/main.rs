@@ -17,9 +17,12 @@ mod job;
 mod loss;
 mod onnx;
 mod profile;
+#[cfg(feature = "toolkit")]
+mod repair;
 mod report;
 mod search;
 mod support;
+mod surgery;
 #[cfg(feature = "toolkit")]
 mod training;
 mod vision;
