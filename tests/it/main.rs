@@ -22,7 +22,6 @@ mod repair;
 mod report;
 mod search;
 mod support;
-mod surgery;
 #[cfg(feature = "toolkit")]
 mod training;
 mod vision;

@@ -3,7 +3,7 @@
 use crate::support;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use secateurs::engine::{Engine, Options};
 use secateurs::graph::Graph;
 use secateurs::group::{Groups, groups};
