@@ -1,6 +1,6 @@
 //! Weights to start training from nothing.
 
-use crate::graph::{Graph, Head, Op};
+use crate::graph::{Graph, Head};
 use crate::model::{Tensor, Weights};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -50,6 +50,7 @@ fn output_bias(head: &Head, output: usize) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Op;
     use crate::model::{Info, Model};
     use crate::zoo::yolo11::{Scale, detect};
 

@@ -3,11 +3,19 @@
 //! Losses ([`loss`], [`distill`]) are plain functions on slices of head outputs: they know no tensor library, so that
 //! importance scores and tests can use them alone.
 
+mod augment;
+mod batch;
+mod checkpoint;
+mod config;
 pub mod distill;
+mod fit;
 mod init;
 pub mod loss;
 pub mod optim;
 mod schedule;
 
+pub use augment::Augment;
+pub use config::{At, FitConfig, FitEvent, Terms, TrainError};
+pub use fit::fit;
 pub use init::init;
 pub use schedule::{Decay, Ema, Schedule};

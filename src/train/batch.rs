@@ -1,0 +1,119 @@
+//! Batches of varied images, each a function of the seed, the epoch and its number.
+
+use super::augment;
+use super::config::{FitConfig, TrainError};
+use super::loss::Target;
+use crate::data::{Dataset, Label};
+use crate::vision::Image;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Images and what they show.
+pub(super) struct Batch {
+    /// `[size, 3, imgsz, imgsz]`, RGB, 0..1.
+    pub images: Vec<f32>,
+    /// Number of images.
+    pub size: usize,
+    pub targets: Vec<Target>,
+}
+
+/// Makes batches of a dataset; decoded images stay in memory up to a bound.
+pub(super) struct Loader<'a> {
+    dataset: &'a Dataset,
+    config: &'a FitConfig,
+    cache: Vec<OnceLock<Arc<Image>>>,
+    cached: AtomicUsize,
+}
+
+impl<'a> Loader<'a> {
+    /// Refuses an empty dataset and labels that the model has no class for.
+    pub fn new(dataset: &'a Dataset, classes: usize, config: &'a FitConfig) -> Result<Self, TrainError> {
+        if dataset.items.is_empty() {
+            return Err(TrainError::Unfit("the dataset has no images".into()));
+        }
+        for item in &dataset.items {
+            if let Some(label) = item.labels.iter().find(|l| l.class >= classes) {
+                let image = item.image.display();
+                return Err(TrainError::Unfit(format!(
+                    "{image} has class {}, the model {classes} classes",
+                    label.class
+                )));
+            }
+        }
+        let cache = dataset.items.iter().map(|_| OnceLock::new()).collect();
+        Ok(Self { dataset, config, cache, cached: AtomicUsize::new(0) })
+    }
+
+    /// Batches of an epoch.
+    pub fn batches(&self) -> usize {
+        self.dataset.items.len().div_ceil(self.config.batch)
+    }
+
+    /// A batch of an epoch. Every image of the dataset is in one batch of the epoch; batches differ in size by at most
+    /// one.
+    pub fn batch(&self, epoch: usize, index: usize) -> Result<Batch, TrainError> {
+        let order = self.order(epoch);
+        let batches = self.batches();
+        let chosen = &order[index * order.len() / batches..(index + 1) * order.len() / batches];
+        let len = 3 * self.config.imgsz * self.config.imgsz;
+        let mut images = vec![0.0; chosen.len() * len];
+        let targets = images
+            .par_chunks_exact_mut(len)
+            .enumerate()
+            .map(|(i, canvas)| self.image(epoch, chosen[i], i, canvas))
+            .collect::<Result<Vec<_>, TrainError>>()?;
+        Ok(Batch { images, size: chosen.len(), targets: targets.into_iter().flatten().collect() })
+    }
+
+    fn order(&self, epoch: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.dataset.items.len()).collect();
+        order.shuffle(&mut self.rng(epoch, usize::MAX));
+        order
+    }
+
+    fn rng(&self, epoch: usize, item: usize) -> StdRng {
+        let mut seed = [0u8; 32];
+        for (part, value) in seed.chunks_exact_mut(8).zip([self.config.seed, epoch as u64, item as u64]) {
+            part.copy_from_slice(&value.to_le_bytes());
+        }
+        StdRng::from_seed(seed)
+    }
+
+    fn image(&self, epoch: usize, item: usize, index: usize, canvas: &mut [f32]) -> Result<Vec<Target>, TrainError> {
+        let (side, augment) = (self.config.imgsz, &self.config.augment);
+        let mut rng = self.rng(epoch, item);
+        if epoch < self.config.mosaic_until {
+            let count = self.dataset.items.len();
+            let [b, c, d] = std::array::from_fn(|_| rng.random_range(0..count));
+            let items = [item, b, c, d];
+            let [a, b, c, d] = items.map(|item| self.load(item));
+            let (images, labels) = ([a?, b?, c?, d?], items.map(|item| self.labels(item)));
+            let parts = std::array::from_fn(|i| (&*images[i], labels[i]));
+            return Ok(augment::mosaic(parts, augment, &mut rng, side, index, canvas));
+        }
+        let image = self.load(item)?;
+        Ok(augment::single((&image, self.labels(item)), augment, &mut rng, side, index, canvas))
+    }
+
+    fn labels(&self, item: usize) -> &[Label] {
+        &self.dataset.items[item].labels
+    }
+
+    fn load(&self, item: usize) -> Result<Arc<Image>, TrainError> {
+        if let Some(image) = self.cache[item].get() {
+            return Ok(image.clone());
+        }
+        let image = Arc::new(Image::open(&self.dataset.items[item].image)?);
+        let bytes = image.data().len();
+        if self.cached.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.config.cache_bytes {
+            let _ = self.cache[item].set(image.clone());
+        } else {
+            self.cached.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        Ok(image)
+    }
+}

@@ -1,0 +1,236 @@
+//! What a training is told, what it reports, and how it fails.
+
+use super::augment::Augment;
+use super::distill::Distillation;
+use super::loss::LossError;
+use super::optim::Rule;
+use super::schedule::Decay;
+use crate::data::DataError;
+use crate::model::{FileError, ModelError};
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Settings of a training. The default fine-tunes a cut detector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FitConfig {
+    /// Passes over the data; 0 gives the model back as it is.
+    pub epochs: usize,
+    /// Images per step.
+    pub batch: usize,
+    /// Side of the square input, pixels; a multiple of the largest stride.
+    pub imgsz: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// The last learning rate as a fraction of the highest.
+    pub lr_last: f64,
+    /// How it falls.
+    pub decay: Decay,
+    /// Epochs in which the learning rate rises from zero.
+    pub warmup: f64,
+    /// How steps follow from gradients.
+    pub optimizer: Rule,
+    /// Decay of kernels.
+    pub weight_decay: f64,
+    /// Upper bound of the moving average's decay per step.
+    pub ema_decay: f64,
+    /// Gradients with a larger norm are scaled down to it.
+    pub clip: f64,
+    /// How images are varied.
+    pub augment: Augment,
+    /// Epochs with mosaics, from the first on.
+    pub mosaic_until: usize,
+    /// Factor on the distillation terms, where there is a teacher.
+    pub distill: f64,
+    /// The distillation terms.
+    pub distillation: Distillation,
+    /// Decides everything that is drawn: order, augmentation.
+    pub seed: u64,
+    /// Threads; 0 takes one per core.
+    pub threads: usize,
+    /// Decoded images are kept in memory up to this many bytes.
+    pub cache_bytes: usize,
+    /// Written after every epoch and continued from where it is there.
+    pub checkpoint: Option<PathBuf>,
+}
+
+impl Default for FitConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 6,
+            batch: 8,
+            imgsz: 320,
+            lr: 1e-3,
+            lr_last: 0.05,
+            decay: Decay::Cosine,
+            warmup: 0.5,
+            optimizer: Rule::ADAM_W,
+            weight_decay: 5e-4,
+            ema_decay: 0.98,
+            clip: 10.0,
+            augment: Augment::default(),
+            mosaic_until: 0,
+            distill: 1.0,
+            distillation: Distillation::default(),
+            seed: 0,
+            threads: 0,
+            cache_bytes: 1 << 30,
+            checkpoint: None,
+        }
+    }
+}
+
+impl FitConfig {
+    /// Settings that decide the result, as text: a checkpoint of other settings is not continued.
+    pub(super) fn fingerprint(&self, images: usize, teacher: bool) -> String {
+        let same = Self { checkpoint: None, threads: 0, cache_bytes: 0, ..self.clone() };
+        format!("{images} images, teacher {teacher}, {same:?}")
+    }
+
+    pub(super) fn check(&self, stride: usize) -> Result<(), TrainError> {
+        let fail = |setting: &'static str, problem: String| Err(TrainError::Setting { setting, problem });
+        let stride = stride.max(1);
+        if self.batch == 0 {
+            return fail("batch", "is 0, expected at least 1".into());
+        }
+        if self.imgsz == 0 || self.imgsz % stride != 0 || self.imgsz > 1 << 14 {
+            return fail("imgsz", format!("is {}, expected a multiple of {stride} up to {}", self.imgsz, 1 << 14));
+        }
+        let limits = [
+            ("lr", self.lr, 1e3),
+            ("lr_last", self.lr_last, 1.0),
+            ("warmup", self.warmup, 1e6),
+            ("weight_decay", self.weight_decay, 1e3),
+            ("ema_decay", self.ema_decay, 1.0),
+            ("clip", self.clip, f64::MAX),
+            ("distill", self.distill, 1e6),
+        ];
+        for (setting, value, most) in limits {
+            if !(0.0..=most).contains(&value) {
+                return fail(setting, format!("is {value}, expected 0 to {most}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A place in a training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// Epoch, from 0.
+    pub epoch: usize,
+    /// Step within the epoch, from 0.
+    pub step: usize,
+    /// Steps of an epoch.
+    pub steps: usize,
+    /// Epochs in all.
+    pub epochs: usize,
+}
+
+/// Terms of a loss, per image.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// Box term of the detection loss.
+    pub box_: f64,
+    /// Class term.
+    pub cls: f64,
+    /// Distribution focal term.
+    pub dfl: f64,
+    /// Both distillation terms.
+    pub distill: f64,
+}
+
+impl Terms {
+    pub(super) fn add(&mut self, other: &Self, factor: f64) {
+        self.box_ += factor * other.box_;
+        self.cls += factor * other.cls;
+        self.dfl += factor * other.dfl;
+        self.distill += factor * other.distill;
+    }
+
+    /// All terms together.
+    pub fn sum(&self) -> f64 {
+        self.box_ + self.cls + self.dfl + self.distill
+    }
+}
+
+/// What [`fit`](super::fit) reports while it works.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FitEvent {
+    /// A checkpoint was found; this many epochs are done.
+    Resumed {
+        /// Epochs done.
+        epochs: usize,
+    },
+    /// A step is done.
+    Step {
+        /// Which.
+        at: At,
+        /// Its loss.
+        terms: Terms,
+        /// Its learning rate.
+        lr: f64,
+        /// Norm of its gradient before clipping.
+        norm: f64,
+    },
+    /// An epoch is done, and saved if there is a checkpoint.
+    Epoch {
+        /// Which, from 0.
+        epoch: usize,
+        /// Mean loss of its steps.
+        terms: Terms,
+    },
+}
+
+/// A training that could not start or go on.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// A setting that cannot be used.
+    #[error("training setting `{setting}` {problem}")]
+    Setting {
+        /// Name of the setting.
+        setting: &'static str,
+        /// Its value and what was expected.
+        problem: String,
+    },
+    /// The model cannot be trained on this data.
+    #[error("cannot train this model: {0}")]
+    Unfit(String),
+    /// The loss or its gradient is not a number any more.
+    #[error("training diverged at step {} of epoch {}: the {what} is {value} at learning rate {lr:.2e}; try a lower learning rate (`lr`), a longer warm-up or a smaller `clip`", at.step + 1, at.epoch + 1)]
+    Diverged {
+        /// Where.
+        at: At,
+        /// The quantity.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// Learning rate of the step.
+        lr: f64,
+    },
+    /// A checkpoint that cannot be continued.
+    #[error("{path}: {problem}; remove the file to start over")]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A label or an image.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Labels that do not fit the model.
+    #[error(transparent)]
+    Loss(#[from] LossError),
+    /// A checkpoint that cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Weights that do not fit their graph, or are not finite.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The tensor backend.
+    #[error("tensor backend: {0}")]
+    Backend(#[from] candle_core::Error),
+    /// Threads could not be started.
+    #[error("cannot start worker threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+}

@@ -1,0 +1,215 @@
+//! The training loop.
+//!
+//! Every step is a function of the seed and of its number alone: order and augmentation are drawn afresh for each
+//! image of each epoch, so that a training continued from a checkpoint goes on exactly as if it had not been stopped.
+
+use super::batch::{Batch, Loader};
+use super::checkpoint::{self, State};
+use super::config::{At, FitConfig, FitEvent, Terms, TrainError};
+use super::optim::{Optimizer, clip_scale, grad_norm};
+use super::schedule::{Ema, Schedule};
+use super::{distill, loss};
+use crate::backend::{Mode, Net};
+use crate::data::Dataset;
+use crate::graph::Head;
+use crate::model::Model;
+use candle_core::{Device, Tensor};
+use std::sync::mpsc::sync_channel;
+
+/// Trains a detector and gives back the moving average of its weights.
+///
+/// With a teacher, which must have the same head, the model also learns from the teacher's outputs on the same
+/// images (see [`distill`]). With `config.checkpoint`, the state is saved after every epoch, and a training that
+/// finds the file goes on from there; on the CPU the result is the same to the bit.
+///
+/// # Errors
+/// Settings or data that do not fit the model, images that cannot be read, a loss that is not finite any more, a
+/// checkpoint of another training, and errors of the tensor backend.
+pub fn fit(
+    model: &Model,
+    teacher: Option<&Model>,
+    dataset: &Dataset,
+    config: &FitConfig,
+    device: &Device,
+    progress: &mut dyn FnMut(FitEvent),
+) -> Result<Model, TrainError> {
+    config.check(model.graph.stride())?;
+    check_models(model, teacher)?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build()?;
+    let loader = Loader::new(dataset, model.graph.classes(), config)?;
+    let settings = config.fingerprint(dataset.items.len(), teacher.is_some());
+    let saved = config.checkpoint.as_deref().filter(|path| path.exists());
+    let mut state = match saved {
+        Some(path) => checkpoint::load(model, &settings, path)?,
+        None => State {
+            epochs: 0,
+            raw: model.weights.clone(),
+            average: model.weights.clone(),
+            updates: 0,
+            slots: Default::default(),
+            steps: 0,
+        },
+    };
+    if saved.is_some() {
+        progress(FitEvent::Resumed { epochs: state.epochs });
+    }
+
+    let start = Model::new(model.graph.clone(), state.raw.clone(), model.info.clone())?;
+    let mut trainer = Trainer::new(&start, teacher, config, loader.batches(), device)?;
+    trainer.optimizer.restore(state.steps, &state.slots, device)?;
+    trainer.ema.weights.clone_from(&state.average);
+    trainer.ema.updates = state.updates;
+    for epoch in state.epochs..config.epochs {
+        let terms = std::thread::scope(|scope| {
+            // Batches are made one ahead of the step that uses them.
+            let (send, receive) = sync_channel(1);
+            let (pool, loader) = (&pool, &loader);
+            scope.spawn(move || {
+                for index in 0..loader.batches() {
+                    if send.send(pool.install(|| loader.batch(epoch, index))).is_err() {
+                        return;
+                    }
+                }
+            });
+            let mut mean = Terms::default();
+            let at = |step| At { epoch, step, steps: loader.batches(), epochs: config.epochs };
+            for (step, batch) in receive.iter().enumerate() {
+                let batch = batch?;
+                let (terms, lr, norm) = pool.install(|| trainer.step(&batch, at(step)))?;
+                progress(FitEvent::Step { at: at(step), terms, lr, norm });
+                mean.add(&terms, 1.0 / loader.batches() as f64);
+            }
+            Ok::<Terms, TrainError>(mean)
+        })?;
+        state.epochs = epoch + 1;
+        if let Some(path) = &config.checkpoint {
+            state.raw = trainer.net.to_model()?.weights;
+            state.average.clone_from(&trainer.ema.weights);
+            state.updates = trainer.ema.updates;
+            state.steps = trainer.optimizer.steps();
+            state.slots = trainer.optimizer.state()?;
+            checkpoint::save(&state, model, &settings, path)?;
+        }
+        progress(FitEvent::Epoch { epoch, terms });
+    }
+    Ok(Model::new(model.graph.clone(), trainer.ema.weights, model.info.clone())?)
+}
+
+fn check_models(model: &Model, teacher: Option<&Model>) -> Result<(), TrainError> {
+    if !matches!(model.graph.head, Head::Detect { .. }) {
+        return Err(TrainError::Unfit("it has no detect head".into()));
+    }
+    if model.graph.input_channels() != 3 {
+        return Err(TrainError::Unfit(format!(
+            "its input has {} channels, images have 3",
+            model.graph.input_channels()
+        )));
+    }
+    match teacher {
+        Some(teacher) if teacher.graph.head != model.graph.head => {
+            Err(TrainError::Unfit("its teacher has another head".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The parts that a step changes.
+struct Trainer<'a> {
+    head: &'a Head,
+    net: Net,
+    teacher: Option<Net>,
+    optimizer: Optimizer,
+    ema: Ema,
+    schedule: Schedule,
+    config: &'a FitConfig,
+    device: &'a Device,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(
+        model: &'a Model,
+        teacher: Option<&Model>,
+        config: &'a FitConfig,
+        batches: usize,
+        device: &'a Device,
+    ) -> Result<Self, TrainError> {
+        let teacher = teacher.filter(|_| config.distill > 0.0);
+        Ok(Self {
+            head: &model.graph.head,
+            net: Net::new(model, device)?,
+            teacher: teacher.map(|teacher| Net::new(teacher, device)).transpose()?,
+            optimizer: Optimizer::new(config.optimizer, config.weight_decay),
+            ema: Ema::new(model.weights.clone(), config.ema_decay),
+            schedule: Schedule {
+                peak: config.lr,
+                last: config.lr_last,
+                warmup: (config.warmup * batches as f64).round() as u64,
+                steps: (batches * config.epochs) as u64,
+                decay: config.decay,
+            },
+            config,
+            device,
+        })
+    }
+
+    /// One step; gives its loss, learning rate and gradient norm.
+    fn step(&mut self, batch: &Batch, at: At) -> Result<(Terms, f64, f64), TrainError> {
+        let lr = self.schedule.rate((at.epoch * at.steps + at.step) as u64);
+        let side = self.config.imgsz;
+        let images = Tensor::from_slice(&batch.images, (batch.size, 3, side, side), self.device)?;
+        let outputs = self.net.forward(&images, Mode::Train)?;
+        let (terms, grads) = self.loss(&images, &outputs, batch)?;
+        let diverged = |what, value| TrainError::Diverged { at, what, value, lr };
+        if !terms.sum().is_finite() {
+            return Err(diverged("loss", terms.sum()));
+        }
+        // The gradient of `sum(output * gradient)` is what the chain rule passes down from the loss.
+        let mut sum = Tensor::zeros((), candle_core::DType::F32, self.device)?;
+        for (output, grad) in outputs.iter().zip(&grads) {
+            let grad = Tensor::from_slice(grad, output.shape(), self.device)?;
+            sum = (sum + (output * grad)?.sum_all()?)?;
+        }
+        let grads = sum.backward()?;
+        let params = self.net.params();
+        let norm = grad_norm(params, &grads)?;
+        if !norm.is_finite() {
+            return Err(diverged("gradient", norm));
+        }
+        self.optimizer.step(params, &grads, lr, clip_scale(norm, self.config.clip))?;
+        self.ema.update(&self.net.to_model()?.weights);
+        Ok((terms, lr, norm))
+    }
+
+    fn loss(&self, images: &Tensor, outputs: &[Tensor], batch: &Batch) -> Result<(Terms, Vec<Vec<f32>>), TrainError> {
+        let values = Outputs::read(outputs)?;
+        let loss = loss::detect(self.head, &values.views(), &batch.targets)?;
+        let mut terms = Terms { box_: loss.box_, cls: loss.cls, dfl: loss.dfl, distill: 0.0 };
+        let mut grads = loss.grads;
+        if let Some(teacher) = &self.teacher {
+            let taught = Outputs::read(&teacher.forward(images, Mode::Eval)?)?;
+            let mut options = self.config.distillation;
+            options.class *= self.config.distill;
+            options.box_ *= self.config.distill;
+            let distilled = distill::detect(self.head, &values.views(), &taught.views(), &options, &mut grads)?;
+            terms.distill = distilled.cls + distilled.box_;
+        }
+        Ok((terms, grads))
+    }
+}
+
+/// The outputs of a network as plain values.
+struct Outputs(Vec<([usize; 4], Vec<f32>)>);
+
+impl Outputs {
+    fn read(outputs: &[Tensor]) -> candle_core::Result<Self> {
+        let read = |output: &Tensor| {
+            let (n, c, h, w) = output.dims4()?;
+            Ok(([n, c, h, w], output.flatten_all()?.to_vec1::<f32>()?))
+        };
+        outputs.iter().map(read).collect::<candle_core::Result<_>>().map(Self)
+    }
+
+    fn views(&self) -> Vec<loss::HeadView<'_>> {
+        self.0.iter().map(|(shape, data)| loss::HeadView { data, shape: *shape }).collect()
+    }
+}
