@@ -44,11 +44,8 @@ pub(super) fn read(path: &Path, classes: usize) -> Result<Vec<Label>, DataError>
     let text = String::from_utf8_lossy(&bytes);
     let mut labels = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let label = parse(line, classes).map_err(|problem| DataError::Label {
-            path: path.into(),
-            line: number + 1,
-            problem,
-        })?;
+        let label =
+            parse(line, classes).map_err(|problem| DataError::Line { path: path.into(), line: number + 1, problem })?;
         // The same line twice is a slip of the tool that wrote it.
         if !labels.contains(&label) {
             labels.push(label);

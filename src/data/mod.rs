@@ -51,9 +51,9 @@ pub enum DataError {
         /// What was found and what was expected.
         problem: String,
     },
-    /// A label line is wrong.
+    /// A line of a label file or of a list of images is wrong.
     #[error("{path}:{line}: {problem}")]
-    Label {
+    Line {
         /// The file.
         path: PathBuf,
         /// Line number, from 1.
