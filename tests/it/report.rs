@@ -1,1 +1,218 @@
-//! Tests of report.
+//! The report: its JSON form, and the page.
+
+use secateurs::bench::Distribution;
+use secateurs::report::{Asked, GroupWidths, LayerTimes, Report, Search, Stage, Verdict, render};
+use std::collections::BTreeMap;
+
+fn distribution(p50: f64) -> Distribution {
+    let times: Vec<f64> = (0..1000).map(|i| p50 * (0.95 + f64::from(i) * 1e-4)).collect();
+    Distribution::of(&times, &times)
+}
+
+fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
+    Stage {
+        map50_95: map,
+        map50: map * 1.4,
+        map50_95_ultralytics: map * 1.02,
+        per_class: classes.iter().enumerate().map(|(i, c)| ((*c).to_owned(), map * (0.7 + 0.09 * i as f64))).collect(),
+        params,
+        macs: params * 310,
+        peak_memory_bytes: params * 4 + (6 << 20),
+        latency: None,
+    }
+}
+
+fn sample(with_tuning: bool) -> Report {
+    let classes = ["person", "traffic light", "dog", "tie", "zebra"];
+    let mut uncut = stage(0.3705, 2_624_080, &classes);
+    uncut.latency = Some(distribution(27.0));
+    let mut repaired = stage(0.2913, 1_971_240, &classes);
+    let mut tuned = with_tuning.then(|| stage(0.3481, 1_971_240, &classes));
+    tuned.as_mut().unwrap_or(&mut repaired).latency = Some(distribution(21.3));
+    let group = |i: usize| {
+        let before = [16, 32, 64, 128, 256][i * 5 / 71];
+        let after = before - before * (i * 7 % 5) / 8;
+        GroupWidths { name: format!("model.{}.cv{}.conv", i / 3, i % 3 + 1), before, after }
+    };
+    let layer = |i: usize| {
+        let before_ms = 0.15 + f64::from((i * 37 % 23) as u32) * 0.02;
+        let after_ms = before_ms * (0.6 + f64::from((i * 5 % 9) as u32) * 0.05);
+        LayerTimes { name: format!("model.{}.cv{}.conv", i / 4, i % 4 + 1), before_ms, after_ms }
+    };
+    Report {
+        version: "0.1.0".into(),
+        target: "host".into(),
+        device: "An Example Processor, 1 thread, 320 px".into(),
+        imgsz: 320,
+        threads: 1,
+        seed: 7,
+        model: "best.pt".into(),
+        data: "data.yaml".into(),
+        budget: Asked { latency_ratio: Some(0.8), percentile: 99, memory_mib: Some(20.0), ..Asked::default() },
+        importance: "fisher".into(),
+        uncut,
+        cut: stage(0.2104, 1_971_240, &classes),
+        repaired,
+        tuned,
+        controls: BTreeMap::from([("uncut + repair".to_owned(), stage(0.3702, 2_624_080, &classes))]),
+        search: Search { loss: 0.0412, lower_bound: 0.041, gap: 0.0048, predicted_ms: 21.4, rounds: 3 },
+        table_errors: vec![0.004, 0.011, 0.019],
+        groups: (0..71).map(group).collect(),
+        layers: (0..87).map(layer).collect(),
+        verdict: Verdict {
+            latency_ratio: 0.789,
+            latency_ok: true,
+            memory_ok: true,
+            accuracy_ok: true,
+            sentences: vec!["0.789x of 0.800x latency: holds".into(), "13.52 MiB of 20.00 MiB: holds".into()],
+        },
+        seconds: BTreeMap::from([("importance".to_owned(), 21.4), ("latency table".to_owned(), 63.0)]),
+    }
+}
+
+#[test]
+fn json_gives_back_the_report() {
+    for with_tuning in [false, true] {
+        let report = sample(with_tuning);
+        let json = serde_json::to_string_pretty(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+}
+
+#[test]
+fn json_has_the_keys_that_scripts_rely_on() {
+    let json = serde_json::to_value(sample(true)).unwrap();
+    let accuracy = ["map50_95", "map50", "map50_95_ultralytics", "peak_memory_bytes"];
+    let latency = ["p50_ms", "p95_ms", "p99_ms", "cpu_p50_ms"];
+    for stage in ["uncut", "cut", "repaired", "tuned"] {
+        for key in accuracy {
+            assert!(json[stage][key].is_number(), "{stage}.{key}");
+        }
+    }
+    for key in latency {
+        assert!(json["uncut"][key].is_number() && json["tuned"][key].is_number(), "{key}");
+        assert!(json["cut"].get(key).is_none(), "the cut model is not measured, yet has {key}");
+    }
+    assert!(json["threads"].is_number());
+}
+
+/// Tags that are opened must be closed in order; the page uses no optional end tags.
+fn unbalanced(page: &str) -> Option<String> {
+    let empty = ["meta", "!doctype", "rect"];
+    let mut open: Vec<&str> = Vec::new();
+    let body = page.split_once("</style>").map_or(page, |(_, body)| body);
+    for tag in body.split('<').skip(1) {
+        let (inside, _) = tag.split_once('>')?;
+        let name = inside.trim_start_matches('/').split([' ', '\n']).next().unwrap_or_default();
+        if inside.starts_with('/') {
+            if open.pop() != Some(name) {
+                return Some(format!("</{name}> closes nothing"));
+            }
+        } else if !inside.ends_with('/') && !empty.contains(&name) {
+            open.push(name);
+        }
+    }
+    // The head opened before the style.
+    open.pop().map(|name| format!("<{name}> stays open"))
+}
+
+#[test]
+fn the_page_tells_everything_once_and_needs_nothing() {
+    let page = render(&sample(true));
+    if let Some(path) = std::env::var_os("SECATEURS_SAMPLE_REPORT") {
+        std::fs::write(path, &page).unwrap();
+    }
+    let body = page.split_once("<body>").unwrap().1.rsplit_once("</body>").unwrap().0;
+    assert_eq!(unbalanced(body), None);
+    for heading in ["Stage by stage", "Controls", "Search", "Widths", "Time per layer", "Class by class", "Provenance"] {
+        assert_eq!(page.matches(&format!("<h2>{heading}</h2>")).count(), 1, "{heading}");
+    }
+    let expected = [
+        "Every budget holds",
+        "0.789x of 0.800x latency: holds",
+        "0.3705",
+        "0.3481<small>\u{2212}0.0224</small>",
+        "0.48 %",
+        "1.10 % median and 1.90 % largest",
+        "prefers-color-scheme: dark",
+    ];
+    for text in expected {
+        assert!(page.contains(text), "{text} is missing");
+    }
+    for forbidden in ["<script", "http:", "https:", "url(", "@import", "<link", "<img"] {
+        assert!(!page.contains(forbidden), "the page has {forbidden}");
+    }
+    let rows = page.matches("<li><span title").count();
+    assert_eq!(rows, 71 + 87 + 5, "bars of groups, layers and classes");
+}
+
+#[test]
+fn without_tuning_the_repaired_model_is_the_last() {
+    let page = render(&sample(false));
+    assert!(!page.contains(">tuned<"));
+    assert!(page.contains("0.2913<small>\u{2212}0.0792</small>"));
+}
+
+#[test]
+fn what_is_missed_is_the_headline() {
+    let cases = [
+        ([false, true, true], "Latency budget missed"),
+        ([true, false, true], "Memory budget missed"),
+        ([false, true, false], "Latency budget and accuracy floor missed"),
+    ];
+    for ([latency, memory, accuracy], expected) in cases {
+        let mut report = sample(false);
+        report.verdict.latency_ok = latency;
+        report.verdict.memory_ok = memory;
+        report.verdict.accuracy_ok = accuracy;
+        let page = render(&report);
+        assert!(page.contains(&format!("<h1>{expected}</h1>")), "{expected}");
+        assert!(page.contains("class=\"verdict missed\""));
+    }
+    let mut report = sample(false);
+    report.budget = Asked { percentile: 99, ..Asked::default() };
+    assert!(render(&report).contains("<h1>No budget was given</h1>"));
+}
+
+#[test]
+fn names_from_files_are_never_markup() {
+    let evil = "<script>alert('x')</script>\"&\u{7}";
+    let mut report = sample(true);
+    report.target = evil.into();
+    report.device = evil.into();
+    report.model = evil.into();
+    report.data = evil.into();
+    report.version = evil.into();
+    report.importance = evil.into();
+    report.verdict.sentences.push(evil.into());
+    report.groups[0].name = evil.into();
+    report.layers[0].name = evil.into();
+    report.seconds.insert(evil.into(), 1.0);
+    report.controls.insert(evil.into(), Stage::default());
+    for stage in [&mut report.uncut, report.tuned.as_mut().unwrap()] {
+        stage.per_class.insert(evil.into(), 0.5);
+    }
+    let page = render(&report);
+    assert!(!page.contains("<script") && !page.contains('\u{7}'));
+    let body = page.split_once("<body>").unwrap().1.rsplit_once("</body>").unwrap().0;
+    assert_eq!(unbalanced(body), None);
+    let escaped = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;\u{fffd}";
+    assert!(page.matches(escaped).count() >= 12, "{} escaped names", page.matches(escaped).count());
+}
+
+#[test]
+fn an_empty_report_still_gives_a_page() {
+    let mut report = sample(false);
+    report.groups.clear();
+    report.layers.clear();
+    report.controls.clear();
+    report.seconds.clear();
+    report.table_errors.clear();
+    for stage in [&mut report.uncut, &mut report.cut, &mut report.repaired] {
+        *stage = Stage::default();
+    }
+    report.search.gap = f64::NAN;
+    report.verdict = Verdict { latency_ok: true, memory_ok: true, accuracy_ok: true, ..Verdict::default() };
+    let page = render(&report);
+    assert!(!page.contains("NaN") && !page.contains("inf %"));
+}

@@ -1,1 +1,0 @@
-//! The page for people: one self-contained file.

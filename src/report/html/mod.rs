@@ -1,0 +1,308 @@
+//! The report as one HTML page that needs nothing else: no script, no font, no request.
+//!
+//! The verdict comes first, then what it rests on: the stages side by side, what the search can prove, where the
+//! channels and the time went, class by class accuracy, and what the run was made of.
+
+mod chart;
+mod text;
+
+use super::{Asked, Report, Stage};
+use chart::Bars;
+use text::{NOTHING, change, count, escape, mib, millis, number, signed};
+
+const STYLE: &str = include_str!("page.css");
+
+/// The page of a report.
+pub fn render(report: &Report) -> String {
+    let title = format!("{}: {}", report.target, headline(report));
+    let sections = [
+        verdict(report),
+        tiles(report),
+        stages(report),
+        controls(report),
+        search(report),
+        widths(report),
+        layers(report),
+        classes(report),
+        provenance(report),
+    ];
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{}\
+         <footer>Written by secateurs {}.</footer>\n</main>\n</body>\n</html>\n",
+        escape(&title),
+        sections.concat(),
+        escape(&report.version)
+    )
+}
+
+/// The verdict in one line.
+fn headline(report: &Report) -> String {
+    let verdict = &report.verdict;
+    let missed: Vec<&str> =
+        [("latency budget", verdict.latency_ok), ("memory budget", verdict.memory_ok), ("accuracy floor", verdict.accuracy_ok)]
+            .into_iter()
+            .filter_map(|(what, ok)| (!ok).then_some(what))
+            .collect();
+    if !missed.is_empty() {
+        return format!("{} missed", missed.join(" and "));
+    }
+    if report.budget == (Asked { percentile: report.budget.percentile, ..Asked::default() }) {
+        return "no budget was given".into();
+    }
+    "every budget holds".into()
+}
+
+fn verdict(report: &Report) -> String {
+    let ok = report.verdict.latency_ok && report.verdict.memory_ok && report.verdict.accuracy_ok;
+    let headline = headline(report);
+    let mut letters = headline.chars();
+    let headline: String = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+    let sentences: String = report.verdict.sentences.iter().map(|s| format!("<li>{}</li>\n", escape(s))).collect();
+    let list = if sentences.is_empty() { String::new() } else { format!("<ul>\n{sentences}</ul>\n") };
+    format!(
+        "<p class=\"soft\">{} for <b>{}</b> on {}</p>\n<section class=\"verdict{}\">\n<h1>{}</h1>\n{list}</section>\n",
+        escape(&report.model),
+        escape(&report.target),
+        escape(&report.device),
+        if ok { "" } else { " missed" },
+        escape(&headline)
+    )
+}
+
+fn tiles(report: &Report) -> String {
+    let (from, to) = (&report.uncut, report.last());
+    let tile = |name: &str, big: String, small: String| {
+        format!("<div class=\"tile\"><span class=\"soft\">{name}</span><b>{big}</b><small>{small}</small></div>\n")
+    };
+    let arrow = |a: String, b: String| format!("{a} \u{2192} {b}");
+    let p50 = |stage: &Stage| stage.latency.as_ref().map_or(NOTHING.into(), |d| millis(d.p50_ms));
+    let ratio = if report.verdict.latency_ratio > 0.0 { format!("{}\u{d7}", number(report.verdict.latency_ratio, 3)) } else { NOTHING.into() };
+    let memory = |stage: &Stage| mib(stage.peak_memory_bytes as f64);
+    let share = |a: usize, b: usize| change(a as f64, b as f64);
+    [
+        "<div class=\"tiles\">\n".into(),
+        tile("latency", ratio, arrow(p50(from), p50(to)) + ", median"),
+        tile("peak memory", share(from.peak_memory_bytes, to.peak_memory_bytes), arrow(memory(from), memory(to))),
+        tile(
+            "mAP50-95",
+            signed(to.map50_95 - from.map50_95, 3),
+            arrow(number(from.map50_95, 3), number(to.map50_95, 3)),
+        ),
+        tile("parameters", share(from.params, to.params), arrow(count(from.params as f64), count(to.params as f64))),
+        tile("MACs", share(from.macs, to.macs), arrow(count(from.macs as f64), count(to.macs as f64))),
+        "</div>\n".into(),
+    ]
+    .concat()
+}
+
+/// How a row of the table shows its figures.
+enum Unit {
+    /// Between 0 and 1; differences are absolute.
+    Accuracy,
+    Millis,
+    Bytes,
+    Count,
+}
+
+type Figure = fn(&Stage) -> Option<f64>;
+
+const FIGURES: [(&str, Unit, Figure); 10] = [
+    ("mAP50-95", Unit::Accuracy, |s| Some(s.map50_95)),
+    ("mAP50", Unit::Accuracy, |s| Some(s.map50)),
+    ("mAP50-95, rules of ultralytics", Unit::Accuracy, |s| Some(s.map50_95_ultralytics)),
+    ("latency p50", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p50_ms)),
+    ("latency p95", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p95_ms)),
+    ("latency p99", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p99_ms)),
+    ("processor time p50", Unit::Millis, |s| s.latency.as_ref().map(|d| d.cpu_p50_ms)),
+    ("peak memory", Unit::Bytes, |s| Some(s.peak_memory_bytes as f64)),
+    ("parameters", Unit::Count, |s| Some(s.params as f64)),
+    ("MACs", Unit::Count, |s| Some(s.macs as f64)),
+];
+
+fn cell(unit: &Unit, uncut: Option<f64>, here: Option<f64>, is_uncut: bool) -> String {
+    let Some(value) = here else { return format!("<td>{NOTHING}</td>") };
+    let text = match unit {
+        Unit::Accuracy => number(value, 4),
+        Unit::Millis => millis(value),
+        Unit::Bytes => mib(value),
+        Unit::Count => count(value),
+    };
+    let difference = match (uncut, unit) {
+        (Some(uncut), Unit::Accuracy) if !is_uncut => signed(value - uncut, 4),
+        (Some(uncut), _) if !is_uncut => change(uncut, value),
+        _ => return format!("<td>{text}</td>"),
+    };
+    format!("<td>{text}<small>{difference}</small></td>")
+}
+
+/// A table with a column per stage; the first is what the others are compared with.
+fn table<'a>(columns: &[(String, &Stage)], figures: impl Iterator<Item = &'a (&'a str, Unit, Figure)>) -> String {
+    let head: String = columns.iter().map(|(name, _)| format!("<th scope=\"col\">{}</th>", escape(name))).collect();
+    let rows: String = figures
+        .map(|(name, unit, figure)| {
+            let uncut = columns.first().and_then(|(_, stage)| figure(stage));
+            let cells: String =
+                columns.iter().enumerate().map(|(i, (_, stage))| cell(unit, uncut, figure(stage), i == 0)).collect();
+            format!("<tr><th scope=\"row\">{name}</th>{cells}</tr>\n")
+        })
+        .collect();
+    format!("<div class=\"scroll\"><table>\n<tr><th></th>{head}</tr>\n{rows}</table></div>\n")
+}
+
+fn stages(report: &Report) -> String {
+    let mut columns: Vec<(String, &Stage)> =
+        vec![("uncut".into(), &report.uncut), ("cut".into(), &report.cut), ("repaired".into(), &report.repaired)];
+    columns.extend(report.tuned.as_ref().map(|stage| ("tuned".into(), stage)));
+    let runs = report.uncut.latency.as_ref().map_or(String::new(), |d| {
+        format!(
+            " Latency: {} frames of each network in turn, {} thread{}, {} px; only the uncut model and the one that ships are measured.",
+            d.runs,
+            report.threads,
+            if report.threads == 1 { "" } else { "s" },
+            report.imgsz
+        )
+    });
+    format!(
+        "<h2>Stage by stage</h2>\n<p class=\"soft\">Below each figure its difference from the uncut model.{runs}{}</p>\n{}",
+        bounds(report),
+        table(&columns, FIGURES.iter())
+    )
+}
+
+/// What the runs can promise about the tail, where they can.
+fn bounds(report: &Report) -> String {
+    let Some(latency) = &report.last().latency else { return String::new() };
+    let bound = |name: &str, value: Option<f64>| value.map(|ms| format!("{name} at most {}", millis(ms)));
+    let known: Vec<String> =
+        [bound("p95", latency.p95_bound_ms), bound("p99", latency.p99_bound_ms)].into_iter().flatten().collect();
+    if known.is_empty() { String::new() } else { format!(" With 95 % confidence the model that ships has {}.", known.join(", ")) }
+}
+
+fn controls(report: &Report) -> String {
+    if report.controls.is_empty() {
+        return String::new();
+    }
+    let mut columns: Vec<(String, &Stage)> = vec![("uncut".into(), &report.uncut)];
+    columns.extend(report.controls.iter().map(|(name, stage)| (name.clone(), stage)));
+    format!(
+        "<h2>Controls</h2>\n<p class=\"soft\">The uncut model given the same treatment: what the treatment alone changes.</p>\n{}",
+        table(&columns, FIGURES.iter().take(3))
+    )
+}
+
+fn list(rows: &[(&str, String)]) -> String {
+    let rows: String = rows.iter().map(|(name, text)| format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(text))).collect();
+    format!("<dl>\n{rows}</dl>\n")
+}
+
+fn search(report: &Report) -> String {
+    let search = &report.search;
+    let mut errors = report.table_errors.clone();
+    errors.sort_by(f64::total_cmp);
+    let percent = |value: f64| format!("{} %", number(100.0 * value, 2));
+    let worst = errors.last().map_or(NOTHING.into(), |e| percent(*e));
+    let middle = errors.get(errors.len() / 2).map_or(NOTHING.into(), |e| percent(*e));
+    let rows = [
+        ("certified gap", format!("{}: no plan within the budget loses less by more than this", percent(search.gap))),
+        ("loss of the plan", format!("{:.6}", search.loss)),
+        ("lower bound", format!("{:.6}", search.lower_bound)),
+        ("predicted latency", millis(search.predicted_ms)),
+        ("rounds", format!("{} of search, cut and measurement", search.rounds)),
+        ("latency table", format!("{middle} median and {worst} largest error on {} networks it has not seen", errors.len())),
+        ("importance", report.importance.clone()),
+    ];
+    format!("<h2>Search</h2>\n{}", list(&rows))
+}
+
+fn widths(report: &Report) -> String {
+    if report.groups.is_empty() {
+        return String::new();
+    }
+    let bars = report.groups.iter().map(|group| Bars {
+        name: group.name.clone(),
+        before: group.before as f64,
+        after: group.after as f64,
+        label: format!("{} \u{2192} {}", group.before, group.after),
+    });
+    let bars: Vec<Bars> = bars.collect();
+    let changed = report.groups.iter().filter(|g| g.before != g.after).count();
+    format!(
+        "<h2>Widths</h2>\n<p class=\"soft\">Channels per group in the order of the network; {changed} of {} groups changed.</p>\n{}{}",
+        bars.len(),
+        chart::key("before", "after"),
+        chart::paired(&bars)
+    )
+}
+
+fn layers(report: &Report) -> String {
+    if report.layers.is_empty() {
+        return String::new();
+    }
+    let total = |of: fn(&super::LayerTimes) -> f64| report.layers.iter().map(of).sum::<f64>();
+    let (before, after) = (total(|l| l.before_ms), total(|l| l.after_ms));
+    let segments = |of: fn(&super::LayerTimes) -> f64| -> Vec<(String, f64)> {
+        report.layers.iter().map(|l| (format!("{}: {}", l.name, millis(of(l))), of(l))).collect()
+    };
+    let whole = before.max(after);
+    let bars = report.layers.iter().map(|layer| Bars {
+        name: layer.name.clone(),
+        before: layer.before_ms,
+        after: layer.after_ms,
+        label: format!("{} \u{2192} {}", number(layer.before_ms, 3), number(layer.after_ms, 3)),
+    });
+    let bars: Vec<Bars> = bars.collect();
+    format!(
+        "<h2>Time per layer</h2>\n<p class=\"soft\">Milliseconds as the latency table predicts them, in the order of the network: \
+         {} before, {} after.</p>\n{}{}{}{}",
+        millis(before),
+        millis(after),
+        chart::key("before", "after"),
+        chart::strip("before", &segments(|l| l.before_ms), whole),
+        chart::strip("after", &segments(|l| l.after_ms), whole),
+        chart::paired(&bars)
+    )
+}
+
+fn classes(report: &Report) -> String {
+    let last = report.last();
+    let mut found: Vec<(&String, f64, f64)> =
+        report.uncut.per_class.iter().filter_map(|(name, before)| Some((name, *before, *last.per_class.get(name)?))).collect();
+    if found.is_empty() {
+        return String::new();
+    }
+    found.sort_by(|a, b| (a.2 - a.1).total_cmp(&(b.2 - b.1)));
+    let bars = found.into_iter().map(|(name, before, after)| Bars {
+        name: name.clone(),
+        before,
+        after,
+        label: format!("{} \u{2192} {}", number(before, 3), number(after, 3)),
+    });
+    let bars: Vec<Bars> = bars.collect();
+    format!(
+        "<h2>Class by class</h2>\n<p class=\"soft\">mAP50-95 of every class that the validation images show; the largest loss first.</p>\n{}{}",
+        chart::key("uncut", "shipped"),
+        chart::paired(&bars)
+    )
+}
+
+fn provenance(report: &Report) -> String {
+    let rows = [
+        ("secateurs", report.version.clone()),
+        ("target", report.target.clone()),
+        ("device", report.device.clone()),
+        ("model", report.model.clone()),
+        ("data", report.data.clone()),
+        ("image size", format!("{0} \u{d7} {0}", report.imgsz)),
+        ("threads", report.threads.to_string()),
+        ("seed", report.seed.to_string()),
+    ];
+    let mut seconds: Vec<(&str, String)> =
+        report.seconds.iter().map(|(stage, s)| (stage.as_str(), format!("{} s", number(*s, 1)))).collect();
+    if !seconds.is_empty() {
+        seconds.push(("together", format!("{} s", number(report.seconds.values().sum(), 1))));
+    }
+    let took = if seconds.is_empty() { String::new() } else { format!("<h2>What it took</h2>\n{}", list(&seconds)) };
+    format!("<h2>Provenance</h2>\n{}{took}", list(&rows))
+}
