@@ -51,4 +51,6 @@ pub mod train;
 pub mod bench;
 #[cfg(feature = "tools")]
 pub mod emit;
+#[cfg(feature = "tools")]
+pub mod report;
 // Floor 6

@@ -1,3 +1,5 @@
+//! Profiles: what is read, what is refused and how, and the profiles that ship.
+
 use secateurs::profile::{self, Connect, Millis, Overrides, Profile, Ratio};
 use std::path::{Path, PathBuf};
 

@@ -40,11 +40,14 @@ pub fn render(report: &Report) -> String {
 /// The verdict in one line.
 fn headline(report: &Report) -> String {
     let verdict = &report.verdict;
-    let missed: Vec<&str> =
-        [("latency budget", verdict.latency_ok), ("memory budget", verdict.memory_ok), ("accuracy floor", verdict.accuracy_ok)]
-            .into_iter()
-            .filter_map(|(what, ok)| (!ok).then_some(what))
-            .collect();
+    let missed: Vec<&str> = [
+        ("latency budget", verdict.latency_ok),
+        ("memory budget", verdict.memory_ok),
+        ("accuracy floor", verdict.accuracy_ok),
+    ]
+    .into_iter()
+    .filter_map(|(what, ok)| (!ok).then_some(what))
+    .collect();
     if !missed.is_empty() {
         return format!("{} missed", missed.join(" and "));
     }
@@ -78,7 +81,11 @@ fn tiles(report: &Report) -> String {
     };
     let arrow = |a: String, b: String| format!("{a} \u{2192} {b}");
     let p50 = |stage: &Stage| stage.latency.as_ref().map_or(NOTHING.into(), |d| millis(d.p50_ms));
-    let ratio = if report.verdict.latency_ratio > 0.0 { format!("{}\u{d7}", number(report.verdict.latency_ratio, 3)) } else { NOTHING.into() };
+    let ratio = if report.verdict.latency_ratio > 0.0 {
+        format!("{}\u{d7}", number(report.verdict.latency_ratio, 3))
+    } else {
+        NOTHING.into()
+    };
     let memory = |stage: &Stage| mib(stage.peak_memory_bytes as f64);
     let share = |a: usize, b: usize| change(a as f64, b as f64);
     [
@@ -177,7 +184,11 @@ fn bounds(report: &Report) -> String {
     let bound = |name: &str, value: Option<f64>| value.map(|ms| format!("{name} at most {}", millis(ms)));
     let known: Vec<String> =
         [bound("p95", latency.p95_bound_ms), bound("p99", latency.p99_bound_ms)].into_iter().flatten().collect();
-    if known.is_empty() { String::new() } else { format!(" With 95 % confidence the model that ships has {}.", known.join(", ")) }
+    if known.is_empty() {
+        String::new()
+    } else {
+        format!(" With 95 % confidence the model that ships has {}.", known.join(", "))
+    }
 }
 
 fn controls(report: &Report) -> String {
@@ -193,7 +204,8 @@ fn controls(report: &Report) -> String {
 }
 
 fn list(rows: &[(&str, String)]) -> String {
-    let rows: String = rows.iter().map(|(name, text)| format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(text))).collect();
+    let rows: String =
+        rows.iter().map(|(name, text)| format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(text))).collect();
     format!("<dl>\n{rows}</dl>\n")
 }
 
@@ -210,7 +222,10 @@ fn search(report: &Report) -> String {
         ("lower bound", format!("{:.6}", search.lower_bound)),
         ("predicted latency", millis(search.predicted_ms)),
         ("rounds", format!("{} of search, cut and measurement", search.rounds)),
-        ("latency table", format!("{middle} median and {worst} largest error on {} networks it has not seen", errors.len())),
+        (
+            "latency table",
+            format!("{middle} median and {worst} largest error on {} networks it has not seen", errors.len()),
+        ),
         ("importance", report.importance.clone()),
     ];
     format!("<h2>Search</h2>\n{}", list(&rows))
@@ -267,8 +282,12 @@ fn layers(report: &Report) -> String {
 
 fn classes(report: &Report) -> String {
     let last = report.last();
-    let mut found: Vec<(&String, f64, f64)> =
-        report.uncut.per_class.iter().filter_map(|(name, before)| Some((name, *before, *last.per_class.get(name)?))).collect();
+    let mut found: Vec<(&String, f64, f64)> = report
+        .uncut
+        .per_class
+        .iter()
+        .filter_map(|(name, before)| Some((name, *before, *last.per_class.get(name)?)))
+        .collect();
     if found.is_empty() {
         return String::new();
     }
