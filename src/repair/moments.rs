@@ -67,7 +67,7 @@ struct Split {
 }
 
 /// Ridges that are tried, as shares of the inputs' mean variance.
-const RIDGES: [f64; 4] = [0.003, 0.03, 0.15, 0.6];
+const RIDGES: [f64; 5] = [0.0003, 0.003, 0.03, 0.15, 0.6];
 
 /// Positions of all images, at which patches are compared.
 struct Positions(Vec<(usize, usize, usize)>);

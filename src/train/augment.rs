@@ -204,3 +204,65 @@ impl Place {
         labels.iter().filter_map(target).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vision::Letterbox;
+    use rand::SeedableRng;
+
+    /// A bright block on a dark ground, and its label.
+    fn block() -> (Image, [Label; 1]) {
+        let (w, h) = (60, 40);
+        let inside = |x: usize, y: usize| (12..30).contains(&x) && (8..28).contains(&y);
+        let pixel = |i: usize| if inside(i % w, i / w) { [240, 200, 220] } else { [10, 20, 15] };
+        let data = (0..w * h).flat_map(pixel).collect();
+        (Image::new(w, h, data), [Label { class: 1, cx: 0.35, cy: 0.45, w: 0.3, h: 0.5 }])
+    }
+
+    #[test]
+    fn without_variation_it_is_the_letterbox() {
+        let (image, labels) = block();
+        let mut rng = StdRng::seed_from_u64(1);
+        let (mut found, mut wanted) = (vec![0.0; 3 * 64 * 64], vec![0.0; 3 * 64 * 64]);
+        let targets = single((&image, &labels), &Augment::NONE, &mut rng, 64, 3, &mut found);
+        let letterbox = Letterbox::new(60, 40, 64, 64);
+        letterbox.forward(&image, &mut wanted);
+        let worst = found.iter().zip(&wanted).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(worst <= 1.5 / 255.0, "{worst}");
+        let [x1, y1, x2, y2] = letterbox.to_input([12.0, 8.0, 30.0, 28.0]).map(|v| v / 64.0);
+        let bbox = [(x1 + x2) / 2.0, (y1 + y2) / 2.0, x2 - x1, y2 - y1];
+        assert_eq!((targets.len(), targets[0].image, targets[0].class), (1, 3, 1));
+        assert!(targets[0].bbox.iter().zip(bbox).all(|(a, b)| (a - b).abs() < 1e-5), "{targets:?}, {bbox:?}");
+    }
+
+    #[test]
+    fn labels_follow_the_pixels() {
+        let (image, labels) = block();
+        let augment = Augment { upside_down: 0.5, saturation: 0.0, brightness: 0.0, ..Augment::default() };
+        for seed in 0..40 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut canvas = vec![0.0; 3 * 96 * 96];
+            let targets = match seed % 2 {
+                0 => single((&image, &labels), &augment, &mut rng, 96, 0, &mut canvas),
+                _ => mosaic([(&image, &labels[..]); 4], &augment, &mut rng, 96, 0, &mut canvas),
+            };
+            assert!(!targets.is_empty() && targets.len() <= 4);
+            // Bright pixels are those inside the boxes, but for their rims and for boxes that were dropped.
+            let inside = |x: usize, y: usize, grow: f32| {
+                let (x, y) = (x as f32 + 0.5, y as f32 + 0.5);
+                targets.iter().any(|t| {
+                    let [cx, cy, w, h] = t.bbox.map(|v| v * 96.0);
+                    (x - cx).abs() < w / 2.0 + grow && (y - cy).abs() < h / 2.0 + grow
+                })
+            };
+            for (x, y) in (0..96).flat_map(|y| (0..96).map(move |x| (x, y))) {
+                let bright = canvas[y * 96 + x] > 0.6;
+                assert!(bright || !inside(x, y, -1.5), "seed {seed}: {x}, {y} is dark inside a box");
+                if seed % 2 == 0 {
+                    assert!(!bright || inside(x, y, 1.5), "seed {seed}: {x}, {y} is bright outside");
+                }
+            }
+        }
+    }
+}

@@ -5,8 +5,8 @@ use super::distill::Distillation;
 use super::loss::LossError;
 use super::optim::Rule;
 use super::schedule::Decay;
-use crate::data::DataError;
 use crate::model::{FileError, ModelError};
+use crate::vision::ImageError;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -215,9 +215,9 @@ pub enum TrainError {
         /// What is wrong.
         problem: String,
     },
-    /// A label or an image.
+    /// An image that cannot be read.
     #[error(transparent)]
-    Data(#[from] DataError),
+    Image(#[from] ImageError),
     /// Labels that do not fit the model.
     #[error(transparent)]
     Loss(#[from] LossError),

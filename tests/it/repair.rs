@@ -37,7 +37,10 @@ fn twins() -> Model {
     let mut rng = StdRng::seed_from_u64(3);
     let mut weights = Weights::new();
     for param in graph.params() {
-        let value = |rng: &mut StdRng| if param.key.ends_with("var") { rng.random_range(0.5..1.5f32) } else { rng.random_range(-0.7..0.7f32) };
+        let value = |rng: &mut StdRng| match &param.key {
+            key if key.ends_with("bn.weight") || key.ends_with("var") => rng.random_range(0.6..1.4f32),
+            _ => rng.random_range(-0.7..0.7f32),
+        };
         let mut data: Vec<f32> = (0..param.shape.iter().product()).map(|_| value(&mut rng)).collect();
         if !param.key.starts_with('c') {
             let half = data.len() / 2;
