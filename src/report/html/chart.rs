@@ -23,19 +23,29 @@ pub fn key(before: &str, after: &str) -> String {
     )
 }
 
-/// Paired bars, all to the scale of the longest.
-pub fn paired(rows: &[Bars]) -> String {
+/// What the full length of a bar stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// The longest bar of all rows.
+    Common,
+    /// The longer bar of the row: for rows that only compare with themselves.
+    Row,
+}
+
+/// Paired bars.
+pub fn paired(rows: &[Bars], scale: Scale) -> String {
     let longest = rows.iter().flat_map(|row| [row.before, row.after]).filter(|v| v.is_finite()).fold(0.0, f64::max);
     let items: String = rows
         .iter()
         .map(|row| {
             let name = escape(&row.name);
+            let whole = if scale == Scale::Row { row.before.max(row.after) } else { longest };
             format!(
                 "<li><span title=\"{name}\">{name}</span><svg height=\"13\" aria-hidden=\"true\">\
                  <rect class=\"before\" width=\"{}\" height=\"5\" y=\"1\"/>\
                  <rect class=\"after\" width=\"{}\" height=\"5\" y=\"7\"/></svg><span>{}</span></li>\n",
-                share(row.before, longest),
-                share(row.after, longest),
+                share(row.before, whole),
+                share(row.after, whole),
                 escape(&row.label)
             )
         })

@@ -7,7 +7,7 @@ mod chart;
 mod text;
 
 use super::{Asked, Report, Stage};
-use chart::Bars;
+use chart::{Bars, Scale};
 use text::{NOTHING, change, count, escape, mib, millis, number, signed};
 
 const STYLE: &str = include_str!("page.css");
@@ -244,10 +244,10 @@ fn widths(report: &Report) -> String {
     let bars: Vec<Bars> = bars.collect();
     let changed = report.groups.iter().filter(|g| g.before != g.after).count();
     format!(
-        "<h2>Widths</h2>\n<p class=\"soft\">Channels per group in the order of the network; {changed} of {} groups changed.</p>\n{}{}",
+        "<h2>Widths</h2>\n<p class=\"soft\">Channels per group in the order of the network, and the share that stays; {changed} of {} groups changed.</p>\n{}{}",
         bars.len(),
         chart::key("before", "after"),
-        chart::paired(&bars)
+        chart::paired(&bars, Scale::Row)
     )
 }
 
@@ -276,7 +276,7 @@ fn layers(report: &Report) -> String {
         chart::key("before", "after"),
         chart::strip("before", &segments(|l| l.before_ms), whole),
         chart::strip("after", &segments(|l| l.after_ms), whole),
-        chart::paired(&bars)
+        chart::paired(&bars, Scale::Common)
     )
 }
 
@@ -302,7 +302,7 @@ fn classes(report: &Report) -> String {
     format!(
         "<h2>Class by class</h2>\n<p class=\"soft\">mAP50-95 of every class that the validation images show; the largest loss first.</p>\n{}{}",
         chart::key("uncut", "shipped"),
-        chart::paired(&bars)
+        chart::paired(&bars, Scale::Common)
     )
 }
 
