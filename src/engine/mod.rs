@@ -1,9 +1,21 @@
 //! Compiles a graph to steps over one arena and runs it.
+//!
+//! Everything that depends on the graph and the image size is decided once ([`Engine::new`]): batch normalisation is
+//! folded into the kernels, the kernels are packed, sums run in the epilogue of a convolution, tensors get fixed places
+//! in one arena. A run then allocates nothing and starts no thread. How many bytes an engine holds is known without
+//! making one ([`plan_memory`]).
+//!
+//! Inside, tensors are pixel-major (see [`crate::kernels`]); the caller sees `[C, h, w]`.
 
+mod arena;
+mod compile;
+mod fold;
 pub mod reference;
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
+use crate::kernels::{self, Buffer, Isa, Kernels, View};
 use crate::model::Model;
+use compile::{Action, Program, Slot, Step, compile};
 use std::time::Instant;
 use thiserror::Error;
 
@@ -20,6 +32,20 @@ pub enum EngineError {
         found: usize,
         /// Values needed.
         expected: usize,
+    },
+    /// An option names a node that the graph does not have.
+    #[error("there is no layer {node}, the graph has {nodes}")]
+    NoSuchNode {
+        /// Position asked for.
+        node: u32,
+        /// Number of nodes.
+        nodes: usize,
+    },
+    /// The memory cannot be had.
+    #[error("{bytes} bytes of memory are not to be had")]
+    OutOfMemory {
+        /// Bytes needed in all.
+        bytes: usize,
     },
 }
 
@@ -61,22 +87,57 @@ pub struct StepTime {
 
 /// A network made ready for one image size.
 pub struct Engine {
-    model: Model,
-    shapes: Vec<Shape>,
-    input: Vec<f32>,
-    tensors: Vec<Vec<f32>>,
+    steps: Vec<Step<View>>,
+    slots: Vec<Slot>,
+    /// By output of the graph: its slot.
+    outputs: Vec<usize>,
+    kernels: Kernels,
+    weights: Buffer,
+    arena: Buffer,
+    input: Buffer,
+    /// What the caller reads, slot after slot.
+    results: Buffer,
+    memory: Memory,
 }
 
 impl Engine {
     /// Makes a model ready for images of `height` x `width`.
     ///
     /// # Errors
-    /// If the graph does not fit the size.
+    /// If the graph does not fit the size, an option names a node that is not there, or memory runs out.
     pub fn new(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
-        let _ = options;
-        let shapes = model.graph.shapes(height, width)?;
-        let tensors = shapes.iter().map(|s| vec![0.0; s.len()]).collect();
-        Ok(Self { model: model.clone(), input: vec![0.0; shapes[0].len()], shapes, tensors })
+        Self::with_isa(model, height, width, options, Isa::detect())
+    }
+
+    /// As [`Engine::new`], with a given instruction set.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn with_isa(
+        model: &Model,
+        height: usize,
+        width: usize,
+        options: &Options,
+        isa: Isa,
+    ) -> Result<Self, EngineError> {
+        let program = compile(&model.graph, height, width, &options.keep)?;
+        let memory = memory_of(&program, options);
+        let none = || EngineError::OutOfMemory { bytes: memory.total() };
+        let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
+        let mut weights = buffer(program.weights)?;
+        fold::pack(model, &program, weights.as_mut_slice());
+        let slot = |id: &NodeId| program.slots.iter().position(|s| s.node == *id).unwrap_or(0);
+        Ok(Self {
+            outputs: model.graph.outputs.iter().map(slot).collect(),
+            kernels: Kernels::new(isa, options.threads.max(1), program.space, program.zeros).ok_or_else(none)?,
+            weights,
+            arena: buffer(program.arena)?,
+            input: buffer(program.input)?,
+            results: buffer(program.outputs)?,
+            memory,
+            steps: program.steps,
+            slots: program.slots,
+        })
     }
 
     /// Runs on one image `[C, height, width]`, values 0..1.
@@ -84,35 +145,39 @@ impl Engine {
     /// # Errors
     /// If the input has the wrong length.
     pub fn run(&mut self, input: &[f32]) -> Result<(), EngineError> {
-        self.tensors = reference::run(&self.model, input, self.shapes[0].h, self.shapes[0].w)?;
+        self.check(input.len())?;
+        (0..self.steps.len()).for_each(|i| self.step(i, Some(input)));
         Ok(())
     }
 
-    /// The input tensor, to be filled before [`Engine::run_in_place`].
+    /// The input tensor `[C, height, width]`, to be filled before [`Engine::run_in_place`].
     pub fn input_mut(&mut self) -> &mut [f32] {
-        &mut self.input
+        self.input.as_mut_slice()
     }
 
-    /// Runs on what [`Engine::input_mut`] holds.
+    /// Runs on what [`Engine::input_mut`] holds. The input stays as it is.
     ///
     /// # Errors
-    /// As [`Engine::run`].
+    /// None today; the signature is that of [`Engine::run`].
     pub fn run_in_place(&mut self) -> Result<(), EngineError> {
-        let input = std::mem::take(&mut self.input);
-        let done = self.run(&input);
-        self.input = input;
-        done
+        (0..self.steps.len()).for_each(|i| self.step(i, None));
+        Ok(())
     }
 
-    /// Runs once and tells how long every step took.
+    /// Runs once and tells how long every step took, in the order of the steps. A node may have several steps (its
+    /// copies, its export) or none (it is a view, or fused into another node).
     ///
     /// # Errors
     /// As [`Engine::run`].
     pub fn profile(&mut self, input: &[f32]) -> Result<Vec<StepTime>, EngineError> {
-        let start = Instant::now();
-        self.run(input)?;
-        let nanos = start.elapsed().as_nanos() as u64;
-        Ok(self.model.graph.ids().map(|node| StepTime { node, nanos: nanos / self.shapes.len() as u64 }).collect())
+        self.check(input.len())?;
+        let mut times = Vec::with_capacity(self.steps.len());
+        for i in 0..self.steps.len() {
+            let start = Instant::now();
+            self.step(i, Some(input));
+            times.push(StepTime { node: self.steps[i].node, nanos: start.elapsed().as_nanos() as u64 });
+        }
+        Ok(times)
     }
 
     /// The graph's output `i`, `[C, h, w]`, of the last run.
@@ -120,7 +185,7 @@ impl Engine {
     /// # Panics
     /// If the graph has no output `i`.
     pub fn output(&self, i: usize) -> &[f32] {
-        &self.tensors[self.model.graph.outputs[i].index()]
+        self.result(&self.slots[self.outputs[i]])
     }
 
     /// The shape of the graph's output `i`.
@@ -128,34 +193,73 @@ impl Engine {
     /// # Panics
     /// If the graph has no output `i`.
     pub fn output_shape(&self, i: usize) -> Shape {
-        self.shapes[self.model.graph.outputs[i].index()]
+        self.slots[self.outputs[i]].shape
     }
 
     /// The tensor `[C, h, w]` of a node that [`Options::keep`] names.
     ///
     /// # Panics
-    /// If the options did not name the node.
+    /// If the options did not name the node and it is no output of the graph.
     pub fn kept(&self, node: NodeId) -> &[f32] {
-        &self.tensors[node.index()]
+        let slot = self.slots.iter().find(|s| s.node == node);
+        self.result(slot.unwrap_or_else(|| panic!("layer {} was not asked for in `Options::keep`", node.0)))
     }
 
     /// Bytes held.
     pub fn memory(&self) -> Memory {
-        measure(&self.model.graph, &self.shapes)
+        self.memory
+    }
+
+    fn check(&self, found: usize) -> Result<(), EngineError> {
+        let expected = self.input.as_slice().len();
+        if found == expected { Ok(()) } else { Err(EngineError::Input { found, expected }) }
+    }
+
+    fn result(&self, slot: &Slot) -> &[f32] {
+        &self.results.as_slice()[slot.offset..slot.offset + slot.shape.len()]
+    }
+
+    fn step(&mut self, index: usize, input: Option<&[f32]>) {
+        let Self { kernels, arena, weights, .. } = self;
+        match &self.steps[index].action {
+            Action::Import { dst } => kernels::import(input.unwrap_or(self.input.as_slice()), arena, *dst),
+            Action::Conv { spec, depthwise, packed, src, dst, residual } => {
+                let packed = &weights.as_slice()[packed.clone()];
+                let run = if *depthwise { kernels::depthwise } else { kernels::conv };
+                run(kernels, arena, spec, packed, *src, *dst, *residual);
+            }
+            Action::MaxPool { window, src, dst } => kernels::max_pool(kernels, arena, *window, *src, *dst),
+            Action::Upsample { factor, src, dst } => kernels::upsample(arena, *factor, *src, *dst),
+            Action::Copy { src, dst } => kernels::copy(arena, *src, *dst),
+            Action::Add { a, b, dst } => kernels::add(arena, *a, *b, *dst),
+            Action::Attention { op, src, dst, shared } => {
+                kernels::attention(kernels, arena, op, *src, *dst, *shared);
+            }
+            Action::Values { op, src, dst } => kernels::values(arena, op, *src, *dst),
+            Action::Average { src, dst } => kernels::global_average(arena, *src, *dst),
+            Action::Export { slot, src } => {
+                let slot = &self.slots[*slot];
+                let tensor = &mut self.results.as_mut_slice()[slot.offset..slot.offset + slot.shape.len()];
+                kernels::export(arena, *src, tensor);
+            }
+        }
     }
 }
 
-/// The bytes that an [`Engine`] of this graph will hold.
+/// The bytes that an [`Engine`] of this graph will hold: the same figures as [`Engine::memory`].
 ///
 /// # Errors
-/// As [`Engine::new`].
+/// If the graph does not fit the size, or an option names a node that is not there.
 pub fn plan_memory(graph: &Graph, height: usize, width: usize, options: &Options) -> Result<Memory, EngineError> {
-    let _ = options;
-    Ok(measure(graph, &graph.shapes(height, width)?))
+    Ok(memory_of(&compile(graph, height, width, &options.keep)?, options))
 }
 
-fn measure(graph: &Graph, shapes: &[Shape]) -> Memory {
-    let params: usize = graph.params().iter().map(|p| p.shape.iter().product::<usize>()).sum();
-    let tensors: usize = shapes.iter().map(Shape::len).sum();
-    Memory { weights: 4 * params, arena: 4 * tensors, scratch: 4 * shapes[0].len() }
+fn memory_of(program: &Program, options: &Options) -> Memory {
+    Memory {
+        weights: Buffer::bytes(program.weights),
+        arena: Buffer::bytes(program.arena),
+        scratch: Buffer::bytes(program.input)
+            + Buffer::bytes(program.outputs)
+            + Kernels::bytes(options.threads.max(1), program.space, program.zeros),
+    }
 }

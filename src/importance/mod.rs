@@ -107,13 +107,20 @@ pub struct Evidence<'a> {
 
 /// Ranks the channels of every group.
 pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence) -> Ranking {
-    let by_weights = |criterion, group: &Group| greedy::order(&weights::scores(criterion, model, groups, group), group.heads);
+    let by_weights =
+        |criterion, group: &Group| greedy::order(&weights::scores(criterion, model, groups, group), group.heads);
     let one = |(id, group): (usize, &Group)| {
         let ranked = match (criterion, evidence.gradients, evidence.grams) {
-            (Criterion::Reconstruction, _, Some((grams, ridge))) => reconstruction::order(model, groups, group, grams, ridge),
-            (Criterion::Fisher, Some(gradients), _) => Some(greedy::fisher_order(&gradients.of_group(group), group.heads)),
+            (Criterion::Reconstruction, _, Some((grams, ridge))) => {
+                reconstruction::order(model, groups, group, grams, ridge)
+            }
+            (Criterion::Fisher, Some(gradients), _) => {
+                Some(greedy::fisher_order(&gradients.of_group(group), group.heads))
+            }
             (Criterion::Taylor, Some(gradients), _) => Some(greedy::order(&gradients.taylor(group), group.heads)),
-            (Criterion::Random, ..) => Some(greedy::order(&weights::random(group.width(), evidence.seed ^ ((id as u64) << 32)), group.heads)),
+            (Criterion::Random, ..) => {
+                Some(greedy::order(&weights::random(group.width(), evidence.seed ^ ((id as u64) << 32)), group.heads))
+            }
             (Criterion::L1 | Criterion::L2 | Criterion::Fpgm, ..) => Some(by_weights(criterion, group)),
             _ => None,
         };

@@ -28,7 +28,15 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(model: &Model, groups: &Groups, group: &Group, conv: &Conv, input: usize, gram: &Gram, ridge: f64) -> Option<Self> {
+    fn new(
+        model: &Model,
+        groups: &Groups,
+        group: &Group,
+        conv: &Conv,
+        input: usize,
+        gram: &Gram,
+        ridge: f64,
+    ) -> Option<Self> {
         let taps = conv.kernel * conv.kernel;
         let d = conv.c_in * taps;
         let kernel = model.tensor(&conv.weight).data();

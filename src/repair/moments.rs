@@ -189,7 +189,8 @@ pub(super) fn collect(
             sums
         };
         let (mut all, other) = (half(0), half(1));
-        let first = Sums { xx: all.xx.clone(), xy: all.xy.clone(), x: all.x.clone(), y: all.y.clone(), count: all.count };
+        let first =
+            Sums { xx: all.xx.clone(), xy: all.xy.clone(), x: all.x.clone(), y: all.y.clone(), count: all.count };
         all.join(&other);
         Split { all: all.centre(), halves: [first.centre(), other.centre()] }
     };

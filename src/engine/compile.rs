@@ -1,0 +1,329 @@
+//! From a graph to steps: what is fused, where every tensor lies, and what runs in which order.
+//!
+//! 1. A sum runs in the epilogue of a convolution that only it reads ([`fuse`]).
+//! 2. Tensors move into the tensors that are made of them ([`place`]): a slice is a view of its input, the members of
+//!    a concat are written where the concat wants them, as far as each can only be in one place.
+//! 3. Steps are emitted in node order, on places: runs of channels of a root tensor.
+//! 4. Root tensors get offsets in the arena by their first and last step.
+
+use super::EngineError;
+use super::arena::{Span, assign};
+use crate::graph::{Attention, Conv, Graph, NodeId, Op, Shape};
+use crate::kernels::{ConvSpec, View, attention_scratch, conv_scratch, packed_conv_len, packed_depthwise_len};
+use std::collections::HashSet;
+use std::ops::Range;
+
+/// What one step does, on tensors of type `T`.
+#[derive(Clone, Debug)]
+pub(super) enum Action<T> {
+    Import { dst: T },
+    Conv { spec: ConvSpec, depthwise: bool, packed: Range<usize>, src: T, dst: T, residual: Option<T> },
+    MaxPool { window: (usize, usize, usize), src: T, dst: T },
+    Upsample { factor: usize, src: T, dst: T },
+    Copy { src: T, dst: T },
+    Add { a: T, b: T, dst: T },
+    Attention { op: Attention, src: T, dst: T, shared: T },
+    Values { op: Attention, src: T, dst: T },
+    Average { src: T, dst: T },
+    Export { slot: usize, src: T },
+}
+
+impl<T: Copy> Action<T> {
+    fn map<U>(&self, f: impl Fn(T) -> U) -> Action<U> {
+        match self.clone() {
+            Self::Import { dst } => Action::Import { dst: f(dst) },
+            Self::Conv { spec, depthwise, packed, src, dst, residual } => {
+                Action::Conv { spec, depthwise, packed, src: f(src), dst: f(dst), residual: residual.map(&f) }
+            }
+            Self::MaxPool { window, src, dst } => Action::MaxPool { window, src: f(src), dst: f(dst) },
+            Self::Upsample { factor, src, dst } => Action::Upsample { factor, src: f(src), dst: f(dst) },
+            Self::Copy { src, dst } => Action::Copy { src: f(src), dst: f(dst) },
+            Self::Add { a, b, dst } => Action::Add { a: f(a), b: f(b), dst: f(dst) },
+            Self::Attention { op, src, dst, shared } => {
+                Action::Attention { op, src: f(src), dst: f(dst), shared: f(shared) }
+            }
+            Self::Values { op, src, dst } => Action::Values { op, src: f(src), dst: f(dst) },
+            Self::Average { src, dst } => Action::Average { src: f(src), dst: f(dst) },
+            Self::Export { slot, src } => Action::Export { slot, src: f(src) },
+        }
+    }
+
+    fn tensors(&self) -> Vec<T> {
+        let all = std::cell::RefCell::new(Vec::new());
+        self.map(|t| all.borrow_mut().push(t));
+        all.into_inner()
+    }
+}
+
+/// One step and the node it belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct Step<T> {
+    pub node: NodeId,
+    pub action: Action<T>,
+}
+
+/// A tensor that the caller reads after a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    pub node: NodeId,
+    pub shape: Shape,
+    pub offset: usize,
+}
+
+/// Everything about a run that follows from graph, size and options, without any weight.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub steps: Vec<Step<View>>,
+    pub slots: Vec<Slot>,
+    /// Sizes in values.
+    pub input: usize,
+    pub outputs: usize,
+    pub weights: usize,
+    pub arena: usize,
+    /// Working space per thread.
+    pub space: usize,
+    pub zeros: usize,
+}
+
+/// A run of channels of a root tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    root: usize,
+    start: usize,
+    shape: Shape,
+}
+
+/// Compiles a graph that [`Graph::check`] accepts.
+pub(super) fn compile(graph: &Graph, height: usize, width: usize, keep: &[NodeId]) -> Result<Program, EngineError> {
+    let shapes = graph.shapes(height, width)?;
+    if let Some(id) = keep.iter().chain(&graph.outputs).find(|id| id.index() >= graph.nodes.len()) {
+        return Err(EngineError::NoSuchNode { node: id.0, nodes: graph.nodes.len() });
+    }
+    let visible: HashSet<NodeId> = keep.iter().chain(&graph.outputs).copied().collect();
+    let fused = fuse(graph, &visible);
+    let parents = place(graph, &shapes, &fused);
+    let mut emitter = Emitter::new(graph, &shapes, parents);
+    for id in graph.ids() {
+        emitter.node(id, &fused);
+        if visible.contains(&id) {
+            let slot = emitter.slots.len();
+            let offset = emitter.outputs;
+            emitter.outputs += shapes[id.index()].len().next_multiple_of(16);
+            emitter.slots.push(Slot { node: id, shape: shapes[id.index()], offset });
+            emitter.push(id, Action::Export { slot, src: emitter.place(id) });
+        }
+    }
+    Ok(emitter.finish())
+}
+
+/// For every convolution the sum that its epilogue computes.
+fn fuse(graph: &Graph, visible: &HashSet<NodeId>) -> Vec<Option<NodeId>> {
+    let consumers = graph.consumers();
+    let mut fused = vec![None; graph.nodes.len()];
+    for id in graph.ids() {
+        let node = graph.node(id);
+        if !matches!(node.op, Op::Add) {
+            continue;
+        }
+        // The other operand must be there when the convolution runs.
+        let (early, late) = (node.inputs[0].min(node.inputs[1]), node.inputs[0].max(node.inputs[1]));
+        let alone = early != late && consumers[late.index()].len() == 1 && !visible.contains(&late);
+        if alone && matches!(graph.node(late).op, Op::Conv(_)) {
+            fused[late.index()] = Some(id);
+        }
+    }
+    fused
+}
+
+/// For every node the node in whose tensor it lies, and from which channel on.
+fn place(graph: &Graph, shapes: &[Shape], fused: &[Option<NodeId>]) -> Vec<Option<(NodeId, usize)>> {
+    let mut parents: Vec<Option<(NodeId, usize)>> = fused.iter().map(|f| f.map(|add| (add, 0))).collect();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        match &node.op {
+            Op::Slice { start, .. } => parents[id.index()] = Some((node.inputs[0], *start)),
+            Op::Values(a) if a.heads == 1 => parents[id.index()] = Some((node.inputs[0], 2 * a.key_dim)),
+            _ => {}
+        }
+    }
+    for id in graph.ids() {
+        let node = graph.node(id);
+        if !matches!(node.op, Op::Concat) {
+            continue;
+        }
+        let mut at = 0;
+        let mut rest = &node.inputs[..];
+        while let Some(member) = rest.first() {
+            // Slices that together are a whole tensor, in order, bring that tensor along.
+            let (whole, count) = whole_tensor(graph, shapes, rest).unwrap_or((*member, 1));
+            if parents[whole.index()].is_none() {
+                parents[whole.index()] = Some((id, at));
+            }
+            at += rest[..count].iter().map(|m| shapes[m.index()].c).sum::<usize>();
+            rest = &rest[count..];
+        }
+    }
+    parents
+}
+
+/// The tensor that the first few members are the consecutive slices of, and how many these are.
+fn whole_tensor(graph: &Graph, shapes: &[Shape], members: &[NodeId]) -> Option<(NodeId, usize)> {
+    let slice = |id: &NodeId| match &graph.node(*id).op {
+        Op::Slice { start, len } => Some((graph.node(*id).inputs[0], *start, *len)),
+        _ => None,
+    };
+    let (tensor, _, _) = slice(members.first()?)?;
+    let mut reached = 0;
+    for (count, member) in members.iter().enumerate() {
+        if reached == shapes[tensor.index()].c {
+            return Some((tensor, count));
+        }
+        match slice(member) {
+            Some((input, start, len)) if input == tensor && start == reached => reached += len,
+            _ => return None,
+        }
+    }
+    (reached == shapes[tensor.index()].c).then_some((tensor, members.len()))
+}
+
+/// The spec that the kernels want.
+pub(super) fn spec(conv: &Conv) -> ConvSpec {
+    ConvSpec {
+        c_in: conv.c_in,
+        c_out: conv.c_out,
+        kernel: conv.kernel,
+        stride: conv.stride,
+        padding: conv.padding,
+        act: conv.act,
+    }
+}
+
+struct Emitter<'a> {
+    graph: &'a Graph,
+    shapes: &'a [Shape],
+    parents: Vec<Option<(NodeId, usize)>>,
+    steps: Vec<Step<Place>>,
+    /// Size of every root tensor; the nodes come first, then working space.
+    roots: Vec<usize>,
+    slots: Vec<Slot>,
+    outputs: usize,
+    weights: usize,
+    space: usize,
+    zeros: usize,
+}
+
+impl<'a> Emitter<'a> {
+    fn new(graph: &'a Graph, shapes: &'a [Shape], parents: Vec<Option<(NodeId, usize)>>) -> Self {
+        Self {
+            graph,
+            shapes,
+            parents,
+            steps: Vec::new(),
+            roots: shapes.iter().map(Shape::len).collect(),
+            slots: Vec::new(),
+            outputs: 0,
+            weights: 0,
+            space: 0,
+            zeros: 0,
+        }
+    }
+
+    fn push(&mut self, node: NodeId, action: Action<Place>) {
+        self.steps.push(Step { node, action });
+    }
+
+    fn place(&self, id: NodeId) -> Place {
+        let (mut root, mut start) = (id, 0);
+        while let Some((parent, at)) = self.parents[root.index()] {
+            root = parent;
+            start += at;
+        }
+        Place { root: root.index(), start, shape: self.shapes[id.index()] }
+    }
+
+    fn node(&mut self, id: NodeId, fused: &[Option<NodeId>]) {
+        let node = self.graph.node(id);
+        let dst = self.place(id);
+        let from = |this: &Self, i: usize| this.place(node.inputs[i]);
+        let action = match &node.op {
+            Op::Input { .. } => Action::Import { dst },
+            Op::Conv(conv) => {
+                let spec = spec(conv);
+                let depthwise = conv.is_depthwise();
+                let len = if depthwise { packed_depthwise_len(&spec) } else { packed_conv_len(&spec) };
+                let packed = self.weights..self.weights + len;
+                self.weights = packed.end.next_multiple_of(16);
+                if !depthwise {
+                    self.space = self.space.max(conv_scratch(&spec));
+                    self.zeros = self.zeros.max(spec.kernel * spec.c_in);
+                }
+                let residual = fused[id.index()].map(|add| {
+                    let inputs = &self.graph.node(add).inputs;
+                    self.place(if inputs[0] == id { inputs[1] } else { inputs[0] })
+                });
+                Action::Conv { spec, depthwise, packed, src: from(self, 0), dst, residual }
+            }
+            Op::MaxPool { kernel, stride, padding } => {
+                Action::MaxPool { window: (*kernel, *stride, *padding), src: from(self, 0), dst }
+            }
+            Op::Upsample { factor } => Action::Upsample { factor: *factor, src: from(self, 0), dst },
+            Op::Concat => {
+                let mut at = dst.start;
+                for member in &node.inputs {
+                    let src = self.place(*member);
+                    let wanted = Place { root: dst.root, start: at, shape: src.shape };
+                    if src != wanted {
+                        self.push(id, Action::Copy { src, dst: wanted });
+                    }
+                    at += src.shape.c;
+                }
+                return;
+            }
+            Op::Slice { .. } => return,
+            Op::Add if node.inputs.iter().any(|i| fused[i.index()] == Some(id)) => return,
+            Op::Add => Action::Add { a: from(self, 0), b: from(self, 1), dst },
+            Op::Attention(op) => {
+                let (needed, per_thread) = attention_scratch(op, dst.shape.area());
+                self.space = self.space.max(per_thread);
+                let shared = Place { root: self.roots.len(), start: 0, shape: Shape { c: needed, h: 1, w: 1 } };
+                self.roots.push(needed);
+                Action::Attention { op: *op, src: from(self, 0), dst, shared }
+            }
+            Op::Values(a) if a.heads == 1 => return,
+            Op::Values(op) => Action::Values { op: *op, src: from(self, 0), dst },
+            Op::GlobalAvgPool => Action::Average { src: from(self, 0), dst },
+        };
+        self.push(id, action);
+    }
+
+    fn finish(self) -> Program {
+        let mut spans: Vec<Option<Span>> = vec![None; self.roots.len()];
+        for (index, step) in self.steps.iter().enumerate() {
+            for place in step.action.tensors() {
+                let span = spans[place.root].get_or_insert(Span { first: index, last: index, len: 0 });
+                span.last = index;
+                span.len = self.roots[place.root];
+            }
+        }
+        let (offsets, arena) = assign(&spans);
+        let pitch = |root: usize| self.shapes.get(root).map_or(self.roots[root], |s| s.c);
+        let view = |place: Place| View {
+            offset: offsets[place.root] + place.start,
+            pitch: pitch(place.root),
+            c: place.shape.c,
+            h: place.shape.h,
+            w: place.shape.w,
+        };
+        let steps = self.steps.iter().map(|s| Step { node: s.node, action: s.action.map(view) }).collect();
+        Program {
+            steps,
+            input: self.shapes.first().map_or(0, Shape::len),
+            slots: self.slots,
+            outputs: self.outputs,
+            weights: self.weights,
+            arena,
+            space: self.space,
+            zeros: self.zeros,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A few threads that wait for work, so that no frame starts a thread or allocates.
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+type Job = *const (dyn Fn(usize, usize) + Sync);
+
+/// Turns of waiting before a thread goes to sleep (some tens of microseconds).
+const SPINS: usize = 4_000;
+
+/// Turns of waiting before the caller lets other programs have the core.
+const PATIENCE: usize = 20_000;
+
+struct Shared {
+    /// Counts the jobs; a change is the signal to start.
+    epoch: AtomicUsize,
+    job: UnsafeCell<Option<Job>>,
+    items: AtomicUsize,
+    next: AtomicUsize,
+    /// Workers that have not finished the job.
+    busy: AtomicUsize,
+    asleep: Vec<AtomicBool>,
+    stop: AtomicBool,
+    failed: AtomicBool,
+}
+
+// SAFETY: `job` is written only while no worker is busy, before the epoch changes (release), and read only after
+// (acquire); the closure behind it is `Sync` and outlives the job, because `run` waits for `busy` to reach 0.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+/// A fixed set of threads.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// `threads` threads, the caller's included. Fewer where the system refuses to start more.
+    pub fn new(threads: usize) -> Self {
+        let workers = threads.saturating_sub(1);
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            items: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            asleep: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+            stop: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        });
+        let start = |index: usize| {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name(format!("kernels-{index}")).spawn(move || work(&shared, index)).ok()
+        };
+        let workers = (0..workers).map_while(start).collect();
+        Self { shared, workers }
+    }
+
+    /// Number of threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `job(item, thread)` for every item; each thread takes the next item when it is done with one.
+    ///
+    /// # Panics
+    /// If the job panics.
+    pub(super) fn run(&mut self, items: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        if self.workers.is_empty() || items <= 1 {
+            (0..items).for_each(|item| job(item, 0));
+            return;
+        }
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes; this function returns after all workers are done with the job. No worker
+        // is busy now: `busy` was 0 when the last job ended, and `&mut self` keeps other callers out.
+        unsafe {
+            let job = job as *const (dyn Fn(usize, usize) + Sync + '_);
+            *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job));
+        }
+        shared.items.store(items, Ordering::Relaxed);
+        shared.next.store(0, Ordering::Relaxed);
+        shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
+            if asleep.load(Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| take_items(shared, job, 0)));
+        let mut turns = 0usize;
+        while shared.busy.load(Ordering::Acquire) > 0 {
+            turns += 1;
+            if turns > PATIENCE { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        assert!(own.is_ok() && !shared.failed.load(Ordering::Relaxed), "a kernel panicked");
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            let _ = worker.join();
+        }
+    }
+}
+
+fn take_items(shared: &Shared, job: &(dyn Fn(usize, usize) + Sync), thread: usize) {
+    let items = shared.items.load(Ordering::Relaxed);
+    loop {
+        let item = shared.next.fetch_add(1, Ordering::Relaxed);
+        if item >= items {
+            return;
+        }
+        job(item, thread);
+    }
+}
+
+fn work(shared: &Shared, index: usize) {
+    let mut seen = 0;
+    loop {
+        let mut turns = 0;
+        while shared.epoch.load(Ordering::Acquire) == seen {
+            turns += 1;
+            if turns < SPINS {
+                std::hint::spin_loop();
+                continue;
+            }
+            // Either this thread sees the new epoch here, or the caller sees the flag and wakes it.
+            shared.asleep[index].store(true, Ordering::SeqCst);
+            if shared.epoch.load(Ordering::SeqCst) == seen {
+                thread::park();
+            }
+            shared.asleep[index].store(false, Ordering::SeqCst);
+        }
+        seen = shared.epoch.load(Ordering::Acquire);
+        if shared.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        // SAFETY: see `Shared`; the epoch has changed, so the job is there and lives until `busy` is 0.
+        let done = catch_unwind(AssertUnwindSafe(|| unsafe {
+            if let Some(job) = *shared.job.get() {
+                take_items(shared, &*job, index + 1);
+            }
+        }));
+        if done.is_err() {
+            shared.failed.store(true, Ordering::Relaxed);
+        }
+        shared.busy.fetch_sub(1, Ordering::Release);
+    }
+}

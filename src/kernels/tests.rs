@@ -1,0 +1,295 @@
+//! Every instruction set against plain sums in f64, on random shapes, views and neighbours.
+
+use super::*;
+use crate::graph::{Activation, Attention};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+fn isas() -> Vec<Isa> {
+    let best = Isa::detect();
+    if best == Isa::Portable { vec![best] } else { vec![best, Isa::Portable] }
+}
+
+/// A buffer in which tensors lie between other values, which kernels must leave alone.
+struct World {
+    rng: StdRng,
+    buffer: Buffer,
+    used: usize,
+    written: Vec<View>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut buffer = Buffer::zeroed(1 << 17).unwrap();
+        buffer.as_mut_slice().iter_mut().for_each(|v| *v = rng.random_range(-1.0..1.0));
+        Self { rng, buffer, used: 0, written: Vec::new() }
+    }
+
+    /// A run of channels of a tensor that is often wider.
+    fn tensor(&mut self, c: usize, h: usize, w: usize) -> View {
+        let (before, after) = match self.rng.random_bool(0.5) {
+            true => (0, 0),
+            false => (self.rng.random_range(0..9), self.rng.random_range(0..9)),
+        };
+        let whole = View::dense(self.used, before + c + after, h, w);
+        self.used += whole.c * h * w + self.rng.random_range(0..5);
+        assert!(self.used <= self.buffer.as_slice().len());
+        whole.channels(before, c)
+    }
+
+    fn at(&self, v: View, c: usize, y: usize, x: usize) -> f64 {
+        f64::from(self.buffer.as_slice()[v.offset + (y * v.w + x) * v.pitch + c])
+    }
+
+    /// Runs a kernel for every instruction set and several threads; `expected(c, y, x)` with a tolerance.
+    fn check(
+        &mut self,
+        case: &str,
+        out: View,
+        tolerance: f64,
+        space: usize,
+        expected: impl Fn(&Self, usize, usize, usize) -> f64,
+        run: impl Fn(&mut Kernels, &mut Buffer),
+    ) {
+        self.written.push(out);
+        let before = self.buffer.as_slice().to_vec();
+        let threads = [1, 1, 2, 3][self.rng.random_range(0..4)];
+        for isa in isas() {
+            let mut kernels = Kernels::new(isa, threads, space, 4096).unwrap();
+            self.buffer.as_mut_slice().copy_from_slice(&before);
+            run(&mut kernels, &mut self.buffer);
+            let mut inside = vec![false; before.len()];
+            for (y, x, c) in (0..out.h).flat_map(|y| (0..out.w).flat_map(move |x| (0..out.c).map(move |c| (y, x, c)))) {
+                let (found, wanted) = (self.at(out, c, y, x), expected(self, c, y, x));
+                let close = (found - wanted).abs() <= tolerance * (1.0 + wanted.abs());
+                assert!(close, "{case} {isa:?} {threads} threads: [{c}, {y}, {x}] is {found}, expected {wanted}");
+                inside[out.offset + (y * out.w + x) * out.pitch + c] = true;
+            }
+            let after = self.buffer.as_slice();
+            let touched = (0..before.len()).find(|i| !inside[*i] && before[*i].to_bits() != after[*i].to_bits());
+            assert!(touched.is_none(), "{case} {isa:?}: wrote at {touched:?} outside {out:?}");
+        }
+    }
+
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.rng.random_range(-1.0..1.0)).collect()
+    }
+}
+
+fn act(act: Activation, x: f64) -> f64 {
+    match act {
+        Activation::Identity => x,
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+    }
+}
+
+fn out_side(side: usize, kernel: usize, stride: usize, padding: usize) -> usize {
+    (side + 2 * padding - kernel) / stride + 1
+}
+
+/// One random convolution, dense or depthwise.
+fn convolution(seed: u64, deep: bool) {
+    let mut world = World::new(seed);
+    let rng = &mut world.rng;
+    let kernel = [1, 1, 2, 3, 3, 3, 5, 7][rng.random_range(0..8)];
+    let (stride, padding) = (rng.random_range(1..4), rng.random_range(0..=kernel));
+    let mut side = || rng.random_range(kernel.saturating_sub(2 * padding).max(1)..14);
+    let (h, w) = (side(), side());
+    let c_in = rng.random_range(1..24);
+    let c_out = if deep { c_in } else { rng.random_range(1..40) };
+    let act_of = [Activation::Identity, Activation::Silu, Activation::Relu][rng.random_range(0..3)];
+    let with_residual = rng.random_bool(0.4);
+    let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act: act_of };
+    let per_group = if deep { 1 } else { c_in };
+    let (oh, ow) = (out_side(h, kernel, stride, padding), out_side(w, kernel, stride, padding));
+    let (src, dst) = (world.tensor(c_in, h, w), world.tensor(c_out, oh, ow));
+    let residual = with_residual.then(|| world.tensor(c_out, oh, ow));
+    let (weights, bias) = (world.values(c_out * per_group * kernel * kernel), world.values(c_out));
+    let mut packed = vec![f32::NAN; if deep { packed_depthwise_len(&spec) } else { packed_conv_len(&spec) }];
+    if deep {
+        pack_depthwise(&spec, &weights, &bias, &mut packed);
+    } else {
+        pack_conv(&spec, &weights, &bias, &mut packed);
+    }
+    let case = format!("seed {seed} {spec:?} depthwise {deep} on {h} x {w}, {src:?} -> {dst:?} + {residual:?}");
+    let expected = |world: &World, co: usize, y: usize, x: usize| {
+        let mut sum = f64::from(bias[co]);
+        for (ci, ky, kx) in
+            (0..per_group).flat_map(|c| (0..kernel).flat_map(move |y| (0..kernel).map(move |x| (c, y, x))))
+        {
+            let (iy, ix) = ((y * stride + ky).checked_sub(padding), (x * stride + kx).checked_sub(padding));
+            if let (Some(iy), Some(ix)) = (iy.filter(|i| *i < h), ix.filter(|i| *i < w)) {
+                let weight = weights[((co * per_group + ci) * kernel + ky) * kernel + kx];
+                sum += world.at(src, if deep { co } else { ci }, iy, ix) * f64::from(weight);
+            }
+        }
+        act(act_of, sum) + residual.map_or(0.0, |r| world.at(r, co, y, x))
+    };
+    let run = if deep { depthwise } else { conv };
+    world.check(&case, dst, 2e-5, conv_scratch(&spec), expected, |kernels, buffer| {
+        run(kernels, buffer, &spec, &packed, src, dst, residual);
+    });
+}
+
+#[test]
+fn dense_convolutions_of_any_shape_are_right() {
+    (0..1500).for_each(|seed| convolution(seed, false));
+}
+
+#[test]
+fn depthwise_convolutions_of_any_shape_are_right() {
+    (10_000..10_600).for_each(|seed| convolution(seed, true));
+}
+
+#[test]
+fn max_pools_of_any_shape_are_right() {
+    for seed in 20_000..20_300 {
+        let mut world = World::new(seed);
+        let kernel = world.rng.random_range(1..6);
+        let (stride, padding) = (world.rng.random_range(1..4), world.rng.random_range(0..=kernel / 2));
+        let (c, h, w) = (world.rng.random_range(1..20), world.rng.random_range(5..12), world.rng.random_range(5..12));
+        let (src, dst) = (world.tensor(c, h, w), {
+            world.tensor(c, out_side(h, kernel, stride, padding), out_side(w, kernel, stride, padding))
+        });
+        let expected = |world: &World, c: usize, y: usize, x: usize| {
+            let inside = |o: usize, side: usize| {
+                (0..kernel).filter_map(move |k| (o * stride + k).checked_sub(padding).filter(|i| *i < side))
+            };
+            let all = inside(y, h).flat_map(|iy| inside(x, w).map(move |ix| (iy, ix)));
+            all.map(|(iy, ix)| world.at(src, c, iy, ix)).fold(f64::NEG_INFINITY, f64::max)
+        };
+        let case = format!("seed {seed}: {kernel}, {stride}, {padding} of {src:?}");
+        world.check(&case, dst, 0.0, 0, expected, |kernels, buffer| {
+            max_pool(kernels, buffer, (kernel, stride, padding), src, dst);
+        });
+    }
+}
+
+#[test]
+fn attention_of_any_shape_is_right() {
+    for seed in 30_000..30_300 {
+        let mut world = World::new(seed);
+        let rng = &mut world.rng;
+        let a = Attention {
+            heads: rng.random_range(1..4),
+            key_dim: rng.random_range(1..20),
+            head_dim: rng.random_range(1..36),
+            scale: rng.random_range(0.1..3.0),
+        };
+        let (h, w) = (rng.random_range(1..8), rng.random_range(1..8));
+        let (src, dst) = (world.tensor(a.heads * a.packed(), h, w), world.tensor(a.heads * a.head_dim, h, w));
+        let (shared_len, space) = attention_scratch(&a, h * w);
+        let mut place = Buffer::zeroed(world.used + shared_len).unwrap();
+        place.as_mut_slice()[..world.used].copy_from_slice(&world.buffer.as_slice()[..world.used]);
+        let shared = View::dense(world.used, shared_len, 1, 1);
+        let expected = |world: &World, c: usize, y: usize, x: usize| {
+            let (head, channel) = (c / a.head_dim, c % a.head_dim);
+            let at = |c: usize, p: usize| world.at(src, head * a.packed() + c, p / w, p % w);
+            let logit = |p: usize| {
+                let products = (0..a.key_dim).map(|k| at(k, y * w + x) * at(a.key_dim + k, p));
+                f64::from(a.scale) * products.sum::<f64>()
+            };
+            let weights: Vec<f64> = (0..h * w).map(|p| logit(p).exp()).collect();
+            let mixed: f64 = weights.iter().enumerate().map(|(p, e)| e * at(2 * a.key_dim + channel, p)).sum();
+            mixed / weights.iter().sum::<f64>()
+        };
+        let case = format!("seed {seed}: {a:?} on {h} x {w}");
+        // The working space lies in a second buffer, so that only the output changes in the first.
+        world.check(&case, dst, 1e-5, space, expected, |kernels, buffer| {
+            let mut whole = Buffer::zeroed(shared.offset + shared_len).unwrap();
+            whole.as_mut_slice()[..shared.offset].copy_from_slice(&buffer.as_slice()[..shared.offset]);
+            attention(kernels, &mut whole, &a, src, dst, shared);
+            buffer.as_mut_slice()[..shared.offset].copy_from_slice(&whole.as_slice()[..shared.offset]);
+        });
+    }
+}
+
+#[test]
+fn moves_and_sums_are_exact() {
+    for seed in 40_000..40_200 {
+        let mut world = World::new(seed);
+        let (c, h, w) = (world.rng.random_range(1..20), world.rng.random_range(1..9), world.rng.random_range(1..9));
+        let factor = world.rng.random_range(1..4);
+        let (a, b) = (world.tensor(c, h, w), world.tensor(c, h, w));
+        let (copied, large) = (world.tensor(c, h, w), world.tensor(c, h * factor, w * factor));
+        let (sum, mean) = (world.tensor(c, h, w), world.tensor(c, 1, 1));
+        let case = format!("seed {seed}: {a:?}");
+        world.check(&case, copied, 0.0, 0, |s, c, y, x| s.at(a, c, y, x), |_, buffer| copy(buffer, a, copied));
+        world.check(
+            &case,
+            large,
+            0.0,
+            0,
+            |s, c, y, x| s.at(a, c, y / factor, x / factor),
+            |_, buffer| {
+                upsample(buffer, factor, a, large);
+            },
+        );
+        world.check(
+            &case,
+            sum,
+            1e-7,
+            0,
+            |s, c, y, x| s.at(a, c, y, x) + s.at(b, c, y, x),
+            |_, buffer| {
+                add(buffer, a, b, sum);
+            },
+        );
+        let average = |s: &World, c: usize, _: usize, _: usize| {
+            (0..h * w).map(|p| s.at(a, c, p / w, p % w)).sum::<f64>() / (h * w) as f64
+        };
+        world.check(&case, mean, 1e-6, 0, average, |_, buffer| global_average(buffer, a, mean));
+
+        let image = world.values(c * h * w);
+        let mut back = vec![0.0; c * h * w];
+        let planes = |_: &World, c: usize, y: usize, x: usize| f64::from(image[(c * h + y) * w + x]);
+        world.check(&case, b, 0.0, 0, planes, |_, buffer| import(&image, buffer, b));
+        export(&world.buffer, b, &mut back);
+        assert_eq!(back, image, "{case}");
+    }
+}
+
+#[test]
+fn silu_is_right_over_the_whole_range() {
+    // A convolution of 1 by 1 that passes its input on is a way to the function for every instruction set.
+    let inputs: Vec<f32> = (-4000..4000).map(|i| i as f32 * 0.025).chain([-1e30, 1e30, -88.5, 88.5, 0.0]).collect();
+    let spec = ConvSpec { c_in: 1, c_out: 1, kernel: 1, stride: 1, padding: 0, act: Activation::Silu };
+    let mut packed = vec![0.0; packed_conv_len(&spec)];
+    pack_conv(&spec, &[1.0], &[0.0], &mut packed);
+    let n = inputs.len();
+    for isa in isas() {
+        let mut buffer = Buffer::zeroed(2 * n).unwrap();
+        buffer.as_mut_slice()[..n].copy_from_slice(&inputs);
+        let mut kernels = Kernels::new(isa, 1, conv_scratch(&spec), 16).unwrap();
+        let (src, dst) = (View::dense(0, 1, 1, n), View::dense(n, 1, 1, n));
+        conv(&mut kernels, &mut buffer, &spec, &packed, src, dst, None);
+        for (x, y) in inputs.iter().zip(&buffer.as_slice()[n..]) {
+            let wanted = act(Activation::Silu, f64::from(*x));
+            assert!((f64::from(*y) - wanted).abs() <= 1e-6 * wanted.abs() + 1e-30, "{isa:?}: {x} -> {y}, not {wanted}");
+        }
+    }
+}
+
+#[test]
+fn a_pool_gives_every_item_to_one_thread_and_survives_many_jobs() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    for threads in 1..5 {
+        let mut pool = Pool::new(threads);
+        for items in (0..200).chain([5000]) {
+            let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(items, &|item, worker| {
+                assert!(worker < threads);
+                counts[item].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{items} items on {threads} threads");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a kernel panicked")]
+fn a_panic_in_a_job_reaches_the_caller() {
+    Pool::new(3).run(100, &|item, _| assert_ne!(item, 57));
+}
