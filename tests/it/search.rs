@@ -1,1 +1,321 @@
-//! Tests of search.
+//! The search against brute force, and on the groups of real networks.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use secateurs::graph::Graph;
+use secateurs::group::{GroupId, groups};
+use secateurs::memory;
+use secateurs::search::{
+    Budget, Evaluation, Factor, MemoryTerm, Options, Problem, SearchError, Solution, Variable, evaluate, solve,
+};
+use secateurs::zoo::yolo11::{Scale, detect};
+
+/// How many random instances are compared with brute force: `SECATEURS_SEARCH_CASES`, or 500.
+fn cases() -> u64 {
+    std::env::var("SECATEURS_SEARCH_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(500)
+}
+
+/// Up to eight variables with losses and tables that need not be monotone.
+fn random_problem(random: &mut StdRng) -> Problem {
+    let count = random.random_range(1..=8usize);
+    let most = if count > 6 { 3 } else { 4 };
+    let variables: Vec<Variable> = (0..count)
+        .map(|v| {
+            let levels = random.random_range(1..=most);
+            let mut loss: Vec<f64> = (0..levels).map(|_| f64::from(random.random_range(0..40u8)) / 4.0).collect();
+            if random.random_bool(0.7) {
+                loss.sort_by(|a, b| b.total_cmp(a));
+                loss[levels - 1] = 0.0;
+            }
+            Variable { name: format!("g{v}"), widths: (1..=levels).map(|k| 8 * k).collect(), loss }
+        })
+        .collect();
+    let factor = |random: &mut StdRng, most: f64| {
+        let mut scope: Vec<usize> = (0..count).collect();
+        (0..count).for_each(|i| scope.swap(i, random.random_range(0..count)));
+        scope.truncate(random.random_range(0..=count.min(4)));
+        let size: usize = scope.iter().map(|v| variables[*v].widths.len()).product();
+        let smooth = random.random_bool(0.5);
+        let table = (0..size).map(|entry| {
+            let noise: f64 = random.random_range(0.0..most);
+            if smooth { most * (entry + 1) as f64 / size as f64 + 0.1 * noise } else { noise }
+        });
+        Factor { scope, table: table.collect() }
+    };
+    let factors = (0..random.random_range(0..=2 * count)).map(|_| factor(random, 3.0)).collect();
+    let weight_factors = (0..random.random_range(0..=count)).map(|_| factor(random, 200.0)).collect();
+    let memory = (0..random.random_range(0..=6usize)).map(|_| {
+        let terms = (0..random.random_range(0..=count)).map(|_| (random.random_range(0..count), random.random_range(0.0..9.0)));
+        let terms = terms.collect::<Vec<_>>();
+        MemoryTerm { constant: random.random_range(0.0..50.0), terms }
+    });
+    let memory = memory.collect();
+    Problem { memory, factors, weight_factors, variables, budget: Budget::default() }
+}
+
+/// All plans of a small problem.
+fn all_plans(problem: &Problem) -> Vec<Vec<usize>> {
+    problem.variables.iter().fold(vec![Vec::new()], |plans, variable| {
+        let extend = |plan: &Vec<usize>| {
+            let plan = plan.clone();
+            (0..variable.widths.len()).map(move |level| plan.iter().copied().chain([level]).collect())
+        };
+        plans.iter().flat_map(extend).collect()
+    })
+}
+
+fn check_solution(problem: &Problem, solution: &Solution, case: &str) {
+    let evaluation = evaluate(problem, &solution.levels);
+    let reported = Evaluation {
+        loss: solution.loss,
+        latency_ms: solution.latency_ms,
+        memory_bytes: solution.memory_bytes,
+    };
+    assert_eq!(evaluation, reported, "{case}");
+    assert!(evaluation.fits(&problem.budget), "{case}: {evaluation:?} over {:?}", problem.budget);
+    assert!(solution.lower_bound <= solution.loss, "{case}");
+    let gap = (solution.loss - solution.lower_bound) / solution.loss.max(1e-12);
+    assert!((solution.gap - gap).abs() < 1e-9, "{case}: gap {} for {gap}", solution.gap);
+}
+
+#[test]
+fn small_instances_agree_with_brute_force() {
+    let (mut feasible, mut proven) = (0, 0);
+    for seed in 0..cases() {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut problem = random_problem(&mut random);
+        let all: Vec<Evaluation> = all_plans(&problem).iter().map(|plan| evaluate(&problem, plan)).collect();
+        // Budgets between a little below the least and the most, now and then exactly a plan's own figure.
+        let mut pick = |figure: &dyn Fn(&Evaluation) -> f64| {
+            let (low, high) = all.iter().map(figure).fold((f64::MAX, 0.0f64), |(l, h), f| (l.min(f), h.max(f)));
+            let exact = figure(&all[random.random_range(0..all.len())]);
+            let share: f64 = random.random_range(-0.15..1.0);
+            if random.random_bool(0.2) { exact } else { low + share * (high - low) }
+        };
+        let latency = Some(pick(&|e| e.latency_ms)).filter(|b| *b > 0.0);
+        let memory = Some(pick(&|e| e.memory_bytes)).filter(|b| *b > 0.0);
+        problem.budget = match seed % 3 {
+            0 => Budget { latency_ms: latency, memory_bytes: None },
+            1 => Budget { latency_ms: None, memory_bytes: memory },
+            _ => Budget { latency_ms: latency, memory_bytes: memory },
+        };
+        let fits = all.iter().filter(|e| e.fits(&problem.budget));
+        let optimum = fits.map(|e| e.loss).min_by(f64::total_cmp);
+        let case = format!("case {seed}");
+        match (solve(&problem, &Options { alternatives: 3, ..Options::default() }, &mut |_| {}), optimum) {
+            (Ok(solution), Some(optimum)) => {
+                check_solution(&problem, &solution, &case);
+                feasible += 1;
+                let close = 1e-9 * (1.0 + optimum);
+                assert!(solution.lower_bound <= optimum + close, "{case}: {} over {optimum}", solution.lower_bound);
+                // So few plans are always searched to the end.
+                assert!(solution.loss <= optimum + close, "{case}: {} for {optimum}", solution.loss);
+                assert!(solution.gap <= 1e-6, "{case}: {}", solution.gap);
+                let mut plans = vec![&solution.levels];
+                for other in &solution.alternatives {
+                    assert_eq!(evaluate(&problem, &other.levels), other.evaluation, "{case}");
+                    assert!(other.evaluation.fits(&problem.budget), "{case}");
+                    assert!(!plans.contains(&&other.levels), "{case}: the same plan twice");
+                    plans.push(&other.levels);
+                }
+                assert!(solution.alternatives.is_sorted_by(|a, b| a.evaluation.loss <= b.evaluation.loss), "{case}");
+            }
+            (Err(SearchError::Infeasible(report)), None) => {
+                proven += usize::from(report.proven);
+                assert!(report.proven, "{case}: so few plans are always searched to the end");
+                for (least, figure) in [
+                    (&report.least_latency, (|e| e.latency_ms) as fn(&Evaluation) -> f64),
+                    (&report.least_memory, |e| e.memory_bytes),
+                ] {
+                    let Some(least) = least else { continue };
+                    let truth = all.iter().map(figure).fold(f64::MAX, f64::min);
+                    assert_eq!(evaluate(&problem, &least.levels), least.evaluation, "{case}");
+                    assert!(least.bound <= truth * (1.0 + 1e-9) + 1e-9, "{case}: {} over {truth}", least.bound);
+                    assert!(figure(&least.evaluation) <= truth * 1.01 + 1e-9, "{case}: {least:?} for {truth}");
+                }
+                assert!(!report.relaxations.is_empty(), "{case}: {report:?}");
+                for relaxation in &report.relaxations {
+                    let budget = Budget {
+                        latency_ms: relaxation.latency_ms.or(problem.budget.latency_ms),
+                        memory_bytes: relaxation.memory_bytes.or(problem.budget.memory_bytes),
+                    };
+                    assert_ne!(budget, problem.budget, "{case}");
+                    check_solution(&Problem { budget, ..problem.clone() }, &relaxation.solution, &case);
+                }
+                assert!(report.to_string().contains("it fits with"), "{case}: {report}");
+            }
+            (found, optimum) => panic!("{case}: {found:?} for {optimum:?}"),
+        }
+    }
+    assert!(feasible > 0 && proven > 0, "{feasible} feasible, {proven} infeasible");
+}
+
+/// A network's groups with eight levels each, latency with a staircase and per-call cost, losses that fall with the
+/// width, each group with its own weight.
+fn network(graph: &Graph, seed: u64) -> Problem {
+    let groups = groups(graph);
+    let mut random = StdRng::seed_from_u64(seed);
+    let levels = |full: usize| -> Vec<usize> {
+        let mut all: Vec<usize> = (1..=8).map(|k| (full * k).div_ceil(8)).collect();
+        all.dedup();
+        all
+    };
+    let variables: Vec<Variable> = groups
+        .groups
+        .iter()
+        .map(|group| {
+            let weight: f64 = random.random_range(0.2..3.0);
+            let power: f64 = random.random_range(1.2..2.5);
+            let full = group.width() as f64;
+            let widths = levels(group.width());
+            let mut noise = || random.random_range(0.9..1.1f64);
+            let loss = |w: &usize| weight * (1.0 - *w as f64 / full).powf(power) * noise();
+            Variable { name: group.name.clone(), loss: widths.iter().map(loss).collect(), widths }
+        })
+        .collect();
+    let shapes = graph.shapes(320, 320).unwrap();
+    let tabulate = |scope: &[GroupId], value: &mut dyn FnMut(&dyn Fn(GroupId) -> usize) -> f64| {
+        let scope: Vec<usize> = scope.iter().map(|g| g.index()).collect();
+        let sizes: Vec<usize> = scope.iter().map(|v| variables[*v].widths.len()).collect();
+        let table = (0..sizes.iter().product()).map(|mut entry: usize| {
+            let mut widths = vec![0; scope.len()];
+            for slot in (0..scope.len()).rev() {
+                widths[slot] = variables[scope[slot]].widths[entry % sizes[slot]];
+                entry /= sizes[slot];
+            }
+            value(&|g| scope.iter().position(|v| *v == g.index()).map_or(0, |slot| widths[slot]))
+        });
+        let table = table.collect();
+        Factor { scope, table }
+    };
+    let kernels = memory::kernels(graph, &groups);
+    let factors = kernels.iter().map(|kernel| {
+        let area = shapes[kernel.node.index()].area() as f64;
+        let mut noise = StdRng::seed_from_u64(seed ^ kernel.node.index() as u64);
+        tabulate(&kernel.scope, &mut |width| {
+            let staircase = |g: GroupId| width(g).next_multiple_of(16);
+            (2e-3 + 1e-8 * area * kernel.bytes(staircase)) * noise.random_range(0.9..1.1)
+        })
+    });
+    let factors = factors.collect();
+    let weight_factors = kernels.iter().map(|k| tabulate(&k.scope, &mut |width| k.bytes(width))).collect();
+    let live = memory::live_sets(graph, &groups, 320, 320).unwrap().into_iter();
+    let memory = live.map(|set| MemoryTerm {
+        constant: set.constant,
+        terms: set.per_channel.into_iter().map(|(g, bytes)| (g.index(), bytes)).collect(),
+    });
+    let memory = memory.collect();
+    Problem { factors, weight_factors, memory, variables, budget: Budget::default() }
+}
+
+#[test]
+fn yolo11_is_solved_within_two_percent() {
+    let cases: &[(char, f64, f64)] =
+        &[('n', 0.9, 0.0), ('n', 0.75, 0.0), ('n', 0.5, 0.0), ('n', 0.0, 0.7), ('n', 0.7, 0.7), ('s', 0.6, 0.0)];
+    for (letter, latency, memory) in cases {
+        let graph = detect(Scale::of(*letter).unwrap(), 80).unwrap();
+        let mut problem = network(&graph, 7);
+        let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
+        let uncut = evaluate(&problem, &uncut);
+        problem.budget = Budget {
+            latency_ms: Some(latency * uncut.latency_ms).filter(|b| *b > 0.0),
+            memory_bytes: Some(memory * uncut.memory_bytes).filter(|b| *b > 0.0),
+        };
+        let case = format!("yolo11{letter}, latency {latency}, memory {memory}");
+        let start = std::time::Instant::now();
+        let solution = solve(&problem, &Options::default(), &mut |_| {}).unwrap();
+        check_solution(&problem, &solution, &case);
+        println!(
+            "{case}: {} groups, loss {:.4}, gap {:.3} %, {:.2} s",
+            problem.variables.len(),
+            solution.loss,
+            100.0 * solution.gap,
+            start.elapsed().as_secs_f64()
+        );
+        assert!(solution.gap <= 0.02, "{case}: {}", solution.gap);
+    }
+}
+
+#[test]
+fn the_same_problem_gives_the_same_answer() {
+    let graph = detect(Scale::of('n').unwrap(), 80).unwrap();
+    let mut problem = network(&graph, 3);
+    let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
+    problem.budget.latency_ms = Some(0.8 * evaluate(&problem, &uncut).latency_ms);
+    let options = Options { nodes: 2000, blocks: 20, alternatives: 4, ..Options::default() };
+    let first = solve(&problem, &options, &mut |_| {}).unwrap();
+    assert_eq!(first, solve(&problem, &options, &mut |_| {}).unwrap());
+    assert_eq!(first.alternatives.len(), 4);
+}
+
+#[test]
+fn a_split_elimination_still_bounds() {
+    for seed in 0..60 {
+        let mut random = StdRng::seed_from_u64(1000 + seed);
+        let mut problem = random_problem(&mut random);
+        let all: Vec<Evaluation> = all_plans(&problem).iter().map(|plan| evaluate(&problem, plan)).collect();
+        let mean = all.iter().map(|e| e.latency_ms).sum::<f64>() / all.len() as f64;
+        problem.budget.latency_ms = Some(mean).filter(|b| *b > 0.0);
+        let fits = all.iter().filter(|e| e.fits(&problem.budget));
+        let optimum = fits.map(|e| e.loss).min_by(f64::total_cmp).unwrap();
+        // No closing search, so that the bound is that of the dual.
+        let options = Options { max_table: 8, nodes: 0, ..Options::default() };
+        let solution = solve(&problem, &options, &mut |_| {}).unwrap();
+        check_solution(&problem, &solution, &format!("case {seed}"));
+        assert!(solution.lower_bound <= optimum + 1e-9, "case {seed}: {} over {optimum}", solution.lower_bound);
+    }
+}
+
+#[test]
+fn contradictions_are_refused_by_name() {
+    let good = || Problem {
+        variables: vec![
+            Variable { name: "stem".into(), widths: vec![8, 16], loss: vec![1.0, 0.0] },
+            Variable { name: "neck".into(), widths: vec![8, 16], loss: vec![1.0, 0.0] },
+        ],
+        factors: vec![Factor { scope: vec![0, 1], table: vec![1.0, 2.0, 3.0, 4.0] }],
+        memory: vec![MemoryTerm { constant: 1.0, terms: vec![(0, 4.0)] }],
+        weight_factors: vec![Factor { scope: vec![1], table: vec![8.0, 16.0] }],
+        budget: Budget { latency_ms: Some(2.5), memory_bytes: Some(1000.0) },
+    };
+    assert_eq!(solve(&good(), &Options::default(), &mut |_| {}).unwrap().levels, [0, 1]);
+    type Spoil = fn(&mut Problem);
+    let cases: &[(Spoil, &str)] = &[
+        (|p| p.variables[0].loss[0] = f64::NAN, "variable 0 (stem): loss 0 is NaN"),
+        (|p| p.variables[1].loss[1] = f64::INFINITY, "variable 1 (neck): loss 1 is inf"),
+        (|p| p.variables[1].loss[1] = -1.0, "variable 1 (neck): loss 1 is -1"),
+        (|p| p.variables[1].loss = vec![], "variable 1 (neck): has 0 losses for 2 widths"),
+        (|p| (p.variables[0].widths, p.variables[0].loss) = (vec![], vec![]), "variable 0 (stem): has no levels"),
+        (|p| p.variables[0].widths = vec![8, 8], "variable 0 (stem): its widths do not ascend"),
+        (|p| p.factors[0].table[3] = f64::NAN, "latency factor 0 (stem, neck): entry 3 is NaN"),
+        (|p| p.factors[0].scope = vec![0], "latency factor 0 (stem): has 4 entries, expected 2"),
+        (|p| p.factors[0].scope = vec![0, 0], "latency factor 0 (stem, stem): names variable 0 twice"),
+        (|p| p.weight_factors[0].scope = vec![2], "weight factor 0 (?): names variable 2 of 2"),
+        (|p| p.weight_factors[0].table[0] = -8.0, "weight factor 0 (neck): entry 0 is -8"),
+        (|p| p.memory[0].constant = f64::NAN, "memory step 0: constant 0 is NaN"),
+        (|p| p.memory[0].terms[0].0 = 9, "memory step 0: names variable 9 of 2"),
+        (|p| p.memory[0].terms[0].1 = f64::NEG_INFINITY, "memory step 0: bytes per channel 0 is -inf"),
+        (|p| p.budget.latency_ms = Some(f64::NAN), "latency budget: is NaN"),
+        (|p| p.budget.memory_bytes = Some(0.0), "memory budget: is 0"),
+    ];
+    for (spoil, expected) in cases {
+        let mut problem = good();
+        spoil(&mut problem);
+        let error = solve(&problem, &Options::default(), &mut |_| {}).unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error} for {expected}");
+    }
+}
+
+#[test]
+fn an_impossible_budget_says_what_is_possible() {
+    let graph = detect(Scale::of('n').unwrap(), 80).unwrap();
+    let mut problem = network(&graph, 7);
+    let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
+    let uncut = evaluate(&problem, &uncut);
+    problem.budget = Budget { latency_ms: Some(0.01 * uncut.latency_ms), memory_bytes: Some(0.5 * uncut.memory_bytes) };
+    let Err(SearchError::Infeasible(report)) = solve(&problem, &Options::default(), &mut |_| {}) else {
+        panic!("a hundredth of the time is possible")
+    };
+    assert!(report.proven && report.excess_bound > 0.0, "{report}");
+    assert!(report.relaxations[0].latency_ms.is_some() && report.relaxations[0].memory_bytes.is_none(), "{report}");
+}

@@ -1,0 +1,276 @@
+//! Exact minimisation of a sum of tables by eliminating one variable after another, or a lower bound of it where the
+//! tables would grow too large.
+
+use super::compile::{Compiled, Table, strides};
+
+/// How to eliminate: made once, used for all multipliers.
+pub(super) struct Plan {
+    /// Variables in the order of their elimination.
+    pub order: Vec<usize>,
+    /// What is summed when a variable goes, in that order.
+    pub buckets: Vec<Bucket>,
+    /// Entries of each message.
+    messages: Vec<usize>,
+    /// Whether no table had to be split, so that the minimum is exact.
+    pub exact: bool,
+    /// Additions that one elimination takes.
+    pub work: usize,
+}
+
+/// All that one variable takes part in when its turn comes.
+pub(super) struct Bucket {
+    pub variable: usize,
+    minis: Vec<Mini>,
+}
+
+/// Parts that are summed before the variable is minimised out, and the message that results.
+struct Mini {
+    /// Variables of the message, the first eliminated last.
+    scope: Vec<usize>,
+    strides: Vec<usize>,
+    /// Sizes of the message's axes, and the variable's own at the end.
+    sizes: Vec<usize>,
+    parts: Vec<Part>,
+    out: usize,
+    /// The variable that goes.
+    own: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Unary,
+    Table(usize),
+    Message(usize),
+}
+
+struct Part {
+    source: Source,
+    /// Strides over the axes of the mini-bucket; 0 where the part does not depend on the axis.
+    strides: Vec<usize>,
+}
+
+/// The weights of the functions that are added up and minimised.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Weights {
+    pub loss: f64,
+    pub latency: f64,
+    pub weight: f64,
+    /// Memory steps and their weights.
+    pub steps: Vec<(usize, f64)>,
+}
+
+/// The summed functions and all messages of one elimination.
+pub(super) struct Potentials {
+    unary: Vec<Vec<f64>>,
+    tables: Vec<Vec<f64>>,
+    messages: Vec<Vec<f64>>,
+    /// The minimum (a lower bound of it where the plan is not exact).
+    pub bound: f64,
+}
+
+/// Min-fill order; among equals the least table, then the first variable.
+pub(super) fn order(scopes: &[&[usize]], sizes: &[usize]) -> Vec<usize> {
+    let count = sizes.len();
+    let mut near = vec![vec![false; count]; count];
+    for scope in scopes {
+        for a in *scope {
+            scope.iter().filter(|b| *b != a).for_each(|b| near[*a][*b] = true);
+        }
+    }
+    let mut left: Vec<usize> = (0..count).collect();
+    let mut order = Vec::with_capacity(count);
+    while !left.is_empty() {
+        let neighbours = |v: usize| left.iter().copied().filter(|w| near[v][*w]).collect::<Vec<_>>();
+        let price = |v: usize| {
+            let around = neighbours(v);
+            let pairs = around.iter().enumerate().flat_map(|(i, a)| around[..i].iter().map(move |b| (*a, *b)));
+            let fill = pairs.filter(|(a, b)| !near[*a][*b]).count();
+            let table = around.iter().map(|w| (sizes[*w] as f64).ln()).sum::<f64>() + (sizes[v] as f64).ln();
+            (fill, table)
+        };
+        let priced = left.iter().map(|v| (price(*v), *v));
+        let Some((_, next)) = priced.min_by(|(a, v), (b, w)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(v.cmp(w)))
+        else {
+            break;
+        };
+        let around = neighbours(next);
+        for a in &around {
+            around.iter().filter(|b| *b != a).for_each(|b| near[*a][*b] = true);
+        }
+        left.retain(|v| *v != next);
+        order.push(next);
+    }
+    order
+}
+
+impl Plan {
+    /// Assigns tables and messages to variables. `position` is the inverse of `order`.
+    pub fn new(order: Vec<usize>, position: Vec<usize>, tables: &[Table], sizes: &[usize], max_table: usize) -> Self {
+        let mut waiting: Vec<Vec<(Source, Vec<usize>)>> = vec![Vec::new(); sizes.len()];
+        for (index, table) in tables.iter().enumerate() {
+            if let Some(first) = table.scope.last() {
+                waiting[*first].push((Source::Table(index), table.scope.clone()));
+            }
+        }
+        let mut plan = Self { buckets: Vec::new(), messages: Vec::new(), exact: true, work: 0, order };
+        for variable in plan.order.clone() {
+            // The largest first, each into the first mini-bucket it fits.
+            let mut parts = std::mem::take(&mut waiting[variable]);
+            parts.sort_by_key(|(_, scope)| std::cmp::Reverse(scope.len()));
+            parts.push((Source::Unary, vec![variable]));
+            let mut groups: Vec<(Vec<usize>, Vec<(Source, Vec<usize>)>)> = Vec::new();
+            for (source, scope) in parts {
+                let union = |held: &[usize]| {
+                    let mut all: Vec<usize> = held.iter().chain(&scope).copied().collect();
+                    all.sort_unstable_by_key(|v| std::cmp::Reverse(position[*v]));
+                    all.dedup();
+                    all
+                };
+                let fits = |held: &[usize]| {
+                    let all = union(held);
+                    let entries = all.iter().try_fold(1usize, |n, v| n.checked_mul(sizes[*v]));
+                    all.len() == held.len() || entries.is_some_and(|n| n <= max_table)
+                };
+                match groups.iter_mut().find(|(held, _)| fits(held)) {
+                    Some((held, members)) => {
+                        *held = union(held);
+                        members.push((source, scope));
+                    }
+                    None => groups.push((union(&[]), vec![(source, scope)])),
+                }
+            }
+            plan.exact &= groups.len() <= 1;
+            let mut minis = Vec::new();
+            for (axes, members) in groups {
+                let part = |(source, scope): (Source, Vec<usize>)| {
+                    let own = strides(&scope, sizes);
+                    let stride = |axis: &usize| scope.iter().position(|v| v == axis).map_or(0, |at| own[at]);
+                    Part { source, strides: axes.iter().map(stride).collect() }
+                };
+                let parts: Vec<Part> = members.into_iter().map(part).collect();
+                let axis_sizes: Vec<usize> = axes.iter().map(|v| sizes[*v]).collect();
+                let scope = axes[..axes.len() - 1].to_vec();
+                let out = plan.messages.len();
+                plan.messages.push(scope.iter().map(|v| sizes[*v]).product());
+                plan.work += parts.len() * axis_sizes.iter().product::<usize>();
+                if let Some(next) = scope.last() {
+                    waiting[*next].push((Source::Message(out), scope.clone()));
+                }
+                minis.push(Mini { strides: strides(&scope, sizes), scope, sizes: axis_sizes, parts, out, own: variable });
+            }
+            plan.buckets.push(Bucket { variable, minis });
+        }
+        plan
+    }
+}
+
+impl Potentials {
+    /// Eliminates everything under the given weights.
+    pub fn new(problem: &Compiled, weights: &Weights) -> Self {
+        let plan = &problem.plan;
+        let mut new = Self {
+            unary: problem.sizes.iter().map(|size| vec![0.0; *size]).collect(),
+            tables: problem.tables.iter().map(|table| vec![0.0; table.latency.len()]).collect(),
+            messages: plan.messages.iter().map(|entries| vec![0.0; *entries]).collect(),
+            bound: 0.0,
+        };
+        new.update(problem, weights);
+        new
+    }
+
+    /// Eliminates again under other weights, in the same buffers.
+    pub fn update(&mut self, problem: &Compiled, weights: &Weights) {
+        for (unary, loss) in self.unary.iter_mut().zip(&problem.loss) {
+            unary.iter_mut().zip(loss).for_each(|(u, l)| *u = weights.loss * l);
+        }
+        let mut constant = 0.0;
+        for (t, share) in &weights.steps {
+            let step = &problem.steps[*t];
+            constant += share * step.constant;
+            for (v, bytes) in &step.terms {
+                self.unary[*v].iter_mut().zip(bytes).for_each(|(u, b)| *u += share * b);
+            }
+        }
+        for (sum, table) in self.tables.iter_mut().zip(&problem.tables) {
+            let both = table.latency.iter().zip(&table.weight);
+            sum.iter_mut().zip(both).for_each(|(s, (t, w))| *s = weights.latency * t + weights.weight * w);
+        }
+        self.bound = constant;
+        let mut buffer = Vec::new();
+        for mini in problem.plan.buckets.iter().flat_map(|bucket| &bucket.minis) {
+            let mut message = std::mem::take(&mut self.messages[mini.out]);
+            self.eliminate(mini, &mut buffer, &mut message);
+            if mini.scope.is_empty() {
+                self.bound += message[0];
+            }
+            self.messages[mini.out] = message;
+        }
+    }
+
+    fn source(&self, source: Source, variable: usize) -> &[f64] {
+        match source {
+            Source::Unary => &self.unary[variable],
+            Source::Table(index) => &self.tables[index],
+            Source::Message(index) => &self.messages[index],
+        }
+    }
+
+    fn eliminate(&self, mini: &Mini, buffer: &mut Vec<f64>, message: &mut [f64]) {
+        let size = mini.sizes.last().copied().unwrap_or(1);
+        buffer.clear();
+        buffer.resize(message.len() * size, 0.0);
+        let outer = &mini.sizes[..mini.sizes.len() - 1];
+        let variable = mini.own;
+        let mut at = vec![0; outer.len()];
+        for part in &mini.parts {
+            let source = self.source(part.source, variable);
+            at.fill(0);
+            let mut offset = 0;
+            // Every part of a bucket depends on its variable, whose stride is 1 by the layout of scopes.
+            for row in buffer.chunks_exact_mut(size) {
+                row.iter_mut().zip(&source[offset..offset + size]).for_each(|(sum, value)| *sum += value);
+                for axis in (0..outer.len()).rev() {
+                    at[axis] += 1;
+                    offset += part.strides[axis];
+                    if at[axis] < outer[axis] {
+                        break;
+                    }
+                    offset -= part.strides[axis] * outer[axis];
+                    at[axis] = 0;
+                }
+            }
+        }
+        for (least, row) in message.iter_mut().zip(buffer.chunks_exact(size)) {
+            *least = row.iter().copied().fold(f64::INFINITY, f64::min);
+        }
+    }
+
+    /// What every level of the bucket's variable adds to the bound of a partial plan, given the levels of all
+    /// variables eliminated later. At least 0 but for rounding.
+    pub fn rises(&self, bucket: &Bucket, levels: &[usize], rises: &mut Vec<f64>) {
+        rises.clear();
+        rises.resize(self.unary[bucket.variable].len(), 0.0);
+        for mini in &bucket.minis {
+            for part in &mini.parts {
+                let source = self.source(part.source, bucket.variable);
+                let offset: usize = mini.scope.iter().zip(&part.strides).map(|(v, s)| levels[*v] * s).sum();
+                rises.iter_mut().zip(&source[offset..]).for_each(|(sum, value)| *sum += value);
+            }
+            let entry: usize = mini.scope.iter().zip(&mini.strides).map(|(v, s)| levels[*v] * s).sum();
+            let counted = self.messages[mini.out][entry];
+            rises.iter_mut().for_each(|sum| *sum -= counted);
+        }
+    }
+
+    /// The plan that attains the minimum (close to it where the plan of elimination is not exact).
+    pub fn minimiser(&self, problem: &Compiled) -> Vec<usize> {
+        let mut levels = vec![0; problem.len()];
+        let mut rises = Vec::new();
+        for bucket in problem.plan.buckets.iter().rev() {
+            self.rises(bucket, &levels, &mut rises);
+            let least = (0..rises.len()).min_by(|a, b| rises[*a].total_cmp(&rises[*b]));
+            levels[bucket.variable] = least.unwrap_or(0);
+        }
+        levels
+    }
+}
