@@ -53,7 +53,8 @@ pub(super) fn find(
         pool.offer(levels);
         dual.learn(levels.clone());
     }
-    let small = compiled.sizes.iter().try_fold(1usize, |n, size| n.checked_mul(*size)).is_some_and(|n| n <= options.nodes);
+    let small =
+        compiled.sizes.iter().try_fold(1usize, |n, size| n.checked_mul(*size)).is_some_and(|n| n <= options.nodes);
     let nodes = if small { options.nodes.saturating_mul(compiled.len() + 1) } else { options.nodes };
     if pool.best.is_none() {
         let ascent = dual.ascend(0.0, 1.0, options.dual_steps);

@@ -156,7 +156,14 @@ impl Plan {
                 if let Some(next) = scope.last() {
                     waiting[*next].push((Source::Message(out), scope.clone()));
                 }
-                minis.push(Mini { strides: strides(&scope, sizes), scope, sizes: axis_sizes, parts, out, own: variable });
+                minis.push(Mini {
+                    strides: strides(&scope, sizes),
+                    scope,
+                    sizes: axis_sizes,
+                    parts,
+                    out,
+                    own: variable,
+                });
             }
             plan.buckets.push(Bucket { variable, minis });
         }

@@ -75,7 +75,8 @@ pub(super) fn explain(problem: &Problem, options: &Options, no_plan: NoPlan) -> 
     if relaxations.is_empty() {
         let nearest = evaluate(problem, &no_plan.levels);
         let latency_ms = budget.latency_ms.filter(|most| nearest.latency_ms > *most).map(|_| nearest.latency_ms);
-        let memory_bytes = budget.memory_bytes.filter(|most| nearest.memory_bytes > *most).map(|_| nearest.memory_bytes);
+        let memory_bytes =
+            budget.memory_bytes.filter(|most| nearest.memory_bytes > *most).map(|_| nearest.memory_bytes);
         let relaxed = Problem {
             budget: Budget {
                 latency_ms: latency_ms.or(budget.latency_ms),

@@ -105,7 +105,8 @@ pub(super) fn reach(dual: &mut Dual, ascent: &Ascent, pool: &mut Pool, nodes: us
     let mut order: Vec<(f64, usize)> =
         dual.seen.iter().enumerate().map(|(i, seen)| (violation(problem, &seen.figures), i)).collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let mut best = order.first().map(|(v, i)| (*v, dual.seen[*i].levels.clone())).unwrap_or((f64::INFINITY, Vec::new()));
+    let mut best =
+        order.first().map(|(v, i)| (*v, dual.seen[*i].levels.clone())).unwrap_or((f64::INFINITY, Vec::new()));
     for (_, at) in order.iter().take(STARTS) {
         let mut state = State::new(problem, dual.seen[*at].levels.clone());
         state.repair();
@@ -154,11 +155,8 @@ fn singles(problem: &Compiled, multipliers: &Multipliers) -> Vec<(Potentials, f6
             })
             .collect();
         let total: f64 = shares.iter().map(|(_, m)| m).sum();
-        let steps = if total > 0.0 {
-            shares.into_iter().map(|(t, m)| (t, m / total)).collect()
-        } else {
-            vec![(0, 1.0)]
-        };
+        let steps =
+            if total > 0.0 { shares.into_iter().map(|(t, m)| (t, m / total)).collect() } else { vec![(0, 1.0)] };
         let weights = Weights { weight: 1.0, steps, ..Weights::default() };
         all.push((Potentials::new(problem, &weights), most + SLACK * problem.memory_scale));
     }
@@ -178,8 +176,7 @@ pub(super) fn close(
     let (weights, constant) = dual.weights(1.0, multipliers);
     let potentials = Potentials::new(problem, &weights);
     let limit = |loss: f64| loss * (1.0 - EQUAL) / dual.scale + constant;
-    let mut bounding =
-        vec![Bounding { potentials: &potentials, limit: incumbent.map_or(f64::INFINITY, limit) }];
+    let mut bounding = vec![Bounding { potentials: &potentials, limit: incumbent.map_or(f64::INFINITY, limit) }];
     let single = singles(problem, multipliers);
     bounding.extend(single.iter().map(|(potentials, limit)| Bounding { potentials, limit: *limit }));
     search(problem, &mut bounding, nodes, &mut |levels| visit(levels).map(limit)) == End::Complete
