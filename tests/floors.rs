@@ -18,6 +18,9 @@ const FLOORS: [&[&str]; 7] = [
 /// Imports that go up although the rule forbids it, each with its reason: none.
 const EXCEPTIONS: [(&str, &str); 0] = [];
 
+/// Where `unsafe` may be: the kernels, and the allocator with which a test counts what the engine takes.
+const UNSAFE: [&str; 2] = ["src/kernels", "tests/engine_memory.rs"];
+
 const MAX_LINES: usize = 700;
 
 /// A source file of this repository.
@@ -188,6 +191,12 @@ fn modules_import_only_lower_floors() {
     fail_if_any(problems);
 }
 
+/// Whether a place lies in a macro's definition: its paths count where it is called.
+fn in_macro(code: &str, at: usize) -> bool {
+    let start = code[..at].rfind("macro_rules!");
+    start.is_some_and(|start| !code[start..at].contains("\n}"))
+}
+
 /// `super` leads upward inside a room; who leaves the room says `crate`, so that the test above sees it.
 #[test]
 fn super_stays_in_the_room() {
@@ -200,7 +209,7 @@ fn super_stays_in_the_room() {
         let depth = file.path.components().count() - if file.path.ends_with("mod.rs") { 2 } else { 1 };
         let inline_modules = file.code.find("mod tests {").unwrap_or(file.code.len());
         for (at, _) in file.code.match_indices("super::") {
-            if file.code[..at].ends_with("super::") {
+            if file.code[..at].ends_with("super::") || in_macro(&file.code, at) {
                 continue;
             }
             let mut chain = 0;
@@ -234,16 +243,21 @@ fn every_module_has_one_floor() {
 }
 
 #[test]
-fn unsafe_stays_in_the_kernels() {
+fn unsafe_stays_where_it_must_be() {
     let mut problems = Vec::new();
     for file in files_under(&["src", "xtask", "tests", "benches"]) {
-        if file.path.starts_with("src/kernels") {
+        if UNSAFE.iter().any(|allowed| file.path.starts_with(allowed)) {
             continue;
         }
         for (number, line) in file.code.lines().enumerate() {
             let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
             if words.any(|word| word == "unsafe") {
-                problems.push(format!("{}:{}: unsafe outside src/kernels", file.path.display(), number + 1));
+                problems.push(format!(
+                    "{}:{}: unsafe outside {}",
+                    file.path.display(),
+                    number + 1,
+                    UNSAFE.join(" and ")
+                ));
             }
         }
     }
