@@ -1,2 +1,79 @@
-//! worker
-fn main() {}
+//! The worker: prunes, and looks at models before and after.
+
+mod bench;
+mod detect;
+// mod eval;
+// mod export;
+mod failure;
+mod finish;
+mod input;
+mod inspect;
+mod prune;
+mod terminal;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use std::io;
+use std::process::ExitCode;
+
+/// Prunes a trained detector to a measured latency and memory budget.
+#[derive(Parser)]
+#[command(name = "secateurs", version, arg_required_else_help = true, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done                       5  measured latency or memory budget missed
+  1  internal error             6  accuracy floor missed
+  2  wrong usage                9  an input cannot be used
+  3  bad profile
+  4  no plan meets the budget";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prune a model to the budgets of a device profile
+    Prune(prune::Args),
+    /// Mean average precision of a model on a dataset
+    // Eval(eval::Args),
+    /// Time per frame and peak memory of a model on this machine
+    Bench(bench::Args),
+    /// Find objects in images
+    Detect(detect::Args),
+    /// Layers, channel groups, parameters, arithmetic and peak memory of a model
+    Inspect(inspect::Args),
+    /// Write a model in a format of others
+    // Export(export::Args),
+    /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
+    #[command(hide = true)]
+    Finish(finish::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = match &cli.command {
+        Command::Prune(args) => args.terminal.is_json(),
+        Command::Finish(args) => args.terminal.is_json(),
+        _ => false,
+    };
+    let done = match cli.command {
+        Command::Prune(args) => prune::run(args),
+        // Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Detect(args) => detect::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        // Command::Export(args) => export::run(&args),
+        Command::Finish(args) => finish::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has seen enough (`| head`) is no error.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.show(json);
+            ExitCode::from(failure.code())
+        }
+    }
+}

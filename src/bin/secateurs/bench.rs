@@ -1,0 +1,52 @@
+//! `secateurs bench`: time per frame and peak memory on this machine.
+
+use super::failure::Failure;
+use super::input::{ModelArgs, ThreadArgs};
+use secateurs::bench::{Options, measure, versus};
+use secateurs::model as import;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// What to measure, and how long.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Frames on the clock
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    runs: u32,
+    /// Frames before the clock starts
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    warmup: u32,
+    /// Run another model in turn with this one, and give the ratio of their times
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let model = args.model.load()?;
+    let options = Options {
+        imgsz: args.model.imgsz(&model)?,
+        threads: args.threads.threads.into(),
+        warmup: args.warmup as usize,
+        runs: args.runs as usize,
+    };
+    let measured = match &args.against {
+        Some(path) => versus(&model, &import::load(path).map_err(Failure::input)?, &options)?,
+        None => measure(&model, &options)?,
+    };
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &measured)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{measured}")?;
+    }
+    Ok(out.flush()?)
+}

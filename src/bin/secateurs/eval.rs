@@ -1,0 +1,67 @@
+//! `secateurs eval`: mean average precision.
+
+use super::failure::Failure;
+use super::input::ModelArgs;
+use super::terminal;
+use secateurs::data::Dataset;
+use secateurs::eval;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// What to evaluate on what.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The dataset's YAML file, as ultralytics write it
+    #[arg(long, value_name = "YAML")]
+    data: PathBuf,
+    /// Split of the dataset
+    #[arg(long, value_name = "NAME", default_value = "val")]
+    split: String,
+    /// Images at a time; 0 takes one thread per processor. Results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let model = args.model.load()?;
+    let side = args.model.imgsz(&model)?;
+    let dataset = Dataset::open(&args.data, &args.split).map_err(Failure::input)?;
+    if dataset.names.len() != model.graph.classes() {
+        return Err(Failure::Input(format!(
+            "{} names {} classes, {} detects {}; both must agree",
+            args.data.display(),
+            dataset.names.len(),
+            args.model.model.display(),
+            model.graph.classes()
+        )));
+    }
+    let threads = match args.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let bar = terminal::bar("Evaluating");
+    bar.set_length(dataset.items.len() as u64);
+    let progress = |done: usize| bar.set_position(done as u64);
+    let result = eval::evaluate_model(&model, &dataset, side, threads, &progress).map_err(Failure::input);
+    bar.finish_and_clear();
+    let result = result?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &result)?;
+        writeln!(out)?;
+        return Ok(out.flush()?);
+    }
+    writeln!(out, "{} images at {side} px", result.images)?;
+    writeln!(out, "  mAP50-95  {:.4}  (rules of ultralytics: {:.4})", result.map50_95, result.map50_95_ultralytics)?;
+    writeln!(out, "  mAP50     {:.4}", result.map50)?;
+    for class in &result.per_class {
+        writeln!(out, "    {:<20} {:.4}", class.name, class.map50_95)?;
+    }
+    Ok(out.flush()?)
+}

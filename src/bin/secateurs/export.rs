@@ -1,0 +1,41 @@
+//! `secateurs export`: models in the formats of others.
+
+use super::failure::Failure;
+use super::input::ModelArgs;
+use clap::ValueEnum;
+use secateurs::emit::onnx;
+use secateurs::{files, model};
+use std::path::PathBuf;
+
+/// What to write where.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Format of the file
+    #[arg(long, value_name = "NAME")]
+    format: Format,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// The formats.
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// ONNX with one output: boxes (x, y, width, height in pixels) and class scores, before suppression of duplicates
+    Onnx,
+    /// Our own model file: one safetensors file with the graph in its metadata
+    Safetensors,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let loaded = args.model.load()?;
+    let bytes = match args.format {
+        Format::Onnx => onnx::export(&loaded, args.model.imgsz(&loaded)?).map_err(Failure::input)?,
+        Format::Safetensors => model::to_bytes(&loaded).map_err(Failure::internal)?,
+    };
+    let written = files::write_atomic(&args.output, &bytes);
+    written.map_err(|e| Failure::Input(format!("{}: {e}", args.output.display())))
+}

@@ -1,0 +1,145 @@
+//! Why a command ended early, and the exit code that says so.
+
+use secateurs::bench::BenchError;
+use secateurs::detector::DetectorError;
+use secateurs::device::DeviceError;
+use secateurs::graph::GraphError;
+use secateurs::profile::ProfileError;
+use secateurs::vision::ImageError;
+use std::fmt::Display;
+use std::io::{self, IsTerminal};
+
+/// What went wrong, by who can mend it.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line contradicts itself.
+    Usage(String),
+    /// The profile is wrong.
+    Profile(ProfileError),
+    /// No plan meets the budgets; the message says the least that can be reached.
+    Infeasible(String),
+    /// The pruned model was built, but measured slower or larger than asked for.
+    Budget(String),
+    /// The pruned model was built, but is less accurate than asked for.
+    Accuracy(String),
+    /// A file cannot be used.
+    Input(String),
+    /// Nothing can be written to the terminal or pipe.
+    Output(io::Error),
+    /// It is our fault.
+    Internal(String),
+}
+
+impl Failure {
+    /// Of something that the user gave.
+    pub fn input(problem: impl Display) -> Self {
+        Self::Input(problem.to_string())
+    }
+
+    /// Of something that should not have happened.
+    pub fn internal(problem: impl Display) -> Self {
+        Self::Internal(problem.to_string())
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Profile(_) => 3,
+            Self::Infeasible(_) => 4,
+            Self::Budget(_) => 5,
+            Self::Accuracy(_) => 6,
+            Self::Input(_) => 9,
+            Self::Output(_) | Self::Internal(_) => 1,
+        }
+    }
+
+    /// One message for each thing that is wrong.
+    fn messages(&self) -> Vec<String> {
+        match self {
+            Self::Profile(error) if !error.problems().is_empty() => {
+                error.problems().iter().map(ToString::to_string).collect()
+            }
+            Self::Profile(error) => vec![error.to_string()],
+            Self::Output(error) => vec![format!("cannot write: {error}")],
+            Self::Usage(text)
+            | Self::Infeasible(text)
+            | Self::Budget(text)
+            | Self::Accuracy(text)
+            | Self::Input(text)
+            | Self::Internal(text) => vec![text.clone()],
+        }
+    }
+
+    /// What the user can do.
+    fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Usage(_) => Some("`--help` lists the options"),
+            Self::Profile(_) => Some("targets/host.toml explains every section and key"),
+            Self::Infeasible(_) => Some("relax one budget as said above, or lower [search] min-keep"),
+            Self::Budget(_) => Some("the files were written; run again, or ask for a little less than you need"),
+            Self::Accuracy(_) => Some("the files were written; allow more latency or more [finetune] epochs"),
+            Self::Internal(_) => Some("this is a fault of secateurs: please report it with the command you ran"),
+            Self::Input(_) | Self::Output(_) => None,
+        }
+    }
+
+    /// Writes it to standard error in cargo's style, or as a JSON line to standard output.
+    pub fn show(&self, json: bool) {
+        let (messages, help) = (self.messages(), self.help());
+        if json {
+            let value = serde_json::json!({
+                "reason": "error", "code": self.code(), "messages": messages, "help": help,
+            });
+            println!("{value}");
+            return;
+        }
+        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let (red, cyan, plain) = if colour { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
+        for message in messages {
+            eprintln!("{red}error{plain}: {message}");
+        }
+        if let Some(help) = help {
+            eprintln!("  {cyan}help{plain}: {help}");
+        }
+    }
+}
+
+impl From<ProfileError> for Failure {
+    fn from(error: ProfileError) -> Self {
+        Self::Profile(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        if error.is_io() { Self::Output(error.into()) } else { Self::internal(error) }
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::NotYet(_) => Self::Usage(error.to_string()),
+            _ => Self::internal(error),
+        }
+    }
+}
+
+macro_rules! bad_input {
+    ($($error:ty),+) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::input(error)
+            }
+        })+
+    };
+}
+
+bad_input!(BenchError, DetectorError, GraphError, ImageError);

@@ -1,0 +1,43 @@
+//! The flags that several commands share, and the files behind them.
+
+use super::failure::Failure;
+use clap::Args;
+use secateurs::model::{self as import, Model};
+use std::path::PathBuf;
+
+/// Which model, at which size.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Model file: an ultralytics .pt, safetensors, or a model file of ours
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Side of the square input image, pixels [default: the model's own, else 640]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub imgsz: Option<u16>,
+}
+
+impl ModelArgs {
+    /// Reads the model.
+    pub fn load(&self) -> Result<Model, Failure> {
+        import::load(&self.model).map_err(Failure::input)
+    }
+
+    /// The side of the image.
+    pub fn imgsz(&self, model: &Model) -> Result<usize, Failure> {
+        let side = self.imgsz.map(usize::from).or(model.info.imgsz).unwrap_or(640);
+        let stride = model.graph.stride();
+        if side % stride != 0 {
+            let near = side.next_multiple_of(stride);
+            return Err(Failure::Usage(format!("imgsz {side}: expected a multiple of {stride}, for example {near}")));
+        }
+        Ok(side)
+    }
+}
+
+/// Threads of the runtime.
+#[derive(Args)]
+pub struct ThreadArgs {
+    /// Threads of the network
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: u16,
+}

@@ -1,0 +1,127 @@
+//! Tells what happens: in cargo's style on standard error, or as one JSON object a line on standard output.
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::{self, IsTerminal};
+
+/// How messages look.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct TerminalArgs {
+    /// How progress and results are told
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub message_format: Format,
+}
+
+impl TerminalArgs {
+    /// Whether standard output is for programs.
+    pub fn is_json(self) -> bool {
+        self.message_format == Format::Json
+    }
+}
+
+/// The formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Stages in cargo's style and progress bars on standard error, results on standard output
+    Human,
+    /// One JSON object a line on standard output
+    Json,
+}
+
+/// Where progress goes.
+pub struct Terminal {
+    format: Format,
+    colour: bool,
+    stage: String,
+    bar: Option<ProgressBar>,
+    /// The share that was told last, in twentieths.
+    told: usize,
+}
+
+impl Terminal {
+    /// A terminal in the given format.
+    pub fn new(args: TerminalArgs) -> Self {
+        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self { format: args.message_format, colour, stage: String::new(), bar: None, told: 0 }
+    }
+
+    /// A stage begins: a verb and what it works on.
+    pub fn stage(&mut self, verb: &str, what: &str) {
+        self.clear();
+        self.stage = verb.to_owned();
+        match self.format {
+            Format::Json => line(json!({ "reason": "stage", "stage": verb, "detail": what })),
+            Format::Human if self.colour => eprintln!("\x1b[1;32m{verb:>12}\x1b[0m {what}"),
+            Format::Human => eprintln!("{verb:>12} {what}"),
+        }
+    }
+
+    /// Something worth a line.
+    pub fn note(&mut self, text: &str) {
+        match (self.format, &self.bar) {
+            (Format::Json, _) => line(json!({ "reason": "note", "text": text })),
+            (Format::Human, Some(bar)) => bar.suspend(|| eprintln!("{:>12} {text}", "")),
+            (Format::Human, None) => eprintln!("{:>12} {text}", ""),
+        }
+    }
+
+    /// Part of the stage is done.
+    pub fn progress(&mut self, done: usize, all: usize) {
+        match self.format {
+            Format::Json => {
+                let twentieths = 20 * done / all.max(1);
+                if twentieths > self.told {
+                    self.told = twentieths;
+                    line(json!({ "reason": "progress", "stage": self.stage, "done": done, "of": all }));
+                }
+            }
+            Format::Human => {
+                let stage = &self.stage;
+                let bar = self.bar.get_or_insert_with(|| bar(stage));
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+                if done >= all {
+                    self.clear();
+                }
+            }
+        }
+    }
+
+    /// A result: `text` for people, `value` for programs.
+    pub fn result(&mut self, text: &str, value: Value) {
+        self.clear();
+        match self.format {
+            Format::Json => line(value),
+            Format::Human => println!("{}", text.trim_end()),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.told = 0;
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn line(value: Value) {
+    println!("{value}");
+}
+
+/// A bar on standard error; invisible where that is no terminal.
+pub fn bar(stage: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{prefix:>12} [{bar:30}] {pos}/{len}, {eta} left");
+    if let Ok(style) = style {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(stage.to_owned());
+    bar
+}
