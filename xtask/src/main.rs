@@ -1,2 +1,84 @@
 //! `cargo xtask`: the thin driver of the pruning pipeline.
-fn main() {}
+//!
+//! It knows cargo: where things are, what to build with which features, and in which order to run it. What the
+//! profile means, and whether it is right, is known to the worker alone.
+
+mod forward;
+mod process;
+mod prune;
+mod target;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use process::Tell;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Prunes a trained detector to a measured latency and memory budget of a device.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, arg_required_else_help = true, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask prune --target host
+  cargo xtask prune --target host --model best.pt --data data.yaml --imgsz 320 --latency-ratio 0.7
+  cargo xtask eval --model dist/host/model.safetensors --data data.yaml
+
+Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 bad profile, 4 no plan meets the budget,
+5 measured budget missed, 6 accuracy floor missed, 9 an input cannot be used.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prune a model to the budgets of a device, and build and measure the binary that runs it there
+    Prune(Box<prune::Args>),
+    /// Mean average precision of a model on a dataset
+    #[command(disable_help_flag = true)]
+    Eval(Words),
+    /// Time per frame and peak memory of a model on this machine
+    #[command(disable_help_flag = true)]
+    Bench(Words),
+    /// Find objects in images
+    #[command(disable_help_flag = true)]
+    Detect(Words),
+    /// Layers, channel groups, parameters, arithmetic and peak memory of a model
+    #[command(disable_help_flag = true)]
+    Inspect(Words),
+    /// Write a model in a format of others
+    #[command(disable_help_flag = true)]
+    Export(Words),
+}
+
+/// Words that the worker understands.
+#[derive(clap::Args)]
+struct Words {
+    /// Options of the worker; --help lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let tell = match &cli.command {
+        Command::Prune(args) => args.tell(),
+        _ => Tell::Human,
+    };
+    let done = match cli.command {
+        Command::Prune(args) => prune::run(&args),
+        Command::Eval(words) => forward::run("eval", &words.words),
+        Command::Bench(words) => forward::run("bench", &words.words),
+        Command::Detect(words) => forward::run("detect", &words.words),
+        Command::Inspect(words) => forward::run("inspect", &words.words),
+        Command::Export(words) => forward::run("export", &words.words),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tell.failure(&failure);
+            ExitCode::from(failure.code())
+        }
+    }
+}
