@@ -9,6 +9,25 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
+/// An image size that a network cannot take.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("imgsz {side}: expected a multiple of {stride}, for example {}", side.next_multiple_of(*stride))]
+pub struct SideError {
+    /// What was asked for, pixels.
+    pub side: usize,
+    /// What it must be a multiple of.
+    pub stride: usize,
+}
+
+/// The side of the square input image: the one that was asked for, else the model's own, else 640 pixels.
+///
+/// # Errors
+/// If it is no multiple of the network's stride.
+pub fn input_side(model: &Model, asked: Option<usize>) -> Result<usize, SideError> {
+    let (side, stride) = (asked.or(model.info.imgsz).unwrap_or(640), model.graph.stride().max(1));
+    if side.is_multiple_of(stride) { Ok(side) } else { Err(SideError { side, stride }) }
+}
+
 /// A detector that cannot be built or run.
 #[derive(Debug, Error)]
 pub enum DetectorError {

@@ -1,1 +1,243 @@
-//! Tests of cli.
+//! The binaries as a user meets them: exit codes, messages, JSON keys.
+
+use assert_cmd::Command;
+use secateurs::graph::Graph;
+use secateurs::model::{self, Info, Model, Tensor, Weights};
+use secateurs::vision::Image;
+use secateurs::zoo::yolo11::{Scale, detect};
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use tempfile::TempDir;
+
+fn worker(folder: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
+    command.current_dir(folder.path());
+    command
+}
+
+fn infer(folder: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs-infer"));
+    command.current_dir(folder.path());
+    command
+}
+
+/// A narrow YOLO11 with two classes and small weights that only its shapes decide.
+fn small_model() -> Model {
+    let scale = Scale { depth: 0.3, width: 0.05, max_channels: 256, c3k_everywhere: false };
+    let graph: Graph = detect(scale, 2).unwrap();
+    let mut weights = Weights::new();
+    for param in graph.params() {
+        let spread = |i: usize| if param.trainable { ((i * 37 + 11) % 101) as f32 / 505.0 - 0.1 } else { 1.0 };
+        let values = (0..param.shape.iter().product()).map(spread).collect();
+        weights.insert(param.key.clone(), Tensor::new(param.shape.clone(), values));
+    }
+    let info = Info { names: vec!["nut".into(), "bolt".into()], imgsz: Some(64), ..Info::default() };
+    Model::new(graph, weights, info).unwrap()
+}
+
+/// A folder with a model, an image, a dataset, and much that is broken.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    model::save(&small_model(), &folder.path().join("small.safetensors")).unwrap();
+    let grey: Vec<u8> = (0..3 * 80 * 50).map(|i| (i % 251) as u8).collect();
+    let image = Image::new(80, 50, grey);
+    image.save(&folder.path().join("photo.png")).unwrap();
+    image.save(&folder.path().join("set/images/val/a.png")).unwrap();
+    put("set/labels/val/a.txt", b"1 0.5 0.5 0.2 0.4\n");
+    put("data.yaml", b"path: set\ntrain: images/val\nval: images/val\nnames: [nut, bolt]\n");
+    put("three.yaml", b"path: set\ntrain: images/val\nval: images/val\nnames: [a, b, c]\n");
+    put("wrong.yaml", b"path: nowhere\ntrain: images/train\nval: images/val\nnames: [nut, bolt]\n");
+    put("noise.png", b"\x89PNG\r\n\x1a\nthis is no image");
+    put("evil.pt", &checkpoint(b"\x80\x02cposix\nsystem\nX\x0d\x00\x00\x00touch owned.x\x85R."));
+    let whole = checkpoint(b"\x80\x02}.");
+    put("short.pt", &whole[..whole.len() / 2]);
+    put("empty.pt", b"");
+    put("bad.toml", b"[budget]\nlatency_ms = 3\nmemory-mib = -1\n\n[serch]\nseed = 1\n");
+    put("board.toml", b"[device]\nthreads = 2\n[budget]\nlatency-ratio = 0.5\n[finetune]\nepochs = 3\n");
+    put("remote.toml", b"[connect]\nkind = 'ssh'\nhost = 'board'\n[budget]\nlatency-ratio = 0.5\n");
+    folder
+}
+
+/// A checkpoint around a pickle, as PyTorch lays it out.
+fn checkpoint(pickle: &[u8]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, bytes) in [("best/data.pkl", pickle), ("best/byteorder", b"little"), ("best/version", b"3\n")] {
+        zip.start_file(name, options).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+fn json(command: &mut Command) -> Value {
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+fn keys(value: &Value, expected: &[&str]) {
+    for key in expected {
+        assert!(value.get(key).is_some(), "`{key}` is missing in {value}");
+    }
+}
+
+#[test]
+fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
+    let folder = folder();
+    let cases: &[(&str, i32, &[&str])] = &[
+        ("inspect --model none.pt", 9, &["error: none.pt: No such file"]),
+        ("inspect --model set", 9, &["error: set: is a folder, expected a file"]),
+        ("inspect --model empty.pt", 9, &["error: empty.pt: "]),
+        ("inspect --model short.pt", 9, &["error: short.pt: "]),
+        ("inspect --model evil.pt", 9, &["error: evil.pt: "]),
+        ("inspect --model noise.png", 9, &["error: noise.png: "]),
+        ("inspect --model small.safetensors --imgsz 65", 2, &["imgsz 65: expected a multiple of 32, for example 96"]),
+        ("inspect", 2, &["--model <FILE>"]),
+        ("eval --model small.safetensors --data none.yaml", 9, &["error: none.yaml: No such file"]),
+        ("eval --model small.safetensors --data wrong.yaml", 9, &["error: ", "nowhere"]),
+        ("eval --model small.safetensors --data data.yaml --split test", 9, &["error: data.yaml: ", "test"]),
+        (
+            "eval --model small.safetensors --data three.yaml",
+            9,
+            &["three.yaml names 3 classes, small.safetensors detects 2"],
+        ),
+        ("detect --model small.safetensors noise.png", 9, &["error: noise.png: not a readable JPEG or PNG image"]),
+        ("detect --model small.safetensors none.png", 9, &["error: none.png: No such file"]),
+        ("detect --model small.safetensors", 2, &["<IMAGE>..."]),
+        ("detect --model small.safetensors photo.png --score 2", 2, &["is 2, expected a number from 0 to 1"]),
+        ("bench --model small.safetensors --runs 0", 2, &["--runs <N>"]),
+        ("export --model small.safetensors --format tflite -o x", 2, &["tflite"]),
+        ("prune --profile none.toml", 3, &["error: none.toml: No such file"]),
+        (
+            "prune --profile bad.toml",
+            3,
+            &[
+                "error: bad.toml:2:1: unknown key `latency_ms` in [budget] (did you mean `latency-ms`?)",
+                "error: bad.toml:3:14: [budget] `memory-mib` is -1, expected mebibytes, more than 0",
+                "error: bad.toml:5:2: unknown section or key `serch` in a profile (did you mean `search`?)",
+                "help: ",
+            ],
+        ),
+        ("prune", 2, &["no budget"]),
+        ("prune --latency-ratio 0.5 --latency-ms 3", 2, &["cannot be used with"]),
+        ("prune --latency-ratio 1.5", 2, &["is 1.5, expected a number from 0 to 1"]),
+        ("prune --latency-ratio 0.5 --model small.safetensors", 2, &["a model without data"]),
+        ("prune --latency-ratio 0.5 --importance tayler", 2, &["'tayler'", "taylor"]),
+        ("prune --profile remote.toml", 2, &["kind = \"ssh\" is not supported yet"]),
+    ];
+    for (line, code, expected) in cases {
+        let output = worker(&folder).args(line.split_whitespace()).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(*code), "{line}\n{text}");
+        assert!(output.stdout.is_empty(), "{line}");
+        for part in *expected {
+            assert!(text.contains(part), "{line}: `{part}` is not in\n{text}");
+        }
+    }
+    assert!(!folder.path().join("owned.x").exists(), "the pickle was run");
+}
+
+#[test]
+fn results_have_the_keys_that_scripts_rely_on() {
+    let folder = folder();
+    let model = ["--model", "small.safetensors", "--json"];
+    let eval = json(worker(&folder).arg("eval").args(model).args(["--data", "data.yaml"]));
+    keys(&eval, &["map50_95", "map50", "map50_95_ultralytics", "images"]);
+    assert_eq!(eval["images"], 1);
+    let bench = ["--runs", "3", "--warmup", "1"];
+    let measured = json(worker(&folder).arg("bench").args(model).args(bench));
+    keys(&measured, &["p50_ms", "p95_ms", "p99_ms", "cpu_p50_ms", "peak_memory_bytes", "threads", "phases"]);
+    assert_eq!((&measured["runs"], &measured["threads"], &measured["imgsz"]), (&3.into(), &1.into(), &64.into()));
+    let inspected = json(worker(&folder).arg("inspect").args(model).arg("--groups"));
+    keys(&inspected, &["params", "macs", "peak_memory_bytes", "layers", "groups"]);
+    assert_eq!(inspected["peak_memory_bytes"], measured["peak_memory_bytes"]);
+    let layers = inspected["layers"].as_array().unwrap();
+    let sum = |key: &str| layers.iter().map(|layer| layer[key].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(
+        (sum("params"), sum("macs")),
+        (inspected["params"].as_u64().unwrap(), inspected["macs"].as_u64().unwrap())
+    );
+    assert!(inspected["groups"].as_array().unwrap().iter().all(|group| group["width"].as_u64().unwrap() > 0));
+}
+
+#[test]
+fn the_inference_binary_runs_a_model_like_the_worker() {
+    let folder = folder();
+    let words = ["detect", "--model", "small.safetensors", "photo.png", "--score", "0.01", "--json"];
+    let ours = json(worker(&folder).args(words).args(["--save", "worker"]));
+    let theirs = json(infer(&folder).args(words).args(["--save", "infer"]));
+    assert_eq!(ours, theirs);
+    keys(&ours, &["image", "detections"]);
+    for saved in ["worker/photo.png", "infer/photo.png"] {
+        assert!(Image::open(&folder.path().join(saved)).is_ok(), "{saved}");
+    }
+    let words = ["bench", "--model", "small.safetensors", "--against", "small.safetensors", "--runs", "3", "--json"];
+    let measured = json(infer(&folder).args(words));
+    keys(&measured, &["p50_ms", "cpu_p50_ms", "peak_memory_bytes", "threads", "against"]);
+    keys(&measured["against"], &["p50_ms", "peak_memory_bytes", "ratio", "pair_ratio", "cpu_ratio"]);
+    let info = json(infer(&folder).args(["info", "--model", "small.safetensors", "--json"]));
+    assert_eq!(info["names"], serde_json::json!(["nut", "bolt"]));
+}
+
+#[test]
+fn the_inference_binary_explains_itself() {
+    let folder = folder();
+    let cases = [
+        ("--help", 0, "Exit codes"),
+        ("", 2, "no command"),
+        ("paint", 2, "unknown command `paint`"),
+        ("bench --model none", 9, "none: No such file"),
+        ("detect noise.png --model small.safetensors", 9, "noise.png: not a readable"),
+        ("bench --model small.safetensors --imgsz 65", 2, "imgsz 65: expected a multiple of 32"),
+        ("bench", 9, "built without a model"),
+    ];
+    for (line, code, expected) in cases {
+        let output = infer(&folder).args(line.split_whitespace()).output().unwrap();
+        let text = String::from_utf8_lossy(if code == 0 { &output.stdout } else { &output.stderr }).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{line}\n{text}");
+        assert!(text.contains(expected), "{line}: `{expected}` is not in\n{text}");
+    }
+}
+
+#[test]
+fn a_dry_run_tells_the_steps_with_the_flags_applied_and_writes_nothing() {
+    let folder = folder();
+    let before = fs::read_dir(folder.path()).unwrap().count();
+    let line = "prune --profile board.toml --epochs 0 --latency-ms 9 --dry-run";
+    let output = worker(&folder).args(line.split_whitespace()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    for part in ["p95 within 9 ms", "2 thread(s)", "the embedded demo", "dist/board"] {
+        assert!(text.contains(part), "`{part}` is not in\n{text}");
+    }
+    assert!(!text.contains("train 3 epochs") && !text.contains("0.5x"), "{text}");
+    let plan = json(worker(&folder).args(line.split_whitespace()).args(["--message-format", "json"]));
+    assert_eq!((&plan["reason"], &plan["profile"]["budget"]["latency"]), (&"plan".into(), &9.0.into()));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), before);
+}
+
+#[test]
+fn errors_are_json_too_where_json_was_asked_for() {
+    let folder = folder();
+    let output = worker(&folder).args(["prune", "--profile", "bad.toml", "--message-format", "json"]).output().unwrap();
+    let error: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &error["reason"], &error["code"]), (Some(3), &"error".into(), &3.into()));
+    assert_eq!(error["messages"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn an_export_in_our_own_format_is_the_same_model() {
+    let folder = folder();
+    let words = ["export", "--model", "small.safetensors", "--format", "safetensors", "-o", "new/copy.safetensors"];
+    worker(&folder).args(words).assert().success();
+    let read = |name: &str| fs::read(Path::new(folder.path()).join(name)).unwrap();
+    assert_eq!(read("new/copy.safetensors"), read("small.safetensors"));
+}

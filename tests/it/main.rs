@@ -4,6 +4,7 @@
 
 #[cfg(feature = "toolkit")]
 mod backend;
+#[cfg(feature = "toolkit")]
 mod cli;
 mod data;
 mod demo;

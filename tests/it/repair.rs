@@ -85,8 +85,10 @@ fn least_squares_makes_up_for_channels_that_were_copies() {
     let (groups, selection, smaller) = without_copies(&model);
     let images = images(9);
     let (seen, unseen) = images.split_at(8);
-    let mended = |method| repair(&model, &groups, &selection, &smaller, method, &calibration(seen), &mut |_, _| {}).unwrap();
-    let [raw, norm, least] = [Method::None, Method::BatchNorm, Method::LeastSquares].map(|m| difference(&model, &mended(m), &unseen[0]));
+    let mended =
+        |method| repair(&model, &groups, &selection, &smaller, method, &calibration(seen), &mut |_, _| {}).unwrap();
+    let [raw, norm, least] =
+        [Method::None, Method::BatchNorm, Method::LeastSquares].map(|m| difference(&model, &mended(m), &unseen[0]));
     assert!(raw > 0.1, "the cut must hurt for this test to mean anything: {raw}");
     assert!(least < 0.02, "least squares left {least} of {raw}");
     assert!(least < norm, "least squares {least}, batch norm {norm}");
@@ -98,7 +100,8 @@ fn least_squares_leaves_an_uncut_model_as_it_is() {
     let groups = groups(&model.graph);
     let images = images(4);
     let all = Selection::all(&groups);
-    let same = repair(&model, &groups, &all, &model, Method::LeastSquares, &calibration(&images), &mut |_, _| {}).unwrap();
+    let same =
+        repair(&model, &groups, &all, &model, Method::LeastSquares, &calibration(&images), &mut |_, _| {}).unwrap();
     assert!(difference(&model, &same, &images[0]) < 1e-3);
 }
 
@@ -110,7 +113,8 @@ fn batch_norm_re_estimation_finds_the_statistics_of_the_data() {
     let mut wrong = model.clone();
     wrong.weights.insert("a.bn.running_var".into(), Tensor::filled(vec![8], 40.0));
     let all = Selection::all(&groups);
-    let once = |m: &Model| repair(m, &groups, &all, m, Method::BatchNorm, &calibration(&images), &mut |_, _| {}).unwrap();
+    let once =
+        |m: &Model| repair(m, &groups, &all, m, Method::BatchNorm, &calibration(&images), &mut |_, _| {}).unwrap();
     let (right, mended) = (once(&model), once(&wrong));
     // Whatever the statistics were before, the data decides.
     assert!(difference(&right, &mended, &images[0]) < 1e-3);
@@ -130,7 +134,9 @@ fn copies_go_first_and_cost_nothing() {
     first.sort_unstable();
     assert_eq!(first, [0, 1, 2, 3]);
     let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 1, images: 4 };
-    let loss = |ranking: &Ranking| measure(&model, &groups, ranking, &grams, &calibration, &sampling, &mut |_, _| {}).unwrap().0.remove(0);
+    let loss = |ranking: &Ranking| {
+        measure(&model, &groups, ranking, &grams, &calibration, &sampling, &mut |_, _| {}).unwrap().0.remove(0)
+    };
     let good = loss(&ranking);
     // Copies first: half of the channels go for almost nothing, the fifth and sixth cost.
     assert!(good[&4] < 0.05 * good[&2], "{good:?}");
@@ -150,4 +156,3 @@ fn every_criterion_ranks_every_channel_once() {
         assert_eq!(Criterion::from_name(name), Some(criterion));
     }
 }
-

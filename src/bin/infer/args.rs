@@ -32,7 +32,7 @@ pub struct Args {
 
 /// A command line that makes no sense.
 #[derive(Debug, PartialEq)]
-pub struct Usage(String);
+pub struct Usage(pub String);
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

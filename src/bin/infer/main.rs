@@ -6,7 +6,7 @@ mod args;
 
 use args::{Args, Command, Usage};
 use secateurs::bench::{self, BenchError};
-use secateurs::detector::{Detector, DetectorError, Found};
+use secateurs::detector::{Detector, DetectorError, Found, input_side};
 use secateurs::model::{self, FileError, Model};
 use secateurs::vision::{Image, ImageError};
 use std::fmt;
@@ -150,12 +150,12 @@ fn load(args: &Args) -> Result<Model, Failure> {
     }
 }
 
-fn imgsz(args: &Args, model: &Model) -> usize {
-    args.imgsz.or(model.info.imgsz).unwrap_or(640)
+fn imgsz(args: &Args, model: &Model) -> Result<usize, Failure> {
+    input_side(model, args.imgsz).map_err(|e| Failure::Usage(Usage(e.to_string())))
 }
 
 fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
-    let side = imgsz(args, model);
+    let side = imgsz(args, model)?;
     let cost = model.graph.cost(side, side).map_err(|e| Failure::Input(e.to_string()))?;
     if args.json {
         let value = serde_json::json!({
@@ -176,7 +176,7 @@ fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> 
 
 fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
     let options =
-        bench::Options { imgsz: imgsz(args, model), threads: args.threads, warmup: args.warmup, runs: args.runs };
+        bench::Options { imgsz: imgsz(args, model)?, threads: args.threads, warmup: args.warmup, runs: args.runs };
     let measured = match &args.against {
         Some(path) => bench::versus(model, &model::load(path)?, &options)?,
         None => bench::measure(model, &options)?,
@@ -191,7 +191,7 @@ fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Fail
 }
 
 fn detect(args: &Args, model: &Model, images: &[PathBuf], out: &mut dyn Write) -> Result<(), Failure> {
-    let mut detector = Detector::new(model, imgsz(args, model), args.threads)?;
+    let mut detector = Detector::new(model, imgsz(args, model)?, args.threads)?;
     detector.options.score = args.score;
     detector.options.iou = args.iou;
     for path in images {

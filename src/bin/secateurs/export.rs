@@ -3,7 +3,6 @@
 use super::failure::Failure;
 use super::input::ModelArgs;
 use clap::ValueEnum;
-use secateurs::emit::onnx;
 use secateurs::{files, model};
 use std::path::PathBuf;
 
@@ -23,8 +22,6 @@ pub struct Args {
 /// The formats.
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
-    /// ONNX with one output: boxes (x, y, width, height in pixels) and class scores, before suppression of duplicates
-    Onnx,
     /// Our own model file: one safetensors file with the graph in its metadata
     Safetensors,
 }
@@ -33,7 +30,6 @@ enum Format {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let loaded = args.model.load()?;
     let bytes = match args.format {
-        Format::Onnx => onnx::export(&loaded, args.model.imgsz(&loaded)?).map_err(Failure::input)?,
         Format::Safetensors => model::to_bytes(&loaded).map_err(Failure::internal)?,
     };
     let written = files::write_atomic(&args.output, &bytes);

@@ -24,6 +24,8 @@ pub enum Failure {
     Accuracy(String),
     /// A file cannot be used.
     Input(String),
+    /// A file cannot be used, and what the user can do about it is known.
+    Mendable(String, &'static str),
     /// Nothing can be written to the terminal or pipe.
     Output(io::Error),
     /// It is our fault.
@@ -49,7 +51,7 @@ impl Failure {
             Self::Infeasible(_) => 4,
             Self::Budget(_) => 5,
             Self::Accuracy(_) => 6,
-            Self::Input(_) => 9,
+            Self::Input(_) | Self::Mendable(..) => 9,
             Self::Output(_) | Self::Internal(_) => 1,
         }
     }
@@ -67,6 +69,7 @@ impl Failure {
             | Self::Budget(text)
             | Self::Accuracy(text)
             | Self::Input(text)
+            | Self::Mendable(text, _)
             | Self::Internal(text) => vec![text.clone()],
         }
     }
@@ -80,6 +83,7 @@ impl Failure {
             Self::Budget(_) => Some("the files were written; run again, or ask for a little less than you need"),
             Self::Accuracy(_) => Some("the files were written; allow more latency or more [finetune] epochs"),
             Self::Internal(_) => Some("this is a fault of secateurs: please report it with the command you ran"),
+            Self::Mendable(_, help) => Some(help),
             Self::Input(_) | Self::Output(_) => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use clap::Args;
+use secateurs::detector::input_side;
 use secateurs::model::{self as import, Model};
 use std::path::PathBuf;
 
@@ -24,13 +25,7 @@ impl ModelArgs {
 
     /// The side of the image.
     pub fn imgsz(&self, model: &Model) -> Result<usize, Failure> {
-        let side = self.imgsz.map(usize::from).or(model.info.imgsz).unwrap_or(640);
-        let stride = model.graph.stride();
-        if side % stride != 0 {
-            let near = side.next_multiple_of(stride);
-            return Err(Failure::Usage(format!("imgsz {side}: expected a multiple of {stride}, for example {near}")));
-        }
-        Ok(side)
+        input_side(model, self.imgsz.map(usize::from)).map_err(|e| Failure::Usage(e.to_string()))
     }
 }
 

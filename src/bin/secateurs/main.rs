@@ -2,8 +2,8 @@
 
 mod bench;
 mod detect;
-// mod eval;
-// mod export;
+mod eval;
+mod export;
 mod failure;
 mod finish;
 mod input;
@@ -37,7 +37,7 @@ enum Command {
     /// Prune a model to the budgets of a device profile
     Prune(prune::Args),
     /// Mean average precision of a model on a dataset
-    // Eval(eval::Args),
+    Eval(eval::Args),
     /// Time per frame and peak memory of a model on this machine
     Bench(bench::Args),
     /// Find objects in images
@@ -45,7 +45,7 @@ enum Command {
     /// Layers, channel groups, parameters, arithmetic and peak memory of a model
     Inspect(inspect::Args),
     /// Write a model in a format of others
-    // Export(export::Args),
+    Export(export::Args),
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
     #[command(hide = true)]
     Finish(finish::Args),
@@ -60,11 +60,11 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Prune(args) => prune::run(args),
-        // Command::Eval(args) => eval::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        // Command::Export(args) => export::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Finish(args) => finish::run(args),
     };
     match done {

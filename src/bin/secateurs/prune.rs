@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::terminal::{Terminal, TerminalArgs};
+use secateurs::device;
 use secateurs::profile::{self, IMPORTANCE, Mib, Millis, Overrides, Profile, Ratio};
 use std::path::{Path, PathBuf};
 
@@ -94,6 +95,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         terminal.result(&text.join("\n"), value);
         return Ok(());
     }
+    device::runner(&profile.connect)?;
     execute(&profile, &out, &cache, &mut terminal)
 }
 
