@@ -35,6 +35,9 @@ pub struct ClassStats {
     pub ar100: f64,
 }
 
+/// Objects and detections of a class, by image.
+type ByImage<'a> = BTreeMap<usize, (Vec<&'a Truth>, Vec<&'a Found>)>;
+
 /// One image's matches for a class and a size range.
 struct Matched {
     scores: Vec<f64>,
@@ -51,15 +54,47 @@ struct Curve {
     recall: Vec<f64>,
 }
 
-/// Evaluates detections. Images are told apart by number; classes from `classes` on are ignored.
-pub fn evaluate(classes: usize, truths: &[Truth], found: &[Found]) -> CocoStats {
-    let mut by_class: Vec<BTreeMap<usize, (Vec<&Truth>, Vec<&Found>)>> = vec![BTreeMap::new(); classes];
+/// For every class, its objects and detections by image.
+fn by_class<'a>(classes: usize, truths: &'a [Truth], found: &'a [Found]) -> Vec<ByImage<'a>> {
+    let mut by_class: Vec<ByImage> = vec![BTreeMap::new(); classes];
     for truth in truths.iter().filter(|t| t.class < classes) {
         by_class[truth.class].entry(truth.image).or_default().0.push(truth);
     }
     for one in found.iter().filter(|f| f.class < classes) {
         by_class[one.class].entry(one.image).or_default().1.push(one);
     }
+    by_class
+}
+
+/// Detections matched once, to compute AP on many choices of images.
+pub struct Matches {
+    /// By class, then image.
+    classes: Vec<BTreeMap<usize, Matched>>,
+}
+
+impl Matches {
+    /// Matches all detections.
+    pub fn new(classes: usize, truths: &[Truth], found: &[Found]) -> Self {
+        let of_class = |images: &ByImage| {
+            images.iter().map(|(image, (truths, found))| (*image, match_image(truths, found, RANGES[0]))).collect()
+        };
+        Self { classes: by_class(classes, truths, found).par_iter().map(of_class).collect() }
+    }
+
+    /// AP over all thresholds on these images, each as often as it is named; −1 where none has an object.
+    pub fn ap(&self, images: &[usize]) -> f64 {
+        let curve = |class: &BTreeMap<usize, Matched>| {
+            let chosen: Vec<&Matched> = images.iter().filter_map(|image| class.get(image)).collect();
+            accumulate(&chosen, MAX_DETECTIONS[2])
+        };
+        let curves: Vec<Curve> = self.classes.iter().filter_map(curve).collect();
+        precision(curves.iter(), None)
+    }
+}
+
+/// Evaluates detections. Images are told apart by number; classes from `classes` on are ignored.
+pub fn evaluate(classes: usize, truths: &[Truth], found: &[Found]) -> CocoStats {
+    let by_class = by_class(classes, truths, found);
     // [class][range][max detections]
     let curves: Vec<Vec<Vec<Option<Curve>>>> = by_class
         .par_iter()
@@ -67,6 +102,7 @@ pub fn evaluate(classes: usize, truths: &[Truth], found: &[Found]) -> CocoStats 
             let of_range = |range: &(f64, f64)| {
                 let matched: Vec<Matched> =
                     images.values().map(|(truths, found)| match_image(truths, found, *range)).collect();
+                let matched: Vec<&Matched> = matched.iter().collect();
                 MAX_DETECTIONS.iter().map(|most| accumulate(&matched, *most)).collect()
             };
             RANGES.iter().map(of_range).collect()
@@ -122,7 +158,7 @@ fn match_image(truths: &[&Truth], found: &[&Found], (least, most): (f64, f64)) -
     Matched { scores: found.iter().map(|f| f.score).collect(), hit, ignored, objects }
 }
 
-fn accumulate(images: &[Matched], most: usize) -> Option<Curve> {
+fn accumulate(images: &[&Matched], most: usize) -> Option<Curve> {
     let objects: usize = images.iter().map(|m| m.objects).sum();
     if objects == 0 {
         return None;

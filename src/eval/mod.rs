@@ -3,6 +3,7 @@
 mod bootstrap;
 pub mod coco;
 mod model;
+mod truth;
 pub mod ultralytics;
 
 pub use bootstrap::{Interval, bootstrap};

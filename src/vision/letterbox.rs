@@ -73,12 +73,12 @@ impl Letterbox {
         if (sw, sh) == (2 * cw, 2 * ch) {
             return halve(image.data(), cw, ch);
         }
-        let columns: Vec<Tap> = (0..cw).map(|x| tap(x, sw, cw)).collect();
+        let columns: Vec<Tap> = (0..cw).map(|x| column(x, sw, cw)).collect();
         let mut out = vec![0; 3 * cw * ch];
         // Rows are blended across once and kept for the next output row, which mostly needs the same two.
         let mut rows: [(usize, Vec<i32>); 2] = [(usize::MAX, vec![0; 3 * cw]), (usize::MAX, vec![0; 3 * cw])];
         for (y, line) in out.chunks_exact_mut(3 * cw).enumerate() {
-            let Tap { at, weight } = tap(y, sh, ch);
+            let Tap { at, weight } = row(y, sh, ch);
             for (slot, row) in at.into_iter().enumerate() {
                 if rows[slot].0 == row {
                     continue;
@@ -117,21 +117,32 @@ impl Letterbox {
     }
 }
 
-fn tap(out: usize, source: usize, content: usize) -> Tap {
+/// The pair of source pixels around the centre of output pixel `out`: the lower one's number and the upper one's share.
+fn around(out: usize, source: usize, content: usize) -> (isize, f32) {
     let scale = source as f64 / content as f64;
     let position = ((out as f64 + 0.5) * scale - 0.5) as f32;
     let low = position.floor();
-    let (mut at, mut share) = (low as isize, position - low);
-    if at < 0 {
-        (at, share) = (0, 0.0);
-    }
-    if at as usize + 1 >= source {
-        (at, share) = (source as isize - 1, 0.0);
-    }
+    (low as isize, position - low)
+}
+
+/// Along a row, a pair that reaches out of the image gives all its weight to the border pixel.
+fn column(out: usize, source: usize, content: usize) -> Tap {
+    let (low, share) = around(out, source, content);
+    let outside = low < 0 || low + 1 >= source as isize;
+    tap(low, if outside { 0.0 } else { share }, source)
+}
+
+/// Down a column the weights stay, and both may fall on the border pixel: the same value but for rounding, which is the reference's.
+fn row(out: usize, source: usize, content: usize) -> Tap {
+    let (low, share) = around(out, source, content);
+    tap(low, share, source)
+}
+
+fn tap(low: isize, share: f32, source: usize) -> Tap {
     let whole = f32::from(1u16 << BITS);
     let weight = [((1.0 - share) * whole).round_ties_even() as i32, (share * whole).round_ties_even() as i32];
-    let at = at as usize;
-    Tap { at: [at, (at + 1).min(source - 1)], weight }
+    let inside = |at: isize| at.clamp(0, source as isize - 1) as usize;
+    Tap { at: [inside(low), inside(low + 1)], weight }
 }
 
 fn across(row: &[u8], columns: &[Tap], out: &mut [i32]) {
