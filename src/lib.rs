@@ -54,3 +54,5 @@ pub mod emit;
 #[cfg(feature = "tools")]
 pub mod report;
 // Floor 6
+#[cfg(feature = "toolkit")]
+pub mod pipeline;

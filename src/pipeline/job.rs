@@ -3,6 +3,7 @@
 use crate::importance::Criterion;
 use crate::repair::Method;
 use crate::report::Asked;
+use crate::train::optim::Rule;
 use std::path::PathBuf;
 
 /// A job with every default filled in.
@@ -53,6 +54,8 @@ pub struct Tune {
     pub batch: usize,
     /// Peak learning rate.
     pub lr: f64,
+    /// How steps follow from gradients.
+    pub rule: Rule,
     /// Weight of distillation from the uncut model; 0 turns it off.
     pub distill: f64,
     /// Whether the uncut model gets the same epochs as a control.

@@ -198,6 +198,7 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
         batch: job.tune.batch,
         imgsz: source.imgsz,
         lr: job.tune.lr,
+        optimizer: job.tune.rule,
         distill: job.tune.distill,
         seed: job.seed,
         checkpoint: Some(job.cache.join(format!("{name}-{}", source.tuning_key(job, start)))),
@@ -205,9 +206,9 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
     };
     let teacher = (job.tune.distill > 0.0).then_some(&source.model);
     let mut listen = |event: train::FitEvent| match event {
-        train::FitEvent::Step { done, total, .. } => tell(Event::Progress(done, total)),
-        train::FitEvent::Epoch { epoch, loss, .. } => tell(Event::Note(format!("epoch {epoch}: loss {loss:.4}"))),
-        _ => {}
+        train::FitEvent::Resumed { epochs } => tell(Event::Note(format!("resumed after {epochs} epochs"))),
+        train::FitEvent::Step { at, .. } => tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps)),
+        train::FitEvent::Epoch { epoch, terms } => tell(Event::Note(format!("epoch {}: loss {:.4}", epoch + 1, terms.sum()))),
     };
     train::fit(start, teacher, &source.train, &config, &Device::Cpu, &mut listen).map_err(PipelineError::stage("fine-tuning"))
 }

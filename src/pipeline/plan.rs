@@ -5,7 +5,7 @@ use super::{Clock, PipelineError, Source, cache, measure, problem};
 use crate::importance::{Curves, Evidence, MaskGradients, Ranking, Sampling, mask_gradients};
 use crate::latency::LatencyTable;
 use crate::report::Search;
-use crate::search::{self, Budget};
+use crate::search::{self, Budget, Infeasible, SearchError};
 use crate::surgery::{self, Selection};
 use crate::train::loss;
 use crate::{importance, latency};
@@ -155,7 +155,8 @@ fn settle(
             Ok(found) => found,
             // A corrected budget may be out of reach although an earlier plan held.
             Err(_) if best.is_some() => break,
-            Err(problem) => return Err(PipelineError::Infeasible(problem.to_string())),
+            Err(SearchError::Infeasible(why)) => return Err(PipelineError::Infeasible(explain(&why, uncut_ms, job, source))),
+            Err(problem) => return Err(PipelineError::stage("search")(problem)),
         };
         let widths: Vec<usize> = found.levels.iter().zip(levels).map(|(level, widths)| widths[*level]).collect();
         let search = Search { loss: found.loss, lower_bound: found.lower_bound, gap: found.gap, predicted_ms: found.latency_ms, rounds: round };
@@ -188,4 +189,28 @@ fn settle(
     best.ok_or_else(|| {
         PipelineError::Infeasible(format!("{ROUNDS} plans were measured and none held the budget; raise it, or lower min-keep"))
     })
+}
+
+/// What can least be reached, and what would do, in the user's units.
+fn explain(why: &Infeasible, uncut_ms: f64, job: &Job, source: &Source) -> String {
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    let mut text = format!("no widths meet {}", measure::describe(&job.budget));
+    if let Some(least) = &why.least_latency {
+        text += &format!("; the least latency is {:.3}x of the uncut model's", least.evaluation.latency_ms / uncut_ms);
+    }
+    if let Some(least) = &why.least_memory {
+        text += &format!("; the least memory is {:.2} MiB", mib(least.evaluation.memory_bytes));
+    }
+    for way in &why.relaxations {
+        let parts = [
+            way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms / uncut_ms * 1000.0).ceil() / 1000.0)),
+            way.memory_bytes.map(|bytes| format!("--memory-mib {:.2}", (mib(bytes) * 100.0).ceil() / 100.0)),
+        ];
+        text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
+    }
+    let smaller = source.imgsz.saturating_sub(source.model.graph.stride());
+    if smaller > 0 {
+        text += &format!("; a smaller image (--imgsz {smaller}) or a lower min-keep than {} may do as well", job.min_keep);
+    }
+    text
 }

@@ -90,15 +90,14 @@ fn plan_file(report: &Report, selection: &Selection, model_sha256: String) -> Pl
 }
 
 fn reports(out: &Path, report: &Report, source: &str) -> Result<(), PipelineError> {
-    let fail = PipelineError::stage("writing");
     let put = |name: &str, bytes: &[u8]| files::write_atomic(&out.join(name), bytes).map_err(PipelineError::stage("writing"));
-    put(REPORT_JSON, &serde_json::to_vec_pretty(report).map_err(&fail)?)?;
+    put(REPORT_JSON, &serde_json::to_vec_pretty(report).map_err(PipelineError::stage("writing"))?)?;
     put(REPORT_HTML, report::render(report).as_bytes())?;
     let mut hashes = BTreeMap::new();
-    for entry in std::fs::read_dir(out).map_err(&fail)?.flatten() {
+    for entry in std::fs::read_dir(out).map_err(PipelineError::stage("writing"))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name != MANIFEST && !name.starts_with('.') && entry.path().is_file() {
-            hashes.insert(name, sha256(&files::read(&entry.path(), model::MAX_FILE).map_err(&fail)?));
+            hashes.insert(name, sha256(&files::read(&entry.path(), model::MAX_FILE).map_err(PipelineError::stage("writing"))?));
         }
     }
     let manifest = Manifest {
@@ -113,7 +112,7 @@ fn reports(out: &Path, report: &Report, source: &str) -> Result<(), PipelineErro
         uncut: &report.uncut,
         last: report.last(),
     };
-    put(MANIFEST, &serde_json::to_vec_pretty(&manifest).map_err(&fail)?)
+    put(MANIFEST, &serde_json::to_vec_pretty(&manifest).map_err(PipelineError::stage("writing"))?)
 }
 
 /// Enters what the inference binary measured into the reports of a folder, and judges the budgets by it.

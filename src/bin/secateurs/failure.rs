@@ -4,6 +4,7 @@ use secateurs::bench::BenchError;
 use secateurs::detector::DetectorError;
 use secateurs::device::DeviceError;
 use secateurs::graph::GraphError;
+use secateurs::pipeline::PipelineError;
 use secateurs::profile::ProfileError;
 use secateurs::vision::ImageError;
 use std::fmt::Display;
@@ -147,3 +148,13 @@ macro_rules! bad_input {
 }
 
 bad_input!(BenchError, DetectorError, GraphError, ImageError);
+
+impl From<PipelineError> for Failure {
+    fn from(error: PipelineError) -> Self {
+        match error {
+            PipelineError::Input(text) => Self::Input(text),
+            PipelineError::Infeasible(text) => Self::Infeasible(text),
+            PipelineError::Stage { .. } => Self::internal(error),
+        }
+    }
+}

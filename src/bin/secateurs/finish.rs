@@ -6,6 +6,7 @@ use super::terminal::{Terminal, TerminalArgs};
 use secateurs::bench::Measured;
 use secateurs::device::{self, Word};
 use secateurs::files;
+use secateurs::pipeline::{self, Against};
 use std::path::PathBuf;
 
 /// Where the bundle is, and where it shall run.
@@ -59,7 +60,18 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 /// Enters the measurement into the reports and judges the budgets by it.
 fn complete(out: &std::path::Path, measured: &Measured, terminal: &mut Terminal) -> Result<(), Failure> {
-    let _ = out;
-    terminal.result(&measured.to_string(), serde_json::to_value(measured)?);
+    let Some(uncut) = &measured.against else {
+        return Err(Failure::Internal("the binary did not measure the uncut model".into()));
+    };
+    let against = Against { uncut: uncut.latency.clone(), cut: measured.latency.clone(), ratio: uncut.ratio };
+    let report = pipeline::finish(out, &against)?;
+    terminal.result(&prune::summary(&report), serde_json::json!({ "reason": "finished", "report": report }));
+    let missed = report.verdict.sentences.join("; ");
+    if !report.verdict.latency_ok || !report.verdict.memory_ok {
+        return Err(Failure::Budget(missed));
+    }
+    if !report.verdict.accuracy_ok {
+        return Err(Failure::Accuracy(missed));
+    }
     Ok(())
 }

@@ -3,7 +3,12 @@
 use super::failure::Failure;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::device;
-use secateurs::profile::{self, IMPORTANCE, Mib, Millis, Overrides, Profile, Ratio};
+use secateurs::importance::Criterion;
+use secateurs::pipeline::{self, Event, Job, Tune};
+use secateurs::profile::{self, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio};
+use secateurs::repair::Method;
+use secateurs::report::{Asked, Report, Stage};
+use secateurs::train::optim::Rule;
 use std::path::{Path, PathBuf};
 
 /// A profile, and what shall differ from it.
@@ -134,6 +139,77 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
 
 /// Does the job.
 fn execute(profile: &Profile, out: &Path, cache: &Path, terminal: &mut Terminal) -> Result<(), Failure> {
-    let _ = (profile, out, cache, terminal);
-    Err(Failure::Internal("`prune` is not wired to the pipeline yet".into()))
+    let job = job(profile, out, cache);
+    let mut tell = |event: Event| match event {
+        Event::Stage(verb, what) => terminal.stage(verb, &what),
+        Event::Progress(done, all) => terminal.progress(done, all),
+        Event::Note(text) => terminal.note(&text),
+    };
+    let done = pipeline::run(&job, &mut tell)?;
+    pipeline::write(out, &done)?;
+    terminal.stage("Writing", &out.display().to_string());
+    terminal.result(&summary(&done.report), serde_json::json!({ "reason": "pruned", "out": out, "report": done.report }));
+    Ok(())
+}
+
+/// The job of a profile.
+fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
+    let (budget, search, tune) = (&profile.budget, &profile.search, &profile.finetune);
+    Job {
+        target: profile.device.name.clone(),
+        model: profile.model.path.clone(),
+        data: profile.data.clone(),
+        imgsz: profile.model.imgsz,
+        threads: profile.device.threads,
+        budget: Asked {
+            latency_ms: budget.latency.map(Millis::get),
+            latency_ratio: budget.latency_ratio.map(Ratio::get),
+            percentile: budget.percentile,
+            memory_mib: budget.memory.map(Mib::get),
+            min_map: budget.min_map.map(Ratio::get),
+            max_map_drop: budget.max_map_drop.map(Ratio::get),
+        },
+        grid: search.grid,
+        min_keep: search.min_keep.get(),
+        criterion: Criterion::from_name(&search.importance).unwrap_or_default(),
+        calibration_images: search.calibration_images,
+        seed: search.seed,
+        repair: Method::LeastSquares,
+        tune: Tune {
+            epochs: tune.epochs,
+            batch: tune.batch,
+            lr: tune.lr,
+            rule: match tune.optimizer {
+                Optimizer::Adamw => Rule::ADAM_W,
+                Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
+            },
+            distill: tune.distill,
+            control: tune.control,
+        },
+        warmup: profile.bench.warmup,
+        runs: profile.bench.runs,
+        out: out.to_path_buf(),
+        cache: cache.to_path_buf(),
+    }
+}
+
+/// The verdict in a few lines.
+pub fn summary(report: &Report) -> String {
+    let mib = |stage: &Stage| stage.peak_memory_bytes as f64 / f64::from(1 << 20);
+    let (uncut, last) = (&report.uncut, report.last());
+    let mut lines = Vec::new();
+    if let (Some(a), Some(b)) = (&uncut.latency, &last.latency) {
+        let row = |name: &str, a: f64, b: f64| format!("  {name:<12}{a:>10.2} -> {b:.2} ms ({:.3}x)", b / a);
+        lines.extend([row("p50", a.p50_ms, b.p50_ms), row("p95", a.p95_ms, b.p95_ms), row("p99", a.p99_ms, b.p99_ms)]);
+    }
+    lines.push(format!("  {:<12}{:>10.2} -> {:.2} MiB", "peak memory", mib(uncut), mib(last)));
+    lines.push(format!("  {:<12}{:>10} -> {}", "parameters", uncut.params, last.params));
+    lines.push(format!("  {:<12}{:>10.1} -> {:.1} million", "MACs", uncut.macs as f64 / 1e6, last.macs as f64 / 1e6));
+    let stages = [("uncut", Some(uncut)), ("cut", Some(&report.cut)), ("repaired", Some(&report.repaired)), ("tuned", report.tuned.as_ref())];
+    let maps = stages.iter().filter_map(|(name, stage)| stage.map(|s| format!("{name} {:.4}", s.map50_95)));
+    lines.push(format!("  {:<12}{}", "mAP50-95", maps.collect::<Vec<_>>().join(", ")));
+    lines.extend(report.controls.iter().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.map50_95)));
+    lines.push(format!("  {:<12}{:.2} % certified gap of the search", "plan", 100.0 * report.search.gap));
+    lines.extend(report.verdict.sentences.iter().map(|sentence| format!("  {:<12}{sentence}", "budget")));
+    lines.join("\n")
 }
