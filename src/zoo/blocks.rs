@@ -18,6 +18,12 @@ pub trait Blueprint {
     /// Whether there is any tensor below this module name.
     fn has(&self, module: &str, rule: bool) -> bool;
 
+    /// Whether a convolution block carries a bias in place of its normalisation (a fused checkpoint).
+    fn fused(&self, module: &str) -> bool {
+        let _ = module;
+        false
+    }
+
     /// Activation of a module that ends in one, if the source knows it.
     fn activation(&self, module: &str, rule: Activation) -> Activation {
         let _ = module;
@@ -94,16 +100,20 @@ impl<'a> Net<'a> {
         self.graph.push(name, op, inputs)
     }
 
-    /// `Conv`: convolution without bias, batch normalisation, activation.
+    /// `Conv`: convolution without bias, batch normalisation, activation; in a fused checkpoint convolution with bias.
     pub fn conv(&mut self, name: &str, input: NodeId, rule: usize, args: ConvArgs) -> Result<NodeId, ZooError> {
         let weight = format!("{name}.conv.weight");
         let c_in = self.channels(input);
         let c_out = if args.depthwise { c_in } else { self.plan.width(&weight, rule)? };
-        let norm = Some(Norm { prefix: format!("{name}.bn"), eps: BN_EPS });
+        let (bias, norm) = if self.plan.fused(name) {
+            (Some(format!("{name}.conv.bias")), None)
+        } else {
+            (None, Some(Norm { prefix: format!("{name}.bn"), eps: BN_EPS }))
+        };
         let act = self.plan.activation(name, args.act);
         let op = Op::Conv(Conv {
             weight,
-            bias: None,
+            bias,
             norm,
             c_in,
             c_out,

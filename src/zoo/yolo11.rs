@@ -108,6 +108,10 @@ impl Blueprint for Shapes {
         self.tensors.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(&prefix))
     }
 
+    fn fused(&self, module: &str) -> bool {
+        self.tensors.contains_key(&format!("{module}.conv.bias")) && !self.has(&format!("{module}.bn"), false)
+    }
+
     fn activation(&self, module: &str, rule: Activation) -> Activation {
         self.activations.get(module).copied().unwrap_or(rule)
     }

@@ -1,0 +1,114 @@
+//! What can be wrong with a file that is to be imported.
+
+use crate::model::{FileError, ModelError};
+use crate::zoo::ZooError;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// A file that cannot be imported.
+#[derive(Debug, Error)]
+#[error("{}: {fault}", path.display())]
+pub struct ImportError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+impl ImportError {
+    /// What the user can do about it, where that is known.
+    pub fn help(&self) -> Option<&'static str> {
+        self.fault.help()
+    }
+}
+
+/// What is wrong with a file: the place, what was found, what was expected.
+#[derive(Debug, Error)]
+pub enum Fault {
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Neither a checkpoint nor safetensors.
+    #[error("{found}; expected an ultralytics checkpoint (.pt) or a safetensors file")]
+    Unrecognised {
+        /// What the content looks like.
+        found: String,
+    },
+    /// The zip archive around a checkpoint is broken or hostile.
+    #[error("not a readable checkpoint archive: {0}")]
+    Archive(String),
+    /// The pickle inside a checkpoint is broken or hostile.
+    #[error("data.pkl, byte {offset}: {problem}")]
+    Pickle {
+        /// Offset in `data.pkl`.
+        offset: usize,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// The pickle asks for a function or a class that no checkpoint needs.
+    #[error(
+        "data.pkl, byte {offset}: asks for `{global}`, which a checkpoint has no need of; refused, nothing was run"
+    )]
+    Refused {
+        /// Offset in `data.pkl`.
+        offset: usize,
+        /// Module and name of what it asks for.
+        global: String,
+    },
+    /// The checkpoint holds something else than a network we can read.
+    #[error("{place}: {problem}")]
+    Checkpoint {
+        /// Where in the checkpoint.
+        place: String,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A network that exists, but that this build does not import.
+    #[error("{found} is not supported; supported are YOLO11 detectors of any width and depth")]
+    Unsupported {
+        /// What it is.
+        found: String,
+    },
+    /// A file in our own format, or plain safetensors, with something wrong.
+    #[error("{0}")]
+    File(String),
+    /// The tensors are not those of a YOLO11 detector.
+    #[error("not a YOLO11 detector: {0}")]
+    Zoo(#[from] ZooError),
+    /// Graph and tensors do not fit.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl Fault {
+    pub(super) fn checkpoint(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Checkpoint { place: place.into(), problem: problem.into() }
+    }
+
+    fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { .. } => Some(
+                "unpickling this file in Python would run code of its author's choice: get the weights from a source \
+                 you trust",
+            ),
+            Self::Archive(_) => Some("the file may be cut off: compare its size with the original and copy it again"),
+            Self::Unrecognised { .. } => Some(
+                "an old checkpoint can be rewritten in Python: torch.save(torch.load(\"old.pt\", weights_only=False), \"new.pt\")",
+            ),
+            Self::Zoo(_) => Some("tensor names must be those of an ultralytics state dict (`model.0.conv.weight`, …)"),
+            Self::Unsupported { .. } => Some("train or fine-tune a `yolo11*.pt` detection model and prune that"),
+            _ => None,
+        }
+    }
+}
+
+impl From<FileError> for Fault {
+    fn from(error: FileError) -> Self {
+        // The path is said once, by `ImportError`.
+        match error {
+            FileError::Io { source, .. } => Self::Io(source),
+            FileError::Format { problem, .. } => Self::File(problem),
+            FileError::Model { source, .. } => Self::Model(source),
+        }
+    }
+}
