@@ -151,8 +151,7 @@ fn memory_steps(problem: &Problem) -> Vec<Step> {
     // Of equal steps the first stays.
     let needless = |b: usize| (0..coefficients.len()).any(|a| a != b && covers(a, b) && (a < b || !covers(b, a)));
     let mut steps: Vec<Step> = Vec::new();
-    for (index, (constant, dense)) in coefficients.iter().enumerate().filter(|(i, _)| !needless(*i)) {
-        debug_assert!(index < problem.memory.len());
+    for (_, (constant, dense)) in coefficients.iter().enumerate().filter(|(i, _)| !needless(*i)) {
         let per_level = |v: usize| problem.variables[v].widths.iter().map(|w| dense[v] * *w as f64).collect();
         let terms = (0..dense.len()).filter(|v| dense[*v] > 0.0).map(|v| (v, per_level(v))).collect();
         steps.push(Step { constant: *constant, terms });

@@ -1,14 +1,15 @@
 //! From a problem to a plan with its certificate.
 
+use super::branch::branch;
 use super::compile::{Compiled, compile};
-use super::dual::{Ascent, Dual};
+use super::dual::{Dual, Effort};
 use super::infeasible::{self, NoPlan};
 use super::local::State;
-use super::primal::{Pool, close, improve, reach};
+use super::primal::{EQUAL, Pool, close, improve, reach};
 use super::{Alternative, Options, Problem, Progress, SearchError, Solution, check};
 
 /// The most that all multipliers may sum up to, in units of the greatest possible loss per relative excess.
-const PRICE: f64 = 1e6;
+pub(super) const PRICE: f64 = 1e6;
 
 /// Below this share of the budgets a violation is rounding.
 const ROUNDING: f64 = 1e-9;
@@ -57,7 +58,7 @@ pub(super) fn find(
         compiled.sizes.iter().try_fold(1usize, |n, size| n.checked_mul(*size)).is_some_and(|n| n <= options.nodes);
     let nodes = if small { options.nodes.saturating_mul(compiled.len() + 1) } else { options.nodes };
     if pool.best.is_none() {
-        let ascent = dual.ascend(0.0, 1.0, options.dual_steps);
+        let ascent = dual.ascend(0.0, 1.0, &Effort::steps(options.dual_steps));
         let (violation, levels, proven) = reach(&mut dual, &ascent, &mut pool, nodes);
         let Some(best) = &pool.best else {
             let proven = proven || ascent.bound > ROUNDING;
@@ -67,23 +68,23 @@ pub(super) fn find(
     }
 
     // 3. The bound.
-    let Ascent { bound, multipliers } = dual.ascend(1.0, PRICE, options.dual_steps);
-    let bound = (bound * dual.scale).max(floor);
+    let ascent = dual.ascend(1.0, PRICE, &Effort::steps(options.dual_steps));
+    let mut bound = (ascent.bound * dual.scale).max(floor);
+    let multipliers = &ascent.multipliers;
     pool.tell_bound(bound);
 
     // 4. Better plans, and the proof where it can be had.
-    let mut closed = false;
     if !small {
-        improve(&mut dual, &multipliers, &mut pool, bound, options);
+        improve(&mut dual, multipliers, &mut pool, bound, options);
     }
-    if pool.loss().is_some_and(|loss| loss - bound > options.gap * loss) {
+    if pool.loss().is_some_and(|loss| loss - bound > EQUAL * loss) {
         let incumbent = pool.loss();
-        closed = close(&dual, &multipliers, nodes, incumbent, &mut |levels| {
+        let closed = close(&dual, multipliers, nodes, incumbent, &mut |levels| {
             pool.offer(levels);
             pool.loss()
         });
+        bound = if closed { f64::INFINITY } else { branch(&mut dual, ascent, &mut pool, bound, options) };
     }
-    let bound = if closed { f64::INFINITY } else { bound };
     match pool.best.clone() {
         Some(best) => Ok(certify(best, pool, bound, options, &compiled)),
         None => Err(NoPlan { levels: least, violation: f64::INFINITY, bound: 0.0, proven: false }),

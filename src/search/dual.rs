@@ -11,6 +11,9 @@ const SMOOTHING: f64 = 0.5;
 /// The most memory steps with a multiplier of their own.
 const MAX_ROWS: usize = 48;
 
+/// The most plans that are mixed when an ascent starts from known multipliers.
+const MAX_COLUMNS: usize = 60;
+
 /// A limit that a plan has to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Row {
@@ -37,10 +40,14 @@ pub(super) struct Dual<'a> {
     /// Plans met so far, none twice.
     pub seen: Vec<Seen>,
     known: HashSet<Vec<usize>>,
+    /// How many of the plans met have their greatest memory step among the rows.
+    covered: usize,
     rows: Vec<Row>,
     /// Divides the loss, so that it is of the order of the relative excesses.
     pub scale: f64,
-    pub potentials: Potentials,
+    /// Variables that are held within a range of levels: variable, first and last level.
+    pub ranges: Vec<(usize, usize, usize)>,
+    potentials: Potentials,
 }
 
 /// The outcome of an ascent.
@@ -48,6 +55,25 @@ pub(super) struct Ascent {
     /// No plan has a lower value of the objective (in units of `scale`).
     pub bound: f64,
     pub multipliers: Multipliers,
+    /// The mixture of known plans that is best within the ranges: plan and its share.
+    pub mixture: Vec<(usize, f64)>,
+}
+
+/// When to end an ascent.
+pub(super) struct Effort<'m> {
+    /// The most evaluations.
+    pub steps: usize,
+    /// A bound that is good enough.
+    pub enough: f64,
+    /// Multipliers to begin with.
+    pub start: Option<&'m Multipliers>,
+}
+
+impl Effort<'_> {
+    /// So many evaluations from scratch.
+    pub fn steps(steps: usize) -> Self {
+        Self { steps, enough: f64::INFINITY, start: None }
+    }
 }
 
 impl<'a> Dual<'a> {
@@ -59,7 +85,8 @@ impl<'a> Dual<'a> {
         let weights = Weights { loss: 1.0, ..Weights::default() };
         let potentials = Potentials::new(problem, &weights);
         let rows = problem.latency_budget.map(|_| Row::Latency).into_iter().collect();
-        let mut new = Self { problem, seen: Vec::new(), known: HashSet::new(), rows, scale, potentials };
+        let (seen, known, ranges) = (Vec::new(), HashSet::new(), Vec::new());
+        let mut new = Self { problem, seen, known, covered: 0, rows, scale, ranges, potentials };
         let least: Vec<usize> = problem.loss.iter().map(|loss| lowest(loss)).collect();
         new.learn(least);
         new
@@ -77,23 +104,33 @@ impl<'a> Dual<'a> {
 
     /// Ascends. `objective` is 1 for the loss, or 0 for the greatest relative excess alone, which then is the value.
     /// `price` bounds the sum of the multipliers.
-    pub fn ascend(&mut self, objective: f64, price: f64, steps: usize) -> Ascent {
-        let mut best = Ascent { bound: f64::NEG_INFINITY, multipliers: Multipliers::default() };
+    pub fn ascend(&mut self, objective: f64, price: f64, effort: &Effort) -> Ascent {
+        let mut best = Ascent { bound: f64::NEG_INFINITY, multipliers: Multipliers::default(), mixture: Vec::new() };
         let mut smoothing = 0.0;
         self.cover();
-        for _ in 0..steps {
-            let (value, proposed) = self.propose(objective, price);
-            if best.bound >= value - 1e-9 * value.abs().max(1e-3) {
+        let mut usable = self.usable(objective, effort.start);
+        if let Some(start) = effort.start {
+            let (bound, levels) = self.ask(objective, start);
+            self.cover_one(&self.problem.figures(&levels));
+            usable.extend(self.learn(levels).then(|| self.seen.len() - 1));
+            best = Ascent { bound, multipliers: start.clone(), ..best };
+            smoothing = SMOOTHING;
+        }
+        for _ in 0..effort.steps {
+            let (value, proposed, mixture) = self.propose(objective, price, &usable);
+            best.mixture = mixture;
+            if best.bound >= effort.enough || best.bound >= value - 1e-9 * value.abs().max(1e-3) {
                 break;
             }
             let asked = blend(&proposed, &best.multipliers, smoothing);
             let (bound, levels) = self.ask(objective, &asked);
             let improved = bound > best.bound + 1e-12;
             if improved {
-                best = Ascent { bound, multipliers: asked };
+                best = Ascent { bound, multipliers: asked, ..best };
             }
-            let new = self.learn(levels.clone());
             let new_row = self.cover_one(&self.problem.figures(&levels));
+            let new = self.learn(levels);
+            usable.extend(new.then(|| self.seen.len() - 1));
             if !new && !new_row && !improved {
                 if smoothing == 0.0 {
                     break;
@@ -110,7 +147,7 @@ impl<'a> Dual<'a> {
     /// The dual at given multipliers: bound and minimiser.
     pub fn ask(&mut self, objective: f64, multipliers: &Multipliers) -> (f64, Vec<usize>) {
         let (weights, constant) = self.weights(objective, multipliers);
-        self.potentials.update(self.problem, &weights);
+        self.potentials.update_within(self.problem, &weights, &self.ranges);
         let bound = self.potentials.bound - constant;
         // Rounding must not lift the bound above the truth.
         let margin = 1e-12 * (self.potentials.bound.abs() + constant.abs());
@@ -135,24 +172,49 @@ impl<'a> Dual<'a> {
         (weights, constant)
     }
 
-    /// Multipliers of the best mixture of known plans, and the value that the dual cannot exceed.
-    fn propose(&self, objective: f64, price: f64) -> (f64, Multipliers) {
-        let column = |seen: &Seen| Column {
-            cost: objective * seen.figures.loss / self.scale,
-            excess: self.rows.iter().map(|row| excess(self.problem, *row, &seen.figures)).collect(),
-        };
-        let columns: Vec<Column> = self.seen.iter().map(column).collect();
-        let mixture = mix(&columns, self.rows.len(), price);
-        let rows = self.rows.iter().copied().zip(mixture.multipliers).collect();
-        (mixture.value, Multipliers { rows })
+    /// The plans within the ranges; where there are many, those closest to the minimum at the multipliers.
+    fn usable(&self, objective: f64, multipliers: Option<&Multipliers>) -> Vec<usize> {
+        let inside =
+            |seen: &Seen| self.ranges.iter().all(|(v, first, last)| (first..=last).contains(&&seen.levels[*v]));
+        let mut usable: Vec<usize> = (0..self.seen.len()).filter(|at| inside(&self.seen[*at])).collect();
+        if let Some(multipliers) = multipliers.filter(|_| usable.len() > MAX_COLUMNS) {
+            let (weights, _) = self.weights(objective, multipliers);
+            let mut valued: Vec<(f64, usize)> =
+                usable.into_iter().map(|at| (weights.value(&self.seen[at].figures), at)).collect();
+            valued.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            usable = valued.into_iter().take(MAX_COLUMNS).map(|(_, at)| at).collect();
+        }
+        usable
     }
 
-    /// Adds the greatest memory step of every known plan to the rows.
+    /// The value that the dual cannot exceed, the multipliers there, and the best mixture of the usable plans.
+    fn propose(&self, objective: f64, price: f64, usable: &[usize]) -> (f64, Multipliers, Vec<(usize, f64)>) {
+        if usable.is_empty() {
+            return (
+                f64::INFINITY,
+                Multipliers { rows: self.rows.iter().map(|row| (*row, 0.0)).collect() },
+                Vec::new(),
+            );
+        }
+        let column = |at: &usize| {
+            let figures = &self.seen[*at].figures;
+            let excess = self.rows.iter().map(|row| excess(self.problem, *row, figures)).collect();
+            Column { cost: objective * figures.loss / self.scale, excess }
+        };
+        let columns: Vec<Column> = usable.iter().map(column).collect();
+        let mixture = mix(&columns, self.rows.len(), price);
+        let rows = self.rows.iter().copied().zip(mixture.multipliers).collect();
+        let shares = usable.iter().copied().zip(mixture.shares).filter(|(_, share)| *share > 0.0);
+        (mixture.value, Multipliers { rows }, shares.collect())
+    }
+
+    /// Adds the greatest memory step of every plan met to the rows.
     fn cover(&mut self) {
-        for at in 0..self.seen.len() {
+        for at in self.covered..self.seen.len() {
             let figures = self.seen[at].figures.clone();
             self.cover_one(&figures);
         }
+        self.covered = self.seen.len();
     }
 
     /// Adds the plan's greatest memory step to the rows; true if it is new.

@@ -1,7 +1,7 @@
 //! Exact minimisation of a sum of tables by eliminating one variable after another, or a lower bound of it where the
 //! tables would grow too large.
 
-use super::compile::{Compiled, Table, strides};
+use super::compile::{Compiled, Figures, Table, strides};
 
 /// How to eliminate: made once, used for all multipliers.
 pub(super) struct Plan {
@@ -13,8 +13,6 @@ pub(super) struct Plan {
     messages: Vec<usize>,
     /// Whether no table had to be split, so that the minimum is exact.
     pub exact: bool,
-    /// Additions that one elimination takes.
-    pub work: usize,
 }
 
 /// All that one variable takes part in when its turn comes.
@@ -43,6 +41,9 @@ enum Source {
     Message(usize),
 }
 
+/// A function and the variables it depends on.
+type Scoped = (Source, Vec<usize>);
+
 struct Part {
     source: Source,
     /// Strides over the axes of the mini-bucket; 0 where the part does not depend on the axis.
@@ -57,6 +58,14 @@ pub(super) struct Weights {
     pub weight: f64,
     /// Memory steps and their weights.
     pub steps: Vec<(usize, f64)>,
+}
+
+impl Weights {
+    /// The weighted sum of a plan's figures.
+    pub fn value(&self, figures: &Figures) -> f64 {
+        let steps: f64 = self.steps.iter().map(|(t, share)| share * figures.steps[*t]).sum();
+        self.loss * figures.loss + self.latency * figures.latency + self.weight * figures.weight + steps
+    }
 }
 
 /// The summed functions and all messages of one elimination.
@@ -106,19 +115,19 @@ pub(super) fn order(scopes: &[&[usize]], sizes: &[usize]) -> Vec<usize> {
 impl Plan {
     /// Assigns tables and messages to variables. `position` is the inverse of `order`.
     pub fn new(order: Vec<usize>, position: Vec<usize>, tables: &[Table], sizes: &[usize], max_table: usize) -> Self {
-        let mut waiting: Vec<Vec<(Source, Vec<usize>)>> = vec![Vec::new(); sizes.len()];
+        let mut waiting: Vec<Vec<Scoped>> = vec![Vec::new(); sizes.len()];
         for (index, table) in tables.iter().enumerate() {
             if let Some(first) = table.scope.last() {
                 waiting[*first].push((Source::Table(index), table.scope.clone()));
             }
         }
-        let mut plan = Self { buckets: Vec::new(), messages: Vec::new(), exact: true, work: 0, order };
+        let mut plan = Self { buckets: Vec::new(), messages: Vec::new(), exact: true, order };
         for variable in plan.order.clone() {
             // The largest first, each into the first mini-bucket it fits.
             let mut parts = std::mem::take(&mut waiting[variable]);
             parts.sort_by_key(|(_, scope)| std::cmp::Reverse(scope.len()));
             parts.push((Source::Unary, vec![variable]));
-            let mut groups: Vec<(Vec<usize>, Vec<(Source, Vec<usize>)>)> = Vec::new();
+            let mut groups: Vec<(Vec<usize>, Vec<Scoped>)> = Vec::new();
             for (source, scope) in parts {
                 let union = |held: &[usize]| {
                     let mut all: Vec<usize> = held.iter().chain(&scope).copied().collect();
@@ -142,7 +151,7 @@ impl Plan {
             plan.exact &= groups.len() <= 1;
             let mut minis = Vec::new();
             for (axes, members) in groups {
-                let part = |(source, scope): (Source, Vec<usize>)| {
+                let part = |(source, scope): Scoped| {
                     let own = strides(&scope, sizes);
                     let stride = |axis: &usize| scope.iter().position(|v| v == axis).map_or(0, |at| own[at]);
                     Part { source, strides: axes.iter().map(stride).collect() }
@@ -152,7 +161,6 @@ impl Plan {
                 let scope = axes[..axes.len() - 1].to_vec();
                 let out = plan.messages.len();
                 plan.messages.push(scope.iter().map(|v| sizes[*v]).product());
-                plan.work += parts.len() * axis_sizes.iter().product::<usize>();
                 if let Some(next) = scope.last() {
                     waiting[*next].push((Source::Message(out), scope.clone()));
                 }
@@ -187,6 +195,11 @@ impl Potentials {
 
     /// Eliminates again under other weights, in the same buffers.
     pub fn update(&mut self, problem: &Compiled, weights: &Weights) {
+        self.update_within(problem, weights, &[]);
+    }
+
+    /// As [`Self::update`], with some variables held within a range of levels: variable, first and last level.
+    pub fn update_within(&mut self, problem: &Compiled, weights: &Weights, ranges: &[(usize, usize, usize)]) {
         for (unary, loss) in self.unary.iter_mut().zip(&problem.loss) {
             unary.iter_mut().zip(loss).for_each(|(u, l)| *u = weights.loss * l);
         }
@@ -197,6 +210,10 @@ impl Potentials {
             for (v, bytes) in &step.terms {
                 self.unary[*v].iter_mut().zip(bytes).for_each(|(u, b)| *u += share * b);
             }
+        }
+        for (v, first, last) in ranges {
+            let outside = self.unary[*v].iter_mut().enumerate().filter(|(level, _)| !(first..=last).contains(&level));
+            outside.for_each(|(_, u)| *u = f64::INFINITY);
         }
         for (sum, table) in self.tables.iter_mut().zip(&problem.tables) {
             let both = table.latency.iter().zip(&table.weight);
@@ -227,28 +244,16 @@ impl Potentials {
         buffer.clear();
         buffer.resize(message.len() * size, 0.0);
         let outer = &mini.sizes[..mini.sizes.len() - 1];
-        let variable = mini.own;
-        let mut at = vec![0; outer.len()];
         for part in &mini.parts {
-            let source = self.source(part.source, variable);
-            at.fill(0);
-            let mut offset = 0;
-            // Every part of a bucket depends on its variable, whose stride is 1 by the layout of scopes.
-            for row in buffer.chunks_exact_mut(size) {
-                row.iter_mut().zip(&source[offset..offset + size]).for_each(|(sum, value)| *sum += value);
-                for axis in (0..outer.len()).rev() {
-                    at[axis] += 1;
-                    offset += part.strides[axis];
-                    if at[axis] < outer[axis] {
-                        break;
-                    }
-                    offset -= part.strides[axis] * outer[axis];
-                    at[axis] = 0;
-                }
+            let source = self.source(part.source, mini.own);
+            match size {
+                8 => add::<8>(buffer, source, outer, &part.strides),
+                4 => add::<4>(buffer, source, outer, &part.strides),
+                _ => add_any(buffer, source, outer, &part.strides, size),
             }
         }
         for (least, row) in message.iter_mut().zip(buffer.chunks_exact(size)) {
-            *least = row.iter().copied().fold(f64::INFINITY, f64::min);
+            *least = row.iter().fold(f64::INFINITY, |least, value| if *value < least { *value } else { least });
         }
     }
 
@@ -279,5 +284,106 @@ impl Potentials {
             levels[bucket.variable] = least.unwrap_or(0);
         }
         levels
+    }
+}
+
+/// Adds a part to every row of the buffer. Every part of a bucket depends on its variable, whose stride is 1 by the
+/// layout of scopes.
+fn add_any(buffer: &mut [f64], source: &[f64], outer: &[usize], strides: &[usize], size: usize) {
+    let mut rows = buffer.chunks_exact_mut(size);
+    for_offsets(outer, strides, |offset| {
+        let Some(row) = rows.next() else { return };
+        row.iter_mut().zip(&source[offset..offset + size]).for_each(|(sum, value)| *sum += value);
+    });
+}
+
+/// As [`add_any`] for a known number of levels.
+fn add<const N: usize>(buffer: &mut [f64], source: &[f64], outer: &[usize], strides: &[usize]) {
+    let (rows, _) = buffer.as_chunks_mut::<N>();
+    let (source, _) = source.as_chunks::<N>();
+    let mut rows = rows.iter_mut();
+    // All strides but the variable's own are multiples of its size.
+    for_offsets(outer, strides, |offset| {
+        let Some(row) = rows.next() else { return };
+        let values = &source[offset / N];
+        (0..N).for_each(|i| row[i] += values[i]);
+    });
+}
+
+/// Calls with the offset of every combination of the outer axes, the last running fastest.
+fn for_offsets(outer: &[usize], strides: &[usize], mut visit: impl FnMut(usize)) {
+    let Some((last, before)) = outer.split_last() else { return visit(0) };
+    let stride = strides[before.len()];
+    let mut at = vec![0; before.len()];
+    let mut offset = 0;
+    for _ in 0..before.iter().product::<usize>() {
+        for step in 0..*last {
+            visit(offset + step * stride);
+        }
+        for axis in (0..before.len()).rev() {
+            at[axis] += 1;
+            offset += strides[axis];
+            if at[axis] < before[axis] {
+                break;
+            }
+            offset -= strides[axis] * before[axis];
+            at[axis] = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compile::{Compiled, Parts, Terms};
+    use super::*;
+
+    /// A ring of five variables with three levels, and a chord.
+    fn ring(max_table: usize) -> Compiled {
+        let value = |a: usize, entry: usize| ((a * 31 + entry * 17 + 5) % 23) as f64;
+        let mut terms = Terms::new();
+        for (index, scope) in [[0, 1], [1, 2], [2, 3], [3, 4], [0, 4], [1, 3]].into_iter().enumerate() {
+            let times = (0..9).map(|entry| value(index, entry)).collect();
+            let weights = (0..9).map(|entry| value(index + 7, entry)).collect();
+            terms.insert(scope.to_vec(), (times, weights));
+        }
+        let loss = (0..5).map(|v| (0..3).map(|level| value(v, 2 * level)).collect()).collect();
+        let (latency_budget, memory_budget) = (Some(1.0), Some(1.0));
+        let (latency_scale, memory_scale) = (1.0, 1.0);
+        let parts = Parts { loss, terms, steps: vec![], latency_budget, memory_budget, latency_scale, memory_scale };
+        Compiled::new(parts, max_table)
+    }
+
+    #[test]
+    fn the_minimum_is_that_of_enumeration_and_split_tables_stay_below() {
+        let weights = Weights { loss: 1.0, latency: 0.7, weight: 0.3, steps: vec![] };
+        // Sizes of the largest table allowed, and whether that is enough.
+        for (max_table, exact) in [(1000, true), (9, false)] {
+            let problem = ring(max_table);
+            let all = (0..3usize.pow(5)).map(|n| (0..5).map(|v| n / 3usize.pow(v) % 3).collect::<Vec<_>>());
+            let least = all.map(|plan| weights.value(&problem.figures(&plan))).fold(f64::INFINITY, f64::min);
+            let found = Potentials::new(&problem, &weights);
+            assert_eq!(problem.plan.exact, exact, "{max_table}");
+            assert!(found.bound <= least + 1e-9, "{max_table}: {} over {least}", found.bound);
+            let plan = found.minimiser(&problem);
+            let value = weights.value(&problem.figures(&plan));
+            assert!(value >= least - 1e-9, "{max_table}");
+            if exact {
+                assert!((found.bound - least).abs() < 1e-9, "{} for {least}", found.bound);
+                assert!((value - least).abs() < 1e-9, "{value} for {least}");
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_hold() {
+        let problem = ring(1000);
+        let weights = Weights { loss: 1.0, latency: 1.0, ..Weights::default() };
+        let mut found = Potentials::new(&problem, &weights);
+        for level in 0..3 {
+            found.update_within(&problem, &weights, &[(2, level, level)]);
+            let plan = found.minimiser(&problem);
+            assert_eq!(plan[2], level);
+            assert!((weights.value(&problem.figures(&plan)) - found.bound).abs() < 1e-9);
+        }
     }
 }

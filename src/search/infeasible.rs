@@ -2,7 +2,7 @@
 
 use super::compile::compile;
 use super::driver::find;
-use super::dual::Dual;
+use super::dual::{Dual, Effort};
 use super::primal::{Pool, reach};
 use super::{Budget, Evaluation, Options, Problem, Solution, evaluate};
 use std::fmt;
@@ -126,7 +126,7 @@ fn least(problem: &Problem, options: &Options, kind: Kind) -> Option<Reachable> 
     let alone = Problem { budget: kind.with(Budget::default(), Some(scale)), ..problem.clone() };
     let compiled = compile(&alone, options.max_table);
     let mut dual = Dual::new(&compiled);
-    let ascent = dual.ascend(0.0, 1.0, options.dual_steps);
+    let ascent = dual.ascend(0.0, 1.0, &Effort::steps(options.dual_steps));
     let plans = dual.seen.iter().map(|seen| (evaluate(problem, &seen.levels), &seen.levels));
     let (mut evaluation, levels) = plans.min_by(|a, b| kind.of(&a.0).total_cmp(&kind.of(&b.0)))?;
     let mut levels = levels.clone();
@@ -153,7 +153,7 @@ fn fitting(problem: &Problem, options: &Options) -> Option<Vec<usize>> {
     let mut dual = Dual::new(&compiled);
     let mut nothing = |_| {};
     let mut pool = Pool::new(problem, false, &mut nothing);
-    let ascent = dual.ascend(0.0, 1.0, options.dual_steps);
+    let ascent = dual.ascend(0.0, 1.0, &Effort::steps(options.dual_steps));
     reach(&mut dual, &ascent, &mut pool, options.nodes / 10);
     pool.best.map(|best| best.levels)
 }

@@ -14,6 +14,8 @@ pub(super) struct Column {
 pub(super) struct Mixture {
     pub value: f64,
     pub multipliers: Vec<f64>,
+    /// The share of every plan.
+    pub shares: Vec<f64>,
 }
 
 const TINY: f64 = 1e-11;
@@ -26,15 +28,12 @@ pub(super) fn mix(columns: &[Column], rows: usize, price: f64) -> Mixture {
     let rhs = width - 1;
     let mut tableau = vec![vec![0.0; width]; rows + 2];
     for (k, column) in columns.iter().enumerate() {
-        for i in 0..rows {
-            tableau[i][k] = column.excess[i];
-        }
+        tableau.iter_mut().zip(&column.excess[..rows]).for_each(|(row, excess)| row[k] = *excess);
         tableau[rows][k] = 1.0;
         tableau[rows + 1][k] = column.cost;
     }
-    for i in 0..rows {
-        tableau[i][z] = -1.0;
-        tableau[i][slack + i] = 1.0;
+    for (i, row) in tableau.iter_mut().take(rows).enumerate() {
+        (row[z], row[slack + i]) = (-1.0, 1.0);
     }
     tableau[rows + 1][z] = price;
     tableau[rows][rhs] = 1.0;
@@ -61,7 +60,12 @@ pub(super) fn mix(columns: &[Column], rows: usize, price: f64) -> Mixture {
         pivot(&mut tableau, &mut basis, leaving, entering);
     }
     let costs = &tableau[rows + 1];
-    Mixture { value: -costs[rhs], multipliers: (0..rows).map(|i| costs[slack + i].max(0.0)).collect() }
+    let multipliers = (0..rows).map(|i| costs[slack + i].max(0.0)).collect();
+    let mut shares = vec![0.0; columns.len()];
+    for (row, column) in basis.iter().enumerate().filter(|(_, column)| **column < columns.len()) {
+        shares[*column] = tableau[row][rhs].max(0.0);
+    }
+    Mixture { value: -costs[rhs], multipliers, shares }
 }
 
 fn pivot(tableau: &mut [Vec<f64>], basis: &mut [usize], row: usize, column: usize) {

@@ -15,9 +15,12 @@
 //!    variables exactly while all others stay.
 //! 4. **Closing.** A depth-first search over what the dual cannot exclude proves the optimum where it ends in time.
 //!
+//!    What is left is split by halving the levels of one variable, each half with a dual of its own, the weakest first.
+//!
 //! All limits are counted, none is timed: the same problem gives the same answer. What is returned has been computed
 //! again by [`evaluate`], which shares no arithmetic with the search.
 
+mod branch;
 mod check;
 mod compile;
 mod driver;
@@ -90,7 +93,7 @@ pub struct Problem {
 /// How hard to search. All limits are counts, so that answers do not depend on the clock.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// Stop improving at this certified relative gap.
+    /// Stop improving at this certified relative gap. What can be proven optimal quickly is, whatever the gap.
     pub gap: f64,
     /// Further feasible solutions to return, different from the best and from each other.
     pub alternatives: usize,
@@ -102,11 +105,21 @@ pub struct Options {
     pub blocks: usize,
     /// The most nodes of the closing search. A problem with fewer plans than this is solved to proven optimality.
     pub nodes: usize,
+    /// The most splits of the levels of a variable with a dual of their own.
+    pub branches: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { gap: 1e-6, alternatives: 0, max_table: 1 << 22, dual_steps: 150, blocks: 400, nodes: 400_000 }
+        Self {
+            gap: 1e-6,
+            alternatives: 0,
+            max_table: 1 << 22,
+            dual_steps: 150,
+            blocks: 400,
+            nodes: 400_000,
+            branches: 150,
+        }
     }
 }
 

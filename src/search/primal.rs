@@ -1,7 +1,7 @@
 //! Plans within the budgets: kept, repaired, improved.
 
 use super::compile::Compiled;
-use super::dual::{Ascent, Dual, Multipliers, Seen, violation};
+use super::dual::{Ascent, Dual, Multipliers, violation};
 use super::elimination::{Potentials, Weights};
 use super::exact::{Bounding, End, search};
 use super::local::State;
@@ -191,12 +191,8 @@ pub(super) fn improve(dual: &mut Dual, multipliers: &Multipliers, pool: &mut Poo
     }
     let problem = dual.problem;
     let (weights, _) = dual.weights(1.0, multipliers);
-    let lagrangian = |seen: &Seen| {
-        let f = &seen.figures;
-        let steps: f64 = weights.steps.iter().map(|(t, share)| share * f.steps[*t]).sum();
-        weights.loss * f.loss + weights.latency * f.latency + weights.weight * f.weight + steps
-    };
-    let mut order: Vec<(f64, usize)> = dual.seen.iter().enumerate().map(|(i, s)| (lagrangian(s), i)).collect();
+    let mut order: Vec<(f64, usize)> =
+        dual.seen.iter().enumerate().map(|(i, s)| (weights.value(&s.figures), i)).collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     for (_, at) in order.into_iter().take(STARTS) {
         let mut state = State::new(problem, dual.seen[at].levels.clone());

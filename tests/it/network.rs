@@ -7,6 +7,9 @@ use secateurs::group::{GroupId, groups};
 use secateurs::memory;
 use secateurs::search::{Budget, Factor, MemoryTerm, Problem, Variable};
 
+/// A figure of a layer, from the width of every group.
+type Value<'a> = dyn FnMut(&dyn Fn(GroupId) -> usize) -> f64 + 'a;
+
 /// A network's groups with eight levels each, latency with a staircase and per-call cost, losses that fall with the
 /// width, each group with its own weight.
 pub fn network(graph: &Graph, seed: u64) -> Problem {
@@ -31,7 +34,7 @@ pub fn network(graph: &Graph, seed: u64) -> Problem {
         })
         .collect();
     let shapes = graph.shapes(320, 320).unwrap();
-    let tabulate = |scope: &[GroupId], value: &mut dyn FnMut(&dyn Fn(GroupId) -> usize) -> f64| {
+    let tabulate = |scope: &[GroupId], value: &mut Value| {
         let scope: Vec<usize> = scope.iter().map(|g| g.index()).collect();
         let sizes: Vec<usize> = scope.iter().map(|v| variables[*v].widths.len()).collect();
         let table = (0..sizes.iter().product()).map(|mut entry: usize| {
