@@ -1,8 +1,8 @@
 //! Results of long measurements, kept by the content they were made from.
 
 use crate::files;
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 

@@ -9,7 +9,7 @@ use crate::report::{Asked, Report, Stage, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// Runs of each network while plans are settled.
-pub const SETTLE_RUNS: usize = 60;
+pub const SETTLE_RUNS: usize = 120;
 
 /// Two networks measured in turn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,15 +23,22 @@ pub struct Against {
 }
 
 /// Measures a model against the uncut one, alternating frame by frame.
-pub fn in_turn(uncut: &Model, other: &Model, source: &Source, job: &Job, runs: usize) -> Result<Against, PipelineError> {
+pub fn in_turn(
+    uncut: &Model,
+    other: &Model,
+    source: &Source,
+    job: &Job,
+    runs: usize,
+) -> Result<Against, PipelineError> {
     let engine = |model: &Model| {
         let options = Options { threads: job.threads, ..Options::default() };
         Engine::new(model, source.imgsz, source.imgsz, &options).map_err(PipelineError::stage("measurement"))
     };
     let (mut a, mut b) = (engine(uncut)?, engine(other)?);
     let input = &source.images[0];
-    let found = bench::interleave(&mut a, &mut b, input, job.warmup.min(runs), runs).map_err(PipelineError::stage("measurement"))?;
-    Ok(Against { uncut: found.a, cut: found.b, ratio: found.ratio })
+    let found = bench::interleave(&mut a, &mut b, input, job.warmup.min(runs), runs)
+        .map_err(PipelineError::stage("measurement"))?;
+    Ok(Against { uncut: found.a, cut: found.b, ratio: found.pair_ratio })
 }
 
 /// Peak memory of a model in the runtime that ships, bytes.
@@ -76,7 +83,13 @@ pub fn enter(report: &mut Report, against: &Against) {
 pub fn judge(report: &Report, against: &Against) -> Verdict {
     let asked = &report.budget;
     let last: &Stage = report.last();
-    let mut verdict = Verdict { latency_ratio: against.ratio, latency_ok: true, memory_ok: true, accuracy_ok: true, sentences: vec![] };
+    let mut verdict = Verdict {
+        latency_ratio: against.ratio,
+        latency_ok: true,
+        memory_ok: true,
+        accuracy_ok: true,
+        sentences: vec![],
+    };
     let word = |ok: bool| if ok { "holds" } else { "is missed" };
     let mut check = |slot: &mut bool, what: String, ok: bool| {
         *slot &= ok;
@@ -84,7 +97,11 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
     };
     let measured = percentile(&against.cut, asked.percentile);
     if let Some(limit) = asked.latency_ms {
-        check(&mut verdict.latency_ok, format!("p{} {measured:.2} ms of {limit:.2} ms", asked.percentile), measured <= limit);
+        check(
+            &mut verdict.latency_ok,
+            format!("p{} {measured:.2} ms of {limit:.2} ms", asked.percentile),
+            measured <= limit,
+        );
     }
     if let Some(limit) = asked.latency_ratio {
         check(&mut verdict.latency_ok, format!("{:.3}x of {limit:.3}x latency", against.ratio), against.ratio <= limit);
@@ -94,7 +111,11 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
         check(&mut verdict.memory_ok, format!("{mib:.2} MiB of {limit:.2} MiB"), mib <= limit);
     }
     if let Some(floor) = asked.min_map {
-        check(&mut verdict.accuracy_ok, format!("mAP50-95 {:.4}, at least {floor:.4}", last.map50_95), last.map50_95 >= floor);
+        check(
+            &mut verdict.accuracy_ok,
+            format!("mAP50-95 {:.4}, at least {floor:.4}", last.map50_95),
+            last.map50_95 >= floor,
+        );
     }
     if let Some(most) = asked.max_map_drop {
         let drop = report.uncut.map50_95 - last.map50_95;

@@ -84,7 +84,10 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     let planned = plan(job, &source, tell, &mut clock)?;
     let model = &source.model;
 
-    tell(Event::Stage("Cutting", format!("{} of {} channels stay", kept(&planned.selection), kept(&Selection::all(&source.groups)))));
+    tell(Event::Stage(
+        "Cutting",
+        format!("{} of {} channels stay", kept(&planned.selection), kept(&Selection::all(&source.groups))),
+    ));
     let cut = surgery::cut(model, &source.groups, &planned.selection).map_err(PipelineError::stage("surgery"))?;
     let calibration = source.calibration(job);
     tell(Event::Stage("Repairing", format!("{:?} over {} images", job.repair, calibration.images.len())));
@@ -192,7 +195,10 @@ fn stage(model: &Model, prepared: &Prepared, source: &Source, job: &Job) -> Resu
 }
 
 fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -> Result<Model, PipelineError> {
-    tell(Event::Stage("Tuning", format!("{name}: {} epochs over {} images", job.tune.epochs, source.train.items.len())));
+    tell(Event::Stage(
+        "Tuning",
+        format!("{name}: {} epochs over {} images", job.tune.epochs, source.train.items.len()),
+    ));
     let config = train::FitConfig {
         epochs: job.tune.epochs,
         batch: job.tune.batch,
@@ -207,14 +213,23 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
     let teacher = (job.tune.distill > 0.0).then_some(&source.model);
     let mut listen = |event: train::FitEvent| match event {
         train::FitEvent::Resumed { epochs } => tell(Event::Note(format!("resumed after {epochs} epochs"))),
-        train::FitEvent::Step { at, .. } => tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps)),
-        train::FitEvent::Epoch { epoch, terms } => tell(Event::Note(format!("epoch {}: loss {:.4}", epoch + 1, terms.sum()))),
+        train::FitEvent::Step { at, .. } => {
+            tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps))
+        }
+        train::FitEvent::Epoch { epoch, terms } => {
+            tell(Event::Note(format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())))
+        }
     };
-    train::fit(start, teacher, &source.train, &config, &Device::Cpu, &mut listen).map_err(PipelineError::stage("fine-tuning"))
+    train::fit(start, teacher, &source.train, &config, &Device::Cpu, &mut listen)
+        .map_err(PipelineError::stage("fine-tuning"))
 }
 
 fn group_widths(source: &Source, selection: &Selection) -> Vec<GroupWidths> {
-    let of = |(group, after): (&crate::group::Group, usize)| GroupWidths { name: group.name.clone(), before: group.width(), after };
+    let of = |(group, after): (&crate::group::Group, usize)| GroupWidths {
+        name: group.name.clone(),
+        before: group.width(),
+        after,
+    };
     source.groups.groups.iter().zip(selection.widths()).map(of).collect()
 }
 

@@ -48,7 +48,8 @@ pub struct Planned {
 pub fn plan(job: &Job, source: &Source, tell: Listener, clock: &mut Clock) -> Result<Planned, PipelineError> {
     let worth = worth(job, source, tell)?;
     clock.lap("importance");
-    let levels: Vec<Vec<usize>> = source.groups.groups.iter().map(|g| problem::levels(g, job.grid, job.min_keep)).collect();
+    let levels: Vec<Vec<usize>> =
+        source.groups.groups.iter().map(|g| problem::levels(g, job.grid, job.min_keep)).collect();
     let table = table(job, source, &levels, tell)?;
     clock.lap("latency table");
     let (selection, search) = settle(job, source, &worth, &levels, &table, tell)?;
@@ -72,12 +73,24 @@ fn worth(job: &Job, source: &Source, tell: Listener) -> Result<Worth, PipelineEr
         let calibration = source.calibration(job);
         let grams = importance::grams(&source.model, &calibration).map_err(PipelineError::stage("importance"))?;
         let gradients = if job.criterion.needs_gradients() { Some(gradients(source, tell)?) } else { None };
-        let evidence = Evidence { gradients: gradients.as_ref(), grams: Some((&grams, calibration.ridge)), seed: job.seed };
+        let evidence =
+            Evidence { gradients: gradients.as_ref(), grams: Some((&grams, calibration.ridge)), seed: job.seed };
         let ranking = importance::rank(job.criterion, &source.model, &source.groups, evidence);
-        tell(Event::Stage("Weighing", format!("every group at {} widths over {DAMAGE_IMAGES} images", DAMAGE_SHARES.len())));
+        tell(Event::Stage(
+            "Weighing",
+            format!("every group at {} widths over {DAMAGE_IMAGES} images", DAMAGE_SHARES.len()),
+        ));
         let mut progress = |done, all| tell(Event::Progress(done, all));
-        let curves = importance::measure(&source.model, &source.groups, &ranking, &grams, &calibration, &sampling, &mut progress)
-            .map_err(PipelineError::stage("importance"))?;
+        let curves = importance::measure(
+            &source.model,
+            &source.groups,
+            &ranking,
+            &grams,
+            &calibration,
+            &sampling,
+            &mut progress,
+        )
+        .map_err(PipelineError::stage("importance"))?;
         Ok(Worth { ranking, curves })
     };
     Ok(cache::cached(&job.cache, "importance", &key, compute)?.0)
@@ -88,7 +101,8 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
     let size = (source.imgsz, source.imgsz);
     let mut loss_gradient = |first: usize, outputs: &[Tensor]| -> candle_core::Result<Vec<Tensor>> {
         let images = outputs.first().map_or(Ok(0), |o| o.dim(0))?;
-        let values = outputs.iter().map(|o| o.flatten_from(1)?.to_vec2::<f32>()).collect::<candle_core::Result<Vec<_>>>()?;
+        let values =
+            outputs.iter().map(|o| o.flatten_from(1)?.to_vec2::<f32>()).collect::<candle_core::Result<Vec<_>>>()?;
         let mut gradients: Vec<Vec<f32>> = vec![Vec::new(); outputs.len()];
         for image in 0..images {
             let mut views = Vec::new();
@@ -102,8 +116,17 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
         outputs.iter().zip(gradients).map(|(o, g)| Tensor::from_vec(g, o.shape(), o.device())).collect()
     };
     let mut progress = |done, all| tell(Event::Progress(done, all));
-    mask_gradients(&source.model, &source.groups, &source.images, size, GRADIENT_BATCH, &Device::Cpu, &mut loss_gradient, &mut progress)
-        .map_err(PipelineError::stage("importance"))
+    mask_gradients(
+        &source.model,
+        &source.groups,
+        &source.images,
+        size,
+        GRADIENT_BATCH,
+        &Device::Cpu,
+        &mut loss_gradient,
+        &mut progress,
+    )
+    .map_err(PipelineError::stage("importance"))
 }
 
 fn table(job: &Job, source: &Source, levels: &[Vec<usize>], tell: Listener) -> Result<LatencyTable, PipelineError> {
@@ -149,17 +172,26 @@ fn settle(
     let mut best: Option<(Selection, Search)> = None;
     for round in 1..=ROUNDS {
         let budget = Budget { latency_ms, memory_bytes };
-        let problem = problem::problem(graph, &source.groups, levels, &worth.curves, table, (source.imgsz, source.imgsz), budget);
+        let problem =
+            problem::problem(graph, &source.groups, levels, &worth.curves, table, (source.imgsz, source.imgsz), budget);
         let problem = problem.map_err(PipelineError::stage("search"))?;
         let found = match search::solve(&problem, &search::Options::default(), &mut |_| {}) {
             Ok(found) => found,
             // A corrected budget may be out of reach although an earlier plan held.
             Err(_) if best.is_some() => break,
-            Err(SearchError::Infeasible(why)) => return Err(PipelineError::Infeasible(explain(&why, uncut_ms, job, source))),
+            Err(SearchError::Infeasible(why)) => {
+                return Err(PipelineError::Infeasible(explain(&why, uncut_ms, job, source)));
+            }
             Err(problem) => return Err(PipelineError::stage("search")(problem)),
         };
         let widths: Vec<usize> = found.levels.iter().zip(levels).map(|(level, widths)| widths[*level]).collect();
-        let search = Search { loss: found.loss, lower_bound: found.lower_bound, gap: found.gap, predicted_ms: found.latency_ms, rounds: round };
+        let search = Search {
+            loss: found.loss,
+            lower_bound: found.lower_bound,
+            gap: found.gap,
+            predicted_ms: found.latency_ms,
+            rounds: round,
+        };
         let selection = worth.ranking.select(&widths);
         let cut = surgery::cut(&source.model, &source.groups, &selection).map_err(PipelineError::stage("surgery"))?;
         let bytes = measure::memory(&cut, source, job)? as f64;
@@ -184,10 +216,13 @@ fn settle(
         }
         // Aim a little below the limit, so that noise does not tip the verdict.
         latency_ms = latency_ms.zip(slack).map(|(ms, slack)| ms * 0.99 / slack);
-        memory_bytes = memory.zip(memory_bytes).map(|(limit, now)| if bytes > limit { now - (bytes - limit) * 1.05 } else { now });
+        memory_bytes =
+            memory.zip(memory_bytes).map(|(limit, now)| if bytes > limit { now - (bytes - limit) * 1.05 } else { now });
     }
     best.ok_or_else(|| {
-        PipelineError::Infeasible(format!("{ROUNDS} plans were measured and none held the budget; raise it, or lower min-keep"))
+        PipelineError::Infeasible(format!(
+            "{ROUNDS} plans were measured and none held the budget; raise it, or lower min-keep"
+        ))
     })
 }
 
@@ -210,7 +245,8 @@ fn explain(why: &Infeasible, uncut_ms: f64, job: &Job, source: &Source) -> Strin
     }
     let smaller = source.imgsz.saturating_sub(source.model.graph.stride());
     if smaller > 0 {
-        text += &format!("; a smaller image (--imgsz {smaller}) or a lower min-keep than {} may do as well", job.min_keep);
+        text +=
+            &format!("; a smaller image (--imgsz {smaller}) or a lower min-keep than {} may do as well", job.min_keep);
     }
     text
 }

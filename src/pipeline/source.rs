@@ -1,8 +1,8 @@
 //! The inputs of a job, checked: model, groups, datasets, calibration images.
 
+use super::PipelineError;
 use super::cache::{self, sha256};
 use super::job::{Event, Job, Listener};
-use super::PipelineError;
 use crate::data::{Dataset, demo};
 use crate::graph::Head;
 use crate::group::{Groups, groups};
@@ -67,10 +67,14 @@ impl Source {
         let (model, model_hash) = match &job.model {
             Some(path) => {
                 let model = import::load(path).map_err(|e| input(&e))?;
-                let bytes = files::read(path, model::MAX_FILE).map_err(|e| input(&format!("{}: {e}", path.display())))?;
+                let bytes =
+                    files::read(path, model::MAX_FILE).map_err(|e| input(&format!("{}: {e}", path.display())))?;
                 (model, sha256(&bytes))
             }
-            None => (model::from_bytes(Path::new("demo.safetensors"), DEMO_MODEL).map_err(|e| input(&e))?, sha256(DEMO_MODEL)),
+            None => (
+                model::from_bytes(Path::new("demo.safetensors"), DEMO_MODEL).map_err(|e| input(&e))?,
+                sha256(DEMO_MODEL),
+            ),
         };
         let Head::Detect { nc, .. } = model.graph.head else {
             return Err(PipelineError::Input(format!("{model_name}: is a classifier; the job prunes detectors")));
@@ -78,11 +82,14 @@ impl Source {
         let yaml = match &job.data {
             Some(path) => path.clone(),
             None if job.model.is_some() => {
-                return Err(PipelineError::Input("a model without data: name its dataset with --data data.yaml".into()));
+                return Err(PipelineError::Input(
+                    "a model without data: name its dataset with --data data.yaml".into(),
+                ));
             }
             None => drawn(job)?,
         };
-        let data_name = job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
+        let data_name =
+            job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
         let train = Dataset::open(&yaml, "train").map_err(|e| input(&e))?;
         let val = Dataset::open(&yaml, "val").map_err(|e| input(&e))?;
         if train.names.len() != nc {
@@ -132,9 +139,18 @@ impl Source {
             let (w, h, n) = (image.width() as f32, image.height() as f32, side as f32);
             let labels = item.labels.iter().map(|label| {
                 let half = [label.w / 2.0, label.h / 2.0];
-                let corners = [(label.cx - half[0]) * w, (label.cy - half[1]) * h, (label.cx + half[0]) * w, (label.cy + half[1]) * h];
+                let corners = [
+                    (label.cx - half[0]) * w,
+                    (label.cy - half[1]) * h,
+                    (label.cx + half[0]) * w,
+                    (label.cy + half[1]) * h,
+                ];
                 let [x0, y0, x1, y1] = letterbox.to_input(corners);
-                Target { image: 0, class: label.class, bbox: [(x0 + x1) / 2.0 / n, (y0 + y1) / 2.0 / n, (x1 - x0) / n, (y1 - y0) / n] }
+                Target {
+                    image: 0,
+                    class: label.class,
+                    bbox: [(x0 + x1) / 2.0 / n, (y0 + y1) / 2.0 / n, (x1 - x0) / n, (y1 - y0) / n],
+                }
             });
             self.labels.push(labels.collect());
             self.images.push(tensor);
@@ -156,7 +172,8 @@ impl Source {
 
     /// Identifies a training run: where it starts and how it goes.
     pub fn tuning_key(&self, job: &Job, start: &Model) -> String {
-        let weights: Vec<u8> = start.weights.values().flat_map(|t| bytemuck::cast_slice::<f32, u8>(t.data()).to_vec()).collect();
+        let weights: Vec<u8> =
+            start.weights.values().flat_map(|t| bytemuck::cast_slice::<f32, u8>(t.data()).to_vec()).collect();
         cache::key(&[&sha256(&weights), &self.data_name, &self.imgsz, &job.tune, &job.seed])
     }
 

@@ -68,8 +68,10 @@ struct Manifest<'a> {
 /// If a file cannot be written.
 pub fn write(out: &Path, done: &Done) -> Result<(), PipelineError> {
     let put = |name: &str, bytes: &[u8]| {
-        files::write_atomic(&out.join(name), bytes)
-            .map_err(|e| PipelineError::Stage { stage: "writing", problem: format!("{}: {e}", out.join(name).display()) })
+        files::write_atomic(&out.join(name), bytes).map_err(|e| PipelineError::Stage {
+            stage: "writing",
+            problem: format!("{}: {e}", out.join(name).display()),
+        })
     };
     put(MODEL, &model::to_bytes(&done.model).map_err(PipelineError::stage("writing"))?)?;
     put(UNCUT, &model::to_bytes(&done.uncut).map_err(PipelineError::stage("writing"))?)?;
@@ -90,14 +92,18 @@ fn plan_file(report: &Report, selection: &Selection, model_sha256: String) -> Pl
 }
 
 fn reports(out: &Path, report: &Report, source: &str) -> Result<(), PipelineError> {
-    let put = |name: &str, bytes: &[u8]| files::write_atomic(&out.join(name), bytes).map_err(PipelineError::stage("writing"));
+    let put =
+        |name: &str, bytes: &[u8]| files::write_atomic(&out.join(name), bytes).map_err(PipelineError::stage("writing"));
     put(REPORT_JSON, &serde_json::to_vec_pretty(report).map_err(PipelineError::stage("writing"))?)?;
     put(REPORT_HTML, report::render(report).as_bytes())?;
     let mut hashes = BTreeMap::new();
     for entry in std::fs::read_dir(out).map_err(PipelineError::stage("writing"))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name != MANIFEST && !name.starts_with('.') && entry.path().is_file() {
-            hashes.insert(name, sha256(&files::read(&entry.path(), model::MAX_FILE).map_err(PipelineError::stage("writing"))?));
+            hashes.insert(
+                name,
+                sha256(&files::read(&entry.path(), model::MAX_FILE).map_err(PipelineError::stage("writing"))?),
+            );
         }
     }
     let manifest = Manifest {
@@ -122,7 +128,8 @@ fn reports(out: &Path, report: &Report, source: &str) -> Result<(), PipelineErro
 pub fn finish(out: &Path, against: &Against) -> Result<Report, PipelineError> {
     let path = out.join(REPORT_JSON);
     let bytes = files::read(&path, 64 << 20).map_err(|e| PipelineError::Input(format!("{}: {e}", path.display())))?;
-    let mut report: Report = serde_json::from_slice(&bytes).map_err(|e| PipelineError::Input(format!("{}: {e}", path.display())))?;
+    let mut report: Report =
+        serde_json::from_slice(&bytes).map_err(|e| PipelineError::Input(format!("{}: {e}", path.display())))?;
     measure::enter(&mut report, against);
     let plan = files::read(&out.join(PLAN), 64 << 20).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let plan = plan.and_then(|text| toml::from_str::<PlanFile>(&text).ok());

@@ -23,6 +23,7 @@ mod repair;
 mod report;
 mod search;
 mod support;
+mod surgery;
 #[cfg(feature = "toolkit")]
 mod training;
 mod vision;

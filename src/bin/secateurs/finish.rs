@@ -63,7 +63,7 @@ fn complete(out: &std::path::Path, measured: &Measured, terminal: &mut Terminal)
     let Some(uncut) = &measured.against else {
         return Err(Failure::Internal("the binary did not measure the uncut model".into()));
     };
-    let against = Against { uncut: uncut.latency.clone(), cut: measured.latency.clone(), ratio: uncut.ratio };
+    let against = Against { uncut: uncut.latency.clone(), cut: measured.latency.clone(), ratio: uncut.pair_ratio };
     let report = pipeline::finish(out, &against)?;
     terminal.result(&prune::summary(&report), serde_json::json!({ "reason": "finished", "report": report }));
     let missed = report.verdict.sentences.join("; ");

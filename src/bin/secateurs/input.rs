@@ -3,7 +3,8 @@
 use super::failure::Failure;
 use clap::Args;
 use secateurs::detector::input_side;
-use secateurs::model::{self as import, Model};
+use secateurs::import;
+use secateurs::model::Model;
 use std::path::PathBuf;
 
 /// Which model, at which size.

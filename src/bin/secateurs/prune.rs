@@ -148,7 +148,8 @@ fn execute(profile: &Profile, out: &Path, cache: &Path, terminal: &mut Terminal)
     let done = pipeline::run(&job, &mut tell)?;
     pipeline::write(out, &done)?;
     terminal.stage("Writing", &out.display().to_string());
-    terminal.result(&summary(&done.report), serde_json::json!({ "reason": "pruned", "out": out, "report": done.report }));
+    terminal
+        .result(&summary(&done.report), serde_json::json!({ "reason": "pruned", "out": out, "report": done.report }));
     Ok(())
 }
 
@@ -205,10 +206,17 @@ pub fn summary(report: &Report) -> String {
     lines.push(format!("  {:<12}{:>10.2} -> {:.2} MiB", "peak memory", mib(uncut), mib(last)));
     lines.push(format!("  {:<12}{:>10} -> {}", "parameters", uncut.params, last.params));
     lines.push(format!("  {:<12}{:>10.1} -> {:.1} million", "MACs", uncut.macs as f64 / 1e6, last.macs as f64 / 1e6));
-    let stages = [("uncut", Some(uncut)), ("cut", Some(&report.cut)), ("repaired", Some(&report.repaired)), ("tuned", report.tuned.as_ref())];
+    let stages = [
+        ("uncut", Some(uncut)),
+        ("cut", Some(&report.cut)),
+        ("repaired", Some(&report.repaired)),
+        ("tuned", report.tuned.as_ref()),
+    ];
     let maps = stages.iter().filter_map(|(name, stage)| stage.map(|s| format!("{name} {:.4}", s.map50_95)));
     lines.push(format!("  {:<12}{}", "mAP50-95", maps.collect::<Vec<_>>().join(", ")));
-    lines.extend(report.controls.iter().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.map50_95)));
+    lines.extend(
+        report.controls.iter().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.map50_95)),
+    );
     lines.push(format!("  {:<12}{:.2} % certified gap of the search", "plan", 100.0 * report.search.gap));
     lines.extend(report.verdict.sentences.iter().map(|sentence| format!("  {:<12}{sentence}", "budget")));
     lines.join("\n")
