@@ -1,1 +1,82 @@
-//! Tests of job.
+//! The whole job on the embedded demo, through the worker: budgets that can be met, and budgets that cannot.
+
+use assert_cmd::Command;
+use secateurs::engine::{Options, plan_memory};
+use secateurs::graph::Graph;
+use secateurs::model;
+use secateurs::pipeline::{PlanFile, sha256};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Side of the demo's images.
+const SIDE: usize = 160;
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pipeline/demo.safetensors")
+}
+
+fn mib(graph: &Graph) -> f64 {
+    let options = Options { threads: 1, ..Options::default() };
+    plan_memory(graph, SIDE, SIDE, &options).unwrap().total() as f64 / f64::from(1 << 20)
+}
+
+/// `prune` on the demo without training.
+fn prune(folder: &Path, out: &str, flags: &[String]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
+    command.args(["prune", "--epochs", "0", "--cache"]).arg(folder.join("cache")).arg("--out").arg(folder.join(out)).args(flags);
+    let output = command.output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap(), text)
+}
+
+fn flag(name: &str, value: f64) -> [String; 2] {
+    [format!("--{name}"), format!("{value:.3}")]
+}
+
+/// The budgets are memory alone: they hold or not whatever else the machine is doing.
+#[test]
+fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let uncut = model::load(&demo()).unwrap();
+    let limit = 0.85 * mib(&uncut.graph);
+    let (code, text) = prune(folder.path(), "a", &flag("memory-mib", limit));
+    assert_eq!(code, 0, "{text}");
+
+    let out = folder.path().join("a");
+    let read = |name: &str| std::fs::read(out.join(name)).unwrap();
+    let report: Value = serde_json::from_slice(&read("report.json")).unwrap();
+    for stage in ["uncut", "cut", "repaired"] {
+        for key in ["map50_95", "map50", "map50_95_ultralytics", "params", "macs", "peak_memory_bytes"] {
+            assert!(report[stage][key].is_number(), "{stage}.{key}: {report}");
+        }
+    }
+    assert!(report["uncut"]["map50_95"].as_f64().unwrap() > 0.5, "the demo model must know its shapes: {}", report["uncut"]);
+    assert!(report["repaired"]["map50_95"].as_f64() > report["cut"]["map50_95"].as_f64(), "repair must help: {report}");
+    assert_eq!(report["verdict"]["memory_ok"], true);
+
+    // The model that ships keeps to the budget, and to the plan.
+    let cut = model::load(&out.join("model.safetensors")).unwrap();
+    assert!(mib(&cut.graph) <= limit, "{} MiB of {limit}", mib(&cut.graph));
+    let plan: PlanFile = toml::from_str(std::str::from_utf8(&read("plan.toml")).unwrap()).unwrap();
+    assert_eq!(plan.model_sha256, sha256(&std::fs::read(demo()).unwrap()));
+    assert!(plan.group.iter().any(|group| group.width < group.before));
+    assert!(plan.group.iter().all(|group| group.width == group.kept.len()));
+    let manifest: Value = serde_json::from_slice(&read("manifest.json")).unwrap();
+    assert_eq!(manifest["files"]["model.safetensors"], Value::from(sha256(&read("model.safetensors"))));
+
+    // A second run reads what the first measured, and finds the same.
+    let (code, text) = prune(folder.path(), "b", &flag("memory-mib", limit));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("kept from an earlier run"), "{text}");
+    let same = |name: &str| std::fs::read(folder.path().join("b").join(name)).unwrap() == read(name);
+    assert!(same("plan.toml") && same("model.safetensors"));
+
+    // What cannot be had is refused with what can, and what can is then had.
+    let (code, text) = prune(folder.path(), "c", &flag("memory-mib", 0.01));
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("the least memory is"), "{text}");
+    assert!(!folder.path().join("c").exists(), "nothing is written without a plan");
+    let (code, text) = prune(folder.path(), "d", &flag("latency-ratio", 0.01));
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("the least latency is") && text.contains("--latency-ratio"), "{text}");
+}
