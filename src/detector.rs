@@ -134,12 +134,16 @@ impl Found {
         Self { image: image.into(), detections: detections.iter().map(named).collect() }
     }
 
-    /// Draws the boxes into the image and saves it in a folder under the image file's own name.
+    /// Draws the boxes with names and scores into the image and saves it in a folder under the image file's own name.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn save(&self, pixels: &mut Image, folder: &Path) -> Result<PathBuf, ImageError> {
-        self.detections.iter().rev().for_each(|d| draw::outline(pixels, d.bbox, draw::colour(d.class)));
+        for d in self.detections.iter().rev() {
+            let colour = draw::colour(d.class);
+            draw::outline(pixels, d.bbox, colour);
+            draw::caption(pixels, d.bbox, &format!("{} {:.2}", d.name, d.score), colour);
+        }
         let path = folder.join(self.image.file_name().unwrap_or("image.png".as_ref()));
         pixels.save(&path)?;
         Ok(path)

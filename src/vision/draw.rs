@@ -1,6 +1,6 @@
-//! Boxes on images.
+//! Boxes and captions on images.
 
-use super::Image;
+use super::{Image, glyphs};
 
 /// The colour of a class: neighbours differ clearly.
 pub fn colour(class: usize) -> [u8; 3] {
@@ -12,24 +12,62 @@ pub fn colour(class: usize) -> [u8; 3] {
     })
 }
 
+/// Thickness of lines and side of a glyph's dot, pixels.
+fn thickness(image: &Image) -> i64 {
+    1 + image.width().max(image.height()) as i64 / 400
+}
+
+/// Fills the pixels from (`x0`, `y0`) up to (`x1`, `y1`) that lie in the image.
+fn fill(image: &mut Image, [x0, y0, x1, y1]: [i64; 4], colour: [u8; 3]) {
+    let (width, height) = (image.width() as i64, image.height() as i64);
+    let data = image.data_mut();
+    for y in y0.max(0)..y1.min(height) {
+        for x in x0.max(0)..x1.min(width) {
+            let at = 3 * (y * width + x) as usize;
+            data[at..at + 3].copy_from_slice(&colour);
+        }
+    }
+}
+
+/// Whole pixels of a box; what is not a number becomes 0.
+fn pixels(bbox: [f32; 4]) -> [i64; 4] {
+    bbox.map(|side| side.round().clamp(-1e6, 1e6) as i64)
+}
+
 /// Draws the outline of a box (left, top, right, bottom in pixels) as far as it lies in the image.
 pub fn outline(image: &mut Image, bbox: [f32; 4], colour: [u8; 3]) {
-    let (width, height) = (image.width() as i64, image.height() as i64);
-    let thick = 1 + width.max(height) / 400;
-    let [x0, y0, x1, y1] = bbox.map(|side| side.round().clamp(-1e6, 1e6) as i64);
-    let data = image.data_mut();
-    let mut fill = |x0: i64, y0: i64, x1: i64, y1: i64| {
-        for y in y0.max(0)..y1.min(height) {
-            for x in x0.max(0)..x1.min(width) {
-                let at = 3 * (y * width + x) as usize;
-                data[at..at + 3].copy_from_slice(&colour);
+    let thick = thickness(image);
+    let [x0, y0, x1, y1] = pixels(bbox);
+    fill(image, [x0, y0, x1, y0 + thick], colour);
+    fill(image, [x0, y1 - thick, x1, y1], colour);
+    fill(image, [x0, y0, x0 + thick, y1], colour);
+    fill(image, [x1 - thick, y0, x1, y1], colour);
+}
+
+/// The most characters of a caption.
+const MAX_CAPTION: usize = 60;
+
+/// Writes a line on a bar of the colour above a box, or in its top where there is no room above.
+pub fn caption(image: &mut Image, bbox: [f32; 4], text: &str, colour: [u8; 3]) {
+    let dot = thickness(image);
+    let characters = text.chars().take(MAX_CAPTION);
+    let (width, height) =
+        (dot * (1 + (glyphs::WIDTH as i64 + 1) * characters.clone().count() as i64), dot * (glyphs::HEIGHT as i64 + 2));
+    let [left, top, ..] = pixels(bbox);
+    let left = left.min(image.width() as i64 - width).max(0);
+    let top = if top >= height { top - height } else { top.max(0) };
+    fill(image, [left, top, left + width, top + height], colour);
+    let [red, green, blue] = colour.map(u32::from);
+    let ink = if 3 * red + 6 * green + blue > 1200 { [0; 3] } else { [255; 3] };
+    for (place, character) in characters.enumerate() {
+        for (row, bits) in glyphs::rows(character).into_iter().enumerate() {
+            for column in (0..glyphs::WIDTH).filter(|column| bits >> (glyphs::WIDTH - 1 - column) & 1 == 1) {
+                let x = left + dot * (1 + ((glyphs::WIDTH + 1) * place + column) as i64);
+                let y = top + dot * (1 + row as i64);
+                fill(image, [x, y, x + dot, y + dot], ink);
             }
         }
-    };
-    fill(x0, y0, x1, y0 + thick);
-    fill(x0, y1 - thick, x1, y1);
-    fill(x0, y0, x0 + thick, y1);
-    fill(x1 - thick, y0, x1, y1);
+    }
 }
 
 #[cfg(test)]
@@ -44,6 +82,21 @@ mod tests {
         assert_eq!([at(&image, 1, 1), at(&image, 6, 4), at(&image, 3, 3), at(&image, 0, 0)], [9, 9, 0, 0]);
         outline(&mut image, [-50.0, f32::NAN, 1e9, 50.0], [7; 3]);
         outline(&mut image, [5.0, 5.0, 2.0, 2.0], [7; 3]);
+    }
+
+    #[test]
+    fn a_caption_stays_in_the_image() {
+        let inked = |bbox: [f32; 4], text: &str| {
+            let mut image = Image::new(40, 30, vec![9; 3600]);
+            caption(&mut image, bbox, text, [200, 220, 30]);
+            let rows: Vec<usize> =
+                (0..30).filter(|y| image.data()[120 * y..120 * (y + 1)].iter().any(|v| *v != 9)).collect();
+            (rows.first().copied(), rows.last().copied(), image.data().iter().filter(|v| **v == 0).count() > 10)
+        };
+        assert_eq!(inked([5.0, 20.0, 20.0, 28.0], "cat 0.9"), (Some(11), Some(19), true), "above the box");
+        assert_eq!(inked([5.0, 3.0, 20.0, 28.0], "cat 0.9"), (Some(3), Some(11), true), "in the box");
+        assert_eq!(inked([-90.0, f32::NAN, f32::INFINITY, 2.0], &"long ".repeat(500)).0, Some(0));
+        assert_eq!(inked([5.0, 900.0, 20.0, 950.0], "x").0, None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod decode;
 pub mod draw;
+mod glyphs;
 mod image;
 mod letterbox;
 mod nms;

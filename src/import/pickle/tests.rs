@@ -1,3 +1,5 @@
+//! Pickles as they are, and as an attacker would like them.
+
 use super::*;
 use proptest::prelude::*;
 
