@@ -50,7 +50,7 @@ fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
             assert!(report[stage][key].is_number(), "{stage}.{key}: {report}");
         }
     }
-    assert!(report["uncut"]["map50_95"].as_f64().unwrap() > 0.5, "the demo model must know its shapes: {}", report["uncut"]);
+    assert!(report["uncut"]["map50_95"].as_f64().unwrap() > 0.4, "the demo model must know its shapes: {}", report["uncut"]);
     assert!(report["repaired"]["map50_95"].as_f64() > report["cut"]["map50_95"].as_f64(), "repair must help: {report}");
     assert_eq!(report["verdict"]["memory_ok"], true);
 
