@@ -52,7 +52,8 @@ pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
 #[inline(always)]
 pub(super) unsafe fn silu<V: Lanes>(x: V) -> V {
     // SAFETY: as `exp`.
-    unsafe { x.div(exp(x.mul(V::splat(-1.0))).add(V::splat(1.0))) }
+    // Below -100 the result is as good as 0, and `exp` saturates.
+    unsafe { x.max(V::splat(-100.0)).div(exp(x.mul(V::splat(-1.0))).add(V::splat(1.0))) }
 }
 
 /// Plain Rust; what compilers make of it.
