@@ -316,6 +316,8 @@ impl Panel {
         }
     }
 
+    // Plain index loops, so that the compiler unrolls them and keeps all sums in registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn sum<V: Lanes, const M: usize, const N: usize>(
         &self,
@@ -326,7 +328,6 @@ impl Panel {
     ) {
         // SAFETY: see `tile`.
         unsafe {
-            // Plain index loops only: closures would not be compiled with the caller's instruction set.
             let mut sums = [[V::splat(0.0); N]; M];
             for j in 0..N {
                 let bias = V::load(self.bias.add(j * LANES));

@@ -103,17 +103,19 @@ unsafe fn rows<V: Lanes>(args: &Args, item: usize, _worker: usize) {
                 while block < c {
                     // The last block overlaps the one before; narrower tensors go channel by channel.
                     let at = if c >= LANES { block.min(c - LANES) } else { block };
-                    let tap = |ky: usize, kx: usize| {
-                        let (iy, ix) = (top + ky as isize, left + kx as isize);
-                        let from = args.src.add((iy as usize * args.from.w + ix as usize) * args.from.pitch + at);
-                        (from, args.packed.add((1 + ky * spec.kernel + kx) * width + at))
-                    };
+                    // The first tap inside the image; further ones lie a pixel, or a row, after it.
+                    let (iy, ix) = (top + taps_y.start as isize, left + taps_x.start as isize);
+                    let first = (iy * args.from.w as isize + ix) * args.from.pitch as isize + at as isize;
+                    let first_weight = (1 + taps_y.start * spec.kernel + taps_x.start) * width + at;
                     if c >= LANES {
                         let mut sum = V::load(args.packed.add(at));
-                        for ky in taps_y.clone() {
-                            for kx in taps_x.clone() {
-                                let (from, weight) = tap(ky, kx);
-                                sum = V::load(from).fma(V::load(weight), sum);
+                        for row in 0..taps_y.len() {
+                            let mut from = first + (row * args.from.w * args.from.pitch) as isize;
+                            let mut weight = first_weight + row * spec.kernel * width;
+                            for _ in 0..taps_x.len() {
+                                sum = V::load(args.src.offset(from)).fma(V::load(args.packed.add(weight)), sum);
+                                from += args.from.pitch as isize;
+                                weight += width;
                             }
                         }
                         let mut value = match spec.act {
@@ -128,10 +130,11 @@ unsafe fn rows<V: Lanes>(args: &Args, item: usize, _worker: usize) {
                         block += LANES;
                     } else {
                         let mut sum = *args.packed.add(at);
-                        for ky in taps_y.clone() {
-                            for kx in taps_x.clone() {
-                                let (from, weight) = tap(ky, kx);
-                                sum += *from * *weight;
+                        for row in 0..taps_y.len() {
+                            for column in 0..taps_x.len() {
+                                let from = first + ((row * args.from.w + column) * args.from.pitch) as isize;
+                                let weight = first_weight + (row * spec.kernel + column) * width;
+                                sum += *args.src.offset(from) * *args.packed.add(weight);
                             }
                         }
                         let extra = if residual.is_null() { 0.0 } else { *residual.add(at) };

@@ -35,7 +35,7 @@ pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
     unsafe {
         let x = x.min(V::splat(88.0)).max(V::splat(-87.0));
         let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
-        let r = n.fma(V::splat(-0.693_359_375), x);
+        let r = n.fma(V::splat(-355.0 / 512.0), x);
         let r = n.fma(V::splat(2.121_944_4e-4), r);
         let p = V::splat(1.987_569_1e-4);
         let p = p.fma(r, V::splat(1.398_199_9e-3));
@@ -52,7 +52,8 @@ pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
 #[inline(always)]
 pub(super) unsafe fn silu<V: Lanes>(x: V) -> V {
     // SAFETY: as `exp`.
-    unsafe { x.div(exp(x.mul(V::splat(-1.0))).add(V::splat(1.0))) }
+    // Below -100 the result is as good as 0, and `exp` saturates.
+    unsafe { x.max(V::splat(-100.0)).div(exp(x.mul(V::splat(-1.0))).add(V::splat(1.0))) }
 }
 
 /// Plain Rust; what compilers make of it.
