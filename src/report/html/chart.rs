@@ -74,8 +74,6 @@ pub fn strip(class: &str, segments: &[(String, f64)], whole: f64) -> String {
 }
 
 fn share(length: f64, whole: f64) -> String {
-    if !(whole > 0.0) || !(length > 0.0) {
-        return "0".into();
-    }
-    format!("{}%", number(100.0 * length / whole, 2))
+    let share = 100.0 * length / whole;
+    if share.is_finite() && share > 0.0 { format!("{}%", number(share, 2)) } else { "0".into() }
 }
