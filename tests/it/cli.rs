@@ -97,7 +97,7 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
         ("inspect --model set", 9, &["error: set: is a folder, expected a file"]),
         ("inspect --model empty.pt", 9, &["error: empty.pt: "]),
         ("inspect --model short.pt", 9, &["error: short.pt: "]),
-        ("inspect --model evil.pt", 9, &["error: evil.pt: "]),
+        ("inspect --model evil.pt", 9, &["error: evil.pt: ", "posix.system", "refused", "help: "]),
         ("inspect --model noise.png", 9, &["error: noise.png: "]),
         ("inspect --model small.safetensors --imgsz 65", 2, &["imgsz 65: expected a multiple of 32, for example 96"]),
         ("inspect", 2, &["--model <FILE>"]),

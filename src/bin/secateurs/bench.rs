@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
 use secateurs::bench::{Options, measure, versus};
-use secateurs::model as import;
+use secateurs::import;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         runs: args.runs as usize,
     };
     let measured = match &args.against {
-        Some(path) => versus(&model, &import::load(path).map_err(Failure::input)?, &options)?,
+        Some(path) => versus(&model, &import::load(path)?, &options)?,
         None => measure(&model, &options)?,
     };
     let mut out = io::stdout().lock();

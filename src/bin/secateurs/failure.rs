@@ -4,6 +4,7 @@ use secateurs::bench::BenchError;
 use secateurs::detector::DetectorError;
 use secateurs::device::DeviceError;
 use secateurs::graph::GraphError;
+use secateurs::import::ImportError;
 use secateurs::pipeline::PipelineError;
 use secateurs::profile::ProfileError;
 use secateurs::vision::ImageError;
@@ -125,6 +126,15 @@ impl From<io::Error> for Failure {
 impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
         if error.is_io() { Self::Output(error.into()) } else { Self::internal(error) }
+    }
+}
+
+impl From<ImportError> for Failure {
+    fn from(error: ImportError) -> Self {
+        match error.help() {
+            Some(help) => Self::Mendable(error.to_string(), help),
+            None => Self::input(error),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Reads the model.
     pub fn load(&self) -> Result<Model, Failure> {
-        import::load(&self.model).map_err(Failure::input)
+        Ok(import::load(&self.model)?)
     }
 
     /// The side of the image.
