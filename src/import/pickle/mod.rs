@@ -104,7 +104,7 @@ impl Machine<'_> {
             b'C' | b'B' | 0x8e | 0x96 => {
                 let len = self.length(op)?;
                 self.take(len)?;
-                self.push(Value::Bytes(len))?;
+                self.push(Value::Bytes)?;
             }
             b'q' | b'r' | 0x94 => self.memo_put(op)?,
             b'h' | b'j' => {
@@ -363,7 +363,7 @@ impl Machine<'_> {
                 self.push(Value::Tensor(view.into()))
             }
             Kind::Storage(_) => Err("makes a storage of its own".into()),
-            Kind::Class => self.push(Value::Object(Object { class, args, state: None }.into())),
+            Kind::Class => self.push(Value::Object(Object { class, state: None }.into())),
         }
     }
 

@@ -22,8 +22,8 @@ pub enum Value {
     Float(f64),
     /// A text.
     Str(Box<str>),
-    /// Bytes. Only their number is kept.
-    Bytes(usize),
+    /// Bytes, which are not kept.
+    Bytes,
     /// A list, tuple or set.
     List(Vec<Ref>),
     /// A dictionary in file order; a key may come twice, the last one counts.
@@ -54,8 +54,6 @@ pub struct Global {
 pub struct Object {
     /// Its class, a [`Value::Global`].
     pub class: Ref,
-    /// Arguments of its making.
-    pub args: Ref,
     /// Its attributes, as `BUILD` gave them.
     pub state: Option<Ref>,
 }
@@ -184,7 +182,7 @@ impl Heap {
             Value::Int(value) => format!("the number {value}"),
             Value::Float(value) => format!("the number {value}"),
             Value::Str(text) => format!("the text `{}`", text.chars().take(40).collect::<String>()),
-            Value::Bytes(_) => "bytes".into(),
+            Value::Bytes => "bytes".into(),
             Value::List(_) => "a list".into(),
             Value::Dict(_) => "a dictionary".into(),
             Value::Global(global) => format!("the name `{}.{}`", global.module, global.name),
