@@ -1,25 +1,24 @@
 //! A graph on candle tensors: gradients for training and importance, on the CPU or a GPU.
 //!
-//! On the CPU convolutions, normalisations, pooling and enlargement are operations of our own with analytic gradients
-//! ([`conv`], [`norm`], [`window`]): candle's are slow backward, and some are wrong there. Elsewhere [`plain`] composes
-//! candle operations whose gradients are right.
+//! On the CPU the operations are our own ([`crate::kernels::train`]) with analytic gradients: candle's are slow backward,
+//! and some are wrong there. Elsewhere [`plain`] composes candle operations whose gradients are right.
 //!
 //! Candle splits its own element-wise operations over threads that wait for each other busily; `CANDLE_NUM_THREADS=1`
 //! in the environment keeps it from that where all cores are busy with the operations of this module.
 
-mod conv;
-mod norm;
 pub mod ops;
+mod own;
 mod plain;
-mod window;
 
 #[cfg(test)]
 mod tests;
 
-use crate::graph::{Activation, Attention, Conv, NodeId, Norm, Op};
+use crate::graph::{Attention, Conv, NodeId, Norm, Op};
+use crate::kernels::train::conv::Geometry;
+use crate::kernels::train::norm::Moments;
+use crate::kernels::train::window::Pool;
 use crate::model::{self, Model};
-use candle_core::{D, Device, Result, Tensor, Var};
-use norm::{Moments, NormOp};
+use candle_core::{D, DType, Device, Result, Tensor, Var};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -44,8 +43,11 @@ pub struct Net {
     device: Device,
     params: Vec<(String, Var)>,
     index: HashMap<String, usize>,
-    /// Running statistics by key.
-    running: Mutex<BTreeMap<String, Vec<f32>>>,
+    /// Running statistics `[C]` by key.
+    running: Mutex<BTreeMap<String, Tensor>>,
+    /// Whether the operations are our own.
+    own: bool,
+    frozen: bool,
 }
 
 impl Net {
@@ -57,15 +59,23 @@ impl Net {
         let (mut params, mut index, mut running) = (Vec::new(), HashMap::new(), BTreeMap::new());
         for param in model.graph.params() {
             let tensor = model.tensor(&param.key);
+            let tensor = Tensor::from_slice(tensor.data(), tensor.shape(), device)?;
             if !param.trainable {
-                running.insert(param.key, tensor.data().to_vec());
+                running.insert(param.key, tensor);
             } else if !index.contains_key(&param.key) {
                 index.insert(param.key.clone(), params.len());
-                let tensor = Tensor::from_slice(tensor.data(), tensor.shape(), device)?;
                 params.push((param.key, Var::from_tensor(&tensor)?));
             }
         }
-        Ok(Self { model: model.clone(), device: device.clone(), params, index, running: Mutex::new(running) })
+        let (model, running) = (model.clone(), Mutex::new(running));
+        Ok(Self { model, device: device.clone(), params, index, running, own: device.is_cpu(), frozen: false })
+    }
+
+    /// The same net without gradients of its parameters: for inference, for teachers, and for gradients of the image or
+    /// of masks alone. Tensors are let go as soon as nothing needs them.
+    pub fn frozen(mut self) -> Self {
+        self.frozen = true;
+        self
     }
 
     /// The trainable parameters by key, in execution order.
@@ -124,32 +134,34 @@ impl Net {
             model.weights.insert(key.clone(), model::Tensor::new(var.dims(), values));
         }
         for (key, values) in self.running().iter() {
-            model.weights.insert(key.clone(), model::Tensor::new([values.len()], values.clone()));
+            model.weights.insert(key.clone(), model::Tensor::new(values.dims(), values.to_vec1()?));
         }
         Ok(model)
     }
 
-    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Vec<f32>>> {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Tensor>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn param(&self, key: &str) -> &Tensor {
-        self.params[self.index[key]].1.as_tensor()
+    fn param(&self, key: &str) -> Tensor {
+        let var = &self.params[self.index[key]].1;
+        if self.frozen { var.as_detached_tensor() } else { var.as_tensor().clone() }
     }
 
     fn node(&self, op: &Op, images: &Tensor, inputs: &[Tensor], mode: Mode) -> Result<Tensor> {
-        let own = self.device.is_cpu();
         let x = inputs.first().unwrap_or(images);
         match op {
             Op::Input { .. } => Ok(images.clone()),
-            Op::Conv(conv) => self.conv(conv, x, mode),
-            Op::MaxPool { kernel, stride, padding } if own => {
-                x.contiguous()?.apply_op1(window::MaxPool { kernel: *kernel, stride: *stride, padding: *padding })
+            Op::Conv(conv) if self.own => self.conv(conv, x, mode),
+            Op::Conv(conv) => self.plain_conv(conv, x, mode),
+            Op::MaxPool { kernel, stride, padding } if self.own => {
+                x.contiguous()?.apply_op1(own::MaxPool(Pool { kernel: *kernel, stride: *stride, padding: *padding }))
             }
             Op::MaxPool { kernel, stride, padding } => plain::max_pool(x, *kernel, *stride, *padding),
-            Op::Upsample { factor } if own => x.contiguous()?.apply_op1(window::Upsample { factor: *factor }),
+            Op::Upsample { factor } if self.own => x.contiguous()?.apply_op1(own::Upsample { factor: *factor }),
             Op::Upsample { factor } => plain::upsample(x, *factor),
             Op::Concat => Tensor::cat(inputs, 1),
+            Op::Slice { start, len } if self.own => x.contiguous()?.apply_op1(own::Cut { start: *start, len: *len }),
             Op::Slice { start, len } => x.narrow(1, *start, *len)?.contiguous(),
             Op::Add => match inputs {
                 [a, b] => a + b,
@@ -167,48 +179,78 @@ impl Net {
 
     fn conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let weight = self.param(&conv.weight);
-        let own = self.device.is_cpu();
-        let mut y = if own {
-            x.contiguous()?.apply_op2(weight, conv::ConvOp(conv::Geometry::of(conv)))?
-        } else {
-            plain::conv(x, weight, conv)?
-        };
-        if let Some(bias) = &conv.bias {
-            y = y.broadcast_add(&self.param(bias).reshape((1, conv.c_out, 1, 1))?)?;
-        }
-        match &conv.norm {
-            Some(norm) => self.norm(norm, conv.act, y, mode),
-            None => match conv.act {
-                Activation::Identity => Ok(y),
-                Activation::Relu => y.relu(),
-                Activation::Silu => y.silu(),
-            },
-        }
-    }
-
-    fn norm(&self, norm: &Norm, act: Activation, x: Tensor, mode: Mode) -> Result<Tensor> {
-        let [gamma, beta, mean, var] = norm.keys();
-        let batch = mode == Mode::Train;
-        let moments = Arc::new(OnceLock::new());
-        if !batch {
-            let running = self.running();
-            moments.get_or_init(|| Moments { mean: running[&mean].clone(), var: running[&var].clone() });
-        }
-        let (gamma, beta) = (self.param(&gamma), self.param(&beta));
-        let op = NormOp { act, eps: norm.eps, moments: moments.clone(), batch };
-        let y = if self.device.is_cpu() { x.apply_op3(gamma, beta, op)? } else { plain::norm(&x, gamma, beta, &op)? };
-        if let (true, Some(moments)) = (batch, moments.get()) {
-            // The running variance is the unbiased one.
-            let count = (x.elem_count() / gamma.elem_count().max(1)) as f64;
-            let unbiased = count / (count - 1.0).max(1.0);
-            let mut running = self.running();
-            for (key, values, factor) in [(mean, &moments.mean, 1.0), (var, &moments.var, unbiased)] {
-                for (old, new) in running.entry(key).or_default().iter_mut().zip(values) {
-                    *old = ((1.0 - MOMENTUM) * f64::from(*old) + MOMENTUM * factor * f64::from(*new)) as f32;
-                }
+        let mut vectors = Vec::new();
+        vectors.extend(conv.bias.iter().map(|bias| self.param(bias)));
+        let mut block_norm = None;
+        if let Some(norm) = &conv.norm {
+            let [gamma, beta, mean, var] = norm.keys();
+            vectors.extend([self.param(&gamma), self.param(&beta)]);
+            let moments = Arc::new(OnceLock::new());
+            if mode == Mode::Eval {
+                let running = self.running();
+                let given = Moments { mean: running[&mean].to_vec1()?, var: running[&var].to_vec1()? };
+                moments.get_or_init(|| given);
             }
+            block_norm = Some(own::BlockNorm { eps: norm.eps, moments, batch: mode == Mode::Train });
+        }
+        let vectors = match &vectors[..] {
+            [] => Tensor::zeros(0, DType::F32, &self.device)?,
+            [one] => one.clone(),
+            more => Tensor::cat(more, 0)?,
+        };
+        let block = own::Block {
+            geometry: Geometry::of(conv),
+            act: conv.act,
+            bias: conv.bias.is_some(),
+            tracked: x.track_op() || weight.track_op() || vectors.track_op(),
+            z: OnceLock::new(),
+            norm: block_norm,
+        };
+        let moments = block.norm.as_ref().map(|n| n.moments.clone());
+        let y = x.contiguous()?.apply_op3(&weight, &vectors, block)?;
+        if let (Mode::Train, Some(norm), Some(moments)) = (mode, &conv.norm, moments.as_ref().and_then(|m| m.get())) {
+            let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &self.device);
+            self.update_running(norm, [tensor(&moments.mean)?, tensor(&moments.var)?], &y)?;
         }
         Ok(y)
+    }
+
+    fn plain_conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let shape = (1, conv.c_out, 1, 1);
+        let mut y = plain::conv(x, &self.param(&conv.weight), conv)?;
+        if let Some(bias) = &conv.bias {
+            y = y.broadcast_add(&self.param(bias).reshape(shape)?)?;
+        }
+        if let Some(norm) = &conv.norm {
+            let [gamma, beta, mean, var] = norm.keys();
+            let moments = match mode {
+                Mode::Train => plain::moments(&y)?,
+                Mode::Eval => {
+                    let running = self.running();
+                    [running[&mean].reshape(shape)?, running[&var].reshape(shape)?]
+                }
+            };
+            if mode == Mode::Train {
+                let [mean, var] = &moments;
+                self.update_running(norm, [mean.detach().flatten_all()?, var.detach().flatten_all()?], &y)?;
+            }
+            y = plain::norm(&y, &moments, norm.eps, &self.param(&gamma), &self.param(&beta))?;
+        }
+        plain::activate(conv.act, &y)
+    }
+
+    /// Moves the running statistics toward the moments `[C]` of a batch that gave the outputs `y`.
+    fn update_running(&self, norm: &Norm, [mean, var]: [Tensor; 2], y: &Tensor) -> Result<()> {
+        // The running variance is the unbiased one.
+        let count = (y.elem_count() / mean.elem_count().max(1)) as f64;
+        let unbiased = count / (count - 1.0).max(1.0);
+        let [_, _, mean_key, var_key] = norm.keys();
+        let mut running = self.running();
+        for (key, new, factor) in [(mean_key, mean, 1.0), (var_key, var, unbiased)] {
+            let moved = ((&running[&key] * (1.0 - MOMENTUM))? + (new * (MOMENTUM * factor))?)?;
+            running.insert(key, moved);
+        }
+        Ok(())
     }
 }
 

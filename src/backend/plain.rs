@@ -1,18 +1,26 @@
 //! The operations composed of candle's, for devices without operations of our own. Only such are used whose gradients
 //! are right: candle's own max-pooling and nearest enlargement are not among them.
 
-use super::norm::{Moments, NormOp};
 use crate::graph::{Activation, Conv};
 use candle_core::{Result, Tensor};
 
 pub(super) fn conv(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
     let Conv { kernel, stride, padding, .. } = *conv;
-    if conv.groups == 1 {
-        return x.conv2d(weight, padding, stride, 1, 1);
-    }
-    // Depthwise: candle would launch one convolution per channel.
     let (_, c, h, w) = x.dims4()?;
     let side = |n: usize| (n + 2 * padding - kernel) / stride + 1;
+    if conv.groups == 1 {
+        // The pixels that the last window does not reach. Candle's gradient takes their number from the height for both
+        // sides.
+        let spare = |n: usize| (n + 2 * padding - kernel) % stride;
+        if spare(h) == spare(w) {
+            return x.conv2d(weight, padding, stride, 1, 1);
+        }
+        let x = x.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;
+        let reached = |n: usize| n + 2 * padding - spare(n);
+        let x = x.narrow(2, 0, reached(h))?.narrow(3, 0, reached(w))?.contiguous()?;
+        return x.conv2d(weight, 0, stride, 1, 1);
+    }
+    // Depthwise: candle would launch one convolution per channel.
     let x = x.pad_with_zeros(2, padding, padding + stride)?.pad_with_zeros(3, padding, padding + stride)?;
     let mut sum: Option<Tensor> = None;
     for (dy, dx) in (0..kernel).flat_map(|dy| (0..kernel).map(move |dx| (dy, dx))) {
@@ -65,29 +73,24 @@ pub(super) fn upsample(x: &Tensor, factor: usize) -> Result<Tensor> {
     wide.reshape((n, c, h * factor, w * factor))
 }
 
-/// As [`NormOp`]; leaves the moments of the batch where that does.
-pub(super) fn norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, op: &NormOp) -> Result<Tensor> {
-    let c = gamma.elem_count();
-    let shape = (1, c, 1, 1);
-    let (mean, var) = match op.moments.get() {
-        Some(Moments { mean, var }) => {
-            let tensor = |values: &[f32]| Tensor::from_slice(values, shape, x.device());
-            (tensor(mean)?, tensor(var)?)
-        }
-        None => {
-            let mean = x.mean_keepdim((0, 2, 3))?;
-            let var = x.broadcast_sub(&mean)?.sqr()?.mean_keepdim((0, 2, 3))?;
-            let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
-            let moments = Moments { mean: values(&mean)?, var: values(&var)? };
-            op.moments.get_or_init(|| moments);
-            (mean, var)
-        }
-    };
-    let scale = (gamma.reshape(shape)? / (var + f64::from(op.eps))?.sqrt()?)?;
-    let y = x.broadcast_sub(&mean)?.broadcast_mul(&scale)?.broadcast_add(&beta.reshape(shape)?)?;
-    match op.act {
-        Activation::Identity => Ok(y),
-        Activation::Relu => y.relu(),
-        Activation::Silu => y.silu(),
+/// Mean and biased variance per channel, `[1, C, 1, 1]`.
+pub(super) fn moments(x: &Tensor) -> Result<[Tensor; 2]> {
+    let mean = x.mean_keepdim((0, 2, 3))?;
+    let var = x.broadcast_sub(&mean)?.sqr()?.mean_keepdim((0, 2, 3))?;
+    Ok([mean, var])
+}
+
+/// Normalisation with given moments `[1, C, 1, 1]`; gradients pass through them.
+pub(super) fn norm(x: &Tensor, [mean, var]: &[Tensor; 2], eps: f32, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
+    let shape = mean.shape();
+    let scale = (gamma.reshape(shape)? / (var + f64::from(eps))?.sqrt()?)?;
+    x.broadcast_sub(mean)?.broadcast_mul(&scale)?.broadcast_add(&beta.reshape(shape)?)
+}
+
+pub(super) fn activate(act: Activation, x: &Tensor) -> Result<Tensor> {
+    match act {
+        Activation::Identity => Ok(x.clone()),
+        Activation::Relu => x.relu(),
+        Activation::Silu => x.silu(),
     }
 }

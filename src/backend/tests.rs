@@ -1,148 +1,367 @@
-//! Every operation of our own against candle's, and the places where candle's are wrong against finite differences.
+//! Every operation against finite differences, ours against the composition of candle's, and one test for every place
+//! where candle's own operations go wrong.
 
 use super::*;
+use crate::graph::{Activation, Graph, Head, Node};
+use crate::model::{Info, Weights};
 
-/// Values without a pattern that a layout error could hide in; no two are equal in small tensors.
+/// Values in -1..1 without a pattern that a layout error could hide in; no two of a small tensor are close.
+fn numbers(len: usize, seed: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 7919 + seed * 104_729) % 10_007) as f32 / 5003.0 - 1.0).collect()
+}
+
 fn values(shape: &[usize], seed: usize) -> Var {
-    let len: usize = shape.iter().product();
-    let value = |i: usize| ((i * 7919 + seed * 104_729) % 10_007) as f32 / 5003.0 - 1.0;
-    Var::from_tensor(&Tensor::from_vec((0..len).map(value).collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap())
-        .unwrap()
+    let values = numbers(shape.iter().product(), seed);
+    Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-/// Gradients of `sum(y * r)` with a fixed `r`, and `y` itself.
-fn gradients(y: &Tensor, vars: &[&Var]) -> Vec<Vec<f32>> {
-    let r = values(y.dims(), 99);
-    let grads = (y * r.as_detached_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
-    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    vars.iter().map(|v| flat(grads.get(v).unwrap())).chain([flat(y)]).collect()
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn check(what: &str, own: &[Vec<f32>], other: &[Vec<f32>]) {
-    assert_eq!(own.len(), other.len());
-    for (part, (own, other)) in own.iter().zip(other).enumerate() {
-        let size = other.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
-        assert_eq!(own.len(), other.len(), "{what}, {part}");
-        for (i, (a, b)) in own.iter().zip(other).enumerate() {
-            assert!((a - b).abs() <= 2e-5 * size, "{what}, part {part}, {i}: {a}, expected {b}");
-        }
+/// The sum of `y * r` over all outputs with a fixed `r`.
+fn weighted(outputs: &[Tensor]) -> Tensor {
+    let term =
+        |(i, y): (usize, &Tensor)| (y * values(y.dims(), 99 + i).as_detached_tensor()).unwrap().sum_all().unwrap();
+    outputs.iter().enumerate().map(term).reduce(|a, b| (a + b).unwrap()).unwrap()
+}
+
+fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let size = expected.iter().fold(1e-2f32, |m, v| m.max(v.abs()));
+    for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+        assert!((a - b).abs() <= tolerance * size, "{what}, {i}: {a}, expected {b}");
     }
 }
 
-fn conv(c_in: usize, c_out: usize, kernel: usize, stride: usize, padding: usize, groups: usize) -> Conv {
-    let act = Activation::Identity;
-    Conv { weight: "w".into(), bias: None, norm: None, c_in, c_out, kernel, stride, padding, groups, act }
-}
-
-#[test]
-fn convolutions_and_their_gradients_equal_candles() {
-    let cases = [
-        (conv(3, 5, 3, 1, 1, 1), 6, 7),
-        (conv(3, 5, 3, 2, 1, 1), 8, 6),
-        (conv(3, 5, 3, 2, 1, 1), 7, 5),
-        (conv(4, 6, 1, 1, 0, 1), 5, 3),
-        (conv(4, 6, 1, 2, 0, 1), 4, 4),
-        (conv(2, 3, 5, 1, 2, 1), 3, 4),
-        (conv(2, 3, 7, 2, 3, 1), 10, 8),
-        (conv(6, 6, 3, 1, 1, 6), 5, 9),
-        (conv(6, 6, 3, 2, 1, 6), 8, 7),
-        (conv(6, 6, 5, 1, 2, 6), 1, 2),
-    ];
-    for (conv, h, w) in cases {
-        let what = format!("{conv:?} on {h} x {w}");
-        let (x, k) = (values(&[2, conv.c_in, h, w], 1), values(&conv.weight_shape(), 2));
-        let own = x.apply_op2(&k, super::conv::ConvOp(super::conv::Geometry::of(&conv))).unwrap();
-        let other = plain::conv(&x, &k, &conv).unwrap();
-        check(&what, &gradients(&own, &[&x, &k]), &gradients(&other, &[&x, &k]));
-    }
-}
-
-#[test]
-fn normalisations_and_their_gradients_equal_candles() {
-    for act in [Activation::Identity, Activation::Relu, Activation::Silu] {
-        for batch in [true, false] {
-            let (x, gamma, beta) = (values(&[3, 4, 5, 3], 1), values(&[4], 2), values(&[4], 3));
-            let op = || {
-                let moments = OnceLock::new();
-                if !batch {
-                    moments.get_or_init(|| Moments { mean: vec![0.1, -0.2, 0.0, 0.3], var: vec![0.5, 1.0, 2.0, 0.1] });
-                }
-                NormOp { act, eps: 1e-3, moments: Arc::new(moments), batch }
-            };
-            let (own, other) = (op(), op());
-            let moments = own.moments.clone();
-            let y = x.apply_op3(&gamma, &beta, own).unwrap();
-            let z = plain::norm(&x, &gamma, &beta, &other).unwrap();
-            let what = format!("{act:?}, batch {batch}");
-            check(&what, &gradients(&y, &[&x, &gamma, &beta]), &gradients(&z, &[&x, &gamma, &beta]));
-            let (a, b) = (moments.get().unwrap(), other.moments.get().unwrap());
-            check(&what, &[a.mean.clone(), a.var.clone()], &[b.mean.clone(), b.var.clone()]);
-        }
-    }
-}
-
-#[test]
-fn windows_and_their_gradients_equal_shifted_views() {
-    for (kernel, stride, padding, h, w) in [(2, 2, 0, 6, 4), (5, 1, 2, 5, 4), (3, 2, 1, 7, 6), (3, 3, 0, 9, 6)] {
-        let x = values(&[2, 3, h, w], 1);
-        let own = x.apply_op1(window::MaxPool { kernel, stride, padding }).unwrap();
-        let other = plain::max_pool(&x, kernel, stride, padding).unwrap();
-        check(&format!("max-pool {kernel}, {stride}"), &gradients(&own, &[&x]), &gradients(&other, &[&x]));
-    }
-    for factor in [1, 2, 3] {
-        let x = values(&[2, 3, 3, 4], 1);
-        let own = x.apply_op1(window::Upsample { factor }).unwrap();
-        let other = plain::upsample(&x, factor).unwrap();
-        check(&format!("enlargement {factor}"), &gradients(&own, &[&x]), &gradients(&other, &[&x]));
-    }
-}
-
-/// Finite differences of `sum(y * r)`.
-fn differences(x: &Var, f: impl Fn(&Tensor) -> Tensor) {
-    let y = f(x);
-    let found = gradients(&y, &[x]).swap_remove(0);
-    let r: Vec<f32> = values(y.dims(), 99).flatten_all().unwrap().to_vec1().unwrap();
-    let base: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
-    for (i, found) in found.into_iter().enumerate() {
-        let at = |step: f32| {
-            let mut moved = base.clone();
-            moved[i] += step;
-            let y = f(&Tensor::from_vec(moved, x.shape(), &Device::Cpu).unwrap());
-            let y: Vec<f32> = y.flatten_all().unwrap().to_vec1().unwrap();
-            y.iter().zip(&r).map(|(y, r)| f64::from(*y) * f64::from(*r)).sum::<f64>()
+/// Finite differences of `sum(y * r)` by every entry of `x`.
+fn differences(what: &str, x: &Var, f: impl Fn() -> Vec<Tensor>) {
+    let found = flat(weighted(&f()).backward().unwrap().get(x).unwrap_or_else(|| panic!("{what}: no gradient")));
+    let base = x.copy().unwrap();
+    let weights: Vec<Vec<f32>> = f().iter().enumerate().map(|(i, y)| numbers(y.elem_count(), 99 + i)).collect();
+    let at = |i: usize, step: f32| {
+        let mut moved = flat(&base);
+        moved[i] += step;
+        x.set(&Tensor::from_vec(moved, x.shape(), &Device::Cpu).unwrap()).unwrap();
+        let product = |(y, r): (&Tensor, &Vec<f32>)| -> f64 {
+            flat(y).iter().zip(r).map(|(y, r)| f64::from(*y) * f64::from(*r)).sum()
         };
-        let difference = (at(1.0 / 1024.0) - at(-1.0 / 1024.0)) * 512.0;
-        assert!((difference - f64::from(found)).abs() < 2e-3, "{i}: {difference} against {found}");
+        f().iter().zip(&weights).map(product).sum::<f64>()
+    };
+    let size = found.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+    for (i, found) in found.iter().enumerate() {
+        let difference = (at(i, 1.0 / 1024.0) - at(i, -1.0 / 1024.0)) * 512.0;
+        let error = (difference - f64::from(*found)).abs();
+        assert!(error < 2e-3 * f64::from(size), "{what}, {i}: gradient {found}, difference {difference}");
+    }
+    x.set(&base).unwrap();
+}
+
+/// A convolution with everything named after `name`.
+fn conv(name: &str, [c_in, c_out]: [usize; 2], [kernel, stride]: [usize; 2], groups: usize) -> Conv {
+    Conv {
+        weight: format!("{name}.weight"),
+        bias: None,
+        norm: Some(Norm { prefix: format!("{name}.bn"), eps: 1e-3 }),
+        c_in,
+        c_out,
+        kernel,
+        stride,
+        padding: kernel / 2,
+        groups,
+        act: Activation::Silu,
+    }
+}
+
+/// A network of nodes, each with the numbers of those that it reads (the image is 0), with made-up weights.
+fn model(channels: usize, nodes: Vec<(Op, Vec<u32>)>, outputs: &[u32]) -> Model {
+    let mut all = vec![(Op::Input { channels }, Vec::new())];
+    all.extend(nodes);
+    let node = |(i, (op, inputs)): (usize, (Op, Vec<u32>))| Node {
+        name: i.to_string(),
+        op,
+        inputs: inputs.into_iter().map(NodeId).collect(),
+    };
+    let graph = Graph {
+        nodes: all.into_iter().enumerate().map(node).collect(),
+        outputs: outputs.iter().copied().map(NodeId).collect(),
+        head: Head::Classify { nc: 1 },
+    };
+    let mut weights = Weights::new();
+    for (seed, param) in graph.params().into_iter().enumerate() {
+        let mut data = numbers(param.shape.iter().product(), seed);
+        let fan_in = param.shape[1..].iter().product::<usize>() as f32;
+        data.iter_mut().for_each(|v| {
+            *v = match &param.key {
+                key if key.ends_with("running_var") => 0.6 + 0.5 * *v,
+                key if key.ends_with("bn.weight") => 1.0 + 0.5 * *v,
+                _ => *v / fan_in.sqrt(),
+            }
+        });
+        weights.insert(param.key, model::Tensor::new(param.shape, data));
+    }
+    Model { graph, weights, info: Info::default() }
+}
+
+/// Our operations and the composition of candle's on the same model.
+fn both(model: &Model) -> [Net; 2] {
+    [true, false].map(|own| Net { own, ..Net::new(model, &Device::Cpu).unwrap() })
+}
+
+/// Outputs, gradients of image and parameters, running statistics: equal on both paths, and right.
+fn check(what: &str, model: &Model, shape: [usize; 4], mode: Mode) {
+    check_at(what, model, &values(&shape, 1), mode);
+}
+
+fn check_at(what: &str, model: &Model, x: &Var, mode: Mode) {
+    let results = both(model).map(|net| {
+        let outputs = net.forward(x, mode).unwrap();
+        let grads = weighted(&outputs).backward().unwrap();
+        let mut parts: Vec<(String, Vec<f32>)> = outputs.iter().map(|y| ("an output".into(), flat(y))).collect();
+        parts.push(("the image's gradient".into(), flat(grads.get(x).unwrap())));
+        parts.extend(net.params().iter().map(|(key, var)| (key.clone(), flat(grads.get(var).unwrap()))));
+        parts.extend(net.running().iter().map(|(key, values)| (key.clone(), flat(values))));
+        let seen = |key: &str| format!("{what}, {mode:?}, own {}, by {key}", net.own);
+        differences(&seen("the image"), x, || net.forward(x, mode).unwrap());
+        for (key, var) in net.params() {
+            differences(&seen(key), var, || net.forward(x, mode).unwrap());
+        }
+        parts
+    });
+    let [own, plain] = results;
+    assert_eq!(own.len(), plain.len());
+    for ((key, found), (_, expected)) in own.iter().zip(&plain) {
+        assert_close(&format!("{what}, {mode:?}: {key}"), found, expected, 1e-4);
     }
 }
 
 #[test]
-fn the_traps_of_candle_are_avoided() {
-    let x = values(&[1, 2, 4, 4], 5);
-    // The input of an enlargement that is used again: candle's own gradient overwrites the other's.
-    differences(&x, |x| {
-        let wide = x.apply_op1(window::Upsample { factor: 2 }).unwrap();
-        Tensor::cat(&[wide, plain::upsample(&(x * 2.0).unwrap(), 2).unwrap()], 1).unwrap()
-    });
-    differences(&x, |x| x.apply_op1(window::MaxPool { kernel: 2, stride: 2, padding: 0 }).unwrap());
-    differences(&x, |x| x.apply_op1(window::MaxPool { kernel: 5, stride: 1, padding: 2 }).unwrap());
-    differences(&x, |x| plain::max_pool(x, 2, 2, 0).unwrap());
-    // Height even, width odd, stride 2.
-    let x = values(&[1, 2, 4, 5], 5);
-    let k = values(&[2, 2, 3, 3], 6);
-    let geometry = super::conv::Geometry::of(&conv(2, 2, 3, 2, 1, 1));
-    differences(&x, |x| x.apply_op2(&k, super::conv::ConvOp(geometry)).unwrap());
-    // Softmax inside attention passes its gradient on.
+fn convolutions_have_right_gradients_on_both_paths() {
+    let bare = |conv: Conv| Conv { norm: None, act: Activation::Identity, ..conv };
+    let cases = [
+        (bare(conv("c", [3, 4], [3, 1], 1)), [2, 3, 4, 5]),
+        (bare(conv("c", [2, 3], [3, 2], 1)), [1, 2, 4, 6]),
+        (bare(conv("c", [2, 3], [3, 2], 1)), [1, 2, 5, 4]),
+        (bare(conv("c", [4, 3], [1, 1], 1)), [2, 4, 3, 3]),
+        (bare(conv("c", [3, 2], [1, 2], 1)), [1, 3, 4, 3]),
+        (bare(conv("c", [2, 2], [5, 1], 1)), [1, 2, 3, 4]),
+        (bare(conv("c", [2, 2], [7, 2], 1)), [1, 2, 7, 8]),
+        (bare(conv("c", [3, 3], [3, 1], 3)), [2, 3, 4, 5]),
+        (bare(conv("c", [3, 3], [3, 2], 3)), [1, 3, 6, 5]),
+        (bare(conv("c", [2, 2], [5, 1], 2)), [1, 2, 1, 2]),
+        (Conv { padding: 0, ..bare(conv("c", [2, 3], [3, 1], 1)) }, [1, 2, 3, 5]),
+    ];
+    for (conv, shape) in cases {
+        let what = format!("{conv:?} on {shape:?}");
+        check(&what, &model(conv.c_in, vec![(Op::Conv(conv), vec![0])], &[1]), shape, Mode::Eval);
+    }
+}
+
+#[test]
+fn normalisations_and_activations_have_right_gradients_on_both_paths() {
+    for act in [Activation::Identity, Activation::Relu, Activation::Silu] {
+        for (bias, norm) in [(true, true), (false, true), (true, false), (false, false)] {
+            for mode in [Mode::Eval, Mode::Train] {
+                let mut conv = Conv { act, ..conv("c", [2, 3], [1, 1], 1) };
+                conv.norm = conv.norm.filter(|_| norm);
+                conv.bias = bias.then(|| "c.bias".to_owned());
+                // No value comes near the kink of the rectifier.
+                let x = values(&[3, 2, 3, 2], 31);
+                let what = format!("{act:?}, bias {bias}, norm {norm}");
+                check_at(&what, &model(2, vec![(Op::Conv(conv), vec![0])], &[1]), &x, mode);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_other_operations_have_right_gradients_on_both_paths() {
     let attention = Attention { heads: 2, key_dim: 2, head_dim: 3, scale: 0.7 };
-    let x = values(&[1, 14, 2, 3], 7);
-    differences(&x, |x| attend(&attention, x).unwrap());
+    let pool = |kernel, stride, padding| Op::MaxPool { kernel, stride, padding };
+    let cases = [
+        (pool(2, 2, 0), [2, 2, 4, 6]),
+        (pool(5, 1, 2), [1, 2, 5, 4]),
+        (pool(3, 2, 1), [1, 2, 7, 6]),
+        (pool(3, 3, 0), [1, 1, 7, 6]),
+        (Op::Upsample { factor: 1 }, [1, 2, 2, 3]),
+        (Op::Upsample { factor: 3 }, [2, 2, 2, 3]),
+        (Op::Slice { start: 1, len: 2 }, [2, 4, 2, 3]),
+        (Op::Attention(attention), [2, 14, 2, 3]),
+        (Op::Values(attention), [2, 14, 2, 3]),
+        (Op::GlobalAvgPool, [2, 3, 2, 3]),
+    ];
+    for (op, shape) in cases {
+        check(&format!("{op:?}"), &model(shape[1], vec![(op, vec![0])], &[1]), shape, Mode::Eval);
+    }
+}
+
+/// Every operator in one network, tensors read several times.
+#[test]
+fn a_whole_network_has_right_gradients_on_both_paths() {
+    let attention = Attention { heads: 2, key_dim: 1, head_dim: 2, scale: 0.8 };
+    let identity = |conv: Conv| Conv { act: Activation::Identity, ..conv };
+    let last = Conv { bias: Some("l.bias".into()), norm: None, ..identity(conv("l", [8, 2], [1, 1], 1)) };
+    let nodes = vec![
+        (Op::Conv(conv("a", [2, 4], [3, 2], 1)), vec![0]),            // 1
+        (Op::Slice { start: 0, len: 2 }, vec![1]),                    // 2
+        (Op::Slice { start: 2, len: 2 }, vec![1]),                    // 3
+        (Op::Conv(conv("b", [2, 2], [3, 1], 1)), vec![3]),            // 4
+        (Op::Add, vec![3, 4]),                                        // 5
+        (Op::Concat, vec![2, 3, 5, 5]),                               // 6
+        (Op::Conv(identity(conv("q", [8, 8], [1, 1], 1))), vec![6]),  // 7
+        (Op::Attention(attention), vec![7]),                          // 8
+        (Op::Values(attention), vec![7]),                             // 9
+        (Op::Conv(identity(conv("p", [4, 4], [3, 1], 4))), vec![9]),  // 10
+        (Op::Add, vec![8, 10]),                                       // 11
+        (Op::MaxPool { kernel: 2, stride: 2, padding: 0 }, vec![11]), // 12
+        (Op::Upsample { factor: 2 }, vec![12]),                       // 13
+        (Op::Concat, vec![13, 1]),                                    // 14
+        (Op::Conv(last), vec![14]),                                   // 15
+        (Op::GlobalAvgPool, vec![12]),                                // 16
+    ];
+    let model = model(2, nodes, &[15, 16, 15]);
+    for mode in [Mode::Eval, Mode::Train] {
+        check("the network", &model, [2, 2, 8, 4], mode);
+    }
 }
 
 #[test]
 fn masks_on_channels_pass_gradients_to_both() {
     let (x, mask) = (values(&[2, 3, 4, 2], 1), values(&[2, 3, 1, 1], 2));
-    let own = ops::channel_scale(&x, &mask).unwrap();
-    let other = x.broadcast_mul(&mask).unwrap();
-    check("mask", &gradients(&own, &[&x, &mask]), &gradients(&other, &[&x, &mask]));
+    let own = || vec![ops::channel_scale(&x, &mask).unwrap()];
+    differences("the tensor", &x, own);
+    differences("the mask", &mask, own);
+    assert_close("the product", &flat(&own()[0]), &flat(&x.broadcast_mul(&mask).unwrap()), 1e-6);
     assert!(ops::channel_scale(&x, &values(&[3, 1, 1], 2)).is_err());
+}
+
+#[test]
+fn a_frozen_net_gives_gradients_of_masks_and_image_alone() {
+    let model = model(
+        2,
+        vec![(Op::Conv(conv("a", [2, 3], [3, 1], 1)), vec![0]), (Op::Conv(conv("b", [3, 2], [1, 1], 1)), vec![1])],
+        &[2],
+    );
+    let x = values(&[2, 2, 3, 4], 1);
+    let mask = values(&[2, 3, 1, 1], 2);
+    let run = |net: &Net| {
+        let hook: Hook<'_> = &mut |id, y| if id == NodeId(1) { ops::channel_scale(&y, &mask) } else { Ok(y) };
+        let outputs = net.forward_with(&x, Mode::Eval, hook).unwrap();
+        weighted(&outputs).backward().unwrap()
+    };
+    let (net, frozen) = (Net::new(&model, &Device::Cpu).unwrap(), Net::new(&model, &Device::Cpu).unwrap().frozen());
+    let (grads, found) = (run(&net), run(&frozen));
+    for var in [&x, &mask] {
+        assert_close("a gradient", &flat(found.get(var).unwrap()), &flat(grads.get(var).unwrap()), 1e-6);
+    }
+    for (key, var) in frozen.params() {
+        assert!(found.get(var).is_none(), "{key} has a gradient");
+    }
+    let image = x.as_detached_tensor();
+    assert!(!frozen.forward(&image, Mode::Eval).unwrap()[0].track_op());
+}
+
+// From here one test for each trap of candle.
+
+/// Candle's own gradient of an enlargement overwrites what came from the input's other readers.
+#[test]
+fn trap_an_enlarged_tensor_is_used_again() {
+    let nodes =
+        vec![(Op::Upsample { factor: 2 }, vec![0]), (Op::Slice { start: 0, len: 2 }, vec![0]), (Op::Add, vec![2, 0])];
+    check("enlargement", &model(2, nodes, &[1, 3]), [1, 2, 2, 3], Mode::Eval);
+}
+
+/// Candle's gradient of a pooling with windows of 2 and step 2 is off by a factor.
+#[test]
+fn trap_pooling_halves() {
+    let x = values(&[1, 1, 4, 4], 3);
+    for net in both(&model(1, vec![(Op::MaxPool { kernel: 2, stride: 2, padding: 0 }, vec![0])], &[1])) {
+        let y = net.forward(&x, Mode::Eval).unwrap().swap_remove(0);
+        let grad = flat(y.sum_all().unwrap().backward().unwrap().get(&x).unwrap());
+        assert_eq!(grad.iter().filter(|g| **g == 1.0).count(), 4);
+        assert_eq!(grad.iter().sum::<f32>(), 4.0);
+    }
+}
+
+/// Candle has no gradient of overlapping windows, and zeros in the padding would win over negative values.
+#[test]
+fn trap_pooling_overlaps_and_padding_never_wins() {
+    let x = Var::from_tensor(&(values(&[1, 2, 4, 5], 3).as_tensor() - 2.0).unwrap()).unwrap();
+    for net in both(&model(2, vec![(Op::MaxPool { kernel: 5, stride: 1, padding: 2 }, vec![0])], &[1])) {
+        assert!(flat(&net.forward(&x, Mode::Eval).unwrap()[0]).iter().all(|v| *v < 0.0));
+        differences("pooling", &x, || net.forward(&x, Mode::Eval).unwrap());
+    }
+}
+
+/// Candle convolves depthwise one channel at a time; the result must be the same.
+#[test]
+fn trap_depthwise_convolution() {
+    let conv = Conv { norm: None, act: Activation::Identity, ..conv("c", [4, 4], [3, 1], 4) };
+    let x = values(&[2, 4, 5, 3], 1);
+    for net in both(&model(4, vec![(Op::Conv(conv), vec![0])], &[1])) {
+        let expected = x.conv2d(&net.param("c.weight"), 1, 1, 1, 4).unwrap();
+        assert_close("depthwise", &flat(&net.forward(&x, Mode::Eval).unwrap()[0]), &flat(&expected), 1e-5);
+    }
+}
+
+/// Candle's softmax over the last axis passes no gradient on.
+#[test]
+fn trap_attention_passes_the_softmax_gradient() {
+    let attention = Attention { heads: 1, key_dim: 1, head_dim: 1, scale: 1.5 };
+    let x = values(&[1, 3, 2, 3], 7);
+    let y = attend(&attention, &x).unwrap();
+    let grad = flat(y.sqr().unwrap().sum_all().unwrap().backward().unwrap().get(&x).unwrap());
+    assert!(grad[..12].iter().all(|g| *g != 0.0), "queries and keys get {grad:?}");
+    differences("attention", &x, || vec![attend(&attention, &x).unwrap()]);
+}
+
+/// Candle's gradient of a convolution with step 2 fails where one side is even and the other odd.
+#[test]
+fn trap_step_two_on_an_even_and_an_odd_side() {
+    for shape in [[1, 2, 4, 5], [1, 2, 5, 4], [2, 2, 6, 3]] {
+        let nodes = vec![(Op::Conv(conv("c", [2, 3], [3, 2], 1)), vec![0])];
+        check("step 2", &model(2, nodes, &[1]), shape, Mode::Train);
+    }
+}
+
+/// Candle's normalisation has other constants than YOLO's: here 1e-3 under the root, and 3 % of the batch.
+#[test]
+fn trap_constants_of_the_normalisation() {
+    let conv = Conv { act: Activation::Identity, ..conv("c", [1, 1], [1, 1], 1) };
+    let mut model = model(1, vec![(Op::Conv(conv), vec![0])], &[1]);
+    for (key, value) in
+        [("weight", 1.0), ("bn.weight", 1.0), ("bn.bias", 0.0), ("bn.running_mean", 2.0), ("bn.running_var", 5.0)]
+    {
+        model.weights.get_mut(&format!("c.{key}")).unwrap().data_mut().fill(value);
+    }
+    // Mean 0.02, biased variance 5e-4, unbiased 2e-3 / 3: of the size of the constant.
+    let image = Tensor::from_vec(vec![-0.01f32, 0.01, 0.03, 0.05], (1, 1, 2, 2), &Device::Cpu).unwrap();
+    for net in both(&model) {
+        let y = flat(&net.forward(&image, Mode::Train).unwrap()[0]);
+        let expected = [-0.03, -0.01, 0.01, 0.03f32].map(|v| v / (5e-4f32 + 1e-3).sqrt());
+        assert_close("the batch's statistics", &y, &expected, 1e-5);
+        let weights = net.to_model().unwrap().weights;
+        assert_close("mean", weights["c.bn.running_mean"].data(), &[0.97 * 2.0 + 0.03 * 0.02], 1e-6);
+        assert_close("variance", weights["c.bn.running_var"].data(), &[0.97 * 5.0 + 0.03 * 2e-3 / 3.0], 1e-6);
+        let y = flat(&net.forward(&image, Mode::Eval).unwrap()[0]);
+        let (mean, var) = (1.9406f32, 4.85002f32);
+        let expected = [-0.01, 0.01, 0.03, 0.05f32].map(|v| (v - mean) / (var + 1e-3).sqrt());
+        assert_close("the running statistics", &y, &expected, 1e-5);
+    }
+}
+
+/// The gradient of `x * sigmoid(x)` stays a number far from zero.
+#[test]
+fn trap_silu_far_out() {
+    let conv = Conv { norm: None, ..conv("c", [1, 1], [1, 1], 1) };
+    let mut model = model(1, vec![(Op::Conv(conv), vec![0])], &[1]);
+    model.weights.insert("c.weight".into(), model::Tensor::filled([1, 1, 1, 1], 1.0));
+    let x = Tensor::from_vec(vec![-200.0f32, -90.0, 90.0, 200.0], (1, 1, 2, 2), &Device::Cpu).unwrap();
+    let x = Var::from_tensor(&x).unwrap();
+    for net in both(&model) {
+        let y = net.forward(&x, Mode::Eval).unwrap().swap_remove(0);
+        assert_close("value", &flat(&y), &[0.0, 0.0, 90.0, 200.0], 1e-6);
+        let grad = y.sum_all().unwrap().backward().unwrap();
+        assert_close("gradient", &flat(grad.get(&x).unwrap()), &[0.0, 0.0, 1.0, 1.0], 1e-6);
+    }
 }

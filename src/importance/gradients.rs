@@ -51,7 +51,7 @@ pub fn mask_gradients(
     loss_gradient: &mut dyn FnMut(usize, &[Tensor]) -> Result<Vec<Tensor>>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<MaskGradients> {
-    let mut net = Net::new(model, device)?;
+    let net = Net::new(model, device)?.frozen();
     let mut gradients = MaskGradients::default();
     for (number, part) in images.chunks(batch.max(1)).enumerate() {
         let first = number * batch.max(1);

@@ -20,6 +20,8 @@ mod depthwise;
 mod lanes;
 mod pool;
 mod simple;
+#[cfg(feature = "candle")]
+pub mod train;
 
 pub use attention::{attention, attention_scratch};
 pub use buffer::{Buffer, View};

@@ -137,7 +137,7 @@ impl<'a> Trainer<'a> {
         Ok(Self {
             head: &model.graph.head,
             net: Net::new(model, device)?,
-            teacher: teacher.map(|teacher| Net::new(teacher, device)).transpose()?,
+            teacher: teacher.map(|teacher| Net::new(teacher, device).map(Net::frozen)).transpose()?,
             optimizer: Optimizer::new(config.optimizer, config.weight_decay),
             ema: Ema::new(model.weights.clone(), config.ema_decay),
             schedule: Schedule {

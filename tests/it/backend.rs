@@ -1,26 +1,17 @@
 //! The candle backend against the reference: forward passes, and one whole training step.
 
+use crate::forward::yolo;
 use crate::support::data;
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use secateurs::backend::{Mode, Net};
-use secateurs::model::{self, Info, Model, Weights};
+use secateurs::model::{self, Weights};
 use secateurs::train::loss::{self, HeadView, Target};
 use secateurs::train::optim;
-use secateurs::zoo::yolo11::{Shapes, from_shapes};
 use std::path::Path;
 
 fn read(path: &Path) -> Weights {
     model::tensors(path, &std::fs::read(path).unwrap()).unwrap()
-}
-
-fn network(path: &Path) -> Model {
-    let weights = read(path);
-    let shapes = Shapes {
-        tensors: weights.iter().map(|(key, tensor)| (key.clone(), tensor.shape().to_vec())).collect(),
-        ..Shapes::default()
-    };
-    Model::new(from_shapes(&shapes).unwrap(), weights, Info::default()).unwrap()
 }
 
 fn on_cpu(tensor: &model::Tensor) -> Tensor {
@@ -28,40 +19,22 @@ fn on_cpu(tensor: &model::Tensor) -> Tensor {
 }
 
 #[test]
-fn raw_outputs_equal_the_reference() {
-    for (weights, golden, prefixes) in [
-        ("models/yolo11n-coco", "golden/forward-yolo11n-coco", &["sq.", "rect."][..]),
-        ("golden/deep-narrow/deep-narrow-l-w025-nc3", "golden/deep-narrow/deep-narrow-l-w025-nc3-forward", &[""]),
-        ("golden/deep-narrow/n-nc1", "golden/deep-narrow/n-nc1-forward", &[""]),
-    ] {
-        let path = |name: &str| data(&format!("{name}.safetensors"));
-        let (Some(weights), Some(golden)) = (path(weights), path(golden)) else { return };
-        let net = Net::new(&network(&weights), &Device::Cpu).unwrap();
-        let golden = read(&golden);
-        for prefix in prefixes {
-            let outputs = net.forward(&on_cpu(&golden[&format!("{prefix}input")]), Mode::Eval).unwrap();
-            for (level, pair) in outputs.chunks_exact(2).enumerate() {
-                // The reference joins box and class logits.
-                let found: Vec<f32> = Tensor::cat(pair, 1).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-                let wanted = golden[&format!("{prefix}head.{level}")].data();
-                assert_eq!(found.len(), wanted.len());
-                let largest = wanted.iter().fold(1.0f32, |m, v| m.max(v.abs()));
-                let worst = found.iter().zip(wanted).fold(0.0f32, |m, (f, w)| m.max((f - w).abs()));
-                assert!(worst <= 1e-4 * largest, "{weights:?} {prefix}head.{level}: {worst} of {largest}");
-            }
-        }
-    }
+fn the_candle_backend_agrees_with_the_golden_forward_passes() {
+    crate::forward::check(|model, input, height, width| {
+        let net = Net::new(model, &Device::Cpu).unwrap().frozen();
+        let input = Tensor::from_slice(input, (1, 3, height, width), &Device::Cpu).unwrap();
+        let outputs = net.forward(&input, Mode::Eval).unwrap();
+        outputs.iter().map(|y| y.flatten_all().unwrap().to_vec1().unwrap()).collect()
+    });
 }
 
 /// The reference's weights after one step, its gradients and its statistics.
 #[test]
 fn one_step_equals_the_reference() {
-    let (Some(golden), Some(weights)) =
-        (data("golden/train-step.safetensors"), data("models/yolo11n-bccd.safetensors"))
+    let (Some(golden), Some(model)) = (data("golden/train-step.safetensors"), yolo("models/yolo11n-bccd.safetensors"))
     else {
         return;
     };
-    let model = network(&weights);
     let bytes = std::fs::read(&golden).unwrap();
     let ints = |key: &str| {
         let file = SafeTensors::deserialize(&bytes).unwrap();

@@ -68,9 +68,11 @@ const CASES: [(&str, &str, &str, [f64; 2]); 4] = [
     ("golden/deep-narrow/n-nc1.safetensors", "golden/deep-narrow/n-nc1-forward.safetensors", "", [2e-2, 1e-4]),
 ];
 
-type Runner = fn(&Model, &[f32], usize, usize) -> Vec<Vec<f32>>;
+/// The graph's outputs for one input of a height and a width.
+pub type Runner = fn(&Model, &[f32], usize, usize) -> Vec<Vec<f32>>;
 
-fn check(run: Runner) {
+/// Every case against a runner.
+pub fn check(run: Runner) {
     for (model_path, golden_path, prefix, tolerance) in CASES {
         let (Some(model), Some(golden)) = (yolo(model_path), goldens(golden_path)) else { return };
         let input = &golden[&format!("{prefix}input")];
