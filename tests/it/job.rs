@@ -23,7 +23,12 @@ fn mib(graph: &Graph) -> f64 {
 /// `prune` on the demo without training.
 fn prune(folder: &Path, out: &str, flags: &[String]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
-    command.args(["prune", "--epochs", "0", "--cache"]).arg(folder.join("cache")).arg("--out").arg(folder.join(out)).args(flags);
+    command
+        .args(["prune", "--epochs", "0", "--cache"])
+        .arg(folder.join("cache"))
+        .arg("--out")
+        .arg(folder.join(out))
+        .args(flags);
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.code().unwrap(), text)
@@ -50,7 +55,11 @@ fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
             assert!(report[stage][key].is_number(), "{stage}.{key}: {report}");
         }
     }
-    assert!(report["uncut"]["map50_95"].as_f64().unwrap() > 0.4, "the demo model must know its shapes: {}", report["uncut"]);
+    assert!(
+        report["uncut"]["map50_95"].as_f64().unwrap() > 0.4,
+        "the demo model must know its shapes: {}",
+        report["uncut"]
+    );
     assert!(report["repaired"]["map50_95"].as_f64() > report["cut"]["map50_95"].as_f64(), "repair must help: {report}");
     assert_eq!(report["verdict"]["memory_ok"], true);
 
