@@ -88,6 +88,10 @@ pub fn run(command: &mut Command) -> Result<ExitStatus, Failure> {
 
 /// Runs the worker; its exit code becomes ours.
 pub fn run_worker(command: &mut Command) -> Result<(), Failure> {
+    // Training has threads of its own; candle's would wait for each other busily beside them.
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        command.env("CANDLE_NUM_THREADS", "1");
+    }
     let status = run(command)?;
     match status.code() {
         Some(0) => Ok(()),
