@@ -28,7 +28,8 @@ fn weighted(outputs: &[Tensor]) -> Tensor {
 
 fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
-    let size = expected.iter().fold(1e-2f32, |m, v| m.max(v.abs()));
+    // Below a tenth, single precision leaves finite differences no digits.
+    let size = expected.iter().fold(1e-1f32, |m, v| m.max(v.abs()));
     for (i, (a, b)) in found.iter().zip(expected).enumerate() {
         assert!((a - b).abs() <= tolerance * size, "{what}, {i}: {a}, expected {b}");
     }

@@ -1,1 +1,3 @@
-//! What the job leaves behind.
+//! What the job leaves behind, and models in the formats of others.
+
+pub mod onnx;

@@ -1,9 +1,11 @@
 //! A model: a graph with the values of its tensors, and the one-file format they travel in.
 
 mod file;
+mod fold;
 mod tensor;
 
 pub use file::{FORMAT_VERSION, FileError, MAX_FILE, from_bytes, is_own_format, load, save, tensors, to_bytes};
+pub use fold::fold;
 pub use tensor::{Tensor, Weights};
 
 use crate::graph::{Graph, GraphError};

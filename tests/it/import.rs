@@ -170,7 +170,7 @@ fn published_shapes_are_those_of_the_builder() {
 }
 
 fn shapes(value: &serde_json::Value) -> BTreeMap<String, Vec<usize>> {
-    serde_json::from_value(value.clone()).unwrap()
+    serde_json::from_value::<Vec<(String, Vec<usize>)>>(value.clone()).unwrap().into_iter().collect()
 }
 
 /// A YOLO11n with small random weights, without any data file.

@@ -1,1 +1,202 @@
-//! Tests of onnx.
+//! The ONNX export: a sound file by itself, and in ONNX Runtime the outputs of the golden forward passes.
+
+use crate::support;
+use prost::Message;
+use secateurs::emit::onnx::proto::{FLOAT, INT64, ModelProto, TensorProto};
+use secateurs::emit::onnx::{ExportError, OPSET, export};
+use secateurs::graph::{Activation, Builder, Conv, Head, Op};
+use secateurs::import;
+use secateurs::model::{Info, Model, Tensor, Weights, tensors};
+use secateurs::zoo::yolo11;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+fn filled(graph: secateurs::graph::Graph, info: Info) -> Model {
+    let weights = graph.params().into_iter().map(|p| (p.key, Tensor::filled(p.shape, 0.5))).collect();
+    Model::new(graph, weights, info).unwrap()
+}
+
+fn elements(tensor: &TensorProto) -> usize {
+    tensor.dims.iter().map(|d| *d as usize).product()
+}
+
+/// Decodes a file and checks what every reader relies on: each tensor is made once and before it is read, constants
+/// hold as many bytes as their shapes say, everything that is made is read or an output.
+fn sound(bytes: &[u8]) -> ModelProto {
+    let file = ModelProto::decode(bytes).unwrap();
+    assert_eq!(file.ir_version, 8);
+    assert_eq!(file.opset_import.iter().map(|o| o.version).collect::<Vec<_>>(), [OPSET]);
+    let graph = file.graph.as_ref().unwrap();
+    let mut known: BTreeSet<&str> = graph.input.iter().map(|v| v.name.as_str()).collect();
+    for constant in &graph.initializer {
+        let size = match constant.data_type {
+            FLOAT => 4,
+            INT64 => 8,
+            other => panic!("`{}` has type {other}", constant.name),
+        };
+        assert_eq!(constant.raw_data.len(), size * elements(constant), "`{}`", constant.name);
+        assert!(known.insert(&constant.name), "`{}` is made twice", constant.name);
+    }
+    let mut read: BTreeSet<&str> = graph.output.iter().map(|v| v.name.as_str()).collect();
+    for node in &graph.node {
+        for input in node.input.iter().filter(|i| !i.is_empty()) {
+            assert!(known.contains(input.as_str()), "`{}` reads `{input}` before it is made", node.name);
+            read.insert(input);
+        }
+        for output in &node.output {
+            assert!(known.insert(output), "`{output}` is made twice");
+        }
+    }
+    for output in &graph.output {
+        assert!(known.contains(output.name.as_str()), "output `{}` is never made", output.name);
+    }
+    assert_eq!(known.difference(&read).collect::<Vec<_>>(), Vec::<&&str>::new(), "made but never read");
+    file
+}
+
+fn shape(file: &ModelProto, output: bool) -> (String, Vec<i64>) {
+    let graph = file.graph.as_ref().unwrap();
+    let values = if output { &graph.output } else { &graph.input };
+    assert_eq!(values.len(), 1);
+    let value = &values[0];
+    let tensor = value.r#type.as_ref().unwrap().tensor_type.as_ref().unwrap();
+    let dims = tensor.shape.as_ref().unwrap().dim.iter().map(|d| d.dim_value.unwrap()).collect();
+    (value.name.clone(), dims)
+}
+
+#[test]
+fn every_scale_exports_a_sound_file() {
+    for letter in ['n', 's', 'm'] {
+        let graph = yolo11::detect(yolo11::Scale::of(letter).unwrap(), 5).unwrap();
+        let info = Info { names: vec!["it's".into(), "b\\c".into()], ..Info::default() };
+        let model = filled(graph, info);
+        let file = sound(&export(&model, 64, 96).unwrap());
+        assert_eq!(shape(&file, false), ("images".into(), vec![1, 3, 64, 96]));
+        let anchors = 8 * 12 + 4 * 6 + 2 * 3;
+        assert_eq!(shape(&file, true), ("output0".into(), vec![1, 9, anchors]));
+        let metadata: HashMap<&str, &str> =
+            file.metadata_props.iter().map(|e| (e.key.as_str(), e.value.as_str())).collect();
+        assert_eq!(metadata["names"], r"{0: 'it\'s', 1: 'b\\c', 2: 'class 2', 3: 'class 3', 4: 'class 4'}");
+        assert_eq!((metadata["stride"], metadata["imgsz"], metadata["task"]), ("32", "[64, 96]", "detect"));
+        let convs = file.graph.unwrap().node.iter().filter(|n| n.op_type == "Conv").count();
+        assert_eq!(convs, model.graph.convs().count() + 1);
+    }
+}
+
+#[test]
+fn a_size_that_does_not_fit_names_the_layer() {
+    let model = filled(yolo11::detect(yolo11::Scale::of('n').unwrap(), 1).unwrap(), Info::default());
+    let error = export(&model, 100, 64).unwrap_err();
+    assert!(matches!(&error, ExportError::Graph { height: 100, width: 64, .. }), "{error}");
+    assert!(error.to_string().contains("layer `model.12`"), "{error}");
+}
+
+fn classifier() -> Model {
+    let conv = |key: &str, c_in, c_out, kernel, act| {
+        Op::Conv(Conv {
+            weight: format!("{key}.weight"),
+            bias: Some(format!("{key}.bias")),
+            norm: None,
+            c_in,
+            c_out,
+            kernel,
+            stride: 1,
+            padding: kernel / 2,
+            groups: 1,
+            act,
+        })
+    };
+    let mut builder = Builder::default();
+    let x = builder.push("images", Op::Input { channels: 3 }, &[]);
+    let x = builder.push("stem", conv("stem", 3, 4, 3, Activation::Relu), &[x]);
+    let x = builder.push("pool", Op::MaxPool { kernel: 2, stride: 2, padding: 0 }, &[x]);
+    let x = builder.push("mean", Op::GlobalAvgPool, &[x]);
+    let x = builder.push("fc", conv("fc", 4, 2, 1, Activation::Identity), &[x]);
+    let graph = builder.finish(vec![x], Head::Classify { nc: 2 }).unwrap();
+    filled(graph, Info::default())
+}
+
+#[test]
+fn a_classifier_exports_its_logits() {
+    let file = sound(&export(&classifier(), 8, 8).unwrap());
+    assert_eq!(shape(&file, true), ("output0".into(), vec![1, 2]));
+}
+
+/// An interpreter with ONNX Runtime. Where there is none, says so on one line; in CI that is a failure.
+fn python() -> Option<OsString> {
+    let python = std::env::var_os("SECATEURS_PYTHON");
+    if python.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "SECATEURS_PYTHON is not set, and in CI nothing skips");
+        eprintln!(
+            "skipped: no ONNX Runtime (set SECATEURS_PYTHON to the interpreter that benches/peers/setup.sh made)"
+        );
+    }
+    python
+}
+
+fn raw(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// Runs an exported model in ONNX Runtime and holds its output against the expected one.
+fn check(python: &OsString, model: &Model, input: &Tensor, expected: &[f32], [boxes, scores]: [f64; 2], case: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let bytes = export(model, input.shape()[2], input.shape()[3]).unwrap();
+    sound(&bytes);
+    let run = Command::new(python)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/ort.py"))
+        .arg(file("model.onnx", &bytes))
+        .arg("--input")
+        .arg(file("input.f32", &raw(input.data())))
+        .arg("--expect")
+        .arg(file("expected.f32", &raw(expected)))
+        .args(["--boxes", &boxes.to_string(), "--scores", &scores.to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(run.status.success(), "{case}: {said}{}", String::from_utf8_lossy(&run.stderr));
+    eprintln!("{case}: {said}");
+}
+
+/// Model, golden, prefix of its tensors, tolerances in pixels and score. The random networks amplify rounding, as in
+/// the tests of the forward pass.
+const CASES: [(&str, &str, &str, [f64; 2]); 4] = [
+    ("models/yolo11n-coco.pt", "golden/forward-yolo11n-coco.safetensors", "sq.", [5e-3, 1e-4]),
+    ("models/yolo11n-coco.pt", "golden/forward-yolo11n-coco.safetensors", "rect.", [5e-3, 1e-4]),
+    (
+        "golden/deep-narrow/deep-narrow-l-w025-nc3.pt",
+        "golden/deep-narrow/deep-narrow-l-w025-nc3-forward.safetensors",
+        "",
+        [3e-2, 2e-4],
+    ),
+    ("golden/deep-narrow/n-nc1.safetensors", "golden/deep-narrow/n-nc1-forward.safetensors", "", [1.5e-2, 1e-4]),
+];
+
+#[test]
+fn onnx_runtime_gives_the_golden_outputs() {
+    let Some(python) = python() else { return };
+    for (model, golden, prefix, tolerance) in CASES {
+        let (Some(model), Some(path)) = (support::data(model), support::data(golden)) else { return };
+        let model = import::load(&model).unwrap();
+        let golden: Weights = tensors(&path, &std::fs::read(&path).unwrap()).unwrap();
+        let expected = golden[&format!("{prefix}decoded")].data();
+        let case = format!("{} {prefix}", path.display());
+        check(&python, &model, &golden[&format!("{prefix}input")], expected, tolerance, &case);
+    }
+}
+
+#[test]
+fn onnx_runtime_classifies() {
+    let Some(python) = python() else { return };
+    // Weights and biases are 0.5, the image is 1: in the middle of 8 x 8 the stem gives 27 * 0.5 + 0.5 = 14, and every
+    // maximum of 2 x 2 holds such a position, so that the mean is 14 and the logits 4 * 14 * 0.5 + 0.5.
+    let image = Tensor::filled([1, 3, 8, 8], 1.0);
+    check(&python, &classifier(), &image, &[28.5, 28.5], [0.0, 1e-4], "classifier");
+}

@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use super::input::ModelArgs;
 use clap::ValueEnum;
+use secateurs::emit::onnx;
 use secateurs::{files, model};
 use std::path::PathBuf;
 
@@ -24,6 +25,8 @@ pub struct Args {
 enum Format {
     /// Our own model file: one safetensors file with the graph in its metadata
     Safetensors,
+    /// ONNX with the decoding inside: output `[1, 4 + classes, cells]`, boxes as centre and size in pixels, then scores
+    Onnx,
 }
 
 /// Runs it.
@@ -31,6 +34,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let loaded = args.model.load()?;
     let bytes = match args.format {
         Format::Safetensors => model::to_bytes(&loaded).map_err(Failure::internal)?,
+        Format::Onnx => {
+            let side = args.model.imgsz(&loaded)?;
+            onnx::export(&loaded, side, side).map_err(Failure::input)?
+        }
     };
     let written = files::write_atomic(&args.output, &bytes);
     written.map_err(|e| Failure::Input(format!("{}: {e}", args.output.display())))
