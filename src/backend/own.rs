@@ -98,7 +98,7 @@ impl CustomOp3 for Block {
             norm::add_bias(&mut y, &vectors[..g.c_out], area);
         }
         if let Some(affine) = self.affine(vectors, &y, area) {
-            let z = std::mem::replace(&mut y, Vec::new());
+            let z = std::mem::take(&mut y);
             y = affine.forward(&z, area);
             if self.tracked {
                 self.z.get_or_init(|| z);

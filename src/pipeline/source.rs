@@ -101,7 +101,7 @@ impl Source {
         let default = if job.model.is_none() { DEMO_SIZE } else { model.info.imgsz.unwrap_or(640) };
         let imgsz = job.imgsz.unwrap_or(default);
         let stride = model.graph.stride();
-        if imgsz == 0 || imgsz % stride != 0 || imgsz > 4096 {
+        if imgsz == 0 || !imgsz.is_multiple_of(stride) || imgsz > 4096 {
             return Err(PipelineError::Input(format!("imgsz {imgsz}: expected a multiple of {stride}, at most 4096")));
         }
         let groups = groups(&model.graph);

@@ -92,7 +92,7 @@ impl FitConfig {
         if self.batch == 0 {
             return fail("batch", "is 0, expected at least 1".into());
         }
-        if self.imgsz == 0 || self.imgsz % stride != 0 || self.imgsz > 1 << 14 {
+        if self.imgsz == 0 || !self.imgsz.is_multiple_of(stride) || self.imgsz > 1 << 14 {
             return fail("imgsz", format!("is {}, expected a multiple of {stride} up to {}", self.imgsz, 1 << 14));
         }
         let limits = [

@@ -38,7 +38,7 @@ pub fn init(graph: &Graph, seed: u64) -> Weights {
 
 fn output_bias(head: &Head, output: usize) -> f32 {
     match head {
-        Head::Detect { .. } if output % 2 == 0 => 1.0,
+        Head::Detect { .. } if output.is_multiple_of(2) => 1.0,
         Head::Detect { nc, strides, .. } => {
             let cells = strides.get(output / 2).map_or(1.0, |s| (PRIOR_SIDE / *s as f64).powi(2));
             (PRIOR_OBJECTS / *nc as f64 / cells).ln() as f32

@@ -304,7 +304,7 @@ impl Machine<'_> {
 
     fn set_items(&mut self, items: Vec<Ref>) -> Result<(), Stop> {
         self.link(items.len())?;
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err("a key without a value".into());
         }
         let dict = self.top()?;
