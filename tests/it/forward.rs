@@ -129,7 +129,7 @@ fn kept_layers_agree_with_the_golden_layers() {
             let name = &model.graph.node(*id).name;
             *name == format!("model.{layer}") || name.starts_with(&format!("model.{layer}."))
         };
-        model.graph.ids().filter(inside).last().unwrap()
+        model.graph.ids().rfind(inside).unwrap()
     };
     let keep: Vec<NodeId> = (0..23).map(last).collect();
     let mut engine = Engine::new(&model, 320, 320, &Options { threads: 1, keep: keep.clone() }).unwrap();
