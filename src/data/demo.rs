@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 /// The classes, in order.
 pub const NAMES: [&str; 3] = ["disc", "square", "triangle"];
 
-/// Side of the pictures that [`write`] draws, pixels.
+/// Side of the pictures that [`write()`] draws, pixels.
 pub const SIDE: usize = 160;
 
-/// Seed of the pictures that [`write`] draws.
+/// Seed of the pictures that [`write()`] draws.
 pub const SEED: u64 = 11;
 
 /// Number of the first picture of the validation split; the training split starts at 0.
