@@ -28,8 +28,10 @@ const GRADIENT_BATCH: usize = 4;
 /// How often plan and measurement are brought together.
 const ROUNDS: usize = 5;
 
-/// A plan under the budget is good enough when it uses this share of it.
-const TIGHT: f64 = 0.97;
+/// A plan must measure below this share of the latency budget, so that noise does not tip the verdict later, and is good
+/// enough when it uses the second.
+const SAFE: f64 = 0.985;
+const TIGHT: f64 = 0.95;
 
 /// A plan that holds the budgets, and what it was made from.
 pub struct Planned {
@@ -199,7 +201,8 @@ fn settle(
             Some(_) => Some(measure::in_turn(&source.model, &cut, source, job, measure::SETTLE_RUNS)?.ratio),
             None => None,
         };
-        let holds = memory.is_none_or(|limit| bytes <= limit) && measured.zip(ratio).is_none_or(|(is, may)| is <= may);
+        let holds =
+            memory.is_none_or(|limit| bytes <= limit) && measured.zip(ratio).is_none_or(|(is, may)| is <= SAFE * may);
         tell(Event::Note(format!(
             "plan {round}: {}{:.1} MiB, gap {:.2} %{}",
             measured.map(|m| format!("{m:.3}x measured latency, ")).unwrap_or_default(),
@@ -214,8 +217,8 @@ fn settle(
         if holds && slack.is_none_or(|s| s >= TIGHT) {
             break;
         }
-        // Aim a little below the limit, so that noise does not tip the verdict.
-        latency_ms = latency_ms.zip(slack).map(|(ms, slack)| ms * 0.99 / slack);
+        // Aim between the two.
+        latency_ms = latency_ms.zip(slack).map(|(ms, slack)| ms * (SAFE + TIGHT) / 2.0 / slack);
         memory_bytes =
             memory.zip(memory_bytes).map(|(limit, now)| if bytes > limit { now - (bytes - limit) * 1.05 } else { now });
     }

@@ -141,10 +141,7 @@ fn modules_that_compute_something_else_are_refused_or_taken_over() {
     let relu = with(b"activation\nSiLU", b"activation\nReLU").unwrap();
     let acts = relu.graph.convs().filter(|(_, c)| c.act == Activation::Relu).count();
     assert!(acts > 50, "{acts}");
-    // All normalisations share the memo entry of the text `eps`, the first also writes the number.
-    let number = [&b"X\x03\x00\x00\x00epsq"[..]].concat();
-    let at = pickle.windows(number.len()).position(|w| w == number).unwrap() + number.len() + 1;
-    assert_eq!(pickle[at], b'G');
+    // The first number 0.001 in the file is the eps of the first normalisation.
     let eps = |value: f64| [&[b'G'][..], &value.to_be_bytes()].concat();
     let model = with(&eps(1e-3), &eps(1e-5)).unwrap();
     let changed = model.graph.convs().filter(|(_, c)| c.norm.as_ref().is_some_and(|n| n.eps == 1e-5)).count();
@@ -341,17 +338,17 @@ fn tensors_that_leave_their_storage_are_refused() {
 
 #[test]
 fn archives_that_lie_or_explode_are_refused() {
-    // 512 MiB of zeros pack into half a MiB.
-    let zeros = vec![0u8; 160 << 20];
+    // Zeros pack to a thousandth.
+    let zeros = vec![0u8; 66 << 20];
     let bomb = zip([("data.pkl", zeros.as_slice())], zip::CompressionMethod::Deflated);
     let found = fault(&bomb).to_string();
-    assert!(found.contains("declares 167772160 bytes"), "{found}");
+    assert!(found.contains("declares 69206016 bytes"), "{found}");
     let bomb = zip(
-        [("data.pkl", one_tensor(40 << 20, 0, &[1], &[1]).as_slice()), ("data/0", &zeros)],
+        [("data.pkl", one_tensor(33 << 19, 0, &[1], &[1]).as_slice()), ("data/0", &zeros)],
         zip::CompressionMethod::Deflated,
     );
     let found = fault(&bomb).to_string();
-    assert!(found.contains("declares 167772160 bytes"), "{found}");
+    assert!(found.contains("declares 69206016 bytes"), "{found}");
 
     for (entries, expected) in [
         (&[("other", &b"x"[..])][..], "a zip archive without `data.pkl`"),
