@@ -1,6 +1,6 @@
 //! From importance and latency to widths that hold the budgets when measured.
 
-use super::job::{Event, Job, Listener};
+use super::job::{Event, Job, Listener, Timing};
 use super::{Clock, PipelineError, Source, cache, measure, problem};
 use crate::importance::{Curves, Evidence, MaskGradients, Ranking, Sampling, mask_gradients};
 use crate::latency::LatencyTable;
@@ -132,8 +132,11 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
 }
 
 fn table(job: &Job, source: &Source, levels: &[Vec<usize>], tell: Listener) -> Result<LatencyTable, PipelineError> {
-    let fingerprint = measure::fingerprint(job.threads, source.imgsz);
-    tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}")));
+    let fingerprint = measure::fingerprint(job, source.imgsz);
+    match job.timing {
+        Timing::Estimate(_) => tell(Event::Stage("Estimating", format!("every layer: {fingerprint}"))),
+        _ => tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}"))),
+    }
     let sampling = latency::Sampling {
         size: (source.imgsz, source.imgsz),
         threads: job.threads,
@@ -144,13 +147,14 @@ fn table(job: &Job, source: &Source, levels: &[Vec<usize>], tell: Listener) -> R
     let key = cache::key(&[&source.model.graph, &levels, &fingerprint, &sampling]);
     let compute = || {
         let mut progress = |done, all| tell(Event::Progress(done, all));
-        latency::measure(&source.model, &source.groups, levels, &sampling, fingerprint.clone(), &mut progress)
-            .map_err(PipelineError::stage("latency table"))
+        measure::table(job, source, levels, &sampling, &mut progress)
     };
     let (table, kept) = cache::cached(&job.cache, "latency", &key, compute)?;
     let worst = table.held_out_errors.last().copied().unwrap_or(0.0);
     let from = if kept { " (kept from an earlier run)" } else { "" };
-    tell(Event::Note(format!("unseen networks are predicted within {:.1} %{from}", 100.0 * worst)));
+    if !table.held_out_errors.is_empty() {
+        tell(Event::Note(format!("unseen networks are predicted within {:.1} %{from}", 100.0 * worst)));
+    }
     Ok(table)
 }
 
@@ -167,10 +171,11 @@ fn settle(
     let graph = &source.model.graph;
     let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
     let uncut_ms = table.predict(graph, &source.groups, &full);
-    let ratio = measure::allowed_ratio(job, source)?;
+    let ratio = measure::allowed_ratio(job, source, uncut_ms)?;
     let memory = job.budget.memory_mib.map(|mib| mib * f64::from(1 << 20));
     tell(Event::Stage("Searching", measure::describe(&job.budget)));
     let (mut latency_ms, mut memory_bytes) = (ratio.map(|r| r * uncut_ms), memory);
+    let how = if matches!(job.timing, Timing::Estimate(_)) { "estimated" } else { "measured" };
     let mut best: Option<(Selection, Search)> = None;
     let mut closest: Option<(f64, Selection, Search)> = None;
     for round in 1..=ROUNDS {
@@ -199,14 +204,17 @@ fn settle(
         let cut = surgery::cut(&source.model, &source.groups, &selection).map_err(PipelineError::stage("surgery"))?;
         let bytes = measure::memory(&cut, source, job)? as f64;
         let measured = match ratio {
-            Some(_) => Some(measure::in_turn(&source.model, &cut, source, job, measure::SETTLE_RUNS)?.ratio),
+            Some(_) => {
+                let predicted = table.predict(graph, &source.groups, &widths) / uncut_ms;
+                Some(measure::ratio(&cut, predicted, source, job)?)
+            }
             None => None,
         };
         let holds =
             memory.is_none_or(|limit| bytes <= limit) && measured.zip(ratio).is_none_or(|(is, may)| is <= SAFE * may);
         tell(Event::Note(format!(
             "plan {round}: {}{:.1} MiB, gap {:.2} %{}",
-            measured.map(|m| format!("{m:.3}x measured latency, ")).unwrap_or_default(),
+            measured.map(|m| format!("{m:.3}x {how} latency, ")).unwrap_or_default(),
             bytes / f64::from(1 << 20),
             100.0 * search.gap,
             if holds { "" } else { ", over the budget" },

@@ -22,6 +22,9 @@ mod profile;
 mod repair;
 mod report;
 mod search;
+#[cfg(feature = "toolkit")]
+mod ssh;
+mod steady;
 mod support;
 mod surgery;
 #[cfg(feature = "toolkit")]

@@ -70,6 +70,7 @@ fn sample(with_tuning: bool) -> Report {
         layers: (0..87).map(layer).collect(),
         verdict: Verdict {
             latency_ratio: 0.789,
+            simulated: None,
             latency_ok: true,
             memory_ok: true,
             accuracy_ok: true,
