@@ -11,6 +11,7 @@ mod inspect;
 mod prune;
 mod runner;
 mod terminal;
+mod train;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
@@ -49,6 +50,8 @@ enum Command {
     Export(export::Args),
     /// Run a program on the device of a profile
     Runner(runner::Args),
+    /// Train a network from nothing, or a model further
+    Train(train::Args),
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
     #[command(hide = true)]
     Finish(finish::Args),
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
     let json = match &cli.command {
         Command::Prune(args) => args.terminal.is_json(),
         Command::Finish(args) => args.terminal.is_json(),
+        Command::Train(args) => args.terminal.is_json(),
         _ => false,
     };
     let done = match cli.command {
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Runner(args) => runner::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Finish(args) => finish::run(args),
     };
     match done {

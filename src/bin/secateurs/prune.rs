@@ -59,6 +59,9 @@ pub struct Args {
     /// Folder where measurements are kept for the next run [default: .cache in the folder of the results]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Train on a CUDA device
+    #[arg(long)]
+    cuda: bool,
     /// Check everything and print what would be done
     #[arg(long)]
     dry_run: bool,
@@ -107,7 +110,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     let timing = timing(&profile, args.binary.as_deref(), &mut terminal)?;
-    execute(&profile, timing, &out, &cache, &mut terminal)
+    let job = Job { cuda: args.cuda, timing, ..job(&profile, &out, &cache) };
+    execute(&job, &mut terminal)
 }
 
 /// Where networks are timed while plans are made: on the device, or nowhere where it is only simulated.
@@ -175,20 +179,14 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
 }
 
 /// Does the job.
-fn execute(
-    profile: &Profile,
-    timing: Timing,
-    out: &Path,
-    cache: &Path,
-    terminal: &mut Terminal,
-) -> Result<(), Failure> {
-    let job = job(profile, timing, out, cache);
+fn execute(job: &Job, terminal: &mut Terminal) -> Result<(), Failure> {
+    let out = &job.out;
     let mut tell = |event: Event| match event {
         Event::Stage(verb, what) => terminal.stage(verb, &what),
         Event::Progress(done, all) => terminal.progress(done, all),
         Event::Note(text) => terminal.note(&text),
     };
-    let done = pipeline::run(&job, &mut tell)?;
+    let done = pipeline::run(job, &mut tell)?;
     pipeline::write(out, &done)?;
     terminal.stage("Writing", &out.display().to_string());
     terminal
@@ -197,7 +195,7 @@ fn execute(
 }
 
 /// The job of a profile.
-fn job(profile: &Profile, timing: Timing, out: &Path, cache: &Path) -> Job {
+fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
     let (budget, search, tune) = (&profile.budget, &profile.search, &profile.finetune);
     Job {
         target: profile.device.name.clone(),
@@ -232,7 +230,8 @@ fn job(profile: &Profile, timing: Timing, out: &Path, cache: &Path) -> Job {
         },
         warmup: profile.bench.warmup,
         runs: profile.bench.runs,
-        timing,
+        timing: Timing::Here,
+        cuda: false,
         out: out.to_path_buf(),
         cache: cache.to_path_buf(),
     }
