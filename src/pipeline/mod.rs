@@ -11,6 +11,7 @@
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
 mod cache;
+pub mod external;
 mod job;
 mod measure;
 mod plan;

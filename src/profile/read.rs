@@ -13,7 +13,7 @@ const MAX_FILE: u64 = 1 << 20;
 const MANY: usize = 1_000_000;
 
 /// Keys that users look for in the wrong section.
-const OWNERS: [(&str, &str); 32] = [
+const OWNERS: [(&str, &str); 33] = [
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
@@ -46,6 +46,7 @@ const OWNERS: [(&str, &str); 32] = [
     ("bench", "warmup"),
     ("bench", "runs"),
     ("bench", "quiet"),
+    ("bench", "runtime"),
 ];
 
 /// Reads a profile. Paths in it are relative to the folder it lies in. Beside `NAME.toml` there may be
@@ -212,6 +213,16 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     b.warmup = s.count("warmup", 0..=MANY).unwrap_or(b.warmup);
     b.runs = s.count("runs", 1..=MANY).unwrap_or(b.runs);
     b.quiet = s.flag("quiet").unwrap_or(b.quiet);
+    let runtime = s.choice("runtime", &["engine", "command"].map(|name| (name, name))).unwrap_or("engine");
+    b.command = s.words("command");
+    match (runtime, &b.command) {
+        ("command", None) => s.missing("command", "runtime = \"command\" needs it"),
+        ("engine", Some(_)) => s.refuse("command", "is only for runtime = \"command\"".into()),
+        (_, Some(words)) if !words.iter().any(|word| word.contains("{model}")) => {
+            s.refuse("command", "does not say where the model goes, expected `{model}` in one of its words".into());
+        }
+        _ => {}
+    }
     s.close(&OWNERS);
     profile
 }
