@@ -185,7 +185,7 @@ pub struct Bench {
     pub warmup: usize,
     /// Runs on the clock.
     pub runs: usize,
-    /// Whether frames only count while nothing else takes processor time.
+    /// Whether frames only count while the machine is neither slowed down nor busy with something else.
     pub quiet: bool,
     /// A benchmark command of the user in place of our runtime: it prints the milliseconds of the ONNX file `{model}`.
     pub command: Option<Vec<String>>,

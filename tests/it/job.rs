@@ -91,4 +91,22 @@ fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
     let (code, text) = prune(folder.path(), "d", &flag("latency-ratio", 0.01));
     assert_eq!(code, 4, "{text}");
     assert!(text.contains("the least latency is") && text.contains("--latency-ratio"), "{text}");
+
+    // A board that is only emulated is planned for by an estimate, and nothing is claimed about its latency.
+    let board = folder.path().join("board.toml");
+    let profile =
+        "[device]\ncore-gflops = 8.0\nbandwidth-gb-s = 8.0\n[connect]\nkind = 'command'\ncommand = ['qemu-x']\n";
+    std::fs::write(&board, profile).unwrap();
+    let given = [flag("latency-ratio", 0.8).as_slice(), &["--profile".into(), board.display().to_string()]].concat();
+    let (code, text) = prune(folder.path(), "e", &given);
+    assert_eq!(code, 0, "{text}");
+    let report = std::fs::read(folder.path().join("e/report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["verdict"]["simulated"], "estimated");
+    assert!(report["device"].as_str().unwrap().starts_with("estimate for board"), "{report}");
+    for stage in ["uncut", "repaired"] {
+        assert!(report[stage]["p50_ms"].is_null() && report[stage]["macs"].is_number(), "{report}");
+    }
+    assert!(report["repaired"]["macs"].as_u64() < report["uncut"]["macs"].as_u64());
+    assert!(text.contains("nothing is claimed") && !text.contains("p50 "), "{text}");
 }
