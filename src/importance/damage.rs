@@ -162,7 +162,8 @@ pub fn grams(model: &Model, calibration: &Calibration) -> Result<Grams, EngineEr
         if let Op::Conv(conv) = &node.op
             && !conv.is_depthwise()
         {
-            grams.insert(id.0, Gram::of(conv, walk.inputs(node.inputs[0]), calibration.seed ^ u64::from(id.0)));
+            let seed = calibration.seed ^ u64::from(id.0);
+            grams.insert(id.0, Gram::of(conv, walk.inputs(node.inputs[0]), seed, calibration.worth(id)));
         }
         walk.step(model, id)?;
     }
@@ -170,7 +171,10 @@ pub fn grams(model: &Model, calibration: &Calibration) -> Result<Grams, EngineEr
 }
 
 /// All outputs of a model for every image.
-fn outputs(
+///
+/// # Errors
+/// If the model cannot be run at this size.
+pub fn outputs(
     model: &Model,
     images: &[Vec<f32>],
     (height, width): (usize, usize),

@@ -5,12 +5,14 @@
 //! other whatever criterion ordered their channels.
 
 mod damage;
+mod emphasis;
 mod gradients;
 mod greedy;
 mod reconstruction;
 mod weights;
 
-pub use damage::{Curves, DamageError, Grams, Sampling, divergence, grams, measure};
+pub use damage::{Curves, DamageError, Grams, Sampling, divergence, grams, measure, outputs};
+pub use emphasis::emphasis;
 pub use gradients::{MaskGradients, mask_gradients};
 
 use crate::group::{Group, Groups};

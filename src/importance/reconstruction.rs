@@ -3,8 +3,9 @@
 //! Removing a channel from the input of a linear layer and refitting the remaining weights by least squares raises the
 //! squared error of its output by `w_c (H^-1_cc)^-1 w_c^T`, where `H` is the second moment of the inputs (Optimal Brain
 //! Surgeon, Hassibi & Stork 1992; in blocks of a channel, Kurtic et al., "ZipLM", NeurIPS 2023). Channels go
-//! one after the other, each step seeing the refitted weights of the step before. Errors of different layers are made
-//! comparable by the scale of the batch normalisation behind them.
+//! one after the other, each step seeing the refitted weights of the step before. Errors of different outputs and layers are
+//! made comparable by the scale of the batch normalisation behind them and, where it is known, by how much the network's
+//! outputs depend on them.
 
 use super::Grams;
 use crate::graph::{Conv, NodeId, Op};

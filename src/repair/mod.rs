@@ -9,6 +9,7 @@
 //! The same walk re-estimates batch-norm statistics, the cheaper repair that users compare with.
 
 mod moments;
+mod positions;
 mod walk;
 
 pub use moments::{Fit, Gram, Inputs, Moments};
@@ -20,6 +21,7 @@ use crate::group::Groups;
 use crate::model::{Model, Tensor};
 use crate::surgery::Selection;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// How a cut network is repaired.
@@ -49,6 +51,24 @@ pub struct Calibration<'a> {
     pub ridge: f64,
     /// Seed of the choice of positions.
     pub seed: u64,
+    /// How much the original's outputs depend on its layers; all positions count alike without it.
+    pub emphasis: Option<&'a Emphasis>,
+}
+
+/// How much the outputs of a network depend on the outputs of its convolutions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Emphasis {
+    /// By node number: for every image one value per position, with a mean of one over all images.
+    pub positions: BTreeMap<u32, Vec<Vec<f32>>>,
+    /// By node number: one value per channel, comparable between layers.
+    pub channels: BTreeMap<u32, Vec<f64>>,
+}
+
+impl Calibration<'_> {
+    /// What the positions of a node count, for every image.
+    pub fn worth(&self, id: NodeId) -> Option<&[Vec<f32>]> {
+        self.emphasis?.positions.get(&id.0).map(Vec::as_slice)
+    }
 }
 
 /// A repair that failed.
@@ -99,8 +119,9 @@ pub fn repair(
             let kernel = original.tensor(&conv.weight).select(0, &rows);
             let input = original.graph.node(id).inputs[0];
             let seed = calibration.seed ^ u64::from(id.0);
-            let moments =
-                moments::collect((conv, &kernel, &rows), before.inputs(input), smaller, after.inputs(input), seed);
+            let pair = (conv, &kernel, &rows[..]);
+            let worth = calibration.worth(id);
+            let moments = moments::collect(pair, before.inputs(input), smaller, after.inputs(input), seed, worth);
             if method == Method::BatchNorm {
                 moments.restate(&mut repaired, smaller);
             } else {
