@@ -82,11 +82,7 @@ fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>>
         let total: f64 = powers.iter().sum();
         let signs: Vec<f64> = powers.iter().map(|_| sign()).collect();
         let mix: f64 = powers.iter().zip(&signs).map(|(p, s)| (p / total).sqrt() * s).sum();
-        powers
-            .iter()
-            .zip(&signs)
-            .map(|(p, s)| scale * ((p / total).sqrt() * s - p / total * mix))
-            .collect()
+        powers.iter().zip(&signs).map(|(p, s)| scale * ((p / total).sqrt() * s - p / total * mix)).collect()
     };
     match head {
         Head::Classify { .. } => {

@@ -17,6 +17,7 @@ pub use gradients::{MaskGradients, mask_gradients};
 
 use crate::group::{Group, Groups};
 use crate::model::Model;
+use crate::repair::Emphasis;
 use crate::surgery::Selection;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,8 @@ pub struct Evidence<'a> {
     pub gradients: Option<&'a MaskGradients>,
     /// For [`Criterion::Reconstruction`], with the ridge of the repair.
     pub grams: Option<(&'a Grams, f64)>,
+    /// For [`Criterion::Reconstruction`]: how much the outputs depend on each channel; all count alike without it.
+    pub emphasis: Option<&'a Emphasis>,
     /// For [`Criterion::Random`].
     pub seed: u64,
 }
@@ -114,7 +117,7 @@ pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evid
     let one = |(id, group): (usize, &Group)| {
         let ranked = match (criterion, evidence.gradients, evidence.grams) {
             (Criterion::Reconstruction, _, Some((grams, ridge))) => {
-                reconstruction::order(model, groups, group, grams, ridge)
+                reconstruction::order(model, groups, group, grams, evidence.emphasis, ridge)
             }
             (Criterion::Fisher, Some(gradients), _) => {
                 Some(greedy::fisher_order(&gradients.of_group(group), group.heads))

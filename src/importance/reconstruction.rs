@@ -11,7 +11,7 @@ use super::Grams;
 use crate::graph::{Conv, NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
-use crate::repair::Gram;
+use crate::repair::{Emphasis, Gram};
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
 use faer::prelude::Solve;
@@ -33,7 +33,7 @@ impl Reader {
         model: &Model,
         groups: &Groups,
         group: &Group,
-        conv: &Conv,
+        (conv, scales): (&Conv, &[f64]),
         input: usize,
         gram: &Gram,
         ridge: f64,
@@ -41,7 +41,6 @@ impl Reader {
         let taps = conv.kernel * conv.kernel;
         let d = conv.c_in * taps;
         let kernel = model.tensor(&conv.weight).data();
-        let scales = scales(model, conv);
         let weights = Mat::from_fn(d, conv.c_out, |i, j| f64::from(kernel[j * d + i]) * scales[j]);
         let mut at = BTreeMap::<_, Vec<usize>>::new();
         for (channel, atom) in groups.channels[input].iter().enumerate() {
@@ -94,11 +93,21 @@ fn scales(model: &Model, conv: &Conv) -> Vec<f64> {
 }
 
 /// Order of removal of a group's channels; `None` where no dense layer reads them.
-pub(super) fn order(model: &Model, groups: &Groups, group: &Group, grams: &Grams, ridge: f64) -> Option<Vec<usize>> {
+pub(super) fn order(
+    model: &Model,
+    groups: &Groups,
+    group: &Group,
+    grams: &Grams,
+    emphasis: Option<&Emphasis>,
+    ridge: f64,
+) -> Option<Vec<usize>> {
     let reader = |id: &NodeId| {
         let node = model.graph.node(*id);
         let Op::Conv(conv) = &node.op else { return None };
-        Reader::new(model, groups, group, conv, node.inputs[0].index(), grams.get(&id.0)?, ridge)
+        let mut scales = scales(model, conv);
+        let energies = emphasis.and_then(|e| e.channels.get(&id.0)).filter(|c| c.len() == conv.c_out);
+        scales.iter_mut().zip(energies.into_iter().flatten()).for_each(|(scale, energy)| *scale *= energy.sqrt());
+        Reader::new(model, groups, group, (conv, &scales), node.inputs[0].index(), grams.get(&id.0)?, ridge)
     };
     let mut readers: Vec<Reader> = group.consumers.iter().filter_map(reader).collect();
     if readers.is_empty() {

@@ -15,6 +15,7 @@ mod job;
 mod measure;
 mod plan;
 mod problem;
+mod settle;
 mod source;
 mod write;
 

@@ -6,8 +6,8 @@ use super::job::{Event, Job, Listener};
 use crate::data::{Dataset, demo};
 use crate::graph::Head;
 use crate::group::{Groups, groups};
-use crate::model::{self, Model};
 use crate::importance::emphasis;
+use crate::model::{self, Model};
 use crate::repair::{Calibration, Emphasis};
 use crate::report::Report;
 use crate::train::loss::Target;
@@ -124,7 +124,10 @@ impl Source {
             emphasis: Emphasis::default(),
         };
         source.calibrate(job, tell)?;
-        tell(Event::Stage("Probing", format!("how the outputs depend on {} layers", source.model.graph.convs().count())));
+        tell(Event::Stage(
+            "Probing",
+            format!("how the outputs depend on {} layers", source.model.graph.convs().count()),
+        ));
         let size = (source.imgsz, source.imgsz);
         let mut progress = |done, all| tell(Event::Progress(done, all));
         source.emphasis =
@@ -178,7 +181,14 @@ impl Source {
 
     /// The calibration images as the repair wants them.
     pub fn calibration(&self, job: &Job) -> Calibration<'_> {
-        Calibration { images: &self.images, height: self.imgsz, width: self.imgsz, ridge: RIDGE, seed: job.seed, emphasis: Some(&self.emphasis) }
+        Calibration {
+            images: &self.images,
+            height: self.imgsz,
+            width: self.imgsz,
+            ridge: RIDGE,
+            seed: job.seed,
+            emphasis: Some(&self.emphasis),
+        }
     }
 
     /// Identifies a training run: where it starts and how it goes.

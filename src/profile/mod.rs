@@ -192,7 +192,7 @@ impl Default for Profile {
                 grid: 8,
                 min_keep: Ratio::QUARTER,
                 importance: IMPORTANCE[0].into(),
-                calibration_images: 64,
+                calibration_images: 128,
                 seed: 0,
             },
             finetune: Finetune {

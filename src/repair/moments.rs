@@ -64,12 +64,7 @@ struct Split {
 const RIDGES: [f64; 5] = [0.0003, 0.003, 0.03, 0.15, 0.6];
 
 /// The patches under the kernel at some positions, `[rows, channels * k * k]`.
-fn patches(
-    conv: &Conv,
-    inputs: Inputs,
-    channels: std::ops::Range<usize>,
-    positions: &[Position],
-) -> Mat<f64> {
+fn patches(conv: &Conv, inputs: Inputs, channels: std::ops::Range<usize>, positions: &[Position]) -> Mat<f64> {
     let (k, area) = (conv.kernel, inputs.height * inputs.width);
     let mut rows = Mat::zeros(positions.len(), channels.len() * k * k);
     for (slot, channel) in channels.enumerate() {
