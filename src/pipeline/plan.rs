@@ -2,7 +2,7 @@
 
 use super::job::{Event, Job, Listener};
 use super::{Clock, PipelineError, Source, cache, measure, problem, settle};
-use crate::importance::{Curves, Evidence, MaskGradients, Ranking, Sampling, mask_gradients};
+use crate::importance::{Activations, Criterion, Curves, Evidence, MaskGradients, Ranking, Sampling, mask_gradients};
 use crate::latency::LatencyTable;
 use crate::report::Search;
 use crate::surgery::Selection;
@@ -39,15 +39,19 @@ pub struct Planned {
 /// # Errors
 /// If no widths meet the budgets, or a stage fails.
 pub fn plan(job: &Job, source: &Source, tell: Listener, clock: &mut Clock) -> Result<Planned, PipelineError> {
-    let worth = worth(job, source, tell)?;
+    let worth = worth(job, job.criterion, source, tell)?;
     clock.lap("importance");
-    let levels: Vec<Vec<usize>> =
-        source.groups.groups.iter().map(|g| problem::levels(g, job.grid, job.min_keep)).collect();
+    let levels = levels(job, source);
     let table = table(job, source, &levels, tell)?;
     clock.lap("latency table");
     let (selection, search) = settle::settle(job, source, &worth, &levels, &table, tell)?;
     clock.lap("search");
     Ok(Planned { selection, table, search })
+}
+
+/// The widths that every group may have.
+pub(super) fn levels(job: &Job, source: &Source) -> Vec<Vec<usize>> {
+    source.groups.groups.iter().map(|g| problem::levels(g, job.grid, job.min_keep)).collect()
 }
 
 /// The order in which channels go, and what groups cost at smaller widths.
@@ -57,22 +61,16 @@ pub(super) struct Worth {
     pub curves: Curves,
 }
 
-fn worth(job: &Job, source: &Source, tell: Listener) -> Result<Worth, PipelineError> {
+/// Ranks by a criterion, and measures what its order costs; kept for the next run.
+pub(super) fn worth(job: &Job, criterion: Criterion, source: &Source, tell: Listener) -> Result<Worth, PipelineError> {
     let sampling = Sampling { shares: DAMAGE_SHARES.to_vec(), grid: job.grid, images: DAMAGE_IMAGES };
-    let key = cache::key(&[&source.model_hash, &source.calibration_hash, &job.criterion, &job.seed, &sampling]);
+    let key = cache::key(&[&source.model_hash, &source.calibration_hash, &criterion, &job.seed, &sampling]);
     let compute = || {
-        let groups = source.groups.groups.len();
-        tell(Event::Stage("Ranking", format!("the channels of {groups} groups by {}", job.criterion.name())));
         let calibration = source.calibration(job);
+        let found = Evident::gather(job, criterion, source, tell)?;
         let grams = importance::grams(&source.model, &calibration).map_err(PipelineError::stage("importance"))?;
-        let gradients = if job.criterion.needs_gradients() { Some(gradients(source, tell)?) } else { None };
-        let evidence = Evidence {
-            gradients: gradients.as_ref(),
-            grams: Some((&grams, calibration.ridge)),
-            seed: job.seed,
-            emphasis: Some(&source.emphasis),
-        };
-        let ranking = importance::rank(job.criterion, &source.model, &source.groups, evidence);
+        let evidence = Evidence { grams: Some((&grams, calibration.ridge)), ..found.evidence(job, source) };
+        let ranking = importance::rank(criterion, &source.model, &source.groups, evidence);
         tell(Event::Stage(
             "Weighing",
             format!("every group at {} widths over {DAMAGE_IMAGES} images", DAMAGE_SHARES.len()),
@@ -91,6 +89,40 @@ fn worth(job: &Job, source: &Source, tell: Listener) -> Result<Worth, PipelineEr
         Ok(Worth { ranking, curves })
     };
     Ok(cache::cached(&job.cache, "importance", &key, compute)?.0)
+}
+
+/// What a criterion reads besides weights and second moments.
+pub(super) struct Evident {
+    gradients: Option<MaskGradients>,
+    activations: Option<Activations>,
+}
+
+impl Evident {
+    /// Runs the network as the criterion needs it.
+    pub fn gather(job: &Job, criterion: Criterion, source: &Source, tell: Listener) -> Result<Self, PipelineError> {
+        let groups = source.groups.groups.len();
+        tell(Event::Stage("Ranking", format!("the channels of {groups} groups by {}", criterion.name())));
+        let activations = match criterion {
+            Criterion::Activation => Some(
+                importance::activations(&source.model, &source.calibration(job))
+                    .map_err(PipelineError::stage("importance"))?,
+            ),
+            _ => None,
+        };
+        let gradients = if criterion.needs_gradients() { Some(gradients(source, tell)?) } else { None };
+        Ok(Self { gradients, activations })
+    }
+
+    /// As the criteria take it.
+    pub fn evidence<'a>(&'a self, job: &Job, source: &'a Source) -> Evidence<'a> {
+        Evidence {
+            gradients: self.gradients.as_ref(),
+            grams: None,
+            emphasis: Some(&source.emphasis),
+            activations: self.activations.as_ref(),
+            seed: job.seed,
+        }
+    }
 }
 
 fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineError> {
@@ -126,7 +158,12 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
     .map_err(PipelineError::stage("importance"))
 }
 
-fn table(job: &Job, source: &Source, levels: &[Vec<usize>], tell: Listener) -> Result<LatencyTable, PipelineError> {
+pub(super) fn table(
+    job: &Job,
+    source: &Source,
+    levels: &[Vec<usize>],
+    tell: Listener,
+) -> Result<LatencyTable, PipelineError> {
     let fingerprint = measure::fingerprint(job.threads, source.imgsz);
     tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}")));
     let sampling = latency::Sampling {

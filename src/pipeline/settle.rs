@@ -24,8 +24,8 @@ const MORE_ROUNDS: usize = 2;
 
 /// A plan must measure below this share of the latency budget, so that noise does not tip the verdict later, and is good
 /// enough when it uses the second.
-const SAFE: f64 = 0.985;
-const TIGHT: f64 = 0.97;
+pub(super) const SAFE: f64 = 0.985;
+pub(super) const TIGHT: f64 = 0.97;
 
 /// Exponents that bend the losses for further plans.
 const BENDS: [f64; 2] = [0.7, 1.4];

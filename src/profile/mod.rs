@@ -20,7 +20,8 @@ use serde::Serialize;
 use std::path::PathBuf;
 
 /// Names of the importance criteria that a profile or a flag may choose.
-pub const IMPORTANCE: [&str; 8] = ["reconstruction", "fisher", "taylor", "l1", "l2", "bn-scale", "fpgm", "random"];
+pub const IMPORTANCE: [&str; 10] =
+    ["reconstruction", "fisher", "taylor", "l1", "l2", "bn-scale", "fpgm", "activation", "lamp", "random"];
 
 /// Everything a job needs to know that is neither weights nor images.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -37,6 +37,22 @@ pub enum Method {
     LeastSquares,
 }
 
+impl Method {
+    /// Every method with the name users type.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("none", Self::None), ("bn", Self::BatchNorm), ("lsq", Self::LeastSquares)];
+
+    /// The method of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, method)| *method)
+    }
+
+    /// The name users type.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, method)| *method == self).map_or("", |(name, _)| *name)
+    }
+}
+
 /// Images to repair with, and how hard to try.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {
