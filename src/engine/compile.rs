@@ -8,7 +8,7 @@
 
 use super::EngineError;
 use super::arena::{Span, assign};
-use crate::graph::{Attention, Conv, Graph, NodeId, Op, Shape};
+use crate::graph::{Activation, Attention, Conv, ConvTranspose, Graph, NodeId, Op, Shape};
 use crate::kernels::{ConvSpec, View, attention_scratch, conv_scratch, packed_conv_len, packed_depthwise_len};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -20,6 +20,8 @@ pub(super) enum Action<T> {
     Conv { spec: ConvSpec, depthwise: bool, packed: Range<usize>, src: T, dst: T, residual: Option<T> },
     MaxPool { window: (usize, usize, usize), src: T, dst: T },
     Upsample { factor: usize, src: T, dst: T },
+    Unfold { factor: usize, src: T, dst: T },
+    Activate { act: Activation, src: T, dst: T },
     Copy { src: T, dst: T },
     Add { a: T, b: T, dst: T },
     Attention { op: Attention, src: T, dst: T, shared: T },
@@ -37,6 +39,8 @@ impl<T: Copy> Action<T> {
             }
             Self::MaxPool { window, src, dst } => Action::MaxPool { window, src: f(src), dst: f(dst) },
             Self::Upsample { factor, src, dst } => Action::Upsample { factor, src: f(src), dst: f(dst) },
+            Self::Unfold { factor, src, dst } => Action::Unfold { factor, src: f(src), dst: f(dst) },
+            Self::Activate { act, src, dst } => Action::Activate { act, src: f(src), dst: f(dst) },
             Self::Copy { src, dst } => Action::Copy { src: f(src), dst: f(dst) },
             Self::Add { a, b, dst } => Action::Add { a: f(a), b: f(b), dst: f(dst) },
             Self::Attention { op, src, dst, shared } => {
@@ -198,6 +202,12 @@ pub(super) fn spec(conv: &Conv) -> ConvSpec {
     }
 }
 
+/// The 1x1 convolution that makes all squares of a transposed one, square by square in its channels.
+pub(super) fn square_spec(conv: &ConvTranspose) -> ConvSpec {
+    let c_out = conv.c_out * conv.factor * conv.factor;
+    ConvSpec { c_in: conv.c_in, c_out, kernel: 1, stride: 1, padding: 0, act: Activation::Identity }
+}
+
 struct Emitter<'a> {
     graph: &'a Graph,
     shapes: &'a [Shape],
@@ -205,6 +215,8 @@ struct Emitter<'a> {
     steps: Vec<Step<Place>>,
     /// Size of every root tensor; the nodes come first, then working space.
     roots: Vec<usize>,
+    /// Shapes of the working space.
+    workspaces: Vec<Shape>,
     slots: Vec<Slot>,
     outputs: usize,
     weights: usize,
@@ -220,6 +232,7 @@ impl<'a> Emitter<'a> {
             parents,
             steps: Vec::new(),
             roots: shapes.iter().map(Shape::len).collect(),
+            workspaces: Vec::new(),
             slots: Vec::new(),
             outputs: 0,
             weights: 0,
@@ -230,6 +243,25 @@ impl<'a> Emitter<'a> {
 
     fn push(&mut self, node: NodeId, action: Action<Place>) {
         self.steps.push(Step { node, action });
+    }
+
+    /// Room for the packed kernel of a convolution, and for what it needs while it runs.
+    fn packed(&mut self, spec: &ConvSpec, depthwise: bool) -> Range<usize> {
+        let len = if depthwise { packed_depthwise_len(spec) } else { packed_conv_len(spec) };
+        let packed = self.weights..self.weights + len;
+        self.weights = packed.end.next_multiple_of(16);
+        if !depthwise {
+            self.space = self.space.max(conv_scratch(spec));
+            self.zeros = self.zeros.max(spec.kernel * spec.c_in);
+        }
+        packed
+    }
+
+    /// A tensor that belongs to no node.
+    fn workspace(&mut self, shape: Shape) -> Place {
+        self.roots.push(shape.len());
+        self.workspaces.push(shape);
+        Place { root: self.roots.len() - 1, start: 0, shape }
     }
 
     fn place(&self, id: NodeId) -> Place {
@@ -250,13 +282,7 @@ impl<'a> Emitter<'a> {
             Op::Conv(conv) => {
                 let spec = spec(conv);
                 let depthwise = conv.is_depthwise();
-                let len = if depthwise { packed_depthwise_len(&spec) } else { packed_conv_len(&spec) };
-                let packed = self.weights..self.weights + len;
-                self.weights = packed.end.next_multiple_of(16);
-                if !depthwise {
-                    self.space = self.space.max(conv_scratch(&spec));
-                    self.zeros = self.zeros.max(spec.kernel * spec.c_in);
-                }
+                let packed = self.packed(&spec, depthwise);
                 let residual = fused[id.index()].map(|add| {
                     let inputs = &self.graph.node(add).inputs;
                     self.place(if inputs[0] == id { inputs[1] } else { inputs[0] })
@@ -267,6 +293,14 @@ impl<'a> Emitter<'a> {
                 Action::MaxPool { window: (*kernel, *stride, *padding), src: from(self, 0), dst }
             }
             Op::Upsample { factor } => Action::Upsample { factor: *factor, src: from(self, 0), dst },
+            Op::ConvTranspose(conv) => {
+                let (spec, src) = (square_spec(conv), from(self, 0));
+                let packed = self.packed(&spec, false);
+                let squares = self.workspace(Shape { c: spec.c_out, ..src.shape });
+                self.push(id, Action::Conv { spec, depthwise: false, packed, src, dst: squares, residual: None });
+                Action::Unfold { factor: conv.factor, src: squares, dst }
+            }
+            Op::Activate { act } => Action::Activate { act: *act, src: from(self, 0), dst },
             Op::Concat => {
                 let mut at = dst.start;
                 for member in &node.inputs {
@@ -285,8 +319,7 @@ impl<'a> Emitter<'a> {
             Op::Attention(op) => {
                 let (needed, per_thread) = attention_scratch(op, dst.shape.area());
                 self.space = self.space.max(per_thread);
-                let shared = Place { root: self.roots.len(), start: 0, shape: Shape { c: needed, h: 1, w: 1 } };
-                self.roots.push(needed);
+                let shared = self.workspace(Shape { c: needed, h: 1, w: 1 });
                 Action::Attention { op: *op, src: from(self, 0), dst, shared }
             }
             Op::Values(a) if a.heads == 1 => return,
@@ -306,7 +339,7 @@ impl<'a> Emitter<'a> {
             }
         }
         let (offsets, arena) = assign(&spans);
-        let pitch = |root: usize| self.shapes.get(root).map_or(self.roots[root], |s| s.c);
+        let pitch = |root: usize| self.shapes.iter().chain(&self.workspaces).nth(root).map_or(0, |s| s.c);
         let view = |place: Place| View {
             offset: offsets[place.root] + place.start,
             pitch: pitch(place.root),

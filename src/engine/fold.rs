@@ -1,19 +1,33 @@
 //! Folded kernels and biases, packed for the kernels.
 
-use super::compile::{Action, Program, spec};
-use crate::graph::Op;
+use super::compile::{Action, Program, spec, square_spec};
+use crate::graph::{ConvTranspose, Op};
 use crate::kernels;
 use crate::model::{Model, fold};
 
 /// Packs the weights of every convolution of a program.
 pub(super) fn pack(model: &Model, program: &Program, weights: &mut [f32]) {
     for step in &program.steps {
-        if let (Action::Conv { depthwise, packed, .. }, Op::Conv(conv)) =
-            (&step.action, &model.graph.node(step.node).op)
-        {
-            let (kernel, bias) = fold(model, conv);
-            let pack = if *depthwise { kernels::pack_depthwise } else { kernels::pack_conv };
-            pack(&spec(conv), &kernel, &bias, &mut weights[packed.clone()]);
+        let Action::Conv { depthwise, packed, .. } = &step.action else { continue };
+        let (spec, (kernel, bias)) = match &model.graph.node(step.node).op {
+            Op::Conv(conv) => (spec(conv), fold(model, conv)),
+            Op::ConvTranspose(conv) => (square_spec(conv), squares(model, conv)),
+            _ => continue,
+        };
+        let pack = if *depthwise { kernels::pack_depthwise } else { kernels::pack_conv };
+        pack(&spec, &kernel, &bias, &mut weights[packed.clone()]);
+    }
+}
+
+/// Kernel `[factor * factor * c_out, c_in]` and bias of the 1x1 convolution that makes the squares row after row.
+fn squares(model: &Model, conv: &ConvTranspose) -> (Vec<f32>, Vec<f32>) {
+    let (weights, taps) = (model.tensor(&conv.weight).data(), conv.factor * conv.factor);
+    let mut kernel = Vec::with_capacity(weights.len());
+    for tap in 0..taps {
+        for co in 0..conv.c_out {
+            kernel.extend((0..conv.c_in).map(|ci| weights[(ci * conv.c_out + co) * taps + tap]));
         }
     }
+    let bias = conv.bias.as_ref().map_or_else(|| vec![0.0; conv.c_out], |key| model.tensor(key).data().to_vec());
+    (kernel, bias.repeat(taps))
 }

@@ -230,6 +230,8 @@ impl Engine {
             }
             Action::MaxPool { window, src, dst } => kernels::max_pool(kernels, arena, *window, *src, *dst),
             Action::Upsample { factor, src, dst } => kernels::upsample(arena, *factor, *src, *dst),
+            Action::Unfold { factor, src, dst } => kernels::unfold(arena, *factor, *src, *dst),
+            Action::Activate { act, src, dst } => kernels::activate(arena, *act, *src, *dst),
             Action::Copy { src, dst } => kernels::copy(arena, *src, *dst),
             Action::Add { a, b, dst } => kernels::add(arena, *a, *b, *dst),
             Action::Attention { op, src, dst, shared } => {

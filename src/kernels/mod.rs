@@ -18,6 +18,7 @@ pub mod clock;
 mod conv;
 mod depthwise;
 mod lanes;
+mod pixels;
 mod pool;
 mod simple;
 #[cfg(feature = "candle")]
@@ -27,6 +28,7 @@ pub use attention::{attention, attention_scratch};
 pub use buffer::{Buffer, View};
 pub use conv::{ConvSpec, PANEL, conv, conv_scratch, pack_conv, packed_conv_len};
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
+pub use pixels::{activate, unfold};
 pub use pool::Pool;
 pub use simple::{add, copy, export, global_average, import, max_pool, upsample, values};
 

@@ -81,7 +81,8 @@ impl Source {
             ),
         };
         let Head::Detect { nc, .. } = model.graph.head else {
-            return Err(PipelineError::Input(format!("{model_name}: is a classifier; the job prunes detectors")));
+            let task = model.graph.head.task();
+            return Err(PipelineError::Input(format!("{model_name}: its task is `{task}`; the job prunes detectors")));
         };
         let yaml = match &job.data {
             Some(path) => path.clone(),
