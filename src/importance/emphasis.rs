@@ -5,7 +5,7 @@
 //! their expected square (Martens, "New Insights and Perspectives on the Natural Gradient Method", JMLR 2020).
 
 use crate::backend::{Mode, Net};
-use crate::graph::{Head, NodeId, Op};
+use crate::graph::{Boxes, Head, NodeId, Op};
 use crate::model::Model;
 use crate::repair::Emphasis;
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -84,19 +84,19 @@ fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>>
         let mix: f64 = powers.iter().zip(&signs).map(|(p, s)| (p / total).sqrt() * s).sum();
         powers.iter().zip(&signs).map(|(p, s)| scale * ((p / total).sqrt() * s - p / total * mix)).collect()
     };
-    match head {
-        Head::Classify { .. } => {
+    match head.boxes() {
+        None => {
             let logits: Vec<f64> = outputs[0].iter().map(|v| f64::from(*v)).collect();
             seeds[0] = softmax(&logits, 1.0).into_iter().map(|v| v as f32).collect();
         }
-        Head::Detect { nc, reg_max, .. } => {
+        Some(Boxes { nc, reg_max, strides }) => {
             let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
             let mut confidence = 0.0;
-            for level in 0..outputs.len() / 2 {
+            for level in 0..strides.len() {
                 let (boxes, classes) = (2 * level, 2 * level + 1);
                 let area = outputs[classes].len() / nc;
                 for cell in 0..area {
-                    let best = (0..*nc).map(|c| outputs[classes][c * area + cell]).fold(f32::MIN, f32::max);
+                    let best = (0..nc).map(|c| outputs[classes][c * area + cell]).fold(f32::MIN, f32::max);
                     let weight = sigmoid(f64::from(best));
                     confidence += weight;
                     if weight < 0.01 {
@@ -104,13 +104,13 @@ fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>>
                     }
                     for side in 0..4 {
                         let at = |bin: usize| (side * reg_max + bin) * area + cell;
-                        let logits: Vec<f64> = (0..*reg_max).map(|i| f64::from(outputs[boxes][at(i)])).collect();
+                        let logits: Vec<f64> = (0..reg_max).map(|i| f64::from(outputs[boxes][at(i)])).collect();
                         let values = softmax(&logits, (weight / 4.0).sqrt());
                         values.into_iter().enumerate().for_each(|(i, v)| seeds[boxes][at(i)] = v as f32);
                     }
                 }
             }
-            for level in 0..outputs.len() / 2 {
+            for level in 0..strides.len() {
                 let classes = 2 * level + 1;
                 for (seed, logit) in seeds[classes].iter_mut().zip(outputs[classes]) {
                     let p = sigmoid(f64::from(*logit));

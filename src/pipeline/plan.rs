@@ -173,10 +173,13 @@ pub(super) fn table(
         rounds: TABLE_ROUNDS,
         seed: job.seed,
     };
+    // Layers that are there are timed; those that vanish take no time.
+    let levels: Vec<Vec<usize>> =
+        levels.iter().map(|widths| widths.iter().copied().filter(|w| *w > 0).collect()).collect();
     let key = cache::key(&[&source.model.graph, &levels, &fingerprint, &sampling]);
     let compute = || {
         let mut progress = |done, all| tell(Event::Progress(done, all));
-        latency::measure(&source.model, &source.groups, levels, &sampling, fingerprint.clone(), &mut progress)
+        latency::measure(&source.model, &source.groups, &levels, &sampling, fingerprint.clone(), &mut progress)
             .map_err(PipelineError::stage("latency table"))
     };
     let (table, kept) = cache::cached(&job.cache, "latency", &key, compute)?;

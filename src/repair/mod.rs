@@ -129,15 +129,20 @@ pub fn repair(
     let mut before = Walk::new(&original.graph, calibration);
     let mut after = Walk::new(&cut.graph, calibration);
     let total = original.graph.nodes.len();
+    // Layers that vanished with a whole group have no partner; what is left keeps its order.
     for id in original.graph.ids() {
-        if let Some((conv, smaller)) = conv_pair(original, cut, id) {
+        let partner = cut.graph.find(&original.graph.node(id).name);
+        if let Some(mine) = partner
+            && let (Op::Conv(conv), Op::Conv(smaller)) = (&original.graph.node(id).op, &cut.graph.node(mine).op)
+        {
             let rows = kept_rows(groups, selection, id);
             let kernel = original.tensor(&conv.weight).select(0, &rows);
-            let input = original.graph.node(id).inputs[0];
             let seed = calibration.seed ^ u64::from(id.0);
             let pair = (conv, &kernel, &rows[..]);
             let worth = calibration.worth(id);
-            let moments = moments::collect(pair, before.inputs(input), smaller, after.inputs(input), seed, worth);
+            let (whole, left) =
+                (before.inputs(original.graph.node(id).inputs[0]), after.inputs(cut.graph.node(mine).inputs[0]));
+            let moments = moments::collect(pair, whole, smaller, left, seed, worth);
             if method == Method::BatchNorm {
                 moments.restate(&mut repaired, smaller);
             } else {
@@ -147,17 +152,12 @@ pub fn repair(
             }
         }
         before.step(original, id)?;
-        after.step(&repaired, id)?;
+        if let Some(mine) = partner {
+            after.step(&repaired, mine)?;
+        }
         progress(id.index() + 1, total);
     }
     Ok(repaired)
-}
-
-fn conv_pair<'a>(original: &'a Model, cut: &'a Model, id: NodeId) -> Option<(&'a Conv, &'a Conv)> {
-    match (&original.graph.node(id).op, &cut.graph.node(id).op) {
-        (Op::Conv(a), Op::Conv(b)) => Some((a, b)),
-        _ => None,
-    }
 }
 
 /// Which output channels of a node stay.
