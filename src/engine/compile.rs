@@ -50,6 +50,26 @@ impl<T: Copy> Action<T> {
         }
     }
 
+    /// The kernel's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Import { .. } => "import",
+            Self::Conv { depthwise: true, .. } => "depthwise",
+            Self::Conv { spec, .. } => match spec.algorithm {
+                Algorithm::Direct => "direct",
+                Algorithm::Winograd => "winograd",
+            },
+            Self::MaxPool { .. } => "max-pool",
+            Self::Upsample { .. } => "upsample",
+            Self::Copy { .. } => "copy",
+            Self::Add { .. } => "add",
+            Self::Attention { .. } => "attention",
+            Self::Values { .. } => "values",
+            Self::Average { .. } => "average",
+            Self::Export { .. } => "export",
+        }
+    }
+
     fn tensors(&self) -> Vec<T> {
         let all = std::cell::RefCell::new(Vec::new());
         self.map(|t| all.borrow_mut().push(t));

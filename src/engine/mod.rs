@@ -81,6 +81,8 @@ impl Memory {
 pub struct StepTime {
     /// The node.
     pub node: NodeId,
+    /// What the step does: a kernel's name, `import`, `copy` or `export`.
+    pub kernel: &'static str,
     /// Wall-clock nanoseconds.
     pub nanos: u64,
 }
@@ -175,7 +177,9 @@ impl Engine {
         for i in 0..self.steps.len() {
             let start = Instant::now();
             self.step(i, Some(input));
-            times.push(StepTime { node: self.steps[i].node, nanos: start.elapsed().as_nanos() as u64 });
+            let nanos = start.elapsed().as_nanos() as u64;
+            let Step { node, action } = &self.steps[i];
+            times.push(StepTime { node: *node, kernel: action.name(), nanos });
         }
         Ok(times)
     }
@@ -203,6 +207,11 @@ impl Engine {
     pub fn kept(&self, node: NodeId) -> &[f32] {
         let slot = self.slots.iter().find(|s| s.node == node);
         self.result(slot.unwrap_or_else(|| panic!("layer {} was not asked for in `Options::keep`", node.0)))
+    }
+
+    /// The instruction set that the kernels use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
     }
 
     /// Bytes held.

@@ -99,6 +99,10 @@ impl Lanes for Avx2 {
             Self(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
         }
     }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
     #[target_feature(enable = "avx2,fma")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
         unsafe { product::tile::<Self>(product, rows, vectors) }

@@ -79,6 +79,10 @@ impl Lanes for Avx512 {
     unsafe fn exp2(self) -> Self {
         Self(unsafe { _mm512_scalef_ps(_mm512_set1_ps(1.0), self.0) })
     }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
     #[target_feature(enable = "avx512f")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
         unsafe { product::tile::<Self>(product, rows, vectors) }

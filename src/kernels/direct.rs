@@ -72,16 +72,22 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
     let dense = spec.kernel == 1 || o.from.pitch == o.from.c;
     let (depth, bias) = (spec.depth(), o.bias);
     for Panel { start, vectors, channels } in panels(spec.c_out, V::LANES).skip(from).take(until - from) {
-        let rows = even_rows(pixels, (V::SUMS / vectors).min(MAX_ROWS));
-        for at in (0..pixels).step_by(rows) {
-            let rows = rows.min(pixels - at);
+        let rows_of_tile = even_rows(pixels, (V::SUMS / vectors).min(MAX_ROWS));
+        let width = vectors * V::LANES;
+        let step = width.div_ceil(pixels.div_ceil(rows_of_tile));
+        for at in (0..pixels).step_by(rows_of_tile) {
+            let rows = rows_of_tile.min(pixels - at);
             let whole = dense && inside[at..at + rows].iter().all(|inside| *inside);
             let pixel = first + at;
             // SAFETY: panels lie one after the other; the pixels and their channels are inside the views, and the
             // table says where they may read.
             unsafe {
+                let weights = o.weights.add(start * depth);
+                // Every tile fetches a part of the next panel, which lies behind this one.
                 let product = Product {
-                    weights: o.weights.add(start * depth),
+                    weights,
+                    ahead: weights.wrapping_add(width * depth + at / rows_of_tile * depth * step),
+                    ahead_step: step,
                     sources: table.add(at),
                     stride: if whole { pixels * spec.kernel } else { pixels },
                     taps: if whole { spec.kernel } else { taps },

@@ -38,6 +38,9 @@ pub(super) trait Lanes: Copy {
     /// Two to the power of whole numbers in -126..=127.
     unsafe fn exp2(self) -> Self;
 
+    /// Brings a cache line near the processor. The address may be any.
+    unsafe fn prefetch(from: *const f32);
+
     /// [`super::product::tile`], compiled for this instruction set.
     unsafe fn tile(product: &Product, rows: usize, vectors: usize);
 }

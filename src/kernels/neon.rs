@@ -86,6 +86,9 @@ impl Lanes for Neon {
             Self(power(self.0), power(self.1))
         }
     }
+    // Prefetching has no stable intrinsic here.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
         unsafe { product::tile::<Self>(product, rows, vectors) }
     }

@@ -118,14 +118,19 @@ unsafe fn multiply<V: Lanes>(
 ) {
     let width = panel.vectors * V::LANES;
     let rows = even_rows(tiles, (V::SUMS / panel.vectors).min(MAX_ROWS));
+    // Every tile fetches its part of the next position's weights.
+    let step = width.div_ceil(tiles.div_ceil(rows));
     for position in 0..POSITIONS {
         for at in (0..tiles).step_by(rows) {
             // SAFETY: positions, tiles and panels are inside their matrices.
             unsafe {
                 let first = inputs.add((position * tiles + at) * pitch);
                 let sources: [*const f32; MAX_ROWS] = std::array::from_fn(|i| first.wrapping_add(i * pitch));
+                let weights = o.weights.add(panel.start * o.spec.depth() + position * o.spec.c_in * width);
                 let product = Product {
-                    weights: o.weights.add(panel.start * o.spec.depth() + position * o.spec.c_in * width),
+                    weights,
+                    ahead: weights.wrapping_add(o.spec.c_in * (width + at / rows * step)),
+                    ahead_step: step,
                     sources: sources.as_ptr(),
                     stride: 0,
                     taps: 1,
