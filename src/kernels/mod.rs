@@ -38,7 +38,7 @@ use lanes::Lanes;
 
 pub use attention::{attention, attention_scratch};
 pub use buffer::{Buffer, View};
-pub use conv::{Algorithm, ConvSpec, conv, conv_scratch, conv_zeros, pack_conv, packed_conv_len};
+pub use conv::{Algorithm, ConvSpec, conv, conv_image, conv_scratch, conv_zeros, pack_conv, packed_conv_len};
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
 pub use peak::peak_flops;
 pub use pool::Pool;
