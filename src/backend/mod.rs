@@ -13,7 +13,7 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
-use crate::graph::{Attention, Conv, NodeId, Norm, Op};
+use crate::graph::{Attention, Conv, ConvTranspose, NodeId, Norm, Op};
 use crate::kernels::train::conv::Geometry;
 use crate::kernels::train::norm::Moments;
 use crate::kernels::train::window::Pool;
@@ -24,6 +24,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Weight of a batch's statistics in the running ones.
 pub const MOMENTUM: f64 = 0.03;
+
+/// The device for tensors: the first CUDA device where one is asked for and there, else the CPU, with a sentence about
+/// why where that was not what was asked for.
+pub fn device(cuda: bool) -> (Device, Option<String>) {
+    if !cuda {
+        return (Device::Cpu, None);
+    }
+    match Device::cuda_if_available(0) {
+        Ok(device) if device.is_cuda() => (device, None),
+        Ok(_) => (Device::Cpu, Some("no CUDA: this program was built without it; the CPU trains instead".into())),
+        Err(error) => (Device::Cpu, Some(format!("the CUDA device cannot be used ({error}); the CPU trains instead"))),
+    }
+}
 
 /// Whether normalisations use the running statistics or those of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +167,8 @@ impl Net {
             Op::Input { .. } => Ok(images.clone()),
             Op::Conv(conv) if self.own => self.conv(conv, x, mode),
             Op::Conv(conv) => self.plain_conv(conv, x, mode),
+            Op::ConvTranspose(conv) => self.conv_transpose(conv, x),
+            Op::Activate { act } => plain::activate(*act, x),
             Op::MaxPool { kernel, stride, padding } if self.own => {
                 x.contiguous()?.apply_op1(own::MaxPool(Pool { kernel: *kernel, stride: *stride, padding: *padding }))
             }
@@ -213,6 +228,14 @@ impl Net {
             self.update_running(norm, [tensor(&moments.mean)?, tensor(&moments.var)?], &y)?;
         }
         Ok(y)
+    }
+
+    fn conv_transpose(&self, conv: &ConvTranspose, x: &Tensor) -> Result<Tensor> {
+        let y = plain::conv_transpose(x, &self.param(&conv.weight), conv)?;
+        match &conv.bias {
+            Some(bias) => y.broadcast_add(&self.param(bias).reshape((1, conv.c_out, 1, 1))?),
+            None => Ok(y),
+        }
     }
 
     fn plain_conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {

@@ -8,7 +8,7 @@
 
 use super::EngineError;
 use super::arena::{Span, assign};
-use crate::graph::{Attention, Conv, Graph, NodeId, Op, Shape};
+use crate::graph::{Activation, Attention, Conv, ConvTranspose, Graph, NodeId, Op, Shape};
 use crate::kernels::{
     Algorithm, ConvSpec, Isa, View, attention_scratch, conv_scratch, conv_zeros, packed_conv_len, packed_depthwise_len,
 };
@@ -23,6 +23,8 @@ pub(super) enum Action<T> {
     Conv { spec: ConvSpec, depthwise: bool, packed: Range<usize>, src: T, dst: T, residual: Option<T> },
     MaxPool { window: (usize, usize, usize), src: T, dst: T },
     Upsample { factor: usize, src: T, dst: T },
+    Unfold { factor: usize, src: T, dst: T },
+    Activate { act: Activation, src: T, dst: T },
     Copy { src: T, dst: T },
     Add { a: T, b: T, dst: T },
     Attention { op: Attention, src: T, dst: T, shared: T },
@@ -43,6 +45,8 @@ impl<T: Copy> Action<T> {
             }
             Self::MaxPool { window, src, dst } => Action::MaxPool { window, src: f(src), dst: f(dst) },
             Self::Upsample { factor, src, dst } => Action::Upsample { factor, src: f(src), dst: f(dst) },
+            Self::Unfold { factor, src, dst } => Action::Unfold { factor, src: f(src), dst: f(dst) },
+            Self::Activate { act, src, dst } => Action::Activate { act, src: f(src), dst: f(dst) },
             Self::Copy { src, dst } => Action::Copy { src: f(src), dst: f(dst) },
             Self::Add { a, b, dst } => Action::Add { a: f(a), b: f(b), dst: f(dst) },
             Self::Attention { op, src, dst, shared } => {
@@ -66,6 +70,8 @@ impl<T: Copy> Action<T> {
             },
             Self::MaxPool { .. } => "max-pool",
             Self::Upsample { .. } => "upsample",
+            Self::Unfold { .. } => "unfold",
+            Self::Activate { .. } => "activate",
             Self::Copy { .. } => "copy",
             Self::Add { .. } => "add",
             Self::Attention { .. } => "attention",
@@ -246,6 +252,12 @@ fn spec(conv: &Conv, out: Shape) -> ConvSpec {
     }
 }
 
+/// The 1x1 convolution that makes all squares of a transposed one, square by square in its channels.
+fn square_spec(conv: &ConvTranspose) -> ConvSpec {
+    let c_out = conv.c_out * conv.factor * conv.factor;
+    ConvSpec { c_in: conv.c_in, c_out, kernel: 1, stride: 1, padding: 0, act: Activation::Identity, algorithm: Algorithm::Direct, planar: false }
+}
+
 struct Emitter<'a> {
     isa: Isa,
     /// Convolutions read the input image itself.
@@ -256,6 +268,8 @@ struct Emitter<'a> {
     steps: Vec<Step<Place>>,
     /// Size of every root tensor; the nodes come first, then working space.
     roots: Vec<usize>,
+    /// Shapes of the working space.
+    workspaces: Vec<Shape>,
     slots: Vec<Slot>,
     outputs: usize,
     weights: usize,
@@ -273,6 +287,7 @@ impl<'a> Emitter<'a> {
             parents,
             steps: Vec::new(),
             roots: shapes.iter().map(Shape::len).collect(),
+            workspaces: Vec::new(),
             slots: Vec::new(),
             outputs: 0,
             weights: 0,
@@ -283,6 +298,25 @@ impl<'a> Emitter<'a> {
 
     fn push(&mut self, node: NodeId, action: Action<Place>) {
         self.steps.push(Step { node, action });
+    }
+
+    /// Room for the packed kernel of a convolution, and for what it needs while it runs.
+    fn packed(&mut self, spec: &ConvSpec, depthwise: bool) -> Range<usize> {
+        let len = if depthwise { packed_depthwise_len(spec) } else { packed_conv_len(self.isa, spec) };
+        let packed = self.weights..self.weights + len;
+        self.weights = packed.end.next_multiple_of(16);
+        if !depthwise {
+            self.space = self.space.max(conv_scratch(self.isa, spec));
+            self.zeros = self.zeros.max(conv_zeros(spec));
+        }
+        packed
+    }
+
+    /// A tensor that belongs to no node.
+    fn workspace(&mut self, shape: Shape) -> Place {
+        self.roots.push(shape.len());
+        self.workspaces.push(shape);
+        Place { root: self.roots.len() - 1, start: 0, shape }
     }
 
     fn place(&self, id: NodeId) -> Place {
@@ -305,13 +339,7 @@ impl<'a> Emitter<'a> {
                 let image = self.planar && matches!(self.graph.node(node.inputs[0]).op, Op::Input { .. });
                 let spec = ConvSpec { planar: image, ..spec(conv, dst.shape) };
                 let depthwise = conv.is_depthwise();
-                let len = if depthwise { packed_depthwise_len(&spec) } else { packed_conv_len(self.isa, &spec) };
-                let packed = self.weights..self.weights + len;
-                self.weights = packed.end.next_multiple_of(16);
-                if !depthwise {
-                    self.space = self.space.max(conv_scratch(self.isa, &spec));
-                    self.zeros = self.zeros.max(conv_zeros(&spec));
-                }
+                let packed = self.packed(&spec, depthwise);
                 let residual = fused[id.index()].map(|add| {
                     let inputs = &self.graph.node(add).inputs;
                     self.place(if inputs[0] == id { inputs[1] } else { inputs[0] })
@@ -326,6 +354,14 @@ impl<'a> Emitter<'a> {
                 Action::MaxPool { window: (*kernel, *stride, *padding), src: from(self, 0), dst }
             }
             Op::Upsample { factor } => Action::Upsample { factor: *factor, src: from(self, 0), dst },
+            Op::ConvTranspose(conv) => {
+                let (spec, src) = (square_spec(conv), from(self, 0));
+                let packed = self.packed(&spec, false);
+                let squares = self.workspace(Shape { c: spec.c_out, ..src.shape });
+                self.push(id, Action::Conv { spec, depthwise: false, packed, src, dst: squares, residual: None });
+                Action::Unfold { factor: conv.factor, src: squares, dst }
+            }
+            Op::Activate { act } => Action::Activate { act: *act, src: from(self, 0), dst },
             Op::Concat => {
                 let mut at = dst.start;
                 for member in &node.inputs {
@@ -344,8 +380,7 @@ impl<'a> Emitter<'a> {
             Op::Attention(op) => {
                 let (needed, per_thread) = attention_scratch(self.isa, op, dst.shape.area());
                 self.space = self.space.max(per_thread);
-                let shared = Place { root: self.roots.len(), start: 0, shape: Shape { c: needed, h: 1, w: 1 } };
-                self.roots.push(needed);
+                let shared = self.workspace(Shape { c: needed, h: 1, w: 1 });
                 Action::Attention { op: *op, src: from(self, 0), dst, shared }
             }
             Op::Values(a) if a.heads == 1 => return,
@@ -365,7 +400,7 @@ impl<'a> Emitter<'a> {
             }
         }
         let (offsets, arena) = assign(&spans);
-        let pitch = |root: usize| self.shapes.get(root).map_or(self.roots[root], |s| s.c);
+        let pitch = |root: usize| self.shapes.iter().chain(&self.workspaces).nth(root).map_or(0, |s| s.c);
         let view = |place: Place| View {
             offset: offsets[place.root] + place.start,
             pitch: pitch(place.root),

@@ -1,7 +1,7 @@
 //! Folded kernels and biases, packed for the kernels.
 
 use super::compile::{Action, Program};
-use crate::graph::Op;
+use crate::graph::{ConvTranspose, Op};
 use crate::kernels::{Isa, pack_conv, pack_depthwise};
 use crate::model::{Model, fold};
 
@@ -13,13 +13,28 @@ pub(super) fn pack(isa: Isa, model: &Model, program: &Program, weights: &mut [f3
             Action::ConvImage { spec, packed, .. } => (spec, false, packed),
             _ => continue,
         };
-        if let Op::Conv(conv) = &model.graph.node(step.node).op {
-            let (kernel, bias) = fold(model, conv);
-            let packed = &mut weights[packed.clone()];
-            match depthwise {
-                true => pack_depthwise(spec, &kernel, &bias, packed),
-                false => pack_conv(isa, spec, &kernel, &bias, packed),
-            }
+        let (kernel, bias) = match &model.graph.node(step.node).op {
+            Op::Conv(conv) => fold(model, conv),
+            Op::ConvTranspose(conv) => squares(model, conv),
+            _ => continue,
+        };
+        let packed = &mut weights[packed.clone()];
+        match depthwise {
+            true => pack_depthwise(spec, &kernel, &bias, packed),
+            false => pack_conv(isa, spec, &kernel, &bias, packed),
         }
     }
+}
+
+/// Kernel `[factor * factor * c_out, c_in]` and bias of the 1x1 convolution that makes the squares row after row.
+fn squares(model: &Model, conv: &ConvTranspose) -> (Vec<f32>, Vec<f32>) {
+    let (weights, taps) = (model.tensor(&conv.weight).data(), conv.factor * conv.factor);
+    let mut kernel = Vec::with_capacity(weights.len());
+    for tap in 0..taps {
+        for co in 0..conv.c_out {
+            kernel.extend((0..conv.c_in).map(|ci| weights[(ci * conv.c_out + co) * taps + tap]));
+        }
+    }
+    let bias = conv.bias.as_ref().map_or_else(|| vec![0.0; conv.c_out], |key| model.tensor(key).data().to_vec());
+    (kernel, bias.repeat(taps))
 }

@@ -243,6 +243,8 @@ impl Engine {
             }
             Action::MaxPool { window, src, dst } => kernels::max_pool(kernels, arena, *window, *src, *dst),
             Action::Upsample { factor, src, dst } => kernels::upsample(kernels, arena, *factor, *src, *dst),
+            Action::Unfold { factor, src, dst } => kernels::unfold(arena, *factor, *src, *dst),
+            Action::Activate { act, src, dst } => kernels::activate(arena, *act, *src, *dst),
             Action::Copy { src, dst } => kernels::copy(kernels, arena, *src, *dst),
             Action::Add { a, b, dst } => kernels::add(kernels, arena, *a, *b, *dst),
             Action::Attention { op, src, dst, shared } => {

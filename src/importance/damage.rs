@@ -6,7 +6,7 @@
 
 use super::Ranking;
 use crate::engine::{Engine, EngineError, Options};
-use crate::graph::{Head, Op};
+use crate::graph::{Boxes, Head, Op};
 use crate::group::Groups;
 use crate::model::Model;
 use crate::repair::{Calibration, Gram, Walk, apply};
@@ -191,20 +191,21 @@ fn outputs(
 /// How far outputs are from those of a reference, in nats per confident prediction of the reference; 0 when equal.
 ///
 /// Classes: the divergence of Bernoulli distributions, over all cells. Boxes: the divergence of the side distributions, weighted
-/// with the reference's confidence in the cell. A classifier: the divergence of its class distributions.
+/// with the reference's confidence in the cell; what other tasks add to the boxes does not count. A classifier: the
+/// divergence of its class distributions.
 pub fn divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
-    match head {
-        Head::Classify { .. } => softmax_divergence(reference[0].iter().copied(), found[0].iter().copied()),
-        Head::Detect { nc, reg_max, .. } => {
+    match head.boxes() {
+        None => softmax_divergence(reference[0].iter().copied(), found[0].iter().copied()),
+        Some(Boxes { nc, reg_max, strides }) => {
             let (mut total, mut confidence) = (0.0, 0.0);
-            for level in 0..reference.len() / 2 {
+            for level in 0..strides.len() {
                 let (boxes, classes) = (2 * level, 2 * level + 1);
                 let area = reference[classes].len() / nc;
                 for cell in 0..area {
                     let logits = |of: &[Vec<f32>], class: usize| f64::from(of[classes][class * area + cell]);
-                    let best = (0..*nc).map(|c| logits(reference, c)).fold(f64::MIN, f64::max);
+                    let best = (0..nc).map(|c| logits(reference, c)).fold(f64::MIN, f64::max);
                     total +=
-                        (0..*nc).map(|c| bernoulli_divergence(logits(reference, c), logits(found, c))).sum::<f64>();
+                        (0..nc).map(|c| bernoulli_divergence(logits(reference, c), logits(found, c))).sum::<f64>();
                     let weight = 1.0 / (1.0 + (-best).exp());
                     confidence += weight;
                     if weight < 0.01 {
@@ -213,7 +214,7 @@ pub fn divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) -> f6
                     for side in 0..4 {
                         let (a, b) = (&reference[boxes], &found[boxes]);
                         let at = |bin: usize| (side * reg_max + bin) * area + cell;
-                        let bins = 0..*reg_max;
+                        let bins = 0..reg_max;
                         let sides = softmax_divergence(bins.clone().map(|i| a[at(i)]), bins.map(|i| b[at(i)]));
                         total += weight * sides / 4.0;
                     }

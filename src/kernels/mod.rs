@@ -26,6 +26,7 @@ mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod peak;
+mod pixels;
 mod plain;
 mod pool;
 mod product;
@@ -41,6 +42,7 @@ pub use buffer::{Buffer, View};
 pub use conv::{Algorithm, ConvSpec, conv, conv_image, conv_scratch, conv_zeros, pack_conv, packed_conv_len};
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
 pub use peak::peak_flops;
+pub use pixels::{activate, unfold};
 pub use pool::Pool;
 pub use simple::{add, copy, export, global_average, import, max_pool, upsample, values};
 

@@ -98,6 +98,7 @@ mod tests {
             heads,
             producers: vec![],
             consumers: vec![],
+            removable: false,
         };
         let cases: &[(usize, usize, usize, f64, &[usize])] = &[
             (64, 1, 8, 0.25, &[16, 24, 32, 40, 48, 56, 64]),

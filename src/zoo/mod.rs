@@ -1,6 +1,14 @@
 //! Builders that return a [`crate::graph::Graph`] for the networks we know by name.
 
 mod blocks;
+mod head;
+pub mod mobilenet;
+pub mod resnet;
+mod shapes;
+pub mod vgg;
 pub mod yolo11;
+pub mod yolov8;
 
 pub use blocks::{Blueprint, Unknown, ZooError};
+pub use head::Task;
+pub use shapes::Shapes;
