@@ -43,6 +43,7 @@ bench:
   --runs N          Frames on the clock [default: 300]
   --warmup N        Frames before the clock starts [default: 20]
   --against FILE    Run another model in turn with this one, and give the ratio of their times
+  --profile         Time every layer, and hold it against the machine's measured peak
 
 Examples:
   secateurs-infer detect street.jpg --save out
@@ -177,6 +178,16 @@ fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> 
 fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
     let options =
         bench::Options { imgsz: imgsz(args, model)?, threads: args.threads, warmup: args.warmup, runs: args.runs };
+    if args.profile {
+        let profile = bench::profile(model, &options)?;
+        if args.json {
+            serde_json::to_writer(&mut *out, &profile)?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{profile}")?;
+        }
+        return Ok(());
+    }
     let measured = match &args.against {
         Some(path) => bench::versus(model, &model::load(path)?, &options)?,
         None => bench::measure(model, &options)?,
