@@ -25,6 +25,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// Weight of a batch's statistics in the running ones.
 pub const MOMENTUM: f64 = 0.03;
 
+/// The device for tensors: the first CUDA device where one is asked for and there, else the CPU, with a sentence about
+/// why where that was not what was asked for.
+pub fn device(cuda: bool) -> (Device, Option<String>) {
+    if !cuda {
+        return (Device::Cpu, None);
+    }
+    match Device::cuda_if_available(0) {
+        Ok(device) if device.is_cuda() => (device, None),
+        Ok(_) => (Device::Cpu, Some("no CUDA: this program was built without it; the CPU trains instead".into())),
+        Err(error) => (Device::Cpu, Some(format!("the CUDA device cannot be used ({error}); the CPU trains instead"))),
+    }
+}
+
 /// Whether normalisations use the running statistics or those of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

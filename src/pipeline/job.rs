@@ -35,6 +35,8 @@ pub struct Job {
     pub repair: Method,
     /// Fine-tuning.
     pub tune: Tune,
+    /// Whether training shall run on a CUDA device where there is one.
+    pub cuda: bool,
     /// Runs before, and runs on, the clock.
     pub warmup: usize,
     /// Runs on the clock.

@@ -22,7 +22,7 @@ pub use cache::sha256;
 pub use job::{Event, Job, Listener, Tune};
 pub use measure::{Against, judge};
 pub use plan::{Planned, plan};
-pub use source::{DEMO_MODEL, Source};
+pub use source::{DEMO_MODEL, Source, drawn};
 pub use write::{PlanFile, finish, write};
 
 use crate::eval::Prepared;
@@ -30,8 +30,7 @@ use crate::graph::Graph;
 use crate::model::Model;
 use crate::report::{GroupWidths, LayerTimes, Report, Stage};
 use crate::surgery::Selection;
-use crate::{repair, surgery, train};
-use candle_core::Device;
+use crate::{backend, repair, surgery, train};
 use std::collections::BTreeMap;
 use std::time::Instant;
 use thiserror::Error;
@@ -199,6 +198,8 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
         "Tuning",
         format!("{name}: {} epochs over {} images", job.tune.epochs, source.train.items.len()),
     ));
+    let (device, note) = backend::device(job.cuda);
+    note.into_iter().for_each(|note| tell(Event::Note(note)));
     let config = train::FitConfig {
         epochs: job.tune.epochs,
         batch: job.tune.batch,
@@ -220,7 +221,7 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
             tell(Event::Note(format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())))
         }
     };
-    train::fit(start, teacher, &source.train, &config, &Device::Cpu, &mut listen)
+    train::fit(start, teacher, &source.train, &config, &device, &mut listen)
         .map_err(PipelineError::stage("fine-tuning"))
 }
 

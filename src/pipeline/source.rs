@@ -15,13 +15,10 @@ use crate::{files, import};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The model of the embedded demo: a narrow YOLO11 trained on the drawn set of [`demo`].
 pub const DEMO_MODEL: &[u8] = include_bytes!("demo.safetensors");
-
-/// Side of the demo's images, pixels.
-const DEMO_SIZE: usize = 160;
 
 /// Training and validation images of the demo.
 const DEMO_IMAGES: (usize, usize) = (256, 100);
@@ -87,7 +84,7 @@ impl Source {
                     "a model without data: name its dataset with --data data.yaml".into(),
                 ));
             }
-            None => drawn(job)?,
+            None => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1)?,
         };
         let data_name =
             job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
@@ -99,7 +96,7 @@ impl Source {
                 train.names.len()
             )));
         }
-        let default = if job.model.is_none() { DEMO_SIZE } else { model.info.imgsz.unwrap_or(640) };
+        let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(640) };
         let imgsz = job.imgsz.unwrap_or(default);
         let stride = model.graph.stride();
         if imgsz == 0 || !imgsz.is_multiple_of(stride) || imgsz > 4096 {
@@ -197,12 +194,11 @@ impl Source {
     }
 }
 
-/// The demo's dataset, drawn once into the cache.
-fn drawn(job: &Job) -> Result<std::path::PathBuf, PipelineError> {
-    let folder = job.cache.join(format!("drawn-{DEMO_SIZE}-{}-{}", DEMO_IMAGES.0, DEMO_IMAGES.1));
-    let yaml = folder.join("data.yaml");
-    if !yaml.exists() {
-        demo::write(&folder, DEMO_IMAGES.0, DEMO_IMAGES.1).map_err(PipelineError::stage("demo data"))?;
-    }
-    Ok(yaml)
+/// A drawn dataset, made once in a folder that is kept: its `data.yaml`.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn drawn(cache: &Path, train: usize, val: usize) -> Result<PathBuf, PipelineError> {
+    let folder = cache.join(format!("drawn-{}-{train}-{val}", demo::SIDE));
+    demo::write(&folder, train, val).map_err(PipelineError::stage("drawn pictures"))
 }

@@ -130,6 +130,12 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
         ("prune --latency-ratio 1.5", 2, &["is 1.5, expected a number from 0 to 1"]),
         ("prune --latency-ratio 0.5 --model small.safetensors", 2, &["a model without data"]),
         ("prune --latency-ratio 0.5 --importance tayler", 2, &["'tayler'", "taylor"]),
+        ("train --arch yolo12n --data data.yaml -o x", 2, &["--arch yolo12n: neither a model file nor one of yolo11n"]),
+        ("train --arch yolo11:1,2 --data data.yaml -o x", 2, &["yolo11:DEPTH,WIDTH,MAX"]),
+        ("train --arch yolo11n --data drawn:0 -o x", 2, &["from 1 to 1000000 behind `drawn:`"]),
+        ("train --arch yolo11n --data none.yaml -o x", 9, &["error: none.yaml: No such file"]),
+        ("train --arch small.safetensors --data three.yaml -o x", 9, &["has 2 classes, the data names 3"]),
+        ("train --arch small.safetensors --data data.yaml --imgsz 65 -o x", 2, &["`imgsz` is 65", "multiple of 32"]),
         ("prune --profile remote.toml", 2, &["kind = \"ssh\" is not supported yet"]),
     ];
     for (line, code, expected) in cases {
@@ -240,4 +246,26 @@ fn an_export_in_our_own_format_is_the_same_model() {
     let (copy, original) = (model::load(&folder.path().join("new/copy.safetensors")).unwrap(), small_model());
     assert!(copy.graph == original.graph && copy.weights == original.weights);
     assert_eq!(copy.info.names, original.info.names);
+}
+
+#[test]
+fn a_training_leaves_a_model_that_depends_on_its_flags_only() {
+    let folder = folder();
+    let train = |out: &str, seed: &str, threads: &str| {
+        let flags = ["train", "--arch", "yolo11:0.25,0.0625,256", "--data", "data.yaml", "--imgsz", "64"];
+        let output = ["--message-format", "json", "-o", out, "--epochs", "2", "--seed", seed, "--threads", threads];
+        let output = worker(&folder).args(flags).args(output).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        keys(&last["val"], &["map50_95", "map50", "images"]);
+        fs::read(folder.path().join(out)).unwrap()
+    };
+    let first = train("a.safetensors", "1", "1");
+    assert_eq!(first, train("b.safetensors", "1", "2"));
+    assert_ne!(first, train("c.safetensors", "2", "1"));
+    assert!(!folder.path().join("a.safetensors.part").exists());
+    let trained = model::load(&folder.path().join("a.safetensors")).unwrap();
+    assert_eq!((trained.info.names.len(), trained.info.imgsz), (2, Some(64)));
+    assert_eq!(trained.info.provenance["arch"], "yolo11:0.25,0.0625,256");
 }

@@ -49,8 +49,9 @@ fn decode(head: &Head, levels: &[(&[f32], &[f32], usize, usize)]) -> Vec<f64> {
 }
 
 /// One golden: the model's file, the golden's file, the prefix of its tensors, and the tolerances on boxes (pixels) and
-/// scores. The random networks amplify rounding: their f32 goldens lie up to 0.0146 px from the f64 reference
-/// themselves, so the tolerance there is that of a sum in another order.
+/// scores. The random networks amplify rounding: their f32 goldens lie 0.0145 and 0.0065 px from the f64 reference, and
+/// the PyTorch that made them, on another processor or with batch norm folded, lies up to 0.028 and 0.013 px from
+/// them. The tolerance there is twice that: a sum in another order, and nothing more.
 const CASES: [(&str, &str, &str, [f64; 2]); 4] = [
     ("models/yolo11n-coco.safetensors", "golden/forward-yolo11n-coco.safetensors", "sq.", [5e-3, 1e-4]),
     ("models/yolo11n-coco.safetensors", "golden/forward-yolo11n-coco.safetensors", "rect.", [5e-3, 1e-4]),

@@ -8,9 +8,11 @@ use secateurs::engine::{Engine, Options};
 use secateurs::graph::Graph;
 use secateurs::group::{Groups, groups};
 use secateurs::import;
-use secateurs::model::{Info, Model, Tensor};
+use secateurs::model::{Info, Model, Tensor, from_bytes};
+use secateurs::pipeline::DEMO_MODEL;
 use secateurs::surgery::{Selection, SurgeryError, cut, cut_graph, mask};
 use secateurs::zoo::yolo11::{Scale, detect};
+use std::path::Path;
 
 /// A legal selection: every group keeps a random number of random channels, at least one per head.
 fn legal(groups: &Groups, rng: &mut StdRng) -> Selection {
@@ -91,6 +93,12 @@ fn masked_equals_cut_on_yolo11n() {
 fn masked_equals_cut_on_the_deep_narrow_model() {
     let Some(path) = support::data("golden/deep-narrow/deep-narrow-l-w025-nc3.safetensors") else { return };
     holds("deep-narrow golden", &import::load(&path).unwrap(), 400, 64);
+}
+
+#[test]
+fn masked_equals_cut_on_the_demo_model() {
+    let model = from_bytes(Path::new("demo.safetensors"), DEMO_MODEL).unwrap();
+    holds("demo", &model, 300, 64);
 }
 
 #[test]

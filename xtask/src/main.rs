@@ -50,6 +50,9 @@ enum Command {
     /// Write a model in a format of others
     #[command(disable_help_flag = true)]
     Export(Words),
+    /// Train a network from nothing, or a model further
+    #[command(disable_help_flag = true)]
+    Train(Words),
 }
 
 /// Words that the worker understands.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Detect(words) => forward::run("detect", &words.words),
         Command::Inspect(words) => forward::run("inspect", &words.words),
         Command::Export(words) => forward::run("export", &words.words),
+        Command::Train(words) => forward::run("train", &words.words),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

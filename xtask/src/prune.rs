@@ -115,7 +115,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut prune = Command::new(&worker);
     prune.arg("prune").arg("--profile").arg(&target.path).arg("--out").arg(&out);
     prune.arg("--cache").arg(workspace.target.join("secateurs-cache"));
-    prune.args(args.forwarded()).args(["--message-format", format]);
+    prune.args(args.forwarded()).args(args.cuda.then_some("--cuda")).args(["--message-format", format]);
     if args.dry_run {
         run_worker(prune.arg("--dry-run"))?;
         tell.stage(

@@ -10,6 +10,7 @@ mod input;
 mod inspect;
 mod prune;
 mod terminal;
+mod train;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
@@ -46,6 +47,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Write a model in a format of others
     Export(export::Args),
+    /// Train a network from nothing, or a model further
+    Train(train::Args),
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
     #[command(hide = true)]
     Finish(finish::Args),
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
     let json = match &cli.command {
         Command::Prune(args) => args.terminal.is_json(),
         Command::Finish(args) => args.terminal.is_json(),
+        Command::Train(args) => args.terminal.is_json(),
         _ => false,
     };
     let done = match cli.command {
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Command::Detect(args) => detect::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Finish(args) => finish::run(args),
     };
     match done {

@@ -53,6 +53,9 @@ pub struct Args {
     /// Folder where measurements are kept for the next run [default: .cache in the folder of the results]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Train on a CUDA device
+    #[arg(long)]
+    cuda: bool,
     /// Check everything and print what would be done
     #[arg(long)]
     dry_run: bool,
@@ -101,7 +104,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     device::runner(&profile.connect)?;
-    execute(&profile, &out, &cache, &mut terminal)
+    let job = Job { cuda: args.cuda, ..job(&profile, &out, &cache) };
+    execute(&job, &mut terminal)
 }
 
 /// What the job will do, in order.
@@ -138,14 +142,14 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
 }
 
 /// Does the job.
-fn execute(profile: &Profile, out: &Path, cache: &Path, terminal: &mut Terminal) -> Result<(), Failure> {
-    let job = job(profile, out, cache);
+fn execute(job: &Job, terminal: &mut Terminal) -> Result<(), Failure> {
+    let out = &job.out;
     let mut tell = |event: Event| match event {
         Event::Stage(verb, what) => terminal.stage(verb, &what),
         Event::Progress(done, all) => terminal.progress(done, all),
         Event::Note(text) => terminal.note(&text),
     };
-    let done = pipeline::run(&job, &mut tell)?;
+    let done = pipeline::run(job, &mut tell)?;
     pipeline::write(out, &done)?;
     terminal.stage("Writing", &out.display().to_string());
     terminal
@@ -189,6 +193,7 @@ fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         },
         warmup: profile.bench.warmup,
         runs: profile.bench.runs,
+        cuda: false,
         out: out.to_path_buf(),
         cache: cache.to_path_buf(),
     }

@@ -1,0 +1,194 @@
+//! `secateurs train`: trains a network of the zoo from nothing, or a model file further.
+
+use super::failure::Failure;
+use super::terminal::{Terminal, TerminalArgs};
+use clap::ValueEnum;
+use secateurs::data::Dataset;
+use secateurs::graph::Graph;
+use secateurs::model::{self, Info, Model};
+use secateurs::train::optim::Rule;
+use secateurs::train::{FitConfig, FitEvent};
+use secateurs::zoo::yolo11::{self, Scale};
+use secateurs::{backend, eval, import, pipeline, train};
+use std::path::{Path, PathBuf};
+
+/// What to train on what.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, or a model file to go on from
+    #[arg(long, value_name = "NAME|FILE")]
+    arch: String,
+    /// The dataset's YAML file; `demo` or `drawn:N` for pictures that are drawn on the spot
+    #[arg(long, value_name = "YAML")]
+    data: String,
+    /// Side of the square input image, pixels [default: the model's own, 160 for drawn pictures, else 640]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    imgsz: Option<u16>,
+    /// Passes over the training images
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    epochs: usize,
+    /// Images per step
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: usize,
+    /// Highest learning rate
+    #[arg(long, value_name = "X", default_value_t = 1e-3)]
+    lr: f64,
+    /// How steps follow from gradients
+    #[arg(long, value_name = "NAME", default_value = "adamw")]
+    optimizer: Optimizer,
+    /// Epochs, from the first on, whose images are mosaics of four
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    mosaic: usize,
+    /// Seed of the fresh weights, of the order and of the variation of images
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Threads; 0 takes one per processor. Results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Train on a CUDA device
+    #[arg(long)]
+    cuda: bool,
+    /// The model file to write. While training, FILE.part holds what a broken-off training goes on from
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    pub terminal: TerminalArgs,
+}
+
+/// The optimisers.
+#[derive(Clone, Copy, ValueEnum)]
+enum Optimizer {
+    /// Adam with decoupled weight decay
+    Adamw,
+    /// Stochastic gradient descent with Nesterov momentum
+    Sgd,
+}
+
+/// The networks that are known by name.
+const NAMES: &str = "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX";
+
+/// Pictures of the drawn set where no number is given, and those to judge by.
+const DRAWN: (usize, usize) = (2400, 300);
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let mut terminal = Terminal::new(args.terminal);
+    if !Path::new(&args.arch).exists() && named(&args.arch, 1)?.is_none() {
+        return Err(Failure::Usage(format!("--arch {}: neither a model file nor one of {NAMES}", args.arch)));
+    }
+    let (data, drawn) = data(args, &mut terminal)?;
+    let train = Dataset::open(&data, "train").map_err(Failure::input)?;
+    let val = Dataset::open(&data, "val").map_err(Failure::input)?;
+    let mut start = start(&args.arch, &train, args.seed)?;
+    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { 160 } else { 640 });
+    start.info.imgsz = Some(side);
+    let part = part(&args.output);
+    let config = FitConfig {
+        epochs: args.epochs,
+        batch: args.batch,
+        imgsz: side,
+        lr: args.lr,
+        optimizer: match args.optimizer {
+            Optimizer::Adamw => Rule::ADAM_W,
+            Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
+        },
+        mosaic_until: args.mosaic,
+        seed: args.seed,
+        threads: args.threads,
+        checkpoint: Some(part.clone()),
+        ..FitConfig::default()
+    };
+    let (device, note) = backend::device(args.cuda);
+    let images = train.items.len();
+    terminal.stage("Training", &format!("{}: {} epochs over {images} images of {side} px", args.arch, args.epochs));
+    note.iter().for_each(|note| terminal.note(note));
+    let mut tell = |event: FitEvent| match event {
+        FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
+        FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
+        FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
+    };
+    let mut trained = train::fit(&start, None, &train, &config, &device, &mut tell).map_err(failure)?;
+    let facts = [
+        ("secateurs", env!("CARGO_PKG_VERSION").to_owned()),
+        ("arch", args.arch.clone()),
+        ("data", args.data.clone()),
+        ("epochs", args.epochs.to_string()),
+        ("batch", args.batch.to_string()),
+        ("lr", args.lr.to_string()),
+        ("seed", args.seed.to_string()),
+    ];
+    trained.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
+    model::save(&trained, &args.output).map_err(Failure::input)?;
+    // Only a finished training is done with what it would have gone on from.
+    let _ = std::fs::remove_file(&part);
+    terminal.stage("Evaluating", &format!("{} images", val.items.len()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let found = eval::evaluate_model(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
+    let text = format!("  {:<12}{:.4}\n  {:<12}{:.4}", "mAP50-95", found.map50_95, "mAP50", found.map50);
+    terminal.result(&text, serde_json::json!({ "reason": "trained", "output": args.output, "val": found }));
+    Ok(())
+}
+
+/// The dataset, and whether it is a drawn one.
+fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure> {
+    let count = match args.data.strip_prefix("drawn:") {
+        Some(count) => count.parse().ok().filter(|n| (1..=1_000_000).contains(n)).ok_or_else(|| {
+            Failure::Usage(format!("--data {}: expected a number from 1 to 1000000 behind `drawn:`", args.data))
+        })?,
+        None if args.data == "demo" => DRAWN.0,
+        None => return Ok((PathBuf::from(&args.data), false)),
+    };
+    terminal.stage("Drawing", &format!("{count} pictures to train on, {} to judge by", DRAWN.1));
+    let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1)?, true))
+}
+
+/// Fresh weights of a named network, or the model of a file.
+fn start(arch: &str, data: &Dataset, seed: u64) -> Result<Model, Failure> {
+    let mut model = match named(arch, data.names.len())? {
+        Some(graph) => {
+            let weights = train::init(&graph, seed);
+            Model::new(graph, weights, Info::default()).map_err(Failure::internal)?
+        }
+        None => import::load(Path::new(arch))?,
+    };
+    if model.graph.classes() != data.names.len() {
+        let (classes, named) = (model.graph.classes(), data.names.len());
+        return Err(Failure::Input(format!("{arch} has {classes} classes, the data names {named}; both must agree")));
+    }
+    model.info.names.clone_from(&data.names);
+    Ok(model)
+}
+
+/// The graph of a name, or none where it is no name.
+fn named(arch: &str, classes: usize) -> Result<Option<Graph>, Failure> {
+    let Some(scale) = arch.strip_prefix("yolo11") else { return Ok(None) };
+    let mut letters = scale.chars();
+    let published = letters.next().filter(|_| letters.next().is_none()).and_then(Scale::of);
+    let scale = published.or_else(|| {
+        let mut parts = scale.strip_prefix(':')?.split(',');
+        let (depth, width) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let max_channels = parts.next()?.parse().ok()?;
+        let sensible = [depth, width].iter().all(|v: &f64| (0.01..=10.0).contains(v)) && max_channels <= 1 << 16;
+        (sensible && parts.next().is_none()).then_some(Scale { depth, width, max_channels, c3k_everywhere: false })
+    });
+    let Some(scale) = scale else { return Ok(None) };
+    yolo11::detect(scale, classes).map(Some).map_err(Failure::input)
+}
+
+/// Where a training that is broken off goes on from.
+fn part(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}
+
+/// Settings are the user's, and so are data and checkpoints.
+fn failure(error: train::TrainError) -> Failure {
+    use train::TrainError::{Backend, Setting, Threads};
+    match error {
+        Setting { .. } => Failure::Usage(error.to_string()),
+        Backend(_) | Threads(_) => Failure::internal(error),
+        _ => Failure::input(error),
+    }
+}
