@@ -19,8 +19,11 @@ pub struct LayerTime {
 pub(super) type Sample = (usize, usize, f64);
 
 impl LayerTime {
-    /// Milliseconds at an input and an output width.
+    /// Milliseconds at an input and an output width; a layer without channels on either side is not there.
     pub fn millis(&self, c_in: usize, c_out: usize) -> f64 {
+        if c_in == 0 || c_out == 0 {
+            return 0.0;
+        }
         let features = features(self.tile, c_in, c_out);
         self.coefficients.iter().zip(features).map(|(c, f)| c * f).sum()
     }

@@ -22,6 +22,17 @@ pub struct Against {
     pub ratio: f64,
 }
 
+impl Against {
+    /// The ratio for settling plans, steadier on a busy machine: processor times where one thread runs.
+    pub fn steady_ratio(&self, threads: usize) -> f64 {
+        if threads == 1 && self.uncut.cpu_p50_ms > 0.0 {
+            self.cut.cpu_p50_ms / self.uncut.cpu_p50_ms
+        } else {
+            self.ratio
+        }
+    }
+}
+
 /// Measures a model against the uncut one, alternating frame by frame.
 pub fn in_turn(
     uncut: &Model,

@@ -10,15 +10,19 @@
 //!
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
+mod allocate;
 mod cache;
+mod compare;
 mod job;
 mod measure;
 mod plan;
 mod problem;
+mod settle;
 mod source;
 mod write;
 
 pub use cache::sha256;
+pub use compare::{Scheme, compare};
 pub use job::{Event, Job, Listener, Tune};
 pub use measure::{Against, judge};
 pub use plan::{Planned, plan};

@@ -20,7 +20,8 @@ use serde::Serialize;
 use std::path::PathBuf;
 
 /// Names of the importance criteria that a profile or a flag may choose.
-pub const IMPORTANCE: [&str; 8] = ["reconstruction", "fisher", "taylor", "l1", "l2", "bn-scale", "fpgm", "random"];
+pub const IMPORTANCE: [&str; 10] =
+    ["reconstruction", "fisher", "taylor", "l1", "l2", "bn-scale", "fpgm", "activation", "lamp", "random"];
 
 /// Everything a job needs to know that is neither weights nor images.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -192,7 +193,7 @@ impl Default for Profile {
                 grid: 8,
                 min_keep: Ratio::QUARTER,
                 importance: IMPORTANCE[0].into(),
-                calibration_images: 64,
+                calibration_images: 128,
                 seed: 0,
             },
             finetune: Finetune {

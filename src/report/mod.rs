@@ -1,7 +1,9 @@
 //! What was measured, as data: `report.json` is this structure, `report.html` the same for people.
 
+pub mod comparison;
 mod html;
 
+pub use html::comparison::render as render_comparison;
 pub use html::render;
 
 use crate::bench::Distribution;

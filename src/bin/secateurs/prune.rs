@@ -158,7 +158,7 @@ fn execute(job: &Job, terminal: &mut Terminal) -> Result<(), Failure> {
 }
 
 /// The job of a profile.
-fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
+pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
     let (budget, search, tune) = (&profile.budget, &profile.search, &profile.finetune);
     Job {
         target: profile.device.name.clone(),

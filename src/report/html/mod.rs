@@ -4,6 +4,7 @@
 //! channels and the time went, class by class accuracy, and what the run was made of.
 
 mod chart;
+pub mod comparison;
 mod text;
 
 use super::{Asked, Report, Stage};
