@@ -56,16 +56,17 @@ pub struct Named {
 impl Found {
     /// Names the objects of an image.
     pub fn objects(path: &Path, objects: &[Object], info: &Info) -> Self {
-        Self { image: path.into(), detections: Some(objects.iter().map(|o| Named::new(o, info)).collect()), classes: None }
+        Self {
+            image: path.into(),
+            detections: Some(objects.iter().map(|o| Named::new(o, info)).collect()),
+            classes: None,
+        }
     }
 
     /// Names the classes of an image.
     pub fn classes(path: &Path, classes: &[(usize, f32)], info: &Info) -> Self {
-        let named = |(class, score): &(usize, f32)| NamedClass {
-            class: *class,
-            name: info.class_name(*class),
-            score: *score,
-        };
+        let named =
+            |(class, score): &(usize, f32)| NamedClass { class: *class, name: info.class_name(*class), score: *score };
         Self { image: path.into(), detections: None, classes: Some(classes.iter().map(named).collect()) }
     }
 

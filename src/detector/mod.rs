@@ -119,12 +119,15 @@ impl Detector {
             let bbox = letterbox.to_source(detection.bbox);
             let detail = match extra {
                 Extra::None => Detail::Box,
-                Extra::Keypoints(points, _) => {
-                    Detail::Keypoints(points.into_iter().map(|[x, y, seen]| {
-                        let [x, y] = letterbox.point_to_source([x, y]);
-                        [x, y, seen]
-                    }).collect())
-                }
+                Extra::Keypoints(points, _) => Detail::Keypoints(
+                    points
+                        .into_iter()
+                        .map(|[x, y, seen]| {
+                            let [x, y] = letterbox.point_to_source([x, y]);
+                            [x, y, seen]
+                        })
+                        .collect(),
+                ),
                 Extra::Rotated(turned) => Detail::Rotated(letterbox.rotated_to_source(turned)),
                 Extra::Coefficients(coefficients) => {
                     let shape = self.engine.output_shape(self.outputs - 1);

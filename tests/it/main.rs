@@ -26,6 +26,7 @@ mod report;
 mod search;
 mod support;
 mod surgery;
+mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
 mod vision;
