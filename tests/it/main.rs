@@ -5,6 +5,8 @@
 #[cfg(feature = "toolkit")]
 mod backend;
 #[cfg(feature = "toolkit")]
+mod classifiers;
+#[cfg(feature = "toolkit")]
 mod cli;
 mod data;
 mod demo;
@@ -24,6 +26,7 @@ mod report;
 mod search;
 mod support;
 mod surgery;
+mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
 mod vision;
