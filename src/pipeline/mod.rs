@@ -15,6 +15,7 @@ mod cache;
 mod compare;
 mod job;
 mod measure;
+mod photos;
 mod plan;
 mod problem;
 mod settle;
@@ -32,7 +33,7 @@ pub use write::{PlanFile, finish, write};
 use crate::eval::Prepared;
 use crate::graph::Graph;
 use crate::model::Model;
-use crate::report::{GroupWidths, LayerTimes, Report, Stage};
+use crate::report::{GroupWidths, LayerTimes, MemoryStep, Report, Stage};
 use crate::surgery::Selection;
 use crate::{backend, repair, surgery, train};
 use std::collections::BTreeMap;
@@ -138,6 +139,9 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
         table_errors: planned.table.held_out_errors.clone(),
         groups: group_widths(&source, &planned.selection),
         layers: layer_times(&model.graph, &source, &planned),
+        front: planned.front.clone(),
+        memory: memory_steps(&model.graph, &source, &planned)?,
+        photos: Vec::new(),
         verdict: Default::default(),
         seconds: BTreeMap::new(),
     };
@@ -147,6 +151,7 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     clock.lap("evaluate");
 
     let last = tuned.unwrap_or(repaired);
+    report.photos = photos::photos(&source, &prepared, model, &last)?;
     tell(Event::Stage("Measuring", format!("uncut and cut in turn, {} runs each", job.runs)));
     let against = measure::in_turn(model, &last, &source, job, job.runs)?;
     measure::enter(&mut report, &against);
@@ -246,4 +251,20 @@ fn layer_times(graph: &Graph, source: &Source, planned: &Planned) -> Vec<LayerTi
         after_ms: term.millis(|g| widths[g.index()]),
     };
     planned.table.terms(graph, &source.groups).into_iter().map(of).collect()
+}
+
+fn memory_steps(graph: &Graph, source: &Source, planned: &Planned) -> Result<Vec<MemoryStep>, PipelineError> {
+    let widths = planned.selection.widths();
+    let sets = crate::memory::live_sets(graph, &source.groups, source.imgsz, source.imgsz);
+    let of = |set: crate::memory::LiveSet| {
+        let bytes = |width: &dyn Fn(crate::group::GroupId) -> usize| {
+            set.constant + set.per_channel.iter().map(|(group, bytes)| bytes * width(*group) as f64).sum::<f64>()
+        };
+        MemoryStep {
+            name: graph.node(set.node).name.clone(),
+            before_bytes: bytes(&|group| source.groups.group(group).width()),
+            after_bytes: bytes(&|group| widths[group.index()]),
+        }
+    };
+    Ok(sets.map_err(PipelineError::stage("memory"))?.into_iter().map(of).collect())
 }

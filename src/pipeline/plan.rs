@@ -4,7 +4,7 @@ use super::job::{Event, Job, Listener};
 use super::{Clock, PipelineError, Source, cache, measure, problem, settle};
 use crate::importance::{Activations, Criterion, Curves, Evidence, MaskGradients, Ranking, Sampling, mask_gradients};
 use crate::latency::LatencyTable;
-use crate::report::Search;
+use crate::report::{FrontPoint, Search};
 use crate::surgery::Selection;
 use crate::train::loss;
 use crate::{importance, latency};
@@ -32,6 +32,8 @@ pub struct Planned {
     pub table: LatencyTable,
     /// What the search can prove.
     pub search: Search,
+    /// What it finds at other latencies.
+    pub front: Vec<FrontPoint>,
 }
 
 /// Ranks, measures and searches.
@@ -45,8 +47,9 @@ pub fn plan(job: &Job, source: &Source, tell: Listener, clock: &mut Clock) -> Re
     let table = table(job, source, &levels, tell)?;
     clock.lap("latency table");
     let (selection, search) = settle::settle(job, source, &worth, &levels, &table, tell)?;
+    let front = settle::front(source, &worth, &levels, &table)?;
     clock.lap("search");
-    Ok(Planned { selection, table, search })
+    Ok(Planned { selection, table, search, front })
 }
 
 /// The widths that every group may have.

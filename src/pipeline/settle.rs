@@ -14,7 +14,7 @@ use crate::importance::{Curves, divergence, outputs};
 use crate::latency::LatencyTable;
 use crate::model::Model;
 use crate::repair::{self, Calibration};
-use crate::report::Search;
+use crate::report::{FrontPoint, Search};
 use crate::search::{self, Budget, Infeasible, SearchError};
 use crate::surgery::{self, Selection};
 
@@ -126,6 +126,34 @@ pub(super) fn settle(
     let chosen = settling.compare(&candidates, tell)?;
     let Trial { selection, search, .. } = candidates.swap_remove(chosen);
     Ok((selection, search))
+}
+
+/// The least loss at other latencies than the one asked for, from the uncut model's down to the fastest plan.
+pub(super) fn front(
+    source: &Source,
+    worth: &Worth,
+    levels: &[Vec<usize>],
+    table: &LatencyTable,
+) -> Result<Vec<FrontPoint>, PipelineError> {
+    let (graph, groups, size) = (&source.model.graph, &source.groups, (source.imgsz, source.imgsz));
+    let full: Vec<usize> = groups.groups.iter().map(|g| g.width()).collect();
+    let uncut_ms = table.predict(graph, groups, &full);
+    let options = search::Options { blocks: 60, nodes: 20_000, branches: 10, ..search::Options::default() };
+    let mut points = vec![FrontPoint { latency_ratio: 1.0, loss: 0.0, lower_bound: 0.0 }];
+    for twentieths in (6..20).rev() {
+        let budget = Budget { latency_ms: Some(uncut_ms * f64::from(twentieths) / 20.0), memory_bytes: None };
+        let problem = problem::problem(graph, groups, levels, &worth.curves, table, size, budget)
+            .map_err(PipelineError::stage("search"))?;
+        match search::solve(&problem, &options, &mut |_| {}) {
+            Ok(found) => points.push(FrontPoint {
+                latency_ratio: found.latency_ms / uncut_ms,
+                loss: found.loss,
+                lower_bound: found.lower_bound,
+            }),
+            Err(_) => break,
+        }
+    }
+    Ok(points)
 }
 
 /// The trial of the least loss, by the curves it was found with.

@@ -53,6 +53,15 @@ pub struct Report {
     pub groups: Vec<GroupWidths>,
     /// Time per layer before and after, as predicted by the latency table.
     pub layers: Vec<LayerTimes>,
+    /// The least loss that the search can prove reachable at other latencies, slowest first.
+    #[serde(default)]
+    pub front: Vec<FrontPoint>,
+    /// Bytes of activations that live while each layer runs, in the order of the network.
+    #[serde(default)]
+    pub memory: Vec<MemoryStep>,
+    /// The validation images on which uncut and shipped model disagree most.
+    #[serde(default)]
+    pub photos: Vec<Photo>,
     /// What a user applies.
     pub verdict: Verdict,
     /// Seconds each stage of the job took.
@@ -130,6 +139,45 @@ pub struct Search {
     pub predicted_ms: f64,
     /// How often plan and measurement were brought together.
     pub rounds: usize,
+}
+
+/// A plan at another latency budget.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrontPoint {
+    /// Predicted latency over the uncut model's.
+    pub latency_ratio: f64,
+    /// Loss of the plan in the units of the importance.
+    pub loss: f64,
+    /// No plan that fast loses less.
+    pub lower_bound: f64,
+}
+
+/// Live activations while a layer runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemoryStep {
+    /// Name of the layer.
+    pub name: String,
+    /// Bytes before.
+    pub before_bytes: f64,
+    /// Bytes after.
+    pub after_bytes: f64,
+}
+
+/// An image with what both models find in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Photo {
+    /// Its file name.
+    pub name: String,
+    /// Confident detections of one model that the other does not share.
+    pub disagreement: usize,
+    /// Confident detections of the uncut model.
+    pub found_before: usize,
+    /// Confident detections of the shipped model.
+    pub found_after: usize,
+    /// A small JPEG with the detections of the uncut model, base64.
+    pub before: String,
+    /// The same of the shipped model.
+    pub after: String,
 }
 
 /// A group's width before and after.

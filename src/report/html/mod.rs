@@ -5,6 +5,7 @@
 
 mod chart;
 pub mod comparison;
+mod evidence;
 mod text;
 
 use super::{Asked, Report, Stage};
@@ -22,9 +23,12 @@ pub fn render(report: &Report) -> String {
         stages(report),
         controls(report),
         search(report),
+        evidence::front(report),
         widths(report),
         layers(report),
+        evidence::memory(report),
         classes(report),
+        evidence::photos(report),
         provenance(report),
     ];
     format!(
