@@ -9,7 +9,9 @@
 use super::EngineError;
 use super::arena::{Span, assign};
 use crate::graph::{Activation, Attention, Conv, ConvTranspose, Graph, NodeId, Op, Shape};
-use crate::kernels::{ConvSpec, View, attention_scratch, conv_scratch, packed_conv_len, packed_depthwise_len};
+use crate::kernels::{
+    Algorithm, ConvSpec, Isa, View, attention_scratch, conv_scratch, conv_zeros, packed_conv_len, packed_depthwise_len,
+};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -97,8 +99,14 @@ struct Place {
     shape: Shape,
 }
 
-/// Compiles a graph that [`Graph::check`] accepts.
-pub(super) fn compile(graph: &Graph, height: usize, width: usize, keep: &[NodeId]) -> Result<Program, EngineError> {
+/// Compiles a graph that [`Graph::check`] accepts for the kernels of an instruction set.
+pub(super) fn compile(
+    graph: &Graph,
+    height: usize,
+    width: usize,
+    keep: &[NodeId],
+    isa: Isa,
+) -> Result<Program, EngineError> {
     let shapes = graph.shapes(height, width)?;
     if let Some(id) = keep.iter().chain(&graph.outputs).find(|id| id.index() >= graph.nodes.len()) {
         return Err(EngineError::NoSuchNode { node: id.0, nodes: graph.nodes.len() });
@@ -106,7 +114,7 @@ pub(super) fn compile(graph: &Graph, height: usize, width: usize, keep: &[NodeId
     let visible: HashSet<NodeId> = keep.iter().chain(&graph.outputs).copied().collect();
     let fused = fuse(graph, &visible);
     let parents = place(graph, &shapes, &fused);
-    let mut emitter = Emitter::new(graph, &shapes, parents);
+    let mut emitter = Emitter::new(graph, &shapes, parents, isa);
     for id in graph.ids() {
         emitter.node(id, &fused);
         if visible.contains(&id) {
@@ -190,9 +198,10 @@ fn whole_tensor(graph: &Graph, shapes: &[Shape], members: &[NodeId]) -> Option<(
     (reached == shapes[tensor.index()].c).then_some((tensor, members.len()))
 }
 
-/// The spec that the kernels want.
-pub(super) fn spec(conv: &Conv) -> ConvSpec {
+/// The spec that the kernels want, for an output of this shape.
+fn spec(conv: &Conv, out: Shape) -> ConvSpec {
     ConvSpec {
+        algorithm: Algorithm::choose(conv.kernel, conv.stride, out.h, out.w),
         c_in: conv.c_in,
         c_out: conv.c_out,
         kernel: conv.kernel,
@@ -203,12 +212,14 @@ pub(super) fn spec(conv: &Conv) -> ConvSpec {
 }
 
 /// The 1x1 convolution that makes all squares of a transposed one, square by square in its channels.
-pub(super) fn square_spec(conv: &ConvTranspose) -> ConvSpec {
+fn square_spec(conv: &ConvTranspose) -> ConvSpec {
     let c_out = conv.c_out * conv.factor * conv.factor;
-    ConvSpec { c_in: conv.c_in, c_out, kernel: 1, stride: 1, padding: 0, act: Activation::Identity }
+    let algorithm = Algorithm::Direct;
+    ConvSpec { c_in: conv.c_in, c_out, kernel: 1, stride: 1, padding: 0, act: Activation::Identity, algorithm }
 }
 
 struct Emitter<'a> {
+    isa: Isa,
     graph: &'a Graph,
     shapes: &'a [Shape],
     parents: Vec<Option<(NodeId, usize)>>,
@@ -225,8 +236,9 @@ struct Emitter<'a> {
 }
 
 impl<'a> Emitter<'a> {
-    fn new(graph: &'a Graph, shapes: &'a [Shape], parents: Vec<Option<(NodeId, usize)>>) -> Self {
+    fn new(graph: &'a Graph, shapes: &'a [Shape], parents: Vec<Option<(NodeId, usize)>>, isa: Isa) -> Self {
         Self {
+            isa,
             graph,
             shapes,
             parents,
@@ -247,12 +259,12 @@ impl<'a> Emitter<'a> {
 
     /// Room for the packed kernel of a convolution, and for what it needs while it runs.
     fn packed(&mut self, spec: &ConvSpec, depthwise: bool) -> Range<usize> {
-        let len = if depthwise { packed_depthwise_len(spec) } else { packed_conv_len(spec) };
+        let len = if depthwise { packed_depthwise_len(spec) } else { packed_conv_len(self.isa, spec) };
         let packed = self.weights..self.weights + len;
         self.weights = packed.end.next_multiple_of(16);
         if !depthwise {
-            self.space = self.space.max(conv_scratch(spec));
-            self.zeros = self.zeros.max(spec.kernel * spec.c_in);
+            self.space = self.space.max(conv_scratch(self.isa, spec));
+            self.zeros = self.zeros.max(conv_zeros(spec));
         }
         packed
     }
@@ -280,7 +292,7 @@ impl<'a> Emitter<'a> {
         let action = match &node.op {
             Op::Input { .. } => Action::Import { dst },
             Op::Conv(conv) => {
-                let spec = spec(conv);
+                let spec = spec(conv, dst.shape);
                 let depthwise = conv.is_depthwise();
                 let packed = self.packed(&spec, depthwise);
                 let residual = fused[id.index()].map(|add| {
@@ -317,7 +329,7 @@ impl<'a> Emitter<'a> {
             Op::Add if node.inputs.iter().any(|i| fused[i.index()] == Some(id)) => return,
             Op::Add => Action::Add { a: from(self, 0), b: from(self, 1), dst },
             Op::Attention(op) => {
-                let (needed, per_thread) = attention_scratch(op, dst.shape.area());
+                let (needed, per_thread) = attention_scratch(self.isa, op, dst.shape.area());
                 self.space = self.space.max(per_thread);
                 let shared = self.workspace(Shape { c: needed, h: 1, w: 1 });
                 Action::Attention { op: *op, src: from(self, 0), dst, shared }

@@ -120,12 +120,12 @@ impl Engine {
         options: &Options,
         isa: Isa,
     ) -> Result<Self, EngineError> {
-        let program = compile(&model.graph, height, width, &options.keep)?;
+        let program = compile(&model.graph, height, width, &options.keep, isa)?;
         let memory = memory_of(&program, options);
         let none = || EngineError::OutOfMemory { bytes: memory.total() };
         let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
         let mut weights = buffer(program.weights)?;
-        fold::pack(model, &program, weights.as_mut_slice());
+        fold::pack(isa, model, &program, weights.as_mut_slice());
         let slot = |id: &NodeId| program.slots.iter().position(|s| s.node == *id).unwrap_or(0);
         Ok(Self {
             outputs: model.graph.outputs.iter().map(slot).collect(),
@@ -248,12 +248,26 @@ impl Engine {
     }
 }
 
-/// The bytes that an [`Engine`] of this graph will hold: the same figures as [`Engine::memory`].
+/// The bytes that an [`Engine`] of this graph will hold on this machine: the same figures as [`Engine::memory`].
 ///
 /// # Errors
 /// If the graph does not fit the size, or an option names a node that is not there.
 pub fn plan_memory(graph: &Graph, height: usize, width: usize, options: &Options) -> Result<Memory, EngineError> {
-    Ok(memory_of(&compile(graph, height, width, &options.keep)?, options))
+    plan_memory_for(graph, height, width, options, Isa::detect())
+}
+
+/// As [`plan_memory`], with a given instruction set.
+///
+/// # Errors
+/// As [`plan_memory`].
+pub fn plan_memory_for(
+    graph: &Graph,
+    height: usize,
+    width: usize,
+    options: &Options,
+    isa: Isa,
+) -> Result<Memory, EngineError> {
+    Ok(memory_of(&compile(graph, height, width, &options.keep, isa)?, options))
 }
 
 fn memory_of(program: &Program, options: &Options) -> Memory {

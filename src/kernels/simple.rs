@@ -1,6 +1,6 @@
 //! Kernels that move, compare or add values.
 
-use super::lanes::{LANES, Lanes};
+use super::lanes::{Lanes, load_up_to, store_up_to};
 use super::{Buffer, Kernels, View, for_isa};
 use crate::graph::Attention;
 
@@ -167,32 +167,16 @@ unsafe fn pool_row<V: Lanes>(args: &PoolArgs, y: usize, _worker: usize) {
     let (rows, c) = (inside(y, src.h), dst.c);
     for x in 0..dst.w {
         let columns = inside(x, src.w);
-        let mut block = 0;
-        while block < c {
-            // SAFETY: pixels are inside their views, blocks of lanes inside `c` (the last overlaps the one before).
+        for at in (0..c).step_by(V::LANES) {
+            // SAFETY: pixels are inside their views, and so are `c - at` channels.
             unsafe {
-                let at = if c >= LANES { block.min(c - LANES) } else { block };
-                let to = args.to.add((y * dst.w + x) * dst.pitch + at);
-                let from = |iy: usize, ix: usize| args.from.add((iy * src.w + ix) * src.pitch + at);
-                if c >= LANES {
-                    let mut best = V::splat(f32::NEG_INFINITY);
-                    for iy in rows.clone() {
-                        for ix in columns.clone() {
-                            best = best.max(V::load(from(iy, ix)));
-                        }
+                let mut best = V::splat(f32::NEG_INFINITY);
+                for iy in rows.clone() {
+                    for ix in columns.clone() {
+                        best = best.max(load_up_to(args.from.add((iy * src.w + ix) * src.pitch + at), c - at));
                     }
-                    best.store(to);
-                    block += LANES;
-                } else {
-                    let mut best = f32::NEG_INFINITY;
-                    for iy in rows.clone() {
-                        for ix in columns.clone() {
-                            best = best.max(*from(iy, ix));
-                        }
-                    }
-                    *to = best;
-                    block += 1;
                 }
+                store_up_to(best, args.to.add((y * dst.w + x) * dst.pitch + at), c - at);
             }
         }
     }
