@@ -121,6 +121,13 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
         let mib = last.peak_memory_bytes as f64 / f64::from(1 << 20);
         check(&mut verdict.memory_ok, format!("{mib:.2} MiB of {limit:.2} MiB"), mib <= limit);
     }
+    if let Some(limit) = asked.params {
+        check(&mut verdict.memory_ok, format!("{} of {limit} parameters", last.params), last.params <= limit);
+    }
+    if let Some(limit) = asked.file_mib {
+        let mib = last.file_bytes as f64 / f64::from(1 << 20);
+        check(&mut verdict.memory_ok, format!("file of {mib:.2} MiB, {limit:.2} MiB allowed"), mib <= limit);
+    }
     if let Some(floor) = asked.min_map {
         check(
             &mut verdict.accuracy_ok,
@@ -141,6 +148,8 @@ pub fn describe(asked: &Asked) -> String {
         asked.latency_ms.map(|ms| format!("p{} within {ms} ms", asked.percentile)),
         asked.latency_ratio.map(|r| format!("{r}x the uncut latency")),
         asked.memory_mib.map(|mib| format!("{mib} MiB")),
+        asked.params.map(|params| format!("{params} parameters")),
+        asked.file_mib.map(|mib| format!("a file of {mib} MiB")),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { "no budget".into() } else { parts.join(", ") }

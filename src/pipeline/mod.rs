@@ -32,7 +32,7 @@ pub use write::{PlanFile, finish, write};
 
 use crate::eval::Prepared;
 use crate::graph::Graph;
-use crate::model::Model;
+use crate::model::{self, Model};
 use crate::report::{GroupWidths, LayerTimes, MemoryStep, Report, Stage};
 use crate::surgery::Selection;
 use crate::{backend, repair, surgery, train};
@@ -198,6 +198,7 @@ fn stage(model: &Model, prepared: &Prepared, source: &Source, job: &Job) -> Resu
         params: cost.params,
         macs: cost.macs,
         peak_memory_bytes: memory.total(),
+        file_bytes: model::to_bytes(model).map_err(PipelineError::stage("evaluation"))?.len(),
         latency: None,
     })
 }

@@ -96,6 +96,10 @@ pub struct Budget {
     pub percentile: u8,
     /// Weights, peak activations and workspace together.
     pub memory: Option<Mib>,
+    /// Trained values.
+    pub params: Option<usize>,
+    /// The model's file.
+    pub file: Option<Mib>,
     /// The least mAP50-95 on the validation images.
     pub min_map: Option<Ratio>,
     /// The most mAP50-95 that may be lost against the uncut network.
@@ -184,6 +188,8 @@ impl Default for Profile {
                 latency_ratio: None,
                 percentile: 95,
                 memory: None,
+                params: None,
+                file: None,
                 min_map: None,
                 max_map_drop: None,
             },

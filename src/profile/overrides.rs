@@ -18,6 +18,10 @@ pub struct Overrides {
     pub latency_ratio: Option<Ratio>,
     /// Replaces `[budget] memory-mib`.
     pub memory: Option<Mib>,
+    /// Replaces `[budget] params`.
+    pub params: Option<usize>,
+    /// Replaces `[budget] file-mib`.
+    pub file: Option<Mib>,
     /// Replaces `[finetune] epochs`.
     pub epochs: Option<usize>,
     /// Replaces `[search] importance`: one of [`IMPORTANCE`](super::IMPORTANCE).
@@ -36,6 +40,8 @@ impl Overrides {
             profile.budget.latency_ratio = self.latency_ratio;
         }
         profile.budget.memory = self.memory.or(profile.budget.memory);
+        profile.budget.params = self.params.or(profile.budget.params);
+        profile.budget.file = self.file.or(profile.budget.file);
         profile.model.path = self.model.or(profile.model.path);
         profile.model.imgsz = self.imgsz.or(profile.model.imgsz);
         profile.data = self.data.or(profile.data);

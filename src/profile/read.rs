@@ -13,7 +13,7 @@ const MAX_FILE: u64 = 1 << 20;
 const MANY: usize = 1_000_000;
 
 /// Keys that users look for in the wrong section.
-const OWNERS: [(&str, &str); 25] = [
+const OWNERS: [(&str, &str); 27] = [
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
@@ -22,6 +22,8 @@ const OWNERS: [(&str, &str); 25] = [
     ("budget", "latency-ratio"),
     ("budget", "percentile"),
     ("budget", "memory-mib"),
+    ("budget", "params"),
+    ("budget", "file-mib"),
     ("budget", "min-map"),
     ("budget", "max-map-drop"),
     ("model", "imgsz"),
@@ -115,6 +117,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         }
     };
     b.memory = s.number("memory-mib", Mib::new);
+    b.params = s.count("params", 1..=usize::MAX);
+    b.file = s.number("file-mib", Mib::new);
     b.min_map = s.number("min-map", Ratio::new);
     b.max_map_drop = s.number("max-map-drop", Ratio::new);
     if let (Some(asked), Some(whole)) = (b.memory, profile.device.memory)

@@ -95,6 +95,12 @@ pub struct Asked {
     /// Peak memory in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<f64>,
+    /// Trained values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<usize>,
+    /// Size of the model file in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_mib: Option<f64>,
     /// The least mAP50-95.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_map: Option<f64>,
@@ -121,6 +127,9 @@ pub struct Stage {
     pub macs: usize,
     /// Weights, activations and workspace, bytes.
     pub peak_memory_bytes: usize,
+    /// The model's file, bytes.
+    #[serde(default)]
+    pub file_bytes: usize,
     /// Latency of the network, where this stage was measured.
     #[serde(flatten)]
     pub latency: Option<Distribution>,
@@ -209,7 +218,7 @@ pub struct Verdict {
     pub latency_ratio: f64,
     /// Whether the latency budget holds; true without one.
     pub latency_ok: bool,
-    /// Whether the memory budget holds; true without one.
+    /// Whether the budgets of memory, parameters and file size hold; true without any.
     pub memory_ok: bool,
     /// Whether the accuracy floors hold; true without any.
     pub accuracy_ok: bool,

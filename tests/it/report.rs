@@ -31,6 +31,7 @@ fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
         params,
         macs: params * 310,
         peak_memory_bytes: params * 4 + (6 << 20),
+        file_bytes: params * 4 + 4000,
         latency: None,
     }
 }
