@@ -101,6 +101,15 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
         accuracy_ok: true,
         sentences: vec![],
     };
+    if 4 * last.zeros > last.params {
+        verdict.sentences.push(format!(
+            "{:.0} % of the weights are zero: the file is {:.2}x as large, but this engine multiplies by zeros too, so the latency \
+             is {:.3}x",
+            100.0 * last.zeros as f64 / last.params.max(1) as f64,
+            last.file_bytes as f64 / report.uncut.file_bytes.max(1) as f64,
+            against.ratio
+        ));
+    }
     let word = |ok: bool| if ok { "holds" } else { "is missed" };
     let mut check = |slot: &mut bool, what: String, ok: bool| {
         *slot &= ok;

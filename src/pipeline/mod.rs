@@ -85,18 +85,29 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     let mut clock = Clock::default();
     let source = Source::gather(job, tell)?;
     clock.lap("gather");
-    let planned = plan(job, &source, tell, &mut clock)?;
+    let (planned, sparse) = match job.pattern {
+        None => (plan(job, &source, tell, &mut clock)?, None),
+        Some(pattern) => {
+            let sparse = plan::sparse(job, pattern, &source, tell)?;
+            clock.lap("importance");
+            (Planned::whole(job, &source), Some(sparse))
+        }
+    };
     let model = &source.model;
 
-    tell(Event::Stage(
-        "Cutting",
-        format!("{} of {} channels stay", kept(&planned.selection), kept(&Selection::all(&source.groups))),
-    ));
-    let cut = surgery::cut(model, &source.groups, &planned.selection).map_err(PipelineError::stage("surgery"))?;
+    let (cut, method) = match sparse {
+        Some(sparse) => (sparse, repair::Method::Sparse),
+        None => {
+            let all = kept(&Selection::all(&source.groups));
+            tell(Event::Stage("Cutting", format!("{} of {all} channels stay", kept(&planned.selection))));
+            let cut = surgery::cut(model, &source.groups, &planned.selection);
+            (cut.map_err(PipelineError::stage("surgery"))?, job.repair)
+        }
+    };
     let calibration = source.calibration(job);
-    tell(Event::Stage("Repairing", format!("{:?} over {} images", job.repair, calibration.images.len())));
+    tell(Event::Stage("Repairing", format!("{method:?} over {} images", calibration.images.len())));
     let mend = |original: &Model, selection: &Selection, cut: &Model, tell: Listener| {
-        repair::repair(original, &source.groups, selection, cut, job.repair, &calibration, &mut |done, all| {
+        repair::repair(original, &source.groups, selection, cut, method, &calibration, &mut |done, all| {
             tell(Event::Progress(done, all));
         })
         .map_err(PipelineError::stage("repair"))
@@ -196,6 +207,7 @@ fn stage(model: &Model, prepared: &Prepared, source: &Source, job: &Job) -> Resu
         map50_95_ultralytics: result.map50_95_ultralytics,
         per_class: result.per_class.into_iter().map(|class| (class.name, class.map50_95)).collect(),
         params: cost.params,
+        zeros: model.zeros(),
         macs: cost.macs,
         peak_memory_bytes: memory.total(),
         file_bytes: model::to_bytes(model).map_err(PipelineError::stage("evaluation"))?.len(),
@@ -217,6 +229,7 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
         lr: job.tune.lr,
         optimizer: job.tune.rule,
         distill: job.tune.distill,
+        keep_zeros: job.pattern.is_some(),
         seed: job.seed,
         checkpoint: Some(job.cache.join(format!("{name}-{}", source.tuning_key(job, start)))),
         ..train::FitConfig::default()

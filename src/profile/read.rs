@@ -1,7 +1,9 @@
 //! The schema: every section and key, its default and its range.
 
 use super::section::{Problems, Section};
-use super::{Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, UnitError};
+use super::{
+    Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, Strategy, UnitError,
+};
 use crate::files;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -13,7 +15,7 @@ const MAX_FILE: u64 = 1 << 20;
 const MANY: usize = 1_000_000;
 
 /// Keys that users look for in the wrong section.
-const OWNERS: [(&str, &str); 27] = [
+const OWNERS: [(&str, &str); 29] = [
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
@@ -28,6 +30,8 @@ const OWNERS: [(&str, &str); 27] = [
     ("budget", "max-map-drop"),
     ("model", "imgsz"),
     ("model", "path"),
+    ("search", "strategy"),
+    ("search", "sparsity"),
     ("search", "grid"),
     ("search", "min-keep"),
     ("search", "importance"),
@@ -144,6 +148,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
 
     let mut s = Section::new(problems, "search", search);
     let f = &mut profile.search;
+    f.strategy = s.choice("strategy", &Strategy::ALL).unwrap_or(f.strategy);
+    f.sparsity = s.number("sparsity", Ratio::new).unwrap_or(f.sparsity);
     f.grid = s.count("grid", 1..=256).unwrap_or(f.grid);
     f.min_keep = s.number("min-keep", Ratio::new).unwrap_or(f.min_keep);
     f.importance = s.choice("importance", &IMPORTANCE.map(|name| (name, name))).unwrap_or(IMPORTANCE[0]).to_owned();

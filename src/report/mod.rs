@@ -123,6 +123,9 @@ pub struct Stage {
     pub per_class: BTreeMap<String, f64>,
     /// Trained values.
     pub params: usize,
+    /// Of those, zeros.
+    #[serde(default)]
+    pub zeros: usize,
     /// Multiply-accumulates per image.
     pub macs: usize,
     /// Weights, activations and workspace, bytes.

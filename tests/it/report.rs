@@ -29,6 +29,7 @@ fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
             .map(|(i, c)| ((*c).to_owned(), short(map * (0.7 + 0.09 * i as f64))))
             .collect(),
         params,
+        zeros: 0,
         macs: params * 310,
         peak_memory_bytes: params * 4 + (6 << 20),
         file_bytes: params * 4 + 4000,

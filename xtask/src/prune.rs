@@ -45,6 +45,9 @@ pub struct Args {
     /// Budget of the model's file, MiB
     #[arg(long, value_name = "X")]
     file_mib: Option<String>,
+    /// What is taken away: structured, unstructured or 2:4
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
     /// Passes over the training images; 0 skips training
     #[arg(long, value_name = "N")]
     epochs: Option<String>,
@@ -101,6 +104,7 @@ impl Args {
             ("--memory-mib", self.memory_mib.clone()),
             ("--params", self.params.clone()),
             ("--file-mib", self.file_mib.clone()),
+            ("--strategy", self.strategy.clone()),
             ("--epochs", self.epochs.clone()),
             ("--importance", self.importance.clone()),
             ("--threads", self.threads.clone()),

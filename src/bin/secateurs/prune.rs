@@ -3,9 +3,9 @@
 use super::failure::Failure;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::device;
-use secateurs::importance::Criterion;
+use secateurs::importance::{Criterion, Pattern};
 use secateurs::pipeline::{self, Event, Job, Tune};
-use secateurs::profile::{self, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio};
+use secateurs::profile::{self, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio, Strategy};
 use secateurs::repair::Method;
 use secateurs::report::{Asked, Report, Stage};
 use secateurs::train::optim::Rule;
@@ -44,6 +44,9 @@ pub struct Args {
     /// Passes over the training images; 0 skips training
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
+    /// What is taken away: whole channels, or single weights, which shrinks the file but not the time
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(["structured", "unstructured", "2:4"]))]
+    strategy: Option<String>,
     /// How channels are ranked
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(IMPORTANCE))]
     importance: Option<String>,
@@ -86,6 +89,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         params: args.params.map(|n| n as usize),
         file: args.file_mib,
         epochs: args.epochs.map(|n| n as usize),
+        strategy: args.strategy.as_deref().and_then(Strategy::from_name),
         importance: args.importance,
         threads: args.threads.map(usize::from),
         seed: args.seed,
@@ -186,6 +190,11 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
             file_mib: budget.file.map(Mib::get),
             min_map: budget.min_map.map(Ratio::get),
             max_map_drop: budget.max_map_drop.map(Ratio::get),
+        },
+        pattern: match search.strategy {
+            Strategy::Structured => None,
+            Strategy::Unstructured => Some(Pattern::Unstructured(search.sparsity.get())),
+            Strategy::TwoOfFour => Some(Pattern::TwoOfFour),
         },
         grid: search.grid,
         min_keep: search.min_keep.get(),

@@ -120,7 +120,7 @@ enum Unit {
 
 type Figure = fn(&Stage) -> Option<f64>;
 
-const FIGURES: [(&str, Unit, Figure); 11] = [
+const FIGURES: [(&str, Unit, Figure); 12] = [
     ("mAP50-95", Unit::Accuracy, |s| Some(s.map50_95)),
     ("mAP50", Unit::Accuracy, |s| Some(s.map50)),
     ("mAP50-95, rules of ultralytics", Unit::Accuracy, |s| Some(s.map50_95_ultralytics)),
@@ -131,6 +131,7 @@ const FIGURES: [(&str, Unit, Figure); 11] = [
     ("peak memory", Unit::Bytes, |s| Some(s.peak_memory_bytes as f64)),
     ("model file", Unit::Bytes, |s| (s.file_bytes > 0).then_some(s.file_bytes as f64)),
     ("parameters", Unit::Count, |s| Some(s.params as f64)),
+    ("of those zero", Unit::Count, |s| (s.zeros > 0).then_some(s.zeros as f64)),
     ("MACs", Unit::Count, |s| Some(s.macs as f64)),
 ];
 
