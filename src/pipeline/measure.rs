@@ -101,6 +101,15 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
         accuracy_ok: true,
         sentences: vec![],
     };
+    if 4 * last.zeros > last.params {
+        verdict.sentences.push(format!(
+            "{:.0} % of the weights are zero: the file is {:.2}x as large, but this engine multiplies by zeros too, so the latency \
+             is {:.3}x",
+            100.0 * last.zeros as f64 / last.params.max(1) as f64,
+            last.file_bytes as f64 / report.uncut.file_bytes.max(1) as f64,
+            against.ratio
+        ));
+    }
     let word = |ok: bool| if ok { "holds" } else { "is missed" };
     let mut check = |slot: &mut bool, what: String, ok: bool| {
         *slot &= ok;
@@ -120,6 +129,13 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
     if let Some(limit) = asked.memory_mib {
         let mib = last.peak_memory_bytes as f64 / f64::from(1 << 20);
         check(&mut verdict.memory_ok, format!("{mib:.2} MiB of {limit:.2} MiB"), mib <= limit);
+    }
+    if let Some(limit) = asked.params {
+        check(&mut verdict.memory_ok, format!("{} of {limit} parameters", last.params), last.params <= limit);
+    }
+    if let Some(limit) = asked.file_mib {
+        let mib = last.file_bytes as f64 / f64::from(1 << 20);
+        check(&mut verdict.memory_ok, format!("file of {mib:.2} MiB, {limit:.2} MiB allowed"), mib <= limit);
     }
     if let Some(floor) = asked.min_map {
         check(
@@ -141,6 +157,8 @@ pub fn describe(asked: &Asked) -> String {
         asked.latency_ms.map(|ms| format!("p{} within {ms} ms", asked.percentile)),
         asked.latency_ratio.map(|r| format!("{r}x the uncut latency")),
         asked.memory_mib.map(|mib| format!("{mib} MiB")),
+        asked.params.map(|params| format!("{params} parameters")),
+        asked.file_mib.map(|mib| format!("a file of {mib} MiB")),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { "no budget".into() } else { parts.join(", ") }

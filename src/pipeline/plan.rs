@@ -2,9 +2,12 @@
 
 use super::job::{Event, Job, Listener};
 use super::{Clock, PipelineError, Source, cache, measure, problem, settle};
-use crate::importance::{Activations, Criterion, Curves, Evidence, MaskGradients, Ranking, Sampling, mask_gradients};
+use crate::importance::{
+    Activations, Criterion, Curves, Evidence, MaskGradients, Pattern, Ranking, Sampling, mask_gradients,
+};
 use crate::latency::LatencyTable;
-use crate::report::Search;
+use crate::model::Model;
+use crate::report::{FrontPoint, Search};
 use crate::surgery::Selection;
 use crate::train::loss;
 use crate::{importance, latency};
@@ -32,6 +35,33 @@ pub struct Planned {
     pub table: LatencyTable,
     /// What the search can prove.
     pub search: Search,
+    /// What it finds at other latencies.
+    pub front: Vec<FrontPoint>,
+}
+
+impl Planned {
+    /// Every channel stays, nothing was searched.
+    pub(super) fn whole(job: &Job, source: &Source) -> Self {
+        Self {
+            selection: Selection::all(&source.groups),
+            table: LatencyTable {
+                fingerprint: measure::fingerprint(job.threads, source.imgsz),
+                layers: vec![None; source.model.graph.nodes.len()],
+                frame_factor: 1.0,
+                held_out_errors: Vec::new(),
+            },
+            search: Search::default(),
+            front: Vec::new(),
+        }
+    }
+}
+
+/// The model with zeros in place of the weights that cost least.
+pub(super) fn sparse(job: &Job, pattern: Pattern, source: &Source, tell: Listener) -> Result<Model, PipelineError> {
+    tell(Event::Stage("Weighing", format!("single weights, {pattern:?}")));
+    let grams =
+        importance::grams(&source.model, &source.calibration(job)).map_err(PipelineError::stage("importance"))?;
+    Ok(importance::sparsify(&source.model, &grams, Some(&source.emphasis), pattern))
 }
 
 /// Ranks, measures and searches.
@@ -45,8 +75,9 @@ pub fn plan(job: &Job, source: &Source, tell: Listener, clock: &mut Clock) -> Re
     let table = table(job, source, &levels, tell)?;
     clock.lap("latency table");
     let (selection, search) = settle::settle(job, source, &worth, &levels, &table, tell)?;
+    let front = settle::front(source, &worth, &levels, &table)?;
     clock.lap("search");
-    Ok(Planned { selection, table, search })
+    Ok(Planned { selection, table, search, front })
 }
 
 /// The widths that every group may have.

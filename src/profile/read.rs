@@ -1,7 +1,9 @@
 //! The schema: every section and key, its default and its range.
 
 use super::section::{Problems, Section};
-use super::{Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, UnitError};
+use super::{
+    Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, Strategy, UnitError,
+};
 use crate::files;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -13,7 +15,7 @@ const MAX_FILE: u64 = 1 << 20;
 const MANY: usize = 1_000_000;
 
 /// Keys that users look for in the wrong section.
-const OWNERS: [(&str, &str); 25] = [
+const OWNERS: [(&str, &str); 29] = [
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
@@ -22,10 +24,14 @@ const OWNERS: [(&str, &str); 25] = [
     ("budget", "latency-ratio"),
     ("budget", "percentile"),
     ("budget", "memory-mib"),
+    ("budget", "params"),
+    ("budget", "file-mib"),
     ("budget", "min-map"),
     ("budget", "max-map-drop"),
     ("model", "imgsz"),
     ("model", "path"),
+    ("search", "strategy"),
+    ("search", "sparsity"),
     ("search", "grid"),
     ("search", "min-keep"),
     ("search", "importance"),
@@ -115,6 +121,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         }
     };
     b.memory = s.number("memory-mib", Mib::new);
+    b.params = s.count("params", 1..=usize::MAX);
+    b.file = s.number("file-mib", Mib::new);
     b.min_map = s.number("min-map", Ratio::new);
     b.max_map_drop = s.number("max-map-drop", Ratio::new);
     if let (Some(asked), Some(whole)) = (b.memory, profile.device.memory)
@@ -140,6 +148,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
 
     let mut s = Section::new(problems, "search", search);
     let f = &mut profile.search;
+    f.strategy = s.choice("strategy", &Strategy::ALL).unwrap_or(f.strategy);
+    f.sparsity = s.number("sparsity", Ratio::new).unwrap_or(f.sparsity);
     f.grid = s.count("grid", 1..=256).unwrap_or(f.grid);
     f.min_keep = s.number("min-keep", Ratio::new).unwrap_or(f.min_keep);
     f.importance = s.choice("importance", &IMPORTANCE.map(|name| (name, name))).unwrap_or(IMPORTANCE[0]).to_owned();

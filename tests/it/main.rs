@@ -24,6 +24,8 @@ mod profile;
 mod repair;
 mod report;
 mod search;
+#[cfg(feature = "toolkit")]
+mod sparse;
 mod support;
 mod surgery;
 mod tasks;
