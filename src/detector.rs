@@ -134,7 +134,7 @@ impl Found {
         Self { image: image.into(), detections: detections.iter().map(named).collect() }
     }
 
-    /// Draws the boxes with names and scores into the image and saves it in a folder as PNG, named after the image file.
+    /// Draws the boxes with names and scores into the image and saves it in a folder under the image file's own name.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -144,7 +144,7 @@ impl Found {
             draw::outline(pixels, d.bbox, colour);
             draw::caption(pixels, d.bbox, &format!("{} {:.2}", d.name, d.score), colour);
         }
-        let path = folder.join(self.image.file_name().unwrap_or("image".as_ref())).with_extension("png");
+        let path = folder.join(self.image.file_name().unwrap_or("image.png".as_ref()));
         pixels.save(&path)?;
         Ok(path)
     }

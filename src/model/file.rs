@@ -3,7 +3,7 @@
 //! Any safetensors reader sees the tensors; this module also rebuilds the network. Metadata keys:
 //! `secateurs.format` (version), `secateurs.graph` and `secateurs.info` (JSON).
 
-use super::{Info, Model, ModelError, Tensor, Weights, bf16_to_f32, f16_to_f32};
+use super::{Info, Model, ModelError, Tensor, Weights};
 use crate::files;
 use crate::graph::Graph;
 use safetensors::{Dtype, SafeTensors};
@@ -99,8 +99,8 @@ pub fn tensors(path: &Path, bytes: &[u8]) -> Result<Weights, FileError> {
         let values: Vec<f32> = match view.dtype() {
             Dtype::F32 => chunks(data).map(f32::from_le_bytes).collect(),
             Dtype::F64 => chunks(data).map(|b| f64::from_le_bytes(b) as f32).collect(),
-            Dtype::F16 => chunks(data).map(|b| f16_to_f32(u16::from_le_bytes(b))).collect(),
-            Dtype::BF16 => chunks(data).map(|b| bf16_to_f32(u16::from_le_bytes(b))).collect(),
+            Dtype::F16 => chunks(data).map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::BF16 => chunks(data).map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
             Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL => continue,
             other => return Err(fail(format!("tensor `{key}` has type {other:?}, expected a float"))),
         };

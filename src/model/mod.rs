@@ -2,12 +2,10 @@
 
 mod file;
 mod fold;
-mod half;
 mod tensor;
 
 pub use file::{FORMAT_VERSION, FileError, MAX_FILE, from_bytes, is_own_format, load, save, tensors, to_bytes};
 pub use fold::fold;
-pub use half::{bf16_to_f32, f16_to_f32};
 pub use tensor::{Tensor, Weights};
 
 use crate::graph::{Graph, GraphError};

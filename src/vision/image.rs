@@ -1,8 +1,16 @@
 //! 8-bit RGB images, read with bounds and turned upright.
 
-use super::codec;
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
+
+/// The largest side that is read, pixels.
+const MAX_SIDE: u32 = 1 << 15;
+
+/// The most memory a decoder may use, bytes.
+const MAX_ALLOC: u64 = 1 << 30;
 
 /// The largest image file that is read, bytes.
 const MAX_FILE: u64 = 256 << 20;
@@ -61,19 +69,39 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self, ImageError> {
-        let decoded = codec::decode(bytes);
-        let (width, height, data) = decoded.map_err(|problem| ImageError::Format { path: path.into(), problem })?;
-        Ok(Self { width, height, data })
+        let fail = |problem: String| ImageError::Format { path: path.into(), problem };
+        let mut limits = Limits::default();
+        limits.max_image_width = Some(MAX_SIDE);
+        limits.max_image_height = Some(MAX_SIDE);
+        limits.max_alloc = Some(MAX_ALLOC);
+        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| fail(e.to_string()))?;
+        reader.limits(limits);
+        let mut decoder = reader.into_decoder().map_err(|e| fail(e.to_string()))?;
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let mut image = DynamicImage::from_decoder(decoder).map_err(|e| fail(e.to_string()))?;
+        image.apply_orientation(orientation);
+        let rgb = image.into_rgb8();
+        let (width, height) = (rgb.width() as usize, rgb.height() as usize);
+        if width == 0 || height == 0 {
+            return Err(fail("has no pixels".into()));
+        }
+        Ok(Self { width, height, data: rgb.into_raw() })
     }
 
-    /// Writes a PNG file, under a temporary name first.
+    /// Writes a PNG or, where the name ends so, a JPEG file, under a temporary name first.
     ///
     /// # Errors
     /// If it cannot be encoded or written.
     pub fn save(&self, path: &Path) -> Result<(), ImageError> {
-        let encoded = codec::encode_png(self.width, self.height, &self.data);
-        let bytes = encoded.map_err(|problem| ImageError::Format { path: path.into(), problem })?;
-        crate::files::write_atomic(path, &bytes).map_err(|source| ImageError::Io { path: path.into(), source })
+        let jpeg = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpg") || e.eq_ignore_ascii_case("jpeg"));
+        let format = if jpeg { image::ImageFormat::Jpeg } else { image::ImageFormat::Png };
+        let fail = |problem: String| ImageError::Format { path: path.into(), problem };
+        let rgb = image::RgbImage::from_raw(self.width as u32, self.height as u32, self.data.clone());
+        let rgb = rgb.ok_or_else(|| fail("its sides do not fit its bytes".into()))?;
+        let mut bytes = Cursor::new(Vec::new());
+        rgb.write_to(&mut bytes, format).map_err(|e| fail(e.to_string()))?;
+        let written = crate::files::write_atomic(path, bytes.get_ref());
+        written.map_err(|source| ImageError::Io { path: path.into(), source })
     }
 
     /// Columns.
