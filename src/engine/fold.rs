@@ -1,21 +1,28 @@
 //! Folded kernels and biases, packed for the kernels.
 
-use super::compile::{Action, Program, spec, square_spec};
+use super::compile::{Action, Program};
 use crate::graph::{ConvTranspose, Op};
-use crate::kernels;
+use crate::kernels::{Isa, pack_conv, pack_depthwise};
 use crate::model::{Model, fold};
 
 /// Packs the weights of every convolution of a program.
-pub(super) fn pack(model: &Model, program: &Program, weights: &mut [f32]) {
+pub(super) fn pack(isa: Isa, model: &Model, program: &Program, weights: &mut [f32]) {
     for step in &program.steps {
-        let Action::Conv { depthwise, packed, .. } = &step.action else { continue };
-        let (spec, (kernel, bias)) = match &model.graph.node(step.node).op {
-            Op::Conv(conv) => (spec(conv), fold(model, conv)),
-            Op::ConvTranspose(conv) => (square_spec(conv), squares(model, conv)),
+        let (spec, depthwise, packed) = match &step.action {
+            Action::Conv { spec, depthwise, packed, .. } => (spec, *depthwise, packed),
+            Action::ConvImage { spec, packed, .. } => (spec, false, packed),
             _ => continue,
         };
-        let pack = if *depthwise { kernels::pack_depthwise } else { kernels::pack_conv };
-        pack(&spec, &kernel, &bias, &mut weights[packed.clone()]);
+        let (kernel, bias) = match &model.graph.node(step.node).op {
+            Op::Conv(conv) => fold(model, conv),
+            Op::ConvTranspose(conv) => squares(model, conv),
+            _ => continue,
+        };
+        let packed = &mut weights[packed.clone()];
+        match depthwise {
+            true => pack_depthwise(spec, &kernel, &bias, packed),
+            false => pack_conv(isa, spec, &kernel, &bias, packed),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::error::Fault;
 use super::pickle::{Dtype, MAX_PICKLE, Storage, TensorView};
-use crate::model::{Tensor, bf16_to_f32, f16_to_f32};
+use crate::model::Tensor;
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
 use zip::ZipArchive;
@@ -177,8 +177,8 @@ fn element(dtype: Dtype, bytes: &[u8], at: usize) -> f32 {
     match dtype {
         Dtype::F64 => f64::from_le_bytes(part(bytes, at)) as f32,
         Dtype::F32 => f32::from_le_bytes(part(bytes, at)),
-        Dtype::F16 => f16_to_f32(u16::from_le_bytes(part(bytes, at))),
-        Dtype::BF16 => bf16_to_f32(u16::from_le_bytes(part(bytes, at))),
+        Dtype::F16 => half::f16::from_le_bytes(part(bytes, at)).to_f32(),
+        Dtype::BF16 => half::bf16::from_le_bytes(part(bytes, at)).to_f32(),
         Dtype::Int(_) => 0.0,
     }
 }

@@ -1,6 +1,6 @@
 //! What is to be done, and what is told while it is done.
 
-use crate::importance::Criterion;
+use crate::importance::{Criterion, Pattern};
 use crate::latency::Speed;
 use crate::repair::Method;
 use crate::report::Asked;
@@ -24,6 +24,8 @@ pub struct Job {
     pub threads: usize,
     /// Budgets and floors.
     pub budget: Asked,
+    /// Single weights to set to zero; none cuts channels.
+    pub pattern: Option<Pattern>,
     /// Widths are multiples of this.
     pub grid: usize,
     /// The least share of a group's channels that stays.

@@ -29,6 +29,23 @@ pub struct Against {
     pub ratio: f64,
 }
 
+impl Against {
+    /// What a measurement in turn says; none if there was only one network.
+    pub fn of(measured: &Measured) -> Option<Self> {
+        let uncut = measured.against.as_ref()?;
+        Some(Self { uncut: uncut.latency.clone(), cut: measured.latency.clone(), ratio: uncut.pair_ratio })
+    }
+
+    /// The ratio for settling plans, steadier on a busy machine: processor times where one thread runs.
+    pub fn steady_ratio(&self, threads: usize) -> f64 {
+        if threads == 1 && self.uncut.cpu_p50_ms > 0.0 {
+            self.cut.cpu_p50_ms / self.uncut.cpu_p50_ms
+        } else {
+            self.ratio
+        }
+    }
+}
+
 /// Measures a model against the uncut one, alternating frame by frame, where the job says.
 pub fn in_turn(
     uncut: &Model,
@@ -76,14 +93,6 @@ fn on_device(
     Against::of(&record?.measured).ok_or_else(|| PipelineError::stage("measurement")("nothing ran in turn"))
 }
 
-impl Against {
-    /// What a measurement in turn says; none if there was only one network.
-    pub fn of(measured: &Measured) -> Option<Self> {
-        let uncut = measured.against.as_ref()?;
-        Some(Self { uncut: uncut.latency.clone(), cut: measured.latency.clone(), ratio: uncut.pair_ratio })
-    }
-}
-
 /// A latency table of the job's networks, measured or estimated where the job says.
 pub fn table(
     job: &Job,
@@ -127,7 +136,7 @@ pub fn table(
 pub fn ratio(cut: &Model, predicted: f64, source: &Source, job: &Job) -> Result<f64, PipelineError> {
     match job.timing {
         Timing::Estimate(_) => Ok(predicted),
-        _ => Ok(in_turn(&source.model, cut, source, job, SETTLE_RUNS)?.ratio),
+        _ => Ok(in_turn(&source.model, cut, source, job, SETTLE_RUNS)?.steady_ratio(job.threads)),
     }
 }
 
@@ -213,6 +222,16 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
     let asked = &report.budget;
     let mut verdict = Verdict { latency_ratio: against.ratio, ..judge_rest(report) };
     let mut sentences = Vec::new();
+    let last = report.last();
+    if 4 * last.zeros > last.params {
+        sentences.push(format!(
+            "{:.0} % of the weights are zero: the file is {:.2}x as large, but this engine multiplies by zeros too, so the latency \
+             is {:.3}x",
+            100.0 * last.zeros as f64 / last.params.max(1) as f64,
+            last.file_bytes as f64 / report.uncut.file_bytes.max(1) as f64,
+            against.ratio
+        ));
+    }
     let mut check = |what: String, ok: bool| {
         verdict.latency_ok &= ok;
         sentences.push(sentence(&what, ok));
@@ -256,6 +275,13 @@ fn judge_rest(report: &Report) -> Verdict {
         let mib = last.peak_memory_bytes as f64 / f64::from(1 << 20);
         check(&mut verdict.memory_ok, format!("{mib:.2} MiB of {limit:.2} MiB"), mib <= limit);
     }
+    if let Some(limit) = asked.params {
+        check(&mut verdict.memory_ok, format!("{} of {limit} parameters", last.params), last.params <= limit);
+    }
+    if let Some(limit) = asked.file_mib {
+        let mib = last.file_bytes as f64 / f64::from(1 << 20);
+        check(&mut verdict.memory_ok, format!("file of {mib:.2} MiB, {limit:.2} MiB allowed"), mib <= limit);
+    }
     if let Some(floor) = asked.min_map {
         check(
             &mut verdict.accuracy_ok,
@@ -276,6 +302,8 @@ pub fn describe(asked: &Asked) -> String {
         asked.latency_ms.map(|ms| format!("p{} within {ms} ms", asked.percentile)),
         asked.latency_ratio.map(|r| format!("{r}x the uncut latency")),
         asked.memory_mib.map(|mib| format!("{mib} MiB")),
+        asked.params.map(|params| format!("{params} parameters")),
+        asked.file_mib.map(|mib| format!("a file of {mib} MiB")),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { "no budget".into() } else { parts.join(", ") }

@@ -1,7 +1,9 @@
 //! The schema: every section and key, its default and its range.
 
 use super::section::{Problems, Section};
-use super::{Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, UnitError};
+use super::{
+    Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, Strategy, UnitError,
+};
 use crate::files;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -13,7 +15,7 @@ const MAX_FILE: u64 = 1 << 20;
 const MANY: usize = 1_000_000;
 
 /// Keys that users look for in the wrong section.
-const OWNERS: [(&str, &str); 33] = [
+const OWNERS: &[(&str, &str)] = &[
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
@@ -28,10 +30,14 @@ const OWNERS: [(&str, &str); 33] = [
     ("budget", "latency-ratio"),
     ("budget", "percentile"),
     ("budget", "memory-mib"),
+    ("budget", "params"),
+    ("budget", "file-mib"),
     ("budget", "min-map"),
     ("budget", "max-map-drop"),
     ("model", "imgsz"),
     ("model", "path"),
+    ("search", "strategy"),
+    ("search", "sparsity"),
     ("search", "grid"),
     ("search", "min-keep"),
     ("search", "importance"),
@@ -74,11 +80,11 @@ fn parse_private(path: &Path, text: &str) -> Result<Option<Connect>, ProfileErro
     with_problems(path, text, |table, problems| {
         let mut root = Section::new(problems, "", Some(table));
         let connect = root.table("connect");
-        root.close(&OWNERS);
+        root.close(OWNERS);
         connect.map(|connect| {
             let mut s = Section::new(problems, "connect", Some(connect));
             let read = read_connect(&mut s);
-            s.close(&OWNERS);
+            s.close(OWNERS);
             read
         })
     })
@@ -121,7 +127,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     let mut root = Section::new(problems, "", Some(table));
     let [device, connect, budget, model, data, search, finetune, bench] =
         ["device", "connect", "budget", "model", "data", "search", "finetune", "bench"].map(|name| root.table(name));
-    root.close(&OWNERS);
+    root.close(OWNERS);
 
     let base = path.parent().unwrap_or(Path::new(""));
     let beside = |text: String| -> PathBuf { base.join(text) };
@@ -147,11 +153,11 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     if let Some(found) = profile.device.glibc.clone().filter(|text| !version(text)) {
         s.refuse("glibc", format!("is `{found}`, expected a version such as \"2.36\""));
     }
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "connect", connect);
     profile.connect = read_connect(&mut s);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "budget", budget);
     let b = &mut profile.budget;
@@ -166,6 +172,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         }
     };
     b.memory = s.number("memory-mib", Mib::new);
+    b.params = s.count("params", 1..=usize::MAX);
+    b.file = s.number("file-mib", Mib::new);
     b.min_map = s.number("min-map", Ratio::new);
     b.max_map_drop = s.number("max-map-drop", Ratio::new);
     if let (Some(asked), Some(whole)) = (b.memory, profile.device.memory)
@@ -173,7 +181,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     {
         s.refuse("memory-mib", format!("is {asked}, more than the device has ({whole})"));
     }
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "model", model);
     let m = &mut profile.model;
@@ -183,20 +191,22 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     if m.batch != 1 {
         s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));
     }
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "data", data);
     profile.data = s.text("path").map(beside);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "search", search);
     let f = &mut profile.search;
+    f.strategy = s.choice("strategy", &Strategy::ALL).unwrap_or(f.strategy);
+    f.sparsity = s.number("sparsity", Ratio::new).unwrap_or(f.sparsity);
     f.grid = s.count("grid", 1..=256).unwrap_or(f.grid);
     f.min_keep = s.number("min-keep", Ratio::new).unwrap_or(f.min_keep);
     f.importance = s.choice("importance", &IMPORTANCE.map(|name| (name, name))).unwrap_or(IMPORTANCE[0]).to_owned();
     f.calibration_images = s.count("calibration-images", 1..=MANY).unwrap_or(f.calibration_images);
     f.seed = s.whole("seed", 0..=i64::MAX as u64).unwrap_or(f.seed);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "finetune", finetune);
     let f = &mut profile.finetune;
@@ -206,7 +216,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     f.optimizer = s.choice("optimizer", &Optimizer::ALL).unwrap_or(f.optimizer);
     f.distill = s.number("distill", not_negative).unwrap_or(f.distill);
     f.control = s.flag("control").unwrap_or(f.control);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "bench", bench);
     let b = &mut profile.bench;
@@ -223,7 +233,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         }
         _ => {}
     }
-    s.close(&OWNERS);
+    s.close(OWNERS);
     profile
 }
 

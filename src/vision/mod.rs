@@ -1,6 +1,5 @@
 //! From an image file to the network's input, and from the network's outputs to detections in the image.
 
-mod codec;
 mod decode;
 pub mod draw;
 mod glyphs;

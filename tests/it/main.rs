@@ -5,6 +5,8 @@
 #[cfg(feature = "toolkit")]
 mod backend;
 #[cfg(feature = "toolkit")]
+mod classifiers;
+#[cfg(feature = "toolkit")]
 mod cli;
 mod data;
 mod demo;
@@ -23,10 +25,12 @@ mod repair;
 mod report;
 mod search;
 #[cfg(feature = "toolkit")]
+mod sparse;
 mod ssh;
 mod steady;
 mod support;
 mod surgery;
+mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
 mod vision;

@@ -127,7 +127,7 @@ fn steady_machines_are_believed() {
 fn no_slowed_or_disturbed_machine_is_believed() {
     let half_slow = || steady().into_iter().enumerate().map(|(i, ms)| if i >= 50 { ms * 1.3 } else { ms }).collect();
     let stalls = || steady().into_iter().enumerate().map(|(i, ms)| if i % 10 == 0 { ms * 1.6 } else { ms }).collect();
-    let frequency: &str = "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq";
+    const FREQUENCY: &str = "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq";
     let cases: Vec<(&str, Files, Files, Files, Vec<f64>)> = vec![
         ("under-voltage", PI, &[(PI_WORD, "0x50001\n")], &[(PI_WORD, "0x50000\n")], steady()),
         ("frequency is capped", PI, &[], &[(PI_WORD, "0x20002\n")], steady()),
@@ -135,8 +135,8 @@ fn no_slowed_or_disturbed_machine_is_believed() {
         ("soft temperature limit", PI, &[], &[(PI_WORD, "0x80008\n")], steady()),
         ("was for a moment: under-voltage", PI, &[], &[(PI_WORD, "0x10000\n")], steady()),
         ("85 degrees", PI, &[("sys/class/thermal/thermal_zone0/temp", "85000\n")], &[], steady()),
-        ("1500 MHz of 2400 MHz", PI, &[(frequency, "1500000\n")], &[(frequency, "2400000\n")], steady()),
-        ("the clock fell from 1510 MHz", JETSON, &[], &[(frequency, "1420000\n")], steady()),
+        ("1500 MHz of 2400 MHz", PI, &[(FREQUENCY, "1500000\n")], &[(FREQUENCY, "2400000\n")], steady()),
+        ("the clock fell from 1510 MHz", JETSON, &[], &[(FREQUENCY, "1420000\n")], steady()),
         ("throttling events", JETSON, &[], &[(JETSON_EVENTS, "8\n")], steady()),
         ("against heat", JETSON, &[("sys/class/thermal/cooling_device1/cur_state", "2\n")], &[], steady()),
         ("power mode changed from 0000 to 0001", JETSON, &[], &[("var/lib/nvpmodel/status", "pmode:0001")], steady()),

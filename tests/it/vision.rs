@@ -173,7 +173,7 @@ fn unreadable_images_are_named() {
     let picture = Image::new(8, 8, (0..192).map(|v| v as u8).collect());
     let (png, jpeg) = (folder.path().join("a.png"), folder.path().join("a.jpg"));
     picture.save(&png).unwrap();
-    save_jpeg(&picture, &jpeg);
+    picture.save(&jpeg).unwrap();
     assert_eq!(Image::open(&png).unwrap(), picture);
     assert_eq!(Image::open(&jpeg).unwrap().width(), 8);
     let png = std::fs::read(png).unwrap();
@@ -200,18 +200,12 @@ fn unreadable_images_are_named() {
     assert!(picture.save(&jpeg.join("below-a-file.png")).is_err());
 }
 
-fn save_jpeg(picture: &Image, path: &Path) {
-    let (width, height) = (picture.width() as u32, picture.height() as u32);
-    let pixels = image::RgbImage::from_raw(width, height, picture.data().to_vec()).unwrap();
-    pixels.save_with_format(path, image::ImageFormat::Jpeg).unwrap();
-}
-
 #[test]
 fn images_are_turned_upright() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.jpg");
     // Left half black, right half white.
-    save_jpeg(&Image::new(16, 8, (0..384).map(|i| if i / 3 % 16 < 8 { 0 } else { 255 }).collect()), &path);
+    Image::new(16, 8, (0..384).map(|i| if i / 3 % 16 < 8 { 0 } else { 255 }).collect()).save(&path).unwrap();
     let plain = std::fs::read(&path).unwrap();
     let mut turned = plain[..2].to_vec();
     turned.extend([0xFF, 0xE1, 0, 34]);

@@ -53,6 +53,9 @@ enum Command {
     /// Time per frame and peak memory of a model on this machine
     #[command(disable_help_flag = true)]
     Bench(Words),
+    /// Prune a model in several ways to the same latency, and compare their accuracy
+    #[command(disable_help_flag = true)]
+    Compare(Words),
     /// Find objects in images
     #[command(disable_help_flag = true)]
     Detect(Words),
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Command::Runner(args) => forward::runner(&args),
         Command::Eval(words) => forward::run("eval", &words.words),
         Command::Bench(words) => forward::run("bench", &words.words),
+        Command::Compare(words) => forward::run("compare", &words.words),
         Command::Detect(words) => forward::run("detect", &words.words),
         Command::Inspect(words) => forward::run("inspect", &words.words),
         Command::Export(words) => forward::run("export", &words.words),

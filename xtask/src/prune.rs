@@ -42,6 +42,15 @@ pub struct Args {
     /// Memory budget: weights, peak activations and workspace, MiB
     #[arg(long, value_name = "X")]
     memory_mib: Option<String>,
+    /// Budget of trained values
+    #[arg(long, value_name = "N")]
+    params: Option<String>,
+    /// Budget of the model's file, MiB
+    #[arg(long, value_name = "X")]
+    file_mib: Option<String>,
+    /// What is taken away: structured, unstructured or 2:4
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
     /// Passes over the training images; 0 skips training
     #[arg(long, value_name = "N")]
     epochs: Option<String>,
@@ -96,6 +105,9 @@ impl Args {
             ("--latency-ms", self.latency_ms.clone()),
             ("--latency-ratio", self.latency_ratio.clone()),
             ("--memory-mib", self.memory_mib.clone()),
+            ("--params", self.params.clone()),
+            ("--file-mib", self.file_mib.clone()),
+            ("--strategy", self.strategy.clone()),
             ("--epochs", self.epochs.clone()),
             ("--importance", self.importance.clone()),
             ("--threads", self.threads.clone()),

@@ -7,7 +7,7 @@ mod args;
 use args::{Args, Command, Usage};
 use secateurs::bench::{self, BenchError};
 use secateurs::board::{Board, State};
-use secateurs::detector::{Detector, DetectorError, Found, input_side};
+use secateurs::detector::{DetectorError, Finder, input_side};
 use secateurs::files;
 use secateurs::model::{self, FileError, Model};
 use secateurs::vision::{Image, ImageError};
@@ -25,7 +25,7 @@ Runs a pruned network: finds objects in images, and measures how fast it does.
 Usage: secateurs-infer COMMAND
 
 Commands:
-  detect IMAGE...   Find objects in JPEG or PNG images
+  detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees
   bench             Measure the time per frame
   info              Say what the model is
   device            Say what the machine is and what it is doing
@@ -49,6 +49,7 @@ bench:
   --runs N          Frames on the clock [default: 300]
   --warmup N        Frames before the clock starts [default: 20]
   --against FILE    Run another model in turn with this one, and give the ratio of their times
+  --profile         Time every layer, and hold it against the machine's measured peak
 
 window, as bench, and:
   --phases          Also time the way from a photo to its detections
@@ -232,6 +233,16 @@ fn run_table(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
 
 fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
     let options = options(args, model)?;
+    if args.profile {
+        let profile = bench::profile(model, &options)?;
+        if args.json {
+            serde_json::to_writer(&mut *out, &profile)?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{profile}")?;
+        }
+        return Ok(());
+    }
     let measured = match &args.against {
         Some(path) => bench::versus(model, &model::load(path)?, &options)?,
         None => bench::measure(model, &options)?,
@@ -246,12 +257,11 @@ fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Fail
 }
 
 fn detect(args: &Args, model: &Model, images: &[PathBuf], out: &mut dyn Write) -> Result<(), Failure> {
-    let mut detector = Detector::new(model, imgsz(args, model)?, args.threads)?;
-    detector.options.score = args.score;
-    detector.options.iou = args.iou;
+    let mut finder = Finder::new(model, imgsz(args, model)?, args.threads)?;
+    finder.set_thresholds(args.score, args.iou);
     for path in images {
         let mut image = Image::open(path)?;
-        let found = Found::new(path, &detector.detect(&image)?, &model.info);
+        let found = finder.find(path, &image, model)?;
         if let Some(folder) = &args.save {
             found.save(&mut image, folder).map_err(|e| Failure::Input(e.to_string()))?;
         }

@@ -1,6 +1,7 @@
 //! The worker: prunes, and looks at models before and after.
 
 mod bench;
+mod compare;
 mod detect;
 mod eval;
 mod export;
@@ -42,6 +43,8 @@ enum Command {
     Eval(eval::Args),
     /// Time per frame and peak memory of a model on this machine
     Bench(bench::Args),
+    /// Prune a model in several ways to the same latency, and compare their accuracy
+    Compare(compare::Args),
     /// Find objects in images
     Detect(detect::Args),
     /// Layers, channel groups, parameters, arithmetic and peak memory of a model
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = match &cli.command {
         Command::Prune(args) => args.terminal.is_json(),
+        Command::Compare(args) => args.terminal.is_json(),
         Command::Finish(args) => args.terminal.is_json(),
         Command::Train(args) => args.terminal.is_json(),
         _ => false,
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         Command::Prune(args) => prune::run(args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Compare(args) => compare::run(args),
         Command::Detect(args) => detect::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Export(args) => export::run(&args),

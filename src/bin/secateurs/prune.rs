@@ -3,10 +3,12 @@
 use super::failure::Failure;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::device;
-use secateurs::importance::Criterion;
+use secateurs::importance::{Criterion, Pattern};
 use secateurs::latency::Speed;
 use secateurs::pipeline::{self, Event, Job, Timing, Tune};
-use secateurs::profile::{self, Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio};
+use secateurs::profile::{
+    self, Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio, Strategy,
+};
 use secateurs::repair::Method;
 use secateurs::report::{Asked, Report, Stage};
 use secateurs::session::Session;
@@ -38,9 +40,18 @@ pub struct Args {
     /// Memory budget: weights, peak activations and workspace, MiB
     #[arg(long, value_name = "X")]
     memory_mib: Option<Mib>,
+    /// Budget of trained values
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    params: Option<u64>,
+    /// Budget of the model's file, MiB
+    #[arg(long, value_name = "X")]
+    file_mib: Option<Mib>,
     /// Passes over the training images; 0 skips training
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
+    /// What is taken away: whole channels, or single weights, which shrinks the file but not the time
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(["structured", "unstructured", "2:4"]))]
+    strategy: Option<String>,
     /// How channels are ranked
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(IMPORTANCE))]
     importance: Option<String>,
@@ -83,14 +94,18 @@ pub fn run(args: Args) -> Result<(), Failure> {
         latency: args.latency_ms,
         latency_ratio: args.latency_ratio,
         memory: args.memory_mib,
+        params: args.params.map(|n| n as usize),
+        file: args.file_mib,
         epochs: args.epochs.map(|n| n as usize),
+        strategy: args.strategy.as_deref().and_then(Strategy::from_name),
         importance: args.importance,
         threads: args.threads.map(usize::from),
         seed: args.seed,
     };
     let profile = overrides.apply(load(args.profile.as_deref())?);
     let budget = &profile.budget;
-    if budget.latency.is_none() && budget.latency_ratio.is_none() && budget.memory.is_none() {
+    let sizes = budget.memory.is_some() || budget.params.is_some() || budget.file.is_some();
+    if budget.latency.is_none() && budget.latency_ratio.is_none() && !sizes {
         return Err(Failure::Usage(
             "no budget: give --latency-ms, --latency-ratio or --memory-mib, or set one in the profile".into(),
         ));
@@ -159,6 +174,8 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         budget.latency.map(|ms| format!("p{} within {ms}", budget.percentile)),
         budget.latency_ratio.map(|ratio| format!("{ratio} the uncut latency")),
         budget.memory.map(|mib| format!("{mib} of memory")),
+        budget.params.map(|params| format!("{params} parameters")),
+        budget.file.map(|mib| format!("a file of {mib}")),
     ];
     let size = profile.model.imgsz.map_or("its own size".to_owned(), |side| format!("{side} px"));
     let teacher = if tune.distill > 0.0 { ", the uncut model as teacher" } else { "" };
@@ -201,7 +218,7 @@ fn execute(job: &Job, terminal: &mut Terminal) -> Result<(), Failure> {
 }
 
 /// The job of a profile.
-fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
+pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
     let (budget, search, tune) = (&profile.budget, &profile.search, &profile.finetune);
     Job {
         target: profile.device.name.clone(),
@@ -214,8 +231,15 @@ fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
             latency_ratio: budget.latency_ratio.map(Ratio::get),
             percentile: budget.percentile,
             memory_mib: budget.memory.map(Mib::get),
+            params: budget.params,
+            file_mib: budget.file.map(Mib::get),
             min_map: budget.min_map.map(Ratio::get),
             max_map_drop: budget.max_map_drop.map(Ratio::get),
+        },
+        pattern: match search.strategy {
+            Strategy::Structured => None,
+            Strategy::Unstructured => Some(Pattern::Unstructured(search.sparsity.get())),
+            Strategy::TwoOfFour => Some(Pattern::TwoOfFour),
         },
         grid: search.grid,
         min_keep: search.min_keep.get(),
