@@ -6,6 +6,7 @@
 
 mod activations;
 mod damage;
+mod elements;
 mod emphasis;
 mod gradients;
 mod greedy;
@@ -14,6 +15,7 @@ mod weights;
 
 pub use activations::{Activations, activations};
 pub use damage::{Curves, DamageError, Grams, Sampling, divergence, grams, measure, outputs};
+pub use elements::{Pattern, sparsify};
 pub use emphasis::emphasis;
 pub use gradients::{MaskGradients, mask_gradients};
 

@@ -86,7 +86,7 @@ impl Reader {
 }
 
 /// Factor of every output from the convolution to the activation.
-fn scales(model: &Model, conv: &Conv) -> Vec<f64> {
+pub(super) fn scales(model: &Model, conv: &Conv) -> Vec<f64> {
     let Some(norm) = &conv.norm else { return vec![1.0; conv.c_out] };
     let [scale, _, _, var] = norm.keys().map(|key| model.tensor(&key).data());
     scale.iter().zip(var).map(|(g, v)| f64::from(g.abs()) / f64::from(v + norm.eps).sqrt()).collect()

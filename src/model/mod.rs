@@ -2,6 +2,7 @@
 
 mod file;
 mod fold;
+mod sparse;
 mod tensor;
 
 pub use file::{FORMAT_VERSION, FileError, MAX_FILE, from_bytes, is_own_format, load, save, tensors, to_bytes};
@@ -142,6 +143,12 @@ impl Model {
     /// If the graph does not list the key; [`Model::new`] made sure that all listed keys exist.
     pub fn tensor(&self, key: &str) -> &Tensor {
         &self.weights[key]
+    }
+
+    /// Trained values that are zero.
+    pub fn zeros(&self) -> usize {
+        let trained = self.graph.params().into_iter().filter(|p| p.trainable);
+        trained.map(|p| self.tensor(&p.key).data().iter().filter(|v| **v == 0.0).count()).sum()
     }
 
     /// Bytes of all tensors in f32.

@@ -1,10 +1,13 @@
 //! From importance and latency to widths that hold the budgets when measured.
 
-use super::job::{Event, Job, Listener};
+use super::job::{Event, Job, Listener, Timing};
 use super::{Clock, PipelineError, Source, cache, measure, problem, settle};
-use crate::importance::{Activations, Criterion, Curves, Evidence, MaskGradients, Ranking, Sampling, mask_gradients};
+use crate::importance::{
+    Activations, Criterion, Curves, Evidence, MaskGradients, Pattern, Ranking, Sampling, mask_gradients,
+};
 use crate::latency::LatencyTable;
-use crate::report::Search;
+use crate::model::Model;
+use crate::report::{FrontPoint, Search};
 use crate::surgery::Selection;
 use crate::train::loss;
 use crate::{importance, latency};
@@ -32,6 +35,33 @@ pub struct Planned {
     pub table: LatencyTable,
     /// What the search can prove.
     pub search: Search,
+    /// What it finds at other latencies.
+    pub front: Vec<FrontPoint>,
+}
+
+impl Planned {
+    /// Every channel stays, nothing was searched.
+    pub(super) fn whole(job: &Job, source: &Source) -> Self {
+        Self {
+            selection: Selection::all(&source.groups),
+            table: LatencyTable {
+                fingerprint: measure::fingerprint(job, source.imgsz),
+                layers: vec![None; source.model.graph.nodes.len()],
+                frame_factor: 1.0,
+                held_out_errors: Vec::new(),
+            },
+            search: Search::default(),
+            front: Vec::new(),
+        }
+    }
+}
+
+/// The model with zeros in place of the weights that cost least.
+pub(super) fn sparse(job: &Job, pattern: Pattern, source: &Source, tell: Listener) -> Result<Model, PipelineError> {
+    tell(Event::Stage("Weighing", format!("single weights, {pattern:?}")));
+    let grams =
+        importance::grams(&source.model, &source.calibration(job)).map_err(PipelineError::stage("importance"))?;
+    Ok(importance::sparsify(&source.model, &grams, Some(&source.emphasis), pattern))
 }
 
 /// Ranks, measures and searches.
@@ -45,8 +75,9 @@ pub fn plan(job: &Job, source: &Source, tell: Listener, clock: &mut Clock) -> Re
     let table = table(job, source, &levels, tell)?;
     clock.lap("latency table");
     let (selection, search) = settle::settle(job, source, &worth, &levels, &table, tell)?;
+    let front = settle::front(source, &worth, &levels, &table)?;
     clock.lap("search");
-    Ok(Planned { selection, table, search })
+    Ok(Planned { selection, table, search, front })
 }
 
 /// The widths that every group may have.
@@ -164,8 +195,11 @@ pub(super) fn table(
     levels: &[Vec<usize>],
     tell: Listener,
 ) -> Result<LatencyTable, PipelineError> {
-    let fingerprint = measure::fingerprint(job.threads, source.imgsz);
-    tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}")));
+    let fingerprint = measure::fingerprint(job, source.imgsz);
+    match job.timing {
+        Timing::Estimate(_) => tell(Event::Stage("Estimating", format!("every layer: {fingerprint}"))),
+        _ => tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}"))),
+    }
     let sampling = latency::Sampling {
         size: (source.imgsz, source.imgsz),
         threads: job.threads,
@@ -179,12 +213,13 @@ pub(super) fn table(
     let key = cache::key(&[&source.model.graph, &levels, &fingerprint, &sampling]);
     let compute = || {
         let mut progress = |done, all| tell(Event::Progress(done, all));
-        latency::measure(&source.model, &source.groups, &levels, &sampling, fingerprint.clone(), &mut progress)
-            .map_err(PipelineError::stage("latency table"))
+        measure::table(job, source, &levels, &sampling, &mut progress)
     };
     let (table, kept) = cache::cached(&job.cache, "latency", &key, compute)?;
     let worst = table.held_out_errors.last().copied().unwrap_or(0.0);
     let from = if kept { " (kept from an earlier run)" } else { "" };
-    tell(Event::Note(format!("unseen networks are predicted within {:.1} %{from}", 100.0 * worst)));
+    if !table.held_out_errors.is_empty() {
+        tell(Event::Note(format!("unseen networks are predicted within {:.1} %{from}", 100.0 * worst)));
+    }
     Ok(table)
 }

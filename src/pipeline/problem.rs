@@ -10,6 +10,17 @@ use crate::search::{Budget, Factor, MemoryTerm, Problem, Variable};
 /// The most widths a group may choose from.
 const MAX_LEVELS: usize = 8;
 
+/// What a plan may cost, in the search's own figures. A missing limit does not bind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Predicted milliseconds.
+    pub latency_ms: Option<f64>,
+    /// Weights and live activations, bytes.
+    pub memory_bytes: Option<f64>,
+    /// Weights alone, bytes.
+    pub weight_bytes: Option<f64>,
+}
+
 /// The widths a group may have, ascending; the last is its full width. Multiples of the grid (and of the
 /// head count) from `min_keep` of the full width on; where that gives more than eight, eight evenly spread. A group
 /// that may vanish may also have none.
@@ -42,7 +53,7 @@ pub fn problem(
     curves: &Curves,
     table: &LatencyTable,
     (height, width): (usize, usize),
-    budget: Budget,
+    limits: Limits,
 ) -> Result<Problem, GraphError> {
     let variable = |(id, group): (usize, &Group)| Variable {
         name: group.name.clone(),
@@ -56,10 +67,24 @@ pub fn problem(
         constant: set.constant,
         terms: set.per_channel.into_iter().map(|(group, bytes)| (group.index(), bytes)).collect(),
     });
+    let mut memory: Vec<MemoryTerm> = live.collect();
+    let mut budget = Budget { latency_ms: limits.latency_ms, memory_bytes: limits.memory_bytes };
+    // Weights alone are a step of memory too: with nothing live where memory has no limit, else with as much as makes
+    // the two limits meet.
+    match (limits.weight_bytes, limits.memory_bytes) {
+        (Some(weights), None) => {
+            memory = vec![MemoryTerm::default()];
+            budget.memory_bytes = Some(weights);
+        }
+        (Some(weights), Some(all)) if weights < all => {
+            memory.push(MemoryTerm { constant: all - weights, terms: Vec::new() });
+        }
+        _ => {}
+    }
     Ok(Problem {
         variables: groups.groups.iter().enumerate().map(variable).collect(),
         factors: factors.collect(),
-        memory: live.collect(),
+        memory,
         weight_factors: kernels.collect(),
         budget,
     })

@@ -7,15 +7,16 @@
 //! 3. Every plan that holds is cut and repaired on most of the calibration images. The one whose outputs stay
 //!    closest to the uncut network's on the remaining ones is kept.
 
-use super::job::{Event, Job, Listener};
+use super::job::{Event, Job, Listener, Timing};
 use super::plan::Worth;
+use super::problem::Limits;
 use super::{PipelineError, Source, measure, problem};
 use crate::importance::{Curves, divergence, outputs};
 use crate::latency::LatencyTable;
-use crate::model::Model;
+use crate::model::{self, Model};
 use crate::repair::{self, Calibration};
-use crate::report::Search;
-use crate::search::{self, Budget, Infeasible, SearchError};
+use crate::report::{FrontPoint, Search};
+use crate::search::{self, Infeasible, SearchError};
 use crate::surgery::{self, Selection};
 
 /// How often plan and measurement are brought together, for the first plan and for each of the others.
@@ -46,29 +47,24 @@ struct Trial {
     slack: Option<f64>,
     /// Peak memory in the runtime that ships.
     bytes: f64,
-    /// Measured latency, or memory, over what is allowed: the greater of the two.
+    /// Parameters, or bytes of the file, over what is allowed: the greater of the two.
+    size: Option<f64>,
+    /// The greatest of all figures over what is allowed.
     excess: f64,
-    /// Whether both hold.
+    /// Whether all hold.
     holds: bool,
 }
 
 impl Trial {
-    fn describe(&self, round: usize) -> String {
+    fn describe(&self, round: usize, how: &str) -> String {
         format!(
             "plan {round}: {}{:.1} MiB, gap {:.2} %{}",
-            self.measured.map(|m| format!("{m:.3}x measured latency, ")).unwrap_or_default(),
+            self.measured.map(|m| format!("{m:.3}x {how} latency, ")).unwrap_or_default(),
             self.bytes / f64::from(1 << 20),
             100.0 * self.search.gap,
             if self.holds { "" } else { ", over the budget" },
         )
     }
-}
-
-/// What the search may use: its own figures, corrected by what was measured.
-#[derive(Clone, Copy)]
-struct Aim {
-    latency_ms: Option<f64>,
-    memory_bytes: Option<f64>,
 }
 
 /// What stays the same while plans are settled.
@@ -82,6 +78,9 @@ struct Settling<'a> {
     ratio: Option<f64>,
     /// The bytes that are allowed.
     memory: Option<f64>,
+    /// Parameters, and bytes of the file, that are allowed.
+    params: Option<usize>,
+    file: Option<f64>,
     uncut_ms: f64,
 }
 
@@ -95,18 +94,27 @@ pub(super) fn settle(
     tell: Listener,
 ) -> Result<(Selection, Search), PipelineError> {
     let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
+    let uncut_ms = table.predict(&source.model.graph, &source.groups, &full);
     let settling = Settling {
         job,
         source,
         worth,
         levels,
         table,
-        ratio: measure::allowed_ratio(job, source)?,
+        ratio: measure::allowed_ratio(job, source, uncut_ms)?,
         memory: job.budget.memory_mib.map(|mib| mib * f64::from(1 << 20)),
-        uncut_ms: table.predict(&source.model.graph, &source.groups, &full),
+        params: job.budget.params,
+        file: job.budget.file_mib.map(|mib| mib * f64::from(1 << 20)),
+        uncut_ms,
     };
     tell(Event::Stage("Searching", measure::describe(&job.budget)));
-    let mut aim = Aim { latency_ms: settling.ratio.map(|r| r * settling.uncut_ms), memory_bytes: settling.memory };
+    // The search counts four bytes per weight and bias, which is close to both sizes; what is missing is measured.
+    let weights = settling.params.map(|n| 4.0 * n as f64);
+    let mut aim = Limits {
+        latency_ms: settling.ratio.map(|r| r * settling.uncut_ms),
+        memory_bytes: settling.memory,
+        weight_bytes: weights.into_iter().chain(settling.file).reduce(f64::min),
+    };
     let (mut holding, mut closest) = (Vec::new(), None);
     settling.approach(&worth.curves, ROUNDS, &mut aim, &mut holding, &mut closest, tell)?;
     // On a noisy machine the closest plan goes on, and the final measurement judges it.
@@ -126,6 +134,34 @@ pub(super) fn settle(
     let chosen = settling.compare(&candidates, tell)?;
     let Trial { selection, search, .. } = candidates.swap_remove(chosen);
     Ok((selection, search))
+}
+
+/// The least loss at other latencies than the one asked for, from the uncut model's down to the fastest plan.
+pub(super) fn front(
+    source: &Source,
+    worth: &Worth,
+    levels: &[Vec<usize>],
+    table: &LatencyTable,
+) -> Result<Vec<FrontPoint>, PipelineError> {
+    let (graph, groups, size) = (&source.model.graph, &source.groups, (source.imgsz, source.imgsz));
+    let full: Vec<usize> = groups.groups.iter().map(|g| g.width()).collect();
+    let uncut_ms = table.predict(graph, groups, &full);
+    let options = search::Options { blocks: 60, nodes: 20_000, branches: 10, ..search::Options::default() };
+    let mut points = vec![FrontPoint { latency_ratio: 1.0, loss: 0.0, lower_bound: 0.0 }];
+    for twentieths in (6..20).rev() {
+        let budget = Limits { latency_ms: Some(uncut_ms * f64::from(twentieths) / 20.0), ..Limits::default() };
+        let problem = problem::problem(graph, groups, levels, &worth.curves, table, size, budget)
+            .map_err(PipelineError::stage("search"))?;
+        match search::solve(&problem, &options, &mut |_| {}) {
+            Ok(found) => points.push(FrontPoint {
+                latency_ratio: found.latency_ms / uncut_ms,
+                loss: found.loss,
+                lower_bound: found.lower_bound,
+            }),
+            Err(_) => break,
+        }
+    }
+    Ok(points)
 }
 
 /// The trial of the least loss, by the curves it was found with.
@@ -149,7 +185,7 @@ impl Settling<'_> {
         &self,
         curves: &Curves,
         rounds: usize,
-        aim: &mut Aim,
+        aim: &mut Limits,
         holding: &mut Vec<Trial>,
         closest: &mut Option<Trial>,
         tell: Listener,
@@ -164,8 +200,9 @@ impl Settling<'_> {
                 }
             };
             let slack = trial.slack;
-            let bytes = trial.bytes;
-            tell(Event::Note(trial.describe(round)));
+            let (bytes, size) = (trial.bytes, trial.size);
+            let how = if matches!(self.job.timing, Timing::Estimate(_)) { "estimated" } else { "measured" };
+            tell(Event::Note(trial.describe(round, how)));
             let done = trial.holds && slack.is_none_or(|s| s >= TIGHT);
             if trial.holds {
                 holding.push(trial);
@@ -177,6 +214,8 @@ impl Settling<'_> {
             }
             // Aim between the two.
             aim.latency_ms = aim.latency_ms.zip(slack).map(|(ms, slack)| ms * (SAFE + TIGHT) / 2.0 / slack);
+            aim.weight_bytes =
+                aim.weight_bytes.zip(size).map(|(bytes, size)| if size > 1.0 { bytes / size } else { bytes });
             aim.memory_bytes = self
                 .memory
                 .zip(aim.memory_bytes)
@@ -189,14 +228,13 @@ impl Settling<'_> {
     fn attempt(
         &self,
         curves: &Curves,
-        aim: Aim,
+        aim: Limits,
         round: usize,
     ) -> Result<Result<Trial, Box<Infeasible>>, PipelineError> {
         let Self { job, source, .. } = *self;
         let (graph, groups) = (&source.model.graph, &source.groups);
-        let budget = Budget { latency_ms: aim.latency_ms, memory_bytes: aim.memory_bytes };
         let size = (source.imgsz, source.imgsz);
-        let problem = problem::problem(graph, groups, self.levels, curves, self.table, size, budget)
+        let problem = problem::problem(graph, groups, self.levels, curves, self.table, size, aim)
             .map_err(PipelineError::stage("search"))?;
         let found = match search::solve(&problem, &search::Options::default(), &mut |_| {}) {
             Ok(found) => found,
@@ -207,10 +245,18 @@ impl Settling<'_> {
         let selection = self.worth.ranking.select(&widths);
         let cut = surgery::cut(&source.model, groups, &selection).map_err(PipelineError::stage("surgery"))?;
         let bytes = measure::memory(&cut, source, job)? as f64;
+        let cost = cut.graph.cost(source.imgsz, source.imgsz).map_err(PipelineError::stage("search"))?;
+        let over = |limit: Option<f64>, is: f64| limit.map(|limit| is / limit);
+        let file = match self.file {
+            Some(_) => model::to_bytes(&cut).map_err(PipelineError::stage("search"))?.len() as f64,
+            None => 0.0,
+        };
+        let sizes = [over(self.params.map(|n| n as f64), cost.params as f64), over(self.file, file)];
+        let size = sizes.into_iter().flatten().reduce(f64::max);
         let measured = match self.ratio {
             Some(_) => {
-                let against = measure::in_turn(&source.model, &cut, source, job, measure::SETTLE_RUNS)?;
-                Some(against.steady_ratio(job.threads))
+                let predicted = self.table.predict(&source.model.graph, groups, &widths) / self.uncut_ms;
+                Some(measure::ratio(&cut, predicted, source, job)?)
             }
             None => None,
         };
@@ -223,8 +269,11 @@ impl Settling<'_> {
             rounds: round,
         };
         Ok(Ok(Trial {
-            excess: slack.unwrap_or(0.0).max(self.memory.map_or(0.0, |limit| bytes / limit)),
-            holds: self.memory.is_none_or(|limit| bytes <= limit) && slack.is_none_or(|slack| slack <= SAFE),
+            excess: slack.unwrap_or(0.0).max(self.memory.map_or(0.0, |limit| bytes / limit)).max(size.unwrap_or(0.0)),
+            holds: self.memory.is_none_or(|limit| bytes <= limit)
+                && size.is_none_or(|size| size <= 1.0)
+                && slack.is_none_or(|slack| slack <= SAFE),
+            size,
             selection,
             search,
             cut,
@@ -279,13 +328,19 @@ fn explain(why: &Infeasible, uncut_ms: f64, job: &Job, source: &Source) -> Strin
     if let Some(least) = &why.least_latency {
         text += &format!("; the least latency is {:.3}x of the uncut model's", least.evaluation.latency_ms / uncut_ms);
     }
+    // Where memory has no limit of its own, the search's limit is that of the weights.
+    let weights_only = job.budget.memory_mib.is_none();
     if let Some(least) = &why.least_memory {
-        text += &format!("; the least memory is {:.2} MiB", mib(least.evaluation.memory_bytes));
+        let what = if weights_only { "weights take" } else { "memory is" };
+        text += &format!("; the least {what} {:.2} MiB", mib(least.evaluation.memory_bytes));
     }
     for way in &why.relaxations {
         let parts = [
             way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms / uncut_ms * 1000.0).ceil() / 1000.0)),
-            way.memory_bytes.map(|bytes| format!("--memory-mib {:.2}", (mib(bytes) * 100.0).ceil() / 100.0)),
+            way.memory_bytes.map(|bytes| {
+                let flag = if weights_only { "--file-mib" } else { "--memory-mib" };
+                format!("{flag} {:.2}", (mib(bytes) * 100.0).ceil() / 100.0)
+            }),
         ];
         text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
     }

@@ -35,10 +35,13 @@ pub enum Method {
     /// Sequential least-squares reconstruction.
     #[default]
     LeastSquares,
+    /// The same over the weights that are not zero; zeros stay. Where a row has too many weights for a system of its own,
+    /// statistics are re-estimated instead.
+    Sparse,
 }
 
 impl Method {
-    /// Every method with the name users type.
+    /// Every method for cut networks with the name users type.
     pub const ALL: [(&'static str, Self); 3] =
         [("none", Self::None), ("bn", Self::BatchNorm), ("lsq", Self::LeastSquares)];
 
@@ -49,9 +52,12 @@ impl Method {
 
     /// The name users type.
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, method)| *method == self).map_or("", |(name, _)| *name)
+        Self::ALL.iter().find(|(_, method)| *method == self).map_or("sparse", |(name, _)| *name)
     }
 }
+
+/// The most weights of a row that sparse repair solves for.
+const MAX_SPARSE_ROW: usize = 1536;
 
 /// Images to repair with, and how hard to try.
 #[derive(Clone, Copy)]
@@ -143,7 +149,13 @@ pub fn repair(
             let (whole, left) =
                 (before.inputs(original.graph.node(id).inputs[0]), after.inputs(cut.graph.node(mine).inputs[0]));
             let moments = moments::collect(pair, whole, smaller, left, seed, worth);
-            if method == Method::BatchNorm {
+            let kernel = repaired.tensor(&smaller.weight);
+            let small = kernel.data().len() / kernel.shape()[0].max(1) <= MAX_SPARSE_ROW;
+            if method == Method::Sparse && small {
+                let layer = || original.graph.node(id).name.clone();
+                let fit = moments.fit_nonzero(kernel, calibration.ridge);
+                apply(&mut repaired, smaller, &fit.ok_or_else(|| RepairError::Singular { layer: layer() })?);
+            } else if matches!(method, Method::BatchNorm | Method::Sparse) {
                 moments.restate(&mut repaired, smaller);
             } else {
                 let fit = moments.fit(repaired.tensor(&smaller.weight));

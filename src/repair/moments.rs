@@ -8,6 +8,7 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::DenseSolveCore;
 use faer::prelude::Solve;
 use faer::{Accum, Mat, Par, Side};
+use rayon::prelude::*;
 
 /// Rows of samples that are multiplied at once.
 const CHUNK: usize = 1024;
@@ -208,6 +209,41 @@ impl Moments {
         Some(fit)
     }
 
+    /// As [`Moments::fit`], with a ridge that is given, over the weights of `kernel` that are not zero: each output has a
+    /// system of its own.
+    pub fn fit_nonzero(&self, kernel: &Tensor, ridge: f64) -> Option<Fit> {
+        let mut rows = kernel.data();
+        let mut fit = Fit::default();
+        for Block { gram, target_mean, xy } in self.blocks.iter().map(|split| &split.all) {
+            let d = gram.mean.len();
+            let (mine, others) = rows.split_at(d * target_mean.len());
+            rows = others;
+            let one = |(output, (row, target)): (usize, (&[f32], &f64))| {
+                let kept: Vec<usize> = (0..d).filter(|i| row[*i] != 0.0).collect();
+                if kept.is_empty() {
+                    return Some((vec![0.0; d], *target as f32));
+                }
+                let part = Gram {
+                    mean: kept.iter().map(|i| gram.mean[*i]).collect(),
+                    xx: Mat::from_fn(kept.len(), kept.len(), |i, j| gram.xx[(kept[i], kept[j])]),
+                };
+                let right = Mat::from_fn(kept.len(), 1, |i, _| xy[(kept[i], output)]);
+                let start: Vec<f32> = kept.iter().map(|i| row[*i]).collect();
+                let found = solve(&part, &right, &[*target], &start, ridge)?;
+                let mut whole = vec![0.0; d];
+                kept.iter().zip(found.kernel).for_each(|(i, w)| whole[*i] = w);
+                Some((whole, found.intercept[0]))
+            };
+            let jobs: Vec<_> = mine.chunks_exact(d).zip(target_mean).enumerate().collect();
+            let found: Option<Vec<(Vec<f32>, f32)>> = jobs.into_par_iter().map(one).collect();
+            for (row, intercept) in found? {
+                fit.kernel.extend(row);
+                fit.intercept.push(intercept);
+            }
+        }
+        Some(fit)
+    }
+
     /// Writes the mean and the variance of the convolution's outputs into its batch normalisation.
     pub fn restate(&self, model: &mut Model, conv: &Conv) {
         let Some(norm) = &conv.norm else { return };
@@ -253,6 +289,11 @@ impl Gram {
             sums.add(patches(conv, inputs, 0..conv.c_in, chunk), Mat::zeros(chunk.len(), 0), chunk);
         }
         sums.centre().gram
+    }
+
+    /// The variance of every input.
+    pub fn variances(&self) -> Vec<f64> {
+        (0..self.mean.len()).map(|i| self.xx[(i, i)].max(0.0)).collect()
     }
 
     /// The covariance with `ridge` times its mean variance on the diagonal, and that value.

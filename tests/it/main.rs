@@ -24,6 +24,10 @@ mod profile;
 mod repair;
 mod report;
 mod search;
+#[cfg(feature = "toolkit")]
+mod sparse;
+mod ssh;
+mod steady;
 mod support;
 mod surgery;
 mod tasks;
