@@ -236,6 +236,11 @@ impl Engine {
                 let (image, packed) = (input.unwrap_or(self.input.as_slice()), &weights.as_slice()[packed.clone()]);
                 kernels::conv_image(kernels, image, *size, arena, spec, packed, *dst, *residual);
             }
+            Action::ConvOut { spec, packed, src, slot } => {
+                let slot = &self.slots[*slot];
+                let tensor = &mut self.results.as_mut_slice()[slot.offset..slot.offset + slot.shape.len()];
+                kernels::conv_planes(kernels, arena, spec, &weights.as_slice()[packed.clone()], *src, tensor);
+            }
             Action::Conv { spec, depthwise, packed, src, dst, residual } => {
                 let packed = &weights.as_slice()[packed.clone()];
                 let run = if *depthwise { kernels::depthwise } else { kernels::conv };

@@ -322,7 +322,9 @@ fn check_modules(found: &Checkpoint, family: Family, graph: &Graph) -> Result<()
                 let factor = conv.factor as f64;
                 let facts = [("kernel_size", factor), ("stride", factor), ("padding", 0.0), ("output_padding", 0.0)];
                 facts.into_iter().try_for_each(|(name, value)| expect(found, path, name, value))?;
-                [("groups", 1.0), ("dilation", 1.0)].into_iter().try_for_each(|(name, v)| expect(found, path, name, v))?;
+                [("groups", 1.0), ("dilation", 1.0)]
+                    .into_iter()
+                    .try_for_each(|(name, v)| expect(found, path, name, v))?;
             }
             _ => {}
         }

@@ -204,8 +204,7 @@ pub fn divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) -> f6
                 for cell in 0..area {
                     let logits = |of: &[Vec<f32>], class: usize| f64::from(of[classes][class * area + cell]);
                     let best = (0..nc).map(|c| logits(reference, c)).fold(f64::MIN, f64::max);
-                    total +=
-                        (0..nc).map(|c| bernoulli_divergence(logits(reference, c), logits(found, c))).sum::<f64>();
+                    total += (0..nc).map(|c| bernoulli_divergence(logits(reference, c), logits(found, c))).sum::<f64>();
                     let weight = 1.0 / (1.0 + (-best).exp());
                     confidence += weight;
                     if weight < 0.01 {

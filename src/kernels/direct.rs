@@ -100,8 +100,9 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
                     bias: bias.add(start),
                     act: spec.act,
                     n: channels,
-                    dst: o.dst.add(pixel * o.to.pitch + start),
+                    dst: o.dst.add(if o.plane > 0 { start * o.plane + pixel } else { pixel * o.to.pitch + start }),
                     pitch: o.to.pitch,
+                    plane: o.plane,
                     residual: o.residual_at(pixel, start),
                     residual_pitch: o.residual_pitch,
                 };

@@ -31,15 +31,17 @@ mod plain;
 mod pool;
 mod product;
 mod simple;
-mod winograd;
 #[cfg(feature = "candle")]
 pub mod train;
+mod winograd;
 
 use lanes::Lanes;
 
 pub use attention::{attention, attention_scratch};
 pub use buffer::{Buffer, View};
-pub use conv::{Algorithm, ConvSpec, conv, conv_image, conv_scratch, conv_zeros, pack_conv, packed_conv_len};
+pub use conv::{
+    Algorithm, ConvSpec, conv, conv_image, conv_planes, conv_scratch, conv_zeros, pack_conv, packed_conv_len,
+};
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
 pub use peak::peak_flops;
 pub use pixels::{activate, unfold};

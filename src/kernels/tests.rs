@@ -134,17 +134,24 @@ fn convolution(seed: u64, kind: Kind) {
     };
     // Winograd's transforms cost about a decimal digit.
     let tolerance = if kind == Kind::Winograd { 1e-4 } else { 2e-5 };
-    world.check(&case, dst, tolerance, |isa| conv_scratch(isa, &spec), expected, |isa, kernels, buffer| {
-        if deep {
-            let mut packed = vec![f32::NAN; packed_depthwise_len(&spec)];
-            pack_depthwise(&spec, &weights, &bias, &mut packed);
-            depthwise(kernels, buffer, &spec, &packed, src, dst, residual);
-        } else {
-            let mut packed = vec![f32::NAN; packed_conv_len(isa, &spec)];
-            pack_conv(isa, &spec, &weights, &bias, &mut packed);
-            conv(kernels, buffer, &spec, &packed, src, dst, residual);
-        }
-    });
+    world.check(
+        &case,
+        dst,
+        tolerance,
+        |isa| conv_scratch(isa, &spec),
+        expected,
+        |isa, kernels, buffer| {
+            if deep {
+                let mut packed = vec![f32::NAN; packed_depthwise_len(&spec)];
+                pack_depthwise(&spec, &weights, &bias, &mut packed);
+                depthwise(kernels, buffer, &spec, &packed, src, dst, residual);
+            } else {
+                let mut packed = vec![f32::NAN; packed_conv_len(isa, &spec)];
+                pack_conv(isa, &spec, &weights, &bias, &mut packed);
+                conv(kernels, buffer, &spec, &packed, src, dst, residual);
+            }
+        },
+    );
 }
 
 #[test]
@@ -180,9 +187,16 @@ fn max_pools_of_any_shape_are_right() {
             all.map(|(iy, ix)| world.at(src, c, iy, ix)).fold(f64::NEG_INFINITY, f64::max)
         };
         let case = format!("seed {seed}: {kernel}, {stride}, {padding} of {src:?}");
-        world.check(&case, dst, 0.0, |_| 0, expected, |_, kernels, buffer| {
-            max_pool(kernels, buffer, (kernel, stride, padding), src, dst);
-        });
+        world.check(
+            &case,
+            dst,
+            0.0,
+            |_| 0,
+            expected,
+            |_, kernels, buffer| {
+                max_pool(kernels, buffer, (kernel, stride, padding), src, dst);
+            },
+        );
     }
 }
 
@@ -235,7 +249,14 @@ fn moves_and_sums_are_exact() {
         let (copied, large) = (world.tensor(c, h, w), world.tensor(c, h * factor, w * factor));
         let (sum, mean) = (world.tensor(c, h, w), world.tensor(c, 1, 1));
         let case = format!("seed {seed}: {a:?}");
-        world.check(&case, copied, 0.0, |_| 0, |s, c, y, x| s.at(a, c, y, x), |_, kernels, buffer| copy(kernels, buffer, a, copied));
+        world.check(
+            &case,
+            copied,
+            0.0,
+            |_| 0,
+            |s, c, y, x| s.at(a, c, y, x),
+            |_, kernels, buffer| copy(kernels, buffer, a, copied),
+        );
         world.check(
             &case,
             large,
@@ -274,7 +295,16 @@ fn moves_and_sums_are_exact() {
 fn silu_is_right_over_the_whole_range() {
     // A convolution of 1 by 1 that passes its input on is a way to the function for every instruction set.
     let inputs: Vec<f32> = (-4000..4000).map(|i| i as f32 * 0.025).chain([-1e30, 1e30, -88.5, 88.5, 0.0]).collect();
-    let spec = ConvSpec { c_in: 1, c_out: 1, kernel: 1, stride: 1, padding: 0, act: Activation::Silu, algorithm: Algorithm::Direct, planar: false };
+    let spec = ConvSpec {
+        c_in: 1,
+        c_out: 1,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+        act: Activation::Silu,
+        algorithm: Algorithm::Direct,
+        planar: false,
+    };
     let n = inputs.len();
     for isa in isas() {
         let mut buffer = Buffer::zeroed(2 * n).unwrap();

@@ -208,8 +208,9 @@ impl<'a> Kept<'a> {
             keep.iter().for_each(|position| atoms[group.atoms[*position].index()] = true);
         }
         let absence = Absence::of(graph, &groups.channels, &|atom| !atoms[atom.index()]);
-        let absence = absence
-            .map_err(|id| SurgeryError::NotReached(format!("`{}` would be left without a part", graph.node(id).name)))?;
+        let absence = absence.map_err(|id| {
+            SurgeryError::NotReached(format!("`{}` would be left without a part", graph.node(id).name))
+        })?;
         Ok(Self { groups, atoms, absence })
     }
 
@@ -255,9 +256,7 @@ fn shrink_op(node: &Node, id: NodeId, kept: &Kept) -> Op {
             let groups = if conv.is_depthwise() { c_in() } else { conv.groups };
             Op::Conv(Conv { c_out: c_out(), c_in: c_in(), groups, ..conv.clone() })
         }
-        Op::ConvTranspose(conv) => {
-            Op::ConvTranspose(ConvTranspose { c_out: c_out(), c_in: c_in(), ..conv.clone() })
-        }
+        Op::ConvTranspose(conv) => Op::ConvTranspose(ConvTranspose { c_out: c_out(), c_in: c_in(), ..conv.clone() }),
         Op::Slice { start, len } => {
             let source = kept.flags(node.inputs[0]);
             Op::Slice { start: count(&source[..*start]), len: count(&source[*start..*start + *len]) }

@@ -36,13 +36,8 @@ pub enum Task {
 
 impl Task {
     /// The published networks' tasks.
-    pub const PUBLISHED: [Self; 5] = [
-        Self::Detect,
-        Self::Segment { masks: 32 },
-        Self::Pose { keypoints: 17, dims: 3 },
-        Self::Obb,
-        Self::Classify,
-    ];
+    pub const PUBLISHED: [Self; 5] =
+        [Self::Detect, Self::Segment { masks: 32 }, Self::Pose { keypoints: 17, dims: 3 }, Self::Obb, Self::Classify];
 
     /// What normalisations add to the variance in networks of the family: classifiers keep PyTorch's default.
     pub(super) fn eps(self) -> f32 {

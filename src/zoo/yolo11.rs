@@ -88,8 +88,9 @@ pub fn from_shapes(shapes: &Shapes) -> Result<Graph, ZooError> {
 fn build(plan: &dyn Blueprint, scale: Scale, task: Task, nc: usize) -> Result<Graph, ZooError> {
     let (mut net, image) = Net::new(plan, 3, task.eps());
     let [p3, p4, x] = backbone(&mut net, scale, image)?;
-    let attention =
-        |net: &mut Net, layer: usize, x| net.c2psa(&format!("model.{layer}"), x, scale.channels(1024), scale.repeats(2));
+    let attention = |net: &mut Net, layer: usize, x| {
+        net.c2psa(&format!("model.{layer}"), x, scale.channels(1024), scale.repeats(2))
+    };
     if task == Task::Classify {
         let x = attention(&mut net, 9, x)?;
         return head::classify(net, CLASSIFIER, x, nc);

@@ -126,8 +126,7 @@ mod tests {
     #[test]
     fn published_scales_have_their_published_sizes() {
         // Parameters with the 16 constants of the distribution kernel, as the reference counts them.
-        let published =
-            [('n', 3_157_200), ('s', 11_166_560), ('m', 25_902_640), ('l', 43_691_520), ('x', 68_229_648)];
+        let published = [('n', 3_157_200), ('s', 11_166_560), ('m', 25_902_640), ('l', 43_691_520), ('x', 68_229_648)];
         for (letter, params) in published {
             let graph = network(Scale::of(letter, Task::Detect).unwrap(), Task::Detect, 80).unwrap();
             assert_eq!(graph.cost(640, 640).unwrap().params + REG_MAX, params, "yolov8{letter}");

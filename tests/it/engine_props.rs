@@ -208,7 +208,7 @@ fn results_do_not_depend_on_threads_nor_on_the_way_in() {
         let (model, h, w) = network(seed);
         let input = image(&model, h, w, seed);
         let run = |threads: usize| {
-            let mut engine = Engine::new(&model, h, w, &Options { threads, keep: vec![] }).unwrap();
+            let mut engine = Engine::new(&model, h, w, &Options { threads, ..Options::default() }).unwrap();
             engine.run(&input).unwrap();
             let first = engine.output(0).to_vec();
             engine.input_mut().copy_from_slice(&input);

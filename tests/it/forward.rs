@@ -127,7 +127,9 @@ pub fn check_tasks(run: Runner) {
             let (rows, cells) = (expected.shape()[1], expected.shape()[2]);
             let mut joined = Vec::new();
             for row in 0..rows {
-                levels.iter().for_each(|l| joined.extend_from_slice(&l[row * l.len() / rows..(row + 1) * l.len() / rows]));
+                levels
+                    .iter()
+                    .for_each(|l| joined.extend_from_slice(&l[row * l.len() / rows..(row + 1) * l.len() / rows]));
             }
             assert_eq!(joined.len(), rows * cells, "{task} {what}");
             let sigmoid = |v: f32| 1.0 / (1.0 + (-v).exp());

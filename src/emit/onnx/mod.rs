@@ -123,7 +123,12 @@ fn metadata(model: &Model, height: usize, width: usize) -> Vec<StringEntry> {
         _ => None,
     };
     let provenance = model.info.provenance.iter().map(|(key, value)| (key.as_str(), value.clone()));
-    entries.into_iter().chain(keypoints).chain(provenance).map(|(key, value)| StringEntry { key: key.into(), value }).collect()
+    entries
+        .into_iter()
+        .chain(keypoints)
+        .chain(provenance)
+        .map(|(key, value)| StringEntry { key: key.into(), value })
+        .collect()
 }
 
 #[derive(Default)]
