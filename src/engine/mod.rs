@@ -56,6 +56,8 @@ pub struct Options {
     pub threads: usize,
     /// Further nodes whose tensors [`Engine::kept`] gives. Nothing is fused across them.
     pub keep: Vec<NodeId>,
+    /// Binds the threads, the caller's included, to a processor each.
+    pub pin: bool,
 }
 
 /// Bytes that an engine holds.
@@ -128,10 +130,14 @@ impl Engine {
         let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
         let mut weights = buffer(program.weights)?;
         fold::pack(isa, model, &program, weights.as_mut_slice());
+        let mut kernels = Kernels::new(isa, options.threads.max(1), program.space, program.zeros).ok_or_else(none)?;
+        if options.pin {
+            kernels.pin();
+        }
         let slot = |id: &NodeId| program.slots.iter().position(|s| s.node == *id).unwrap_or(0);
         Ok(Self {
             outputs: model.graph.outputs.iter().map(slot).collect(),
-            kernels: Kernels::new(isa, options.threads.max(1), program.space, program.zeros).ok_or_else(none)?,
+            kernels,
             weights,
             arena: buffer(program.arena)?,
             input: buffer(program.input)?,
