@@ -109,6 +109,7 @@ fn widths(groups: &Groups, group: usize, sampling: &Sampling) -> Vec<usize> {
     let mut widths: Vec<usize> =
         sampling.shares.iter().map(|s| ((s * group.width() as f64) as usize / unit * unit).max(unit)).collect();
     widths.retain(|w| *w < group.width());
+    widths.extend(group.removable.then_some(0));
     widths.dedup();
     widths
 }
@@ -128,7 +129,9 @@ fn refit(
     atoms.iter().for_each(|a| gone[a.index()] = true);
     selection.0[group].iter().for_each(|p| gone[atoms[*p].index()] = false);
     for consumer in &groups.groups[group].consumers {
-        let (Op::Conv(conv), Op::Conv(cut_conv)) = (&model.graph.node(*consumer).op, &smaller.graph.node(*consumer).op)
+        // A layer that read nothing else vanished with the group.
+        let Some(partner) = smaller.graph.find(&model.graph.node(*consumer).name) else { continue };
+        let (Op::Conv(conv), Op::Conv(cut_conv)) = (&model.graph.node(*consumer).op, &smaller.graph.node(partner).op)
         else {
             continue;
         };
@@ -162,7 +165,8 @@ pub fn grams(model: &Model, calibration: &Calibration) -> Result<Grams, EngineEr
         if let Op::Conv(conv) = &node.op
             && !conv.is_depthwise()
         {
-            grams.insert(id.0, Gram::of(conv, walk.inputs(node.inputs[0]), calibration.seed ^ u64::from(id.0)));
+            let seed = calibration.seed ^ u64::from(id.0);
+            grams.insert(id.0, Gram::of(conv, walk.inputs(node.inputs[0]), seed, calibration.worth(id)));
         }
         walk.step(model, id)?;
     }
@@ -170,7 +174,10 @@ pub fn grams(model: &Model, calibration: &Calibration) -> Result<Grams, EngineEr
 }
 
 /// All outputs of a model for every image.
-fn outputs(
+///
+/// # Errors
+/// If the model cannot be run at this size.
+pub fn outputs(
     model: &Model,
     images: &[Vec<f32>],
     (height, width): (usize, usize),

@@ -14,6 +14,7 @@ use crate::data::Dataset;
 use crate::graph::Head;
 use crate::model::Model;
 use candle_core::{Device, Tensor};
+use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 /// Trains a detector and gives back the moving average of its weights.
@@ -119,6 +120,8 @@ struct Trainer<'a> {
     net: Net,
     teacher: Option<Net>,
     optimizer: Optimizer,
+    /// By key of a kernel: 0 where it must stay zero, 1 elsewhere.
+    masks: BTreeMap<String, Tensor>,
     ema: Ema,
     schedule: Schedule,
     config: &'a FitConfig,
@@ -139,6 +142,7 @@ impl<'a> Trainer<'a> {
             net: Net::new(model, device)?,
             teacher: teacher.map(|teacher| Net::new(teacher, device).map(Net::frozen)).transpose()?,
             optimizer: Optimizer::new(config.optimizer, config.weight_decay),
+            masks: if config.keep_zeros { masks(model, device)? } else { BTreeMap::new() },
             ema: Ema::new(model.weights.clone(), config.ema_decay),
             schedule: Schedule {
                 peak: config.lr,
@@ -176,6 +180,11 @@ impl<'a> Trainer<'a> {
             return Err(diverged("gradient", norm));
         }
         self.optimizer.step(params, &grads, lr, clip_scale(norm, self.config.clip))?;
+        for (key, var) in params {
+            if let Some(mask) = self.masks.get(key) {
+                var.set(&(var.as_detached_tensor() * mask)?)?;
+            }
+        }
         self.ema.update(&self.net.to_model()?.weights);
         Ok((terms, lr, norm))
     }
@@ -195,6 +204,16 @@ impl<'a> Trainer<'a> {
         }
         Ok((terms, grads))
     }
+}
+
+/// Masks of all kernels that have zeros.
+fn masks(model: &Model, device: &Device) -> candle_core::Result<BTreeMap<String, Tensor>> {
+    let kernels = model.weights.iter().filter(|(_, t)| t.shape().len() > 1 && t.data().contains(&0.0));
+    let mask = |(key, tensor): (&String, &crate::model::Tensor)| {
+        let values: Vec<f32> = tensor.data().iter().map(|v| if *v == 0.0 { 0.0 } else { 1.0 }).collect();
+        Ok((key.clone(), Tensor::from_vec(values, tensor.shape(), device)?))
+    };
+    kernels.map(mask).collect()
 }
 
 /// The outputs of a network as plain values.
