@@ -28,7 +28,7 @@ fn conv(c: &mut Criterion, name: &str, cases: &[(usize, usize, usize, usize, usi
         let padding = kernel / 2;
         let out = (side + 2 * padding - kernel) / stride + 1;
         let algorithm = Algorithm::choose(kernel, stride, out, out);
-        let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act: Activation::Silu, algorithm };
+        let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act: Activation::Silu, algorithm, planar: false };
         let src = View::dense(0, c_in, side, side);
         let dst = View::dense(c_in * side * side, c_out, out, out);
         let mut buffer = Buffer::zeroed(dst.offset + c_out * out * out).expect("memory");

@@ -107,7 +107,7 @@ impl Pair {
 }
 
 /// `b / a`, and 1 where both are too short for the clock.
-fn over(b: f64, a: f64) -> f64 {
+pub(super) fn over(b: f64, a: f64) -> f64 {
     if a > 0.0 { b / a } else { 1.0 }
 }
 

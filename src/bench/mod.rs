@@ -7,8 +7,12 @@ mod distribution;
 mod frames;
 mod memory;
 mod network;
+mod profile;
 
 pub use distribution::{Distribution, bound_rank, nearest_rank};
 pub use frames::{Pair, Samples, compare, phases, time};
 pub use memory::peak_resident;
 pub use network::{BenchError, Measured, Options, Phases, Versus, interleave, measure, versus};
+pub use profile::{Profile, Step, profile};
+
+use frames::over;

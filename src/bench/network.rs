@@ -168,7 +168,7 @@ pub fn versus(model: &Model, other: &Model, options: &Options) -> Result<Measure
     finish(model, options, pair.b, one, Some(against))
 }
 
-fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
+pub(super) fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
     let engine_options = engine::Options { threads: options.threads, ..engine::Options::default() };
     Engine::new(model, options.imgsz, options.imgsz, &engine_options)
 }
@@ -220,7 +220,7 @@ fn split(model: &Model, options: &Options) -> Result<Option<Phases>, BenchError>
 }
 
 /// Smooth colours with some noise, the same every time: an input without zeros and without denormals.
-fn picture(side: usize) -> Vec<f32> {
+pub(super) fn picture(side: usize) -> Vec<f32> {
     picture_bytes(3 * side * side).into_iter().map(|byte| f32::from(byte) / 255.0).collect()
 }
 

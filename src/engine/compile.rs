@@ -19,6 +19,7 @@ use std::ops::Range;
 #[derive(Clone, Debug)]
 pub(super) enum Action<T> {
     Import { dst: T },
+    ConvImage { spec: ConvSpec, packed: Range<usize>, size: (usize, usize), dst: T, residual: Option<T> },
     Conv { spec: ConvSpec, depthwise: bool, packed: Range<usize>, src: T, dst: T, residual: Option<T> },
     MaxPool { window: (usize, usize, usize), src: T, dst: T },
     Upsample { factor: usize, src: T, dst: T },
@@ -36,6 +37,9 @@ impl<T: Copy> Action<T> {
     fn map<U>(&self, f: impl Fn(T) -> U) -> Action<U> {
         match self.clone() {
             Self::Import { dst } => Action::Import { dst: f(dst) },
+            Self::ConvImage { spec, packed, size, dst, residual } => {
+                Action::ConvImage { spec, packed, size, dst: f(dst), residual: residual.map(&f) }
+            }
             Self::Conv { spec, depthwise, packed, src, dst, residual } => {
                 Action::Conv { spec, depthwise, packed, src: f(src), dst: f(dst), residual: residual.map(&f) }
             }
@@ -51,6 +55,29 @@ impl<T: Copy> Action<T> {
             Self::Values { op, src, dst } => Action::Values { op, src: f(src), dst: f(dst) },
             Self::Average { src, dst } => Action::Average { src: f(src), dst: f(dst) },
             Self::Export { slot, src } => Action::Export { slot, src: f(src) },
+        }
+    }
+
+    /// The kernel's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Import { .. } => "import",
+            Self::ConvImage { .. } => "image",
+            Self::Conv { depthwise: true, .. } => "depthwise",
+            Self::Conv { spec, .. } => match spec.algorithm {
+                Algorithm::Direct => "direct",
+                Algorithm::Winograd => "winograd",
+            },
+            Self::MaxPool { .. } => "max-pool",
+            Self::Upsample { .. } => "upsample",
+            Self::Unfold { .. } => "unfold",
+            Self::Activate { .. } => "activate",
+            Self::Copy { .. } => "copy",
+            Self::Add { .. } => "add",
+            Self::Attention { .. } => "attention",
+            Self::Values { .. } => "values",
+            Self::Average { .. } => "average",
+            Self::Export { .. } => "export",
         }
     }
 
@@ -115,6 +142,7 @@ pub(super) fn compile(
     let fused = fuse(graph, &visible);
     let parents = place(graph, &shapes, &fused);
     let mut emitter = Emitter::new(graph, &shapes, parents, isa);
+    emitter.planar = read_as_image(graph, &shapes, &visible);
     for id in graph.ids() {
         emitter.node(id, &fused);
         if visible.contains(&id) {
@@ -145,6 +173,16 @@ fn fuse(graph: &Graph, visible: &HashSet<NodeId>) -> Vec<Option<NodeId>> {
         }
     }
     fused
+}
+
+/// Whether the input image is only read by dense convolutions that do so tap by tap: then they take it as it comes.
+fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>) -> bool {
+    let input = NodeId(0);
+    let direct = |reader: &NodeId| match &graph.node(*reader).op {
+        Op::Conv(conv) => !conv.is_depthwise() && spec(conv, shapes[reader.index()]).algorithm == Algorithm::Direct,
+        _ => false,
+    };
+    !visible.contains(&input) && graph.consumers()[input.index()].iter().all(direct)
 }
 
 /// For every node the node in whose tensor it lies, and from which channel on.
@@ -202,6 +240,7 @@ fn whole_tensor(graph: &Graph, shapes: &[Shape], members: &[NodeId]) -> Option<(
 fn spec(conv: &Conv, out: Shape) -> ConvSpec {
     ConvSpec {
         algorithm: Algorithm::choose(conv.kernel, conv.stride, out.h, out.w),
+        planar: false,
         c_in: conv.c_in,
         c_out: conv.c_out,
         kernel: conv.kernel,
@@ -214,12 +253,22 @@ fn spec(conv: &Conv, out: Shape) -> ConvSpec {
 /// The 1x1 convolution that makes all squares of a transposed one, square by square in its channels.
 fn square_spec(conv: &ConvTranspose) -> ConvSpec {
     let c_out = conv.c_out * conv.factor * conv.factor;
-    let algorithm = Algorithm::Direct;
-    ConvSpec { c_in: conv.c_in, c_out, kernel: 1, stride: 1, padding: 0, act: Activation::Identity, algorithm }
+    ConvSpec {
+        c_in: conv.c_in,
+        c_out,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+        act: Activation::Identity,
+        algorithm: Algorithm::Direct,
+        planar: false,
+    }
 }
 
 struct Emitter<'a> {
     isa: Isa,
+    /// Convolutions read the input image itself.
+    planar: bool,
     graph: &'a Graph,
     shapes: &'a [Shape],
     parents: Vec<Option<(NodeId, usize)>>,
@@ -239,6 +288,7 @@ impl<'a> Emitter<'a> {
     fn new(graph: &'a Graph, shapes: &'a [Shape], parents: Vec<Option<(NodeId, usize)>>, isa: Isa) -> Self {
         Self {
             isa,
+            planar: false,
             graph,
             shapes,
             parents,
@@ -290,16 +340,22 @@ impl<'a> Emitter<'a> {
         let dst = self.place(id);
         let from = |this: &Self, i: usize| this.place(node.inputs[i]);
         let action = match &node.op {
+            Op::Input { .. } if self.planar => return,
             Op::Input { .. } => Action::Import { dst },
             Op::Conv(conv) => {
-                let spec = spec(conv, dst.shape);
+                let image = self.planar && matches!(self.graph.node(node.inputs[0]).op, Op::Input { .. });
+                let spec = ConvSpec { planar: image, ..spec(conv, dst.shape) };
                 let depthwise = conv.is_depthwise();
                 let packed = self.packed(&spec, depthwise);
                 let residual = fused[id.index()].map(|add| {
                     let inputs = &self.graph.node(add).inputs;
                     self.place(if inputs[0] == id { inputs[1] } else { inputs[0] })
                 });
-                Action::Conv { spec, depthwise, packed, src: from(self, 0), dst, residual }
+                let src = from(self, 0);
+                match image {
+                    true => Action::ConvImage { spec, packed, size: (src.shape.h, src.shape.w), dst, residual },
+                    false => Action::Conv { spec, depthwise, packed, src, dst, residual },
+                }
             }
             Op::MaxPool { kernel, stride, padding } => {
                 Action::MaxPool { window: (*kernel, *stride, *padding), src: from(self, 0), dst }

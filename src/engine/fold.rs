@@ -8,7 +8,11 @@ use crate::model::{Model, fold};
 /// Packs the weights of every convolution of a program.
 pub(super) fn pack(isa: Isa, model: &Model, program: &Program, weights: &mut [f32]) {
     for step in &program.steps {
-        let Action::Conv { spec, depthwise, packed, .. } = &step.action else { continue };
+        let (spec, depthwise, packed) = match &step.action {
+            Action::Conv { spec, depthwise, packed, .. } => (spec, *depthwise, packed),
+            Action::ConvImage { spec, packed, .. } => (spec, false, packed),
+            _ => continue,
+        };
         let (kernel, bias) = match &model.graph.node(step.node).op {
             Op::Conv(conv) => fold(model, conv),
             Op::ConvTranspose(conv) => squares(model, conv),

@@ -81,6 +81,8 @@ impl Memory {
 pub struct StepTime {
     /// The node.
     pub node: NodeId,
+    /// What the step does: a kernel's name, `import`, `copy` or `export`.
+    pub kernel: &'static str,
     /// Wall-clock nanoseconds.
     pub nanos: u64,
 }
@@ -175,7 +177,9 @@ impl Engine {
         for i in 0..self.steps.len() {
             let start = Instant::now();
             self.step(i, Some(input));
-            times.push(StepTime { node: self.steps[i].node, nanos: start.elapsed().as_nanos() as u64 });
+            let nanos = start.elapsed().as_nanos() as u64;
+            let Step { node, action } = &self.steps[i];
+            times.push(StepTime { node: *node, kernel: action.name(), nanos });
         }
         Ok(times)
     }
@@ -205,6 +209,11 @@ impl Engine {
         self.result(slot.unwrap_or_else(|| panic!("layer {} was not asked for in `Options::keep`", node.0)))
     }
 
+    /// The instruction set that the kernels use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
     /// Bytes held.
     pub fn memory(&self) -> Memory {
         self.memory
@@ -223,26 +232,30 @@ impl Engine {
         let Self { kernels, arena, weights, .. } = self;
         match &self.steps[index].action {
             Action::Import { dst } => kernels::import(input.unwrap_or(self.input.as_slice()), arena, *dst),
+            Action::ConvImage { spec, packed, size, dst, residual } => {
+                let (image, packed) = (input.unwrap_or(self.input.as_slice()), &weights.as_slice()[packed.clone()]);
+                kernels::conv_image(kernels, image, *size, arena, spec, packed, *dst, *residual);
+            }
             Action::Conv { spec, depthwise, packed, src, dst, residual } => {
                 let packed = &weights.as_slice()[packed.clone()];
                 let run = if *depthwise { kernels::depthwise } else { kernels::conv };
                 run(kernels, arena, spec, packed, *src, *dst, *residual);
             }
             Action::MaxPool { window, src, dst } => kernels::max_pool(kernels, arena, *window, *src, *dst),
-            Action::Upsample { factor, src, dst } => kernels::upsample(arena, *factor, *src, *dst),
+            Action::Upsample { factor, src, dst } => kernels::upsample(kernels, arena, *factor, *src, *dst),
             Action::Unfold { factor, src, dst } => kernels::unfold(arena, *factor, *src, *dst),
             Action::Activate { act, src, dst } => kernels::activate(arena, *act, *src, *dst),
-            Action::Copy { src, dst } => kernels::copy(arena, *src, *dst),
-            Action::Add { a, b, dst } => kernels::add(arena, *a, *b, *dst),
+            Action::Copy { src, dst } => kernels::copy(kernels, arena, *src, *dst),
+            Action::Add { a, b, dst } => kernels::add(kernels, arena, *a, *b, *dst),
             Action::Attention { op, src, dst, shared } => {
                 kernels::attention(kernels, arena, op, *src, *dst, *shared);
             }
-            Action::Values { op, src, dst } => kernels::values(arena, op, *src, *dst),
+            Action::Values { op, src, dst } => kernels::values(kernels, arena, op, *src, *dst),
             Action::Average { src, dst } => kernels::global_average(arena, *src, *dst),
             Action::Export { slot, src } => {
                 let slot = &self.slots[*slot];
                 let tensor = &mut self.results.as_mut_slice()[slot.offset..slot.offset + slot.shape.len()];
-                kernels::export(arena, *src, tensor);
+                kernels::export(kernels, arena, *src, tensor);
             }
         }
     }

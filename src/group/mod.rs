@@ -91,6 +91,17 @@ impl Groups {
         (0..self.groups.len() as u32).map(GroupId)
     }
 
+    /// By node the groups in its tensor, ascending.
+    fn occurrences(&self) -> Vec<Vec<GroupId>> {
+        let of = |atoms: &Vec<AtomId>| {
+            let mut here: Vec<GroupId> = atoms.iter().filter_map(|atom| self.group_of[atom.index()]).collect();
+            here.sort_unstable();
+            here.dedup();
+            here
+        };
+        self.channels.iter().map(of).collect()
+    }
+
     /// How many channels each group lends to a node's tensor, and how many of its channels are fixed:
     /// its width as a function of the groups' widths.
     pub fn composition(&self, node: NodeId) -> Composition {
@@ -160,13 +171,14 @@ pub fn groups(graph: &Graph) -> Groups {
     });
     let groups = groups.collect();
     let mut all = Groups { groups, channels, group_of };
-    let removable: Vec<bool> = all.ids().map(|id| removable(graph, &all, id)).collect();
+    let occur = all.occurrences();
+    let removable: Vec<bool> = all.ids().map(|id| removable(graph, &all, &occur, id)).collect();
     all.groups.iter_mut().zip(removable).for_each(|(group, removable)| group.removable = removable);
     all
 }
 
 /// Whether the network goes on without a group, and every other group still occurs in what is left.
-fn removable(graph: &Graph, groups: &Groups, id: GroupId) -> bool {
+fn removable(graph: &Graph, groups: &Groups, occur: &[Vec<GroupId>], id: GroupId) -> bool {
     if groups.group(id).heads > 1 {
         return false;
     }
@@ -174,8 +186,8 @@ fn removable(graph: &Graph, groups: &Groups, id: GroupId) -> bool {
     let Ok(rest) = Absence::of(graph, &groups.channels, &gone) else { return false };
     let mut used = vec![false; groups.groups.len()];
     used[id.index()] = true;
-    for (_, atoms) in groups.channels.iter().enumerate().filter(|(node, _)| rest.needed[*node]) {
-        atoms.iter().filter_map(|atom| groups.group_of[atom.index()]).for_each(|group| used[group.index()] = true);
+    for (_, here) in occur.iter().enumerate().filter(|(node, _)| rest.needed[*node]) {
+        here.iter().for_each(|group| used[group.index()] = true);
     }
     used.into_iter().all(|used| used)
 }

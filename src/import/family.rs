@@ -2,7 +2,7 @@
 
 use super::error::Fault;
 use crate::graph::Graph;
-use crate::model::Weights;
+use crate::model::{Normalise, Weights};
 use crate::zoo::{Shapes, ZooError, mobilenet, resnet, vgg, yolo11, yolov8};
 
 /// A family of networks.
@@ -71,6 +71,11 @@ impl Family {
             Self::Yolo11 | Self::Yolov8 => None,
             Self::ResNet | Self::Vgg | Self::MobileNetV4 => Some(224),
         }
+    }
+
+    /// What its published weights expect to be done to an image.
+    pub fn normalise(self) -> Option<Normalise> {
+        self.imgsz().map(|_| Normalise::IMAGENET)
     }
 
     /// A fault of its graph.

@@ -106,7 +106,7 @@ pub fn from_tensors(weights: Weights) -> Result<Model, Fault> {
     refuse_other_bins(&weights)?;
     let shapes = Shapes { tensors: shapes_of(&weights), ..Shapes::default() };
     let graph = family.graph(&shapes)?;
-    Ok(Model::new(graph, weights, Info { imgsz: family.imgsz(), ..Info::default() })?)
+    Ok(Model::new(graph, weights, Info { imgsz: family.imgsz(), normalise: family.normalise(), ..Info::default() })?)
 }
 
 /// Kernels `[out, in]` of fully connected layers as those of 1x1 convolutions.
@@ -167,7 +167,7 @@ pub fn from_checkpoint(found: &Checkpoint, archive: &mut Archive) -> Result<Mode
     adopt(found, family, &mut graph)?;
     check_modules(found, family, &graph)?;
     let nc = graph.classes();
-    let info = Info { names: found.names(nc), imgsz: found.imgsz(), provenance: provenance(found) };
+    let info = Info { names: found.names(nc), imgsz: found.imgsz(), provenance: provenance(found), ..Info::default() };
     found.check_bounds()?;
     Ok(Model::new(graph, weights, info)?)
 }

@@ -160,6 +160,8 @@ unsafe fn multiply<V: Lanes>(
         unsafe {
             let product = Product {
                 weights,
+                ahead: weights,
+                ahead_step: 0,
                 sources: sources.as_ptr().add(at),
                 stride: 0,
                 taps: 1,

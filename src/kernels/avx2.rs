@@ -93,11 +93,15 @@ impl Lanes for Avx2 {
         Self(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
     }
     #[inline(always)]
-    unsafe fn exp2(self) -> Self {
+    unsafe fn scale(self, power: Self) -> Self {
         unsafe {
-            let n = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
-            Self(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
+            let n = _mm256_add_epi32(_mm256_cvtps_epi32(power.0), _mm256_set1_epi32(127));
+            Self(_mm256_mul_ps(self.0, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))))
         }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
     #[target_feature(enable = "avx2,fma")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {

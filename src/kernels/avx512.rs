@@ -76,8 +76,12 @@ impl Lanes for Avx512 {
         Self(unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
     }
     #[inline(always)]
-    unsafe fn exp2(self) -> Self {
-        Self(unsafe { _mm512_scalef_ps(_mm512_set1_ps(1.0), self.0) })
+    unsafe fn scale(self, power: Self) -> Self {
+        Self(unsafe { _mm512_scalef_ps(self.0, power.0) })
+    }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
     #[target_feature(enable = "avx512f")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {

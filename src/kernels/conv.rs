@@ -26,6 +26,8 @@ pub struct ConvSpec {
     pub act: Activation,
     /// How it is computed.
     pub algorithm: Algorithm,
+    /// Whether the input is an image `[c_in, h, w]`, plane after plane, and no view. Only tap by tap.
+    pub planar: bool,
 }
 
 /// How a convolution is computed.
@@ -58,6 +60,11 @@ impl ConvSpec {
     /// Output rows or columns for an input side.
     pub(super) fn side(&self, side: usize) -> usize {
         (side + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
+    /// Planes of the input, and channels of one.
+    pub(super) fn planes(&self) -> (usize, usize) {
+        if self.planar { (self.c_in, 1) } else { (1, self.c_in) }
     }
 
     /// Rows of packed weights.
@@ -107,11 +114,16 @@ pub fn pack_conv(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], packe
         for lane in 0..panel.channels {
             for ci in 0..spec.c_in {
                 let window = &weights[((panel.start + lane) * spec.c_in + ci) * taps..][..taps];
-                let mut put = |position: usize, value: f32| rows[(position * spec.c_in + ci) * width + lane] = value;
+                // In the order in which sums run: planes, taps, channels of a plane.
+                let mut put = |position: usize, ci: usize, value: f32| {
+                    let row = if spec.planar { ci * taps + position } else { position * spec.c_in + ci };
+                    rows[row * width + lane] = value;
+                };
                 match spec.algorithm {
-                    Algorithm::Direct => window.iter().enumerate().for_each(|(tap, value)| put(tap, *value)),
+                    Algorithm::Direct => window.iter().enumerate().for_each(|(tap, value)| put(tap, ci, *value)),
                     Algorithm::Winograd => {
-                        winograd::transform_kernel(window).into_iter().enumerate().for_each(|(p, value)| put(p, value));
+                        let transformed = winograd::transform_kernel(window);
+                        transformed.into_iter().enumerate().for_each(|(p, value)| put(p, ci, value));
                     }
                 }
             }
@@ -132,16 +144,50 @@ pub fn conv(
     dst: View,
     residual: Option<View>,
 ) {
-    [Some(src), Some(dst), residual].iter().flatten().for_each(|view| view.check(buffer));
-    assert_eq!((src.c, dst.c, dst.h, dst.w), (spec.c_in, spec.c_out, spec.side(src.h), spec.side(src.w)));
-    assert!(src.disjoint(&dst), "{src:?} and {dst:?}");
+    src.check(buffer);
+    assert!(src.c == spec.c_in && src.disjoint(&dst) && !spec.planar, "{src:?} and {dst:?}");
+    // SAFETY: the view was checked.
+    let from = unsafe { src.ptr(buffer) };
+    convolve(kernels, buffer, spec, packed, (from, src), dst, residual);
+}
+
+/// As [`conv`], from an image `[c_in, height, width]`.
+///
+/// # Panics
+/// As [`conv`].
+pub fn conv_image(
+    kernels: &mut Kernels,
+    image: &[f32],
+    (height, width): (usize, usize),
+    buffer: &mut Buffer,
+    spec: &ConvSpec,
+    packed: &[f32],
+    dst: View,
+    residual: Option<View>,
+) {
+    assert!(spec.planar && spec.algorithm == Algorithm::Direct && image.len() == spec.c_in * height * width);
+    let plane = View::dense(0, 1, height, width);
+    convolve(kernels, buffer, spec, packed, (image.as_ptr(), plane), dst, residual);
+}
+
+fn convolve(
+    kernels: &mut Kernels,
+    buffer: &mut Buffer,
+    spec: &ConvSpec,
+    packed: &[f32],
+    (from, src): (*const f32, View),
+    dst: View,
+    residual: Option<View>,
+) {
+    [Some(dst), residual].iter().flatten().for_each(|view| view.check(buffer));
+    assert_eq!((dst.c, dst.h, dst.w), (spec.c_out, spec.side(src.h), spec.side(src.w)));
     assert!(residual.is_none_or(|r| r.disjoint(&dst) && (r.c, r.h, r.w) == (dst.c, dst.h, dst.w)));
     assert_eq!(packed.len(), packed_conv_len(kernels.isa, spec));
     assert!(kernels.space >= conv_scratch(kernels.isa, spec) && kernels.zeros.as_slice().len() >= conv_zeros(spec));
     let operands = Operands {
         spec: *spec,
-        // SAFETY: all three views were checked.
-        src: unsafe { src.ptr(buffer) },
+        src: from,
+        // SAFETY: both views were checked.
         dst: unsafe { dst.ptr(buffer) },
         residual: residual.map_or(std::ptr::null(), |r| unsafe { r.ptr(buffer) }),
         from: src,

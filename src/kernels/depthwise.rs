@@ -97,15 +97,27 @@ unsafe fn rows<V: Lanes>(args: &Args, item: usize, _worker: usize) {
         for channel in (0..c).step_by(V::LANES) {
             // SAFETY: the pixels are inside the output, the channel is below `c`.
             unsafe {
-                (0..left).for_each(|x| outputs::<V, 1>(args, y, x, channel));
-                let mut x = left;
-                while x + RUN <= right {
-                    outputs::<V, RUN>(args, y, x, channel);
-                    x += RUN;
+                match channel + V::LANES <= c {
+                    true => row::<V, true>(args, y, (left, right), channel),
+                    false => row::<V, false>(args, y, (left, right), channel),
                 }
-                (x..wide).for_each(|x| outputs::<V, 1>(args, y, x, channel));
             }
         }
+    }
+}
+
+/// A row of outputs for one vector of channels; `FULL` where all its lanes are channels.
+#[inline(always)]
+unsafe fn row<V: Lanes, const FULL: bool>(args: &Args, y: usize, (left, right): (usize, usize), channel: usize) {
+    // SAFETY: passed on.
+    unsafe {
+        (0..left).for_each(|x| outputs::<V, FULL, 1>(args, y, x, channel));
+        let mut x = left;
+        while x + RUN <= right {
+            outputs::<V, FULL, RUN>(args, y, x, channel);
+            x += RUN;
+        }
+        (x..args.to.w).for_each(|x| outputs::<V, FULL, 1>(args, y, x, channel));
     }
 }
 
@@ -114,11 +126,11 @@ unsafe fn rows<V: Lanes>(args: &Args, item: usize, _worker: usize) {
 // Plain index loops, which the compiler unrolls.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-unsafe fn outputs<V: Lanes, const N: usize>(args: &Args, y: usize, x: usize, channel: usize) {
+unsafe fn outputs<V: Lanes, const FULL: bool, const N: usize>(args: &Args, y: usize, x: usize, channel: usize) {
     let (spec, width) = (&args.spec, width(&args.spec));
     let (taps_y, top) = window(y, spec, args.from.h);
     let (taps_x, start) = window(x, spec, args.from.w);
-    let n = spec.c_out - channel;
+    let n = if FULL { V::LANES } else { spec.c_out - channel };
     let step = spec.stride * args.from.pitch;
     // SAFETY: the taps are inside the input, and so are `n` channels from `channel` on.
     unsafe {

@@ -15,15 +15,20 @@ const PIXELS: usize = 120;
 /// The most pointers of a table; windows too large for it get shorter runs.
 const POINTERS: usize = 9 * PIXELS;
 
+/// Pointers per pixel.
+fn taps(spec: &ConvSpec) -> usize {
+    spec.planes().0 * spec.kernel * spec.kernel
+}
+
 /// The most pixels of a run for a window: whole tiles.
 fn run_pixels(spec: &ConvSpec) -> usize {
-    let most = (POINTERS / (spec.kernel * spec.kernel)).clamp(MAX_ROWS, PIXELS);
+    let most = (POINTERS / taps(spec)).clamp(MAX_ROWS, PIXELS);
     most - most % MAX_ROWS
 }
 
 /// Values of working space that a thread needs.
 pub(super) fn scratch(spec: &ConvSpec) -> usize {
-    run_pixels(spec) * spec.kernel * spec.kernel * size_of::<*const f32>() / size_of::<f32>()
+    run_pixels(spec) * taps(spec) * size_of::<*const f32>() / size_of::<f32>()
 }
 
 struct Args {
@@ -56,7 +61,7 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
     let spec = &o.spec;
     let first = item / args.shares * args.run;
     let pixels = args.run.min(o.to.area() - first);
-    let taps = spec.kernel * spec.kernel;
+    let (planes, channels_of_plane) = spec.planes();
     let count = panels(spec.c_out, V::LANES).count();
     let share = item % args.shares;
     let (from, until) = (count * share / args.shares, count * (share + 1) / args.shares);
@@ -69,23 +74,29 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
         (table, look_up(o, first, pixels, table))
     };
     // Rows of a window are whole pieces where pixels follow each other without gaps.
-    let dense = spec.kernel == 1 || o.from.pitch == o.from.c;
+    let dense = spec.kernel == 1 || o.from.pitch == channels_of_plane;
     let (depth, bias) = (spec.depth(), o.bias);
     for Panel { start, vectors, channels } in panels(spec.c_out, V::LANES).skip(from).take(until - from) {
-        let rows = even_rows(pixels, (V::SUMS / vectors).min(MAX_ROWS));
-        for at in (0..pixels).step_by(rows) {
-            let rows = rows.min(pixels - at);
+        let rows_of_tile = even_rows(pixels, (V::SUMS / vectors).min(MAX_ROWS));
+        let width = vectors * V::LANES;
+        let step = width.div_ceil(pixels.div_ceil(rows_of_tile));
+        for at in (0..pixels).step_by(rows_of_tile) {
+            let rows = rows_of_tile.min(pixels - at);
             let whole = dense && inside[at..at + rows].iter().all(|inside| *inside);
             let pixel = first + at;
             // SAFETY: panels lie one after the other; the pixels and their channels are inside the views, and the
             // table says where they may read.
             unsafe {
+                let weights = o.weights.add(start * depth);
+                // Every tile fetches a part of the next panel, which lies behind this one.
                 let product = Product {
-                    weights: o.weights.add(start * depth),
+                    weights,
+                    ahead: weights.wrapping_add(width * depth + at / rows_of_tile * depth * step),
+                    ahead_step: step,
                     sources: table.add(at),
                     stride: if whole { pixels * spec.kernel } else { pixels },
-                    taps: if whole { spec.kernel } else { taps },
-                    len: if whole { spec.kernel * spec.c_in } else { spec.c_in },
+                    taps: planes * spec.kernel * if whole { 1 } else { spec.kernel },
+                    len: channels_of_plane * if whole { spec.kernel } else { 1 },
                     bias: bias.add(start),
                     act: spec.act,
                     n: channels,
@@ -101,34 +112,52 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
 }
 
 /// Fills a table with where tap `t` of pixel `first + i` reads, at `t * pixels + i`. Says of every pixel whether its
-/// window leaves the image neither to the left nor to the right.
+/// window leaves the image neither to the left nor to the right. Where a tile can only be of such pixels, each row of
+/// the window gets its first tap alone.
 #[inline(always)]
 unsafe fn look_up(o: &Operands, first: usize, pixels: usize, table: *mut *const f32) -> [bool; PIXELS] {
     let (spec, from, width) = (&o.spec, &o.from, o.to.w);
     let k = spec.kernel;
+    // Columns from `left` up to `right` have windows that lie inside.
+    let left = spec.padding.div_ceil(spec.stride);
+    let right = (from.w + spec.padding).checked_sub(k).map_or(0, |last| last / spec.stride + 1);
     let mut inside = [false; PIXELS];
     let mut done = 0;
     // One piece of an output row after the other.
     while done < pixels {
         let (y, x) = ((first + done) / width, (first + done) % width);
         let count = (width - x).min(pixels - done);
-        // Columns of this piece whose window starts inside, and ends inside.
-        let left = spec.padding.div_ceil(spec.stride);
-        let right = (from.w + spec.padding).checked_sub(k).map_or(0, |last| last / spec.stride + 1);
         (left.max(x)..right.min(x + count)).for_each(|column| inside[done + column - x] = true);
-        for ky in 0..k {
-            let row = (y * spec.stride + ky).checked_sub(spec.padding).filter(|row| *row < from.h);
+        // Columns that share no tile with a window that leaves the image.
+        let apart = (left + MAX_ROWS).clamp(x, x + count)..right.saturating_sub(MAX_ROWS).clamp(x, x + count);
+        for row in 0..spec.planes().0 * k {
+            let line = (y * spec.stride + row % k).checked_sub(spec.padding).filter(|line| *line < from.h);
+            let line = line.map(|line| o.src.wrapping_add((row / k * from.h + line) * from.w * from.pitch));
             for kx in 0..k {
-                // SAFETY: the table has `taps * pixels` entries; only pixels of the view are pointed to.
+                // SAFETY: the table has as many entries; only pixels of the view are pointed to.
                 unsafe {
-                    let entries = table.add((ky * k + kx) * pixels + done);
-                    for i in 0..count {
-                        let column = ((x + i) * spec.stride + kx).wrapping_sub(spec.padding);
-                        let source = match row {
-                            Some(row) if column < from.w => o.src.add((row * from.w + column) * from.pitch),
+                    let entries = table.add((row * k + kx) * pixels + done);
+                    let any = |column: usize| {
+                        let at = (column * spec.stride + kx).wrapping_sub(spec.padding);
+                        let source = match line {
+                            Some(line) if at < from.w => line.add(at * from.pitch),
                             _ => o.zeros,
                         };
-                        entries.add(i).write(source);
+                        entries.add(column - x).write(source);
+                    };
+                    if apart.is_empty() {
+                        (x..x + count).for_each(any);
+                        continue;
+                    }
+                    (x..apart.start).for_each(any);
+                    (apart.end..x + count).for_each(any);
+                    if kx == 0 {
+                        let step = if line.is_some() { spec.stride * from.pitch } else { 0 };
+                        let start = line.map_or(o.zeros, |line| {
+                            line.wrapping_add((apart.start * spec.stride).wrapping_sub(spec.padding) * from.pitch)
+                        });
+                        let entries = entries.add(apart.start - x);
+                        (0..apart.len()).for_each(|i| entries.add(i).write(start.wrapping_add(i * step)));
                     }
                 }
             }

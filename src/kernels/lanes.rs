@@ -35,42 +35,54 @@ pub(super) trait Lanes: Copy {
     unsafe fn fma(self, other: Self, sum: Self) -> Self;
     /// The nearest whole numbers, for values within +-2^22.
     unsafe fn round(self) -> Self;
-    /// Two to the power of whole numbers in -126..=127.
-    unsafe fn exp2(self) -> Self;
+    /// `self` times two to the power of whole numbers in -126..=127.
+    unsafe fn scale(self, power: Self) -> Self;
+
+    /// Brings a cache line near the processor. The address may be any.
+    unsafe fn prefetch(from: *const f32);
 
     /// [`super::product::tile`], compiled for this instruction set.
     unsafe fn tile(product: &Product, rows: usize, vectors: usize);
 }
 
-/// `e^x`, relative error about 2e-7, for any finite x (saturating beyond the range of f32). The polynomial is the one
-/// of Cephes' `expf`.
+/// `ln 2` in two parts, the first exact in few bits.
+const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
+
+/// `(e^r - 1) / r` for `|r| <= ln(2) / 2`, lowest power first: the polynomial of least relative error.
+const EXP: [f32; 5] = [9.999_997e-1, 4.999_914_8e-1, 1.666_763_9e-1, 4.189_816_1e-2, 8.290_271e-3];
+
+/// `e^(sign * x)` for x within +-87, `sign` 1 or -1; relative error about 2e-7.
 #[inline(always)]
-pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
+unsafe fn exp_within<V: Lanes>(x: V, sign: f32) -> V {
     // SAFETY: no pointers; the instruction set is the caller's business.
     unsafe {
-        let x = x.min(V::splat(88.0)).max(V::splat(-87.0));
-        let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
-        let r = n.fma(V::splat(-355.0 / 512.0), x);
-        let r = n.fma(V::splat(2.121_944_4e-4), r);
-        let p = V::splat(1.987_569_1e-4);
-        let p = p.fma(r, V::splat(1.398_199_9e-3));
-        let p = p.fma(r, V::splat(8.333_452e-3));
-        let p = p.fma(r, V::splat(4.166_579_6e-2));
-        let p = p.fma(r, V::splat(1.666_666_5e-1));
-        let p = p.fma(r, V::splat(0.5));
-        let y = p.fma(r.mul(r), r.add(V::splat(1.0)));
-        y.mul(n.exp2())
+        // x = r - sign * n ln 2
+        let n = x.mul(V::splat(sign * std::f32::consts::LOG2_E)).round();
+        let r = n.fma(V::splat(-sign * LN_2[0]), x);
+        let r = n.fma(V::splat(-sign * LN_2[1]), r);
+        let p = r.fma(V::splat(sign * EXP[4]), V::splat(EXP[3]));
+        let p = p.fma(r, V::splat(sign * EXP[2]));
+        let p = p.fma(r, V::splat(EXP[1]));
+        let p = p.fma(r, V::splat(sign * EXP[0]));
+        p.fma(r, V::splat(1.0)).scale(n)
     }
+}
+
+/// `e^x` for any finite x, saturating beyond +-87; relative error about 2e-7.
+#[inline(always)]
+pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
+    // SAFETY: as `exp_within`.
+    unsafe { exp_within(x.min(V::splat(87.0)).max(V::splat(-87.0)), 1.0) }
 }
 
 /// `x * sigmoid(x)`.
 #[inline(always)]
 pub(super) unsafe fn silu<V: Lanes>(x: V) -> V {
-    // SAFETY: as `exp`.
-    // Below -87 the result is as good as 0, and `exp` saturates.
+    // SAFETY: as `exp_within`.
+    // Below -87 the result is as good as 0.
     unsafe {
         let x = x.max(V::splat(-87.0));
-        exp(x.mul(V::splat(-1.0))).add(V::splat(1.0)).reciprocal().mul(x)
+        exp_within(x.min(V::splat(87.0)), -1.0).add(V::splat(1.0)).reciprocal().mul(x)
     }
 }
 

@@ -25,6 +25,7 @@ mod direct;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod peak;
 mod pixels;
 mod plain;
 mod pool;
@@ -38,8 +39,9 @@ use lanes::Lanes;
 
 pub use attention::{attention, attention_scratch};
 pub use buffer::{Buffer, View};
-pub use conv::{Algorithm, ConvSpec, conv, conv_scratch, conv_zeros, pack_conv, packed_conv_len};
+pub use conv::{Algorithm, ConvSpec, conv, conv_image, conv_scratch, conv_zeros, pack_conv, packed_conv_len};
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
+pub use peak::peak_flops;
 pub use pixels::{activate, unfold};
 pub use pool::Pool;
 pub use simple::{add, copy, export, global_average, import, max_pool, upsample, values};
@@ -122,6 +124,11 @@ impl Kernels {
     /// The bytes that [`Kernels::new`] holds for these arguments.
     pub fn bytes(threads: usize, space: usize, zeros: usize) -> usize {
         Buffer::bytes(space.next_multiple_of(buffer::ALIGN) * threads.clamp(1, 256)) + Buffer::bytes(zeros)
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Number of threads.

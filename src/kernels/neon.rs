@@ -80,12 +80,15 @@ impl Lanes for Neon {
         unsafe { Self(vrndnq_f32(self.0), vrndnq_f32(self.1)) }
     }
     #[inline(always)]
-    unsafe fn exp2(self) -> Self {
+    unsafe fn scale(self, power: Self) -> Self {
         unsafe {
-            let power = |v| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vcvtnq_s32_f32(v), vdupq_n_s32(127))));
-            Self(power(self.0), power(self.1))
+            let two = |n| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127))));
+            Self(vmulq_f32(self.0, two(power.0)), vmulq_f32(self.1, two(power.1)))
         }
     }
+    // Prefetching has no stable intrinsic here.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
         unsafe { product::tile::<Self>(product, rows, vectors) }
     }

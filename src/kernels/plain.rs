@@ -78,9 +78,11 @@ impl Lanes for Plain {
         Self(self.0.map(|v| (v + MAGIC) - MAGIC))
     }
     #[inline(always)]
-    unsafe fn exp2(self) -> Self {
-        Self(self.0.map(|v| f32::from_bits(((v as i32 + 127) as u32) << 23)))
+    unsafe fn scale(self, power: Self) -> Self {
+        self.zip(power, |v, n| v * f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
         unsafe { product::tile::<Self>(product, rows, vectors) }
     }

@@ -21,6 +21,9 @@ pub(super) const MAX_VECTORS: usize = 3;
 pub(super) struct Product {
     /// Row after row of `vectors * LANES` values, `taps * len` rows.
     pub weights: *const f32,
+    /// What is read soon, and how far each step of the sum fetches it ahead.
+    pub ahead: *const f32,
+    pub ahead_step: usize,
     /// Row `i` of tap `t` reads `len` values from `sources[t * stride + i]` on.
     pub sources: *const *const f32,
     pub stride: usize,
@@ -131,7 +134,7 @@ unsafe fn sum<V: Lanes, const M: usize, const N: usize>(p: &Product, to: *mut f3
                 }
             }
         }
-        let mut weights = p.weights;
+        let (mut weights, mut ahead) = (p.weights, p.ahead);
         for tap in 0..p.taps {
             let source: [*const f32; M] = p.sources.add(tap * p.stride).cast::<[*const f32; M]>().read();
             for k in 0..p.len {
@@ -146,6 +149,8 @@ unsafe fn sum<V: Lanes, const M: usize, const N: usize>(p: &Product, to: *mut f3
                     }
                 }
                 weights = weights.add(N * V::LANES);
+                V::prefetch(ahead);
+                ahead = ahead.wrapping_add(p.ahead_step);
             }
         }
         for i in 0..M {

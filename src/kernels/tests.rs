@@ -112,7 +112,7 @@ fn convolution(seed: u64, kind: Kind) {
     let act_of = [Activation::Identity, Activation::Silu, Activation::Relu][rng.random_range(0..3)];
     let with_residual = rng.random_bool(0.4);
     let algorithm = if kind == Kind::Winograd { Algorithm::Winograd } else { Algorithm::Direct };
-    let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act: act_of, algorithm };
+    let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act: act_of, algorithm, planar: false };
     let per_group = if deep { 1 } else { c_in };
     let (oh, ow) = (out_side(h, kernel, stride, padding), out_side(w, kernel, stride, padding));
     let (src, dst) = (world.tensor(c_in, h, w), world.tensor(c_out, oh, ow));
@@ -249,15 +249,22 @@ fn moves_and_sums_are_exact() {
         let (copied, large) = (world.tensor(c, h, w), world.tensor(c, h * factor, w * factor));
         let (sum, mean) = (world.tensor(c, h, w), world.tensor(c, 1, 1));
         let case = format!("seed {seed}: {a:?}");
-        world.check(&case, copied, 0.0, |_| 0, |s, c, y, x| s.at(a, c, y, x), |_, _, buffer| copy(buffer, a, copied));
+        world.check(
+            &case,
+            copied,
+            0.0,
+            |_| 0,
+            |s, c, y, x| s.at(a, c, y, x),
+            |_, kernels, buffer| copy(kernels, buffer, a, copied),
+        );
         world.check(
             &case,
             large,
             0.0,
             |_| 0,
             |s, c, y, x| s.at(a, c, y / factor, x / factor),
-            |_, _, buffer| {
-                upsample(buffer, factor, a, large);
+            |_, kernels, buffer| {
+                upsample(kernels, buffer, factor, a, large);
             },
         );
         world.check(
@@ -266,8 +273,8 @@ fn moves_and_sums_are_exact() {
             1e-7,
             |_| 0,
             |s, c, y, x| s.at(a, c, y, x) + s.at(b, c, y, x),
-            |_, _, buffer| {
-                add(buffer, a, b, sum);
+            |_, kernels, buffer| {
+                add(kernels, buffer, a, b, sum);
             },
         );
         let average = |s: &World, c: usize, _: usize, _: usize| {
@@ -279,7 +286,7 @@ fn moves_and_sums_are_exact() {
         let mut back = vec![0.0; c * h * w];
         let planes = |_: &World, c: usize, y: usize, x: usize| f64::from(image[(c * h + y) * w + x]);
         world.check(&case, b, 0.0, |_| 0, planes, |_, _, buffer| import(&image, buffer, b));
-        export(&world.buffer, b, &mut back);
+        export(&mut Kernels::new(Isa::Portable, 2, 0, 0).unwrap(), &world.buffer, b, &mut back);
         assert_eq!(back, image, "{case}");
     }
 }
@@ -296,6 +303,7 @@ fn silu_is_right_over_the_whole_range() {
         padding: 0,
         act: Activation::Silu,
         algorithm: Algorithm::Direct,
+        planar: false,
     };
     let n = inputs.len();
     for isa in isas() {

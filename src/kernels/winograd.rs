@@ -118,14 +118,19 @@ unsafe fn multiply<V: Lanes>(
 ) {
     let width = panel.vectors * V::LANES;
     let rows = even_rows(tiles, (V::SUMS / panel.vectors).min(MAX_ROWS));
+    // Every tile fetches its part of the next position's weights.
+    let step = width.div_ceil(tiles.div_ceil(rows));
     for position in 0..POSITIONS {
         for at in (0..tiles).step_by(rows) {
             // SAFETY: positions, tiles and panels are inside their matrices.
             unsafe {
                 let first = inputs.add((position * tiles + at) * pitch);
                 let sources: [*const f32; MAX_ROWS] = std::array::from_fn(|i| first.wrapping_add(i * pitch));
+                let weights = o.weights.add(panel.start * o.spec.depth() + position * o.spec.c_in * width);
                 let product = Product {
-                    weights: o.weights.add(panel.start * o.spec.depth() + position * o.spec.c_in * width),
+                    weights,
+                    ahead: weights.wrapping_add(o.spec.c_in * (width + at / rows * step)),
+                    ahead_step: step,
                     sources: sources.as_ptr(),
                     stride: 0,
                     taps: 1,
@@ -186,29 +191,42 @@ unsafe fn transform_input<V: Lanes>(o: &Operands, y: usize, x: usize, to: *mut f
     }
 }
 
+#[inline(always)]
+unsafe fn transform_at<V: Lanes>(c: usize, at: impl Fn(usize, usize) -> *const f32, to: *mut f32, stride: usize) {
+    let whole = c - c % V::LANES;
+    // SAFETY: passed on.
+    unsafe {
+        for channel in (0..whole).step_by(V::LANES) {
+            transform_vector::<V>(|iy, ix| V::load(at(iy, ix).add(channel)), to.add(channel), stride);
+        }
+        if whole < c {
+            let load = |iy, ix| V::load_first(at(iy, ix).add(whole), c - whole);
+            transform_vector::<V>(load, to.add(whole), stride);
+        }
+    }
+}
+
 // Plain index loops, which the compiler unrolls.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-unsafe fn transform_at<V: Lanes>(c: usize, at: impl Fn(usize, usize) -> *const f32, to: *mut f32, stride: usize) {
-    for channel in (0..c).step_by(V::LANES) {
-        // SAFETY: see `transform_input`.
-        unsafe {
-            let mut half = [[V::splat(0.0); IN]; IN];
-            for ix in 0..IN {
-                let mut column = [V::splat(0.0); IN];
-                for iy in 0..IN {
-                    column[iy] = load_up_to(at(iy, ix).add(channel), c - channel);
-                }
-                let column = input_pass(column);
-                for iy in 0..IN {
-                    half[iy][ix] = column[iy];
-                }
-            }
+unsafe fn transform_vector<V: Lanes>(load: impl Fn(usize, usize) -> V, to: *mut f32, stride: usize) {
+    // SAFETY: see `transform_input`.
+    unsafe {
+        let mut half = [[V::splat(0.0); IN]; IN];
+        for ix in 0..IN {
+            let mut column = [V::splat(0.0); IN];
             for iy in 0..IN {
-                let row = input_pass(half[iy]);
-                for ix in 0..IN {
-                    row[ix].store(to.add((iy * IN + ix) * stride + channel));
-                }
+                column[iy] = load(iy, ix);
+            }
+            let column = input_pass(column);
+            for iy in 0..IN {
+                half[iy][ix] = column[iy];
+            }
+        }
+        for iy in 0..IN {
+            let row = input_pass(half[iy]);
+            for ix in 0..IN {
+                row[ix].store(to.add((iy * IN + ix) * stride));
             }
         }
     }

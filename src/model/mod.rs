@@ -34,9 +34,34 @@ pub struct Info {
     /// Side of the square image the model was trained for, pixels.
     #[serde(default)]
     pub imgsz: Option<usize>,
+    /// What is done to an image `[3, H, W]` of values 0 to 1 before the network sees it; nothing if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalise: Option<Normalise>,
     /// Where the model came from and what was done to it: free keys and values.
     #[serde(default)]
     pub provenance: BTreeMap<String, String>,
+}
+
+/// Every channel less its mean, divided by its deviation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Normalise {
+    /// Mean of red, green and blue.
+    pub mean: [f32; 3],
+    /// Deviation of red, green and blue.
+    pub deviation: [f32; 3],
+}
+
+impl Normalise {
+    /// What the published classifiers were trained with on ImageNet.
+    pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
+
+    /// Normalises an image `[3, H, W]`.
+    pub fn apply(&self, image: &mut [f32]) {
+        let area = (image.len() / 3).max(1);
+        for (plane, (mean, deviation)) in image.chunks_mut(area).zip(self.mean.iter().zip(self.deviation)) {
+            plane.iter_mut().for_each(|v| *v = (*v - mean) / deviation);
+        }
+    }
 }
 
 impl Info {

@@ -104,6 +104,15 @@ impl Image {
         written.map_err(|source| ImageError::Io { path: path.into(), source })
     }
 
+    /// The largest square in the middle.
+    pub fn centre_square(&self) -> Self {
+        let side = self.width.min(self.height);
+        let (left, top) = ((self.width - side) / 2, (self.height - side) / 2);
+        let rows = self.data.chunks_exact(3 * self.width).skip(top).take(side);
+        let data = rows.flat_map(|row| &row[3 * left..3 * (left + side)]).copied().collect();
+        Self { width: side, height: side, data }
+    }
+
     /// The bytes of a JPEG file, `quality` from 1 to 100.
     ///
     /// # Errors

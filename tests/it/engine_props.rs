@@ -4,7 +4,7 @@ use crate::forward::yolo;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use secateurs::engine::{Engine, EngineError, Options, plan_memory, plan_memory_for, reference};
-use secateurs::graph::{Activation, Attention, Builder, Conv, Graph, Head, NodeId, Norm, Op};
+use secateurs::graph::{Activation, Attention, Builder, Conv, ConvTranspose, Graph, Head, NodeId, Norm, Op};
 use secateurs::kernels::Isa;
 use secateurs::model::{Info, Model, Tensor, Weights};
 
@@ -58,7 +58,7 @@ impl Random {
         let input = self.any();
         let [c, h, w] = self.shape(input);
         let width = [1, 3, 8, 16, 37][self.rng.random_range(0..5)];
-        match self.rng.random_range(0..14) {
+        match self.rng.random_range(0..17) {
             0..4 => {
                 let kernel = [1, 1, 3, 3, 5][self.rng.random_range(0..5)];
                 let stride = if h.min(w) > 4 { self.rng.random_range(1..3) } else { 1 };
@@ -127,6 +127,25 @@ impl Random {
                 let mixed = self.push(Op::Attention(a), &[packed], [a.heads * a.head_dim, h, w]);
                 let values = self.push(Op::Values(a), &[packed], [a.heads * a.head_dim, h, w]);
                 self.push(Op::Add, &[mixed, values], [a.heads * a.head_dim, h, w]);
+            }
+            14 if h * w <= 64 => {
+                let (factor, name) = (self.rng.random_range(1..4), format!("t{}", self.shapes.len()));
+                let conv = ConvTranspose {
+                    weight: format!("{name}.w"),
+                    bias: self.rng.random_bool(0.5).then(|| format!("{name}.b")),
+                    c_in: c,
+                    c_out: width,
+                    factor,
+                };
+                self.push(Op::ConvTranspose(conv), &[input], [width, factor * h, factor * w]);
+            }
+            15 => {
+                let act = [Activation::Identity, Activation::Silu, Activation::Relu][self.rng.random_range(0..3)];
+                self.push(Op::Activate { act }, &[input], [c, h, w]);
+            }
+            16 => {
+                let side = |n: usize| (n - 1) / 2 + 1;
+                self.push(Op::MaxPool { kernel: 3, stride: 2, padding: 1 }, &[input], [c, side(h), side(w)]);
             }
             13 => {
                 self.push(Op::GlobalAvgPool, &[input], [c, 1, 1]);

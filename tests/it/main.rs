@@ -5,6 +5,8 @@
 #[cfg(feature = "toolkit")]
 mod backend;
 #[cfg(feature = "toolkit")]
+mod classifiers;
+#[cfg(feature = "toolkit")]
 mod cli;
 mod data;
 mod demo;
@@ -26,6 +28,7 @@ mod search;
 mod sparse;
 mod support;
 mod surgery;
+mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
 mod vision;

@@ -22,6 +22,7 @@ pub struct Args {
     pub against: Option<PathBuf>,
     pub save: Option<PathBuf>,
     pub json: bool,
+    pub profile: bool,
     pub threads: usize,
     pub imgsz: Option<usize>,
     pub runs: usize,
@@ -48,6 +49,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
         against: None,
         save: None,
         json: false,
+        profile: false,
         threads: 1,
         imgsz: None,
         runs: 300,
@@ -80,6 +82,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
             "--help" | "-h" => return Ok(Args { command: Command::Help, ..args }),
             "--version" | "-V" => return Ok(Args { command: Command::Version, ..args }),
             "--json" if attached.is_none() => args.json = true,
+            "--profile" if attached.is_none() => args.profile = true,
             "--model" => args.model = Some(value()?.into()),
             "--against" => args.against = Some(value()?.into()),
             "--save" => args.save = Some(value()?.into()),
@@ -102,7 +105,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
         name @ ("bench" | "info") if !rest.is_empty() => {
             return Err(Usage(format!("{name} takes no `{}`", rest[0].display())));
         }
-        "bench" => (Command::Bench, &["--runs", "--warmup", "--against"]),
+        "bench" => (Command::Bench, &["--runs", "--warmup", "--against", "--profile"]),
         "info" => (Command::Info, &[]),
         "help" => (Command::Help, &[]),
         other => return Err(Usage(format!("unknown command `{other}`"))),

@@ -6,7 +6,7 @@ mod args;
 
 use args::{Args, Command, Usage};
 use secateurs::bench::{self, BenchError};
-use secateurs::detector::{Detector, DetectorError, Found, input_side};
+use secateurs::detector::{DetectorError, Finder, input_side};
 use secateurs::model::{self, FileError, Model};
 use secateurs::vision::{Image, ImageError};
 use std::fmt;
@@ -23,7 +23,7 @@ Runs a pruned network: finds objects in images, and measures how fast it does.
 Usage: secateurs-infer COMMAND
 
 Commands:
-  detect IMAGE...   Find objects in JPEG or PNG images
+  detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees
   bench             Measure the time per frame
   info              Say what the model is
 
@@ -43,6 +43,7 @@ bench:
   --runs N          Frames on the clock [default: 300]
   --warmup N        Frames before the clock starts [default: 20]
   --against FILE    Run another model in turn with this one, and give the ratio of their times
+  --profile         Time every layer, and hold it against the machine's measured peak
 
 Examples:
   secateurs-infer detect street.jpg --save out
@@ -177,6 +178,16 @@ fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> 
 fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
     let options =
         bench::Options { imgsz: imgsz(args, model)?, threads: args.threads, warmup: args.warmup, runs: args.runs };
+    if args.profile {
+        let profile = bench::profile(model, &options)?;
+        if args.json {
+            serde_json::to_writer(&mut *out, &profile)?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{profile}")?;
+        }
+        return Ok(());
+    }
     let measured = match &args.against {
         Some(path) => bench::versus(model, &model::load(path)?, &options)?,
         None => bench::measure(model, &options)?,
@@ -191,12 +202,11 @@ fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Fail
 }
 
 fn detect(args: &Args, model: &Model, images: &[PathBuf], out: &mut dyn Write) -> Result<(), Failure> {
-    let mut detector = Detector::new(model, imgsz(args, model)?, args.threads)?;
-    detector.options.score = args.score;
-    detector.options.iou = args.iou;
+    let mut finder = Finder::new(model, imgsz(args, model)?, args.threads)?;
+    finder.set_thresholds(args.score, args.iou);
     for path in images {
         let mut image = Image::open(path)?;
-        let found = Found::new(path, &detector.detect(&image)?, &model.info);
+        let found = finder.find(path, &image, model)?;
         if let Some(folder) = &args.save {
             found.save(&mut image, folder).map_err(|e| Failure::Input(e.to_string()))?;
         }
