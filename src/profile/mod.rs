@@ -228,7 +228,7 @@ impl Default for Profile {
                 strategy: Strategy::Structured,
                 sparsity: Ratio::HALF,
                 grid: 8,
-                min_keep: Ratio::QUARTER,
+                min_keep: Ratio::EIGHTH,
                 importance: IMPORTANCE[0].into(),
                 calibration_images: 128,
                 seed: 0,
