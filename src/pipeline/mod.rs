@@ -19,6 +19,7 @@ mod photos;
 mod plan;
 mod problem;
 mod settle;
+mod sizes;
 mod source;
 mod write;
 
@@ -83,6 +84,14 @@ pub struct Done {
 /// If an input cannot be used, no plan meets the budgets, or a stage fails.
 pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     let mut clock = Clock::default();
+    let chosen;
+    let job = if job.sizes.len() > 1 && job.pattern.is_none() {
+        chosen = sizes::choose(job, tell)?;
+        clock.lap("image size");
+        &chosen
+    } else {
+        job
+    };
     let source = Source::gather(job, tell)?;
     clock.lap("gather");
     let (planned, sparse) = match job.pattern {

@@ -114,6 +114,8 @@ pub struct ModelChoice {
     pub path: Option<PathBuf>,
     /// Side of the square input image, pixels; the model's own without one.
     pub imgsz: Option<usize>,
+    /// Sides to choose from, the one that budgets refer to first; where there is only one, nothing is to be chosen.
+    pub sizes: Vec<usize>,
     /// Images per run of the network on the device.
     pub batch: usize,
 }
@@ -222,7 +224,7 @@ impl Default for Profile {
                 min_map: None,
                 max_map_drop: None,
             },
-            model: ModelChoice { path: None, imgsz: None, batch: 1 },
+            model: ModelChoice { path: None, imgsz: None, sizes: vec![], batch: 1 },
             data: None,
             search: Search {
                 strategy: Strategy::Structured,

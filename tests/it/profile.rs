@@ -146,3 +146,18 @@ fn units_refuse_what_they_cannot_be() {
         assert!(Millis::new(value).is_err(), "{value}");
     }
 }
+
+#[test]
+fn one_image_size_or_several() {
+    let sizes = |text: &str| parse(text).map(|p| (p.model.imgsz, p.model.sizes)).map_err(|e| e.to_string());
+    assert_eq!(sizes("[model]\nimgsz = 320"), Ok((Some(320), vec![320])));
+    assert_eq!(sizes("[model]\nimgsz = [640, 512]"), Ok((Some(640), vec![640, 512])));
+    assert_eq!(sizes(""), Ok((None, vec![])));
+    for (text, expected) in [("[]", "is empty"), ("[640, 0]", "is 0"), ("[640, \"a\"]", "a whole number")] {
+        let error = sizes(&format!("[model]\nimgsz = {text}")).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let one = Overrides { imgsz: Some(96), ..Overrides::default() };
+    let profile = one.apply(parse("[model]\nimgsz = [640, 512]").unwrap());
+    assert_eq!((profile.model.imgsz, profile.model.sizes), (Some(96), vec![96]));
+}
