@@ -11,6 +11,9 @@ mod arena;
 mod compile;
 mod fold;
 pub mod reference;
+mod rounds;
+
+pub use rounds::{LeastTimes, time_round};
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
 use crate::kernels::{self, Buffer, Isa, Kernels, View};

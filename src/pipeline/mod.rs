@@ -13,6 +13,7 @@
 mod allocate;
 mod cache;
 mod compare;
+pub mod external;
 mod job;
 mod measure;
 mod photos;
@@ -25,16 +26,17 @@ mod write;
 
 pub use cache::sha256;
 pub use compare::{Scheme, compare};
-pub use job::{Event, Job, Listener, Tune};
-pub use measure::{Against, judge};
+pub use job::{Event, Job, Listener, Timing, Tune};
+pub use measure::{Against, judge, judge_simulated};
 pub use plan::{Planned, plan};
 pub use source::{DEMO_MODEL, Source, drawn};
-pub use write::{PlanFile, finish, write};
+pub use write::{Outcome, PlanFile, finish, report_of, write};
 
 use crate::eval::Prepared;
 use crate::graph::Graph;
 use crate::model::{self, Model};
 use crate::report::{GroupWidths, LayerTimes, MemoryStep, Report, Stage};
+use crate::session::SessionError;
 use crate::surgery::Selection;
 use crate::{backend, repair, surgery, train};
 use std::collections::BTreeMap;
@@ -50,6 +52,9 @@ pub enum PipelineError {
     /// No widths meet the budgets.
     #[error("{0}")]
     Infeasible(String),
+    /// The device could not be measured.
+    #[error("{0}")]
+    Session(#[source] SessionError),
     /// A stage failed for a reason of its own.
     #[error("{stage}: {problem}")]
     Stage {
@@ -172,9 +177,7 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
 
     let last = tuned.unwrap_or(repaired);
     report.photos = photos::photos(&source, &prepared, model, &last)?;
-    tell(Event::Stage("Measuring", format!("uncut and cut in turn, {} runs each", job.runs)));
-    let against = measure::in_turn(model, &last, &source, job, job.runs)?;
-    measure::enter(&mut report, &against);
+    measure::conclude(&mut report, model, &last, &source, job, tell)?;
     clock.lap("measure");
     report.seconds = clock.laps;
     let last = source.sign(last, job, &report);

@@ -1,6 +1,6 @@
 //! From importance and latency to widths that hold the budgets when measured.
 
-use super::job::{Event, Job, Listener};
+use super::job::{Event, Job, Listener, Timing};
 use super::{Clock, PipelineError, Source, cache, measure, problem, settle};
 use crate::importance::{
     Activations, Criterion, Curves, Evidence, MaskGradients, Pattern, Ranking, Sampling, mask_gradients,
@@ -45,7 +45,7 @@ impl Planned {
         Self {
             selection: Selection::all(&source.groups),
             table: LatencyTable {
-                fingerprint: measure::fingerprint(job.threads, source.imgsz),
+                fingerprint: measure::fingerprint(job, source.imgsz),
                 layers: vec![None; source.model.graph.nodes.len()],
                 frame_factor: 1.0,
                 held_out_errors: Vec::new(),
@@ -195,8 +195,11 @@ pub(super) fn table(
     levels: &[Vec<usize>],
     tell: Listener,
 ) -> Result<LatencyTable, PipelineError> {
-    let fingerprint = measure::fingerprint(job.threads, source.imgsz);
-    tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}")));
+    let fingerprint = measure::fingerprint(job, source.imgsz);
+    match job.timing {
+        Timing::Estimate(_) => tell(Event::Stage("Estimating", format!("every layer: {fingerprint}"))),
+        _ => tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}"))),
+    }
     let sampling = latency::Sampling {
         size: (source.imgsz, source.imgsz),
         threads: job.threads,
@@ -210,12 +213,13 @@ pub(super) fn table(
     let key = cache::key(&[&source.model.graph, &levels, &fingerprint, &sampling]);
     let compute = || {
         let mut progress = |done, all| tell(Event::Progress(done, all));
-        latency::measure(&source.model, &source.groups, &levels, &sampling, fingerprint.clone(), &mut progress)
-            .map_err(PipelineError::stage("latency table"))
+        measure::table(job, source, &levels, &sampling, &mut progress)
     };
     let (table, kept) = cache::cached(&job.cache, "latency", &key, compute)?;
     let worst = table.held_out_errors.last().copied().unwrap_or(0.0);
     let from = if kept { " (kept from an earlier run)" } else { "" };
-    tell(Event::Note(format!("unseen networks are predicted within {:.1} %{from}", 100.0 * worst)));
+    if !table.held_out_errors.is_empty() {
+        tell(Event::Note(format!("unseen networks are predicted within {:.1} %{from}", 100.0 * worst)));
+    }
     Ok(table)
 }

@@ -7,7 +7,7 @@
 //! 3. Every plan that holds is cut and repaired on most of the calibration images. The one whose outputs stay
 //!    closest to the uncut network's on the remaining ones is kept.
 
-use super::job::{Event, Job, Listener};
+use super::job::{Event, Job, Listener, Timing};
 use super::plan::Worth;
 use super::problem::Limits;
 use super::{PipelineError, Source, measure, problem};
@@ -56,10 +56,10 @@ struct Trial {
 }
 
 impl Trial {
-    fn describe(&self, round: usize) -> String {
+    fn describe(&self, round: usize, how: &str) -> String {
         format!(
             "plan {round}: {}{:.1} MiB, gap {:.2} %{}",
-            self.measured.map(|m| format!("{m:.3}x measured latency, ")).unwrap_or_default(),
+            self.measured.map(|m| format!("{m:.3}x {how} latency, ")).unwrap_or_default(),
             self.bytes / f64::from(1 << 20),
             100.0 * self.search.gap,
             if self.holds { "" } else { ", over the budget" },
@@ -94,17 +94,18 @@ pub(super) fn settle(
     tell: Listener,
 ) -> Result<(Selection, Search), PipelineError> {
     let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
+    let uncut_ms = table.predict(&source.model.graph, &source.groups, &full);
     let settling = Settling {
         job,
         source,
         worth,
         levels,
         table,
-        ratio: measure::allowed_ratio(job, source)?,
+        ratio: measure::allowed_ratio(job, source, uncut_ms)?,
         memory: job.budget.memory_mib.map(|mib| mib * f64::from(1 << 20)),
         params: job.budget.params,
         file: job.budget.file_mib.map(|mib| mib * f64::from(1 << 20)),
-        uncut_ms: table.predict(&source.model.graph, &source.groups, &full),
+        uncut_ms,
     };
     tell(Event::Stage("Searching", measure::describe(&job.budget)));
     // The search counts four bytes per weight and bias, which is close to both sizes; what is missing is measured.
@@ -202,7 +203,8 @@ impl Settling<'_> {
             };
             let slack = trial.slack;
             let (bytes, size) = (trial.bytes, trial.size);
-            tell(Event::Note(trial.describe(round)));
+            let how = if matches!(self.job.timing, Timing::Estimate(_)) { "estimated" } else { "measured" };
+            tell(Event::Note(trial.describe(round, how)));
             let done = trial.holds && slack.is_none_or(|s| s >= TIGHT);
             if slack.is_none_or(|s| s <= SAFE) {
                 held = aim.latency_ms.map(|ms| held.map_or(ms, |known| known.max(ms)));
@@ -264,8 +266,8 @@ impl Settling<'_> {
         let size = sizes.into_iter().flatten().reduce(f64::max);
         let measured = match self.ratio {
             Some(_) => {
-                let against = measure::in_turn(&source.model, &cut, source, job, measure::SETTLE_RUNS)?;
-                Some(against.steady_ratio(job.threads))
+                let predicted = self.table.predict(&source.model.graph, groups, &widths) / self.uncut_ms;
+                Some(measure::ratio(&cut, predicted, source, job)?)
             }
             None => None,
         };

@@ -4,7 +4,7 @@
 //! different sizes cannot be compared, so each repaired network is evaluated on training images, those that calibration did
 //! not see first.
 
-use super::job::{Event, Job, Listener};
+use super::job::{Event, Job, Listener, Timing};
 use super::{Clock, PipelineError, Source, measure, plan};
 use crate::data::Dataset;
 use crate::eval::Prepared;
@@ -16,6 +16,11 @@ const IMAGES: usize = 128;
 
 /// The job with its size settled, and the budget in milliseconds.
 pub(super) fn choose(job: &Job, tell: Listener) -> Result<Job, PipelineError> {
+    if let Timing::Estimate(_) = job.timing {
+        return Err(PipelineError::Input(
+            "several image sizes can only be compared where networks can be timed: name one imgsz".into(),
+        ));
+    }
     let mut budget = job.budget;
     let mut best: Option<(f64, Job)> = None;
     let mut refused = None;

@@ -59,6 +59,16 @@ pub struct Device {
     pub threads: usize,
     /// Memory of the whole device; the memory budget must fit into it.
     pub memory: Option<Mib>,
+    /// Part of the name that the board gives itself; measured on another one, times claim nothing.
+    pub board: Option<String>,
+    /// Version of its C library.
+    pub glibc: Option<String>,
+    /// Further features of the inference binary.
+    pub features: Vec<String>,
+    /// What one core can do at most: 10^9 floating-point operations (f32, a multiply-add is two) per second.
+    pub core_gflops: Option<f64>,
+    /// What all cores together move to and from memory at most: 10^9 bytes per second.
+    pub bandwidth: Option<f64>,
 }
 
 /// How programs are run on the device.
@@ -74,6 +84,10 @@ pub enum Connect {
         host: String,
         /// Folder on the device.
         folder: String,
+        /// Further words for `ssh`.
+        options: Vec<String>,
+        /// Whether copied files stay there, for the next time.
+        keep: bool,
     },
     /// Run here under user-mode emulation: right results, meaningless times.
     Qemu,
@@ -200,19 +214,34 @@ impl Optimizer {
 }
 
 /// How latency is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Bench {
     /// Runs before the clock starts.
     pub warmup: usize,
     /// Runs on the clock.
     pub runs: usize,
+    /// Whether frames only count while nothing else takes processor time.
+    pub quiet: bool,
+    /// A benchmark command of the user in place of our runtime: it prints the milliseconds of the ONNX file `{model}`.
+    pub command: Option<Vec<String>>,
 }
 
 impl Default for Profile {
     fn default() -> Self {
         Self {
-            device: Device { name: "host".into(), triple: None, target_cpu: None, threads: 1, memory: None },
+            device: Device {
+                name: "host".into(),
+                triple: None,
+                target_cpu: None,
+                threads: 1,
+                memory: None,
+                board: None,
+                glibc: None,
+                features: Vec::new(),
+                core_gflops: None,
+                bandwidth: None,
+            },
             connect: Connect::Local,
             budget: Budget {
                 latency: None,
@@ -243,7 +272,7 @@ impl Default for Profile {
                 distill: 1.0,
                 control: true,
             },
-            bench: Bench { warmup: 20, runs: 300 },
+            bench: Bench { warmup: 20, runs: 300, quiet: true, command: None },
         }
     }
 }

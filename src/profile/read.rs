@@ -15,11 +15,17 @@ const MAX_FILE: u64 = 1 << 20;
 const MANY: usize = 1_000_000;
 
 /// Keys that users look for in the wrong section.
-const OWNERS: [(&str, &str); 29] = [
+const OWNERS: &[(&str, &str)] = &[
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
+    ("device", "board"),
+    ("device", "glibc"),
+    ("device", "features"),
+    ("device", "core-gflops"),
+    ("device", "bandwidth-gb-s"),
     ("connect", "host"),
+    ("connect", "keep"),
     ("budget", "latency-ms"),
     ("budget", "latency-ratio"),
     ("budget", "percentile"),
@@ -45,17 +51,43 @@ const OWNERS: [(&str, &str); 29] = [
     ("finetune", "control"),
     ("bench", "warmup"),
     ("bench", "runs"),
+    ("bench", "quiet"),
+    ("bench", "runtime"),
 ];
 
-/// Reads a profile. Paths in it are relative to the folder it lies in.
+/// Reads a profile. Paths in it are relative to the folder it lies in. Beside `NAME.toml` there may be
+/// `NAME.local.toml` with a `[connect]` of its own, which wins: a place for the names of private machines.
 ///
 /// # Errors
 /// If the file cannot be read, or breaks the schema: then with every problem that was found.
 pub fn read(path: &Path) -> Result<Profile, ProfileError> {
+    let mut profile = parse(path, &text_of(path)?)?;
+    let private = path.with_extension("local.toml");
+    if private.is_file() {
+        profile.connect = parse_private(&private, &text_of(&private)?)?.unwrap_or(profile.connect);
+    }
+    Ok(profile)
+}
+
+fn text_of(path: &Path) -> Result<String, ProfileError> {
     let io = |source| ProfileError::Io { path: path.into(), source };
     let bytes = files::read(path, MAX_FILE).map_err(io)?;
-    let text = String::from_utf8(bytes).map_err(|e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))?;
-    parse(path, &text)
+    String::from_utf8(bytes).map_err(|e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))
+}
+
+/// Reads the text of `NAME.local.toml`.
+fn parse_private(path: &Path, text: &str) -> Result<Option<Connect>, ProfileError> {
+    with_problems(path, text, |table, problems| {
+        let mut root = Section::new(problems, "", Some(table));
+        let connect = root.table("connect");
+        root.close(OWNERS);
+        connect.map(|connect| {
+            let mut s = Section::new(problems, "connect", Some(connect));
+            let read = read_connect(&mut s);
+            s.close(OWNERS);
+            read
+        })
+    })
 }
 
 /// Reads the text of a profile as if it were the file `path`.
@@ -63,6 +95,15 @@ pub fn read(path: &Path) -> Result<Profile, ProfileError> {
 /// # Errors
 /// If the text breaks the schema: with every problem that was found.
 pub fn parse(path: &Path, text: &str) -> Result<Profile, ProfileError> {
+    with_problems(path, text, |table, problems| walk(path, table, problems))
+}
+
+/// Reads a table; the result counts only if nothing is wrong with the text.
+fn with_problems<T>(
+    path: &Path,
+    text: &str,
+    read: impl for<'t> FnOnce(&DeTable<'t>, &mut Problems<'t>) -> T,
+) -> Result<T, ProfileError> {
     let mut problems = Problems::new(path, text);
     let (table, syntax) = DeTable::parse_recoverable(text);
     for error in syntax {
@@ -71,8 +112,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Profile, ProfileError> {
     if !problems.found.is_empty() {
         return Err(ProfileError::Invalid(sorted(problems.found)));
     }
-    let profile = walk(path, table.get_ref(), &mut problems);
-    if problems.found.is_empty() { Ok(profile) } else { Err(ProfileError::Invalid(sorted(problems.found))) }
+    let value = read(table.get_ref(), &mut problems);
+    if problems.found.is_empty() { Ok(value) } else { Err(ProfileError::Invalid(sorted(problems.found))) }
 }
 
 fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
@@ -86,7 +127,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     let mut root = Section::new(problems, "", Some(table));
     let [device, connect, budget, model, data, search, finetune, bench] =
         ["device", "connect", "budget", "model", "data", "search", "finetune", "bench"].map(|name| root.table(name));
-    root.close(&OWNERS);
+    root.close(OWNERS);
 
     let base = path.parent().unwrap_or(Path::new(""));
     let beside = |text: String| -> PathBuf { base.join(text) };
@@ -101,12 +142,22 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         target_cpu: s.text("target-cpu"),
         threads: s.count("threads", 1..=1024).unwrap_or(default.threads),
         memory: s.number("memory-mib", Mib::new),
+        board: s.text("board"),
+        glibc: s.text("glibc"),
+        features: s.words("features").unwrap_or_default(),
+        core_gflops: s.number("core-gflops", positive),
+        bandwidth: s.number("bandwidth-gb-s", positive),
     };
-    s.close(&OWNERS);
+    let version =
+        |text: &str| text.split_once('.').is_some_and(|(a, b)| [a, b].iter().all(|n| n.parse::<u32>().is_ok()));
+    if let Some(found) = profile.device.glibc.clone().filter(|text| !version(text)) {
+        s.refuse("glibc", format!("is `{found}`, expected a version such as \"2.36\""));
+    }
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "connect", connect);
     profile.connect = read_connect(&mut s);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "budget", budget);
     let b = &mut profile.budget;
@@ -130,7 +181,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     {
         s.refuse("memory-mib", format!("is {asked}, more than the device has ({whole})"));
     }
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "model", model);
     let m = &mut profile.model;
@@ -141,11 +192,11 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     if m.batch != 1 {
         s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));
     }
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "data", data);
     profile.data = s.text("path").map(beside);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "search", search);
     let f = &mut profile.search;
@@ -156,7 +207,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     f.importance = s.choice("importance", &IMPORTANCE.map(|name| (name, name))).unwrap_or(IMPORTANCE[0]).to_owned();
     f.calibration_images = s.count("calibration-images", 1..=MANY).unwrap_or(f.calibration_images);
     f.seed = s.whole("seed", 0..=i64::MAX as u64).unwrap_or(f.seed);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "finetune", finetune);
     let f = &mut profile.finetune;
@@ -166,13 +217,24 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     f.optimizer = s.choice("optimizer", &Optimizer::ALL).unwrap_or(f.optimizer);
     f.distill = s.number("distill", not_negative).unwrap_or(f.distill);
     f.control = s.flag("control").unwrap_or(f.control);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "bench", bench);
     let b = &mut profile.bench;
     b.warmup = s.count("warmup", 0..=MANY).unwrap_or(b.warmup);
     b.runs = s.count("runs", 1..=MANY).unwrap_or(b.runs);
-    s.close(&OWNERS);
+    b.quiet = s.flag("quiet").unwrap_or(b.quiet);
+    let runtime = s.choice("runtime", &["engine", "command"].map(|name| (name, name))).unwrap_or("engine");
+    b.command = s.words("command");
+    match (runtime, &b.command) {
+        ("command", None) => s.missing("command", "runtime = \"command\" needs it"),
+        ("engine", Some(_)) => s.refuse("command", "is only for runtime = \"command\"".into()),
+        (_, Some(words)) if !words.iter().any(|word| word.contains("{model}")) => {
+            s.refuse("command", "does not say where the model goes, expected `{model}` in one of its words".into());
+        }
+        _ => {}
+    }
+    s.close(OWNERS);
     profile
 }
 
@@ -180,18 +242,26 @@ fn read_connect(s: &mut Section) -> Connect {
     let kinds = ["local", "ssh", "qemu", "command"];
     let kind = s.choice("kind", &kinds.map(|name| (name, name))).unwrap_or("local");
     let (host, folder, command) = (s.text("host"), s.text("folder"), s.words("command"));
+    let (options, keep) = (s.words("options"), s.flag("keep"));
     let mut only = |key: &'static str, owner: &str| {
         if s.has(key) && s.has("kind") && kind != owner {
             s.refuse(key, format!("is only for kind = \"{owner}\", not \"{kind}\""));
-        } else if kind == owner && key != "folder" {
+        } else if kind == owner && ["host", "command"].contains(&key) {
             s.missing(key, &format!("kind = \"{owner}\" needs it"));
         }
     };
     only("host", "ssh");
     only("folder", "ssh");
+    only("options", "ssh");
+    only("keep", "ssh");
     only("command", "command");
     match kind {
-        "ssh" => Connect::Ssh { host: host.unwrap_or_default(), folder: folder.unwrap_or_else(|| "secateurs".into()) },
+        "ssh" => Connect::Ssh {
+            host: host.unwrap_or_default(),
+            folder: folder.unwrap_or_else(|| "secateurs".into()),
+            options: options.unwrap_or_default(),
+            keep: keep.unwrap_or(false),
+        },
         "qemu" => Connect::Qemu,
         "command" => Connect::Command { command: command.unwrap_or_default() },
         _ => Connect::Local,

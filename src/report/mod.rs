@@ -217,9 +217,12 @@ pub struct LayerTimes {
 /// The measured answer to the budgets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Latency after over latency before, measured in turn.
+    /// Latency after over latency before, measured in turn; 0 where nothing was measured that counts.
     pub latency_ratio: f64,
-    /// Whether the latency budget holds; true without one.
+    /// Why no latency is claimed, where none is: the device was simulated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<String>,
+    /// Whether no measured latency budget is missed; true without one, and where none is claimed.
     pub latency_ok: bool,
     /// Whether the budgets of memory, parameters and file size hold; true without any.
     pub memory_ok: bool,

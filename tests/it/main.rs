@@ -26,6 +26,8 @@ mod report;
 mod search;
 #[cfg(feature = "toolkit")]
 mod sparse;
+mod ssh;
+mod steady;
 mod support;
 mod surgery;
 mod tasks;

@@ -98,6 +98,7 @@ fn sample(with_tuning: bool) -> Report {
         }],
         verdict: Verdict {
             latency_ratio: 0.789,
+            simulated: None,
             latency_ok: true,
             memory_ok: true,
             accuracy_ok: true,

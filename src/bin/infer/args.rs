@@ -12,6 +12,12 @@ pub enum Command {
     Info,
     Bench,
     Detect(Vec<PathBuf>),
+    /// The machine.
+    Device,
+    /// A stretch of frames for `cargo xtask prune`.
+    Window,
+    /// The layers of the networks of a file.
+    Table(PathBuf),
 }
 
 /// What the user typed, checked.
@@ -29,6 +35,8 @@ pub struct Args {
     pub warmup: usize,
     pub score: f32,
     pub iou: f32,
+    pub phases: bool,
+    pub root: PathBuf,
 }
 
 /// A command line that makes no sense.
@@ -56,6 +64,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
         warmup: 20,
         score: 0.25,
         iou: 0.7,
+        phases: false,
+        root: "/".into(),
     };
     let mut plain: Vec<OsString> = Vec::new();
     let mut given: Vec<String> = Vec::new();
@@ -83,6 +93,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
             "--version" | "-V" => return Ok(Args { command: Command::Version, ..args }),
             "--json" if attached.is_none() => args.json = true,
             "--profile" if attached.is_none() => args.profile = true,
+            "--phases" if attached.is_none() => args.phases = true,
+            "--root" => args.root = value()?.into(),
             "--model" => args.model = Some(value()?.into()),
             "--against" => args.against = Some(value()?.into()),
             "--save" => args.save = Some(value()?.into()),
@@ -102,9 +114,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
     let (command, own): (Command, &[&str]) = match command.to_string_lossy().as_ref() {
         "detect" if rest.is_empty() => return Err(Usage("detect needs at least one image".into())),
         "detect" => (Command::Detect(rest), &["--save", "--score", "--iou"]),
-        name @ ("bench" | "info") if !rest.is_empty() => {
+        name @ ("bench" | "info" | "window" | "device") if !rest.is_empty() => {
             return Err(Usage(format!("{name} takes no `{}`", rest[0].display())));
         }
+        "table" if rest.len() == 1 => (Command::Table(rest[0].clone()), &[]),
+        "table" => return Err(Usage("table needs one file of networks".into())),
+        "window" => (Command::Window, &["--runs", "--warmup", "--against", "--phases", "--root"]),
+        "device" => (Command::Device, &["--root"]),
         "bench" => (Command::Bench, &["--runs", "--warmup", "--against", "--profile"]),
         "info" => (Command::Info, &[]),
         "help" => (Command::Help, &[]),

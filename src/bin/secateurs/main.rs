@@ -10,6 +10,7 @@ mod finish;
 mod input;
 mod inspect;
 mod prune;
+mod runner;
 mod terminal;
 mod train;
 
@@ -30,9 +31,9 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done                       5  measured latency or memory budget missed
   1  internal error             6  accuracy floor missed
-  2  wrong usage                9  an input cannot be used
-  3  bad profile
-  4  no plan meets the budget";
+  2  wrong usage                7  the device cannot be reached
+  3  bad profile                8  the device was never steady enough to measure
+  4  no plan meets the budget   9  an input cannot be used";
 
 #[derive(Subcommand)]
 enum Command {
@@ -50,6 +51,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Write a model in a format of others
     Export(export::Args),
+    /// Run a program on the device of a profile
+    Runner(runner::Args),
     /// Train a network from nothing, or a model further
     Train(train::Args),
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Detect(args) => detect::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Runner(args) => runner::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Finish(args) => finish::run(args),
     };

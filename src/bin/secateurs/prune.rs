@@ -4,12 +4,17 @@ use super::failure::Failure;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::device;
 use secateurs::importance::{Criterion, Pattern};
-use secateurs::pipeline::{self, Event, Job, Tune};
-use secateurs::profile::{self, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio, Strategy};
+use secateurs::latency::Speed;
+use secateurs::pipeline::{self, Event, Job, Timing, Tune};
+use secateurs::profile::{
+    self, Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio, Strategy,
+};
 use secateurs::repair::Method;
 use secateurs::report::{Asked, Report, Stage};
+use secateurs::session::Session;
 use secateurs::train::optim::Rule;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A profile, and what shall differ from it.
 #[derive(clap::Args)]
@@ -59,6 +64,9 @@ pub struct Args {
     /// Folder of the results [default: dist/<target>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// The inference binary built for the profile's device, to time networks there (`cargo xtask prune` gives it)
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
     /// Folder where measurements are kept for the next run [default: .cache in the folder of the results]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -116,9 +124,46 @@ pub fn run(args: Args) -> Result<(), Failure> {
         terminal.result(&text.join("\n"), value);
         return Ok(());
     }
-    device::runner(&profile.connect)?;
-    let job = Job { cuda: args.cuda, ..job(&profile, &out, &cache) };
+    let timing = timing(&profile, args.binary.as_deref(), &mut terminal)?;
+    let job = Job { cuda: args.cuda, timing, ..job(&profile, &out, &cache) };
     execute(&job, &mut terminal)
+}
+
+/// Where networks are timed while plans are made: on the device, or nowhere where it is only simulated.
+fn timing(profile: &Profile, binary: Option<&Path>, terminal: &mut Terminal) -> Result<Timing, Failure> {
+    if let Some(command) = &profile.bench.command {
+        // Only the proportions of layers come from these figures; those of a small core serve where there are none.
+        let gflops = profile.device.core_gflops.unwrap_or(8.0) * profile.device.threads as f64;
+        let bandwidth = profile.device.bandwidth.unwrap_or(8.0);
+        return Ok(Timing::Command(command.clone(), Speed { gflops, bandwidth }));
+    }
+    let runner = device::runner(profile)?;
+    let why = match binary {
+        _ if runner.emulates() => "it is emulated".to_owned(),
+        None if profile.connect == Connect::Local => return Ok(Timing::Here),
+        None => {
+            let problem = "the device needs the inference binary built for it: `cargo xtask prune` builds and gives it";
+            return Err(Failure::Usage(problem.into()));
+        }
+        Some(binary) => {
+            let session = Session::with_runner(runner, profile, binary)?;
+            match session.simulated() {
+                None => return Ok(Timing::Device(Arc::new(session))),
+                Some(why) => why.to_owned(),
+            }
+        }
+    };
+    let Device { core_gflops: Some(gflops), bandwidth: Some(bandwidth), threads, .. } = profile.device else {
+        let problem = format!(
+            "no times can be had of {} ({why}): give [device] core-gflops and bandwidth-gb-s for an estimate, or a \
+             [connect] that reaches it",
+            profile.device.name
+        );
+        return Err(Failure::Usage(problem));
+    };
+    terminal
+        .note(&format!("{}: {why}; latency is estimated from the profile, and none is claimed", profile.device.name));
+    Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
 }
 
 /// What the job will do, in order.
@@ -220,6 +265,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         },
         warmup: profile.bench.warmup,
         runs: profile.bench.runs,
+        timing: Timing::Here,
         cuda: false,
         out: out.to_path_buf(),
         cache: cache.to_path_buf(),

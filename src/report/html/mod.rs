@@ -59,7 +59,10 @@ fn headline(report: &Report) -> String {
     if report.budget == (Asked { percentile: report.budget.percentile, ..Asked::default() }) {
         return "no budget was given".into();
     }
-    "every budget holds".into()
+    match report.verdict.simulated {
+        Some(_) => "simulated: no latency is claimed".into(),
+        None => "every budget holds".into(),
+    }
 }
 
 fn verdict(report: &Report) -> String {
