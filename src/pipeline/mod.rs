@@ -120,14 +120,14 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     };
     let calibration = source.calibration(job);
     tell(Event::Stage("Repairing", format!("{method:?} over {} images", calibration.images.len())));
-    let mend = |original: &Model, selection: &Selection, cut: &Model, tell: Listener| {
-        repair::repair(original, &source.groups, selection, cut, method, &calibration, &mut |done, all| {
+    let mend = |selection: &Selection, cut: &Model, method, tell: Listener| {
+        repair::repair(model, &source.groups, selection, cut, method, &calibration, &mut |done, all| {
             tell(Event::Progress(done, all));
         })
         .map_err(PipelineError::stage("repair"))
     };
-    let repaired = mend(model, &planned.selection, &cut, tell)?;
-    let control = mend(model, &Selection::all(&source.groups), model, tell)?;
+    let repaired = mend(&planned.selection, &cut, method, tell)?;
+    let control = mend(&Selection::all(&source.groups), model, job.repair, tell)?;
     clock.lap("repair");
 
     let mut controls = vec![("uncut + repair", control)];
