@@ -29,6 +29,7 @@ pub use compare::{Scheme, compare};
 pub use job::{Event, Job, Listener, Timing, Tune};
 pub use measure::{Against, judge, judge_simulated};
 pub use plan::{Planned, plan};
+pub use problem::levels;
 pub use source::{DEMO_MODEL, Source, drawn};
 pub use write::{Outcome, PlanFile, finish, report_of, write};
 
