@@ -186,7 +186,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     let mut s = Section::new(problems, "model", model);
     let m = &mut profile.model;
     m.path = s.text("path").map(beside);
-    m.imgsz = s.count("imgsz", 1..=4096);
+    m.sizes = s.counts("imgsz", 1..=4096).unwrap_or_default();
+    m.imgsz = m.sizes.first().copied();
     m.batch = s.count("batch", 1..=MANY).unwrap_or(m.batch);
     if m.batch != 1 {
         s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));

@@ -175,3 +175,23 @@ fn ways_to_prune_are_compared_on_the_demo() {
     let page = std::fs::read_to_string(folder.path().join("out/compare.html")).unwrap();
     assert!(page.contains("l1-uniform, lsq") && !page.contains("NaN"), "{text}");
 }
+
+#[test]
+fn the_image_size_is_chosen_together_with_the_widths() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("sizes.toml");
+    std::fs::write(
+        &profile,
+        "[model]\nimgsz = [160, 96]\n[budget]\nlatency-ratio = 0.9\n[search]\ncalibration-images = 16\n[finetune]\nepochs = 0\n",
+    )
+    .unwrap();
+    let (code, text) = prune(folder.path(), "a", &["--profile".into(), profile.display().to_string()]);
+    // A busy machine may miss the budget; the choice is made all the same.
+    assert!(code == 0 || code == 5, "{code}: {text}");
+    for line in ["160 px: mAP50-95", "96 px: mAP50-95"] {
+        assert!(text.contains(line), "{text}");
+    }
+    let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("a/report.json")).unwrap()).unwrap();
+    assert!(report["budget"]["latency_ms"].is_number(), "the budget is that of the first size: {report}");
+    assert!(report["imgsz"] == 160 || report["imgsz"] == 96, "{}", report["imgsz"]);
+}
