@@ -12,6 +12,7 @@
 
 mod cache;
 mod job;
+mod judge;
 mod measure;
 mod plan;
 mod problem;
@@ -20,15 +21,15 @@ mod write;
 
 pub use cache::sha256;
 pub use job::{Event, Job, Listener, Tune};
+pub use judge::Judge;
 pub use measure::{Against, judge};
 pub use plan::{Planned, plan};
 pub use source::{DEMO_MODEL, Source, drawn};
 pub use write::{PlanFile, finish, write};
 
-use crate::eval::Prepared;
 use crate::graph::Graph;
 use crate::model::Model;
-use crate::report::{GroupWidths, LayerTimes, Report, Stage};
+use crate::report::{GroupWidths, LayerTimes, Report};
 use crate::surgery::Selection;
 use crate::{backend, repair, surgery, train};
 use std::collections::BTreeMap;
@@ -112,8 +113,8 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     }
 
     tell(Event::Stage("Evaluating", format!("{} images", source.val.items.len())));
-    let prepared = Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
-    let evaluate = |model: &Model| stage(model, &prepared, &source, job);
+    let judge = Judge::new(&source, job)?;
+    let evaluate = |model: &Model| judge.stage(model);
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION").into(),
         target: job.target.clone(),
@@ -175,24 +176,6 @@ fn kept(selection: &Selection) -> usize {
     selection.widths().iter().sum()
 }
 
-fn stage(model: &Model, prepared: &Prepared, source: &Source, job: &Job) -> Result<Stage, PipelineError> {
-    let result = prepared.evaluate(model, rayon::current_num_threads()).map_err(PipelineError::stage("evaluation"))?;
-    let cost = model.graph.cost(source.imgsz, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
-    let options = crate::engine::Options { threads: job.threads, ..Default::default() };
-    let memory = crate::engine::plan_memory(&model.graph, source.imgsz, source.imgsz, &options);
-    let memory = memory.map_err(PipelineError::stage("memory"))?;
-    Ok(Stage {
-        map50_95: result.map50_95,
-        map50: result.map50,
-        map50_95_ultralytics: result.map50_95_ultralytics,
-        per_class: result.per_class.into_iter().map(|class| (class.name, class.map50_95)).collect(),
-        params: cost.params,
-        macs: cost.macs,
-        peak_memory_bytes: memory.total(),
-        latency: None,
-    })
-}
-
 fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -> Result<Model, PipelineError> {
     tell(Event::Stage(
         "Tuning",
@@ -207,6 +190,8 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
         lr: job.tune.lr,
         optimizer: job.tune.rule,
         distill: job.tune.distill,
+        sparsity: job.tune.sparsity,
+        augment: source.augment(),
         seed: job.seed,
         checkpoint: Some(job.cache.join(format!("{name}-{}", source.tuning_key(job, start)))),
         ..train::FitConfig::default()

@@ -9,8 +9,9 @@ use crate::group::{Groups, groups};
 use crate::model::{self, Model};
 use crate::repair::Calibration;
 use crate::report::Report;
+use crate::train::Augment;
 use crate::train::loss::Target;
-use crate::vision::{Image, Letterbox};
+use crate::vision;
 use crate::{files, import};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -48,6 +49,8 @@ pub struct Source {
     pub images: Vec<Vec<f32>>,
     /// Labels of the calibration images: class and box, normalised to the letterboxed image.
     labels: Vec<Vec<Target>>,
+    /// The class of every calibration image; empty for a detector.
+    classes: Vec<usize>,
     /// Identifies the calibration images.
     pub calibration_hash: String,
 }
@@ -73,9 +76,13 @@ impl Source {
                 sha256(DEMO_MODEL),
             ),
         };
-        let Head::Detect { nc, .. } = model.graph.head else {
-            return Err(PipelineError::Input(format!("{model_name}: is a classifier; the job prunes detectors")));
-        };
+        let nc = model.graph.classes();
+        if !matches!(model.graph.input_channels(), 1 | 3) {
+            let channels = model.graph.input_channels();
+            return Err(PipelineError::Input(format!(
+                "{model_name}: reads {channels} channels, images have 3, or 1 if grey"
+            )));
+        }
         let yaml = match &job.data {
             Some(path) => path.clone(),
             None if job.model.is_some() => {
@@ -91,7 +98,7 @@ impl Source {
         let val = Dataset::open(&yaml, "val").map_err(|e| input(&e))?;
         if train.names.len() != nc {
             return Err(PipelineError::Input(format!(
-                "{data_name} names {} classes, {model_name} detects {nc}; both must agree",
+                "{data_name} names {} classes, {model_name} knows {nc}; both must agree",
                 train.names.len()
             )));
         }
@@ -113,6 +120,7 @@ impl Source {
             imgsz,
             images: Vec::new(),
             labels: Vec::new(),
+            classes: Vec::new(),
             calibration_hash: String::new(),
         };
         source.calibrate(job, tell)?;
@@ -128,11 +136,15 @@ impl Source {
         chosen.sort_unstable();
         for (done, index) in chosen.iter().enumerate() {
             let item = &self.train.items[*index];
-            let image = Image::open(&item.image).map_err(|e| PipelineError::Input(e.to_string()))?;
+            let image = item.image.load().map_err(|e| PipelineError::Input(e.to_string()))?;
             let side = self.imgsz;
-            let letterbox = Letterbox::new(image.width(), image.height(), side, side);
-            let mut tensor = vec![0.0; 3 * side * side];
-            letterbox.forward(&image, &mut tensor);
+            let mut tensor = vec![0.0; self.model.graph.input_channels() * side * side];
+            let letterbox = vision::fit(&image, side, &mut tensor);
+            if matches!(self.model.graph.head, Head::Classify { .. }) {
+                self.classes.push(item.class().ok_or_else(|| {
+                    PipelineError::Input(format!("{} has no class as a whole", item.image.display()))
+                })?);
+            }
             let (w, h, n) = (image.width() as f32, image.height() as f32, side as f32);
             let labels = item.labels.iter().map(|label| {
                 let half = [label.w / 2.0, label.h / 2.0];
@@ -160,6 +172,16 @@ impl Source {
     /// The labels of a calibration image, as of a batch of one.
     pub fn targets(&self, image: usize) -> Vec<Target> {
         self.labels[image].clone()
+    }
+
+    /// The class of a calibration image; none for a detector.
+    pub fn class(&self, image: usize) -> Option<usize> {
+        self.classes.get(image).copied()
+    }
+
+    /// How training images are varied.
+    pub fn augment(&self) -> Augment {
+        if self.model.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() }
     }
 
     /// The calibration images as the repair wants them.

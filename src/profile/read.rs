@@ -13,7 +13,7 @@ const MAX_FILE: u64 = 1 << 20;
 const MANY: usize = 1_000_000;
 
 /// Keys that users look for in the wrong section.
-const OWNERS: [(&str, &str); 25] = [
+const OWNERS: [(&str, &str); 26] = [
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
@@ -36,6 +36,7 @@ const OWNERS: [(&str, &str); 25] = [
     ("finetune", "batch"),
     ("finetune", "optimizer"),
     ("finetune", "distill"),
+    ("finetune", "sparsity"),
     ("finetune", "control"),
     ("bench", "warmup"),
     ("bench", "runs"),
@@ -154,6 +155,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     f.batch = s.count("batch", 1..=4096).unwrap_or(f.batch);
     f.optimizer = s.choice("optimizer", &Optimizer::ALL).unwrap_or(f.optimizer);
     f.distill = s.number("distill", not_negative).unwrap_or(f.distill);
+    f.sparsity = s.number("sparsity", not_negative).unwrap_or(f.sparsity);
     f.control = s.flag("control").unwrap_or(f.control);
     s.close(&OWNERS);
 

@@ -39,6 +39,10 @@ pub struct FitConfig {
     pub augment: Augment,
     /// Epochs with mosaics, from the first on.
     pub mosaic_until: usize,
+    /// L1 penalty on the scales of the normalisations, which brings those of channels that matter little to zero (Liu et
+    /// al., "Network Slimming", ICCV 2017): every step moves them toward zero by this share of the learning rate, and
+    /// stops there, whatever the optimiser does (a proximal step).
+    pub sparsity: f64,
     /// Factor on the distillation terms, where there is a teacher.
     pub distill: f64,
     /// The distillation terms.
@@ -69,6 +73,7 @@ impl Default for FitConfig {
             clip: 10.0,
             augment: Augment::default(),
             mosaic_until: 0,
+            sparsity: 0.0,
             distill: 1.0,
             distillation: Distillation::default(),
             seed: 0,
@@ -103,6 +108,7 @@ impl FitConfig {
             ("ema_decay", self.ema_decay, 1.0),
             ("clip", self.clip, f64::MAX),
             ("distill", self.distill, 1e6),
+            ("sparsity", self.sparsity, 1e6),
         ];
         for (setting, value, most) in limits {
             if !(0.0..=most).contains(&value) {

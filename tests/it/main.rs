@@ -5,6 +5,8 @@
 #[cfg(feature = "toolkit")]
 mod backend;
 #[cfg(feature = "toolkit")]
+mod classify;
+#[cfg(feature = "toolkit")]
 mod cli;
 mod data;
 mod demo;

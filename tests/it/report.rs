@@ -28,6 +28,7 @@ fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
         macs: params * 310,
         peak_memory_bytes: params * 4 + (6 << 20),
         latency: None,
+        ..Stage::default()
     }
 }
 

@@ -37,7 +37,7 @@ Exit codes:
 enum Command {
     /// Prune a model to the budgets of a device profile
     Prune(prune::Args),
-    /// Mean average precision of a model on a dataset
+    /// Mean average precision, or accuracy, of a model on a dataset
     Eval(eval::Args),
     /// Time per frame and peak memory of a model on this machine
     Bench(bench::Args),
