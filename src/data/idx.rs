@@ -70,7 +70,9 @@ fn place(folder: &Path, stem: &str, part: &str, axes: usize) -> Result<PathBuf, 
     let names = ["-", "."].map(|dot| format!("{stem}-{part}{dot}idx{axes}-ubyte"));
     let names = names.iter().flat_map(|name| [format!("{name}.gz"), name.clone()]);
     names.map(|name| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
-        let problem = format!("has no {stem}-{part}-idx{axes}-ubyte.gz, plain or compressed");
+        let problem = format!(
+            "the folder has no {stem}-{part}-idx{axes}-ubyte, plain or .gz; expected MNIST's files, or a YAML file"
+        );
         DataError::Idx { path: folder.into(), problem }
     })
 }

@@ -124,7 +124,7 @@ fn broken_mnist_files_are_refused_by_name_and_reason() {
     assert!(error.contains("no split `all`"), "{error}");
     let empty = tempfile::tempdir().unwrap();
     let error = Dataset::open(empty.path(), "train").unwrap_err().to_string();
-    assert!(error.contains("has no train-images-idx3-ubyte"), "{error}");
+    assert!(error.contains("no train-images-idx3-ubyte"), "{error}");
 }
 
 #[test]
