@@ -3,7 +3,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use secateurs::graph::{Activation, Attention};
-use secateurs::kernels::{self, Buffer, ConvSpec, Isa, Kernels, View};
+use secateurs::kernels::{self, Algorithm, Buffer, ConvSpec, Isa, Kernels, View};
 use std::hint::black_box;
 
 /// c_in, c_out, kernel, stride, side of the input.
@@ -25,20 +25,28 @@ const DENSE: [(usize, usize, usize, usize, usize); 12] = [
 fn conv(c: &mut Criterion, name: &str, cases: &[(usize, usize, usize, usize, usize)], depthwise: bool) {
     let mut group = c.benchmark_group(name);
     for (c_in, c_out, kernel, stride, side) in cases.iter().copied() {
-        let spec = ConvSpec { c_in, c_out, kernel, stride, padding: kernel / 2, act: Activation::Silu };
-        let out = (side + 2 * spec.padding - kernel) / stride + 1;
+        let padding = kernel / 2;
+        let out = (side + 2 * padding - kernel) / stride + 1;
+        let algorithm = Algorithm::choose(kernel, stride, out, out);
+        let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act: Activation::Silu, algorithm, planar: false };
         let src = View::dense(0, c_in, side, side);
         let dst = View::dense(c_in * side * side, c_out, out, out);
         let mut buffer = Buffer::zeroed(dst.offset + c_out * out * out).expect("memory");
         let per_group = if depthwise { 1 } else { c_in };
         let (weights, bias) = (vec![0.01; c_out * per_group * kernel * kernel], vec![0.1; c_out]);
-        let pack = if depthwise { kernels::pack_depthwise } else { kernels::pack_conv };
+        let isa = Isa::detect();
         let run = if depthwise { kernels::depthwise } else { kernels::conv };
-        let len = if depthwise { kernels::packed_depthwise_len } else { kernels::packed_conv_len };
-        let mut packed = Buffer::zeroed(len(&spec)).expect("memory");
-        pack(&spec, &weights, &bias, packed.as_mut_slice());
-        let zeros = kernel * c_in;
-        let mut shared = Kernels::new(Isa::detect(), 1, kernels::conv_scratch(&spec), zeros).expect("memory");
+        let len = match depthwise {
+            true => kernels::packed_depthwise_len(&spec),
+            false => kernels::packed_conv_len(isa, &spec),
+        };
+        let mut packed = Buffer::zeroed(len).expect("memory");
+        match depthwise {
+            true => kernels::pack_depthwise(&spec, &weights, &bias, packed.as_mut_slice()),
+            false => kernels::pack_conv(isa, &spec, &weights, &bias, packed.as_mut_slice()),
+        }
+        let (space, zeros) = (kernels::conv_scratch(isa, &spec), kernels::conv_zeros(&spec));
+        let mut shared = Kernels::new(isa, 1, space, zeros).expect("memory");
         group.throughput(Throughput::Elements((2 * weights.len() * out * out) as u64));
         let id = format!("{c_in}-{c_out}-k{kernel}-s{stride}-{side}");
         group.bench_function(BenchmarkId::from_parameter(id), |b| {
@@ -59,12 +67,13 @@ fn depthwise(c: &mut Criterion) {
 fn attention(c: &mut Criterion) {
     let a = Attention { heads: 2, key_dim: 32, head_dim: 64, scale: 0.17 };
     for side in [10usize, 20] {
-        let (shared_len, space) = kernels::attention_scratch(&a, side * side);
+        let isa = Isa::detect();
+        let (shared_len, space) = kernels::attention_scratch(isa, &a, side * side);
         let src = View::dense(0, a.heads * a.packed(), side, side);
         let dst = View::dense(src.c * side * side, a.heads * a.head_dim, side, side);
         let shared = View::dense(dst.offset + dst.c * side * side, shared_len, 1, 1);
         let mut buffer = Buffer::zeroed(shared.offset + shared_len).expect("memory");
-        let mut threads = Kernels::new(Isa::detect(), 1, space, 0).expect("memory");
+        let mut threads = Kernels::new(isa, 1, space, 0).expect("memory");
         c.bench_function(&format!("attention/{side}"), |b| {
             b.iter(|| kernels::attention(&mut threads, black_box(&mut buffer), &a, src, dst, shared));
         });

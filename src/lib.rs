@@ -6,6 +6,7 @@
 //! an emitted inference binary needs, with no candle in it.
 
 // Floor 0
+pub mod board;
 pub mod files;
 pub mod graph;
 pub mod kernels;
@@ -53,6 +54,8 @@ pub mod bench;
 pub mod emit;
 #[cfg(feature = "tools")]
 pub mod report;
+#[cfg(feature = "tools")]
+pub mod session;
 // Floor 6
 #[cfg(feature = "toolkit")]
 pub mod pipeline;

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 /// Every top-level module, floor by floor; within a floor a module may import those before it.
 const FLOORS: [&[&str]; 7] = [
-    &["files", "graph", "kernels"],
+    &["files", "board", "graph", "kernels"],
     &["model", "engine", "vision"],
     &["detector", "zoo", "import", "profile", "device", "backend"],
     &["group", "surgery", "memory", "search", "latency", "repair", "importance"],
     &["data", "eval", "train"],
-    &["bench", "emit", "report"],
+    &["bench", "session", "emit", "report"],
     &["pipeline"],
 ];
 

@@ -1,6 +1,10 @@
 """Runs an ONNX file in ONNX Runtime on the CPU: time per frame, or the difference from expected outputs.
 
     ort.py MODEL.onnx [--threads N] [--runs R] [--input RAW] [--expect RAW --boxes PX --scores S]
+                      [--outputs RAW... --relative R]
+
+`--expect` holds the first output of a detector or classifier against a file; `--outputs` holds every output against
+one, row by row: the difference as a share of the row's largest value, or of 1 where that is less.
 
 RAW files hold little-endian f32 in row-major order. Prints one JSON object; exits with 1 where the difference from
 the expected output is larger than allowed.
@@ -47,6 +51,14 @@ def compare(found, path):
     return 0.0, float(difference.max())
 
 
+def relative(found, path):
+    """Largest difference in a row (all positions of a channel), as a share of the row's size."""
+    expected = np.fromfile(path, "<f4").reshape(found.shape)
+    rows = tuple(range(2, found.ndim)) if found.ndim > 2 else None
+    size = np.maximum(np.abs(expected).max(axis=rows, keepdims=True), 1.0)
+    return float((np.abs(found.astype(np.float64) - expected) / size).max())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -55,6 +67,8 @@ def main():
     parser.add_argument("--runs", type=int, default=0)
     parser.add_argument("--input")
     parser.add_argument("--expect")
+    parser.add_argument("--outputs", nargs="+")
+    parser.add_argument("--relative", type=float, default=1e-4)
     parser.add_argument("--boxes", type=float, default=5e-3)
     parser.add_argument("--scores", type=float, default=1e-4)
     args = parser.parse_args()
@@ -75,6 +89,10 @@ def main():
         result |= {"box_difference_px": boxes, "score_difference": scores}
         # Written so that NaN fails.
         ok = boxes <= args.boxes and scores <= args.scores
+    if args.outputs:
+        found = runtime.run(None, feed)
+        result["differences"] = [relative(*pair) for pair in zip(found, args.outputs, strict=True)]
+        ok = ok and all(difference <= args.relative for difference in result["differences"])
     if args.runs:
         result |= measure(lambda: runtime.run(None, feed), args.warmup, args.runs)
     print(json.dumps(result))

@@ -13,7 +13,7 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
-use crate::graph::{Attention, Conv, NodeId, Norm, Op};
+use crate::graph::{Attention, Conv, ConvTranspose, NodeId, Norm, Op};
 use crate::kernels::train::conv::Geometry;
 use crate::kernels::train::norm::Moments;
 use crate::kernels::train::window::Pool;
@@ -167,6 +167,8 @@ impl Net {
             Op::Input { .. } => Ok(images.clone()),
             Op::Conv(conv) if self.own => self.conv(conv, x, mode),
             Op::Conv(conv) => self.plain_conv(conv, x, mode),
+            Op::ConvTranspose(conv) => self.conv_transpose(conv, x),
+            Op::Activate { act } => plain::activate(*act, x),
             Op::MaxPool { kernel, stride, padding } if self.own => {
                 x.contiguous()?.apply_op1(own::MaxPool(Pool { kernel: *kernel, stride: *stride, padding: *padding }))
             }
@@ -226,6 +228,14 @@ impl Net {
             self.update_running(norm, [tensor(&moments.mean)?, tensor(&moments.var)?], &y)?;
         }
         Ok(y)
+    }
+
+    fn conv_transpose(&self, conv: &ConvTranspose, x: &Tensor) -> Result<Tensor> {
+        let y = plain::conv_transpose(x, &self.param(&conv.weight), conv)?;
+        match &conv.bias {
+            Some(bias) => y.broadcast_add(&self.param(bias).reshape((1, conv.c_out, 1, 1))?),
+            None => Ok(y),
+        }
     }
 
     fn plain_conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {

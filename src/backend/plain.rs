@@ -1,7 +1,7 @@
 //! The operations composed of candle's, for devices without operations of our own. Only such are used whose gradients
 //! are right: candle's own max-pooling and nearest enlargement are not among them.
 
-use crate::graph::{Activation, Conv};
+use crate::graph::{Activation, Conv, ConvTranspose};
 use candle_core::{Result, Tensor};
 
 pub(super) fn conv(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
@@ -33,6 +33,16 @@ pub(super) fn conv(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
         });
     }
     sum.ok_or_else(|| candle_core::Error::Msg("an empty kernel".into()))
+}
+
+/// All squares by one matrix product, then each where it belongs.
+pub(super) fn conv_transpose(x: &Tensor, weight: &Tensor, conv: &ConvTranspose) -> Result<Tensor> {
+    let (n, c_in, h, w) = x.dims4()?;
+    let (f, c_out) = (conv.factor, conv.c_out);
+    let rows = weight.permute((1, 2, 3, 0))?.contiguous()?.reshape((1, c_out * f * f, c_in))?;
+    let squares = rows.broadcast_matmul(&x.contiguous()?.reshape((n, c_in, h * w))?)?;
+    let squares = squares.reshape(&[n, c_out, f, f, h, w][..])?.permute([0, 1, 4, 2, 5, 3])?.contiguous()?;
+    squares.reshape((n, c_out, h * f, w * f))
 }
 
 /// Every `stride`-th entry of an axis from `start` on; the axis must reach `start + count * stride`.

@@ -179,6 +179,10 @@ fn normalisations_and_activations_have_right_gradients_on_both_paths() {
 fn the_other_operations_have_right_gradients_on_both_paths() {
     let attention = Attention { heads: 2, key_dim: 2, head_dim: 3, scale: 0.7 };
     let pool = |kernel, stride, padding| Op::MaxPool { kernel, stride, padding };
+    let deconv = |bias: bool, factor| {
+        let (weight, bias) = ("t.weight".into(), bias.then(|| "t.bias".into()));
+        Op::ConvTranspose(ConvTranspose { weight, bias, c_in: 3, c_out: 2, factor })
+    };
     let cases = [
         (pool(2, 2, 0), [2, 2, 4, 6]),
         (pool(5, 1, 2), [1, 2, 5, 4]),
@@ -190,6 +194,11 @@ fn the_other_operations_have_right_gradients_on_both_paths() {
         (Op::Attention(attention), [2, 14, 2, 3]),
         (Op::Values(attention), [2, 14, 2, 3]),
         (Op::GlobalAvgPool, [2, 3, 2, 3]),
+        (deconv(true, 2), [2, 3, 2, 3]),
+        (deconv(false, 3), [1, 3, 1, 2]),
+        (Op::Activate { act: Activation::Silu }, [2, 3, 2, 3]),
+        // No value comes near the kink of the rectifier.
+        (Op::Activate { act: Activation::Relu }, [1, 3, 2, 3]),
     ];
     for (op, shape) in cases {
         check(&format!("{op:?}"), &model(shape[1], vec![(op, vec![0])], &[1]), shape, Mode::Eval);

@@ -3,10 +3,11 @@
 use super::Distribution;
 use super::distribution::median;
 use crate::kernels::clock::cpu_millis;
+use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
 /// Times of single frames in the order they ran, milliseconds.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Samples {
     /// Wall times.
     pub wall: Vec<f64>,
@@ -16,7 +17,7 @@ pub struct Samples {
 
 impl Samples {
     /// Runs one frame on the clocks.
-    fn take<E>(&mut self, frame: &mut dyn FnMut() -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn take<E>(&mut self, frame: &mut dyn FnMut() -> Result<(), E>) -> Result<(), E> {
         let (cpu, wall) = (cpu_millis(), Instant::now());
         frame()?;
         self.wall.push(millis(wall));
@@ -107,7 +108,7 @@ impl Pair {
 }
 
 /// `b / a`, and 1 where both are too short for the clock.
-fn over(b: f64, a: f64) -> f64 {
+pub(super) fn over(b: f64, a: f64) -> f64 {
     if a > 0.0 { b / a } else { 1.0 }
 }
 

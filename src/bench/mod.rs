@@ -7,8 +7,16 @@ mod distribution;
 mod frames;
 mod memory;
 mod network;
+mod profile;
+mod table;
+mod window;
 
 pub use distribution::{Distribution, bound_rank, nearest_rank};
 pub use frames::{Pair, Samples, compare, phases, time};
 pub use memory::peak_resident;
 pub use network::{BenchError, Measured, Options, Phases, Versus, interleave, measure, versus};
+pub use profile::{Profile, Step, profile};
+pub use table::{TableSpec, time_table};
+pub use window::{Recording, Window, window};
+
+use frames::over;

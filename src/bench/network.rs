@@ -3,7 +3,7 @@
 use super::{Distribution, Pair, compare, peak_resident, phases, time};
 use crate::detector::{Detector, DetectorError};
 use crate::engine::{self, Engine, EngineError};
-use crate::model::Model;
+use crate::model::{Model, ModelError};
 use crate::vision::Image;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -18,6 +18,9 @@ pub enum BenchError {
     /// The detector around it failed.
     #[error(transparent)]
     Detector(#[from] DetectorError),
+    /// The structure contradicts itself.
+    #[error(transparent)]
+    Model(#[from] ModelError),
 }
 
 /// How a network is timed.
@@ -168,7 +171,7 @@ pub fn versus(model: &Model, other: &Model, options: &Options) -> Result<Measure
     finish(model, options, pair.b, one, Some(against))
 }
 
-fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
+pub(super) fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
     let engine_options = engine::Options { threads: options.threads, ..engine::Options::default() };
     Engine::new(model, options.imgsz, options.imgsz, &engine_options)
 }
@@ -194,7 +197,7 @@ fn finish(
 }
 
 /// Times the way from a 640 x 480 photo to its detections; nothing for networks that are no detectors.
-fn split(model: &Model, options: &Options) -> Result<Option<Phases>, BenchError> {
+pub(super) fn split(model: &Model, options: &Options) -> Result<Option<Phases>, BenchError> {
     let mut detector = match Detector::new(model, options.imgsz, options.threads) {
         Err(DetectorError::NoDetector) => return Ok(None),
         detector => detector?,
@@ -220,7 +223,7 @@ fn split(model: &Model, options: &Options) -> Result<Option<Phases>, BenchError>
 }
 
 /// Smooth colours with some noise, the same every time: an input without zeros and without denormals.
-fn picture(channels: usize, side: usize) -> Vec<f32> {
+pub(super) fn picture(channels: usize, side: usize) -> Vec<f32> {
     picture_bytes(channels * side * side).into_iter().map(|byte| f32::from(byte) / 255.0).collect()
 }
 

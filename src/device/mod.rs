@@ -1,20 +1,30 @@
 //! Runs programs on the device of a profile.
 //!
 //! A [`Runner`] takes a program, copies what it reads to where the device can see it, runs it there and gives back what
-//! it printed. Only the machine itself is served yet.
+//! it printed. It knows nothing about what the programs do.
 
-use crate::profile::Connect;
+mod here;
+mod script;
+mod ssh;
+
+pub use ssh::Settings as SshSettings;
+
+use crate::profile::{Connect, Profile};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use thiserror::Error;
 
 /// A program that could not be run on the device.
 #[derive(Debug, Error)]
 pub enum DeviceError {
-    /// The connection is described in the profile, but cannot be made yet.
-    #[error("[connect] kind = \"{0}\" is not supported yet; expected kind = \"local\"")]
-    NotYet(&'static str),
+    /// What runs programs for the device is not installed here.
+    #[error("{program} is not installed: {help}")]
+    Missing {
+        /// The program.
+        program: String,
+        /// What installs it.
+        help: &'static str,
+    },
     /// The program could not be started.
     #[error("{program}: cannot be started: {source}")]
     Start {
@@ -24,12 +34,30 @@ pub enum DeviceError {
         source: std::io::Error,
     },
     /// The program ran and failed.
-    #[error("{program}: ended with {status}")]
+    #[error("{program}: ended with {}", .code.map_or("a signal".into(), |code| format!("exit code {code}")))]
     Failed {
         /// The program.
         program: PathBuf,
-        /// Exit code or signal.
-        status: std::process::ExitStatus,
+        /// Exit code; none after a signal.
+        code: Option<i32>,
+        /// What it wrote to its standard output.
+        output: Vec<u8>,
+    },
+    /// A file of this machine cannot be read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The device cannot be reached, or is gone and does not come back.
+    #[error("{host}: cannot be reached: {problem}")]
+    Unreachable {
+        /// The device as the profile names it.
+        host: String,
+        /// What the last attempt ended with.
+        problem: String,
     },
 }
 
@@ -52,41 +80,56 @@ impl AsRef<OsStr> for Word {
 }
 
 /// A way to run programs on a device.
-pub trait Runner {
+pub trait Runner: Send + Sync {
     /// Runs a program and gives what it wrote to its standard output; what it writes to standard error is shown.
     ///
     /// # Errors
     /// If it cannot be started or does not succeed.
     fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError>;
+
+    /// Whether the device is emulated: results are right, times mean nothing.
+    fn emulates(&self) -> bool {
+        false
+    }
 }
 
-/// The runner of a connection.
+/// The runner of a profile. Cargo's own setting of a runner for the profile's target triple
+/// (`CARGO_TARGET_<TRIPLE>_RUNNER`) wins over the profile's connection.
 ///
 /// # Errors
-/// If there is none yet.
-pub fn runner(connect: &Connect) -> Result<Box<dyn Runner>, DeviceError> {
-    match connect {
-        Connect::Local => Ok(Box::new(Local)),
-        Connect::Ssh { .. } => Err(DeviceError::NotYet("ssh")),
-        Connect::Qemu => Err(DeviceError::NotYet("qemu")),
-        Connect::Command { .. } => Err(DeviceError::NotYet("command")),
-    }
+/// If what it needs is not installed here.
+pub fn runner(profile: &Profile) -> Result<Box<dyn Runner>, DeviceError> {
+    let of_cargo = profile.device.triple.as_deref().map(cargo_variable).and_then(|name| std::env::var(name).ok());
+    let words: Vec<String> = of_cargo.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect();
+    if words.is_empty() { connect(profile) } else { Ok(Box::new(here::Prefixed::new(words))) }
 }
 
-/// The device is this machine.
-struct Local;
-
-impl Runner for Local {
-    fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError> {
-        // A bare name would be looked up in PATH.
-        let place = if program.components().count() == 1 { Path::new(".").join(program) } else { program.to_owned() };
-        let command = Command::new(place).args(words).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-        let output = command.map_err(|source| DeviceError::Start { program: program.into(), source })?;
-        if !output.status.success() {
-            return Err(DeviceError::Failed { program: program.into(), status: output.status });
+/// The runner of a profile's connection, whatever cargo is told.
+///
+/// # Errors
+/// If what it needs is not installed here.
+pub fn connect(profile: &Profile) -> Result<Box<dyn Runner>, DeviceError> {
+    Ok(match &profile.connect {
+        Connect::Local => Box::new(here::Prefixed::new(Vec::new())),
+        Connect::Qemu => Box::new(here::qemu(profile.device.triple.as_deref())?),
+        Connect::Command { command } => Box::new(here::Prefixed::new(command.clone())),
+        Connect::Ssh { host, folder, options, keep } => {
+            let mut settings = SshSettings::new(host, folder);
+            settings.options.clone_from(options);
+            settings.keep = *keep;
+            return Ok(ssh(settings));
         }
-        Ok(output.stdout)
-    }
+    })
+}
+
+/// A runner over SSH.
+pub fn ssh(settings: SshSettings) -> Box<dyn Runner> {
+    Box::new(ssh::Ssh::new(settings))
+}
+
+/// The name of cargo's variable for the runner of a target.
+fn cargo_variable(triple: &str) -> String {
+    format!("CARGO_TARGET_{}_RUNNER", triple.to_uppercase().replace(['-', '.'], "_"))
 }
 
 #[cfg(test)]
@@ -94,21 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machine_itself_runs_programs_and_reports_failures() {
-        let local = runner(&Connect::Local).unwrap();
-        let words = [Word::Text("-c".into()), Word::Text("printf '%s' \"$0\"".into()), Word::File("a b".into())];
-        assert_eq!(local.run(Path::new("/bin/sh"), &words).unwrap(), b"a b");
-        let fail = [Word::Text("-c".into()), Word::Text("exit 7".into())];
-        assert!(
-            matches!(local.run(Path::new("/bin/sh"), &fail), Err(DeviceError::Failed { status, .. }) if status.code() == Some(7))
-        );
-        assert!(matches!(local.run(Path::new("/bin/none"), &[]), Err(DeviceError::Start { .. })));
-    }
-
-    #[test]
-    fn other_connections_say_that_they_are_not_there_yet() {
-        for connect in [Connect::Qemu, Connect::Command { command: vec!["run".into()] }] {
-            assert!(runner(&connect).err().unwrap().to_string().contains("not supported yet"));
-        }
+    fn cargo_has_a_variable_for_each_target() {
+        assert_eq!(cargo_variable("aarch64-unknown-linux-gnu"), "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER");
     }
 }

@@ -8,8 +8,10 @@
 
 use super::EngineError;
 use super::arena::{Span, assign};
-use crate::graph::{Attention, Conv, Graph, NodeId, Op, Shape};
-use crate::kernels::{ConvSpec, View, attention_scratch, conv_scratch, packed_conv_len, packed_depthwise_len};
+use crate::graph::{Activation, Attention, Conv, ConvTranspose, Graph, NodeId, Op, Shape};
+use crate::kernels::{
+    Algorithm, ConvSpec, Isa, View, attention_scratch, conv_scratch, conv_zeros, packed_conv_len, packed_depthwise_len,
+};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -17,9 +19,12 @@ use std::ops::Range;
 #[derive(Clone, Debug)]
 pub(super) enum Action<T> {
     Import { dst: T },
+    ConvImage { spec: ConvSpec, packed: Range<usize>, size: (usize, usize), dst: T, residual: Option<T> },
     Conv { spec: ConvSpec, depthwise: bool, packed: Range<usize>, src: T, dst: T, residual: Option<T> },
     MaxPool { window: (usize, usize, usize), src: T, dst: T },
     Upsample { factor: usize, src: T, dst: T },
+    Unfold { factor: usize, src: T, dst: T },
+    Activate { act: Activation, src: T, dst: T },
     Copy { src: T, dst: T },
     Add { a: T, b: T, dst: T },
     Attention { op: Attention, src: T, dst: T, shared: T },
@@ -32,11 +37,16 @@ impl<T: Copy> Action<T> {
     fn map<U>(&self, f: impl Fn(T) -> U) -> Action<U> {
         match self.clone() {
             Self::Import { dst } => Action::Import { dst: f(dst) },
+            Self::ConvImage { spec, packed, size, dst, residual } => {
+                Action::ConvImage { spec, packed, size, dst: f(dst), residual: residual.map(&f) }
+            }
             Self::Conv { spec, depthwise, packed, src, dst, residual } => {
                 Action::Conv { spec, depthwise, packed, src: f(src), dst: f(dst), residual: residual.map(&f) }
             }
             Self::MaxPool { window, src, dst } => Action::MaxPool { window, src: f(src), dst: f(dst) },
             Self::Upsample { factor, src, dst } => Action::Upsample { factor, src: f(src), dst: f(dst) },
+            Self::Unfold { factor, src, dst } => Action::Unfold { factor, src: f(src), dst: f(dst) },
+            Self::Activate { act, src, dst } => Action::Activate { act, src: f(src), dst: f(dst) },
             Self::Copy { src, dst } => Action::Copy { src: f(src), dst: f(dst) },
             Self::Add { a, b, dst } => Action::Add { a: f(a), b: f(b), dst: f(dst) },
             Self::Attention { op, src, dst, shared } => {
@@ -45,6 +55,29 @@ impl<T: Copy> Action<T> {
             Self::Values { op, src, dst } => Action::Values { op, src: f(src), dst: f(dst) },
             Self::Average { src, dst } => Action::Average { src: f(src), dst: f(dst) },
             Self::Export { slot, src } => Action::Export { slot, src: f(src) },
+        }
+    }
+
+    /// The kernel's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Import { .. } => "import",
+            Self::ConvImage { .. } => "image",
+            Self::Conv { depthwise: true, .. } => "depthwise",
+            Self::Conv { spec, .. } => match spec.algorithm {
+                Algorithm::Direct => "direct",
+                Algorithm::Winograd => "winograd",
+            },
+            Self::MaxPool { .. } => "max-pool",
+            Self::Upsample { .. } => "upsample",
+            Self::Unfold { .. } => "unfold",
+            Self::Activate { .. } => "activate",
+            Self::Copy { .. } => "copy",
+            Self::Add { .. } => "add",
+            Self::Attention { .. } => "attention",
+            Self::Values { .. } => "values",
+            Self::Average { .. } => "average",
+            Self::Export { .. } => "export",
         }
     }
 
@@ -93,8 +126,14 @@ struct Place {
     shape: Shape,
 }
 
-/// Compiles a graph that [`Graph::check`] accepts.
-pub(super) fn compile(graph: &Graph, height: usize, width: usize, keep: &[NodeId]) -> Result<Program, EngineError> {
+/// Compiles a graph that [`Graph::check`] accepts for the kernels of an instruction set.
+pub(super) fn compile(
+    graph: &Graph,
+    height: usize,
+    width: usize,
+    keep: &[NodeId],
+    isa: Isa,
+) -> Result<Program, EngineError> {
     let shapes = graph.shapes(height, width)?;
     if let Some(id) = keep.iter().chain(&graph.outputs).find(|id| id.index() >= graph.nodes.len()) {
         return Err(EngineError::NoSuchNode { node: id.0, nodes: graph.nodes.len() });
@@ -102,7 +141,8 @@ pub(super) fn compile(graph: &Graph, height: usize, width: usize, keep: &[NodeId
     let visible: HashSet<NodeId> = keep.iter().chain(&graph.outputs).copied().collect();
     let fused = fuse(graph, &visible);
     let parents = place(graph, &shapes, &fused);
-    let mut emitter = Emitter::new(graph, &shapes, parents);
+    let mut emitter = Emitter::new(graph, &shapes, parents, isa);
+    emitter.planar = read_as_image(graph, &shapes, &visible);
     for id in graph.ids() {
         emitter.node(id, &fused);
         if visible.contains(&id) {
@@ -133,6 +173,16 @@ fn fuse(graph: &Graph, visible: &HashSet<NodeId>) -> Vec<Option<NodeId>> {
         }
     }
     fused
+}
+
+/// Whether the input image is only read by dense convolutions that do so tap by tap: then they take it as it comes.
+fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>) -> bool {
+    let input = NodeId(0);
+    let direct = |reader: &NodeId| match &graph.node(*reader).op {
+        Op::Conv(conv) => !conv.is_depthwise() && spec(conv, shapes[reader.index()]).algorithm == Algorithm::Direct,
+        _ => false,
+    };
+    !visible.contains(&input) && graph.consumers()[input.index()].iter().all(direct)
 }
 
 /// For every node the node in whose tensor it lies, and from which channel on.
@@ -186,9 +236,11 @@ fn whole_tensor(graph: &Graph, shapes: &[Shape], members: &[NodeId]) -> Option<(
     (reached == shapes[tensor.index()].c).then_some((tensor, members.len()))
 }
 
-/// The spec that the kernels want.
-pub(super) fn spec(conv: &Conv) -> ConvSpec {
+/// The spec that the kernels want, for an output of this shape.
+fn spec(conv: &Conv, out: Shape) -> ConvSpec {
     ConvSpec {
+        algorithm: Algorithm::choose(conv.kernel, conv.stride, out.h, out.w),
+        planar: false,
         c_in: conv.c_in,
         c_out: conv.c_out,
         kernel: conv.kernel,
@@ -198,13 +250,33 @@ pub(super) fn spec(conv: &Conv) -> ConvSpec {
     }
 }
 
+/// The 1x1 convolution that makes all squares of a transposed one, square by square in its channels.
+fn square_spec(conv: &ConvTranspose) -> ConvSpec {
+    let c_out = conv.c_out * conv.factor * conv.factor;
+    ConvSpec {
+        c_in: conv.c_in,
+        c_out,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+        act: Activation::Identity,
+        algorithm: Algorithm::Direct,
+        planar: false,
+    }
+}
+
 struct Emitter<'a> {
+    isa: Isa,
+    /// Convolutions read the input image itself.
+    planar: bool,
     graph: &'a Graph,
     shapes: &'a [Shape],
     parents: Vec<Option<(NodeId, usize)>>,
     steps: Vec<Step<Place>>,
     /// Size of every root tensor; the nodes come first, then working space.
     roots: Vec<usize>,
+    /// Shapes of the working space.
+    workspaces: Vec<Shape>,
     slots: Vec<Slot>,
     outputs: usize,
     weights: usize,
@@ -213,13 +285,16 @@ struct Emitter<'a> {
 }
 
 impl<'a> Emitter<'a> {
-    fn new(graph: &'a Graph, shapes: &'a [Shape], parents: Vec<Option<(NodeId, usize)>>) -> Self {
+    fn new(graph: &'a Graph, shapes: &'a [Shape], parents: Vec<Option<(NodeId, usize)>>, isa: Isa) -> Self {
         Self {
+            isa,
+            planar: false,
             graph,
             shapes,
             parents,
             steps: Vec::new(),
             roots: shapes.iter().map(Shape::len).collect(),
+            workspaces: Vec::new(),
             slots: Vec::new(),
             outputs: 0,
             weights: 0,
@@ -230,6 +305,25 @@ impl<'a> Emitter<'a> {
 
     fn push(&mut self, node: NodeId, action: Action<Place>) {
         self.steps.push(Step { node, action });
+    }
+
+    /// Room for the packed kernel of a convolution, and for what it needs while it runs.
+    fn packed(&mut self, spec: &ConvSpec, depthwise: bool) -> Range<usize> {
+        let len = if depthwise { packed_depthwise_len(spec) } else { packed_conv_len(self.isa, spec) };
+        let packed = self.weights..self.weights + len;
+        self.weights = packed.end.next_multiple_of(16);
+        if !depthwise {
+            self.space = self.space.max(conv_scratch(self.isa, spec));
+            self.zeros = self.zeros.max(conv_zeros(spec));
+        }
+        packed
+    }
+
+    /// A tensor that belongs to no node.
+    fn workspace(&mut self, shape: Shape) -> Place {
+        self.roots.push(shape.len());
+        self.workspaces.push(shape);
+        Place { root: self.roots.len() - 1, start: 0, shape }
     }
 
     fn place(&self, id: NodeId) -> Place {
@@ -246,27 +340,35 @@ impl<'a> Emitter<'a> {
         let dst = self.place(id);
         let from = |this: &Self, i: usize| this.place(node.inputs[i]);
         let action = match &node.op {
+            Op::Input { .. } if self.planar => return,
             Op::Input { .. } => Action::Import { dst },
             Op::Conv(conv) => {
-                let spec = spec(conv);
+                let image = self.planar && matches!(self.graph.node(node.inputs[0]).op, Op::Input { .. });
+                let spec = ConvSpec { planar: image, ..spec(conv, dst.shape) };
                 let depthwise = conv.is_depthwise();
-                let len = if depthwise { packed_depthwise_len(&spec) } else { packed_conv_len(&spec) };
-                let packed = self.weights..self.weights + len;
-                self.weights = packed.end.next_multiple_of(16);
-                if !depthwise {
-                    self.space = self.space.max(conv_scratch(&spec));
-                    self.zeros = self.zeros.max(spec.kernel * spec.c_in);
-                }
+                let packed = self.packed(&spec, depthwise);
                 let residual = fused[id.index()].map(|add| {
                     let inputs = &self.graph.node(add).inputs;
                     self.place(if inputs[0] == id { inputs[1] } else { inputs[0] })
                 });
-                Action::Conv { spec, depthwise, packed, src: from(self, 0), dst, residual }
+                let src = from(self, 0);
+                match image {
+                    true => Action::ConvImage { spec, packed, size: (src.shape.h, src.shape.w), dst, residual },
+                    false => Action::Conv { spec, depthwise, packed, src, dst, residual },
+                }
             }
             Op::MaxPool { kernel, stride, padding } => {
                 Action::MaxPool { window: (*kernel, *stride, *padding), src: from(self, 0), dst }
             }
             Op::Upsample { factor } => Action::Upsample { factor: *factor, src: from(self, 0), dst },
+            Op::ConvTranspose(conv) => {
+                let (spec, src) = (square_spec(conv), from(self, 0));
+                let packed = self.packed(&spec, false);
+                let squares = self.workspace(Shape { c: spec.c_out, ..src.shape });
+                self.push(id, Action::Conv { spec, depthwise: false, packed, src, dst: squares, residual: None });
+                Action::Unfold { factor: conv.factor, src: squares, dst }
+            }
+            Op::Activate { act } => Action::Activate { act: *act, src: from(self, 0), dst },
             Op::Concat => {
                 let mut at = dst.start;
                 for member in &node.inputs {
@@ -283,10 +385,9 @@ impl<'a> Emitter<'a> {
             Op::Add if node.inputs.iter().any(|i| fused[i.index()] == Some(id)) => return,
             Op::Add => Action::Add { a: from(self, 0), b: from(self, 1), dst },
             Op::Attention(op) => {
-                let (needed, per_thread) = attention_scratch(op, dst.shape.area());
+                let (needed, per_thread) = attention_scratch(self.isa, op, dst.shape.area());
                 self.space = self.space.max(per_thread);
-                let shared = Place { root: self.roots.len(), start: 0, shape: Shape { c: needed, h: 1, w: 1 } };
-                self.roots.push(needed);
+                let shared = self.workspace(Shape { c: needed, h: 1, w: 1 });
                 Action::Attention { op: *op, src: from(self, 0), dst, shared }
             }
             Op::Values(a) if a.heads == 1 => return,
@@ -306,7 +407,7 @@ impl<'a> Emitter<'a> {
             }
         }
         let (offsets, arena) = assign(&spans);
-        let pitch = |root: usize| self.shapes.get(root).map_or(self.roots[root], |s| s.c);
+        let pitch = |root: usize| self.shapes.iter().chain(&self.workspaces).nth(root).map_or(0, |s| s.c);
         let view = |place: Place| View {
             offset: offsets[place.root] + place.start,
             pitch: pitch(place.root),

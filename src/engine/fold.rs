@@ -1,19 +1,40 @@
 //! Folded kernels and biases, packed for the kernels.
 
-use super::compile::{Action, Program, spec};
-use crate::graph::Op;
-use crate::kernels;
+use super::compile::{Action, Program};
+use crate::graph::{ConvTranspose, Op};
+use crate::kernels::{Isa, pack_conv, pack_depthwise};
 use crate::model::{Model, fold};
 
 /// Packs the weights of every convolution of a program.
-pub(super) fn pack(model: &Model, program: &Program, weights: &mut [f32]) {
+pub(super) fn pack(isa: Isa, model: &Model, program: &Program, weights: &mut [f32]) {
     for step in &program.steps {
-        if let (Action::Conv { depthwise, packed, .. }, Op::Conv(conv)) =
-            (&step.action, &model.graph.node(step.node).op)
-        {
-            let (kernel, bias) = fold(model, conv);
-            let pack = if *depthwise { kernels::pack_depthwise } else { kernels::pack_conv };
-            pack(&spec(conv), &kernel, &bias, &mut weights[packed.clone()]);
+        let (spec, depthwise, packed) = match &step.action {
+            Action::Conv { spec, depthwise, packed, .. } => (spec, *depthwise, packed),
+            Action::ConvImage { spec, packed, .. } => (spec, false, packed),
+            _ => continue,
+        };
+        let (kernel, bias) = match &model.graph.node(step.node).op {
+            Op::Conv(conv) => fold(model, conv),
+            Op::ConvTranspose(conv) => squares(model, conv),
+            _ => continue,
+        };
+        let packed = &mut weights[packed.clone()];
+        match depthwise {
+            true => pack_depthwise(spec, &kernel, &bias, packed),
+            false => pack_conv(isa, spec, &kernel, &bias, packed),
         }
     }
+}
+
+/// Kernel `[factor * factor * c_out, c_in]` and bias of the 1x1 convolution that makes the squares row after row.
+fn squares(model: &Model, conv: &ConvTranspose) -> (Vec<f32>, Vec<f32>) {
+    let (weights, taps) = (model.tensor(&conv.weight).data(), conv.factor * conv.factor);
+    let mut kernel = Vec::with_capacity(weights.len());
+    for tap in 0..taps {
+        for co in 0..conv.c_out {
+            kernel.extend((0..conv.c_in).map(|ci| weights[(ci * conv.c_out + co) * taps + tap]));
+        }
+    }
+    let bias = conv.bias.as_ref().map_or_else(|| vec![0.0; conv.c_out], |key| model.tensor(key).data().to_vec());
+    (kernel, bias.repeat(taps))
 }

@@ -11,6 +11,9 @@ mod arena;
 mod compile;
 mod fold;
 pub mod reference;
+mod rounds;
+
+pub use rounds::{LeastTimes, time_round};
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
 use crate::kernels::{self, Buffer, Isa, Kernels, View};
@@ -81,6 +84,8 @@ impl Memory {
 pub struct StepTime {
     /// The node.
     pub node: NodeId,
+    /// What the step does: a kernel's name, `import`, `copy` or `export`.
+    pub kernel: &'static str,
     /// Wall-clock nanoseconds.
     pub nanos: u64,
 }
@@ -120,12 +125,12 @@ impl Engine {
         options: &Options,
         isa: Isa,
     ) -> Result<Self, EngineError> {
-        let program = compile(&model.graph, height, width, &options.keep)?;
+        let program = compile(&model.graph, height, width, &options.keep, isa)?;
         let memory = memory_of(&program, options);
         let none = || EngineError::OutOfMemory { bytes: memory.total() };
         let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
         let mut weights = buffer(program.weights)?;
-        fold::pack(model, &program, weights.as_mut_slice());
+        fold::pack(isa, model, &program, weights.as_mut_slice());
         let slot = |id: &NodeId| program.slots.iter().position(|s| s.node == *id).unwrap_or(0);
         Ok(Self {
             outputs: model.graph.outputs.iter().map(slot).collect(),
@@ -175,7 +180,9 @@ impl Engine {
         for i in 0..self.steps.len() {
             let start = Instant::now();
             self.step(i, Some(input));
-            times.push(StepTime { node: self.steps[i].node, nanos: start.elapsed().as_nanos() as u64 });
+            let nanos = start.elapsed().as_nanos() as u64;
+            let Step { node, action } = &self.steps[i];
+            times.push(StepTime { node: *node, kernel: action.name(), nanos });
         }
         Ok(times)
     }
@@ -205,6 +212,11 @@ impl Engine {
         self.result(slot.unwrap_or_else(|| panic!("layer {} was not asked for in `Options::keep`", node.0)))
     }
 
+    /// The instruction set that the kernels use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
     /// Bytes held.
     pub fn memory(&self) -> Memory {
         self.memory
@@ -223,35 +235,55 @@ impl Engine {
         let Self { kernels, arena, weights, .. } = self;
         match &self.steps[index].action {
             Action::Import { dst } => kernels::import(input.unwrap_or(self.input.as_slice()), arena, *dst),
+            Action::ConvImage { spec, packed, size, dst, residual } => {
+                let (image, packed) = (input.unwrap_or(self.input.as_slice()), &weights.as_slice()[packed.clone()]);
+                kernels::conv_image(kernels, image, *size, arena, spec, packed, *dst, *residual);
+            }
             Action::Conv { spec, depthwise, packed, src, dst, residual } => {
                 let packed = &weights.as_slice()[packed.clone()];
                 let run = if *depthwise { kernels::depthwise } else { kernels::conv };
                 run(kernels, arena, spec, packed, *src, *dst, *residual);
             }
             Action::MaxPool { window, src, dst } => kernels::max_pool(kernels, arena, *window, *src, *dst),
-            Action::Upsample { factor, src, dst } => kernels::upsample(arena, *factor, *src, *dst),
-            Action::Copy { src, dst } => kernels::copy(arena, *src, *dst),
-            Action::Add { a, b, dst } => kernels::add(arena, *a, *b, *dst),
+            Action::Upsample { factor, src, dst } => kernels::upsample(kernels, arena, *factor, *src, *dst),
+            Action::Unfold { factor, src, dst } => kernels::unfold(arena, *factor, *src, *dst),
+            Action::Activate { act, src, dst } => kernels::activate(arena, *act, *src, *dst),
+            Action::Copy { src, dst } => kernels::copy(kernels, arena, *src, *dst),
+            Action::Add { a, b, dst } => kernels::add(kernels, arena, *a, *b, *dst),
             Action::Attention { op, src, dst, shared } => {
                 kernels::attention(kernels, arena, op, *src, *dst, *shared);
             }
-            Action::Values { op, src, dst } => kernels::values(arena, op, *src, *dst),
+            Action::Values { op, src, dst } => kernels::values(kernels, arena, op, *src, *dst),
             Action::Average { src, dst } => kernels::global_average(arena, *src, *dst),
             Action::Export { slot, src } => {
                 let slot = &self.slots[*slot];
                 let tensor = &mut self.results.as_mut_slice()[slot.offset..slot.offset + slot.shape.len()];
-                kernels::export(arena, *src, tensor);
+                kernels::export(kernels, arena, *src, tensor);
             }
         }
     }
 }
 
-/// The bytes that an [`Engine`] of this graph will hold: the same figures as [`Engine::memory`].
+/// The bytes that an [`Engine`] of this graph will hold on this machine: the same figures as [`Engine::memory`].
 ///
 /// # Errors
 /// If the graph does not fit the size, or an option names a node that is not there.
 pub fn plan_memory(graph: &Graph, height: usize, width: usize, options: &Options) -> Result<Memory, EngineError> {
-    Ok(memory_of(&compile(graph, height, width, &options.keep)?, options))
+    plan_memory_for(graph, height, width, options, Isa::detect())
+}
+
+/// As [`plan_memory`], with a given instruction set.
+///
+/// # Errors
+/// As [`plan_memory`].
+pub fn plan_memory_for(
+    graph: &Graph,
+    height: usize,
+    width: usize,
+    options: &Options,
+    isa: Isa,
+) -> Result<Memory, EngineError> {
+    Ok(memory_of(&compile(graph, height, width, &options.keep, isa)?, options))
 }
 
 fn memory_of(program: &Program, options: &Options) -> Memory {

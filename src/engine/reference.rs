@@ -3,7 +3,7 @@
 //! Slow on purpose, and in f64 inside, so that its rounding does not count. It shares no code with the compiled engine, so that each can be held against the other.
 
 use super::EngineError;
-use crate::graph::{Activation, Attention, Conv, Op, Shape};
+use crate::graph::{Activation, Attention, Conv, ConvTranspose, Op, Shape};
 use crate::model::Model;
 
 /// The tensor `[C, h, w]` of every node, in node order, for one image `[C, height, width]`.
@@ -23,6 +23,8 @@ pub fn run(model: &Model, input: &[f32], height: usize, width: usize) -> Result<
         let tensor = match &node.op {
             Op::Input { .. } => input.iter().map(|v| f64::from(*v)).collect(),
             Op::Conv(conv) => convolve(model, conv, from(0), *shape),
+            Op::ConvTranspose(conv) => convolve_transposed(model, conv, from(0), *shape),
+            Op::Activate { act } => from(0).0.iter().map(|v| activate(*act, *v)).collect(),
             Op::MaxPool { kernel, stride, padding } => max_pool(from(0), *shape, *kernel, *stride, *padding),
             Op::Upsample { factor } => upsample(from(0), *shape, *factor),
             Op::Concat => (0..node.inputs.len()).flat_map(|i| from(i).0.iter().copied()).collect(),
@@ -80,6 +82,20 @@ fn convolve(model: &Model, conv: &Conv, (x, s): (&[f64], Shape), out: Shape) -> 
             plane.iter_mut().for_each(|v| *v = (*v - mean) / root * gamma + beta);
         }
         plane.iter_mut().for_each(|v| *v = activate(conv.act, *v));
+    }
+    y
+}
+
+fn convolve_transposed(model: &Model, conv: &ConvTranspose, (x, s): (&[f64], Shape), out: Shape) -> Vec<f64> {
+    let (weights, f) = (model.tensor(&conv.weight).data(), conv.factor);
+    let mut y = vec![0.0; out.len()];
+    for co in 0..conv.c_out {
+        let bias = conv.bias.as_ref().map_or(0.0, |key| f64::from(model.tensor(key).data()[co]));
+        for (oy, ox) in (0..out.h).flat_map(|oy| (0..out.w).map(move |ox| (oy, ox))) {
+            let tap = |ci: usize| f64::from(weights[((ci * conv.c_out + co) * f + oy % f) * f + ox % f]);
+            let sum: f64 = (0..conv.c_in).map(|ci| tap(ci) * x[(ci * s.h + oy / f) * s.w + ox / f]).sum();
+            y[(co * out.h + oy) * out.w + ox] = sum + bias;
+        }
     }
     y
 }

@@ -51,7 +51,10 @@ pub fn accuracy(
         Head::Classify { nc } => {
             return Err(EvalError::Unfit(format!("the model tells {nc} classes, but the dataset names {classes}")));
         }
-        Head::Detect { .. } => return Err(EvalError::Unfit("the model is a detector, expected a classifier".into())),
+        _ => {
+            let task = model.graph.head.task();
+            return Err(EvalError::Unfit(format!("the model's task is `{task}`, expected a classifier")));
+        }
     }
     let share = dataset.items.len().div_ceil(threads.max(1)).max(1);
     let work = |items: &[Item]| {

@@ -143,8 +143,9 @@ impl Prepared {
                 let classes = self.names.len();
                 return Err(EvalError::Unfit(format!("the model finds {nc} classes, but the dataset names {classes}")));
             }
-            Head::Classify { .. } => {
-                return Err(EvalError::Unfit("the model is a classifier, expected a detector".into()));
+            _ => {
+                let task = model.graph.head.task();
+                return Err(EvalError::Unfit(format!("the task of the model is `{task}`, expected `detect`")));
             }
         }
         let share = self.pictures.len().div_ceil(threads.max(1)).max(1);

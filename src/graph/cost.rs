@@ -21,6 +21,8 @@ impl Graph {
     pub fn macs(&self, shapes: &[Shape]) -> Vec<usize> {
         let of = |(node, out): (&super::Node, &Shape)| match &node.op {
             Op::Conv(conv) => conv_macs(conv, *out),
+            // Every output is made by one tap of every input channel.
+            Op::ConvTranspose(conv) => conv.c_in * out.len(),
             Op::Attention(a) => a.heads * (a.key_dim + a.head_dim) * out.area() * out.area(),
             _ => 0,
         };

@@ -7,11 +7,13 @@
 //! This floor knows no tensor values and no file format. Tensors it needs are named by keys.
 
 mod cost;
+mod head;
 mod op;
 mod shape;
 
 pub use cost::{Cost, conv_macs};
-pub use op::{Activation, Attention, Conv, Norm, Op};
+pub use head::{Boxes, Head};
+pub use op::{Activation, Attention, Conv, ConvTranspose, Norm, Op};
 pub use shape::{MAX_ELEMENTS, Shape};
 
 use serde::{Deserialize, Serialize};
@@ -38,27 +40,6 @@ pub struct Node {
     pub op: Op,
     /// The nodes it reads, all earlier in the list.
     pub inputs: Vec<NodeId>,
-}
-
-/// What the outputs of a graph mean.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Head {
-    /// An anchor-free detector (YOLOv8, YOLO11). The outputs come in pairs per level, finest level
-    /// first: box distribution logits `[N, 4 * reg_max, h, w]`, class logits `[N, nc, h, w]`.
-    Detect {
-        /// Number of classes.
-        nc: usize,
-        /// Bins of the distance distribution per box side (distribution focal loss).
-        reg_max: usize,
-        /// Pixels per cell, one per level.
-        strides: Vec<usize>,
-    },
-    /// A classifier with one output of logits `[N, nc, 1, 1]`.
-    Classify {
-        /// Number of classes.
-        nc: usize,
-    },
 }
 
 /// A network: nodes in execution order.
@@ -144,22 +125,25 @@ impl Graph {
 
     /// The largest stride of the network: image sides must be multiples of it.
     pub fn stride(&self) -> usize {
-        match &self.head {
-            Head::Detect { strides, .. } => strides.iter().copied().max().unwrap_or(1),
-            Head::Classify { .. } => 1,
-        }
+        self.head.boxes().and_then(|boxes| boxes.strides.iter().copied().max()).unwrap_or(1)
     }
 
     /// Number of classes.
     pub fn classes(&self) -> usize {
-        match self.head {
-            Head::Detect { nc, .. } | Head::Classify { nc } => nc,
-        }
+        self.head.classes()
     }
 
     /// Every tensor the graph needs, in execution order.
     pub fn params(&self) -> Vec<Param> {
-        self.convs().flat_map(|(_, conv)| conv.params()).collect()
+        self.nodes.iter().flat_map(|node| node.op.params()).collect()
+    }
+
+    /// Channels of every node's tensor, in node order.
+    ///
+    /// # Errors
+    /// As [`Graph::check`], which this is a part of.
+    pub fn channels(&self) -> Result<Vec<usize>, GraphError> {
+        shape::channels(self)
     }
 
     /// Refuses a graph that contradicts itself: dangling or forward references, wrong channel

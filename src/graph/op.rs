@@ -96,6 +96,37 @@ impl Conv {
     }
 }
 
+/// A transposed convolution whose windows meet without overlap: kernel and stride are both `factor`, and nothing is
+/// padded. Every input position becomes a square of `factor` x `factor` outputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConvTranspose {
+    /// Key of the kernel `[c_in, c_out, factor, factor]`.
+    pub weight: String,
+    /// Key of the bias `[c_out]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<String>,
+    /// Input channels.
+    pub c_in: usize,
+    /// Output channels.
+    pub c_out: usize,
+    /// Enlargement of both sides.
+    pub factor: usize,
+}
+
+impl ConvTranspose {
+    /// Shape of the kernel tensor.
+    pub fn weight_shape(&self) -> [usize; 4] {
+        [self.c_in, self.c_out, self.factor, self.factor]
+    }
+
+    /// Every tensor this layer needs.
+    pub fn params(&self) -> Vec<Param> {
+        let weight = Param { key: self.weight.clone(), shape: self.weight_shape().to_vec(), trainable: true };
+        let bias = |key: &String| Param { key: key.clone(), shape: vec![self.c_out], trainable: true };
+        std::iter::once(weight).chain(self.bias.iter().map(bias)).collect()
+    }
+}
+
 /// Multi-head self-attention over the positions of one packed tensor. The input's channels are,
 /// head after head: `key_dim` queries, `key_dim` keys, `head_dim` values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,6 +159,13 @@ pub enum Op {
     },
     /// Convolution with bias, normalisation and activation.
     Conv(Conv),
+    /// Transposed convolution with bias.
+    ConvTranspose(ConvTranspose),
+    /// A function of every element, where it does not follow a convolution.
+    Activate {
+        /// The function.
+        act: Activation,
+    },
     /// Maximum over a window; padding counts as minus infinity.
     MaxPool {
         /// Side of the window.
@@ -159,4 +197,15 @@ pub enum Op {
     Values(Attention),
     /// Mean over all positions, `[N, C, 1, 1]`.
     GlobalAvgPool,
+}
+
+impl Op {
+    /// Every tensor this operator needs.
+    pub fn params(&self) -> Vec<Param> {
+        match self {
+            Self::Conv(conv) => conv.params(),
+            Self::ConvTranspose(conv) => conv.params(),
+            _ => Vec::new(),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Shapes of all tensors for an input size, and the checks that make a graph trustworthy.
 
-use super::{Conv, Graph, GraphError, Head, MAX_NODES, Node, Op};
+use super::{Conv, ConvTranspose, Graph, GraphError, MAX_NODES, Node, Op};
 use std::collections::HashSet;
 
 /// The most elements a tensor or a kernel may have (16 GiB in f32): a bound for untrusted files.
@@ -81,8 +81,9 @@ fn infer(node: &Node, inputs: &[Shape], image: (usize, usize)) -> Result<Shape, 
         Op::Input { channels } => Shape { c: *channels, h: image.0, w: image.1 },
         Op::Conv(conv) => windowed(first, conv.c_out, conv.kernel, conv.stride, conv.padding)?,
         Op::MaxPool { kernel, stride, padding } => windowed(first, first.c, *kernel, *stride, *padding)?,
-        Op::Upsample { factor } => {
-            Shape { c: first.c, h: first.h.saturating_mul(*factor), w: first.w.saturating_mul(*factor) }
+        Op::Upsample { factor } | Op::ConvTranspose(ConvTranspose { factor, .. }) => {
+            let c = if let Op::ConvTranspose(conv) = &node.op { conv.c_out } else { first.c };
+            Shape { c, h: first.h.saturating_mul(*factor), w: first.w.saturating_mul(*factor) }
         }
         Op::Concat => {
             if let Some(odd) = inputs.iter().find(|s| (s.h, s.w) != (first.h, first.w)) {
@@ -91,6 +92,7 @@ fn infer(node: &Node, inputs: &[Shape], image: (usize, usize)) -> Result<Shape, 
             Shape { c: inputs.iter().map(|s| s.c).sum(), ..first }
         }
         Op::Slice { len, .. } => Shape { c: *len, ..first },
+        Op::Activate { .. } => first,
         Op::Add => {
             if inputs.iter().any(|s| *s != first) {
                 return Err(format!("adds tensors of different shapes: {inputs:?}"));
@@ -104,6 +106,12 @@ fn infer(node: &Node, inputs: &[Shape], image: (usize, usize)) -> Result<Shape, 
 
 /// The checks behind [`Graph::check`]; see there.
 pub(super) fn check(graph: &Graph) -> Result<(), GraphError> {
+    let channels = channels(graph)?;
+    check_outputs(graph, &channels).map_err(|problem| GraphError { node: "graph".into(), problem })
+}
+
+/// The channels of every node; all checks but those of the outputs.
+pub(super) fn channels(graph: &Graph) -> Result<Vec<usize>, GraphError> {
     let whole = |problem: String| GraphError { node: "graph".into(), problem };
     if graph.nodes.is_empty() || graph.nodes.len() > MAX_NODES {
         return Err(whole(format!("has {} layers, expected 1 to {MAX_NODES}", graph.nodes.len())));
@@ -127,7 +135,7 @@ pub(super) fn check(graph: &Graph) -> Result<(), GraphError> {
         }
         channels.push(c);
     }
-    check_outputs(graph, &channels).map_err(whole)
+    Ok(channels)
 }
 
 fn check_node(node: &Node, inputs: &[usize]) -> Result<usize, String> {
@@ -147,6 +155,14 @@ fn check_node(node: &Node, inputs: &[usize]) -> Result<usize, String> {
     match &node.op {
         Op::Input { channels } => Ok(*channels),
         Op::Conv(conv) => check_conv(conv, first),
+        Op::ConvTranspose(conv) => {
+            small("factor", conv.factor, 1, 64)?;
+            if conv.c_in != first {
+                return Err(format!("expects {} input channels, its input has {first}", conv.c_in));
+            }
+            check_size(&conv.weight_shape(), conv.c_out).map(|()| conv.c_out)
+        }
+        Op::Activate { .. } => Ok(first),
         Op::MaxPool { kernel, stride, padding } => {
             small("window", *kernel, 1, 255)?;
             small("stride", *stride, 1, 255)?;
@@ -196,28 +212,19 @@ fn check_conv(conv: &Conv, c_in: usize) -> Result<usize, String> {
     if conv.norm.as_ref().is_some_and(|n| !(n.eps >= 0.0 && n.eps < 1.0)) {
         return Err("the normalisation's eps is not in 0..1".into());
     }
-    let size = conv.weight_shape().iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-    if size.is_none_or(|n| n > MAX_ELEMENTS) || conv.c_out > 1 << 20 {
+    check_size(&conv.weight_shape(), conv.c_out).map(|()| conv.c_out)
+}
+
+fn check_size(weight: &[usize], c_out: usize) -> Result<(), String> {
+    let size = weight.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+    if size.is_none_or(|n| n > MAX_ELEMENTS) || c_out > 1 << 20 {
         return Err("its kernel is too large".into());
     }
-    Ok(conv.c_out)
+    Ok(())
 }
 
 fn check_outputs(graph: &Graph, channels: &[usize]) -> Result<(), String> {
-    let expected: Vec<usize> = match &graph.head {
-        Head::Detect { nc, reg_max, strides } => {
-            if strides.is_empty()
-                || strides.len() > 8
-                || strides.iter().any(|s| *s == 0 || *s > 4096)
-                || *reg_max == 0
-                || *reg_max > 1024
-            {
-                return Err("the detect head has no sensible strides or bins".into());
-            }
-            strides.iter().flat_map(|_| [4 * reg_max, *nc]).collect()
-        }
-        Head::Classify { nc } => vec![*nc],
-    };
+    let expected = graph.head.channels()?;
     let found = graph.outputs.iter().map(|id| channels.get(id.index()).copied().ok_or("an output does not exist"));
     let found = found.collect::<Result<Vec<_>, _>>()?;
     if found != expected {

@@ -4,12 +4,16 @@
 //! else passes, selects, repeats or ties those of its inputs. An index map is thus data, one atom per
 //! channel, and no layer type or model is listed by hand. Atoms that a residual sum, or the product
 //! of queries and keys, holds together are merged. A [`Group`] collects the atoms that occur in
-//! the same tensors: they are interchangeable, and their number is one decision of the search.
+//! the same tensors: they are interchangeable, and their number is one decision of the search. Where the network makes
+//! sense without any of them, the number may be 0: then a whole block, or a member of a join, goes ([`Absence`]).
 //!
 //! The idea of dependency groups follows Fang et al., "DepGraph: Towards Any Structural Pruning" (CVPR 2023).
 //! This room knows no weights.
 
+mod absence;
 mod atoms;
+
+pub use absence::Absence;
 
 use crate::graph::{Graph, NodeId, Op};
 use serde::Serialize;
@@ -48,10 +52,12 @@ pub struct Group {
     pub atoms: Vec<AtomId>,
     /// Attention heads the atoms are spread over: each must keep the same number. 1 elsewhere.
     pub heads: usize,
-    /// Convolutions with these channels as output, depthwise ones included.
+    /// Convolutions with these channels as output, depthwise and transposed ones included.
     pub producers: Vec<NodeId>,
-    /// Dense convolutions with these channels as input.
+    /// Dense and transposed convolutions with these channels as input.
     pub consumers: Vec<NodeId>,
+    /// Whether width 0 is allowed: the network goes on without these channels, and every other group still has a use.
+    pub removable: bool,
 }
 
 impl Group {
@@ -83,6 +89,17 @@ impl Groups {
     /// All ids.
     pub fn ids(&self) -> impl Iterator<Item = GroupId> + use<> {
         (0..self.groups.len() as u32).map(GroupId)
+    }
+
+    /// By node the groups in its tensor, ascending.
+    fn occurrences(&self) -> Vec<Vec<GroupId>> {
+        let of = |atoms: &Vec<AtomId>| {
+            let mut here: Vec<GroupId> = atoms.iter().filter_map(|atom| self.group_of[atom.index()]).collect();
+            here.sort_unstable();
+            here.dedup();
+            here
+        };
+        self.channels.iter().map(of).collect()
     }
 
     /// How many channels each group lends to a node's tensor, and how many of its channels are fixed:
@@ -153,7 +170,26 @@ pub fn groups(graph: &Graph) -> Groups {
         describe(graph, &channels, atoms, &tensors, &heads)
     });
     let groups = groups.collect();
-    Groups { groups, channels, group_of }
+    let mut all = Groups { groups, channels, group_of };
+    let occur = all.occurrences();
+    let removable: Vec<bool> = all.ids().map(|id| removable(graph, &all, &occur, id)).collect();
+    all.groups.iter_mut().zip(removable).for_each(|(group, removable)| group.removable = removable);
+    all
+}
+
+/// Whether the network goes on without a group, and every other group still occurs in what is left.
+fn removable(graph: &Graph, groups: &Groups, occur: &[Vec<GroupId>], id: GroupId) -> bool {
+    if groups.group(id).heads > 1 {
+        return false;
+    }
+    let gone = |atom: AtomId| groups.group_of[atom.index()] == Some(id);
+    let Ok(rest) = Absence::of(graph, &groups.channels, &gone) else { return false };
+    let mut used = vec![false; groups.groups.len()];
+    used[id.index()] = true;
+    for (_, here) in occur.iter().enumerate().filter(|(node, _)| rest.needed[*node]) {
+        here.iter().for_each(|group| used[group.index()] = true);
+    }
+    used.into_iter().all(|used| used)
 }
 
 fn describe(
@@ -165,9 +201,15 @@ fn describe(
 ) -> Group {
     let here = &tensors[atoms[0].index()];
     let is_here = |id: NodeId| here.binary_search(&id.0).is_ok();
-    let producers: Vec<NodeId> = graph.convs().map(|(id, _)| id).filter(|id| is_here(*id)).collect();
-    let dense = graph.convs().filter(|(_, conv)| !conv.is_depthwise());
-    let consumers = dense.map(|(id, _)| id).filter(|id| is_here(graph.node(*id).inputs[0])).collect();
+    let of_kind = |depthwise: bool| {
+        graph.ids().filter(move |id| match &graph.node(*id).op {
+            Op::Conv(conv) => depthwise || !conv.is_depthwise(),
+            Op::ConvTranspose(_) => true,
+            _ => false,
+        })
+    };
+    let producers: Vec<NodeId> = of_kind(true).filter(|id| is_here(*id)).collect();
+    let consumers = of_kind(false).filter(|id| is_here(graph.node(*id).inputs[0])).collect();
     let first = producers.first().copied().unwrap_or(NodeId(here[0]));
     let row = &channels[first.index()];
     let name = &graph.node(first).name;
@@ -175,7 +217,7 @@ fn describe(
     let whole = row.len() == atoms.len();
     let name = if whole { name.clone() } else { format!("{name}[{at}..{}]", at + atoms.len()) };
     let heads = atoms.iter().map(|atom| heads[atom.index()]).max().unwrap_or(1);
-    Group { name, atoms, heads, producers, consumers }
+    Group { name, atoms, heads, producers, consumers, removable: false }
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use crate::zoo::ZooError;
 use std::path::PathBuf;
 use thiserror::Error;
 
+/// What can be imported.
+const SUPPORTED: &str = "supported are YOLO11 and YOLOv8 of any width and depth, ResNet, VGG and MobileNetV4";
+
 /// A file that cannot be imported.
 #[derive(Debug, Error)]
 #[error("{}: {fault}", path.display())]
@@ -64,7 +67,7 @@ pub enum Fault {
         problem: String,
     },
     /// A network that exists, but that this build does not import.
-    #[error("{found} is not supported; supported are YOLO11 detectors of any width and depth")]
+    #[error("{found} is not supported; {SUPPORTED}")]
     Unsupported {
         /// What it is.
         found: String,
@@ -72,9 +75,17 @@ pub enum Fault {
     /// A file in our own format, or plain safetensors, with something wrong.
     #[error("{0}")]
     File(String),
-    /// The tensors are not those of a YOLO11 detector.
-    #[error("not a YOLO11 detector: {0}")]
-    Zoo(#[from] ZooError),
+    /// The tensors' names are those of no network that is known.
+    #[error("its tensors have the names of no known network; {SUPPORTED}")]
+    Names,
+    /// The tensors are not those of the network that their names are of.
+    #[error("not a {family} network: {error}")]
+    Zoo {
+        /// What the names are of.
+        family: &'static str,
+        /// What does not fit.
+        error: ZooError,
+    },
     /// Graph and tensors do not fit.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -95,8 +106,10 @@ impl Fault {
             Self::Unrecognised { .. } => Some(
                 "an old checkpoint can be rewritten in Python: torch.save(torch.load(\"old.pt\", weights_only=False), \"new.pt\")",
             ),
-            Self::Zoo(_) => Some("tensor names must be those of an ultralytics state dict (`model.0.conv.weight`, …)"),
-            Self::Unsupported { .. } => Some("train or fine-tune a `yolo11*.pt` detection model and prune that"),
+            Self::Zoo { .. } | Self::Names => {
+                Some("tensor names must be those of a state dict: of ultralytics (`model.0.conv.weight`, …) or of timm")
+            }
+            Self::Unsupported { .. } => Some("train or fine-tune a `yolo11*.pt` or `yolov8*.pt` and prune that"),
             _ => None,
         }
     }

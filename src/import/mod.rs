@@ -5,12 +5,13 @@
 //! treat the file as hostile. Nothing of it is ever run (`pickle` says how), and what a network computes is taken from
 //! its modules, or refused.
 //!
-//! Knows YOLO11 detectors of any width and depth, fused or not. Older pickles (before PyTorch 1.6), TorchScript and
-//! other tasks or families are named and refused.
+//! Knows YOLO11 and YOLOv8 of any width and depth, fused or not, for all five tasks. Older pickles (before PyTorch
+//! 1.6), TorchScript and other families are named and refused.
 
 mod archive;
 mod checkpoint;
 mod error;
+mod family;
 mod pickle;
 mod yolo;
 

@@ -6,7 +6,7 @@
 
 use super::Ranking;
 use crate::engine::{Engine, EngineError, Options};
-use crate::graph::{Head, Op};
+use crate::graph::{Boxes, Head, Op};
 use crate::group::Groups;
 use crate::model::Model;
 use crate::repair::{Calibration, Gram, Walk, apply};
@@ -109,6 +109,7 @@ fn widths(groups: &Groups, group: usize, sampling: &Sampling) -> Vec<usize> {
     let mut widths: Vec<usize> =
         sampling.shares.iter().map(|s| ((s * group.width() as f64) as usize / unit * unit).max(unit)).collect();
     widths.retain(|w| *w < group.width());
+    widths.extend(group.removable.then_some(0));
     widths.dedup();
     widths
 }
@@ -128,7 +129,9 @@ fn refit(
     atoms.iter().for_each(|a| gone[a.index()] = true);
     selection.0[group].iter().for_each(|p| gone[atoms[*p].index()] = false);
     for consumer in &groups.groups[group].consumers {
-        let (Op::Conv(conv), Op::Conv(cut_conv)) = (&model.graph.node(*consumer).op, &smaller.graph.node(*consumer).op)
+        // A layer that read nothing else vanished with the group.
+        let Some(partner) = smaller.graph.find(&model.graph.node(*consumer).name) else { continue };
+        let (Op::Conv(conv), Op::Conv(cut_conv)) = (&model.graph.node(*consumer).op, &smaller.graph.node(partner).op)
         else {
             continue;
         };
@@ -162,7 +165,8 @@ pub fn grams(model: &Model, calibration: &Calibration) -> Result<Grams, EngineEr
         if let Op::Conv(conv) = &node.op
             && !conv.is_depthwise()
         {
-            grams.insert(id.0, Gram::of(conv, walk.inputs(node.inputs[0]), calibration.seed ^ u64::from(id.0)));
+            let seed = calibration.seed ^ u64::from(id.0);
+            grams.insert(id.0, Gram::of(conv, walk.inputs(node.inputs[0]), seed, calibration.worth(id)));
         }
         walk.step(model, id)?;
     }
@@ -170,7 +174,10 @@ pub fn grams(model: &Model, calibration: &Calibration) -> Result<Grams, EngineEr
 }
 
 /// All outputs of a model for every image.
-fn outputs(
+///
+/// # Errors
+/// If the model cannot be run at this size.
+pub fn outputs(
     model: &Model,
     images: &[Vec<f32>],
     (height, width): (usize, usize),
@@ -191,20 +198,20 @@ fn outputs(
 /// How far outputs are from those of a reference, in nats per confident prediction of the reference; 0 when equal.
 ///
 /// Classes: the divergence of Bernoulli distributions, over all cells. Boxes: the divergence of the side distributions, weighted
-/// with the reference's confidence in the cell. A classifier: the divergence of its class distributions.
+/// with the reference's confidence in the cell; what other tasks add to the boxes does not count. A classifier: the
+/// divergence of its class distributions.
 pub fn divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
-    match head {
-        Head::Classify { .. } => softmax_divergence(reference[0].iter().copied(), found[0].iter().copied()),
-        Head::Detect { nc, reg_max, .. } => {
+    match head.boxes() {
+        None => softmax_divergence(reference[0].iter().copied(), found[0].iter().copied()),
+        Some(Boxes { nc, reg_max, strides }) => {
             let (mut total, mut confidence) = (0.0, 0.0);
-            for level in 0..reference.len() / 2 {
+            for level in 0..strides.len() {
                 let (boxes, classes) = (2 * level, 2 * level + 1);
                 let area = reference[classes].len() / nc;
                 for cell in 0..area {
                     let logits = |of: &[Vec<f32>], class: usize| f64::from(of[classes][class * area + cell]);
-                    let best = (0..*nc).map(|c| logits(reference, c)).fold(f64::MIN, f64::max);
-                    total +=
-                        (0..*nc).map(|c| bernoulli_divergence(logits(reference, c), logits(found, c))).sum::<f64>();
+                    let best = (0..nc).map(|c| logits(reference, c)).fold(f64::MIN, f64::max);
+                    total += (0..nc).map(|c| bernoulli_divergence(logits(reference, c), logits(found, c))).sum::<f64>();
                     let weight = 1.0 / (1.0 + (-best).exp());
                     confidence += weight;
                     if weight < 0.01 {
@@ -213,7 +220,7 @@ pub fn divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) -> f6
                     for side in 0..4 {
                         let (a, b) = (&reference[boxes], &found[boxes]);
                         let at = |bin: usize| (side * reg_max + bin) * area + cell;
-                        let bins = 0..*reg_max;
+                        let bins = 0..reg_max;
                         let sides = softmax_divergence(bins.clone().map(|i| a[at(i)]), bins.map(|i| b[at(i)]));
                         total += weight * sides / 4.0;
                     }

@@ -29,6 +29,13 @@ impl MaskGradients {
         self.of_group(group).iter().map(|row| row.iter().map(|g| g.abs()).sum::<f64>() / images).collect()
     }
 
+    /// Mean squared first-order change of the loss, one entry per channel of the group: the diagonal of the Fisher
+    /// information of its masks, halved (the second-order term of the loss).
+    pub fn fisher(&self, group: &Group) -> Vec<f64> {
+        let images = self.per_image.len().max(1) as f64;
+        self.of_group(group).iter().map(|row| 0.5 * row.iter().map(|g| g * g).sum::<f64>() / images).collect()
+    }
+
     /// Number of images.
     pub fn images(&self) -> usize {
         self.per_image.len()

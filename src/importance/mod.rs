@@ -4,17 +4,24 @@
 //! How much loss a group costs at a given width is then *measured* (`damage`), so that groups can be compared with each
 //! other whatever criterion ordered their channels.
 
+mod activations;
 mod damage;
+mod elements;
+mod emphasis;
 mod gradients;
 mod greedy;
 mod reconstruction;
 mod weights;
 
-pub use damage::{Curves, DamageError, Grams, Sampling, divergence, grams, measure};
+pub use activations::{Activations, activations};
+pub use damage::{Curves, DamageError, Grams, Sampling, divergence, grams, measure, outputs};
+pub use elements::{Pattern, sparsify};
+pub use emphasis::emphasis;
 pub use gradients::{MaskGradients, mask_gradients};
 
 use crate::group::{Group, Groups};
 use crate::model::Model;
+use crate::repair::Emphasis;
 use crate::surgery::Selection;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -41,13 +48,19 @@ pub enum Criterion {
     BnScale,
     /// Distance to the other filters of the layer (He et al., "Filter Pruning via Geometric Median", CVPR 2019).
     Fpgm,
+    /// Mean absolute activation over the calibration images (after Hu et al., "Network Trimming", 2016, who count
+    /// activations that are not zero; SiLU has none that are).
+    Activation,
+    /// Squared norm of a filter over that of all filters of its layer that are not smaller (Lee et al., "Layer-adaptive
+    /// Sparsity for the Magnitude-based Pruning", ICLR 2021, for filters).
+    Lamp,
     /// A seeded shuffle: the baseline that every other criterion must beat.
     Random,
 }
 
 impl Criterion {
     /// Every criterion with the name users type.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("reconstruction", Self::Reconstruction),
         ("fisher", Self::Fisher),
         ("taylor", Self::Taylor),
@@ -55,6 +68,8 @@ impl Criterion {
         ("l2", Self::L2),
         ("bn-scale", Self::BnScale),
         ("fpgm", Self::Fpgm),
+        ("activation", Self::Activation),
+        ("lamp", Self::Lamp),
         ("random", Self::Random),
     ];
 
@@ -101,30 +116,65 @@ pub struct Evidence<'a> {
     pub gradients: Option<&'a MaskGradients>,
     /// For [`Criterion::Reconstruction`], with the ridge of the repair.
     pub grams: Option<(&'a Grams, f64)>,
+    /// For [`Criterion::Reconstruction`]: how much the outputs depend on each channel; all count alike without it.
+    pub emphasis: Option<&'a Emphasis>,
+    /// For [`Criterion::Activation`].
+    pub activations: Option<&'a Activations>,
     /// For [`Criterion::Random`].
     pub seed: u64,
 }
 
 /// Ranks the channels of every group.
 pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence) -> Ranking {
-    let by_weights =
-        |criterion, group: &Group| greedy::order(&weights::scores(criterion, model, groups, group), group.heads);
     let one = |(id, group): (usize, &Group)| {
-        let ranked = match (criterion, evidence.gradients, evidence.grams) {
+        let greedy = match (criterion, evidence.gradients, evidence.grams) {
             (Criterion::Reconstruction, _, Some((grams, ridge))) => {
-                reconstruction::order(model, groups, group, grams, ridge)
+                reconstruction::order(model, groups, group, grams, evidence.emphasis, ridge)
             }
             (Criterion::Fisher, Some(gradients), _) => {
                 Some(greedy::fisher_order(&gradients.of_group(group), group.heads))
             }
-            (Criterion::Taylor, Some(gradients), _) => Some(greedy::order(&gradients.taylor(group), group.heads)),
-            (Criterion::Random, ..) => {
-                Some(greedy::order(&weights::random(group.width(), evidence.seed ^ ((id as u64) << 32)), group.heads))
-            }
-            (Criterion::L1 | Criterion::L2 | Criterion::Fpgm, ..) => Some(by_weights(criterion, group)),
             _ => None,
         };
-        ranked.unwrap_or_else(|| by_weights(Criterion::BnScale, group))
+        greedy.unwrap_or_else(|| greedy::order(&score(criterion, model, groups, (id, group), evidence), group.heads))
     };
     Ranking(groups.groups.par_iter().enumerate().map(one).collect())
+}
+
+/// A score for every channel of every group, for one threshold over all of them: in units of the loss for `taylor` and
+/// `fisher` (a sum over the channels tied together), by their papers' own scale for `bn-scale` and `lamp`, and with a
+/// mean of one per group for the others, whose scales differ from layer to layer.
+pub fn scores(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence) -> Vec<Vec<f64>> {
+    let one = |(id, group): (usize, &Group)| {
+        let mut scores = score(criterion, model, groups, (id, group), evidence);
+        let own_scale = matches!(
+            criterion,
+            Criterion::Taylor | Criterion::Fisher | Criterion::BnScale | Criterion::Lamp | Criterion::Random
+        );
+        if !own_scale {
+            let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+            scores.iter_mut().for_each(|score| *score /= mean.max(f64::MIN_POSITIVE));
+        }
+        scores
+    };
+    groups.groups.par_iter().enumerate().map(one).collect()
+}
+
+fn score(
+    criterion: Criterion,
+    model: &Model,
+    groups: &Groups,
+    (id, group): (usize, &Group),
+    evidence: Evidence,
+) -> Vec<f64> {
+    match (criterion, evidence.gradients, evidence.activations) {
+        (Criterion::Fisher, Some(gradients), _) => gradients.fisher(group),
+        (Criterion::Taylor, Some(gradients), _) => gradients.taylor(group),
+        (Criterion::Activation, _, Some(activations)) => activations.of_group(groups, group),
+        (Criterion::Random, ..) => weights::random(group.width(), evidence.seed ^ ((id as u64) << 32)),
+        (Criterion::L1 | Criterion::L2 | Criterion::Fpgm | Criterion::Lamp, ..) => {
+            weights::scores(criterion, model, groups, group)
+        }
+        _ => weights::scores(Criterion::BnScale, model, groups, group),
+    }
 }

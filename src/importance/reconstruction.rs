@@ -3,14 +3,15 @@
 //! Removing a channel from the input of a linear layer and refitting the remaining weights by least squares raises the
 //! squared error of its output by `w_c (H^-1_cc)^-1 w_c^T`, where `H` is the second moment of the inputs (Optimal Brain
 //! Surgeon, Hassibi & Stork 1992; in blocks of a channel, Kurtic et al., "ZipLM", NeurIPS 2023). Channels go
-//! one after the other, each step seeing the refitted weights of the step before. Errors of different layers are made
-//! comparable by the scale of the batch normalisation behind them.
+//! one after the other, each step seeing the refitted weights of the step before. Errors of different outputs and layers are
+//! made comparable by the scale of the batch normalisation behind them and, where it is known, by how much the network's
+//! outputs depend on them.
 
 use super::Grams;
 use crate::graph::{Conv, NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
-use crate::repair::Gram;
+use crate::repair::{Emphasis, Gram};
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
 use faer::prelude::Solve;
@@ -32,7 +33,7 @@ impl Reader {
         model: &Model,
         groups: &Groups,
         group: &Group,
-        conv: &Conv,
+        (conv, scales): (&Conv, &[f64]),
         input: usize,
         gram: &Gram,
         ridge: f64,
@@ -40,7 +41,6 @@ impl Reader {
         let taps = conv.kernel * conv.kernel;
         let d = conv.c_in * taps;
         let kernel = model.tensor(&conv.weight).data();
-        let scales = scales(model, conv);
         let weights = Mat::from_fn(d, conv.c_out, |i, j| f64::from(kernel[j * d + i]) * scales[j]);
         let mut at = BTreeMap::<_, Vec<usize>>::new();
         for (channel, atom) in groups.channels[input].iter().enumerate() {
@@ -86,18 +86,28 @@ impl Reader {
 }
 
 /// Factor of every output from the convolution to the activation.
-fn scales(model: &Model, conv: &Conv) -> Vec<f64> {
+pub(super) fn scales(model: &Model, conv: &Conv) -> Vec<f64> {
     let Some(norm) = &conv.norm else { return vec![1.0; conv.c_out] };
     let [scale, _, _, var] = norm.keys().map(|key| model.tensor(&key).data());
     scale.iter().zip(var).map(|(g, v)| f64::from(g.abs()) / f64::from(v + norm.eps).sqrt()).collect()
 }
 
 /// Order of removal of a group's channels; `None` where no dense layer reads them.
-pub(super) fn order(model: &Model, groups: &Groups, group: &Group, grams: &Grams, ridge: f64) -> Option<Vec<usize>> {
+pub(super) fn order(
+    model: &Model,
+    groups: &Groups,
+    group: &Group,
+    grams: &Grams,
+    emphasis: Option<&Emphasis>,
+    ridge: f64,
+) -> Option<Vec<usize>> {
     let reader = |id: &NodeId| {
         let node = model.graph.node(*id);
         let Op::Conv(conv) = &node.op else { return None };
-        Reader::new(model, groups, group, conv, node.inputs[0].index(), grams.get(&id.0)?, ridge)
+        let mut scales = scales(model, conv);
+        let energies = emphasis.and_then(|e| e.channels.get(&id.0)).filter(|c| c.len() == conv.c_out);
+        scales.iter_mut().zip(energies.into_iter().flatten()).for_each(|(scale, energy)| *scale *= energy.sqrt());
+        Reader::new(model, groups, group, (conv, &scales), node.inputs[0].index(), grams.get(&id.0)?, ridge)
     };
     let mut readers: Vec<Reader> = group.consumers.iter().filter_map(reader).collect();
     if readers.is_empty() {

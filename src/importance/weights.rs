@@ -1,5 +1,5 @@
-//! Scores that read the weights alone. A channel's score is the mean over the convolutions that make it, each
-//! normalised to a mean of one, so that layers of different scales count alike.
+//! Scores that read the weights alone. A channel's score adds up over the convolutions that make it, each normalised to a
+//! mean of one where its scale differs from layer to layer.
 
 use super::Criterion;
 use crate::graph::Conv;
@@ -14,7 +14,8 @@ pub(super) fn scores(criterion: Criterion, model: &Model, groups: &Groups, group
     let mut total = vec![0.0; group.width()];
     for (id, conv) in model.graph.convs().filter(|(id, _)| group.producers.contains(id)) {
         let rows = rows(criterion, model, conv);
-        let mean = rows.iter().sum::<f64>() / rows.len().max(1) as f64;
+        let own_scale = matches!(criterion, Criterion::Lamp | Criterion::BnScale);
+        let mean = if own_scale { 1.0 } else { rows.iter().sum::<f64>() / rows.len().max(1) as f64 };
         for (channel, atom) in groups.channels[id.index()].iter().enumerate() {
             if let Some(position) = group.atoms.iter().position(|a| a == atom) {
                 total[position] += rows[channel] / mean.max(f64::MIN_POSITIVE);
@@ -31,6 +32,7 @@ fn rows(criterion: Criterion, model: &Model, conv: &Conv) -> Vec<f64> {
     let norm2 = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
     match (criterion, &conv.norm) {
         (Criterion::L1, _) => rows.iter().map(|row| row.iter().map(|v| f64::from(v.abs())).sum()).collect(),
+        (Criterion::Lamp, _) => lamp(&rows.iter().map(|row| norm2(row).powi(2)).collect::<Vec<_>>()),
         (Criterion::Fpgm, _) => rows.iter().map(|a| rows.iter().map(|b| distance(a, b)).sum()).collect(),
         (Criterion::BnScale, Some(norm)) => {
             model.tensor(&norm.keys()[0]).data().iter().map(|g| f64::from(g.abs())).collect()
@@ -39,9 +41,35 @@ fn rows(criterion: Criterion, model: &Model, conv: &Conv) -> Vec<f64> {
     }
 }
 
+/// Each value over the sum of all that are not smaller; of equal ones each counts itself and those after it.
+fn lamp(squares: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..squares.len()).collect();
+    order.sort_by(|a, b| squares[*a].total_cmp(&squares[*b]));
+    let mut scores = vec![0.0; squares.len()];
+    let mut rest = 0.0;
+    for at in order.into_iter().rev() {
+        rest += squares[at];
+        scores[at] = squares[at] / rest.max(f64::MIN_POSITIVE);
+    }
+    scores
+}
+
 /// A seeded shuffle of `0..n` as scores.
 pub(super) fn random(n: usize, seed: u64) -> Vec<f64> {
     let mut scores: Vec<f64> = (0..n).map(|i| i as f64).collect();
     scores.shuffle(&mut StdRng::seed_from_u64(seed));
     scores
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lamp_scores_count_what_is_not_smaller() {
+        let scores = lamp(&[4.0, 1.0, 3.0]);
+        for (found, expected) in scores.iter().zip([1.0, 1.0 / 8.0, 3.0 / 7.0]) {
+            assert!((found - expected).abs() < 1e-12, "{scores:?}");
+        }
+    }
 }

@@ -1,18 +1,18 @@
 //! Softmax attention over pixels.
 //!
 //! Keys and values are packed into panels like the kernels of a convolution; then both products run on the same
-//! register tiles. The logits of six pixels at a time stay in the thread's working space.
+//! register tiles. The logits of a few pixels at a time stay in the thread's working space.
 
-use super::conv::{PANEL, Panel, Sources, TILE};
-use super::lanes::{LANES, Lanes, exp};
-use super::{Buffer, Kernels, View, for_isa};
+use super::lanes::{Lanes, MAX_LANES, exp};
+use super::product::{MAX_ROWS, Panel, Product, even_rows, panels};
+use super::{Buffer, Isa, Kernels, View, for_isa};
 use crate::graph::{Activation, Attention};
 
 /// Values of working space: (shared by all threads, per thread), for `pixels` pixels.
-pub fn attention_scratch(a: &Attention, pixels: usize) -> (usize, usize) {
-    let (columns, channels) = (pixels.next_multiple_of(PANEL), a.head_dim.next_multiple_of(PANEL));
-    // Keys and values of every head, and biases of 0.
-    (a.heads * (columns * a.key_dim + pixels * channels) + PANEL, TILE * columns)
+pub fn attention_scratch(isa: Isa, a: &Attention, pixels: usize) -> (usize, usize) {
+    let (columns, channels) = (pixels.next_multiple_of(isa.lanes()), a.head_dim.next_multiple_of(isa.lanes()));
+    // Keys and values of every head.
+    (a.heads * (columns * a.key_dim + pixels * channels), MAX_ROWS * columns)
 }
 
 /// `softmax(scale * q^T k)` applied to the values, head after head.
@@ -24,9 +24,9 @@ pub fn attention(kernels: &mut Kernels, buffer: &mut Buffer, a: &Attention, src:
     let pixels = src.area();
     assert_eq!((src.c, dst.c, dst.h, dst.w), (a.heads * a.packed(), a.heads * a.head_dim, src.h, src.w));
     assert!(src.disjoint(&dst) && src.disjoint(&shared) && dst.disjoint(&shared));
-    let (needed, per_thread) = attention_scratch(a, pixels);
+    let isa = kernels.isa;
+    let (needed, per_thread) = attention_scratch(isa, a, pixels);
     assert!(shared.area() == 1 && shared.c >= needed && kernels.space >= per_thread);
-    let tiles = pixels.div_ceil(TILE);
     // SAFETY: all three views were checked.
     let (from, to, shared) = unsafe { (src.ptr(buffer), dst.ptr(buffer), shared.ptr(buffer)) };
     let args = Args {
@@ -37,15 +37,14 @@ pub fn attention(kernels: &mut Kernels, buffer: &mut Buffer, a: &Attention, src:
         pitch: src.pitch,
         out_pitch: dst.pitch,
         pixels,
-        tiles,
+        runs: pixels.div_ceil(MAX_ROWS),
         workspace: kernels.workspace.ptr(),
         space: kernels.space,
     };
-    let isa = kernels.isa;
-    // SAFETY: the views lie in the buffer and do not overlap. Items of the first job write the panels of different
-    // heads, items of the second the outputs of different pixels and heads.
-    kernels.pool.run(a.heads, &|head, _| unsafe { pack_head(&args, head) });
-    kernels.pool.run(a.heads * tiles, &|item, worker| unsafe { run_tile(isa, &args, item, worker) });
+    // SAFETY: the views lie in the buffer and do not overlap. Items of the first job write different panels, items of
+    // the second the outputs of different pixels and heads.
+    kernels.pool.run(a.heads * 2, &|item, worker| unsafe { run_pack(isa, &args, item, worker) });
+    kernels.pool.run(a.heads * args.runs, &|item, worker| unsafe { run_mix(isa, &args, item, worker) });
 }
 
 struct Args {
@@ -56,7 +55,8 @@ struct Args {
     pitch: usize,
     out_pitch: usize,
     pixels: usize,
-    tiles: usize,
+    /// Runs of up to [`MAX_ROWS`] pixels.
+    runs: usize,
     workspace: *mut f32,
     space: usize,
 }
@@ -69,129 +69,150 @@ impl Args {
     ///
     /// # Safety
     /// `shared` must have the size that [`attention_scratch`] says.
-    unsafe fn panels(&self, head: usize) -> (*mut f32, *mut f32) {
-        let keys = self.pixels.next_multiple_of(PANEL) * self.a.key_dim;
-        let values = self.pixels * self.a.head_dim.next_multiple_of(PANEL);
+    unsafe fn panels<V: Lanes>(&self, head: usize) -> (*mut f32, *mut f32) {
+        let keys = self.pixels.next_multiple_of(V::LANES) * self.a.key_dim;
+        let values = self.pixels * self.a.head_dim.next_multiple_of(V::LANES);
         // SAFETY: the promise of the caller.
         unsafe {
-            let start = self.shared.add(PANEL + head * (keys + values));
+            let start = self.shared.add(head * (keys + values));
             (start, start.add(keys))
         }
     }
 }
 
-unsafe fn pack_head(args: &Args, head: usize) {
+for_isa!(run_pack, pack, Args);
+
+/// Packs the keys of a head (even items) or its values (odd items).
+#[inline(always)]
+unsafe fn pack<V: Lanes>(args: &Args, item: usize, _worker: usize) {
     let Args { a, pixels, .. } = *args;
+    let head = item / 2;
     // SAFETY: all offsets are inside the packed tensor or the panels of this head.
     unsafe {
-        if head == 0 {
-            args.shared.write_bytes(0, PANEL);
-        }
-        let (keys, values) = args.panels(head);
+        let (keys, values) = args.panels::<V>(head);
         let channels = |p: usize| args.src.add(p * args.pitch + head * a.packed());
-        for panel in 0..pixels.div_ceil(PANEL) {
-            for lane in 0..PANEL {
-                let p = panel * PANEL + lane;
-                for k in 0..a.key_dim {
-                    let key = if p < pixels { a.scale * *channels(p).add(a.key_dim + k) } else { 0.0 };
-                    *keys.add((panel * a.key_dim + k) * PANEL + lane) = key;
+        if item % 2 == 0 {
+            for Panel { start, vectors, channels: count } in panels(pixels, V::LANES) {
+                let width = vectors * V::LANES;
+                for lane in 0..width {
+                    for k in 0..a.key_dim {
+                        let key = if lane < count { a.scale * *channels(start + lane).add(a.key_dim + k) } else { 0.0 };
+                        *keys.add(start * a.key_dim + k * width + lane) = key;
+                    }
                 }
             }
-        }
-        for panel in 0..a.head_dim.div_ceil(PANEL) {
-            let n = (a.head_dim - panel * PANEL).min(PANEL);
-            for p in 0..pixels {
-                let row = values.add((panel * pixels + p) * PANEL);
-                row.write_bytes(0, PANEL);
-                std::ptr::copy_nonoverlapping(channels(p).add(2 * a.key_dim + panel * PANEL), row, n);
+        } else {
+            for Panel { start, vectors, channels: count } in panels(a.head_dim, V::LANES) {
+                let width = vectors * V::LANES;
+                for p in 0..pixels {
+                    let row = values.add(start * pixels + p * width);
+                    row.write_bytes(0, width);
+                    std::ptr::copy_nonoverlapping(channels(p).add(2 * a.key_dim + start), row, count);
+                }
             }
         }
     }
 }
 
-for_isa!(run_tile, tile, Args);
+for_isa!(run_mix, mix, Args);
 
 #[inline(always)]
-unsafe fn tile<V: Lanes>(args: &Args, item: usize, worker: usize) {
+unsafe fn mix<V: Lanes>(args: &Args, item: usize, worker: usize) {
     let Args { a, pixels, .. } = *args;
-    let (head, first) = (item / args.tiles, item % args.tiles * TILE);
-    let columns = pixels.next_multiple_of(PANEL);
-    let count = (pixels - first).min(TILE);
+    let (head, first) = (item / args.runs, item % args.runs * MAX_ROWS);
+    let columns = pixels.next_multiple_of(V::LANES);
+    let count = (pixels - first).min(MAX_ROWS);
     // SAFETY: all offsets are inside the tensors, the panels, and this thread's working space.
     unsafe {
-        let (keys, values) = args.panels(head);
+        let (keys, values) = args.panels::<V>(head);
         let logits = args.workspace.add(worker * args.space);
-        let query = |i: usize| args.src.add((first + i.min(count - 1)) * args.pitch + head * a.packed());
-        let queries: Sources = std::array::from_fn(query);
-        for panel in 0..columns / PANEL {
-            let product = Panel {
-                weights: keys.add(panel * a.key_dim * PANEL),
-                bias: args.shared,
-                act: Activation::Identity,
-                n: PANEL,
-                pitch: columns,
-                residual_pitch: 0,
-            };
-            product.tile::<V>(count, &[queries], a.key_dim, logits.add(panel * PANEL), std::ptr::null());
+        let query = |i: usize| args.src.wrapping_add((first + i) * args.pitch + head * a.packed());
+        let queries: [*const f32; MAX_ROWS] = std::array::from_fn(query);
+        for panel in panels(pixels, V::LANES) {
+            let to = logits.add(panel.start);
+            multiply::<V>(&panel, count, &queries, a.key_dim, keys.add(panel.start * a.key_dim), to, columns);
         }
         for i in 0..count {
             softmax::<V>(std::slice::from_raw_parts_mut(logits.add(i * columns), columns), pixels);
         }
-        let rows: Sources = std::array::from_fn(|i| logits.add(i.min(count - 1) * columns).cast_const());
-        for panel in 0..a.head_dim.div_ceil(PANEL) {
-            let product = Panel {
-                weights: values.add(panel * pixels * PANEL),
-                bias: args.shared,
-                act: Activation::Identity,
-                // A narrow rest keeps the width of its panel: the rows of `values` are always 16 wide.
-                n: (a.head_dim - panel * PANEL).min(PANEL),
-                pitch: args.out_pitch,
-                residual_pitch: 0,
-            };
-            let dst = args.dst.add(first * args.out_pitch + head * a.head_dim + panel * PANEL);
-            product.wide_tile::<V>(count, &[rows], pixels, dst);
+        let rows: [*const f32; MAX_ROWS] = std::array::from_fn(|i| logits.wrapping_add(i * columns).cast_const());
+        for panel in panels(a.head_dim, V::LANES) {
+            let to = args.dst.add(first * args.out_pitch + head * a.head_dim + panel.start);
+            multiply::<V>(&panel, count, &rows, pixels, values.add(panel.start * pixels), to, args.out_pitch);
         }
     }
 }
 
-/// Softmax of the first `n` values; the length is a multiple of 16.
+/// `count` rows of `depth` values each times a panel.
+#[inline(always)]
+unsafe fn multiply<V: Lanes>(
+    panel: &Panel,
+    count: usize,
+    sources: &[*const f32; MAX_ROWS],
+    depth: usize,
+    weights: *const f32,
+    dst: *mut f32,
+    pitch: usize,
+) {
+    let rows = even_rows(count, V::SUMS / panel.vectors);
+    for at in (0..count).step_by(rows) {
+        // SAFETY: the promise of the caller.
+        unsafe {
+            let product = Product {
+                weights,
+                ahead: weights,
+                ahead_step: 0,
+                sources: sources.as_ptr().add(at),
+                stride: 0,
+                taps: 1,
+                len: depth,
+                bias: std::ptr::null(),
+                act: Activation::Identity,
+                n: panel.channels,
+                dst: dst.add(at * pitch),
+                pitch,
+                residual: std::ptr::null(),
+                residual_pitch: 0,
+            };
+            V::tile(&product, rows.min(count - at), panel.vectors);
+        }
+    }
+}
+
+/// Softmax of the first `n` values; the length is a multiple of the lanes.
 #[inline(always)]
 unsafe fn softmax<V: Lanes>(row: &mut [f32], n: usize) {
     row[n..].fill(f32::NEG_INFINITY);
     // SAFETY: blocks of lanes are inside the row.
     unsafe {
         let mut top = V::splat(f32::NEG_INFINITY);
-        for block in row.chunks_exact(LANES) {
+        for block in row.chunks_exact(V::LANES) {
             top = top.max(V::load(block.as_ptr()));
         }
-        let top = V::splat(-top_of(top));
+        let top = V::splat(-lanes_of(top).into_iter().fold(f32::NEG_INFINITY, f32::max));
         let mut total = V::splat(0.0);
-        for block in row.chunks_exact_mut(LANES) {
+        for block in row.chunks_exact_mut(V::LANES) {
             let e = exp(V::load(block.as_ptr()).add(top));
             e.store(block.as_mut_ptr());
             total = total.add(e);
         }
         // `exp` saturates just above 0, so the columns past the end are taken out of the sum again.
         let tail: f32 = row[n..].iter().sum();
-        let factor = V::splat(1.0 / (sum_of(total) - tail));
-        for block in row.chunks_exact_mut(LANES) {
+        let all: f32 = lanes_of(total)[..V::LANES].iter().sum();
+        let factor = V::splat(1.0 / (all - tail));
+        for block in row.chunks_exact_mut(V::LANES) {
             V::load(block.as_ptr()).mul(factor).store(block.as_mut_ptr());
         }
     }
 }
 
+/// The lanes of a vector; those that it does not have repeat the first.
 #[inline(always)]
-unsafe fn top_of<V: Lanes>(v: V) -> f32 {
-    let mut all = [0.0f32; LANES];
-    // SAFETY: the array has the lanes.
+unsafe fn lanes_of<V: Lanes>(v: V) -> [f32; MAX_LANES] {
+    let mut all = [0.0f32; MAX_LANES];
+    // SAFETY: the array has room for the lanes.
     unsafe { v.store(all.as_mut_ptr()) }
-    all.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
-#[inline(always)]
-unsafe fn sum_of<V: Lanes>(v: V) -> f32 {
-    let mut all = [0.0f32; LANES];
-    // SAFETY: the array has the lanes.
-    unsafe { v.store(all.as_mut_ptr()) }
-    all.iter().sum()
+    let first = all[0];
+    all[V::LANES..].fill(first);
+    all
 }

@@ -1,13 +1,19 @@
-//! Convolutions of every channel by itself, eight channels at a time.
+//! Convolutions of every channel by itself, a vector of channels at a time.
 
 use super::conv::ConvSpec;
-use super::lanes::{LANES, Lanes, silu};
+use super::lanes::{Lanes, MAX_LANES, activate, load_up_to, store_up_to};
 use super::{Buffer, Kernels, View, for_isa};
-use crate::graph::Activation;
+
+/// Outputs of a row that are computed together: they share the loads of the kernel.
+const RUN: usize = 4;
+
+fn width(spec: &ConvSpec) -> usize {
+    spec.c_out.next_multiple_of(MAX_LANES)
+}
 
 /// Values that the packed kernel and biases take. `c_in` of the spec equals `c_out`.
 pub fn packed_depthwise_len(spec: &ConvSpec) -> usize {
-    spec.c_out.max(LANES) * (spec.kernel * spec.kernel + 1)
+    width(spec) * (spec.kernel * spec.kernel + 1)
 }
 
 /// Packs a kernel `[c, 1, k, k]` and a bias `[c]`.
@@ -15,7 +21,7 @@ pub fn packed_depthwise_len(spec: &ConvSpec) -> usize {
 /// # Panics
 /// If a length is wrong.
 pub fn pack_depthwise(spec: &ConvSpec, weights: &[f32], bias: &[f32], packed: &mut [f32]) {
-    let (taps, width) = (spec.kernel * spec.kernel, spec.c_out.max(LANES));
+    let (taps, width) = (spec.kernel * spec.kernel, width(spec));
     assert_eq!((weights.len(), bias.len()), (spec.c_out * taps, spec.c_out));
     assert_eq!(packed.len(), packed_depthwise_len(spec));
     packed.fill(0.0);
@@ -41,8 +47,7 @@ pub fn depthwise(
     residual: Option<View>,
 ) {
     [Some(src), Some(dst), residual].iter().flatten().for_each(|view| view.check(buffer));
-    let out = |side: usize| (side + 2 * spec.padding - spec.kernel) / spec.stride + 1;
-    assert_eq!((src.c, dst.c, dst.h, dst.w), (spec.c_out, spec.c_out, out(src.h), out(src.w)));
+    assert_eq!((src.c, dst.c, dst.h, dst.w), (spec.c_out, spec.c_out, spec.side(src.h), spec.side(src.w)));
     assert!(src.disjoint(&dst), "{src:?} and {dst:?}");
     assert!(residual.is_none_or(|r| r.disjoint(&dst) && (r.c, r.h, r.w) == (dst.c, dst.h, dst.w)));
     assert_eq!(packed.len(), packed_depthwise_len(spec));
@@ -83,74 +88,79 @@ for_isa!(run_rows, rows, Args);
 
 #[inline(always)]
 unsafe fn rows<V: Lanes>(args: &Args, item: usize, _worker: usize) {
-    let (spec, c) = (&args.spec, args.to.c);
-    let width = c.max(LANES);
+    let (spec, c, wide) = (&args.spec, args.to.c, args.to.w);
+    // Outputs from `left` up to `right` have windows that lie inside from side to side.
+    let left = spec.padding.div_ceil(spec.stride).min(wide);
+    let right = (args.from.w + spec.padding).checked_sub(spec.kernel).map_or(0, |last| last / spec.stride + 1);
+    let right = right.clamp(left, wide);
     for y in item * args.rows..((item + 1) * args.rows).min(args.to.h) {
-        let top = (y * spec.stride) as isize - spec.padding as isize;
-        let taps_y = window(top, spec.kernel, args.from.h);
-        for x in 0..args.to.w {
-            let left = (x * spec.stride) as isize - spec.padding as isize;
-            let taps_x = window(left, spec.kernel, args.from.w);
-            let pixel = y * args.to.w + x;
-            // SAFETY: taps are inside the input, the pixel inside the output; blocks of lanes stay inside `c`.
+        for channel in (0..c).step_by(V::LANES) {
+            // SAFETY: the pixels are inside the output, the channel is below `c`.
             unsafe {
-                let dst = args.dst.add(pixel * args.to.pitch);
-                let residual = match args.residual.is_null() {
-                    true => args.residual,
-                    false => args.residual.add(pixel * args.residual_pitch),
-                };
-                let mut block = 0;
-                while block < c {
-                    // The last block overlaps the one before; narrower tensors go channel by channel.
-                    let at = if c >= LANES { block.min(c - LANES) } else { block };
-                    // The first tap inside the image; further ones lie a pixel, or a row, after it.
-                    let (iy, ix) = (top + taps_y.start as isize, left + taps_x.start as isize);
-                    let first = (iy * args.from.w as isize + ix) * args.from.pitch as isize + at as isize;
-                    let first_weight = (1 + taps_y.start * spec.kernel + taps_x.start) * width + at;
-                    if c >= LANES {
-                        let mut sum = V::load(args.packed.add(at));
-                        for row in 0..taps_y.len() {
-                            let mut from = first + (row * args.from.w * args.from.pitch) as isize;
-                            let mut weight = first_weight + row * spec.kernel * width;
-                            for _ in 0..taps_x.len() {
-                                sum = V::load(args.src.offset(from)).fma(V::load(args.packed.add(weight)), sum);
-                                from += args.from.pitch as isize;
-                                weight += width;
-                            }
-                        }
-                        let mut value = match spec.act {
-                            Activation::Identity => sum,
-                            Activation::Relu => sum.max(V::splat(0.0)),
-                            Activation::Silu => silu(sum),
-                        };
-                        if !residual.is_null() {
-                            value = value.add(V::load(residual.add(at)));
-                        }
-                        value.store(dst.add(at));
-                        block += LANES;
-                    } else {
-                        let mut sum = *args.packed.add(at);
-                        for row in 0..taps_y.len() {
-                            for column in 0..taps_x.len() {
-                                let from = first + ((row * args.from.w + column) * args.from.pitch) as isize;
-                                let weight = first_weight + (row * spec.kernel + column) * width;
-                                sum += *args.src.offset(from) * *args.packed.add(weight);
-                            }
-                        }
-                        let extra = if residual.is_null() { 0.0 } else { *residual.add(at) };
-                        *dst.add(at) = spec.act.apply(sum) + extra;
-                        block += 1;
-                    }
+                match channel + V::LANES <= c {
+                    true => row::<V, true>(args, y, (left, right), channel),
+                    false => row::<V, false>(args, y, (left, right), channel),
                 }
             }
         }
     }
 }
 
-/// The taps of a window from `start` on that lie inside a side.
+/// A row of outputs for one vector of channels; `FULL` where all its lanes are channels.
 #[inline(always)]
-fn window(start: isize, kernel: usize, side: usize) -> std::ops::Range<usize> {
-    let first = (-start).max(0) as usize;
-    let last = (side as isize - start).clamp(0, kernel as isize) as usize;
-    first.min(last)..last
+unsafe fn row<V: Lanes, const FULL: bool>(args: &Args, y: usize, (left, right): (usize, usize), channel: usize) {
+    // SAFETY: passed on.
+    unsafe {
+        (0..left).for_each(|x| outputs::<V, FULL, 1>(args, y, x, channel));
+        let mut x = left;
+        while x + RUN <= right {
+            outputs::<V, FULL, RUN>(args, y, x, channel);
+            x += RUN;
+        }
+        (x..args.to.w).for_each(|x| outputs::<V, FULL, 1>(args, y, x, channel));
+    }
+}
+
+/// A vector of channels of `N` neighbouring outputs. More than one only where all their windows lie inside from side to
+/// side.
+// Plain index loops, which the compiler unrolls.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+unsafe fn outputs<V: Lanes, const FULL: bool, const N: usize>(args: &Args, y: usize, x: usize, channel: usize) {
+    let (spec, width) = (&args.spec, width(&args.spec));
+    let (taps_y, top) = window(y, spec, args.from.h);
+    let (taps_x, start) = window(x, spec, args.from.w);
+    let n = if FULL { V::LANES } else { spec.c_out - channel };
+    let step = spec.stride * args.from.pitch;
+    // SAFETY: the taps are inside the input, and so are `n` channels from `channel` on.
+    unsafe {
+        let bias = V::load(args.packed.add(channel));
+        let mut sums = [bias; N];
+        for (row, ky) in taps_y.enumerate() {
+            for (column, kx) in taps_x.clone().enumerate() {
+                let weight = V::load(args.packed.add((1 + ky * spec.kernel + kx) * width + channel));
+                let from = args.src.add(((top + row) * args.from.w + start + column) * args.from.pitch + channel);
+                for i in 0..N {
+                    sums[i] = load_up_to::<V>(from.add(i * step), n).fma(weight, sums[i]);
+                }
+            }
+        }
+        for i in 0..N {
+            let pixel = y * args.to.w + x + i;
+            let mut value = activate(spec.act, sums[i]);
+            if !args.residual.is_null() {
+                value = value.add(load_up_to(args.residual.add(pixel * args.residual_pitch + channel), n));
+            }
+            store_up_to(value, args.dst.add(pixel * args.to.pitch + channel), n);
+        }
+    }
+}
+
+/// The taps of an output's window that lie inside a side, and where the first of them reads.
+#[inline(always)]
+fn window(out: usize, spec: &ConvSpec, side: usize) -> (std::ops::Range<usize>, usize) {
+    let start = out * spec.stride;
+    let first = spec.padding.saturating_sub(start).min(spec.kernel);
+    let last = (side + spec.padding).saturating_sub(start).min(spec.kernel);
+    (first..last.max(first), (start + first).saturating_sub(spec.padding))
 }

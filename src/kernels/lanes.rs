@@ -1,282 +1,114 @@
-//! Eight f32 at a time: one trait, one implementation per instruction set.
+//! A vector register of f32: one trait, one implementation per instruction set, each in a file of its own.
 //!
 //! All functions are `unsafe` for the same two reasons: pointers must be valid for the lanes that are read or written,
 //! and the machine must have the instruction set of the implementation.
 #![allow(clippy::missing_safety_doc)]
 
-/// Number of lanes.
-pub(super) const LANES: usize = 8;
+use super::product::Product;
+use crate::graph::Activation;
 
-/// Eight f32. See the module on safety.
+/// The most lanes of any implementation.
+pub(super) const MAX_LANES: usize = 16;
+
+/// Some f32 that are computed together. See the module on safety.
 pub(super) trait Lanes: Copy {
+    /// Number of lanes, at most [`MAX_LANES`].
+    const LANES: usize;
+    /// Vectors of sums that the registers hold beside what a step of the sum needs.
+    const SUMS: usize;
+
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
+    /// The first `n < LANES` lanes; zeros in the others.
+    unsafe fn load_first(from: *const f32, n: usize) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// Writes the first `n < 8` lanes.
+    /// Writes the first `n < LANES` lanes.
     unsafe fn store_first(self, to: *mut f32, n: usize);
     unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
-    unsafe fn div(self, other: Self) -> Self;
+    /// `1 / self` to within two units in the last place; 0 or a denormal from 2^126 on.
+    unsafe fn reciprocal(self) -> Self;
     unsafe fn max(self, other: Self) -> Self;
     unsafe fn min(self, other: Self) -> Self;
     /// `self * other + sum`.
     unsafe fn fma(self, other: Self, sum: Self) -> Self;
     /// The nearest whole numbers, for values within +-2^22.
     unsafe fn round(self) -> Self;
-    /// Two to the power of whole numbers in -126..=127.
-    unsafe fn exp2(self) -> Self;
+    /// `self` times two to the power of whole numbers in -126..=127.
+    unsafe fn scale(self, power: Self) -> Self;
+
+    /// Brings a cache line near the processor. The address may be any.
+    unsafe fn prefetch(from: *const f32);
+
+    /// [`super::product::tile`], compiled for this instruction set.
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize);
 }
 
-/// `e^x`, relative error about 2e-7, for any finite x (saturating beyond the range of f32). The polynomial is the one
-/// of Cephes' `expf`.
+/// `ln 2` in two parts, the first exact in few bits.
+const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
+
+/// `(e^r - 1) / r` for `|r| <= ln(2) / 2`, lowest power first: the polynomial of least relative error.
+const EXP: [f32; 5] = [9.999_997e-1, 4.999_914_8e-1, 1.666_763_9e-1, 4.189_816_1e-2, 8.290_271e-3];
+
+/// `e^(sign * x)` for x within +-87, `sign` 1 or -1; relative error about 2e-7.
 #[inline(always)]
-pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
+unsafe fn exp_within<V: Lanes>(x: V, sign: f32) -> V {
     // SAFETY: no pointers; the instruction set is the caller's business.
     unsafe {
-        let x = x.min(V::splat(88.0)).max(V::splat(-87.0));
-        let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
-        let r = n.fma(V::splat(-355.0 / 512.0), x);
-        let r = n.fma(V::splat(2.121_944_4e-4), r);
-        let p = V::splat(1.987_569_1e-4);
-        let p = p.fma(r, V::splat(1.398_199_9e-3));
-        let p = p.fma(r, V::splat(8.333_452e-3));
-        let p = p.fma(r, V::splat(4.166_579_6e-2));
-        let p = p.fma(r, V::splat(1.666_666_5e-1));
-        let p = p.fma(r, V::splat(0.5));
-        let y = p.fma(r.mul(r), r.add(V::splat(1.0)));
-        y.mul(n.exp2())
+        // x = r - sign * n ln 2
+        let n = x.mul(V::splat(sign * std::f32::consts::LOG2_E)).round();
+        let r = n.fma(V::splat(-sign * LN_2[0]), x);
+        let r = n.fma(V::splat(-sign * LN_2[1]), r);
+        let p = r.fma(V::splat(sign * EXP[4]), V::splat(EXP[3]));
+        let p = p.fma(r, V::splat(sign * EXP[2]));
+        let p = p.fma(r, V::splat(EXP[1]));
+        let p = p.fma(r, V::splat(sign * EXP[0]));
+        p.fma(r, V::splat(1.0)).scale(n)
     }
+}
+
+/// `e^x` for any finite x, saturating beyond +-87; relative error about 2e-7.
+#[inline(always)]
+pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
+    // SAFETY: as `exp_within`.
+    unsafe { exp_within(x.min(V::splat(87.0)).max(V::splat(-87.0)), 1.0) }
 }
 
 /// `x * sigmoid(x)`.
 #[inline(always)]
 pub(super) unsafe fn silu<V: Lanes>(x: V) -> V {
+    // SAFETY: as `exp_within`.
+    // Below -87 the result is as good as 0.
+    unsafe {
+        let x = x.max(V::splat(-87.0));
+        exp_within(x.min(V::splat(87.0)), -1.0).add(V::splat(1.0)).reciprocal().mul(x)
+    }
+}
+
+/// An activation function.
+#[inline(always)]
+pub(super) unsafe fn activate<V: Lanes>(act: Activation, x: V) -> V {
     // SAFETY: as `exp`.
-    // Below -100 the result is as good as 0, and `exp` saturates.
-    unsafe { x.max(V::splat(-100.0)).div(exp(x.mul(V::splat(-1.0))).add(V::splat(1.0))) }
-}
-
-/// Plain Rust; what compilers make of it.
-#[derive(Clone, Copy)]
-pub(super) struct Plain([f32; LANES]);
-
-impl Plain {
-    #[inline(always)]
-    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
-        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
-    }
-}
-
-// SAFETY (all functions): pointers are the caller's promise; nothing else is unsafe.
-impl Lanes for Plain {
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        Self([value; LANES])
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
-    }
-    #[inline(always)]
-    unsafe fn store_first(self, to: *mut f32, n: usize) {
-        for (i, value) in self.0.iter().enumerate().take(n) {
-            unsafe { to.add(i).write(*value) }
-        }
-    }
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        self.zip(other, |a, b| a + b)
-    }
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        self.zip(other, |a, b| a * b)
-    }
-    #[inline(always)]
-    unsafe fn div(self, other: Self) -> Self {
-        self.zip(other, |a, b| a / b)
-    }
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        self.zip(other, f32::max)
-    }
-    #[inline(always)]
-    unsafe fn min(self, other: Self) -> Self {
-        self.zip(other, f32::min)
-    }
-    #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] * other.0[i] + sum.0[i]))
-    }
-    #[inline(always)]
-    unsafe fn round(self) -> Self {
-        const MAGIC: f32 = 12_582_912.0;
-        Self(self.0.map(|v| (v + MAGIC) - MAGIC))
-    }
-    #[inline(always)]
-    unsafe fn exp2(self) -> Self {
-        Self(self.0.map(|v| f32::from_bits(((v as i32 + 127) as u32) << 23)))
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-pub(super) use x86::Avx2;
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::Lanes;
-    use std::arch::x86_64::*;
-
-    /// One 256-bit register.
-    #[derive(Clone, Copy)]
-    pub struct Avx2(__m256);
-
-    // SAFETY (all functions): AVX2 and FMA are there and pointers are valid, both the caller's promise.
-    impl Lanes for Avx2 {
-        #[inline(always)]
-        unsafe fn splat(value: f32) -> Self {
-            Self(unsafe { _mm256_set1_ps(value) })
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            Self(unsafe { _mm256_loadu_ps(from) })
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            unsafe { _mm256_storeu_ps(to, self.0) }
-        }
-        #[inline(always)]
-        unsafe fn store_first(self, to: *mut f32, n: usize) {
-            unsafe {
-                let (mut at, mut half) = (to, _mm256_castps256_ps128(self.0));
-                if n & 4 != 0 {
-                    _mm_storeu_ps(at, half);
-                    half = _mm256_extractf128_ps::<1>(self.0);
-                    at = at.add(4);
-                }
-                if n & 2 != 0 {
-                    at.cast::<f64>().write_unaligned(_mm_cvtsd_f64(_mm_castps_pd(half)));
-                    half = _mm_movehl_ps(half, half);
-                    at = at.add(2);
-                }
-                if n & 1 != 0 {
-                    _mm_store_ss(at, half);
-                }
-            }
-        }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            Self(unsafe { _mm256_add_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        unsafe fn mul(self, other: Self) -> Self {
-            Self(unsafe { _mm256_mul_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        unsafe fn div(self, other: Self) -> Self {
-            Self(unsafe { _mm256_div_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        unsafe fn max(self, other: Self) -> Self {
-            Self(unsafe { _mm256_max_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        unsafe fn min(self, other: Self) -> Self {
-            Self(unsafe { _mm256_min_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        unsafe fn fma(self, other: Self, sum: Self) -> Self {
-            Self(unsafe { _mm256_fmadd_ps(self.0, other.0, sum.0) })
-        }
-        #[inline(always)]
-        unsafe fn round(self) -> Self {
-            Self(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
-        }
-        #[inline(always)]
-        unsafe fn exp2(self) -> Self {
-            unsafe {
-                let n = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
-                Self(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
-            }
+    unsafe {
+        match act {
+            Activation::Identity => x,
+            Activation::Relu => x.max(V::splat(0.0)),
+            Activation::Silu => silu(x),
         }
     }
 }
 
-#[cfg(target_arch = "aarch64")]
-pub(super) use arm::Neon;
+/// The first `n` lanes, or all where `n` is not less; zeros in the others.
+#[inline(always)]
+pub(super) unsafe fn load_up_to<V: Lanes>(from: *const f32, n: usize) -> V {
+    // SAFETY: passed on.
+    unsafe { if n >= V::LANES { V::load(from) } else { V::load_first(from, n) } }
+}
 
-#[cfg(target_arch = "aarch64")]
-mod arm {
-    use super::{LANES, Lanes};
-    use std::arch::aarch64::*;
-
-    /// Two 128-bit registers.
-    #[derive(Clone, Copy)]
-    pub struct Neon(float32x4_t, float32x4_t);
-
-    // SAFETY (all functions): NEON is there (it is part of aarch64) and pointers are valid, the caller's promise.
-    impl Lanes for Neon {
-        #[inline(always)]
-        unsafe fn splat(value: f32) -> Self {
-            unsafe { Self(vdupq_n_f32(value), vdupq_n_f32(value)) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            unsafe { Self(vld1q_f32(from), vld1q_f32(from.add(4))) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            unsafe {
-                vst1q_f32(to, self.0);
-                vst1q_f32(to.add(4), self.1);
-            }
-        }
-        #[inline(always)]
-        unsafe fn store_first(self, to: *mut f32, n: usize) {
-            unsafe {
-                let mut all = [0.0f32; LANES];
-                self.store(all.as_mut_ptr());
-                std::ptr::copy_nonoverlapping(all.as_ptr(), to, n);
-            }
-        }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            unsafe { Self(vaddq_f32(self.0, other.0), vaddq_f32(self.1, other.1)) }
-        }
-        #[inline(always)]
-        unsafe fn mul(self, other: Self) -> Self {
-            unsafe { Self(vmulq_f32(self.0, other.0), vmulq_f32(self.1, other.1)) }
-        }
-        #[inline(always)]
-        unsafe fn div(self, other: Self) -> Self {
-            unsafe { Self(vdivq_f32(self.0, other.0), vdivq_f32(self.1, other.1)) }
-        }
-        #[inline(always)]
-        unsafe fn max(self, other: Self) -> Self {
-            unsafe { Self(vmaxq_f32(self.0, other.0), vmaxq_f32(self.1, other.1)) }
-        }
-        #[inline(always)]
-        unsafe fn min(self, other: Self) -> Self {
-            unsafe { Self(vminq_f32(self.0, other.0), vminq_f32(self.1, other.1)) }
-        }
-        #[inline(always)]
-        unsafe fn fma(self, other: Self, sum: Self) -> Self {
-            unsafe { Self(vfmaq_f32(sum.0, self.0, other.0), vfmaq_f32(sum.1, self.1, other.1)) }
-        }
-        #[inline(always)]
-        unsafe fn round(self) -> Self {
-            unsafe { Self(vrndnq_f32(self.0), vrndnq_f32(self.1)) }
-        }
-        #[inline(always)]
-        unsafe fn exp2(self) -> Self {
-            unsafe {
-                let power =
-                    |v| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vcvtnq_s32_f32(v), vdupq_n_s32(127))));
-                Self(power(self.0), power(self.1))
-            }
-        }
-    }
+/// Writes the first `n` lanes, or all where `n` is not less.
+#[inline(always)]
+pub(super) unsafe fn store_up_to<V: Lanes>(value: V, to: *mut f32, n: usize) {
+    // SAFETY: passed on.
+    unsafe { if n >= V::LANES { value.store(to) } else { value.store_first(to, n) } }
 }

@@ -5,28 +5,44 @@
 //! channels moves nothing, and a convolution reads its window through pointers, without an im2col matrix
 //! (indirect convolution; Dukhan, "The Indirect Convolution Algorithm", 2019).
 //!
-//! Every kernel is written once over eight lanes ([`lanes`]) and compiled for AVX2 + FMA, NEON and plain Rust; which
-//! one runs is decided once, by [`Kernels`]. Results do not depend on the number of threads: a value is always
+//! Every kernel is written once over a vector register ([`lanes`]) and compiled for AVX-512, AVX2 + FMA, NEON and plain
+//! Rust, each in a file of its own; which one runs is decided once, by [`Kernels`]. Results do not depend on the number of threads: a value is always
 //! computed by the same operations in the same order.
 //!
 //! This is the only place with `unsafe`: each public function checks its views against the buffer before it starts.
 #![allow(unsafe_code)]
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod buffer;
 pub mod clock;
 mod conv;
 mod depthwise;
+mod direct;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod peak;
+mod pixels;
+mod plain;
 mod pool;
+mod product;
 mod simple;
 #[cfg(feature = "candle")]
 pub mod train;
+mod winograd;
+
+use lanes::Lanes;
 
 pub use attention::{attention, attention_scratch};
 pub use buffer::{Buffer, View};
-pub use conv::{ConvSpec, PANEL, conv, conv_scratch, pack_conv, packed_conv_len};
+pub use conv::{Algorithm, ConvSpec, conv, conv_image, conv_scratch, conv_zeros, pack_conv, packed_conv_len};
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
+pub use peak::peak_flops;
+pub use pixels::{activate, unfold};
 pub use pool::Pool;
 pub use simple::{add, copy, export, global_average, import, max_pool, upsample, values};
 
@@ -35,6 +51,9 @@ pub use simple::{add, copy, export, global_average, import, max_pool, upsample, 
 pub enum Isa {
     /// Plain Rust.
     Portable,
+    /// AVX-512F of x86-64.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
     /// AVX2 and FMA of x86-64.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -46,15 +65,34 @@ pub enum Isa {
 impl Isa {
     /// The best that this machine has.
     pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            return Self::Avx2;
+        Self::all().next().unwrap_or(Self::Portable)
+    }
+
+    /// All that this machine has, the best first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let every = [
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx512, std::arch::is_x86_feature_detected!("avx512f")),
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx2, std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")),
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon, std::arch::is_aarch64_feature_detected!("neon")),
+            (Self::Portable, true),
+        ];
+        every.into_iter().filter(|(_, there)| *there).map(|(isa, _)| isa)
+    }
+
+    /// Values of a vector register.
+    pub fn lanes(self) -> usize {
+        match self {
+            Self::Portable => plain::Plain::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::Avx512::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::Avx2::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => neon::Neon::LANES,
         }
-        #[cfg(target_arch = "aarch64")]
-        if std::arch::is_aarch64_feature_detected!("neon") {
-            return Self::Neon;
-        }
-        Self::Portable
     }
 }
 
@@ -88,6 +126,11 @@ impl Kernels {
         Buffer::bytes(space.next_multiple_of(buffer::ALIGN) * threads.clamp(1, 256)) + Buffer::bytes(zeros)
     }
 
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
     /// Number of threads.
     pub fn threads(&self) -> usize {
         self.pool.threads()
@@ -112,16 +155,24 @@ macro_rules! for_isa {
             #[target_feature(enable = "avx2,fma")]
             unsafe fn avx2(args: &$args, item: usize, worker: usize) {
                 // SAFETY: passed on to the caller.
-                unsafe { $generic::<super::lanes::Avx2>(args, item, worker) }
+                unsafe { $generic::<super::avx2::Avx2>(args, item, worker) }
             }
-            // SAFETY: passed on to the caller; `Isa::detect` found the features.
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f")]
+            unsafe fn avx512(args: &$args, item: usize, worker: usize) {
+                // SAFETY: passed on to the caller.
+                unsafe { $generic::<super::avx512::Avx512>(args, item, worker) }
+            }
+            // SAFETY: passed on to the caller; `Isa::all` found the features.
             unsafe {
                 match isa {
-                    super::Isa::Portable => $generic::<super::lanes::Plain>(args, item, worker),
+                    super::Isa::Portable => $generic::<super::plain::Plain>(args, item, worker),
+                    #[cfg(target_arch = "x86_64")]
+                    super::Isa::Avx512 => avx512(args, item, worker),
                     #[cfg(target_arch = "x86_64")]
                     super::Isa::Avx2 => avx2(args, item, worker),
                     #[cfg(target_arch = "aarch64")]
-                    super::Isa::Neon => $generic::<super::lanes::Neon>(args, item, worker),
+                    super::Isa::Neon => $generic::<super::neon::Neon>(args, item, worker),
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Kernels that move, compare or add values.
 
-use super::lanes::{LANES, Lanes};
+use super::lanes::{Lanes, load_up_to, store_up_to};
 use super::{Buffer, Kernels, View, for_isa};
 use crate::graph::Attention;
 
@@ -30,17 +30,71 @@ pub fn import(image: &[f32], buffer: &mut Buffer, dst: View) {
 ///
 /// # Panics
 /// If the sizes differ.
-pub fn export(buffer: &Buffer, src: View, tensor: &mut [f32]) {
+pub fn export(kernels: &mut Kernels, buffer: &Buffer, src: View, tensor: &mut [f32]) {
     src.check(buffer);
     let area = src.area();
     assert_eq!(tensor.len(), src.c * area);
-    let values = &buffer.as_slice()[src.offset..];
-    // Sixteen pixels at a time: a cache line of every plane.
-    for start in (0..area).step_by(16) {
-        let n = (area - start).min(16);
+    // SAFETY: the view was checked.
+    let ends = Ends { from: unsafe { src.ptr(buffer) }, to: tensor.as_mut_ptr(), src, dst: src };
+    // A cache line of every plane at a time.
+    kernels.pool.run(area.div_ceil(LINE), &|item, _| {
+        let Ends { from, to, .. } = *ends.get();
+        let start = item * LINE;
+        let n = (area - start).min(LINE);
         for c in 0..src.c {
-            let line = &mut tensor[c * area + start..][..n];
-            line.iter_mut().enumerate().for_each(|(p, v)| *v = values[(start + p) * src.pitch + c]);
+            // SAFETY: pixels and channels are inside the view and the tensor; items write different pixels.
+            unsafe {
+                let (from, to) = (from.add(start * src.pitch + c), to.add(c * area + start));
+                if n == LINE {
+                    (0..LINE).for_each(|p| to.add(p).write(from.add(p * src.pitch).read()));
+                } else {
+                    (0..n).for_each(|p| to.add(p).write(from.add(p * src.pitch).read()));
+                }
+            }
+        }
+    });
+}
+
+/// Values of a cache line.
+const LINE: usize = 16;
+
+/// Where values come from and where they go.
+struct Ends {
+    from: *const f32,
+    to: *mut f32,
+    src: View,
+    dst: View,
+}
+
+// SAFETY: the pointers are those of a buffer that outlives the job; items of a job write different values.
+unsafe impl Sync for Ends {}
+
+impl Ends {
+    /// Both views of one buffer.
+    ///
+    /// # Panics
+    /// If they do not lie in it, or overlap.
+    fn new(buffer: &Buffer, src: View, dst: View) -> Self {
+        [src, dst].iter().for_each(|view| view.check(buffer));
+        assert!(src.disjoint(&dst), "{src:?} and {dst:?}");
+        // SAFETY: both views were checked.
+        unsafe { Self { from: src.ptr(buffer), to: dst.ptr(buffer), src, dst } }
+    }
+
+    // Closures that call it borrow the whole, which is `Sync`, and not the pointers.
+    fn get(&self) -> &Self {
+        self
+    }
+
+    /// The channels of one pixel to another.
+    ///
+    /// # Safety
+    /// Both pixels must be inside their views, and no other thread may use the second.
+    unsafe fn pixel(&self, from: usize, to: usize) {
+        // SAFETY: the promise of the caller; the views do not overlap.
+        unsafe {
+            let (from, to) = (self.from.add(from * self.src.pitch), self.to.add(to * self.dst.pitch));
+            std::ptr::copy_nonoverlapping(from, to, self.dst.c);
         }
     }
 }
@@ -49,24 +103,18 @@ pub fn export(buffer: &Buffer, src: View, tensor: &mut [f32]) {
 ///
 /// # Panics
 /// If sizes differ or the views overlap.
-pub fn copy(buffer: &mut Buffer, src: View, dst: View) {
-    [src, dst].iter().for_each(|view| view.check(buffer));
-    assert!(src.disjoint(&dst) && (src.c, src.h, src.w) == (dst.c, dst.h, dst.w));
-    let values = buffer.as_mut_slice();
-    for p in 0..src.area() {
-        let from = src.offset + p * src.pitch;
-        values.copy_within(from..from + src.c, dst.offset + p * dst.pitch);
-    }
+pub fn copy(kernels: &mut Kernels, buffer: &mut Buffer, src: View, dst: View) {
+    upsample(kernels, buffer, 1, src, dst);
 }
 
 /// The values of a packed attention input.
 ///
 /// # Panics
 /// If sizes differ or the views overlap.
-pub fn values(buffer: &mut Buffer, a: &Attention, src: View, dst: View) {
+pub fn values(kernels: &mut Kernels, buffer: &mut Buffer, a: &Attention, src: View, dst: View) {
     for head in 0..a.heads {
         let from = src.channels(head * a.packed() + 2 * a.key_dim, a.head_dim);
-        copy(buffer, from, dst.channels(head * a.head_dim, a.head_dim));
+        copy(kernels, buffer, from, dst.channels(head * a.head_dim, a.head_dim));
     }
 }
 
@@ -74,36 +122,37 @@ pub fn values(buffer: &mut Buffer, a: &Attention, src: View, dst: View) {
 ///
 /// # Panics
 /// If sizes do not fit or the views overlap.
-pub fn upsample(buffer: &mut Buffer, factor: usize, src: View, dst: View) {
-    [src, dst].iter().for_each(|view| view.check(buffer));
-    assert!(src.disjoint(&dst) && (src.c, src.h * factor, src.w * factor) == (dst.c, dst.h, dst.w));
-    let values = buffer.as_mut_slice();
-    for y in 0..dst.h {
+pub fn upsample(kernels: &mut Kernels, buffer: &mut Buffer, factor: usize, src: View, dst: View) {
+    assert_eq!((src.c, src.h * factor, src.w * factor), (dst.c, dst.h, dst.w));
+    let ends = Ends::new(buffer, src, dst);
+    kernels.pool.run(dst.h, &|y, _| {
         for x in 0..dst.w {
-            let from = src.offset + (y / factor * src.w + x / factor) * src.pitch;
-            values.copy_within(from..from + src.c, dst.offset + (y * dst.w + x) * dst.pitch);
+            // SAFETY: pixels are inside their views; items write different rows.
+            unsafe { ends.pixel(y / factor * src.w + x / factor, y * dst.w + x) }
         }
-    }
+    });
 }
 
 /// `dst = a + b`.
 ///
 /// # Panics
 /// If sizes differ, or `dst` overlaps `a` or `b`.
-pub fn add(buffer: &mut Buffer, a: View, b: View, dst: View) {
-    [a, b, dst].iter().for_each(|view| view.check(buffer));
-    assert!(a.disjoint(&dst) && b.disjoint(&dst));
+pub fn add(kernels: &mut Kernels, buffer: &mut Buffer, a: View, b: View, dst: View) {
     assert!([a, b].iter().all(|v| (v.c, v.h, v.w) == (dst.c, dst.h, dst.w)));
-    // SAFETY: the views lie in the buffer and the one that is written overlaps neither other.
-    unsafe {
-        let [pa, pb, pd] = [a, b, dst].map(|view| view.ptr(buffer));
-        for p in 0..dst.area() {
-            let x = std::slice::from_raw_parts(pa.add(p * a.pitch), a.c);
-            let y = std::slice::from_raw_parts(pb.add(p * b.pitch), b.c);
-            let out = std::slice::from_raw_parts_mut(pd.add(p * dst.pitch), dst.c);
-            out.iter_mut().zip(x).zip(y).for_each(|((out, x), y)| *out = x + y);
+    let both = [Ends::new(buffer, a, dst), Ends::new(buffer, b, dst)];
+    kernels.pool.run(dst.h, &|y, _| {
+        let [one, two] = [both[0].get(), both[1].get()];
+        for p in y * dst.w..(y + 1) * dst.w {
+            // SAFETY: pixels are inside their views, and the one that is written overlaps neither other; items write
+            // different rows.
+            unsafe {
+                let first = std::slice::from_raw_parts(one.from.add(p * a.pitch), a.c);
+                let second = std::slice::from_raw_parts(two.from.add(p * b.pitch), b.c);
+                let out = std::slice::from_raw_parts_mut(one.to.add(p * dst.pitch), dst.c);
+                out.iter_mut().zip(first).zip(second).for_each(|((out, x), y)| *out = x + y);
+            }
         }
-    }
+    });
 }
 
 /// Mean over all pixels.
@@ -167,32 +216,16 @@ unsafe fn pool_row<V: Lanes>(args: &PoolArgs, y: usize, _worker: usize) {
     let (rows, c) = (inside(y, src.h), dst.c);
     for x in 0..dst.w {
         let columns = inside(x, src.w);
-        let mut block = 0;
-        while block < c {
-            // SAFETY: pixels are inside their views, blocks of lanes inside `c` (the last overlaps the one before).
+        for at in (0..c).step_by(V::LANES) {
+            // SAFETY: pixels are inside their views, and so are `c - at` channels.
             unsafe {
-                let at = if c >= LANES { block.min(c - LANES) } else { block };
-                let to = args.to.add((y * dst.w + x) * dst.pitch + at);
-                let from = |iy: usize, ix: usize| args.from.add((iy * src.w + ix) * src.pitch + at);
-                if c >= LANES {
-                    let mut best = V::splat(f32::NEG_INFINITY);
-                    for iy in rows.clone() {
-                        for ix in columns.clone() {
-                            best = best.max(V::load(from(iy, ix)));
-                        }
+                let mut best = V::splat(f32::NEG_INFINITY);
+                for iy in rows.clone() {
+                    for ix in columns.clone() {
+                        best = best.max(load_up_to(args.from.add((iy * src.w + ix) * src.pitch + at), c - at));
                     }
-                    best.store(to);
-                    block += LANES;
-                } else {
-                    let mut best = f32::NEG_INFINITY;
-                    for iy in rows.clone() {
-                        for ix in columns.clone() {
-                            best = best.max(*from(iy, ix));
-                        }
-                    }
-                    *to = best;
-                    block += 1;
                 }
+                store_up_to(best, args.to.add((y * dst.w + x) * dst.pitch + at), c - at);
             }
         }
     }

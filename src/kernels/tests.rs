@@ -6,8 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 fn isas() -> Vec<Isa> {
-    let best = Isa::detect();
-    if best == Isa::Portable { vec![best] } else { vec![best, Isa::Portable] }
+    Isa::all().collect()
 }
 
 /// A buffer in which tensors lie between other values, which kernels must leave alone.
@@ -47,18 +46,18 @@ impl World {
         case: &str,
         out: View,
         tolerance: f64,
-        space: usize,
+        space: impl Fn(Isa) -> usize,
         expected: impl Fn(&Self, usize, usize, usize) -> f64,
-        run: impl Fn(&mut Kernels, &mut Buffer),
+        run: impl Fn(Isa, &mut Kernels, &mut Buffer),
     ) {
         let before = self.buffer.as_slice().to_vec();
         let threads = [1, 1, 2, 3][self.rng.random_range(0..4)];
         let order = || (0..out.h).flat_map(move |y| (0..out.w).flat_map(move |x| (0..out.c).map(move |c| (c, y, x))));
         let wanted: Vec<f64> = order().map(|(c, y, x)| expected(self, c, y, x)).collect();
         for isa in isas() {
-            let mut kernels = Kernels::new(isa, threads, space, 4096).unwrap();
+            let mut kernels = Kernels::new(isa, threads, space(isa), 4096).unwrap();
             self.buffer.as_mut_slice().copy_from_slice(&before);
-            run(&mut kernels, &mut self.buffer);
+            run(isa, &mut kernels, &mut self.buffer);
             let mut inside = vec![false; before.len()];
             for ((c, y, x), wanted) in order().zip(&wanted) {
                 let found = self.at(out, c, y, x);
@@ -89,31 +88,37 @@ fn out_side(side: usize, kernel: usize, stride: usize, padding: usize) -> usize 
     (side + 2 * padding - kernel) / stride + 1
 }
 
-/// One random convolution, dense or depthwise.
-fn convolution(seed: u64, deep: bool) {
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Direct,
+    Winograd,
+    Depthwise,
+}
+
+/// One random convolution.
+fn convolution(seed: u64, kind: Kind) {
+    let deep = kind == Kind::Depthwise;
     let mut world = World::new(seed);
     let rng = &mut world.rng;
-    let kernel: usize = [1, 1, 2, 3, 3, 3, 5, 7][rng.random_range(0..8)];
-    let (stride, padding) = (rng.random_range(1..4), rng.random_range(0..=kernel));
+    let (kernel, stride): (usize, usize) = match kind {
+        Kind::Winograd => (3, 1),
+        _ => ([1, 1, 2, 3, 3, 3, 5, 7][rng.random_range(0..8)], rng.random_range(1..4)),
+    };
+    let padding = rng.random_range(0..=kernel);
     let mut side = || rng.random_range(kernel.saturating_sub(2 * padding).max(1)..14);
     let (h, w) = (side(), side());
-    let c_in = rng.random_range(1..24);
-    let c_out = if deep { c_in } else { rng.random_range(1..40) };
+    let c_in = rng.random_range(1..40);
+    let c_out = if deep { c_in } else { rng.random_range(1..72) };
     let act_of = [Activation::Identity, Activation::Silu, Activation::Relu][rng.random_range(0..3)];
     let with_residual = rng.random_bool(0.4);
-    let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act: act_of };
+    let algorithm = if kind == Kind::Winograd { Algorithm::Winograd } else { Algorithm::Direct };
+    let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act: act_of, algorithm, planar: false };
     let per_group = if deep { 1 } else { c_in };
     let (oh, ow) = (out_side(h, kernel, stride, padding), out_side(w, kernel, stride, padding));
     let (src, dst) = (world.tensor(c_in, h, w), world.tensor(c_out, oh, ow));
     let residual = with_residual.then(|| world.tensor(c_out, oh, ow));
     let (weights, bias) = (world.values(c_out * per_group * kernel * kernel), world.values(c_out));
-    let mut packed = vec![f32::NAN; if deep { packed_depthwise_len(&spec) } else { packed_conv_len(&spec) }];
-    if deep {
-        pack_depthwise(&spec, &weights, &bias, &mut packed);
-    } else {
-        pack_conv(&spec, &weights, &bias, &mut packed);
-    }
-    let case = format!("seed {seed} {spec:?} depthwise {deep} on {h} x {w}, {src:?} -> {dst:?} + {residual:?}");
+    let case = format!("seed {seed} {kind:?} {spec:?} on {h} x {w}, {src:?} -> {dst:?} + {residual:?}");
     let expected = |world: &World, co: usize, y: usize, x: usize| {
         let mut sum = f64::from(bias[co]);
         for (ci, ky, kx) in
@@ -127,20 +132,41 @@ fn convolution(seed: u64, deep: bool) {
         }
         act(act_of, sum) + residual.map_or(0.0, |r| world.at(r, co, y, x))
     };
-    let run = if deep { depthwise } else { conv };
-    world.check(&case, dst, 2e-5, conv_scratch(&spec), expected, |kernels, buffer| {
-        run(kernels, buffer, &spec, &packed, src, dst, residual);
-    });
+    // Winograd's transforms cost about a decimal digit.
+    let tolerance = if kind == Kind::Winograd { 1e-4 } else { 2e-5 };
+    world.check(
+        &case,
+        dst,
+        tolerance,
+        |isa| conv_scratch(isa, &spec),
+        expected,
+        |isa, kernels, buffer| {
+            if deep {
+                let mut packed = vec![f32::NAN; packed_depthwise_len(&spec)];
+                pack_depthwise(&spec, &weights, &bias, &mut packed);
+                depthwise(kernels, buffer, &spec, &packed, src, dst, residual);
+            } else {
+                let mut packed = vec![f32::NAN; packed_conv_len(isa, &spec)];
+                pack_conv(isa, &spec, &weights, &bias, &mut packed);
+                conv(kernels, buffer, &spec, &packed, src, dst, residual);
+            }
+        },
+    );
 }
 
 #[test]
 fn dense_convolutions_of_any_shape_are_right() {
-    (0..1500).for_each(|seed| convolution(seed, false));
+    (0..1500).for_each(|seed| convolution(seed, Kind::Direct));
+}
+
+#[test]
+fn winograd_convolutions_of_any_shape_are_right() {
+    (50_000..51_500).for_each(|seed| convolution(seed, Kind::Winograd));
 }
 
 #[test]
 fn depthwise_convolutions_of_any_shape_are_right() {
-    (10_000..10_600).for_each(|seed| convolution(seed, true));
+    (10_000..10_600).for_each(|seed| convolution(seed, Kind::Depthwise));
 }
 
 #[test]
@@ -161,9 +187,16 @@ fn max_pools_of_any_shape_are_right() {
             all.map(|(iy, ix)| world.at(src, c, iy, ix)).fold(f64::NEG_INFINITY, f64::max)
         };
         let case = format!("seed {seed}: {kernel}, {stride}, {padding} of {src:?}");
-        world.check(&case, dst, 0.0, 0, expected, |kernels, buffer| {
-            max_pool(kernels, buffer, (kernel, stride, padding), src, dst);
-        });
+        world.check(
+            &case,
+            dst,
+            0.0,
+            |_| 0,
+            expected,
+            |_, kernels, buffer| {
+                max_pool(kernels, buffer, (kernel, stride, padding), src, dst);
+            },
+        );
     }
 }
 
@@ -180,10 +213,7 @@ fn attention_of_any_shape_is_right() {
         };
         let (h, w) = (rng.random_range(1..8), rng.random_range(1..8));
         let (src, dst) = (world.tensor(a.heads * a.packed(), h, w), world.tensor(a.heads * a.head_dim, h, w));
-        let (shared_len, space) = attention_scratch(&a, h * w);
-        let mut place = Buffer::zeroed(world.used + shared_len).unwrap();
-        place.as_mut_slice()[..world.used].copy_from_slice(&world.buffer.as_slice()[..world.used]);
-        let shared = View::dense(world.used, shared_len, 1, 1);
+        let used = world.used;
         let expected = |world: &World, c: usize, y: usize, x: usize| {
             let (head, channel) = (c / a.head_dim, c % a.head_dim);
             let at = |c: usize, p: usize| world.at(src, head * a.packed() + c, p / w, p % w);
@@ -197,7 +227,10 @@ fn attention_of_any_shape_is_right() {
         };
         let case = format!("seed {seed}: {a:?} on {h} x {w}");
         // The working space lies in a second buffer, so that only the output changes in the first.
-        world.check(&case, dst, 1e-5, space, expected, |kernels, buffer| {
+        let space = |isa| attention_scratch(isa, &a, h * w).1;
+        world.check(&case, dst, 1e-5, space, expected, |isa, kernels, buffer| {
+            let shared_len = attention_scratch(isa, &a, h * w).0;
+            let shared = View::dense(used, shared_len, 1, 1);
             let mut whole = Buffer::zeroed(shared.offset + shared_len).unwrap();
             whole.as_mut_slice()[..shared.offset].copy_from_slice(&buffer.as_slice()[..shared.offset]);
             attention(kernels, &mut whole, &a, src, dst, shared);
@@ -216,37 +249,44 @@ fn moves_and_sums_are_exact() {
         let (copied, large) = (world.tensor(c, h, w), world.tensor(c, h * factor, w * factor));
         let (sum, mean) = (world.tensor(c, h, w), world.tensor(c, 1, 1));
         let case = format!("seed {seed}: {a:?}");
-        world.check(&case, copied, 0.0, 0, |s, c, y, x| s.at(a, c, y, x), |_, buffer| copy(buffer, a, copied));
+        world.check(
+            &case,
+            copied,
+            0.0,
+            |_| 0,
+            |s, c, y, x| s.at(a, c, y, x),
+            |_, kernels, buffer| copy(kernels, buffer, a, copied),
+        );
         world.check(
             &case,
             large,
             0.0,
-            0,
+            |_| 0,
             |s, c, y, x| s.at(a, c, y / factor, x / factor),
-            |_, buffer| {
-                upsample(buffer, factor, a, large);
+            |_, kernels, buffer| {
+                upsample(kernels, buffer, factor, a, large);
             },
         );
         world.check(
             &case,
             sum,
             1e-7,
-            0,
+            |_| 0,
             |s, c, y, x| s.at(a, c, y, x) + s.at(b, c, y, x),
-            |_, buffer| {
-                add(buffer, a, b, sum);
+            |_, kernels, buffer| {
+                add(kernels, buffer, a, b, sum);
             },
         );
         let average = |s: &World, c: usize, _: usize, _: usize| {
             (0..h * w).map(|p| s.at(a, c, p / w, p % w)).sum::<f64>() / (h * w) as f64
         };
-        world.check(&case, mean, 1e-6, 0, average, |_, buffer| global_average(buffer, a, mean));
+        world.check(&case, mean, 1e-6, |_| 0, average, |_, _, buffer| global_average(buffer, a, mean));
 
         let image = world.values(c * h * w);
         let mut back = vec![0.0; c * h * w];
         let planes = |_: &World, c: usize, y: usize, x: usize| f64::from(image[(c * h + y) * w + x]);
-        world.check(&case, b, 0.0, 0, planes, |_, buffer| import(&image, buffer, b));
-        export(&world.buffer, b, &mut back);
+        world.check(&case, b, 0.0, |_| 0, planes, |_, _, buffer| import(&image, buffer, b));
+        export(&mut Kernels::new(Isa::Portable, 2, 0, 0).unwrap(), &world.buffer, b, &mut back);
         assert_eq!(back, image, "{case}");
     }
 }
@@ -255,14 +295,23 @@ fn moves_and_sums_are_exact() {
 fn silu_is_right_over_the_whole_range() {
     // A convolution of 1 by 1 that passes its input on is a way to the function for every instruction set.
     let inputs: Vec<f32> = (-4000..4000).map(|i| i as f32 * 0.025).chain([-1e30, 1e30, -88.5, 88.5, 0.0]).collect();
-    let spec = ConvSpec { c_in: 1, c_out: 1, kernel: 1, stride: 1, padding: 0, act: Activation::Silu };
-    let mut packed = vec![0.0; packed_conv_len(&spec)];
-    pack_conv(&spec, &[1.0], &[0.0], &mut packed);
+    let spec = ConvSpec {
+        c_in: 1,
+        c_out: 1,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+        act: Activation::Silu,
+        algorithm: Algorithm::Direct,
+        planar: false,
+    };
     let n = inputs.len();
     for isa in isas() {
         let mut buffer = Buffer::zeroed(2 * n).unwrap();
         buffer.as_mut_slice()[..n].copy_from_slice(&inputs);
-        let mut kernels = Kernels::new(isa, 1, conv_scratch(&spec), 16).unwrap();
+        let mut packed = vec![0.0; packed_conv_len(isa, &spec)];
+        pack_conv(isa, &spec, &[1.0], &[0.0], &mut packed);
+        let mut kernels = Kernels::new(isa, 1, conv_scratch(isa, &spec), conv_zeros(&spec)).unwrap();
         let (src, dst) = (View::dense(0, 1, 1, n), View::dense(n, 1, 1, n));
         conv(&mut kernels, &mut buffer, &spec, &packed, src, dst, None);
         for (x, y) in inputs.iter().zip(&buffer.as_slice()[n..]) {

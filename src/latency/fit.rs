@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Tiles that are tried.
-const TILES: [usize; 6] = [1, 4, 6, 8, 12, 16];
+const TILES: [usize; 8] = [1, 4, 6, 8, 12, 16, 24, 32];
 
 /// The fitted time of one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,8 +19,11 @@ pub struct LayerTime {
 pub(super) type Sample = (usize, usize, f64);
 
 impl LayerTime {
-    /// Milliseconds at an input and an output width.
+    /// Milliseconds at an input and an output width; a layer without channels on either side is not there.
     pub fn millis(&self, c_in: usize, c_out: usize) -> f64 {
+        if c_in == 0 || c_out == 0 {
+            return 0.0;
+        }
         let features = features(self.tile, c_in, c_out);
         self.coefficients.iter().zip(features).map(|(c, f)| c * f).sum()
     }

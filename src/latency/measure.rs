@@ -2,7 +2,7 @@
 
 use super::fit::Sample;
 use super::{LatencyTable, LayerTime, compositions};
-use crate::engine::{Engine, EngineError, Options};
+use crate::engine::{Engine, EngineError, LeastTimes, Options, time_round};
 use crate::group::Groups;
 use crate::model::Model;
 use crate::surgery::{Selection, SurgeryError, cut};
@@ -37,6 +37,44 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+/// Differently cut networks, each with the widths of its groups; made one after the other.
+pub struct Networks<'a> {
+    model: &'a Model,
+    groups: &'a Groups,
+    plans: Vec<Vec<usize>>,
+}
+
+impl<'a> Networks<'a> {
+    /// Networks of random widths; the first is uncut. `levels` are the widths each group may have.
+    pub fn new(model: &'a Model, groups: &'a Groups, levels: &[Vec<usize>], sampling: &Sampling) -> Self {
+        let mut rng = StdRng::seed_from_u64(sampling.seed);
+        let mut plans: Vec<Vec<usize>> = vec![groups.groups.iter().map(|g| g.width()).collect()];
+        while plans.len() < sampling.networks.max(4) {
+            plans.push(levels.iter().map(|l| l.choose(&mut rng).copied().unwrap_or(1)).collect());
+        }
+        Self { model, groups, plans }
+    }
+
+    /// The networks in their order.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Model, LatencyError>> + '_ {
+        self.plans.iter().map(|plan| Ok(cut(self.model, self.groups, &Selection::first(self.groups, plan))?))
+    }
+
+    /// Fits the table to the times of all networks, in their order. Every fifth network is held out first, to see how
+    /// far predictions can be trusted; then all are fitted for the table itself.
+    pub fn tabulate(&self, runs: &[LeastTimes], fingerprint: &str) -> LatencyTable {
+        let (model, groups, plans) = (self.model, self.groups, &self.plans);
+        let held_out = |network: usize| network % 5 == 4;
+        let fitted = fit(model, groups, plans, runs, fingerprint, |n| !held_out(n));
+        let mut errors: Vec<f64> = (0..runs.len())
+            .filter(|n| held_out(*n))
+            .map(|n| (fitted.predict(&model.graph, groups, &plans[n]) / runs[n].frame - 1.0).abs())
+            .collect();
+        errors.sort_by(f64::total_cmp);
+        LatencyTable { held_out_errors: errors, ..fit(model, groups, plans, runs, fingerprint, |_| true) }
+    }
+}
+
 /// Measures the layers of a model on this machine. `levels` are the widths each group may have.
 ///
 /// # Errors
@@ -49,70 +87,35 @@ pub fn measure(
     fingerprint: String,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<LatencyTable, LatencyError> {
-    let mut rng = StdRng::seed_from_u64(sampling.seed);
-    // 1. Networks of random widths; the first is uncut.
-    let mut plans: Vec<Vec<usize>> = vec![groups.groups.iter().map(|g| g.width()).collect()];
-    while plans.len() < sampling.networks.max(4) {
-        plans.push(levels.iter().map(|l| l.choose(&mut rng).copied().unwrap_or(1)).collect());
-    }
+    let networks = Networks::new(model, groups, levels, sampling);
     let (height, width) = sampling.size;
     let options = Options { threads: sampling.threads, ..Options::default() };
-    let mut runs = Vec::new();
-    for plan in &plans {
-        let engine = Engine::new(&cut(model, groups, &Selection::first(groups, plan))?, height, width, &options)?;
-        runs.push(Run { engine, steps: vec![f64::INFINITY; model.graph.nodes.len()], frame: f64::INFINITY });
+    let mut engines = Vec::new();
+    for network in networks.iter() {
+        engines.push(Engine::new(&network?, height, width, &options)?);
     }
+    let mut runs = vec![LeastTimes::unseen(model.graph.nodes.len()); engines.len()];
 
-    // 2. In every round each network runs once to warm its weights and once on the clock, in a new order.
+    // In every round the networks run in a new order.
     let input = vec![0.5; model.graph.input_channels() * height * width];
-    let mut order: Vec<usize> = (0..runs.len()).collect();
-    for round in 0..sampling.rounds.max(1) {
+    let mut rng = StdRng::seed_from_u64(sampling.seed);
+    let mut order: Vec<usize> = (0..engines.len()).collect();
+    let (mut done, all) = (0, sampling.rounds.max(1) * engines.len());
+    for _ in 0..sampling.rounds.max(1) {
         order.shuffle(&mut rng);
-        for (done, network) in order.iter().enumerate() {
-            runs[*network].time(&input)?;
-            progress(round * runs.len() + done + 1, sampling.rounds.max(1) * runs.len());
-        }
+        time_round(&mut engines, &order, &input, &mut runs, &mut || {
+            done += 1;
+            progress(done, all);
+        })?;
     }
-
-    // 3. Every fifth network is held out, the others are fitted; then all are fitted for the table itself.
-    let held_out = |network: usize| network % 5 == 4;
-    let fitted = fit(model, groups, &plans, &runs, &fingerprint, |n| !held_out(n));
-    let mut errors: Vec<f64> = (0..runs.len())
-        .filter(|n| held_out(*n))
-        .map(|n| (fitted.predict(&model.graph, groups, &plans[n]) / runs[n].frame - 1.0).abs())
-        .collect();
-    errors.sort_by(f64::total_cmp);
-    Ok(LatencyTable { held_out_errors: errors, ..fit(model, groups, &plans, &runs, &fingerprint, |_| true) })
-}
-
-/// A network and the least times seen.
-struct Run {
-    engine: Engine,
-    steps: Vec<f64>,
-    frame: f64,
-}
-
-impl Run {
-    fn time(&mut self, input: &[f32]) -> Result<(), EngineError> {
-        self.engine.run(input)?;
-        let mut frame = 0.0;
-        let mut steps = vec![0.0; self.steps.len()];
-        for step in self.engine.profile(input)? {
-            let millis = step.nanos as f64 / 1e6;
-            steps[step.node.index()] += millis;
-            frame += millis;
-        }
-        self.steps.iter_mut().zip(steps).for_each(|(least, now)| *least = least.min(now));
-        self.frame = self.frame.min(frame);
-        Ok(())
-    }
+    Ok(networks.tabulate(&runs, &fingerprint))
 }
 
 fn fit(
     model: &Model,
     groups: &Groups,
     plans: &[Vec<usize>],
-    runs: &[Run],
+    runs: &[LeastTimes],
     fingerprint: &str,
     used: impl Fn(usize) -> bool,
 ) -> LatencyTable {
@@ -121,7 +124,7 @@ fn fit(
         let (input, output) = compositions(&model.graph, groups, id);
         let sample = |n: &usize| {
             let width = |g: crate::group::GroupId| plans[*n][g.index()];
-            (input.width(width), output.width(width), runs[*n].steps[id.index()])
+            (input.width(width), output.width(width), runs[*n].nodes[id.index()])
         };
         let samples: Vec<Sample> = used.iter().map(sample).filter(|(_, _, t)| *t > 0.0).collect();
         LayerTime::fit(&samples)

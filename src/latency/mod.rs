@@ -5,11 +5,13 @@
 //! output width is fitted to what was seen ([`LayerTime`]). Timing inside whole networks keeps caches and memory
 //! traffic as they will be, and networks that took no part in the fit show how far predictions can be trusted.
 
+mod estimate;
 mod fit;
 mod measure;
 
+pub use estimate::{Speed, estimate};
 pub use fit::LayerTime;
-pub use measure::{LatencyError, Sampling, measure};
+pub use measure::{LatencyError, Networks, Sampling, measure};
 
 use crate::graph::{Graph, NodeId};
 use crate::group::{Composition, GroupId, Groups};

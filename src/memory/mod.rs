@@ -110,14 +110,19 @@ fn homes(graph: &Graph) -> Vec<NodeId> {
 
 /// The kernels' sizes.
 pub fn kernels(graph: &Graph, groups: &Groups) -> Vec<KernelBytes> {
-    let of = |(node, conv): (NodeId, &crate::graph::Conv)| {
+    let of = |node: NodeId| {
+        let (taps, depthwise) = match &graph.node(node).op {
+            Op::Conv(conv) => (conv.kernel * conv.kernel, conv.is_depthwise()),
+            Op::ConvTranspose(conv) => (conv.factor * conv.factor, false),
+            _ => return None,
+        };
         let (input, output) = (groups.composition(graph.node(node).inputs[0]), groups.composition(node));
         let mut scope: Vec<GroupId> = input.parts.iter().chain(&output.parts).map(|(group, _)| *group).collect();
         scope.sort_unstable();
         scope.dedup();
-        KernelBytes { node, scope, input, output, taps: conv.kernel * conv.kernel, depthwise: conv.is_depthwise() }
+        Some(KernelBytes { node, scope, input, output, taps, depthwise })
     };
-    graph.convs().map(of).collect()
+    graph.ids().filter_map(of).collect()
 }
 
 #[cfg(test)]

@@ -1,18 +1,21 @@
 //! The one-file format: safetensors whose metadata holds the graph, the names and the provenance.
 //!
 //! Any safetensors reader sees the tensors; this module also rebuilds the network. Metadata keys:
-//! `secateurs.format` (version), `secateurs.graph` and `secateurs.info` (JSON).
+//! `secateurs.format` (version), `secateurs.graph` and `secateurs.info` (JSON). Kernels with many zeros are packed.
 
+use super::sparse::{self, Packed};
 use super::{Info, Model, ModelError, Tensor, Weights};
 use crate::files;
 use crate::graph::Graph;
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Version of the format this build writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version of the format that this build reads. Files without packed zeros are written as version 1, the others as
+/// version 2.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A model file that cannot be read or written.
 #[derive(Debug, Error)]
@@ -76,7 +79,9 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Model, FileError> {
     }
     let graph: Graph = serde_json::from_str(text(KEY_GRAPH)?).map_err(|e| fail(format!("`{KEY_GRAPH}`: {e}")))?;
     let info: Info = serde_json::from_str(text(KEY_INFO)?).map_err(|e| fail(format!("`{KEY_INFO}`: {e}")))?;
-    let weights = tensors(path, bytes)?;
+    let mut weights = tensors(path, bytes)?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| fail(format!("not a safetensors file: {e}")))?;
+    sparse::unpack(&graph, &file, &mut weights).map_err(fail)?;
     Model::new(graph, weights, info).map_err(|source| FileError::Model { path: path.into(), source })
 }
 
@@ -128,17 +133,30 @@ pub fn save(model: &Model, path: &Path) -> Result<(), FileError> {
 /// If the tensors are too many for the format.
 pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     let json = |value: serde_json::Result<String>| value.map_err(|e| e.to_string());
+    let packed: BTreeMap<&str, Packed> =
+        model.weights.iter().filter_map(|(key, tensor)| Some((key.as_str(), sparse::pack(tensor)?))).collect();
+    let version = if packed.is_empty() { 1 } else { FORMAT_VERSION };
     let metadata = HashMap::from([
-        (KEY_FORMAT.to_owned(), FORMAT_VERSION.to_string()),
+        (KEY_FORMAT.to_owned(), version.to_string()),
         (KEY_GRAPH.to_owned(), json(serde_json::to_string(&model.graph))?),
         (KEY_INFO.to_owned(), json(serde_json::to_string(&model.info))?),
     ]);
-    let views = model.weights.iter().map(|(key, tensor)| {
-        let bytes: &[u8] = bytemuck::cast_slice(tensor.data());
-        safetensors::tensor::TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytes)
-            .map(|view| (key.as_str(), view))
-    });
-    let views = views.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let mut views = Vec::new();
+    let mut put = |key: String, dtype: Dtype, shape: Vec<usize>, bytes| {
+        let view = TensorView::new(dtype, shape, bytes).map_err(|e| e.to_string())?;
+        views.push((key, view));
+        Ok::<(), String>(())
+    };
+    for (key, tensor) in &model.weights {
+        match packed.get(key.as_str()) {
+            Some(Packed { bits, values }) => {
+                put(format!("{key}{}", sparse::BITS), Dtype::U8, vec![bits.len()], bits)?;
+                let bytes = bytemuck::cast_slice(values);
+                put(format!("{key}{}", sparse::VALUES), Dtype::F32, vec![values.len()], bytes)?;
+            }
+            None => put(key.clone(), Dtype::F32, tensor.shape().to_vec(), bytemuck::cast_slice(tensor.data()))?,
+        }
+    }
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| e.to_string())?;
     Ok(sorted_header(bytes))
 }

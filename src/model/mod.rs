@@ -2,6 +2,7 @@
 
 mod file;
 mod fold;
+mod sparse;
 mod tensor;
 
 pub use file::{FORMAT_VERSION, FileError, MAX_FILE, from_bytes, is_own_format, load, save, tensors, to_bytes};
@@ -33,9 +34,34 @@ pub struct Info {
     /// Side of the square image the model was trained for, pixels.
     #[serde(default)]
     pub imgsz: Option<usize>,
+    /// What is done to an image `[3, H, W]` of values 0 to 1 before the network sees it; nothing if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalise: Option<Normalise>,
     /// Where the model came from and what was done to it: free keys and values.
     #[serde(default)]
     pub provenance: BTreeMap<String, String>,
+}
+
+/// Every channel less its mean, divided by its deviation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Normalise {
+    /// Mean of red, green and blue.
+    pub mean: [f32; 3],
+    /// Deviation of red, green and blue.
+    pub deviation: [f32; 3],
+}
+
+impl Normalise {
+    /// What the published classifiers were trained with on ImageNet.
+    pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
+
+    /// Normalises an image `[3, H, W]`.
+    pub fn apply(&self, image: &mut [f32]) {
+        let area = (image.len() / 3).max(1);
+        for (plane, (mean, deviation)) in image.chunks_mut(area).zip(self.mean.iter().zip(self.deviation)) {
+            plane.iter_mut().for_each(|v| *v = (*v - mean) / deviation);
+        }
+    }
 }
 
 impl Info {
@@ -117,6 +143,12 @@ impl Model {
     /// If the graph does not list the key; [`Model::new`] made sure that all listed keys exist.
     pub fn tensor(&self, key: &str) -> &Tensor {
         &self.weights[key]
+    }
+
+    /// Trained values that are zero.
+    pub fn zeros(&self) -> usize {
+        let trained = self.graph.params().into_iter().filter(|p| p.trainable);
+        trained.map(|p| self.tensor(&p.key).data().iter().filter(|v| **v == 0.0).count()).sum()
     }
 
     /// Bytes of all tensors in f32.

@@ -1,10 +1,13 @@
 //! What is to be done, and what is told while it is done.
 
-use crate::importance::Criterion;
+use crate::importance::{Criterion, Pattern};
+use crate::latency::Speed;
 use crate::repair::Method;
 use crate::report::Asked;
+use crate::session::Session;
 use crate::train::optim::Rule;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A job with every default filled in.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct Job {
     pub threads: usize,
     /// Budgets and floors.
     pub budget: Asked,
+    /// Single weights to set to zero; none cuts channels.
+    pub pattern: Option<Pattern>,
     /// Widths are multiples of this.
     pub grid: usize,
     /// The least share of a group's channels that stays.
@@ -41,10 +46,24 @@ pub struct Job {
     pub warmup: usize,
     /// Runs on the clock.
     pub runs: usize,
+    /// Where networks are timed while plans are made.
+    pub timing: Timing,
     /// Where the results go.
     pub out: PathBuf,
     /// Where measurements are kept for the next run.
     pub cache: PathBuf,
+}
+
+/// Where networks are timed.
+#[derive(Clone, Debug, Default)]
+pub enum Timing {
+    /// On this machine.
+    #[default]
+    Here,
+    /// On a device.
+    Device(Arc<Session>),
+    /// Nowhere: two figures of the device's processor stand in.
+    Estimate(Speed),
 }
 
 /// Fine-tuning as a user states it.

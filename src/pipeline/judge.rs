@@ -5,7 +5,7 @@ use crate::data::Dataset;
 use crate::engine;
 use crate::eval::{self, Prepared};
 use crate::graph::Head;
-use crate::model::Model;
+use crate::model::{self, Model};
 use crate::report::Stage;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -35,9 +35,6 @@ impl<'a> Judge<'a> {
     /// If one cannot be read.
     pub fn new(source: &'a Source, job: &Job) -> Result<Self, PipelineError> {
         let truth = match source.model.graph.head {
-            Head::Detect { .. } => {
-                Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?)
-            }
             Head::Classify { .. } => {
                 let all = source.train.items.len();
                 let mut chosen = sample(&mut StdRng::seed_from_u64(job.seed), all, TRAIN_SAMPLE.min(all)).into_vec();
@@ -45,8 +42,17 @@ impl<'a> Judge<'a> {
                 let items = chosen.into_iter().map(|item| source.train.items[item].clone()).collect();
                 Truth::Classes(Dataset { names: source.train.names.clone(), items, annotations: None })
             }
+            _ => Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?),
         };
         Ok(Self { source, threads: job.threads, truth })
+    }
+
+    /// The validation images of a detector.
+    pub fn prepared(&self) -> Option<&Prepared> {
+        match &self.truth {
+            Truth::Boxes(prepared) => Some(prepared),
+            Truth::Classes(_) => None,
+        }
     }
 
     /// The figures of a model.
@@ -60,7 +66,9 @@ impl<'a> Judge<'a> {
         let memory = engine::plan_memory(&model.graph, side, side, &options);
         let sizes = Stage {
             params: cost.params,
+            zeros: model.zeros(),
             macs: cost.macs,
+            file_bytes: model::to_bytes(model).map_err(PipelineError::stage("evaluation"))?.len(),
             peak_memory_bytes: memory.map_err(PipelineError::stage("memory"))?.total(),
             ..Stage::default()
         };

@@ -1,12 +1,16 @@
 //! Times uncut and cut networks in turn, and judges the budgets.
 
-use super::job::Job;
+use super::job::{Event, Job, Listener, Timing};
 use super::{PipelineError, Source};
-use crate::bench::{self, Distribution};
+use crate::bench::{self, Distribution, Measured, TableSpec};
+use crate::board::Board;
 use crate::engine::{self, Engine, Options};
-use crate::model::Model;
+use crate::latency::{self, LatencyError, LatencyTable, Networks, Sampling, Speed};
+use crate::model::{self, Model};
 use crate::report::{Asked, Report, Stage, Verdict};
+use crate::session::{Frames, Session};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// Runs of each network while plans are settled.
 pub const SETTLE_RUNS: usize = 120;
@@ -22,7 +26,24 @@ pub struct Against {
     pub ratio: f64,
 }
 
-/// Measures a model against the uncut one, alternating frame by frame.
+impl Against {
+    /// What a measurement in turn says; none if there was only one network.
+    pub fn of(measured: &Measured) -> Option<Self> {
+        let uncut = measured.against.as_ref()?;
+        Some(Self { uncut: uncut.latency.clone(), cut: measured.latency.clone(), ratio: uncut.pair_ratio })
+    }
+
+    /// The ratio for settling plans, steadier on a busy machine: processor times where one thread runs.
+    pub fn steady_ratio(&self, threads: usize) -> f64 {
+        if threads == 1 && self.uncut.cpu_p50_ms > 0.0 {
+            self.cut.cpu_p50_ms / self.uncut.cpu_p50_ms
+        } else {
+            self.ratio
+        }
+    }
+}
+
+/// Measures a model against the uncut one, alternating frame by frame, where the job says.
 pub fn in_turn(
     uncut: &Model,
     other: &Model,
@@ -30,6 +51,9 @@ pub fn in_turn(
     job: &Job,
     runs: usize,
 ) -> Result<Against, PipelineError> {
+    if let Timing::Device(session) = &job.timing {
+        return on_device(session, uncut, other, source, job, runs);
+    }
     let engine = |model: &Model| {
         let options = Options { threads: job.threads, ..Options::default() };
         Engine::new(model, source.imgsz, source.imgsz, &options).map_err(PipelineError::stage("measurement"))
@@ -41,6 +65,80 @@ pub fn in_turn(
     Ok(Against { uncut: found.a, cut: found.b, ratio: found.pair_ratio })
 }
 
+fn on_device(
+    session: &Session,
+    uncut: &Model,
+    other: &Model,
+    source: &Source,
+    job: &Job,
+    runs: usize,
+) -> Result<Against, PipelineError> {
+    // The uncut model is always the same file, so that it is copied to the device once.
+    let path = |name: &str| job.cache.join(format!("{name}-{}.safetensors", std::process::id()));
+    let (one, two) = (path("uncut"), path("cut"));
+    let saved = [(uncut, &one), (other, &two)].into_iter().try_for_each(|(model, path)| model::save(model, path));
+    let frames = Frames { imgsz: source.imgsz, warmup: job.warmup.min(runs), runs, phases: false };
+    let record = saved
+        .map_err(PipelineError::stage("measurement"))
+        .and_then(|()| session.versus(Some(&two), &one, &frames, &mut |_, _| ()).map_err(PipelineError::Session));
+    for path in [&one, &two] {
+        let _ = std::fs::remove_file(path);
+    }
+    Against::of(&record?.measured).ok_or_else(|| PipelineError::stage("measurement")("nothing ran in turn"))
+}
+
+/// A latency table of the job's networks, measured or estimated where the job says.
+pub fn table(
+    job: &Job,
+    source: &Source,
+    levels: &[Vec<usize>],
+    sampling: &Sampling,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<LatencyTable, PipelineError> {
+    let failed = PipelineError::stage("latency table");
+    let (model, groups, fingerprint) = (&source.model, &source.groups, fingerprint(job, source.imgsz));
+    match &job.timing {
+        Timing::Here => latency::measure(model, groups, levels, sampling, fingerprint, progress).map_err(failed),
+        Timing::Estimate(speed) => latency::estimate(&model.graph, sampling.size, speed, &fingerprint)
+            .map_err(PipelineError::stage("latency table")),
+        Timing::Device(session) => {
+            let networks = Networks::new(model, groups, levels, sampling);
+            let graphs = networks.iter().map(|network| Ok(network?.graph)).collect::<Result<_, LatencyError>>();
+            let Sampling { size, threads, rounds, seed, .. } = *sampling;
+            let spec = TableSpec { size, threads, networks: graphs.map_err(failed)?, rounds, seed };
+            let times = session.table(&spec, &job.cache, progress).map_err(PipelineError::Session)?;
+            Ok(networks.tabulate(&times, &fingerprint))
+        }
+    }
+}
+
+/// The cut model's share of the uncut one's latency: measured, or as predicted where nothing can be measured.
+pub fn ratio(cut: &Model, predicted: f64, source: &Source, job: &Job) -> Result<f64, PipelineError> {
+    match job.timing {
+        Timing::Estimate(_) => Ok(predicted),
+        _ => Ok(in_turn(&source.model, cut, source, job, SETTLE_RUNS)?.steady_ratio(job.threads)),
+    }
+}
+
+/// The last measurement of a job, on the way to the device's own: entered into the report with the verdict.
+pub fn conclude(
+    report: &mut Report,
+    uncut: &Model,
+    last: &Model,
+    source: &Source,
+    job: &Job,
+    tell: Listener,
+) -> Result<(), PipelineError> {
+    if let Timing::Estimate(_) = job.timing {
+        enter_simulated(report, "estimated");
+        return Ok(());
+    }
+    tell(Event::Stage("Measuring", format!("uncut and cut in turn, {} runs each", job.runs)));
+    let against = in_turn(uncut, last, source, job, job.runs)?;
+    enter(report, &against);
+    Ok(())
+}
+
 /// Peak memory of a model in the runtime that ships, bytes.
 pub fn memory(model: &Model, source: &Source, job: &Job) -> Result<usize, PipelineError> {
     let options = Options { threads: job.threads, ..Options::default() };
@@ -49,8 +147,10 @@ pub fn memory(model: &Model, source: &Source, job: &Job) -> Result<usize, Pipeli
 }
 
 /// The share of the uncut network's latency that the budgets allow: the tighter one where both are given.
-pub fn allowed_ratio(job: &Job, source: &Source) -> Result<Option<f64>, PipelineError> {
+/// `predicted_ms` is the uncut network's latency by the table, for where nothing can be measured.
+pub fn allowed_ratio(job: &Job, source: &Source, predicted_ms: f64) -> Result<Option<f64>, PipelineError> {
     let by_millis = match job.budget.latency_ms {
+        Some(limit) if matches!(job.timing, Timing::Estimate(_)) => Some(limit / predicted_ms),
         Some(limit) => {
             let uncut = in_turn(&source.model, &source.model, source, job, SETTLE_RUNS)?.uncut;
             Some(limit / percentile(&uncut, job.budget.percentile))
@@ -79,36 +179,88 @@ pub fn enter(report: &mut Report, against: &Against) {
     report.verdict = judge(report, against);
 }
 
-/// Whether the budgets hold, in words.
+/// Enters that the device was simulated: no stage has a latency, and no latency budget is judged.
+pub fn enter_simulated(report: &mut Report, why: &str) {
+    report.uncut.latency = None;
+    report.last_mut().latency = None;
+    report.verdict = judge_simulated(report, why);
+}
+
+/// Whether the budgets hold that need no clock, in words.
+pub fn judge_simulated(report: &Report, why: &str) -> Verdict {
+    let mut verdict = judge_rest(report);
+    verdict.simulated = Some(why.into());
+    if report.budget.latency_ms.is_some() || report.budget.latency_ratio.is_some() {
+        verdict.sentences.insert(0, format!("latency: not measured on the device ({why}), nothing is claimed"));
+    }
+    verdict
+}
+
+/// Whether the budgets hold, in words. Milliseconds are judged by the bound of their percentile where there are frames
+/// enough for one: the claim is about frames that were not measured, too.
 pub fn judge(report: &Report, against: &Against) -> Verdict {
     let asked = &report.budget;
-    let last: &Stage = report.last();
-    let mut verdict = Verdict {
-        latency_ratio: against.ratio,
-        latency_ok: true,
-        memory_ok: true,
-        accuracy_ok: true,
-        sentences: vec![],
+    let mut verdict = Verdict { latency_ratio: against.ratio, ..judge_rest(report) };
+    let mut sentences = Vec::new();
+    let last = report.last();
+    if 4 * last.zeros > last.params {
+        sentences.push(format!(
+            "{:.0} % of the weights are zero: the file is {:.2}x as large, but this engine multiplies by zeros too, so the latency \
+             is {:.3}x",
+            100.0 * last.zeros as f64 / last.params.max(1) as f64,
+            last.file_bytes as f64 / report.uncut.file_bytes.max(1) as f64,
+            against.ratio
+        ));
+    }
+    let mut check = |what: String, ok: bool| {
+        verdict.latency_ok &= ok;
+        sentences.push(sentence(&what, ok));
     };
-    let word = |ok: bool| if ok { "holds" } else { "is missed" };
-    let mut check = |slot: &mut bool, what: String, ok: bool| {
-        *slot &= ok;
-        verdict.sentences.push(format!("{what}: {}", word(ok)));
-    };
-    let measured = percentile(&against.cut, asked.percentile);
     if let Some(limit) = asked.latency_ms {
-        check(
-            &mut verdict.latency_ok,
-            format!("p{} {measured:.2} ms of {limit:.2} ms", asked.percentile),
-            measured <= limit,
-        );
+        let bound = bound(&against.cut, asked.percentile);
+        let measured = bound.unwrap_or_else(|| percentile(&against.cut, asked.percentile));
+        let sure = if bound.is_some() { " with 95 % confidence" } else { "" };
+        check(format!("p{} {measured:.2} ms{sure} of {limit:.2} ms", asked.percentile), measured <= limit);
     }
     if let Some(limit) = asked.latency_ratio {
-        check(&mut verdict.latency_ok, format!("{:.3}x of {limit:.3}x latency", against.ratio), against.ratio <= limit);
+        check(format!("{:.3}x of {limit:.3}x latency", against.ratio), against.ratio <= limit);
     }
+    verdict.sentences.splice(0..0, sentences);
+    verdict
+}
+
+/// What a percentile is at most with 95 % confidence; none without frames enough.
+fn bound(distribution: &Distribution, percentile: u8) -> Option<f64> {
+    match percentile {
+        99 => distribution.p99_bound_ms,
+        95 => distribution.p95_bound_ms,
+        _ => None,
+    }
+}
+
+fn sentence(what: &str, ok: bool) -> String {
+    format!("{what}: {}", if ok { "holds" } else { "is missed" })
+}
+
+/// Whether the budgets of memory and accuracy hold.
+fn judge_rest(report: &Report) -> Verdict {
+    let asked = &report.budget;
+    let last: &Stage = report.last();
+    let mut verdict = Verdict { latency_ok: true, memory_ok: true, accuracy_ok: true, ..Verdict::default() };
+    let mut check = |slot: &mut bool, what: String, ok: bool| {
+        *slot &= ok;
+        verdict.sentences.push(sentence(&what, ok));
+    };
     if let Some(limit) = asked.memory_mib {
         let mib = last.peak_memory_bytes as f64 / f64::from(1 << 20);
         check(&mut verdict.memory_ok, format!("{mib:.2} MiB of {limit:.2} MiB"), mib <= limit);
+    }
+    if let Some(limit) = asked.params {
+        check(&mut verdict.memory_ok, format!("{} of {limit} parameters", last.params), last.params <= limit);
+    }
+    if let Some(limit) = asked.file_mib {
+        let mib = last.file_bytes as f64 / f64::from(1 << 20);
+        check(&mut verdict.memory_ok, format!("file of {mib:.2} MiB, {limit:.2} MiB allowed"), mib <= limit);
     }
     if let Some(floor) = asked.min_map {
         check(
@@ -134,15 +286,22 @@ pub fn describe(asked: &Asked) -> String {
         asked.latency_ms.map(|ms| format!("p{} within {ms} ms", asked.percentile)),
         asked.latency_ratio.map(|r| format!("{r}x the uncut latency")),
         asked.memory_mib.map(|mib| format!("{mib} MiB")),
+        asked.params.map(|params| format!("{params} parameters")),
+        asked.file_mib.map(|mib| format!("a file of {mib} MiB")),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { "no budget".into() } else { parts.join(", ") }
 }
 
-/// What measurements depend on: the processor, the threads, the image size.
-pub fn fingerprint(threads: usize, imgsz: usize) -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find(|l| l.starts_with("model name") || l.starts_with("Model"));
-    let name = name.and_then(|l| l.split_once(':')).map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+/// What measurements depend on: the machine, the threads, the image size.
+pub fn fingerprint(job: &Job, imgsz: usize) -> String {
+    let threads = job.threads;
+    let name = match &job.timing {
+        Timing::Here => Board::read(Path::new("/")).model,
+        Timing::Device(session) => session.fingerprint(),
+        Timing::Estimate(Speed { gflops, bandwidth }) => {
+            format!("estimate for {} ({gflops} GFLOP/s, {bandwidth} GB/s)", job.target)
+        }
+    };
     format!("{name}, {threads} thread{}, {imgsz} px", if threads == 1 { "" } else { "s" })
 }

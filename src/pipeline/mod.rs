@@ -10,26 +10,32 @@
 //!
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
+mod allocate;
 mod cache;
+mod compare;
 mod job;
 mod judge;
 mod measure;
+mod photos;
 mod plan;
 mod problem;
+mod settle;
 mod source;
 mod write;
 
 pub use cache::sha256;
-pub use job::{Event, Job, Listener, Tune};
+pub use compare::{Scheme, compare};
+pub use job::{Event, Job, Listener, Timing, Tune};
 pub use judge::Judge;
-pub use measure::{Against, judge};
+pub use measure::{Against, judge, judge_simulated};
 pub use plan::{Planned, plan};
 pub use source::{DEMO_MODEL, Source, drawn};
-pub use write::{PlanFile, finish, write};
+pub use write::{Outcome, PlanFile, finish, report_of, write};
 
 use crate::graph::Graph;
 use crate::model::Model;
-use crate::report::{GroupWidths, LayerTimes, Report};
+use crate::report::{GroupWidths, LayerTimes, MemoryStep, Report};
+use crate::session::SessionError;
 use crate::surgery::Selection;
 use crate::{backend, repair, surgery, train};
 use std::collections::BTreeMap;
@@ -45,6 +51,9 @@ pub enum PipelineError {
     /// No widths meet the budgets.
     #[error("{0}")]
     Infeasible(String),
+    /// The device could not be measured.
+    #[error("{0}")]
+    Session(#[source] SessionError),
     /// A stage failed for a reason of its own.
     #[error("{stage}: {problem}")]
     Stage {
@@ -81,18 +90,29 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     let mut clock = Clock::default();
     let source = Source::gather(job, tell)?;
     clock.lap("gather");
-    let planned = plan(job, &source, tell, &mut clock)?;
+    let (planned, sparse) = match job.pattern {
+        None => (plan(job, &source, tell, &mut clock)?, None),
+        Some(pattern) => {
+            let sparse = plan::sparse(job, pattern, &source, tell)?;
+            clock.lap("importance");
+            (Planned::whole(job, &source), Some(sparse))
+        }
+    };
     let model = &source.model;
 
-    tell(Event::Stage(
-        "Cutting",
-        format!("{} of {} channels stay", kept(&planned.selection), kept(&Selection::all(&source.groups))),
-    ));
-    let cut = surgery::cut(model, &source.groups, &planned.selection).map_err(PipelineError::stage("surgery"))?;
+    let (cut, method) = match sparse {
+        Some(sparse) => (sparse, repair::Method::Sparse),
+        None => {
+            let all = kept(&Selection::all(&source.groups));
+            tell(Event::Stage("Cutting", format!("{} of {all} channels stay", kept(&planned.selection))));
+            let cut = surgery::cut(model, &source.groups, &planned.selection);
+            (cut.map_err(PipelineError::stage("surgery"))?, job.repair)
+        }
+    };
     let calibration = source.calibration(job);
-    tell(Event::Stage("Repairing", format!("{:?} over {} images", job.repair, calibration.images.len())));
+    tell(Event::Stage("Repairing", format!("{method:?} over {} images", calibration.images.len())));
     let mend = |original: &Model, selection: &Selection, cut: &Model, tell: Listener| {
-        repair::repair(original, &source.groups, selection, cut, job.repair, &calibration, &mut |done, all| {
+        repair::repair(original, &source.groups, selection, cut, method, &calibration, &mut |done, all| {
             tell(Event::Progress(done, all));
         })
         .map_err(PipelineError::stage("repair"))
@@ -135,6 +155,9 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
         table_errors: planned.table.held_out_errors.clone(),
         groups: group_widths(&source, &planned.selection),
         layers: layer_times(&model.graph, &source, &planned),
+        front: planned.front.clone(),
+        memory: memory_steps(&model.graph, &source, &planned)?,
+        photos: Vec::new(),
         verdict: Default::default(),
         seconds: BTreeMap::new(),
     };
@@ -144,9 +167,10 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     clock.lap("evaluate");
 
     let last = tuned.unwrap_or(repaired);
-    tell(Event::Stage("Measuring", format!("uncut and cut in turn, {} runs each", job.runs)));
-    let against = measure::in_turn(model, &last, &source, job, job.runs)?;
-    measure::enter(&mut report, &against);
+    if let Some(prepared) = judge.prepared() {
+        report.photos = photos::photos(&source, prepared, model, &last)?;
+    }
+    measure::conclude(&mut report, model, &last, &source, job, tell)?;
     clock.lap("measure");
     report.seconds = clock.laps;
     let last = source.sign(last, job, &report);
@@ -192,6 +216,7 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
         distill: job.tune.distill,
         sparsity: job.tune.sparsity,
         augment: source.augment(),
+        keep_zeros: job.pattern.is_some(),
         seed: job.seed,
         checkpoint: Some(job.cache.join(format!("{name}-{}", source.tuning_key(job, start)))),
         ..train::FitConfig::default()
@@ -227,4 +252,20 @@ fn layer_times(graph: &Graph, source: &Source, planned: &Planned) -> Vec<LayerTi
         after_ms: term.millis(|g| widths[g.index()]),
     };
     planned.table.terms(graph, &source.groups).into_iter().map(of).collect()
+}
+
+fn memory_steps(graph: &Graph, source: &Source, planned: &Planned) -> Result<Vec<MemoryStep>, PipelineError> {
+    let widths = planned.selection.widths();
+    let sets = crate::memory::live_sets(graph, &source.groups, source.imgsz, source.imgsz);
+    let of = |set: crate::memory::LiveSet| {
+        let bytes = |width: &dyn Fn(crate::group::GroupId) -> usize| {
+            set.constant + set.per_channel.iter().map(|(group, bytes)| bytes * width(*group) as f64).sum::<f64>()
+        };
+        MemoryStep {
+            name: graph.node(set.node).name.clone(),
+            before_bytes: bytes(&|group| source.groups.group(group).width()),
+            after_bytes: bytes(&|group| widths[group.index()]),
+        }
+    };
+    Ok(sets.map_err(PipelineError::stage("memory"))?.into_iter().map(of).collect())
 }

@@ -1,12 +1,14 @@
 //! From importance and latency to widths that hold the budgets when measured.
 
-use super::job::{Event, Job, Listener};
-use super::{Clock, PipelineError, Source, cache, measure, problem};
-use crate::importance::{Curves, Evidence, MaskGradients, Ranking, Sampling, mask_gradients};
+use super::job::{Event, Job, Listener, Timing};
+use super::{Clock, PipelineError, Source, cache, measure, problem, settle};
+use crate::importance::{
+    Activations, Criterion, Curves, Evidence, MaskGradients, Pattern, Ranking, Sampling, mask_gradients,
+};
 use crate::latency::LatencyTable;
-use crate::report::Search;
-use crate::search::{self, Budget, Infeasible, SearchError};
-use crate::surgery::{self, Selection};
+use crate::model::Model;
+use crate::report::{FrontPoint, Search};
+use crate::surgery::Selection;
 use crate::train::loss;
 use crate::{importance, latency};
 use candle_core::{Device, Tensor};
@@ -25,14 +27,6 @@ const DAMAGE_IMAGES: usize = 24;
 /// Images per batch while gradients are collected.
 const GRADIENT_BATCH: usize = 4;
 
-/// How often plan and measurement are brought together.
-const ROUNDS: usize = 5;
-
-/// A plan must measure below this share of the latency budget, so that noise does not tip the verdict later, and is good
-/// enough when it uses the second.
-const SAFE: f64 = 0.985;
-const TIGHT: f64 = 0.95;
-
 /// A plan that holds the budgets, and what it was made from.
 pub struct Planned {
     /// The channels that stay.
@@ -41,6 +35,33 @@ pub struct Planned {
     pub table: LatencyTable,
     /// What the search can prove.
     pub search: Search,
+    /// What it finds at other latencies.
+    pub front: Vec<FrontPoint>,
+}
+
+impl Planned {
+    /// Every channel stays, nothing was searched.
+    pub(super) fn whole(job: &Job, source: &Source) -> Self {
+        Self {
+            selection: Selection::all(&source.groups),
+            table: LatencyTable {
+                fingerprint: measure::fingerprint(job, source.imgsz),
+                layers: vec![None; source.model.graph.nodes.len()],
+                frame_factor: 1.0,
+                held_out_errors: Vec::new(),
+            },
+            search: Search::default(),
+            front: Vec::new(),
+        }
+    }
+}
+
+/// The model with zeros in place of the weights that cost least.
+pub(super) fn sparse(job: &Job, pattern: Pattern, source: &Source, tell: Listener) -> Result<Model, PipelineError> {
+    tell(Event::Stage("Weighing", format!("single weights, {pattern:?}")));
+    let grams =
+        importance::grams(&source.model, &source.calibration(job)).map_err(PipelineError::stage("importance"))?;
+    Ok(importance::sparsify(&source.model, &grams, Some(&source.emphasis), pattern))
 }
 
 /// Ranks, measures and searches.
@@ -48,36 +69,39 @@ pub struct Planned {
 /// # Errors
 /// If no widths meet the budgets, or a stage fails.
 pub fn plan(job: &Job, source: &Source, tell: Listener, clock: &mut Clock) -> Result<Planned, PipelineError> {
-    let worth = worth(job, source, tell)?;
+    let worth = worth(job, job.criterion, source, tell)?;
     clock.lap("importance");
-    let levels: Vec<Vec<usize>> =
-        source.groups.groups.iter().map(|g| problem::levels(g, job.grid, job.min_keep)).collect();
+    let levels = levels(job, source);
     let table = table(job, source, &levels, tell)?;
     clock.lap("latency table");
-    let (selection, search) = settle(job, source, &worth, &levels, &table, tell)?;
+    let (selection, search) = settle::settle(job, source, &worth, &levels, &table, tell)?;
+    let front = settle::front(source, &worth, &levels, &table)?;
     clock.lap("search");
-    Ok(Planned { selection, table, search })
+    Ok(Planned { selection, table, search, front })
+}
+
+/// The widths that every group may have.
+pub(super) fn levels(job: &Job, source: &Source) -> Vec<Vec<usize>> {
+    source.groups.groups.iter().map(|g| problem::levels(g, job.grid, job.min_keep)).collect()
 }
 
 /// The order in which channels go, and what groups cost at smaller widths.
 #[derive(Serialize, Deserialize)]
-struct Worth {
-    ranking: Ranking,
-    curves: Curves,
+pub(super) struct Worth {
+    pub ranking: Ranking,
+    pub curves: Curves,
 }
 
-fn worth(job: &Job, source: &Source, tell: Listener) -> Result<Worth, PipelineError> {
+/// Ranks by a criterion, and measures what its order costs; kept for the next run.
+pub(super) fn worth(job: &Job, criterion: Criterion, source: &Source, tell: Listener) -> Result<Worth, PipelineError> {
     let sampling = Sampling { shares: DAMAGE_SHARES.to_vec(), grid: job.grid, images: DAMAGE_IMAGES };
-    let key = cache::key(&[&source.model_hash, &source.calibration_hash, &job.criterion, &job.seed, &sampling]);
+    let key = cache::key(&[&source.model_hash, &source.calibration_hash, &criterion, &job.seed, &sampling]);
     let compute = || {
-        let groups = source.groups.groups.len();
-        tell(Event::Stage("Ranking", format!("the channels of {groups} groups by {}", job.criterion.name())));
         let calibration = source.calibration(job);
+        let found = Evident::gather(job, criterion, source, tell)?;
         let grams = importance::grams(&source.model, &calibration).map_err(PipelineError::stage("importance"))?;
-        let gradients = if job.criterion.needs_gradients() { Some(gradients(source, tell)?) } else { None };
-        let evidence =
-            Evidence { gradients: gradients.as_ref(), grams: Some((&grams, calibration.ridge)), seed: job.seed };
-        let ranking = importance::rank(job.criterion, &source.model, &source.groups, evidence);
+        let evidence = Evidence { grams: Some((&grams, calibration.ridge)), ..found.evidence(job, source) };
+        let ranking = importance::rank(criterion, &source.model, &source.groups, evidence);
         tell(Event::Stage(
             "Weighing",
             format!("every group at {} widths over {DAMAGE_IMAGES} images", DAMAGE_SHARES.len()),
@@ -96,6 +120,40 @@ fn worth(job: &Job, source: &Source, tell: Listener) -> Result<Worth, PipelineEr
         Ok(Worth { ranking, curves })
     };
     Ok(cache::cached(&job.cache, "importance", &key, compute)?.0)
+}
+
+/// What a criterion reads besides weights and second moments.
+pub(super) struct Evident {
+    gradients: Option<MaskGradients>,
+    activations: Option<Activations>,
+}
+
+impl Evident {
+    /// Runs the network as the criterion needs it.
+    pub fn gather(job: &Job, criterion: Criterion, source: &Source, tell: Listener) -> Result<Self, PipelineError> {
+        let groups = source.groups.groups.len();
+        tell(Event::Stage("Ranking", format!("the channels of {groups} groups by {}", criterion.name())));
+        let activations = match criterion {
+            Criterion::Activation => Some(
+                importance::activations(&source.model, &source.calibration(job))
+                    .map_err(PipelineError::stage("importance"))?,
+            ),
+            _ => None,
+        };
+        let gradients = if criterion.needs_gradients() { Some(gradients(source, tell)?) } else { None };
+        Ok(Self { gradients, activations })
+    }
+
+    /// As the criteria take it.
+    pub fn evidence<'a>(&'a self, job: &Job, source: &'a Source) -> Evidence<'a> {
+        Evidence {
+            gradients: self.gradients.as_ref(),
+            grams: None,
+            emphasis: Some(&source.emphasis),
+            activations: self.activations.as_ref(),
+            seed: job.seed,
+        }
+    }
 }
 
 fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineError> {
@@ -135,9 +193,17 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
     .map_err(PipelineError::stage("importance"))
 }
 
-fn table(job: &Job, source: &Source, levels: &[Vec<usize>], tell: Listener) -> Result<LatencyTable, PipelineError> {
-    let fingerprint = measure::fingerprint(job.threads, source.imgsz);
-    tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}")));
+pub(super) fn table(
+    job: &Job,
+    source: &Source,
+    levels: &[Vec<usize>],
+    tell: Listener,
+) -> Result<LatencyTable, PipelineError> {
+    let fingerprint = measure::fingerprint(job, source.imgsz);
+    match job.timing {
+        Timing::Estimate(_) => tell(Event::Stage("Estimating", format!("every layer: {fingerprint}"))),
+        _ => tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}"))),
+    }
     let sampling = latency::Sampling {
         size: (source.imgsz, source.imgsz),
         threads: job.threads,
@@ -145,117 +211,19 @@ fn table(job: &Job, source: &Source, levels: &[Vec<usize>], tell: Listener) -> R
         rounds: TABLE_ROUNDS,
         seed: job.seed,
     };
+    // Layers that are there are timed; those that vanish take no time.
+    let levels: Vec<Vec<usize>> =
+        levels.iter().map(|widths| widths.iter().copied().filter(|w| *w > 0).collect()).collect();
     let key = cache::key(&[&source.model.graph, &levels, &fingerprint, &sampling]);
     let compute = || {
         let mut progress = |done, all| tell(Event::Progress(done, all));
-        latency::measure(&source.model, &source.groups, levels, &sampling, fingerprint.clone(), &mut progress)
-            .map_err(PipelineError::stage("latency table"))
+        measure::table(job, source, &levels, &sampling, &mut progress)
     };
     let (table, kept) = cache::cached(&job.cache, "latency", &key, compute)?;
     let worst = table.held_out_errors.last().copied().unwrap_or(0.0);
     let from = if kept { " (kept from an earlier run)" } else { "" };
-    tell(Event::Note(format!("unseen networks are predicted within {:.1} %{from}", 100.0 * worst)));
+    if !table.held_out_errors.is_empty() {
+        tell(Event::Note(format!("unseen networks are predicted within {:.1} %{from}", 100.0 * worst)));
+    }
     Ok(table)
-}
-
-/// Searches, measures what was found against the uncut network in turn, and corrects the search's budget until the
-/// measured figures hold and use most of what is allowed.
-fn settle(
-    job: &Job,
-    source: &Source,
-    worth: &Worth,
-    levels: &[Vec<usize>],
-    table: &LatencyTable,
-    tell: Listener,
-) -> Result<(Selection, Search), PipelineError> {
-    let graph = &source.model.graph;
-    let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
-    let uncut_ms = table.predict(graph, &source.groups, &full);
-    let ratio = measure::allowed_ratio(job, source)?;
-    let memory = job.budget.memory_mib.map(|mib| mib * f64::from(1 << 20));
-    tell(Event::Stage("Searching", measure::describe(&job.budget)));
-    let (mut latency_ms, mut memory_bytes) = (ratio.map(|r| r * uncut_ms), memory);
-    let mut best: Option<(Selection, Search)> = None;
-    let mut closest: Option<(f64, Selection, Search)> = None;
-    for round in 1..=ROUNDS {
-        let budget = Budget { latency_ms, memory_bytes };
-        let problem =
-            problem::problem(graph, &source.groups, levels, &worth.curves, table, (source.imgsz, source.imgsz), budget);
-        let problem = problem.map_err(PipelineError::stage("search"))?;
-        let found = match search::solve(&problem, &search::Options::default(), &mut |_| {}) {
-            Ok(found) => found,
-            // A corrected budget may be out of reach although an earlier plan held.
-            Err(_) if best.is_some() => break,
-            Err(SearchError::Infeasible(why)) => {
-                return Err(PipelineError::Infeasible(explain(&why, uncut_ms, job, source)));
-            }
-            Err(problem) => return Err(PipelineError::stage("search")(problem)),
-        };
-        let widths: Vec<usize> = found.levels.iter().zip(levels).map(|(level, widths)| widths[*level]).collect();
-        let search = Search {
-            loss: found.loss,
-            lower_bound: found.lower_bound,
-            gap: found.gap,
-            predicted_ms: found.latency_ms,
-            rounds: round,
-        };
-        let selection = worth.ranking.select(&widths);
-        let cut = surgery::cut(&source.model, &source.groups, &selection).map_err(PipelineError::stage("surgery"))?;
-        let bytes = measure::memory(&cut, source, job)? as f64;
-        let measured = match ratio {
-            Some(_) => Some(measure::in_turn(&source.model, &cut, source, job, measure::SETTLE_RUNS)?.ratio),
-            None => None,
-        };
-        let holds =
-            memory.is_none_or(|limit| bytes <= limit) && measured.zip(ratio).is_none_or(|(is, may)| is <= SAFE * may);
-        tell(Event::Note(format!(
-            "plan {round}: {}{:.1} MiB, gap {:.2} %{}",
-            measured.map(|m| format!("{m:.3}x measured latency, ")).unwrap_or_default(),
-            bytes / f64::from(1 << 20),
-            100.0 * search.gap,
-            if holds { "" } else { ", over the budget" },
-        )));
-        let slack = measured.zip(ratio).map(|(is, may)| is / may);
-        let excess = slack.unwrap_or(0.0).max(memory.map_or(0.0, |limit| bytes / limit));
-        if holds && best.as_ref().is_none_or(|(_, known)| search.loss < known.loss) {
-            best = Some((selection, search));
-        } else if closest.as_ref().is_none_or(|(least, ..)| excess < *least) {
-            closest = Some((excess, selection, search));
-        }
-        if holds && slack.is_none_or(|s| s >= TIGHT) {
-            break;
-        }
-        // Aim between the two.
-        latency_ms = latency_ms.zip(slack).map(|(ms, slack)| ms * (SAFE + TIGHT) / 2.0 / slack);
-        memory_bytes =
-            memory.zip(memory_bytes).map(|(limit, now)| if bytes > limit { now - (bytes - limit) * 1.05 } else { now });
-    }
-    // On a noisy machine the closest plan goes on, and the final measurement judges it.
-    best.or(closest.map(|(_, selection, search)| (selection, search)))
-        .ok_or_else(|| PipelineError::Infeasible(format!("no widths meet {}", measure::describe(&job.budget))))
-}
-
-/// What can least be reached, and what would do, in the user's units.
-fn explain(why: &Infeasible, uncut_ms: f64, job: &Job, source: &Source) -> String {
-    let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    let mut text = format!("no widths meet {}", measure::describe(&job.budget));
-    if let Some(least) = &why.least_latency {
-        text += &format!("; the least latency is {:.3}x of the uncut model's", least.evaluation.latency_ms / uncut_ms);
-    }
-    if let Some(least) = &why.least_memory {
-        text += &format!("; the least memory is {:.2} MiB", mib(least.evaluation.memory_bytes));
-    }
-    for way in &why.relaxations {
-        let parts = [
-            way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms / uncut_ms * 1000.0).ceil() / 1000.0)),
-            way.memory_bytes.map(|bytes| format!("--memory-mib {:.2}", (mib(bytes) * 100.0).ceil() / 100.0)),
-        ];
-        text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
-    }
-    let smaller = source.imgsz.saturating_sub(source.model.graph.stride());
-    if smaller > 0 {
-        text +=
-            &format!("; a smaller image (--imgsz {smaller}) or a lower min-keep than {} may do as well", job.min_keep);
-    }
-    text
 }

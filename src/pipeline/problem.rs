@@ -10,8 +10,20 @@ use crate::search::{Budget, Factor, MemoryTerm, Problem, Variable};
 /// The most widths a group may choose from.
 const MAX_LEVELS: usize = 8;
 
+/// What a plan may cost, in the search's own figures. A missing limit does not bind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Predicted milliseconds.
+    pub latency_ms: Option<f64>,
+    /// Weights and live activations, bytes.
+    pub memory_bytes: Option<f64>,
+    /// Weights alone, bytes.
+    pub weight_bytes: Option<f64>,
+}
+
 /// The widths a group may have, ascending; the last is its full width. Multiples of the grid (and of the
-/// head count) from `min_keep` of the full width on; where that gives more than eight, eight evenly spread.
+/// head count) from `min_keep` of the full width on; where that gives more than eight, eight evenly spread. A group
+/// that may vanish may also have none.
 pub fn levels(group: &Group, grid: usize, min_keep: f64) -> Vec<usize> {
     let full = group.width();
     let unit = if full > grid { grid.max(1) } else { full.div_ceil(2).max(1) };
@@ -19,13 +31,15 @@ pub fn levels(group: &Group, grid: usize, min_keep: f64) -> Vec<usize> {
     let least = ((min_keep * full as f64).ceil() as usize).max(1).next_multiple_of(unit);
     let mut all: Vec<usize> = (least..full).step_by(unit).collect();
     all.push(full);
-    if all.len() <= MAX_LEVELS {
-        return all;
+    if all.len() > MAX_LEVELS {
+        let last = all.len() - 1;
+        all = (0..MAX_LEVELS).map(|i| all[i * last / (MAX_LEVELS - 1)]).collect();
+        all.dedup();
     }
-    let last = all.len() - 1;
-    let mut chosen: Vec<usize> = (0..MAX_LEVELS).map(|i| all[i * last / (MAX_LEVELS - 1)]).collect();
-    chosen.dedup();
-    chosen
+    if group.removable {
+        all.insert(0, 0);
+    }
+    all
 }
 
 /// Puts the problem together. `levels` holds the widths of every group.
@@ -39,7 +53,7 @@ pub fn problem(
     curves: &Curves,
     table: &LatencyTable,
     (height, width): (usize, usize),
-    budget: Budget,
+    limits: Limits,
 ) -> Result<Problem, GraphError> {
     let variable = |(id, group): (usize, &Group)| Variable {
         name: group.name.clone(),
@@ -53,10 +67,24 @@ pub fn problem(
         constant: set.constant,
         terms: set.per_channel.into_iter().map(|(group, bytes)| (group.index(), bytes)).collect(),
     });
+    let mut memory: Vec<MemoryTerm> = live.collect();
+    let mut budget = Budget { latency_ms: limits.latency_ms, memory_bytes: limits.memory_bytes };
+    // Weights alone are a step of memory too: with nothing live where memory has no limit, else with as much as makes
+    // the two limits meet.
+    match (limits.weight_bytes, limits.memory_bytes) {
+        (Some(weights), None) => {
+            memory = vec![MemoryTerm::default()];
+            budget.memory_bytes = Some(weights);
+        }
+        (Some(weights), Some(all)) if weights < all => {
+            memory.push(MemoryTerm { constant: all - weights, terms: Vec::new() });
+        }
+        _ => {}
+    }
     Ok(Problem {
         variables: groups.groups.iter().enumerate().map(variable).collect(),
         factors: factors.collect(),
-        memory: live.collect(),
+        memory,
         weight_factors: kernels.collect(),
         budget,
     })
@@ -92,12 +120,13 @@ mod tests {
 
     #[test]
     fn levels_are_on_the_grid_and_end_at_the_full_width() {
-        let group = |width: usize, heads| Group {
+        let group = |width: usize, heads, removable| Group {
             name: "g".into(),
             atoms: (0..width as u32).map(crate::group::AtomId).collect(),
             heads,
             producers: vec![],
             consumers: vec![],
+            removable,
         };
         let cases: &[(usize, usize, usize, f64, &[usize])] = &[
             (64, 1, 8, 0.25, &[16, 24, 32, 40, 48, 56, 64]),
@@ -108,7 +137,9 @@ mod tests {
             (256, 1, 8, 0.1, &[32, 64, 96, 128, 160, 192, 224, 256]),
         ];
         for (width, heads, grid, min_keep, expected) in cases {
-            assert_eq!(levels(&group(*width, *heads), *grid, *min_keep), *expected, "{width}");
+            assert_eq!(levels(&group(*width, *heads, false), *grid, *min_keep), *expected, "{width}");
+            let with_none = [&[0], *expected].concat();
+            assert_eq!(levels(&group(*width, *heads, true), *grid, *min_keep), with_none, "{width}");
         }
     }
 }

@@ -6,13 +6,15 @@ use super::job::{Event, Job, Listener};
 use crate::data::{Dataset, demo};
 use crate::graph::Head;
 use crate::group::{Groups, groups};
+use crate::importance::emphasis;
 use crate::model::{self, Model};
-use crate::repair::Calibration;
+use crate::repair::{Calibration, Emphasis};
 use crate::report::Report;
 use crate::train::Augment;
 use crate::train::loss::Target;
 use crate::vision;
 use crate::{files, import};
+use candle_core::Device;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
@@ -26,6 +28,9 @@ const DEMO_IMAGES: (usize, usize) = (256, 100);
 
 /// Weight of the pull toward the cut weights in the repair, as a share of the inputs' mean variance.
 const RIDGE: f64 = 0.03;
+
+/// Images per batch while the outputs' curvature is sent back.
+const PROBE_BATCH: usize = 4;
 
 /// The inputs of a job.
 pub struct Source {
@@ -53,6 +58,8 @@ pub struct Source {
     classes: Vec<usize>,
     /// Identifies the calibration images.
     pub calibration_hash: String,
+    /// Where the model's outputs depend on its layers, on the calibration images.
+    pub emphasis: Emphasis,
 }
 
 impl Source {
@@ -76,7 +83,15 @@ impl Source {
                 sha256(DEMO_MODEL),
             ),
         };
-        let nc = model.graph.classes();
+        let nc = match model.graph.head {
+            Head::Detect { nc, .. } | Head::Classify { nc } => nc,
+            _ => {
+                let task = model.graph.head.task();
+                return Err(PipelineError::Input(format!(
+                    "{model_name}: its task is `{task}`; the job prunes detectors and classifiers"
+                )));
+            }
+        };
         if !matches!(model.graph.input_channels(), 1 | 3) {
             let channels = model.graph.input_channels();
             return Err(PipelineError::Input(format!(
@@ -122,8 +137,18 @@ impl Source {
             labels: Vec::new(),
             classes: Vec::new(),
             calibration_hash: String::new(),
+            emphasis: Emphasis::default(),
         };
         source.calibrate(job, tell)?;
+        tell(Event::Stage(
+            "Probing",
+            format!("how the outputs depend on {} layers", source.model.graph.convs().count()),
+        ));
+        let size = (source.imgsz, source.imgsz);
+        let mut progress = |done, all| tell(Event::Progress(done, all));
+        source.emphasis =
+            emphasis(&source.model, &source.images, size, PROBE_BATCH, job.seed, &Device::Cpu, &mut progress)
+                .map_err(PipelineError::stage("emphasis"))?;
         Ok(source)
     }
 
@@ -186,7 +211,14 @@ impl Source {
 
     /// The calibration images as the repair wants them.
     pub fn calibration(&self, job: &Job) -> Calibration<'_> {
-        Calibration { images: &self.images, height: self.imgsz, width: self.imgsz, ridge: RIDGE, seed: job.seed }
+        Calibration {
+            images: &self.images,
+            height: self.imgsz,
+            width: self.imgsz,
+            ridge: RIDGE,
+            seed: job.seed,
+            emphasis: Some(&self.emphasis),
+        }
     }
 
     /// Identifies a training run: where it starts and how it goes.

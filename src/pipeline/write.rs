@@ -121,16 +121,35 @@ fn reports(out: &Path, report: &Report, source: &str) -> Result<(), PipelineErro
     put(MANIFEST, &serde_json::to_vec_pretty(&manifest).map_err(PipelineError::stage("writing"))?)
 }
 
-/// Enters what the inference binary measured into the reports of a folder, and judges the budgets by it.
+/// What came of the inference binary on its device.
+pub enum Outcome<'a> {
+    /// It was measured.
+    Measured(&'a Against),
+    /// It ran, but its times claim nothing: why.
+    Simulated(&'a str),
+}
+
+/// Reads the report of a folder.
+///
+/// # Errors
+/// If the folder holds no job's results.
+pub fn report_of(out: &Path) -> Result<Report, PipelineError> {
+    let path = out.join(REPORT_JSON);
+    let input = |e: &dyn std::fmt::Display| PipelineError::Input(format!("{}: {e}", path.display()));
+    let bytes = files::read(&path, 64 << 20).map_err(|e| input(&e))?;
+    serde_json::from_slice(&bytes).map_err(|e| input(&e))
+}
+
+/// Enters what came of the inference binary into the reports of a folder, and judges the budgets by it.
 ///
 /// # Errors
 /// If the folder holds no job's results, or a file cannot be written.
-pub fn finish(out: &Path, against: &Against) -> Result<Report, PipelineError> {
-    let path = out.join(REPORT_JSON);
-    let bytes = files::read(&path, 64 << 20).map_err(|e| PipelineError::Input(format!("{}: {e}", path.display())))?;
-    let mut report: Report =
-        serde_json::from_slice(&bytes).map_err(|e| PipelineError::Input(format!("{}: {e}", path.display())))?;
-    measure::enter(&mut report, against);
+pub fn finish(out: &Path, outcome: &Outcome) -> Result<Report, PipelineError> {
+    let mut report = report_of(out)?;
+    match outcome {
+        Outcome::Measured(against) => measure::enter(&mut report, against),
+        Outcome::Simulated(why) => measure::enter_simulated(&mut report, why),
+    }
     let plan = files::read(&out.join(PLAN), 64 << 20).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let plan = plan.and_then(|text| toml::from_str::<PlanFile>(&text).ok());
     reports(out, &report, &plan.map(|p| p.model_sha256).unwrap_or_default())?;

@@ -20,7 +20,8 @@ use serde::Serialize;
 use std::path::PathBuf;
 
 /// Names of the importance criteria that a profile or a flag may choose.
-pub const IMPORTANCE: [&str; 8] = ["reconstruction", "fisher", "taylor", "l1", "l2", "bn-scale", "fpgm", "random"];
+pub const IMPORTANCE: [&str; 10] =
+    ["reconstruction", "fisher", "taylor", "l1", "l2", "bn-scale", "fpgm", "activation", "lamp", "random"];
 
 /// Everything a job needs to know that is neither weights nor images.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,6 +59,16 @@ pub struct Device {
     pub threads: usize,
     /// Memory of the whole device; the memory budget must fit into it.
     pub memory: Option<Mib>,
+    /// Part of the name that the board gives itself; measured on another one, times claim nothing.
+    pub board: Option<String>,
+    /// Version of its C library.
+    pub glibc: Option<String>,
+    /// Further features of the inference binary.
+    pub features: Vec<String>,
+    /// What one core can do at most: 10^9 floating-point operations (f32, a multiply-add is two) per second.
+    pub core_gflops: Option<f64>,
+    /// What all cores together move to and from memory at most: 10^9 bytes per second.
+    pub bandwidth: Option<f64>,
 }
 
 /// How programs are run on the device.
@@ -73,6 +84,10 @@ pub enum Connect {
         host: String,
         /// Folder on the device.
         folder: String,
+        /// Further words for `ssh`.
+        options: Vec<String>,
+        /// Whether copied files stay there, for the next time.
+        keep: bool,
     },
     /// Run here under user-mode emulation: right results, meaningless times.
     Qemu,
@@ -95,6 +110,10 @@ pub struct Budget {
     pub percentile: u8,
     /// Weights, peak activations and workspace together.
     pub memory: Option<Mib>,
+    /// Trained values.
+    pub params: Option<usize>,
+    /// The model's file.
+    pub file: Option<Mib>,
     /// The least mAP50-95 on the validation images.
     pub min_map: Option<Ratio>,
     /// The most mAP50-95 that may be lost against the uncut network.
@@ -113,10 +132,39 @@ pub struct ModelChoice {
     pub batch: usize,
 }
 
+/// What is taken away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Whole channels: the network gets smaller and faster.
+    #[default]
+    Structured,
+    /// Single weights: the file gets smaller.
+    Unstructured,
+    /// Two of every four weights: the file gets smaller, in a pattern that some accelerators know.
+    #[serde(rename = "2:4")]
+    TwoOfFour,
+}
+
+impl Strategy {
+    /// Every strategy with the name users type.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("structured", Self::Structured), ("unstructured", Self::Unstructured), ("2:4", Self::TwoOfFour)];
+
+    /// The strategy of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, strategy)| *strategy)
+    }
+}
+
 /// How widths are chosen.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Search {
+    /// What is taken away.
+    pub strategy: Strategy,
+    /// Share of the weights that become zero where `strategy` is unstructured.
+    pub sparsity: Ratio,
     /// Widths are multiples of this.
     pub grid: usize,
     /// The least share of a group's channels that stays.
@@ -173,28 +221,45 @@ pub struct Bench {
     pub warmup: usize,
     /// Runs on the clock.
     pub runs: usize,
+    /// Whether frames only count while nothing else takes processor time.
+    pub quiet: bool,
 }
 
 impl Default for Profile {
     fn default() -> Self {
         Self {
-            device: Device { name: "host".into(), triple: None, target_cpu: None, threads: 1, memory: None },
+            device: Device {
+                name: "host".into(),
+                triple: None,
+                target_cpu: None,
+                threads: 1,
+                memory: None,
+                board: None,
+                glibc: None,
+                features: Vec::new(),
+                core_gflops: None,
+                bandwidth: None,
+            },
             connect: Connect::Local,
             budget: Budget {
                 latency: None,
                 latency_ratio: None,
                 percentile: 95,
                 memory: None,
+                params: None,
+                file: None,
                 min_map: None,
                 max_map_drop: None,
             },
             model: ModelChoice { path: None, imgsz: None, batch: 1 },
             data: None,
             search: Search {
+                strategy: Strategy::Structured,
+                sparsity: Ratio::HALF,
                 grid: 8,
                 min_keep: Ratio::QUARTER,
                 importance: IMPORTANCE[0].into(),
-                calibration_images: 64,
+                calibration_images: 128,
                 seed: 0,
             },
             finetune: Finetune {
@@ -206,7 +271,7 @@ impl Default for Profile {
                 sparsity: 0.0,
                 control: true,
             },
-            bench: Bench { warmup: 20, runs: 300 },
+            bench: Bench { warmup: 20, runs: 300, quiet: true },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Flags of the command line on top of a profile.
 
-use super::{Mib, Millis, Profile, Ratio};
+use super::{Mib, Millis, Profile, Ratio, Strategy};
 use std::path::PathBuf;
 
 /// Values that replace those of a profile. A latency budget of either kind replaces both kinds.
@@ -18,8 +18,14 @@ pub struct Overrides {
     pub latency_ratio: Option<Ratio>,
     /// Replaces `[budget] memory-mib`.
     pub memory: Option<Mib>,
+    /// Replaces `[budget] params`.
+    pub params: Option<usize>,
+    /// Replaces `[budget] file-mib`.
+    pub file: Option<Mib>,
     /// Replaces `[finetune] epochs`.
     pub epochs: Option<usize>,
+    /// Replaces `[search] strategy`.
+    pub strategy: Option<Strategy>,
     /// Replaces `[search] importance`: one of [`IMPORTANCE`](super::IMPORTANCE).
     pub importance: Option<String>,
     /// Replaces `[device] threads`.
@@ -36,10 +42,13 @@ impl Overrides {
             profile.budget.latency_ratio = self.latency_ratio;
         }
         profile.budget.memory = self.memory.or(profile.budget.memory);
+        profile.budget.params = self.params.or(profile.budget.params);
+        profile.budget.file = self.file.or(profile.budget.file);
         profile.model.path = self.model.or(profile.model.path);
         profile.model.imgsz = self.imgsz.or(profile.model.imgsz);
         profile.data = self.data.or(profile.data);
         profile.finetune.epochs = self.epochs.unwrap_or(profile.finetune.epochs);
+        profile.search.strategy = self.strategy.unwrap_or(profile.search.strategy);
         profile.search.importance = self.importance.unwrap_or(profile.search.importance);
         profile.search.seed = self.seed.unwrap_or(profile.search.seed);
         profile.device.threads = self.threads.unwrap_or(profile.device.threads);

@@ -1,7 +1,9 @@
 //! The schema: every section and key, its default and its range.
 
 use super::section::{Problems, Section};
-use super::{Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, UnitError};
+use super::{
+    Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, Strategy, UnitError,
+};
 use crate::files;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -13,19 +15,29 @@ const MAX_FILE: u64 = 1 << 20;
 const MANY: usize = 1_000_000;
 
 /// Keys that users look for in the wrong section.
-const OWNERS: [(&str, &str); 26] = [
+const OWNERS: [(&str, &str); 37] = [
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
+    ("device", "board"),
+    ("device", "glibc"),
+    ("device", "features"),
+    ("device", "core-gflops"),
+    ("device", "bandwidth-gb-s"),
     ("connect", "host"),
+    ("connect", "keep"),
     ("budget", "latency-ms"),
     ("budget", "latency-ratio"),
     ("budget", "percentile"),
     ("budget", "memory-mib"),
+    ("budget", "params"),
+    ("budget", "file-mib"),
     ("budget", "min-map"),
     ("budget", "max-map-drop"),
     ("model", "imgsz"),
     ("model", "path"),
+    ("search", "strategy"),
+    ("search", "sparsity"),
     ("search", "grid"),
     ("search", "min-keep"),
     ("search", "importance"),
@@ -40,17 +52,42 @@ const OWNERS: [(&str, &str); 26] = [
     ("finetune", "control"),
     ("bench", "warmup"),
     ("bench", "runs"),
+    ("bench", "quiet"),
 ];
 
-/// Reads a profile. Paths in it are relative to the folder it lies in.
+/// Reads a profile. Paths in it are relative to the folder it lies in. Beside `NAME.toml` there may be
+/// `NAME.local.toml` with a `[connect]` of its own, which wins: a place for the names of private machines.
 ///
 /// # Errors
 /// If the file cannot be read, or breaks the schema: then with every problem that was found.
 pub fn read(path: &Path) -> Result<Profile, ProfileError> {
+    let mut profile = parse(path, &text_of(path)?)?;
+    let private = path.with_extension("local.toml");
+    if private.is_file() {
+        profile.connect = parse_private(&private, &text_of(&private)?)?.unwrap_or(profile.connect);
+    }
+    Ok(profile)
+}
+
+fn text_of(path: &Path) -> Result<String, ProfileError> {
     let io = |source| ProfileError::Io { path: path.into(), source };
     let bytes = files::read(path, MAX_FILE).map_err(io)?;
-    let text = String::from_utf8(bytes).map_err(|e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))?;
-    parse(path, &text)
+    String::from_utf8(bytes).map_err(|e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))
+}
+
+/// Reads the text of `NAME.local.toml`.
+fn parse_private(path: &Path, text: &str) -> Result<Option<Connect>, ProfileError> {
+    with_problems(path, text, |table, problems| {
+        let mut root = Section::new(problems, "", Some(table));
+        let connect = root.table("connect");
+        root.close(&OWNERS);
+        connect.map(|connect| {
+            let mut s = Section::new(problems, "connect", Some(connect));
+            let read = read_connect(&mut s);
+            s.close(&OWNERS);
+            read
+        })
+    })
 }
 
 /// Reads the text of a profile as if it were the file `path`.
@@ -58,6 +95,15 @@ pub fn read(path: &Path) -> Result<Profile, ProfileError> {
 /// # Errors
 /// If the text breaks the schema: with every problem that was found.
 pub fn parse(path: &Path, text: &str) -> Result<Profile, ProfileError> {
+    with_problems(path, text, |table, problems| walk(path, table, problems))
+}
+
+/// Reads a table; the result counts only if nothing is wrong with the text.
+fn with_problems<T>(
+    path: &Path,
+    text: &str,
+    read: impl for<'t> FnOnce(&DeTable<'t>, &mut Problems<'t>) -> T,
+) -> Result<T, ProfileError> {
     let mut problems = Problems::new(path, text);
     let (table, syntax) = DeTable::parse_recoverable(text);
     for error in syntax {
@@ -66,8 +112,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Profile, ProfileError> {
     if !problems.found.is_empty() {
         return Err(ProfileError::Invalid(sorted(problems.found)));
     }
-    let profile = walk(path, table.get_ref(), &mut problems);
-    if problems.found.is_empty() { Ok(profile) } else { Err(ProfileError::Invalid(sorted(problems.found))) }
+    let value = read(table.get_ref(), &mut problems);
+    if problems.found.is_empty() { Ok(value) } else { Err(ProfileError::Invalid(sorted(problems.found))) }
 }
 
 fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
@@ -96,7 +142,17 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         target_cpu: s.text("target-cpu"),
         threads: s.count("threads", 1..=1024).unwrap_or(default.threads),
         memory: s.number("memory-mib", Mib::new),
+        board: s.text("board"),
+        glibc: s.text("glibc"),
+        features: s.words("features").unwrap_or_default(),
+        core_gflops: s.number("core-gflops", positive),
+        bandwidth: s.number("bandwidth-gb-s", positive),
     };
+    let version =
+        |text: &str| text.split_once('.').is_some_and(|(a, b)| [a, b].iter().all(|n| n.parse::<u32>().is_ok()));
+    if let Some(found) = profile.device.glibc.clone().filter(|text| !version(text)) {
+        s.refuse("glibc", format!("is `{found}`, expected a version such as \"2.36\""));
+    }
     s.close(&OWNERS);
 
     let mut s = Section::new(problems, "connect", connect);
@@ -116,6 +172,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         }
     };
     b.memory = s.number("memory-mib", Mib::new);
+    b.params = s.count("params", 1..=usize::MAX);
+    b.file = s.number("file-mib", Mib::new);
     b.min_map = s.number("min-map", Ratio::new);
     b.max_map_drop = s.number("max-map-drop", Ratio::new);
     if let (Some(asked), Some(whole)) = (b.memory, profile.device.memory)
@@ -141,6 +199,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
 
     let mut s = Section::new(problems, "search", search);
     let f = &mut profile.search;
+    f.strategy = s.choice("strategy", &Strategy::ALL).unwrap_or(f.strategy);
+    f.sparsity = s.number("sparsity", Ratio::new).unwrap_or(f.sparsity);
     f.grid = s.count("grid", 1..=256).unwrap_or(f.grid);
     f.min_keep = s.number("min-keep", Ratio::new).unwrap_or(f.min_keep);
     f.importance = s.choice("importance", &IMPORTANCE.map(|name| (name, name))).unwrap_or(IMPORTANCE[0]).to_owned();
@@ -163,6 +223,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     let b = &mut profile.bench;
     b.warmup = s.count("warmup", 0..=MANY).unwrap_or(b.warmup);
     b.runs = s.count("runs", 1..=MANY).unwrap_or(b.runs);
+    b.quiet = s.flag("quiet").unwrap_or(b.quiet);
     s.close(&OWNERS);
     profile
 }
@@ -171,18 +232,26 @@ fn read_connect(s: &mut Section) -> Connect {
     let kinds = ["local", "ssh", "qemu", "command"];
     let kind = s.choice("kind", &kinds.map(|name| (name, name))).unwrap_or("local");
     let (host, folder, command) = (s.text("host"), s.text("folder"), s.words("command"));
+    let (options, keep) = (s.words("options"), s.flag("keep"));
     let mut only = |key: &'static str, owner: &str| {
         if s.has(key) && s.has("kind") && kind != owner {
             s.refuse(key, format!("is only for kind = \"{owner}\", not \"{kind}\""));
-        } else if kind == owner && key != "folder" {
+        } else if kind == owner && ["host", "command"].contains(&key) {
             s.missing(key, &format!("kind = \"{owner}\" needs it"));
         }
     };
     only("host", "ssh");
     only("folder", "ssh");
+    only("options", "ssh");
+    only("keep", "ssh");
     only("command", "command");
     match kind {
-        "ssh" => Connect::Ssh { host: host.unwrap_or_default(), folder: folder.unwrap_or_else(|| "secateurs".into()) },
+        "ssh" => Connect::Ssh {
+            host: host.unwrap_or_default(),
+            folder: folder.unwrap_or_else(|| "secateurs".into()),
+            options: options.unwrap_or_default(),
+            keep: keep.unwrap_or(false),
+        },
         "qemu" => Connect::Qemu,
         "command" => Connect::Command { command: command.unwrap_or_default() },
         _ => Connect::Local,

@@ -71,6 +71,8 @@ unit!(
 impl Ratio {
     /// One fourth.
     pub const QUARTER: Self = Self(0.25);
+    /// One half.
+    pub const HALF: Self = Self(0.5);
 }
 
 impl Mib {

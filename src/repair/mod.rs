@@ -9,6 +9,7 @@
 //! The same walk re-estimates batch-norm statistics, the cheaper repair that users compare with.
 
 mod moments;
+mod positions;
 mod walk;
 
 pub use moments::{Fit, Gram, Inputs, Moments};
@@ -20,6 +21,7 @@ use crate::group::Groups;
 use crate::model::{Model, Tensor};
 use crate::surgery::Selection;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// How a cut network is repaired.
@@ -33,7 +35,29 @@ pub enum Method {
     /// Sequential least-squares reconstruction.
     #[default]
     LeastSquares,
+    /// The same over the weights that are not zero; zeros stay. Where a row has too many weights for a system of its own,
+    /// statistics are re-estimated instead.
+    Sparse,
 }
+
+impl Method {
+    /// Every method for cut networks with the name users type.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("none", Self::None), ("bn", Self::BatchNorm), ("lsq", Self::LeastSquares)];
+
+    /// The method of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, method)| *method)
+    }
+
+    /// The name users type.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, method)| *method == self).map_or("sparse", |(name, _)| *name)
+    }
+}
+
+/// The most weights of a row that sparse repair solves for.
+const MAX_SPARSE_ROW: usize = 1536;
 
 /// Images to repair with, and how hard to try.
 #[derive(Clone, Copy)]
@@ -49,6 +73,24 @@ pub struct Calibration<'a> {
     pub ridge: f64,
     /// Seed of the choice of positions.
     pub seed: u64,
+    /// How much the original's outputs depend on its layers; all positions count alike without it.
+    pub emphasis: Option<&'a Emphasis>,
+}
+
+/// How much the outputs of a network depend on the outputs of its convolutions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Emphasis {
+    /// By node number: for every image one value per position, with a mean of one over all images.
+    pub positions: BTreeMap<u32, Vec<Vec<f32>>>,
+    /// By node number: one value per channel, comparable between layers.
+    pub channels: BTreeMap<u32, Vec<f64>>,
+}
+
+impl Calibration<'_> {
+    /// What the positions of a node count, for every image.
+    pub fn worth(&self, id: NodeId) -> Option<&[Vec<f32>]> {
+        self.emphasis?.positions.get(&id.0).map(Vec::as_slice)
+    }
 }
 
 /// A repair that failed.
@@ -93,15 +135,27 @@ pub fn repair(
     let mut before = Walk::new(&original.graph, calibration);
     let mut after = Walk::new(&cut.graph, calibration);
     let total = original.graph.nodes.len();
+    // Layers that vanished with a whole group have no partner; what is left keeps its order.
     for id in original.graph.ids() {
-        if let Some((conv, smaller)) = conv_pair(original, cut, id) {
+        let partner = cut.graph.find(&original.graph.node(id).name);
+        if let Some(mine) = partner
+            && let (Op::Conv(conv), Op::Conv(smaller)) = (&original.graph.node(id).op, &cut.graph.node(mine).op)
+        {
             let rows = kept_rows(groups, selection, id);
             let kernel = original.tensor(&conv.weight).select(0, &rows);
-            let input = original.graph.node(id).inputs[0];
             let seed = calibration.seed ^ u64::from(id.0);
-            let moments =
-                moments::collect((conv, &kernel, &rows), before.inputs(input), smaller, after.inputs(input), seed);
-            if method == Method::BatchNorm {
+            let pair = (conv, &kernel, &rows[..]);
+            let worth = calibration.worth(id);
+            let (whole, left) =
+                (before.inputs(original.graph.node(id).inputs[0]), after.inputs(cut.graph.node(mine).inputs[0]));
+            let moments = moments::collect(pair, whole, smaller, left, seed, worth);
+            let kernel = repaired.tensor(&smaller.weight);
+            let small = kernel.data().len() / kernel.shape()[0].max(1) <= MAX_SPARSE_ROW;
+            if method == Method::Sparse && small {
+                let layer = || original.graph.node(id).name.clone();
+                let fit = moments.fit_nonzero(kernel, calibration.ridge);
+                apply(&mut repaired, smaller, &fit.ok_or_else(|| RepairError::Singular { layer: layer() })?);
+            } else if matches!(method, Method::BatchNorm | Method::Sparse) {
                 moments.restate(&mut repaired, smaller);
             } else {
                 let fit = moments.fit(repaired.tensor(&smaller.weight));
@@ -110,17 +164,12 @@ pub fn repair(
             }
         }
         before.step(original, id)?;
-        after.step(&repaired, id)?;
+        if let Some(mine) = partner {
+            after.step(&repaired, mine)?;
+        }
         progress(id.index() + 1, total);
     }
     Ok(repaired)
-}
-
-fn conv_pair<'a>(original: &'a Model, cut: &'a Model, id: NodeId) -> Option<(&'a Conv, &'a Conv)> {
-    match (&original.graph.node(id).op, &cut.graph.node(id).op) {
-        (Op::Conv(a), Op::Conv(b)) => Some((a, b)),
-        _ => None,
-    }
 }
 
 /// Which output channels of a node stay.

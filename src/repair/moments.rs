@@ -1,22 +1,17 @@
 //! Second moments of a convolution's inputs and of the outputs it should have, at sampled positions,
 //! and the regression they allow.
 
+use super::positions::{self, Position};
 use crate::graph::Conv;
 use crate::model::{Model, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::DenseSolveCore;
 use faer::prelude::Solve;
 use faer::{Accum, Mat, Par, Side};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand::seq::index::sample;
+use rayon::prelude::*;
 
 /// Rows of samples that are multiplied at once.
 const CHUNK: usize = 1024;
-
-/// The least number of sampled positions, and how many per unknown.
-const LEAST_ROWS: usize = 4096;
-const ROWS_PER_UNKNOWN: usize = 4;
 
 /// A kernel and an intercept per output channel.
 #[derive(Clone, Debug, Default)]
@@ -69,41 +64,17 @@ struct Split {
 /// Ridges that are tried, as shares of the inputs' mean variance.
 const RIDGES: [f64; 5] = [0.0003, 0.003, 0.03, 0.15, 0.6];
 
-/// Positions of all images, at which patches are compared.
-struct Positions(Vec<(usize, usize, usize)>);
-
-impl Positions {
-    fn choose(conv: &Conv, inputs: Inputs, unknowns: usize, seed: u64) -> Self {
-        let side = |n: usize| (n + 2 * conv.padding - conv.kernel) / conv.stride + 1;
-        let (h, w) = (side(inputs.height), side(inputs.width));
-        let rows = LEAST_ROWS.max(ROWS_PER_UNKNOWN * unknowns);
-        let per_image = rows.div_ceil(inputs.images.len().max(1)).min(h * w);
-        let mut rng = StdRng::seed_from_u64(seed);
-        let of = |image| {
-            sample(&mut rng, h * w, per_image).into_iter().map(move |at| (image, at / w, at % w)).collect::<Vec<_>>()
-        };
-        Self((0..inputs.images.len()).flat_map(of).collect())
-    }
-}
-
 /// The patches under the kernel at some positions, `[rows, channels * k * k]`.
-fn patches(
-    conv: &Conv,
-    inputs: Inputs,
-    channels: std::ops::Range<usize>,
-    positions: &[(usize, usize, usize)],
-) -> Mat<f64> {
+fn patches(conv: &Conv, inputs: Inputs, channels: std::ops::Range<usize>, positions: &[Position]) -> Mat<f64> {
     let (k, area) = (conv.kernel, inputs.height * inputs.width);
     let mut rows = Mat::zeros(positions.len(), channels.len() * k * k);
-    for (row, (image, y, x)) in positions.iter().enumerate() {
-        let tensor = &inputs.images[*image];
-        for (slot, channel) in channels.clone().enumerate() {
-            let plane = &tensor[channel * area..(channel + 1) * area];
-            for tap in 0..k * k {
-                let (py, px) = (y * conv.stride + tap / k, x * conv.stride + tap % k);
+    for (slot, channel) in channels.enumerate() {
+        for tap in 0..k * k {
+            for (value, at) in rows.col_as_slice_mut(slot * k * k + tap).iter_mut().zip(positions) {
+                let (py, px) = (at.y * conv.stride + tap / k, at.x * conv.stride + tap % k);
                 let inside = |p: usize, side: usize| p.checked_sub(conv.padding).filter(|p| *p < side);
                 if let (Some(py), Some(px)) = (inside(py, inputs.height), inside(px, inputs.width)) {
-                    rows[(row, slot * k * k + tap)] = f64::from(plane[py * inputs.width + px]);
+                    *value = f64::from(inputs.images[at.image][channel * area + py * inputs.width + px]);
                 }
             }
         }
@@ -125,15 +96,22 @@ impl Sums {
         Self { count: 0.0, x: vec![0.0; d], y: vec![0.0; m], xx: Mat::zeros(d, d), xy: Mat::zeros(d, m) }
     }
 
-    fn add(&mut self, x: &Mat<f64>, y: &Mat<f64>) {
-        let sum = |into: &mut [f64], rows: &Mat<f64>| {
-            into.iter_mut().enumerate().for_each(|(c, s)| *s += rows.col(c).iter().sum::<f64>());
+    fn add(&mut self, mut x: Mat<f64>, mut y: Mat<f64>, positions: &[Position]) {
+        // Products need the root of the weight on either side, sums once more.
+        let roots: Vec<f64> = positions.iter().map(|p| p.weight.sqrt()).collect();
+        let weigh = |rows: &mut Mat<f64>, sums: &mut [f64]| {
+            for (c, sum) in sums.iter_mut().enumerate() {
+                for (value, root) in rows.col_as_slice_mut(c).iter_mut().zip(&roots) {
+                    *value *= root;
+                    *sum += *value * root;
+                }
+            }
         };
-        sum(&mut self.x, x);
-        sum(&mut self.y, y);
+        weigh(&mut x, &mut self.x);
+        weigh(&mut y, &mut self.y);
         matmul(self.xx.as_mut(), Accum::Add, x.transpose(), x.as_ref(), 1.0, Par::rayon(0));
         matmul(self.xy.as_mut(), Accum::Add, x.transpose(), y.as_ref(), 1.0, Par::rayon(0));
-        self.count += x.nrows() as f64;
+        self.count += positions.iter().map(|p| p.weight).sum::<f64>();
     }
 
     fn join(&mut self, other: &Self) {
@@ -155,13 +133,14 @@ impl Sums {
 }
 
 /// Collects the moments for refitting `cut`, which reads `after`, to what `original` makes of `before` with the
-/// rows of its kernel that stay, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows.
+/// rows of its kernel that stay, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows. `worth` as in [`Gram::of`].
 pub(super) fn collect(
     original: (&Conv, &Tensor, &[usize]),
     before: Inputs,
     cut: &Conv,
     after: Inputs,
     seed: u64,
+    worth: Option<&[Vec<f32>]>,
 ) -> Moments {
     let (conv, kernel, rows) = original;
     let taps = conv.kernel * conv.kernel;
@@ -175,16 +154,16 @@ pub(super) fn collect(
         vec![(0..conv.c_in, 0..cut.c_in, 0..rows.len())]
     };
     let unknowns = lanes.first().map_or(1, |lane| lane.1.len() * taps);
-    let positions = Positions::choose(conv, before, unknowns, seed);
+    let positions = positions::choose(conv, before, unknowns, seed, worth);
     let block = |(old, new, columns): (std::ops::Range<usize>, std::ops::Range<usize>, std::ops::Range<usize>)| {
         let kernel = whole.subcols(columns.start, columns.len());
         // Images take turns, so that neither half knows the other's.
         let half = |parity: usize| {
             let mut sums = Sums::new(new.len() * taps, columns.len());
-            let mine: Vec<_> = positions.0.iter().filter(|p| p.0 % 2 == parity).copied().collect();
+            let mine: Vec<_> = positions.iter().filter(|p| p.image % 2 == parity).copied().collect();
             for chunk in mine.chunks(CHUNK) {
                 let targets = patches(conv, before, old.clone(), chunk) * kernel;
-                sums.add(&patches(cut, after, new.clone(), chunk), &targets);
+                sums.add(patches(cut, after, new.clone(), chunk), targets, chunk);
             }
             sums
         };
@@ -230,6 +209,41 @@ impl Moments {
         Some(fit)
     }
 
+    /// As [`Moments::fit`], with a ridge that is given, over the weights of `kernel` that are not zero: each output has a
+    /// system of its own.
+    pub fn fit_nonzero(&self, kernel: &Tensor, ridge: f64) -> Option<Fit> {
+        let mut rows = kernel.data();
+        let mut fit = Fit::default();
+        for Block { gram, target_mean, xy } in self.blocks.iter().map(|split| &split.all) {
+            let d = gram.mean.len();
+            let (mine, others) = rows.split_at(d * target_mean.len());
+            rows = others;
+            let one = |(output, (row, target)): (usize, (&[f32], &f64))| {
+                let kept: Vec<usize> = (0..d).filter(|i| row[*i] != 0.0).collect();
+                if kept.is_empty() {
+                    return Some((vec![0.0; d], *target as f32));
+                }
+                let part = Gram {
+                    mean: kept.iter().map(|i| gram.mean[*i]).collect(),
+                    xx: Mat::from_fn(kept.len(), kept.len(), |i, j| gram.xx[(kept[i], kept[j])]),
+                };
+                let right = Mat::from_fn(kept.len(), 1, |i, _| xy[(kept[i], output)]);
+                let start: Vec<f32> = kept.iter().map(|i| row[*i]).collect();
+                let found = solve(&part, &right, &[*target], &start, ridge)?;
+                let mut whole = vec![0.0; d];
+                kept.iter().zip(found.kernel).for_each(|(i, w)| whole[*i] = w);
+                Some((whole, found.intercept[0]))
+            };
+            let jobs: Vec<_> = mine.chunks_exact(d).zip(target_mean).enumerate().collect();
+            let found: Option<Vec<(Vec<f32>, f32)>> = jobs.into_par_iter().map(one).collect();
+            for (row, intercept) in found? {
+                fit.kernel.extend(row);
+                fit.intercept.push(intercept);
+            }
+        }
+        Some(fit)
+    }
+
     /// Writes the mean and the variance of the convolution's outputs into its batch normalisation.
     pub fn restate(&self, model: &mut Model, conv: &Conv) {
         let Some(norm) = &conv.norm else { return };
@@ -265,15 +279,21 @@ impl Block {
 }
 
 impl Gram {
-    /// The moments of a dense convolution's own inputs.
-    pub fn of(conv: &Conv, inputs: Inputs, seed: u64) -> Self {
+    /// The moments of a dense convolution's own inputs; `worth` says for every image how much each position of the output
+    /// counts.
+    pub fn of(conv: &Conv, inputs: Inputs, seed: u64, worth: Option<&[Vec<f32>]>) -> Self {
         let d = conv.c_in * conv.kernel * conv.kernel;
-        let positions = Positions::choose(conv, inputs, d, seed);
+        let positions = positions::choose(conv, inputs, d, seed, worth);
         let mut sums = Sums::new(d, 0);
-        for chunk in positions.0.chunks(CHUNK) {
-            sums.add(&patches(conv, inputs, 0..conv.c_in, chunk), &Mat::zeros(chunk.len(), 0));
+        for chunk in positions.chunks(CHUNK) {
+            sums.add(patches(conv, inputs, 0..conv.c_in, chunk), Mat::zeros(chunk.len(), 0), chunk);
         }
         sums.centre().gram
+    }
+
+    /// The variance of every input.
+    pub fn variances(&self) -> Vec<f64> {
+        (0..self.mean.len()).map(|i| self.xx[(i, i)].max(0.0)).collect()
     }
 
     /// The covariance with `ridge` times its mean variance on the diagonal, and that value.

@@ -103,11 +103,9 @@ fn single(model: &Model, node: &Node, c_in: usize) -> Model {
     let input = Node { name: "input".into(), op: Op::Input { channels: c_in }, inputs: vec![] };
     let layer = Node { name: node.name.clone(), op: node.op.clone(), inputs: vec![NodeId(0)] };
     let mut graph = Graph { nodes: vec![input, layer], outputs: vec![NodeId(1)], head: Head::Classify { nc: c_in } };
-    if let Op::Conv(conv) = &node.op {
-        graph.head = Head::Classify { nc: conv.c_out };
-    } else if let Op::Attention(a) | Op::Values(a) = &node.op {
-        graph.head = Head::Classify { nc: a.heads * a.head_dim };
-    }
+    // The head only has to fit the layer.
+    let nc = graph.channels().ok().and_then(|channels| channels.last().copied()).unwrap_or(c_in);
+    graph.head = Head::Classify { nc };
     let weights = graph.params().into_iter().map(|p| (p.key.clone(), model.tensor(&p.key).clone())).collect();
     Model { graph, weights, info: Info::default() }
 }

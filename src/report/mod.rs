@@ -1,7 +1,9 @@
 //! What was measured, as data: `report.json` is this structure, `report.html` the same for people.
 
+pub mod comparison;
 mod html;
 
+pub use html::comparison::render as render_comparison;
 pub use html::render;
 
 use crate::bench::Distribution;
@@ -51,6 +53,15 @@ pub struct Report {
     pub groups: Vec<GroupWidths>,
     /// Time per layer before and after, as predicted by the latency table.
     pub layers: Vec<LayerTimes>,
+    /// The least loss that the search can prove reachable at other latencies, slowest first.
+    #[serde(default)]
+    pub front: Vec<FrontPoint>,
+    /// Bytes of activations that live while each layer runs, in the order of the network.
+    #[serde(default)]
+    pub memory: Vec<MemoryStep>,
+    /// The validation images on which uncut and shipped model disagree most.
+    #[serde(default)]
+    pub photos: Vec<Photo>,
     /// What a user applies.
     pub verdict: Verdict,
     /// Seconds each stage of the job took.
@@ -84,6 +95,12 @@ pub struct Asked {
     /// Peak memory in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<f64>,
+    /// Trained values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<usize>,
+    /// Size of the model file in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_mib: Option<f64>,
     /// The least mAP50-95.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_map: Option<f64>,
@@ -116,10 +133,16 @@ pub struct Stage {
     pub per_class: BTreeMap<String, f64>,
     /// Trained values.
     pub params: usize,
+    /// Of those, zeros.
+    #[serde(default)]
+    pub zeros: usize,
     /// Multiply-accumulates per image.
     pub macs: usize,
     /// Weights, activations and workspace, bytes.
     pub peak_memory_bytes: usize,
+    /// The model's file, bytes.
+    #[serde(default)]
+    pub file_bytes: usize,
     /// Latency of the network, where this stage was measured.
     #[serde(flatten)]
     pub latency: Option<Distribution>,
@@ -162,6 +185,45 @@ pub struct Search {
     pub rounds: usize,
 }
 
+/// A plan at another latency budget.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrontPoint {
+    /// Predicted latency over the uncut model's.
+    pub latency_ratio: f64,
+    /// Loss of the plan in the units of the importance.
+    pub loss: f64,
+    /// No plan that fast loses less.
+    pub lower_bound: f64,
+}
+
+/// Live activations while a layer runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemoryStep {
+    /// Name of the layer.
+    pub name: String,
+    /// Bytes before.
+    pub before_bytes: f64,
+    /// Bytes after.
+    pub after_bytes: f64,
+}
+
+/// An image with what both models find in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Photo {
+    /// Its file name.
+    pub name: String,
+    /// Confident detections of one model that the other does not share.
+    pub disagreement: usize,
+    /// Confident detections of the uncut model.
+    pub found_before: usize,
+    /// Confident detections of the shipped model.
+    pub found_after: usize,
+    /// A small JPEG with the detections of the uncut model, base64.
+    pub before: String,
+    /// The same of the shipped model.
+    pub after: String,
+}
+
 /// A group's width before and after.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupWidths {
@@ -187,11 +249,14 @@ pub struct LayerTimes {
 /// The measured answer to the budgets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Latency after over latency before, measured in turn.
+    /// Latency after over latency before, measured in turn; 0 where nothing was measured that counts.
     pub latency_ratio: f64,
-    /// Whether the latency budget holds; true without one.
+    /// Why no latency is claimed, where none is: the device was simulated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<String>,
+    /// Whether no measured latency budget is missed; true without one, and where none is claimed.
     pub latency_ok: bool,
-    /// Whether the memory budget holds; true without one.
+    /// Whether the budgets of memory, parameters and file size hold; true without any.
     pub memory_ok: bool,
     /// Whether the accuracy floors hold; true without any.
     pub accuracy_ok: bool,

@@ -1,12 +1,12 @@
 //! Cuts channels: a [`Selection`] says which channels of every group stay, and [`cut`] rebuilds
 //! every layer on both sides: a convolution's outputs, the inputs of all that read it, the offsets
-//! of splits, the sizes of attention heads.
+//! of splits, the sizes of attention heads. Where a removable group keeps nothing, the layers that depended on it go.
 //!
 //! The property that proves it: the original with the removed channels masked ([`mask`]) computes the
 //! same as the cut model.
 
-use crate::graph::{Attention, Conv, Graph, NodeId, Norm, Op};
-use crate::group::{AtomId, Groups};
+use crate::graph::{Attention, Conv, ConvTranspose, Graph, Node, NodeId, Norm, Op};
+use crate::group::{Absence, AtomId, Groups};
 use crate::model::{Model, ModelError, Weights};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -60,7 +60,7 @@ pub enum SurgeryError {
         /// The first position at fault.
         position: usize,
     },
-    /// Nothing would be left.
+    /// Nothing would be left of a group that is not removable.
     #[error("group `{group}`: no channel would be left, expected at least {least}")]
     Empty {
         /// Name of the group.
@@ -91,15 +91,30 @@ pub enum SurgeryError {
 /// result does not have the widths asked for.
 pub fn cut(model: &Model, groups: &Groups, selection: &Selection) -> Result<Model, SurgeryError> {
     check(groups, selection)?;
-    let kept = Kept::new(groups, selection);
+    let kept = Kept::new(&model.graph, groups, selection)?;
     let graph = shrink(&model.graph, &kept)?;
     let mut weights = Weights::default();
-    for (id, conv) in model.graph.convs() {
-        let (rows, columns) = (kept.positions(id), kept.positions(model.graph.node(id).inputs[0]));
-        let kernel = model.tensor(&conv.weight).select(0, &rows);
-        let kernel = if conv.is_depthwise() { kernel } else { kernel.select(1, &columns) };
-        weights.insert(conv.weight.clone(), kernel);
-        for key in conv.bias.iter().cloned().chain(conv.norm.iter().flat_map(Norm::keys)) {
+    for id in model.graph.ids().filter(|id| kept.stays(*id)) {
+        let node = model.graph.node(id);
+        let rows = kept.positions(id);
+        let vectors: Vec<String> = match &node.op {
+            Op::Conv(conv) => {
+                let kernel = model.tensor(&conv.weight).select(0, &rows);
+                let kernel = match conv.is_depthwise() {
+                    true => kernel,
+                    false => kernel.select(1, &kept.positions(node.inputs[0])),
+                };
+                weights.insert(conv.weight.clone(), kernel);
+                conv.bias.iter().cloned().chain(conv.norm.iter().flat_map(Norm::keys)).collect()
+            }
+            Op::ConvTranspose(conv) => {
+                let kernel = model.tensor(&conv.weight).select(0, &kept.positions(node.inputs[0])).select(1, &rows);
+                weights.insert(conv.weight.clone(), kernel);
+                conv.bias.iter().cloned().collect()
+            }
+            _ => continue,
+        };
+        for key in vectors {
             let tensor = model.tensor(&key).select(0, &rows);
             weights.insert(key, tensor);
         }
@@ -114,7 +129,7 @@ pub fn cut(model: &Model, groups: &Groups, selection: &Selection) -> Result<Mode
 pub fn cut_graph(graph: &Graph, groups: &Groups, widths: &[usize]) -> Result<Graph, SurgeryError> {
     let selection = Selection::first(groups, widths);
     check(groups, &selection)?;
-    shrink(graph, &Kept::new(groups, &selection))
+    shrink(graph, &Kept::new(graph, groups, &selection)?)
 }
 
 /// The model with the same shapes in which the channels left out are zero in every tensor they occur in.
@@ -123,21 +138,34 @@ pub fn cut_graph(graph: &Graph, groups: &Groups, widths: &[usize]) -> Result<Gra
 /// If the selection is not legal for these groups.
 pub fn mask(model: &Model, groups: &Groups, selection: &Selection) -> Result<Model, SurgeryError> {
     check(groups, selection)?;
-    let kept = Kept::new(groups, selection);
+    let kept = Kept::new(&model.graph, groups, selection)?;
     let mut masked = model.clone();
-    for (id, conv) in model.graph.convs() {
-        let gone: Vec<usize> = (0..conv.c_out).filter(|c| !kept.flags(id)[*c]).collect();
-        let mut zero = |key: &str| {
+    for id in model.graph.ids() {
+        // A layer that reads nothing gives nothing, whichever of its channels live on elsewhere.
+        let flags = kept.flags(id);
+        let gone: Vec<usize> = (0..flags.len()).filter(|c| !flags[*c] || kept.absence.absent[id.index()]).collect();
+        let mut zero = |key: &str, outer: usize| {
             let tensor = masked.weights.get_mut(key).expect("a model has every tensor of its graph");
-            let row = tensor.data().len() / conv.c_out;
-            gone.iter().for_each(|c| tensor.data_mut()[c * row..(c + 1) * row].fill(0.0));
+            let row = tensor.data().len() / outer / flags.len();
+            for (o, c) in (0..outer).flat_map(|o| gone.iter().map(move |c| (o, c))) {
+                tensor.data_mut()[(o * flags.len() + c) * row..][..row].fill(0.0);
+            }
         };
-        zero(&conv.weight);
-        conv.bias.iter().for_each(|key| zero(key));
-        if let Some(norm) = &conv.norm {
-            let [_, shift, mean, _] = norm.keys();
-            zero(&shift);
-            zero(&mean);
+        match &model.graph.node(id).op {
+            Op::Conv(conv) => {
+                zero(&conv.weight, 1);
+                conv.bias.iter().for_each(|key| zero(key, 1));
+                if let Some(norm) = &conv.norm {
+                    let [_, shift, mean, _] = norm.keys();
+                    zero(&shift, 1);
+                    zero(&mean, 1);
+                }
+            }
+            Op::ConvTranspose(conv) => {
+                zero(&conv.weight, conv.c_in);
+                conv.bias.iter().for_each(|key| zero(key, 1));
+            }
+            _ => {}
         }
     }
     Ok(masked)
@@ -153,7 +181,7 @@ fn check(groups: &Groups, selection: &Selection) -> Result<(), SurgeryError> {
         if let Some(position) = ascending.or(keep.last().copied().filter(|last| *last >= group.width())) {
             return Err(SurgeryError::Positions { group: name(), width: group.width(), position });
         }
-        if keep.len() < group.heads {
+        if keep.len() < group.heads && !(keep.is_empty() && group.removable) {
             return Err(SurgeryError::Empty { group: name(), least: group.heads });
         }
         let size = group.width() / group.heads;
@@ -166,19 +194,24 @@ fn check(groups: &Groups, selection: &Selection) -> Result<(), SurgeryError> {
     Ok(())
 }
 
-/// Which atoms stay.
+/// Which atoms stay, and which nodes go with the others.
 struct Kept<'a> {
     groups: &'a Groups,
     atoms: Vec<bool>,
+    absence: Absence,
 }
 
 impl<'a> Kept<'a> {
-    fn new(groups: &'a Groups, selection: &Selection) -> Self {
+    fn new(graph: &Graph, groups: &'a Groups, selection: &Selection) -> Result<Self, SurgeryError> {
         let mut atoms: Vec<bool> = groups.group_of.iter().map(Option::is_none).collect();
         for (group, keep) in groups.groups.iter().zip(&selection.0) {
             keep.iter().for_each(|position| atoms[group.atoms[*position].index()] = true);
         }
-        Self { groups, atoms }
+        let absence = Absence::of(graph, &groups.channels, &|atom| !atoms[atom.index()]);
+        let absence = absence.map_err(|id| {
+            SurgeryError::NotReached(format!("`{}` would be left without a part", graph.node(id).name))
+        })?;
+        Ok(Self { groups, atoms, absence })
     }
 
     fn flags(&self, node: NodeId) -> Vec<bool> {
@@ -189,52 +222,75 @@ impl<'a> Kept<'a> {
         let flags = self.flags(node);
         (0..flags.len()).filter(|i| flags[*i]).collect()
     }
+
+    /// Whether a node is part of the cut graph. Unless something vanishes, all are.
+    fn stays(&self, node: NodeId) -> bool {
+        self.absence.is_empty() || self.absence.needed[node.index()]
+    }
 }
 
-/// Rebuilds every layer for the channels that stay, and checks that the result has exactly them.
+/// Rebuilds every layer for the channels that stay, and checks that the result has exactly them. Names stay; nodes are
+/// numbered anew only where some vanish.
 fn shrink(graph: &Graph, kept: &Kept) -> Result<Graph, SurgeryError> {
-    let mut cut = graph.clone();
-    for id in graph.ids() {
-        let node = &mut cut.nodes[id.index()];
-        match &mut node.op {
-            Op::Conv(conv) => {
-                let (c_out, c_in) = (kept.positions(id).len(), kept.positions(node.inputs[0]).len());
-                let groups = if conv.is_depthwise() { c_in } else { conv.groups };
-                *conv = Conv { c_out, c_in, groups, ..conv.clone() };
-            }
-            Op::Slice { start, len } => {
-                let source = kept.flags(node.inputs[0]);
-                (*start, *len) = (count(&source[..*start]), count(&source[*start..*start + *len]));
-            }
-            Op::Attention(a) | Op::Values(a) => cut_heads(a, &kept.flags(node.inputs[0])),
-            Op::Input { .. } | Op::MaxPool { .. } | Op::Upsample { .. } | Op::Concat | Op::Add | Op::GlobalAvgPool => {}
-        }
+    let mut number = vec![NodeId(0); graph.nodes.len()];
+    let mut cut = Graph { nodes: Vec::new(), outputs: Vec::new(), head: graph.head.clone() };
+    let mut asked = Vec::new();
+    for id in graph.ids().filter(|id| kept.stays(*id)) {
+        number[id.index()] = NodeId(cut.nodes.len() as u32);
+        let node = graph.node(id);
+        let present = node.inputs.iter().filter(|input| !kept.absence.absent[input.index()]);
+        let inputs = present.map(|input| number[kept.absence.stand_in(graph, *input).index()]).collect();
+        cut.nodes.push(Node { name: node.name.clone(), op: shrink_op(node, id, kept), inputs });
+        asked.push(kept.positions(id).len());
     }
-    reached(&cut, kept)?;
+    cut.outputs = graph.outputs.iter().map(|id| number[kept.absence.stand_in(graph, *id).index()]).collect();
+    reached(&cut, &asked)?;
     Ok(cut)
+}
+
+fn shrink_op(node: &Node, id: NodeId, kept: &Kept) -> Op {
+    let c_out = || kept.positions(id).len();
+    let c_in = || kept.positions(node.inputs[0]).len();
+    match &node.op {
+        Op::Conv(conv) => {
+            let groups = if conv.is_depthwise() { c_in() } else { conv.groups };
+            Op::Conv(Conv { c_out: c_out(), c_in: c_in(), groups, ..conv.clone() })
+        }
+        Op::ConvTranspose(conv) => Op::ConvTranspose(ConvTranspose { c_out: c_out(), c_in: c_in(), ..conv.clone() }),
+        Op::Slice { start, len } => {
+            let source = kept.flags(node.inputs[0]);
+            Op::Slice { start: count(&source[..*start]), len: count(&source[*start..*start + *len]) }
+        }
+        Op::Attention(a) => Op::Attention(cut_heads(*a, &kept.flags(node.inputs[0]))),
+        Op::Values(a) => Op::Values(cut_heads(*a, &kept.flags(node.inputs[0]))),
+        Op::Input { .. }
+        | Op::MaxPool { .. }
+        | Op::Upsample { .. }
+        | Op::Concat
+        | Op::Add
+        | Op::Activate { .. }
+        | Op::GlobalAvgPool => node.op.clone(),
+    }
 }
 
 fn count(flags: &[bool]) -> usize {
     flags.iter().filter(|kept| **kept).count()
 }
 
-fn cut_heads(a: &mut Attention, packed: &[bool]) {
-    // The check made sure that all heads keep as much as the first.
-    let keys = count(&packed[..a.key_dim]);
-    let values = count(&packed[2 * a.key_dim..a.packed()]);
-    (a.key_dim, a.head_dim) = (keys, values);
+/// The check made sure that all heads keep as much as the first.
+fn cut_heads(a: Attention, packed: &[bool]) -> Attention {
+    let (key_dim, head_dim) = (count(&packed[..a.key_dim]), count(&packed[2 * a.key_dim..a.packed()]));
+    Attention { key_dim, head_dim, ..a }
 }
 
-fn reached(graph: &Graph, kept: &Kept) -> Result<(), SurgeryError> {
+fn reached(graph: &Graph, asked: &[usize]) -> Result<(), SurgeryError> {
     graph.check().map_err(|e| SurgeryError::NotReached(e.to_string()))?;
-    let asked: Vec<usize> = graph.ids().map(|id| kept.positions(id).len()).collect();
-    let found =
-        graph.shapes(32 * graph.stride(), 32 * graph.stride()).map_err(|e| SurgeryError::NotReached(e.to_string()))?;
+    let found = graph.channels().map_err(|e| SurgeryError::NotReached(e.to_string()))?;
     for ((node, asked), found) in graph.nodes.iter().zip(asked).zip(found) {
-        if found.c != asked {
+        if found != *asked {
             return Err(SurgeryError::NotReached(format!(
-                "`{}` has {} channels, {asked} were asked for",
-                node.name, found.c
+                "`{}` has {found} channels, {asked} were asked for",
+                node.name
             )));
         }
     }

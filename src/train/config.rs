@@ -53,6 +53,8 @@ pub struct FitConfig {
     pub threads: usize,
     /// Decoded images are kept in memory up to this many bytes.
     pub cache_bytes: usize,
+    /// Whether weights of kernels that are zero at the start stay zero.
+    pub keep_zeros: bool,
     /// Written after every epoch and continued from where it is there.
     pub checkpoint: Option<PathBuf>,
 }
@@ -79,6 +81,7 @@ impl Default for FitConfig {
             seed: 0,
             threads: 0,
             cache_bytes: 1 << 30,
+            keep_zeros: false,
             checkpoint: None,
         }
     }

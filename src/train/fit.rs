@@ -14,7 +14,7 @@ use crate::data::Dataset;
 use crate::graph::Head;
 use crate::model::Model;
 use candle_core::{Device, Tensor, Var};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::mpsc::sync_channel;
 
 /// Trains a detector or a classifier and gives back the moving average of its weights.
@@ -99,6 +99,9 @@ pub fn fit(
 fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(), TrainError> {
     let unfit = |problem: String| Err(TrainError::Unfit(problem));
     let graph = &model.graph;
+    if !matches!(graph.head, Head::Detect { .. } | Head::Classify { .. }) {
+        return unfit(format!("its task is `{}`, detectors and classifiers are trained", graph.head.task()));
+    }
     if !matches!(graph.input_channels(), 1 | 3) {
         return unfit(format!("its input has {} channels, images have 3, or 1 if grey", graph.input_channels()));
     }
@@ -125,6 +128,8 @@ struct Trainer<'a> {
     optimizer: Optimizer,
     /// The scales of the normalisations, where they shall become sparse.
     scales: Vec<Var>,
+    /// By key of a kernel: 0 where it must stay zero, 1 elsewhere.
+    masks: BTreeMap<String, Tensor>,
     ema: Ema,
     schedule: Schedule,
     config: &'a FitConfig,
@@ -153,6 +158,7 @@ impl<'a> Trainer<'a> {
             scales,
             teacher: teacher.map(|teacher| Net::new(teacher, device).map(Net::frozen)).transpose()?,
             optimizer: Optimizer::new(config.optimizer, config.weight_decay),
+            masks: if config.keep_zeros { masks(model, device)? } else { BTreeMap::new() },
             ema: Ema::new(model.weights.clone(), config.ema_decay),
             schedule: Schedule {
                 peak: config.lr,
@@ -194,6 +200,11 @@ impl<'a> Trainer<'a> {
         for scale in &self.scales {
             optim::shrink(scale, lr * self.config.sparsity)?;
         }
+        for (key, var) in params {
+            if let Some(mask) = self.masks.get(key) {
+                var.set(&(var.as_detached_tensor() * mask)?)?;
+            }
+        }
         self.ema.update(&self.net.to_model()?.weights);
         Ok((terms, lr, norm))
     }
@@ -201,13 +212,13 @@ impl<'a> Trainer<'a> {
     fn loss(&self, images: &Tensor, outputs: &[Tensor], batch: &Batch) -> Result<(Terms, Vec<Vec<f32>>), TrainError> {
         let values = Outputs::read(outputs)?;
         let (mut terms, mut grads) = match self.head {
-            Head::Detect { .. } => {
-                let loss = loss::detect(self.head, &values.views(), &batch.targets)?;
-                (Terms { box_: loss.box_, cls: loss.cls, dfl: loss.dfl, distill: 0.0 }, loss.grads)
-            }
             Head::Classify { .. } => {
                 let loss = loss::classify(values.single()?, &batch.classes)?;
                 (Terms { cls: loss.loss, ..Terms::default() }, vec![loss.grad])
+            }
+            _ => {
+                let loss = loss::detect(self.head, &values.views(), &batch.targets)?;
+                (Terms { box_: loss.box_, cls: loss.cls, dfl: loss.dfl, distill: 0.0 }, loss.grads)
             }
         };
         if let Some(teacher) = &self.teacher {
@@ -216,17 +227,27 @@ impl<'a> Trainer<'a> {
             options.class *= self.config.distill;
             options.box_ *= self.config.distill;
             terms.distill = match self.head {
-                Head::Detect { .. } => {
-                    let loss = distill::detect(self.head, &values.views(), &taught.views(), &options, &mut grads)?;
-                    loss.cls + loss.box_
-                }
                 Head::Classify { .. } => {
                     distill::classify(values.single()?, taught.single()?, &options, &mut grads[0])?
+                }
+                _ => {
+                    let loss = distill::detect(self.head, &values.views(), &taught.views(), &options, &mut grads)?;
+                    loss.cls + loss.box_
                 }
             };
         }
         Ok((terms, grads))
     }
+}
+
+/// Masks of all kernels that have zeros.
+fn masks(model: &Model, device: &Device) -> candle_core::Result<BTreeMap<String, Tensor>> {
+    let kernels = model.weights.iter().filter(|(_, t)| t.shape().len() > 1 && t.data().contains(&0.0));
+    let mask = |(key, tensor): (&String, &crate::model::Tensor)| {
+        let values: Vec<f32> = tensor.data().iter().map(|v| if *v == 0.0 { 0.0 } else { 1.0 }).collect();
+        Ok((key.clone(), Tensor::from_vec(values, tensor.shape(), device)?))
+    };
+    kernels.map(mask).collect()
 }
 
 /// The outputs of a network as plain values.

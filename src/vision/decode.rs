@@ -4,7 +4,8 @@
 //! Loss", NeurIPS 2020), in units of the level's stride. Only cells with a class above the threshold are worked out.
 
 use super::Detection;
-use crate::graph::Head;
+use super::tasks::Extra;
+use crate::graph::{Boxes, Head};
 
 /// Which candidates are wanted.
 #[derive(Clone, Copy, Debug)]
@@ -24,38 +25,41 @@ pub struct Candidate {
     pub cell: usize,
 }
 
-fn sigmoid(x: f32) -> f32 {
+pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// One level of a detect head's outputs.
-struct Level<'a> {
+/// One level of the outputs of a head that finds boxes.
+pub(super) struct Level<'a> {
+    /// Its position among the levels.
+    pub number: usize,
     boxes: &'a [f32],
     classes: &'a [f32],
     width: usize,
-    area: usize,
-    stride: f32,
+    pub area: usize,
+    pub stride: f32,
     reg_max: usize,
-    first_cell: usize,
+    pub first_cell: usize,
 }
 
-/// The levels of a detect head, as far as the outputs have the sizes they must have.
-fn levels<'a>(head: &Head, (height, width): (usize, usize), outputs: &[&'a [f32]]) -> Vec<Level<'a>> {
-    let Head::Detect { nc, reg_max, strides } = head else { return Vec::new() };
+/// The levels of a head that finds boxes, as far as the outputs have the sizes they must have.
+pub(super) fn levels<'a>(head: &Head, (height, width): (usize, usize), outputs: &[&'a [f32]]) -> Vec<Level<'a>> {
+    let Some(Boxes { nc, reg_max, strides }) = head.boxes() else { return Vec::new() };
     let mut first_cell = 0;
     let mut levels = Vec::new();
-    for (stride, pair) in strides.iter().zip(outputs.chunks_exact(2)) {
+    for (number, (stride, pair)) in strides.iter().zip(outputs.chunks_exact(2)).enumerate() {
         let (h, w) = (height.div_ceil(*stride), width.div_ceil(*stride));
         if pair[0].len() != 4 * reg_max * h * w || pair[1].len() != nc * h * w {
             continue;
         }
         let level = Level {
+            number,
             boxes: pair[0],
             classes: pair[1],
             width: w,
             area: h * w,
             stride: *stride as f32,
-            reg_max: *reg_max,
+            reg_max,
             first_cell,
         };
         levels.push(level);
@@ -65,10 +69,20 @@ fn levels<'a>(head: &Head, (height, width): (usize, usize), outputs: &[&'a [f32]
 }
 
 impl Level<'_> {
+    /// The centre of a cell, in cells.
+    pub fn centre(&self, cell: usize) -> [f32; 2] {
+        [(cell % self.width) as f32 + 0.5, (cell / self.width) as f32 + 0.5]
+    }
+
     /// Left, top, right, bottom in input pixels.
     fn bbox(&self, cell: usize) -> [f32; 4] {
-        let (x, y) = ((cell % self.width) as f32 + 0.5, (cell / self.width) as f32 + 0.5);
-        let side = |side: usize| {
+        let ([x, y], [left, top, right, bottom]) = (self.centre(cell), self.distances(cell));
+        [x - left, y - top, x + right, y + bottom].map(|v| v * self.stride)
+    }
+
+    /// Distances from the centre of a cell to the sides, left, top, right, bottom, in cells.
+    pub fn distances(&self, cell: usize) -> [f32; 4] {
+        [0, 1, 2, 3].map(|side: usize| {
             let bin = |b: usize| self.boxes[(side * self.reg_max + b) * self.area + cell];
             let top = (0..self.reg_max).map(bin).fold(f32::MIN, f32::max);
             let (mut sum, mut mean) = (0.0, 0.0);
@@ -78,8 +92,7 @@ impl Level<'_> {
                 mean += e * b as f32;
             }
             mean / sum
-        };
-        [x - side(0), y - side(1), x + side(2), y + side(3)].map(|v| v * self.stride)
+        })
     }
 }
 
@@ -117,28 +130,37 @@ pub fn decode(head: &Head, size: (usize, usize), outputs: &[&[f32]], wanted: &Ca
     found
 }
 
-/// Everything, as exporters of this family write it: `[4 + nc, cells]`, centre, width and height in pixels, then scores.
+/// Everything, as exporters of this family write it: `[4 + nc + extra, cells]`, centre, width and height in pixels, then
+/// scores, then what the task adds: mask coefficients, keypoints in pixels, or the angle in radians.
 pub fn decode_all(head: &Head, size: (usize, usize), outputs: &[&[f32]]) -> Vec<f32> {
     let levels = levels(head, size, outputs);
     let cells: usize = levels.iter().map(|level| level.area).sum();
-    let mut all = vec![0.0; (4 + head_classes(head)) * cells];
+    let first = 4 + head.classes();
+    let mut all = vec![0.0; (first + head.extra()) * cells];
     for level in &levels {
         for cell in 0..level.area {
             let at = level.first_cell + cell;
+            let extra = Extra::of(head, level, outputs, cell);
             let [x0, y0, x1, y1] = level.bbox(cell);
-            for (row, value) in [(x0 + x1) / 2.0, (y0 + y1) / 2.0, x1 - x0, y1 - y0].into_iter().enumerate() {
+            let mut row = 0;
+            let mut push = |value: f32| {
                 all[row * cells + at] = value;
+                row += 1;
+            };
+            match &extra {
+                Extra::Rotated(bbox) => bbox.centre.into_iter().chain(bbox.size).for_each(&mut push),
+                _ => [(x0 + x1) / 2.0, (y0 + y1) / 2.0, x1 - x0, y1 - y0].into_iter().for_each(&mut push),
             }
-            for (class, plane) in level.classes.chunks_exact(level.area).enumerate() {
-                all[(4 + class) * cells + at] = sigmoid(plane[cell]);
+            level.classes.chunks_exact(level.area).for_each(|plane| push(sigmoid(plane[cell])));
+            match extra {
+                Extra::None => {}
+                Extra::Coefficients(values) => values.into_iter().for_each(push),
+                Extra::Rotated(bbox) => push(bbox.angle),
+                Extra::Keypoints(points, dims) => {
+                    points.iter().flat_map(|point| &point[..dims]).for_each(|value| push(*value));
+                }
             }
         }
     }
     all
-}
-
-fn head_classes(head: &Head) -> usize {
-    match head {
-        Head::Detect { nc, .. } | Head::Classify { nc } => *nc,
-    }
 }

@@ -44,6 +44,38 @@ pub fn outline(image: &mut Image, bbox: [f32; 4], colour: [u8; 3]) {
     fill(image, [x1 - thick, y0, x1, y1], colour);
 }
 
+/// Mixes a colour half and half into the pixels that are chosen by column and row.
+pub fn tint(image: &mut Image, chosen: &dyn Fn(usize, usize) -> bool, colour: [u8; 3]) {
+    let width = image.width();
+    for (at, pixel) in image.data_mut().chunks_exact_mut(3).enumerate() {
+        if chosen(at % width, at / width) {
+            pixel.iter_mut().zip(colour).for_each(|(p, c)| *p = p.midpoint(c));
+        }
+    }
+}
+
+/// Draws a spot around a place.
+pub fn dot(image: &mut Image, place: [f32; 2], colour: [u8; 3]) {
+    let radius = thickness(image) + 1;
+    let [x, y, ..] = pixels([place[0], place[1], 0.0, 0.0]);
+    fill(image, [x - radius, y - radius, x + radius, y + radius], colour);
+}
+
+/// Draws the closed line through some points as far as it lies in the image.
+pub fn polygon(image: &mut Image, points: &[[f32; 2]], colour: [u8; 3]) {
+    let thick = thickness(image);
+    for (from, to) in points.iter().zip(points.iter().cycle().skip(1)) {
+        let length = (to[0] - from[0]).abs().max((to[1] - from[1]).abs());
+        let steps = if length.is_finite() { (length.ceil() as usize).clamp(1, 1 << 16) } else { 0 };
+        for i in 0..=steps {
+            let share = i as f32 / steps.max(1) as f32;
+            let at = [0, 1].map(|axis| from[axis] + share * (to[axis] - from[axis]));
+            let [x, y, ..] = pixels([at[0], at[1], 0.0, 0.0]);
+            fill(image, [x, y, x + thick, y + thick], colour);
+        }
+    }
+}
+
 /// The most characters of a caption.
 const MAX_CAPTION: usize = 60;
 
@@ -82,6 +114,18 @@ mod tests {
         assert_eq!([at(&image, 1, 1), at(&image, 6, 4), at(&image, 3, 3), at(&image, 0, 0)], [9, 9, 0, 0]);
         outline(&mut image, [-50.0, f32::NAN, 1e9, 50.0], [7; 3]);
         outline(&mut image, [5.0, 5.0, 2.0, 2.0], [7; 3]);
+    }
+
+    #[test]
+    fn polygons_dots_and_tints_stay_in_the_image() {
+        let mut image = Image::new(8, 6, vec![0; 144]);
+        polygon(&mut image, &[[1.0, 1.0], [6.0, 1.0], [6.0, 4.0], [1.0, 4.0]], [9; 3]);
+        let at = |image: &Image, x: usize, y: usize| image.data()[3 * (8 * y + x)];
+        assert_eq!([at(&image, 1, 1), at(&image, 4, 1), at(&image, 6, 3), at(&image, 3, 3)], [9, 9, 9, 0]);
+        polygon(&mut image, &[[f32::NAN, 1e30], [-1e9, 4.0], [f32::INFINITY, 3.0]], [7; 3]);
+        dot(&mut image, [f32::NAN, -1e30], [7; 3]);
+        tint(&mut image, &|x, y| (x, y) == (3, 3), [200; 3]);
+        assert_eq!(at(&image, 3, 3), 100);
     }
 
     #[test]

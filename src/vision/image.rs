@@ -104,6 +104,55 @@ impl Image {
         written.map_err(|source| ImageError::Io { path: path.into(), source })
     }
 
+    /// The largest square in the middle.
+    pub fn centre_square(&self) -> Self {
+        let side = self.width.min(self.height);
+        let (left, top) = ((self.width - side) / 2, (self.height - side) / 2);
+        let rows = self.data.chunks_exact(3 * self.width).skip(top).take(side);
+        let data = rows.flat_map(|row| &row[3 * left..3 * (left + side)]).copied().collect();
+        Self { width: side, height: side, data }
+    }
+
+    /// The bytes of a JPEG file, `quality` from 1 to 100.
+    ///
+    /// # Errors
+    /// If the image cannot be encoded.
+    pub fn jpeg(&self, quality: u8) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = Vec::new();
+        let mut encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, quality);
+        let encoded = encoder.encode(&self.data, self.width as u32, self.height as u32, image::ExtendedColorType::Rgb8);
+        encoded.map_err(|e| ImageError::Format { path: PathBuf::from("(in memory)"), problem: e.to_string() })?;
+        Ok(bytes)
+    }
+
+    /// The image with its longer side at most `side` pixels, every pixel the mean of those it stands for.
+    pub fn shrunk(&self, side: usize) -> Self {
+        let longer = self.width.max(self.height);
+        if longer <= side || side == 0 {
+            return self.clone();
+        }
+        let scaled = |length: usize| (length * side / longer).max(1);
+        let (width, height) = (scaled(self.width), scaled(self.height));
+        let mut data = Vec::with_capacity(3 * width * height);
+        for y in 0..height {
+            for x in 0..width {
+                let span = |at: usize, to: usize, of: usize| at * of / to..((at + 1) * of / to).max(at * of / to + 1);
+                let (rows, columns) = (span(y, height, self.height), span(x, width, self.width));
+                let mut sums = [0usize; 3];
+                let count = rows.len() * columns.len();
+                for row in rows {
+                    let pixels =
+                        &self.data[3 * (row * self.width + columns.start)..3 * (row * self.width + columns.end)];
+                    for pixel in pixels.chunks_exact(3) {
+                        sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += usize::from(*value));
+                    }
+                }
+                data.extend(sums.map(|sum| (sum / count) as u8));
+            }
+        }
+        Self { width, height, data }
+    }
+
     /// Columns.
     pub fn width(&self) -> usize {
         self.width
@@ -122,5 +171,27 @@ impl Image {
     /// The bytes, to be changed in place.
     pub fn data_mut(&mut self) -> &mut [u8] {
         &mut self.data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shrinking_takes_means_and_keeps_the_shape() {
+        let image = Image::new(4, 2, [[10u8; 3], [20; 3], [30; 3], [50; 3]].concat().repeat(2));
+        let small = image.shrunk(2);
+        assert_eq!((small.width(), small.height()), (2, 1));
+        assert_eq!(small.data(), [[15; 3], [40; 3]].concat());
+        assert_eq!(image.shrunk(4), image);
+    }
+
+    #[test]
+    fn a_jpeg_reads_back() {
+        let bytes = Image::new(16, 8, vec![90; 384]).jpeg(80).unwrap();
+        let image = Image::decode(Path::new("a.jpg"), &bytes).unwrap();
+        assert_eq!((image.width(), image.height()), (16, 8));
+        assert!(image.data().iter().all(|v| v.abs_diff(90) < 4));
     }
 }

@@ -3,7 +3,7 @@
 //! Scaling is bilinear with half-pixel centres in the fixed-point arithmetic that camera pipelines built on OpenCV use (11-bit weights);
 //! an exact halving averages blocks of four, as there. Models are trained and judged on such images.
 
-use super::Image;
+use super::{Image, Rotated};
 
 /// Grey of the border.
 const PAD: u8 = 114;
@@ -107,6 +107,23 @@ impl Letterbox {
         let x = |v| back(v, self.offset.0, self.source.0);
         let y = |v| back(v, self.offset.1, self.source.1);
         [x(bbox[0]), y(bbox[1]), x(bbox[2]), y(bbox[3])]
+    }
+
+    /// Columns and rows of the source image.
+    pub fn source(&self) -> [usize; 2] {
+        [self.source.0, self.source.1]
+    }
+
+    /// A place of the input in pixels of the source image; it may lie outside.
+    pub fn point_to_source(&self, [x, y]: [f32; 2]) -> [f32; 2] {
+        let gain = self.gain as f32;
+        [(x - self.offset.0 as f32) / gain, (y - self.offset.1 as f32) / gain]
+    }
+
+    /// A rotated box of the input in pixels of the source image.
+    pub fn rotated_to_source(&self, bbox: Rotated) -> Rotated {
+        let size = bbox.size.map(|side| side / self.gain as f32);
+        Rotated { centre: self.point_to_source(bbox.centre), size, ..bbox }
     }
 
     /// A box of the source image in pixels of the input.

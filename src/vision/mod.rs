@@ -6,11 +6,13 @@ mod glyphs;
 mod image;
 mod letterbox;
 mod nms;
+mod tasks;
 
 pub use self::image::{Image, ImageError};
 pub use decode::{Candidate, Candidates, decode, decode_all};
 pub use letterbox::Letterbox;
 pub use nms::{NmsOptions, iou, nms};
+pub use tasks::{Extra, Rotated, find};
 
 use crate::graph::Head;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! The blocks that the YOLO family is made of, and where their widths come from.
 
-use crate::graph::{Activation, Attention, Builder, Conv, GraphError, NodeId, Norm, Op};
+use crate::graph::{Activation, Attention, Builder, Conv, ConvTranspose, GraphError, NodeId, Norm, Op};
 use thiserror::Error;
 
 /// Where a builder learns the sizes it does not fix itself: a published scale, or the tensors of a
@@ -62,6 +62,8 @@ pub struct Unknown {
 pub(super) struct Net<'a> {
     pub graph: Builder,
     pub plan: &'a dyn Blueprint,
+    /// Added to the variance by normalisations.
+    pub eps: f32,
     /// Output channels of every node so far.
     channels: Vec<usize>,
 }
@@ -82,11 +84,10 @@ impl ConvArgs {
     }
 }
 
-const BN_EPS: f32 = 1e-3;
-
 impl<'a> Net<'a> {
-    pub fn new(plan: &'a dyn Blueprint, input_channels: usize) -> (Self, NodeId) {
-        let mut net = Self { graph: Builder::default(), plan, channels: Vec::new() };
+    /// A graph that begins with an image, and the image.
+    pub fn new(plan: &'a dyn Blueprint, input_channels: usize, eps: f32) -> (Self, NodeId) {
+        let mut net = Self { graph: Builder::default(), plan, eps, channels: Vec::new() };
         let input = net.push("images", Op::Input { channels: input_channels }, &[], input_channels);
         (net, input)
     }
@@ -108,7 +109,7 @@ impl<'a> Net<'a> {
         let (bias, norm) = if self.plan.fused(name) {
             (Some(format!("{name}.conv.bias")), None)
         } else {
-            (None, Some(Norm { prefix: format!("{name}.bn"), eps: BN_EPS }))
+            (None, Some(Norm { prefix: format!("{name}.bn"), eps: self.eps }))
         };
         let act = self.plan.activation(name, args.act);
         let op = Op::Conv(Conv {
@@ -143,6 +144,48 @@ impl<'a> Net<'a> {
         self.push(name, op, &[input], c_out)
     }
 
+    /// A transposed 2x2 convolution with stride 2 and a bias.
+    pub fn conv_transpose(&mut self, name: &str, input: NodeId, c_out: usize) -> NodeId {
+        let op = Op::ConvTranspose(ConvTranspose {
+            weight: format!("{name}.weight"),
+            bias: Some(format!("{name}.bias")),
+            c_in: self.channels(input),
+            c_out,
+            factor: 2,
+        });
+        self.push(name, op, &[input], c_out)
+    }
+
+    /// A convolution whose parts have names of their own: `{name}.weight`, and the normalisation's prefix or a bias.
+    pub fn plain(&mut self, name: &str, input: NodeId, rule: usize, args: PlainArgs) -> Result<NodeId, ZooError> {
+        let weight = format!("{name}.weight");
+        let c_in = self.channels(input);
+        let c_out = if args.depthwise { c_in } else { self.plan.width(&weight, rule)? };
+        let (bias, norm) = match args.norm {
+            Some(prefix) => (None, Some(Norm { prefix, eps: self.eps })),
+            None => (Some(format!("{name}.bias")), None),
+        };
+        let (groups, act) = (if args.depthwise { c_in } else { 1 }, args.act);
+        let PlainArgs { kernel, stride, padding, .. } = args;
+        let op = Op::Conv(Conv { weight, bias, norm, c_in, c_out, kernel, stride, padding, groups, act });
+        Ok(self.push(name, op, &[input], c_out))
+    }
+
+    pub fn activate(&mut self, name: impl Into<String>, input: NodeId, act: Activation) -> NodeId {
+        let channels = self.channels(input);
+        self.push(name, Op::Activate { act }, &[input], channels)
+    }
+
+    pub fn max_pool(&mut self, name: impl Into<String>, input: NodeId, window: [usize; 3]) -> NodeId {
+        let ([kernel, stride, padding], channels) = (window, self.channels(input));
+        self.push(name, Op::MaxPool { kernel, stride, padding }, &[input], channels)
+    }
+
+    pub fn average(&mut self, name: impl Into<String>, input: NodeId) -> NodeId {
+        let channels = self.channels(input);
+        self.push(name, Op::GlobalAvgPool, &[input], channels)
+    }
+
     pub fn concat(&mut self, name: impl Into<String>, inputs: &[NodeId]) -> NodeId {
         let channels = inputs.iter().map(|id| self.channels(*id)).sum();
         self.push(name, Op::Concat, inputs, channels)
@@ -153,7 +196,7 @@ impl<'a> Net<'a> {
         self.push(name, Op::Upsample { factor: 2 }, &[input], channels)
     }
 
-    fn add(&mut self, name: impl Into<String>, a: NodeId, b: NodeId) -> NodeId {
+    pub fn add(&mut self, name: impl Into<String>, a: NodeId, b: NodeId) -> NodeId {
         let channels = self.channels(a);
         self.push(name, Op::Add, &[a, b], channels)
     }
@@ -204,15 +247,33 @@ impl<'a> Net<'a> {
         self.conv(&format!("{name}.cv2"), joined, args.c_out, ConvArgs::k(1))
     }
 
+    /// `C2f`: split in two halves; the second runs through bottlenecks of full width, with residuals where asked;
+    /// everything is concatenated.
+    pub fn c2f(&mut self, name: &str, input: NodeId, args: C2fArgs) -> Result<NodeId, ZooError> {
+        let stem = self.conv(&format!("{name}.cv1"), input, 2 * (args.c_out / 2), ConvArgs::k(1))?;
+        let [a, b] = self.halves(name, stem);
+        let (mut all, mut x) = (vec![a, b], b);
+        for i in 0..self.plan.repeats(&format!("{name}.m"), args.repeats) {
+            let (block, width) = (format!("{name}.m.{i}"), self.channels(b));
+            x = if args.residual {
+                self.bottleneck(&block, x, width)?
+            } else {
+                let inner = self.conv(&format!("{block}.cv1"), x, width, ConvArgs::k(3))?;
+                self.conv(&format!("{block}.cv2"), inner, width, ConvArgs::k(3))?
+            };
+            all.push(x);
+        }
+        let joined = self.concat(format!("{name}.concat"), &all);
+        self.conv(&format!("{name}.cv2"), joined, args.c_out, ConvArgs::k(1))
+    }
+
     /// `SPPF`: three 5x5 max-pools in a row, all stages concatenated.
     pub fn sppf(&mut self, name: &str, input: NodeId, c_out: usize) -> Result<NodeId, ZooError> {
         let hidden = self.channels(input) / 2;
         let first = self.conv(&format!("{name}.cv1"), input, hidden, ConvArgs::k(1))?;
         let mut stages = vec![first];
         for i in 0..3 {
-            let (last, channels) = (stages[i], self.channels(first));
-            let pool = Op::MaxPool { kernel: 5, stride: 1, padding: 2 };
-            stages.push(self.push(format!("{name}.m.{i}"), pool, &[last], channels));
+            stages.push(self.max_pool(format!("{name}.m.{i}"), stages[i], [5, 1, 2]));
         }
         let joined = self.concat(format!("{name}.concat"), &stages);
         self.conv(&format!("{name}.cv2"), joined, c_out, ConvArgs::k(1))
@@ -262,4 +323,24 @@ pub(super) struct C3k2Args {
     pub half: usize,
     pub repeats: usize,
     pub c3k: bool,
+}
+
+/// Sizes of a `C2f` block.
+#[derive(Clone, Copy)]
+pub(super) struct C2fArgs {
+    pub c_out: usize,
+    pub repeats: usize,
+    pub residual: bool,
+}
+
+/// A convolution outside the YOLO family.
+#[derive(Clone)]
+pub(super) struct PlainArgs {
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+    pub depthwise: bool,
+    /// Key prefix of the normalisation; with none there is a bias.
+    pub norm: Option<String>,
+    pub act: Activation,
 }

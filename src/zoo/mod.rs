@@ -1,7 +1,15 @@
 //! Builders that return a [`crate::graph::Graph`] for the networks we know by name.
 
 mod blocks;
+mod head;
+pub mod mobilenet;
+pub mod resnet;
+mod shapes;
 pub mod simple_cnn;
+pub mod vgg;
 pub mod yolo11;
+pub mod yolov8;
 
 pub use blocks::{Blueprint, Unknown, ZooError};
+pub use head::Task;
+pub use shapes::Shapes;

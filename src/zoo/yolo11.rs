@@ -1,20 +1,22 @@
-//! YOLO11 for detection, in the five published scales and in any other widths that a checkpoint has.
+//! YOLO11 for all five tasks, in the five published scales and in any other widths that a checkpoint has.
 //!
 //! Names follow the checkpoints (`model.<layer>.<part>`). The classification branch of the head is
 //! the depthwise one of YOLO11.
 
-use super::blocks::{Blueprint, C3k2Args, ConvArgs, Net, Unknown, ZooError};
-use crate::graph::{Activation, Graph, Head, NodeId, Op};
+use super::blocks::{Blueprint, C3k2Args, ConvArgs, Net, ZooError};
+use super::head::{self, Generation, Task};
+use super::shapes::Published;
+use crate::graph::{Graph, NodeId};
 use std::collections::BTreeMap;
 
-/// Bins of the box distribution per side.
-pub const REG_MAX: usize = 16;
+pub use super::head::{REG_MAX, STRIDES};
+pub use super::shapes::Shapes;
 
-/// Pixels per cell of the three levels.
-pub const STRIDES: [usize; 3] = [8, 16, 32];
-
-/// Index of the head among the top-level layers.
+/// Index of the box head among the top-level layers.
 pub const HEAD: usize = 23;
+
+/// Index of the classifier among the top-level layers.
+pub const CLASSIFIER: usize = 10;
 
 /// A published or custom scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,170 +55,103 @@ impl Scale {
     }
 }
 
-/// The graph of a scale.
+/// The detector of a scale.
 ///
 /// # Errors
 /// If the scale leads to impossible sizes.
 pub fn detect(scale: Scale, nc: usize) -> Result<Graph, ZooError> {
-    build(&Published, scale, nc)
+    network(scale, Task::Detect, nc)
 }
 
-/// The graph that a checkpoint's tensors describe: their shapes decide every width and depth.
-/// `activation` and `heads` answer what shapes cannot tell, by module name.
+/// The network of a scale for a task.
+///
+/// # Errors
+/// If the scale leads to impossible sizes.
+pub fn network(scale: Scale, task: Task, nc: usize) -> Result<Graph, ZooError> {
+    build(&Published, scale, task, nc)
+}
+
+/// The graph that a checkpoint's tensors describe: their shapes decide task, widths and depths.
 ///
 /// # Errors
 /// Names the first tensor that is missing or has an impossible shape.
 pub fn from_shapes(shapes: &Shapes) -> Result<Graph, ZooError> {
-    let last = format!("model.{HEAD}.cv3.0.2.weight");
-    let nc = shapes.kernel(&last)?[0];
-    build(shapes, Scale { depth: 0.5, width: 0.25, max_channels: 1024, c3k_everywhere: false }, nc)
-}
-
-/// What a checkpoint tells about its network.
-#[derive(Clone, Debug, Default)]
-pub struct Shapes {
-    /// Shape of every tensor.
-    pub tensors: BTreeMap<String, Vec<usize>>,
-    /// Activation of convolution blocks by module name, where known.
-    pub activations: BTreeMap<String, Activation>,
-    /// Attention heads by module name, where known.
-    pub heads: BTreeMap<String, usize>,
-}
-
-impl Shapes {
-    fn kernel(&self, key: &str) -> Result<[usize; 4], Unknown> {
-        let fail = |problem: String| Unknown { key: key.into(), problem };
-        let shape = self.tensors.get(key).ok_or_else(|| fail("is missing; a YOLO11 detector has it".into()))?;
-        match shape[..] {
-            [a, b, c, d] if a > 0 && a <= 1 << 16 => Ok([a, b, c, d]),
-            _ => Err(fail(format!("has shape {shape:?}, expected [c_out, c_in, k, k]"))),
-        }
-    }
-}
-
-impl Blueprint for Shapes {
-    fn width(&self, weight_key: &str, _rule: usize) -> Result<usize, ZooError> {
-        Ok(self.kernel(weight_key)?[0])
-    }
-
-    fn repeats(&self, prefix: &str, _rule: usize) -> usize {
-        (0..1000).take_while(|i| self.has(&format!("{prefix}.{i}"), false)).count()
-    }
-
-    fn has(&self, module: &str, _rule: bool) -> bool {
-        let prefix = format!("{module}.");
-        self.tensors.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(&prefix))
-    }
-
-    fn fused(&self, module: &str) -> bool {
-        self.tensors.contains_key(&format!("{module}.conv.bias")) && !self.has(&format!("{module}.bn"), false)
-    }
-
-    fn activation(&self, module: &str, rule: Activation) -> Activation {
-        self.activations.get(module).copied().unwrap_or(rule)
-    }
-
-    fn heads(&self, module: &str, rule: usize) -> usize {
-        self.heads.get(module).copied().unwrap_or(rule)
-    }
-}
-
-/// Answers every question with the published rule.
-struct Published;
-
-impl Blueprint for Published {
-    fn width(&self, _weight_key: &str, rule: usize) -> Result<usize, ZooError> {
-        Ok(rule)
-    }
-
-    fn repeats(&self, _prefix: &str, rule: usize) -> usize {
-        rule
-    }
-
-    fn has(&self, _module: &str, rule: bool) -> bool {
-        rule
-    }
-}
-
-fn build(plan: &dyn Blueprint, scale: Scale, nc: usize) -> Result<Graph, ZooError> {
-    let (mut net, image) = Net::new(plan, 3);
-    let down = |net: &mut Net, layer: usize, x, published| {
-        net.conv(&format!("model.{layer}"), x, scale.channels(published), ConvArgs { stride: 2, ..ConvArgs::k(3) })
+    let classifier = format!("model.{CLASSIFIER}.linear.weight");
+    let (task, nc) = match shapes.tensors.contains_key(&classifier) {
+        true => (Task::Classify, shapes.kernel(&classifier)?[0]),
+        false => head::of_shapes(shapes, HEAD)?,
     };
-    // Published channels, share of the hidden half, whether C3k.
-    let c3k2 = |net: &mut Net, layer: usize, x, published, share: f64, c3k: bool| {
-        let c_out = scale.channels(published);
-        let half = (c_out as f64 * share) as usize;
-        let args = C3k2Args { c_out, half, repeats: scale.repeats(2), c3k: c3k || scale.c3k_everywhere };
-        net.c3k2(&format!("model.{layer}"), x, args)
-    };
+    // Every width and depth comes from the tensors.
+    build(shapes, Scale { depth: 1.0, width: 1.0, max_channels: 1024, c3k_everywhere: false }, task, nc)
+}
 
-    let x = down(&mut net, 0, image, 64)?;
-    let x = down(&mut net, 1, x, 128)?;
-    let x = c3k2(&mut net, 2, x, 256, 0.25, false)?;
-    let x = down(&mut net, 3, x, 256)?;
-    let p3 = c3k2(&mut net, 4, x, 512, 0.25, false)?;
-    let x = down(&mut net, 5, p3, 512)?;
-    let p4 = c3k2(&mut net, 6, x, 512, 0.5, true)?;
-    let x = down(&mut net, 7, p4, 1024)?;
-    let x = c3k2(&mut net, 8, x, 1024, 0.5, true)?;
+fn build(plan: &dyn Blueprint, scale: Scale, task: Task, nc: usize) -> Result<Graph, ZooError> {
+    let (mut net, image) = Net::new(plan, 3, task.eps());
+    let [p3, p4, x] = backbone(&mut net, scale, image)?;
+    let attention = |net: &mut Net, layer: usize, x| {
+        net.c2psa(&format!("model.{layer}"), x, scale.channels(1024), scale.repeats(2))
+    };
+    if task == Task::Classify {
+        let x = attention(&mut net, 9, x)?;
+        return head::classify(net, CLASSIFIER, x, nc);
+    }
     let x = net.sppf("model.9", x, scale.channels(1024))?;
-    let p5 = net.c2psa("model.10", x, scale.channels(1024), scale.repeats(2))?;
+    let p5 = attention(&mut net, 10, x)?;
 
     let x = net.upsample("model.11", p5);
     let x = net.concat("model.12", &[x, p4]);
-    let n4 = c3k2(&mut net, 13, x, 512, 0.5, false)?;
+    let n4 = c3k2(&mut net, scale, 13, x, 512, 0.5, false)?;
     let x = net.upsample("model.14", n4);
     let x = net.concat("model.15", &[x, p3]);
-    let out3 = c3k2(&mut net, 16, x, 256, 0.5, false)?;
-    let x = down(&mut net, 17, out3, 256)?;
+    let out3 = c3k2(&mut net, scale, 16, x, 256, 0.5, false)?;
+    let x = down(&mut net, scale, 17, out3, 256)?;
     let x = net.concat("model.18", &[x, n4]);
-    let out4 = c3k2(&mut net, 19, x, 512, 0.5, false)?;
-    let x = down(&mut net, 20, out4, 512)?;
+    let out4 = c3k2(&mut net, scale, 19, x, 512, 0.5, false)?;
+    let x = down(&mut net, scale, 20, out4, 512)?;
     let x = net.concat("model.21", &[x, p5]);
-    let out5 = c3k2(&mut net, 22, x, 1024, 0.5, true)?;
-
-    let outputs = head(&mut net, &[out3, out4, out5], nc)?;
-    let head = Head::Detect { nc, reg_max: REG_MAX, strides: STRIDES.to_vec() };
-    Ok(net.graph.finish(outputs, head)?)
+    let out5 = c3k2(&mut net, scale, 22, x, 1024, 0.5, true)?;
+    let generation = Generation { layer: HEAD, dense_classes: false };
+    head::finish(net, generation, &[out3, out4, out5], (task, nc), scale.channels(256))
 }
 
-fn head(net: &mut Net, levels: &[NodeId], nc: usize) -> Result<Vec<NodeId>, ZooError> {
-    let finest = net.channels(levels[0]);
-    let box_width = (finest / 4).max(4 * REG_MAX).max(16);
-    let class_width = finest.max(nc.min(100));
-    let mut outputs = Vec::new();
-    for (i, level) in levels.iter().enumerate() {
-        let name = |branch: &str, part: &str| format!("model.{HEAD}.{branch}.{i}.{part}");
-        let mut x = *level;
-        for part in ["0", "1"] {
-            x = net.conv(&name("cv2", part), x, box_width, ConvArgs::k(3))?;
-        }
-        outputs.push(net.predict(&name("cv2", "2"), x, 4 * REG_MAX));
+/// Layers 0 to 8: the features at strides 8, 16 and 32.
+fn backbone(net: &mut Net, scale: Scale, image: NodeId) -> Result<[NodeId; 3], ZooError> {
+    let x = down(net, scale, 0, image, 64)?;
+    let x = down(net, scale, 1, x, 128)?;
+    let x = c3k2(net, scale, 2, x, 256, 0.25, false)?;
+    let x = down(net, scale, 3, x, 256)?;
+    let p3 = c3k2(net, scale, 4, x, 512, 0.25, false)?;
+    let x = down(net, scale, 5, p3, 512)?;
+    let p4 = c3k2(net, scale, 6, x, 512, 0.5, true)?;
+    let x = down(net, scale, 7, p4, 1024)?;
+    let x = c3k2(net, scale, 8, x, 1024, 0.5, true)?;
+    Ok([p3, p4, x])
+}
 
-        let mut x = *level;
-        for (depthwise, dense) in [("0.0", "0.1"), ("1.0", "1.1")] {
-            x = net.conv(&name("cv3", depthwise), x, 0, ConvArgs { depthwise: true, ..ConvArgs::k(3) })?;
-            x = net.conv(&name("cv3", dense), x, class_width, ConvArgs::k(1))?;
-        }
-        outputs.push(net.predict(&name("cv3", "2"), x, nc));
-    }
-    Ok(outputs)
+fn down(net: &mut Net, scale: Scale, layer: usize, x: NodeId, published: usize) -> Result<NodeId, ZooError> {
+    net.conv(&format!("model.{layer}"), x, scale.channels(published), ConvArgs { stride: 2, ..ConvArgs::k(3) })
+}
+
+/// Published channels, share of the hidden half, whether C3k.
+fn c3k2(
+    net: &mut Net,
+    scale: Scale,
+    layer: usize,
+    x: NodeId,
+    published: usize,
+    share: f64,
+    c3k: bool,
+) -> Result<NodeId, ZooError> {
+    let c_out = scale.channels(published);
+    let half = (c_out as f64 * share) as usize;
+    let args = C3k2Args { c_out, half, repeats: scale.repeats(2), c3k: c3k || scale.c3k_everywhere };
+    net.c3k2(&format!("model.{layer}"), x, args)
 }
 
 /// Every tensor of an ultralytics state dict of this graph, running counters and the constant
 /// distribution kernel included.
 pub fn state_dict(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
-    let mut all: BTreeMap<String, Vec<usize>> = graph.params().into_iter().map(|p| (p.key, p.shape)).collect();
-    for node in &graph.nodes {
-        if let Op::Conv(conv) = &node.op
-            && let Some(norm) = &conv.norm
-        {
-            all.insert(format!("{}.num_batches_tracked", norm.prefix), vec![]);
-        }
-    }
-    all.insert(format!("model.{HEAD}.dfl.conv.weight"), vec![1, REG_MAX, 1, 1]);
-    all
+    head::state_dict(graph, if graph.head.boxes().is_some() { HEAD } else { CLASSIFIER })
 }
 
 #[cfg(test)]

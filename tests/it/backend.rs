@@ -20,12 +20,15 @@ fn on_cpu(tensor: &model::Tensor) -> Tensor {
 
 #[test]
 fn the_candle_backend_agrees_with_the_golden_forward_passes() {
-    crate::forward::check(|model, input, height, width| {
-        let net = Net::new(model, &Device::Cpu).unwrap().frozen();
-        let input = Tensor::from_slice(input, (1, 3, height, width), &Device::Cpu).unwrap();
-        let outputs = net.forward(&input, Mode::Eval).unwrap();
-        outputs.iter().map(|y| y.flatten_all().unwrap().to_vec1().unwrap()).collect()
-    });
+    crate::forward::check(by_candle);
+    crate::forward::check_tasks(by_candle);
+}
+
+fn by_candle(model: &model::Model, input: &[f32], height: usize, width: usize) -> Vec<Vec<f32>> {
+    let net = Net::new(model, &Device::Cpu).unwrap().frozen();
+    let input = Tensor::from_slice(input, (1, 3, height, width), &Device::Cpu).unwrap();
+    let outputs = net.forward(&input, Mode::Eval).unwrap();
+    outputs.iter().map(|y| y.flatten_all().unwrap().to_vec1().unwrap()).collect()
 }
 
 /// The reference's weights after one step, its gradients and its statistics.

@@ -23,7 +23,7 @@ fn infer(folder: &TempDir) -> Command {
 }
 
 /// A narrow YOLO11 with two classes and small weights that only its shapes decide.
-fn small_model() -> Model {
+pub fn small_model() -> Model {
     let scale = Scale { depth: 0.3, width: 0.05, max_channels: 256, c3k_everywhere: false };
     let graph: Graph = detect(scale, 2).unwrap();
     let mut weights = Weights::new();

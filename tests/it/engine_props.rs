@@ -3,8 +3,8 @@
 use crate::forward::yolo;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use secateurs::engine::{Engine, EngineError, Options, plan_memory, reference};
-use secateurs::graph::{Activation, Attention, Builder, Conv, Graph, Head, NodeId, Norm, Op};
+use secateurs::engine::{Engine, EngineError, Options, plan_memory, plan_memory_for, reference};
+use secateurs::graph::{Activation, Attention, Builder, Conv, ConvTranspose, Graph, Head, NodeId, Norm, Op};
 use secateurs::kernels::Isa;
 use secateurs::model::{Info, Model, Tensor, Weights};
 
@@ -58,7 +58,7 @@ impl Random {
         let input = self.any();
         let [c, h, w] = self.shape(input);
         let width = [1, 3, 8, 16, 37][self.rng.random_range(0..5)];
-        match self.rng.random_range(0..14) {
+        match self.rng.random_range(0..17) {
             0..4 => {
                 let kernel = [1, 1, 3, 3, 5][self.rng.random_range(0..5)];
                 let stride = if h.min(w) > 4 { self.rng.random_range(1..3) } else { 1 };
@@ -128,6 +128,25 @@ impl Random {
                 let values = self.push(Op::Values(a), &[packed], [a.heads * a.head_dim, h, w]);
                 self.push(Op::Add, &[mixed, values], [a.heads * a.head_dim, h, w]);
             }
+            14 if h * w <= 64 => {
+                let (factor, name) = (self.rng.random_range(1..4), format!("t{}", self.shapes.len()));
+                let conv = ConvTranspose {
+                    weight: format!("{name}.w"),
+                    bias: self.rng.random_bool(0.5).then(|| format!("{name}.b")),
+                    c_in: c,
+                    c_out: width,
+                    factor,
+                };
+                self.push(Op::ConvTranspose(conv), &[input], [width, factor * h, factor * w]);
+            }
+            15 => {
+                let act = [Activation::Identity, Activation::Silu, Activation::Relu][self.rng.random_range(0..3)];
+                self.push(Op::Activate { act }, &[input], [c, h, w]);
+            }
+            16 => {
+                let side = |n: usize| (n - 1) / 2 + 1;
+                self.push(Op::MaxPool { kernel: 3, stride: 2, padding: 1 }, &[input], [c, side(h), side(w)]);
+            }
             13 => {
                 self.push(Op::GlobalAvgPool, &[input], [c, 1, 1]);
             }
@@ -186,9 +205,10 @@ fn random_networks_give_what_the_reference_gives() {
             _ => model.graph.ids().filter(|_| rng.random_bool(0.3)).collect(),
         };
         let options = Options { threads: 1 + seed as usize % 3, keep };
-        let isa = if seed % 5 == 0 { Isa::Portable } else { Isa::detect() };
+        let isas: Vec<Isa> = Isa::all().collect();
+        let isa = isas[seed as usize % isas.len()];
         let mut engine = Engine::with_isa(&model, h, w, &options, isa).unwrap();
-        assert_eq!(engine.memory(), plan_memory(&model.graph, h, w, &options).unwrap(), "seed {seed}");
+        assert_eq!(engine.memory(), plan_memory_for(&model.graph, h, w, &options, isa).unwrap(), "seed {seed}");
         // Twice: nothing of the first run may show in the second.
         engine.run(&image(&model, h, w, seed + 1)).unwrap();
         engine.run(&input).unwrap();

@@ -92,3 +92,38 @@ fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
     assert_eq!(code, 4, "{text}");
     assert!(text.contains("the least latency is") && text.contains("--latency-ratio"), "{text}");
 }
+
+#[test]
+fn ways_to_prune_are_compared_on_the_demo() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
+    command.args([
+        "compare",
+        "--latency-ratio",
+        "0.8",
+        "--importance",
+        "reconstruction,l1-global",
+        "--repair",
+        "none,lsq",
+    ]);
+    command.arg("--out").arg(folder.path().join("out")).arg("--cache").arg(folder.path().join("cache"));
+    let output = command.output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    let json: Value = serde_json::from_slice(&std::fs::read(folder.path().join("out/compare.json")).unwrap()).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    let names: Vec<String> = rows
+        .iter()
+        .map(|row| format!("{} {}", row["scheme"].as_str().unwrap(), row["repair"].as_str().unwrap()))
+        .collect();
+    let expected = ["reconstruction none", "reconstruction lsq", "l1-global none", "l1-global lsq"];
+    assert_eq!(names, [&expected[..], &["l1-uniform none", "l1-uniform lsq"]].concat());
+    for row in rows {
+        let of = |key: &str| row["score"][key].as_f64().unwrap();
+        assert!(of("low") <= of("map50_95") + 0.02 && of("map50_95") <= of("high") + 0.02, "{row}");
+        assert!(row["latency_ratio"].as_f64().unwrap() < 1.0, "{row}");
+        assert_eq!(row["behind"].is_null(), row["scheme"] == "reconstruction", "{row}");
+    }
+    let page = std::fs::read_to_string(folder.path().join("out/compare.html")).unwrap();
+    assert!(page.contains("l1-uniform, lsq") && !page.contains("NaN"), "{text}");
+}

@@ -5,6 +5,8 @@
 #[cfg(feature = "toolkit")]
 mod backend;
 #[cfg(feature = "toolkit")]
+mod classifiers;
+#[cfg(feature = "toolkit")]
 mod classify;
 #[cfg(feature = "toolkit")]
 mod cli;
@@ -24,8 +26,13 @@ mod profile;
 mod repair;
 mod report;
 mod search;
+#[cfg(feature = "toolkit")]
+mod sparse;
+mod ssh;
+mod steady;
 mod support;
 mod surgery;
+mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
 mod vision;

@@ -5,12 +5,15 @@ use prost::Message;
 use secateurs::emit::onnx::proto::{FLOAT, INT64, ModelProto, TensorProto};
 use secateurs::emit::onnx::{ExportError, OPSET, export};
 use secateurs::graph::{Activation, Builder, Conv, Head, Op};
+use secateurs::group::{Group, groups};
 use secateurs::import;
 use secateurs::model::{Info, Model, Tensor, Weights, tensors};
-use secateurs::zoo::yolo11;
+use secateurs::surgery::{Selection, cut};
+use secateurs::vision::decode_all;
+use secateurs::zoo::{vgg, yolo11};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn filled(graph: secateurs::graph::Graph, info: Info) -> Model {
@@ -119,6 +122,14 @@ fn classifier() -> Model {
 }
 
 #[test]
+fn a_classifier_of_another_size_is_refused() {
+    let graph = vgg::network(vgg::Depth::of(13).unwrap(), 2).unwrap();
+    let model = filled(crate::surgery::narrow(&graph, 0.01), Info::default());
+    assert!(matches!(export(&model, 256, 256), Err(ExportError::Positions { height: 256, width: 256 })));
+    assert!(export(&model, 224, 224).is_ok());
+}
+
+#[test]
 fn a_classifier_exports_its_logits() {
     let file = sound(&export(&classifier(), 8, 8).unwrap());
     assert_eq!(shape(&file, true), ("output0".into(), vec![1, 2]));
@@ -140,8 +151,15 @@ fn raw(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// Runs an exported model in ONNX Runtime and holds its output against the expected one.
-fn check(python: &OsString, model: &Model, input: &Tensor, expected: &[f32], [boxes, scores]: [f64; 2], case: &str) {
+/// Runs an exported model in ONNX Runtime and holds what it gives against files; `arguments` says how, from a function
+/// that writes a file and gives its path.
+fn run_in_onnx_runtime(
+    python: &OsString,
+    model: &Model,
+    input: &Tensor,
+    arguments: &dyn Fn(&dyn Fn(&str, &[u8]) -> PathBuf) -> Vec<OsString>,
+    case: &str,
+) {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
@@ -155,14 +173,87 @@ fn check(python: &OsString, model: &Model, input: &Tensor, expected: &[f32], [bo
         .arg(file("model.onnx", &bytes))
         .arg("--input")
         .arg(file("input.f32", &raw(input.data())))
-        .arg("--expect")
-        .arg(file("expected.f32", &raw(expected)))
-        .args(["--boxes", &boxes.to_string(), "--scores", &scores.to_string()])
+        .args(arguments(&file))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&run.stdout).into_owned();
     assert!(run.status.success(), "{case}: {said}{}", String::from_utf8_lossy(&run.stderr));
     eprintln!("{case}: {said}");
+}
+
+/// The first output against the expected one, with tolerances for boxes in pixels and for scores.
+fn check(python: &OsString, model: &Model, input: &Tensor, expected: &[f32], [boxes, scores]: [f64; 2], case: &str) {
+    let arguments = |file: &dyn Fn(&str, &[u8]) -> PathBuf| {
+        let expected = file("expected.f32", &raw(expected));
+        let all: [OsString; 6] = [
+            "--expect".into(),
+            expected.into(),
+            "--boxes".into(),
+            boxes.to_string().into(),
+            "--scores".into(),
+            scores.to_string().into(),
+        ];
+        all.to_vec()
+    };
+    run_in_onnx_runtime(python, model, input, &arguments, case);
+}
+
+/// Every output against the engine's, decoded as the export decodes.
+fn check_all(python: &OsString, model: &Model, input: &Tensor, relative: f64, case: &str) {
+    let (height, width) = (input.shape()[2], input.shape()[3]);
+    let outputs = crate::forward::by_engine(model, input.data(), height, width);
+    let parts: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
+    let mut expected = match model.graph.head {
+        Head::Classify { .. } => vec![outputs[0].clone()],
+        _ => vec![decode_all(&model.graph.head, (height, width), &parts)],
+    };
+    if let Head::Segment { .. } = model.graph.head {
+        expected.extend(outputs.last().cloned());
+    }
+    let arguments = |file: &dyn Fn(&str, &[u8]) -> PathBuf| {
+        let files = expected.iter().enumerate().map(|(i, e)| file(&format!("expected.{i}"), &raw(e)).into());
+        let settings = ["--relative".into(), relative.to_string().into(), "--outputs".into()];
+        settings.into_iter().chain(files).collect()
+    };
+    run_in_onnx_runtime(python, model, input, &arguments, case);
+}
+
+/// Every network of the zoo, with half of its channels and some of its blocks cut away.
+#[test]
+fn onnx_runtime_gives_the_outputs_of_every_pruned_model_of_the_zoo() {
+    let Some(python) = python() else { return };
+    for (name, graph, _) in crate::surgery::zoo() {
+        let model = crate::surgery::random_model(graph, 21);
+        let groups = groups(&model.graph);
+        let half = |(i, group): (usize, &Group)| match group.removable && i % 3 == 0 {
+            true => 0,
+            false => group.width().div_ceil(2).next_multiple_of(group.heads),
+        };
+        let widths: Vec<usize> = groups.groups.iter().enumerate().map(half).collect();
+        let pruned = cut(&model, &groups, &Selection::first(&groups, &widths)).unwrap();
+        let side = if name.starts_with("vgg") { 224 } else { 64 };
+        let input = (0..3 * side * side).map(|i| (i * 7919 % 1009) as f32 / 1009.0).collect();
+        check_all(&python, &pruned, &Tensor::new([1, 3, side, side], input), 1e-4, &name);
+    }
+}
+
+/// The golden files of the other tasks, as the reference decodes them.
+#[test]
+fn onnx_runtime_gives_the_golden_outputs_of_other_tasks() {
+    let Some(python) = python() else { return };
+    for task in ["seg", "pose", "obb"] {
+        let files = ["", "-forward"].map(|part| format!("golden/tasks/yolo11n-{task}-random{part}.safetensors"));
+        let [Some(model), Some(path)] = files.map(|file| support::data(&file)) else { return };
+        let model = import::load(&model).unwrap();
+        let golden: Weights = tensors(&path, &std::fs::read(&path).unwrap()).unwrap();
+        let keys = if task == "seg" { vec!["out.0.0", "out.0.1"] } else { vec!["out.0"] };
+        let arguments = |file: &dyn Fn(&str, &[u8]) -> PathBuf| {
+            let files = keys.iter().map(|key| file(key, &raw(golden[*key].data())).into());
+            // Random weights amplify rounding, as in the tests of the forward pass.
+            ["--relative".into(), "3e-4".into(), "--outputs".into()].into_iter().chain(files).collect()
+        };
+        run_in_onnx_runtime(&python, &model, &golden["input"], &arguments, task);
+    }
 }
 
 /// Model, golden, prefix of its tensors, tolerances in pixels and score. The random networks amplify rounding, as in

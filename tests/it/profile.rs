@@ -13,12 +13,28 @@ fn the_profiles_that_ship_are_valid() {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.to_string_lossy().ends_with(".local.toml") {
+            continue;
+        }
         let profile = profile::read(&path).unwrap();
         assert_eq!(Some(profile.device.name.as_str()), path.file_stem().and_then(|s| s.to_str()));
         names.push(profile.device.name);
     }
     names.sort();
-    assert_eq!(names, ["host", "jetson", "rpi5"]);
+    let expected = [
+        "generic-aarch64",
+        "host",
+        "jetson",
+        "jetson-agx-orin",
+        "jetson-orin-nano",
+        "jetson-xavier-nx",
+        "rk3588",
+        "rpi-zero2w",
+        "rpi4",
+        "rpi5",
+        "x86-64-v3",
+    ];
+    assert_eq!(names, expected);
 }
 
 #[test]
@@ -97,11 +113,39 @@ fn all_syntax_errors_are_reported_at_their_places() {
 }
 
 #[test]
+fn a_private_file_beside_a_profile_replaces_its_connection_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("board.toml");
+    std::fs::write(&path, "[device]\nthreads = 3\n[connect]\nkind = 'qemu'").unwrap();
+    let private = folder.path().join("board.local.toml");
+    let read = |text: &str| {
+        std::fs::write(&private, text).unwrap();
+        profile::read(&path)
+    };
+    let profile = read("[connect]\nkind = 'ssh'\nhost = 'pi@pi'").unwrap();
+    assert_eq!((profile.device.threads, profile.connect), (3, ssh("secateurs", &[], false)));
+    assert_eq!(read("").unwrap().connect, Connect::Qemu);
+    let refused = read("[connect]\nkind = 'ssh'\n[device]\nthreads = 4").unwrap_err().to_string();
+    for part in ["board.local.toml", "`host` is missing", "unknown section or key `device`"] {
+        assert!(refused.contains(part), "`{part}` is not in {refused}");
+    }
+}
+
+fn ssh(folder: &str, options: &[&str], keep: bool) -> Connect {
+    let options = options.iter().map(|option| option.to_string()).collect();
+    Connect::Ssh { host: "pi@pi".into(), folder: folder.into(), options, keep }
+}
+
+#[test]
 fn connections_ask_for_what_they_need() {
     let cases = [
         ("kind = 'local'", Ok(Connect::Local)),
         ("kind = 'qemu'", Ok(Connect::Qemu)),
-        ("kind = 'ssh'\nhost = 'pi@pi'", Ok(Connect::Ssh { host: "pi@pi".into(), folder: "secateurs".into() })),
+        ("kind = 'ssh'\nhost = 'pi@pi'", Ok(ssh("secateurs", &[], false))),
+        (
+            "kind = 'ssh'\nhost = 'pi@pi'\nfolder = 'a'\noptions = ['-p', '22']\nkeep = true",
+            Ok(ssh("a", &["-p", "22"], true)),
+        ),
         (
             "kind = 'command'\ncommand = ['run', 'it']",
             Ok(Connect::Command { command: vec!["run".into(), "it".into()] }),

@@ -57,7 +57,7 @@ fn images(n: usize) -> Vec<Vec<f32>> {
 }
 
 fn calibration(images: &[Vec<f32>]) -> Calibration<'_> {
-    Calibration { images, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0 }
+    Calibration { images, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, emphasis: None }
 }
 
 /// Largest difference of the outputs, relative to the largest output.

@@ -1,7 +1,11 @@
 //! The report: its JSON form, and the page.
 
 use secateurs::bench::Distribution;
-use secateurs::report::{Asked, GroupWidths, LayerTimes, Report, Search, Stage, Verdict, render};
+use secateurs::report::comparison::{Behind, Comparison, Row, Score};
+use secateurs::report::render_comparison;
+use secateurs::report::{
+    Asked, FrontPoint, GroupWidths, LayerTimes, MemoryStep, Photo, Report, Search, Stage, Verdict, render,
+};
 use std::collections::BTreeMap;
 
 /// Four decimals: such numbers survive JSON to the last bit.
@@ -25,8 +29,10 @@ fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
             .map(|(i, c)| ((*c).to_owned(), short(map * (0.7 + 0.09 * i as f64))))
             .collect(),
         params,
+        zeros: 0,
         macs: params * 310,
         peak_memory_bytes: params * 4 + (6 << 20),
+        file_bytes: params * 4 + 4000,
         latency: None,
         ..Stage::default()
     }
@@ -69,8 +75,31 @@ fn sample(with_tuning: bool) -> Report {
         table_errors: vec![0.004, 0.011, 0.019],
         groups: (0..71).map(group).collect(),
         layers: (0..87).map(layer).collect(),
+        front: (0..8)
+            .map(|i| FrontPoint {
+                latency_ratio: short(1.0 - 0.05 * f64::from(i)),
+                loss: short(0.01 * f64::from(i * i)),
+                lower_bound: short(0.0099 * f64::from(i * i)),
+            })
+            .collect(),
+        memory: (0..87)
+            .map(|i| MemoryStep {
+                name: format!("model.{}.cv{}", i / 4, i % 4 + 1),
+                before_bytes: f64::from(4 << 20) / f64::from(1 + i % 9),
+                after_bytes: f64::from(3 << 20) / f64::from(1 + (i + 1) % 9),
+            })
+            .collect(),
+        photos: vec![Photo {
+            name: "street <1>.jpg".into(),
+            disagreement: 3,
+            found_before: 7,
+            found_after: 4,
+            before: "Zm9v".into(),
+            after: "Zm9vYmFy".into(),
+        }],
         verdict: Verdict {
             latency_ratio: 0.789,
+            simulated: None,
             latency_ok: true,
             memory_ok: true,
             accuracy_ok: true,
@@ -108,7 +137,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
 
 /// Tags that are opened must be closed in order; the page uses no optional end tags.
 fn unbalanced(page: &str) -> Option<String> {
-    let empty = ["meta", "!doctype"];
+    let empty = ["meta", "!doctype", "img"];
     let mut open: Vec<&str> = Vec::new();
     let body = page.split_once("</style>").map_or(page, |(_, body)| body);
     for tag in body.split('<').skip(1) {
@@ -134,8 +163,18 @@ fn the_page_tells_everything_once_and_needs_nothing() {
     }
     let body = page.split_once("<body>").unwrap().1.rsplit_once("</body>").unwrap().0;
     assert_eq!(unbalanced(body), None);
-    for heading in ["Stage by stage", "Controls", "Search", "Widths", "Time per layer", "Class by class", "Provenance"]
-    {
+    for heading in [
+        "Stage by stage",
+        "Controls",
+        "Search",
+        "What other latencies would cost",
+        "Widths",
+        "Time per layer",
+        "Memory over the layers",
+        "Class by class",
+        "Where the models disagree most",
+        "Provenance",
+    ] {
         assert_eq!(page.matches(&format!("<h2>{heading}</h2>")).count(), 1, "{heading}");
     }
     let expected = [
@@ -145,14 +184,18 @@ fn the_page_tells_everything_once_and_needs_nothing() {
         "0.3481<small>\u{2212}0.0224</small>",
         "0.48 %",
         "1.10 % median and 1.90 % largest",
+        "The peak is at <b>model.0.cv1</b> before (4.00 MiB)",
+        "street &lt;1&gt;.jpg",
         "prefers-color-scheme: dark",
     ];
     for text in expected {
         assert!(page.contains(text), "{text} is missing");
     }
-    for forbidden in ["<script", "http:", "https:", "url(", "@import", "<link", "<img"] {
+    for forbidden in ["<script", "http:", "https:", "url(", "@import", "<link"] {
         assert!(!page.contains(forbidden), "the page has {forbidden}");
     }
+    assert_eq!(page.matches("src=").count(), 2);
+    assert_eq!(page.matches("src=\"data:image/jpeg;base64,Zm9v").count(), 2, "photos are in the page");
     let rows = page.matches("<li><span title").count();
     assert_eq!(rows, 71 + 87 + 5, "bars of groups, layers and classes");
 }
@@ -198,6 +241,11 @@ fn names_from_files_are_never_markup() {
     report.verdict.sentences.push(evil.into());
     report.groups[0].name = evil.into();
     report.layers[0].name = evil.into();
+    report.photos[0].name = evil.into();
+    report.photos[0].before = evil.into();
+    for step in &mut report.memory {
+        step.name = evil.into();
+    }
     report.seconds.insert(evil.into(), 1.0);
     report.controls.insert(evil.into(), Stage::default());
     for stage in [&mut report.uncut, report.tuned.as_mut().unwrap()] {
@@ -219,11 +267,65 @@ fn an_empty_report_still_gives_a_page() {
     report.controls.clear();
     report.seconds.clear();
     report.table_errors.clear();
+    report.front.clear();
+    report.memory.clear();
+    report.photos.clear();
     for stage in [&mut report.uncut, &mut report.cut, &mut report.repaired] {
         *stage = Stage::default();
     }
     report.search.gap = f64::NAN;
+    assert!(!render(&report).contains("NaN"));
+    // Figures that are no numbers stay out of the drawings.
+    let strange = FrontPoint { latency_ratio: f64::NAN, loss: f64::INFINITY, lower_bound: f64::NAN };
+    report.front = vec![strange; 3];
+    report.memory = vec![MemoryStep { name: "a".into(), before_bytes: f64::NAN, after_bytes: f64::NAN }];
     report.verdict = Verdict { latency_ok: true, memory_ok: true, accuracy_ok: true, ..Verdict::default() };
     let page = render(&report);
     assert!(!page.contains("NaN") && !page.contains("inf %"));
+}
+
+#[test]
+fn a_comparison_is_a_page_of_its_own() {
+    let row = |scheme: &str, repair: &str, map: f64, behind| Row {
+        scheme: scheme.into(),
+        repair: repair.into(),
+        asked_ratio: 0.8,
+        latency_ratio: 0.79,
+        p50_ms: 20.0,
+        params: 2_000_000,
+        macs: 600_000_000,
+        score: Score { map50_95: map, low: map - 0.02, high: map + 0.02 },
+        behind,
+    };
+    let behind = Some(Behind { difference: 0.05, deviation: 0.01 });
+    let mut comparison = Comparison {
+        version: "0.1.0".into(),
+        device: "a machine".into(),
+        model: "a&b.pt".into(),
+        data: "data.yaml".into(),
+        imgsz: 320,
+        images: 50,
+        resamples: 500,
+        uncut: Score { map50_95: 0.37, low: 0.33, high: 0.41 },
+        rows: vec![
+            row("reconstruction", "lsq", 0.28, None),
+            row("l1-uniform", "bn", 0.23, behind),
+            row("<evil>", "none", f64::NAN, behind),
+        ],
+    };
+    let page = render_comparison(&comparison);
+    let body = page.split_once("<body>").unwrap().1.rsplit_once("</body>").unwrap().0;
+    assert_eq!(unbalanced(body), None, "{page}");
+    for text in ["a&amp;b.pt", "&lt;evil&gt;", "\u{2212}0.0500 \u{b1} 0.0100", "0.2800<small>0.260 to 0.300</small>"] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    assert!(!page.contains("NaN") && !page.contains("<evil>"), "{page}");
+    let json = serde_json::to_string(&comparison).unwrap();
+    comparison.rows.pop();
+    assert!(json.contains("behind"));
+    comparison.rows.clear();
+    assert_eq!(
+        unbalanced(render_comparison(&comparison).split_once("<body>").unwrap().1.rsplit_once("</body>").unwrap().0),
+        None
+    );
 }

@@ -11,15 +11,15 @@ use secateurs::search::{
 };
 use secateurs::zoo::yolo11::{Scale, detect};
 
-/// How many random instances are compared with brute force: `SECATEURS_SEARCH_CASES`, or 500.
+/// How many random instances are compared with brute force: `SECATEURS_SEARCH_CASES`, or 10,000.
 fn cases() -> u64 {
-    std::env::var("SECATEURS_SEARCH_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(500)
+    std::env::var("SECATEURS_SEARCH_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000)
 }
 
-/// Up to eight variables with losses and tables that need not be monotone.
+/// Up to twelve variables with losses and tables that need not be monotone; the more there are, the fewer levels they have.
 fn random_problem(random: &mut StdRng) -> Problem {
-    let count = random.random_range(1..=8usize);
-    let most = if count > 6 { 3 } else { 4 };
+    let count = if random.random_bool(0.9) { random.random_range(1..=6usize) } else { random.random_range(7..=12) };
+    let most = [4, 3, 2][usize::from(count > 5) + usize::from(count > 7)];
     let variables: Vec<Variable> = (0..count)
         .map(|v| {
             let levels = random.random_range(1..=most);
@@ -146,13 +146,24 @@ fn small_instances_agree_with_brute_force() {
             (found, optimum) => panic!("{case}: {found:?} for {optimum:?}"),
         }
     }
-    assert!(feasible > 0 && proven > 0, "{feasible} feasible, {proven} infeasible");
+    // Every accepted plan was computed again, every piece of advice was followed and found good.
+    println!("{feasible} feasible, {proven} infeasible");
+    assert!(feasible >= cases() as usize / 10 && proven >= cases() as usize / 200, "{feasible} and {proven}");
 }
 
 #[test]
-fn yolo11_is_solved_within_two_percent() {
-    let cases: &[(char, f64, f64)] =
-        &[('n', 0.9, 0.0), ('n', 0.75, 0.0), ('n', 0.5, 0.0), ('n', 0.0, 0.7), ('n', 0.7, 0.7), ('s', 0.6, 0.0)];
+fn yolo11_is_solved_within_one_percent() {
+    let cases: &[(char, f64, f64)] = &[
+        ('n', 0.9, 0.0),
+        ('n', 0.75, 0.0),
+        ('n', 0.5, 0.0),
+        ('n', 0.0, 0.7),
+        ('n', 0.7, 0.7),
+        ('s', 0.6, 0.0),
+        ('m', 0.7, 0.0),
+        ('l', 0.7, 0.0),
+        ('x', 0.7, 0.0),
+    ];
     for (letter, latency, memory) in cases {
         let graph = detect(Scale::of(*letter).unwrap(), 80).unwrap();
         let mut problem = network(&graph, 7);
@@ -173,7 +184,7 @@ fn yolo11_is_solved_within_two_percent() {
             100.0 * solution.gap,
             start.elapsed().as_secs_f64()
         );
-        assert!(solution.gap <= 0.02, "{case}: {}", solution.gap);
+        assert!(solution.gap <= 0.01, "{case}: {}", solution.gap);
     }
 }
 
@@ -191,7 +202,8 @@ fn the_same_problem_gives_the_same_answer() {
 
 #[test]
 fn the_dual_alone_bounds() {
-    for seed in 0..cases() {
+    // Four searches each.
+    for seed in 0..cases() / 20 {
         let mut random = StdRng::seed_from_u64(1_000_000 + seed);
         let mut problem = random_problem(&mut random);
         let all: Vec<Evaluation> = all_plans(&problem).iter().map(|plan| evaluate(&problem, plan)).collect();

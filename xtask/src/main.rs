@@ -3,6 +3,8 @@
 //! It knows cargo: where things are, what to build with which features, and in which order to run it. What the
 //! profile means, and whether it is right, is known to the worker alone.
 
+mod cross;
+mod doctor;
 mod forward;
 mod process;
 mod prune;
@@ -26,21 +28,30 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask prune --target host
   cargo xtask prune --target host --model best.pt --data data.yaml --imgsz 320 --latency-ratio 0.7
+  cargo xtask doctor --target rpi5
   cargo xtask eval --model dist/host/model.safetensors --data data.yaml
 
 Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 bad profile, 4 no plan meets the budget,
-5 measured budget missed, 6 accuracy floor missed, 9 an input cannot be used.";
+5 measured budget missed, 6 accuracy floor missed, 7 the device cannot be reached, 8 the device was never quiet enough
+to measure, 9 an input cannot be used.";
 
 #[derive(Subcommand)]
 enum Command {
     /// Prune a model to the budgets of a device, and build and measure the binary that runs it there
     Prune(Box<prune::Args>),
+    /// Say what building for a device and running there takes, and what of it is missing
+    Doctor(doctor::Args),
+    /// Run a program on a device: as CARGO_TARGET_<TRIPLE>_RUNNER="cargo xtask runner --target NAME"
+    Runner(forward::Runner),
     /// Mean average precision of a model on a dataset
     #[command(disable_help_flag = true)]
     Eval(Words),
     /// Time per frame and peak memory of a model on this machine
     #[command(disable_help_flag = true)]
     Bench(Words),
+    /// Prune a model in several ways to the same latency, and compare their accuracy
+    #[command(disable_help_flag = true)]
+    Compare(Words),
     /// Find objects in images
     #[command(disable_help_flag = true)]
     Detect(Words),
@@ -71,8 +82,11 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Prune(args) => prune::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Runner(args) => forward::runner(&args),
         Command::Eval(words) => forward::run("eval", &words.words),
         Command::Bench(words) => forward::run("bench", &words.words),
+        Command::Compare(words) => forward::run("compare", &words.words),
         Command::Detect(words) => forward::run("detect", &words.words),
         Command::Inspect(words) => forward::run("inspect", &words.words),
         Command::Export(words) => forward::run("export", &words.words),

@@ -24,6 +24,9 @@ pub enum Failure {
         /// What happened.
         problem: String,
     },
+    /// What building for the device takes is not installed.
+    #[error("{0}")]
+    Toolchain(String),
     /// The workspace cannot be read or written.
     #[error("{0}")]
     Workspace(String),
@@ -35,7 +38,7 @@ impl Failure {
         match self {
             Self::Worker(code) => *code,
             Self::Profile(_) => 3,
-            Self::Build(_) | Self::Program { .. } | Self::Workspace(_) => 1,
+            Self::Build(_) | Self::Program { .. } | Self::Toolchain(_) | Self::Workspace(_) => 1,
         }
     }
 }

@@ -1,11 +1,14 @@
 //! `cargo xtask prune`: worker, inference binary, measurement on the device.
 //!
-//! 1. Build the worker and let it prune: it leaves the model, the plan and the reports in the results' folder.
-//! 2. Build the inference binary for the device with that model embedded.
-//! 3. Let the worker measure it on the device through the profile's connection, complete the reports and judge.
+//! 1. Find out how to build for the device, before anything is spent.
+//! 2. Build the worker, and for a device that is not this machine the inference binary without a model, which times
+//!    networks there; let the worker prune: it leaves the model, the plan and the reports in the results' folder.
+//! 3. Build the inference binary for the device with that model embedded.
+//! 4. Let the worker measure it on the device through the profile's connection, complete the reports and judge.
 
+use crate::cross::{self, Facts, Tool};
 use crate::process::{Failure, Tell, run_worker};
-use crate::target::{self, Target};
+use crate::target::{self, Connection, Target};
 use crate::workspace::{Build, Workspace, host_triple};
 use clap::ValueEnum;
 use std::fs;
@@ -39,6 +42,15 @@ pub struct Args {
     /// Memory budget: weights, peak activations and workspace, MiB
     #[arg(long, value_name = "X")]
     memory_mib: Option<String>,
+    /// Budget of trained values
+    #[arg(long, value_name = "N")]
+    params: Option<String>,
+    /// Budget of the model's file, MiB
+    #[arg(long, value_name = "X")]
+    file_mib: Option<String>,
+    /// What is taken away: structured, unstructured or 2:4
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
     /// Passes over the training images; 0 skips training
     #[arg(long, value_name = "N")]
     epochs: Option<String>,
@@ -93,6 +105,9 @@ impl Args {
             ("--latency-ms", self.latency_ms.clone()),
             ("--latency-ratio", self.latency_ratio.clone()),
             ("--memory-mib", self.memory_mib.clone()),
+            ("--params", self.params.clone()),
+            ("--file-mib", self.file_mib.clone()),
+            ("--strategy", self.strategy.clone()),
             ("--epochs", self.epochs.clone()),
             ("--importance", self.importance.clone()),
             ("--threads", self.threads.clone()),
@@ -110,6 +125,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let out = args.out.clone().unwrap_or_else(|| workspace.root.join("dist").join(&args.target));
     let format = if tell == Tell::Json { "json" } else { "human" };
 
+    let build = Bench::find(&workspace, &target)?;
     tell.stage("Building", "the worker (secateurs)");
     let worker = workspace.build_worker(args.cuda)?;
     let mut prune = Command::new(&worker);
@@ -118,20 +134,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     prune.args(args.forwarded()).args(args.cuda.then_some("--cuda")).args(["--message-format", format]);
     if args.dry_run {
         run_worker(prune.arg("--dry-run"))?;
-        tell.stage(
-            "Would",
-            &format!(
-                "build {BINARY} for {} with the model embedded",
-                target.triple.as_deref().unwrap_or("this machine")
-            ),
-        );
+        let triple = &build.triple;
+        tell.stage("Would", &format!("build {BINARY} for {triple} with {}, the model embedded", build.tool.name()));
         tell.stage("Would", "measure it on the device in turn with the uncut model, and complete the reports");
         return Ok(());
     }
+    // Where a device is reached that is not this machine, networks are timed there while plans are made.
+    if matches!(target.connect, Connection::Ssh | Connection::Command) {
+        tell.stage("Building", &build.describe("without a model, to time networks on the device"));
+        prune.arg("--binary").arg(build.run(&workspace, &target, None)?);
+    }
     run_worker(&mut prune)?;
 
-    tell.stage("Building", &format!("the inference binary ({BINARY})"));
-    let built = build_binary(&workspace, &target, &out)?;
+    tell.stage("Building", &build.describe("with the model embedded"));
+    let built = build.run(&workspace, &target, Some(&out.join("model.safetensors")))?;
     let binary = out.join(BINARY);
     install(&built, &binary)?;
 
@@ -141,24 +157,63 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     run_worker(finish.args(["--message-format", format]))
 }
 
-/// Builds the lean runtime with the model embedded, in a target folder of its own: it has other features than the worker,
-/// and neither shall make the other compile again.
-fn build_binary(workspace: &Workspace, target: &Target, out: &Path) -> Result<PathBuf, Failure> {
-    let model = out.join("model.safetensors");
-    let model = fs::canonicalize(&model).map_err(|e| Failure::Workspace(format!("{}: {e}", model.display())))?;
-    let folder = workspace.target.join("infer");
-    let mut words =
-        vec!["--no-default-features".to_owned(), "--target-dir".into(), folder.to_string_lossy().into_owned()];
-    words.extend(["--config".into(), "profile.release.strip=true".into()]);
-    let host = host_triple()?;
-    let triple = target.triple.as_deref().unwrap_or(&host);
-    if triple != host {
-        words.extend(["--target".into(), triple.into()]);
+/// How the inference binary of a device is built.
+pub struct Bench {
+    triple: String,
+    tool: Tool,
+}
+
+impl Bench {
+    /// Looks for a way to build for a target.
+    ///
+    /// # Errors
+    /// If there is none: with what would install one.
+    pub fn find(workspace: &Workspace, target: &Target) -> Result<Self, Failure> {
+        let facts = Self::facts(target)?;
+        let tool = cross::choose(&facts, target.glibc).map_err(|commands| {
+            let root = workspace.root.display();
+            let commands: Vec<String> = commands.iter().map(|command| format!("\n    {command}")).collect();
+            Failure::Toolchain(format!(
+                "nothing here builds for {}; in {root}, one of these helps:{}\n  or all of it: cargo xtask doctor",
+                facts.triple,
+                commands.concat()
+            ))
+        })?;
+        Ok(Self { triple: facts.triple, tool })
     }
-    if let Some(cpu) = &target.cpu {
-        words.extend(["--config".into(), format!("target.{triple}.rustflags=[\"-C\", \"target-cpu={cpu}\"]")]);
+
+    /// What is installed here for a target.
+    ///
+    /// # Errors
+    /// If the compiler does not say what it builds for.
+    pub fn facts(target: &Target) -> Result<Facts, Failure> {
+        let host = host_triple()?;
+        Ok(cross::look(target.triple.as_deref().unwrap_or(&host), &host))
     }
-    workspace.build(&Build { binary: BINARY, words, model: Some(&model) })
+
+    /// What is built, and how.
+    fn describe(&self, how: &str) -> String {
+        match &self.tool {
+            Tool::Native => format!("the inference binary ({BINARY}), {how}"),
+            tool => format!("the inference binary ({BINARY}) for {} with {}, {how}", self.triple, tool.name()),
+        }
+    }
+
+    /// Builds the lean runtime in a target folder of its own: it has other features than the worker, and may have
+    /// another compiler, and neither shall make the other compile again.
+    fn run(&self, workspace: &Workspace, target: &Target, model: Option<&Path>) -> Result<PathBuf, Failure> {
+        let full =
+            |model: &Path| fs::canonicalize(model).map_err(|e| Failure::Workspace(format!("{}: {e}", model.display())));
+        let model = model.map(full).transpose()?;
+        let folder = workspace.target.join(self.tool.slug());
+        let mut call = cross::call(&self.tool, target, &self.triple);
+        call.words.extend(["--no-default-features".into(), "--target-dir".into()]);
+        call.words.push(folder.to_string_lossy().into_owned());
+        call.words.extend(["--config".into(), "profile.release.strip=true".into()]);
+        let program = workspace.build(&Build { binary: BINARY, call, model: model.as_deref() })?;
+        cross::check_glibc(&program, target)?;
+        Ok(program)
+    }
 }
 
 /// Copies a program under a temporary name first, so that nobody ever sees half of it.

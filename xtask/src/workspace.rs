@@ -1,5 +1,6 @@
 //! Where things are, and how cargo builds them.
 
+use crate::cross::Call;
 use crate::process::Failure;
 use cargo_metadata::{Message, MetadataCommand};
 use std::io::BufReader;
@@ -21,8 +22,8 @@ pub struct Workspace {
 pub struct Build<'a> {
     /// Name of the binary.
     pub binary: &'static str,
-    /// Further words for `cargo build`.
-    pub words: Vec<String>,
+    /// How cargo is called.
+    pub call: Call,
     /// The model to embed.
     pub model: Option<&'a Path>,
 }
@@ -39,18 +40,18 @@ impl Workspace {
     /// Builds the worker, with the features of CUDA where asked for, and says where it is.
     pub fn build_worker(&self, cuda: bool) -> Result<PathBuf, Failure> {
         let words = if cuda { vec!["--features".into(), "cuda".into()] } else { vec![] };
-        self.build(&Build { binary: "secateurs", words, model: None })
+        self.build(&Build { binary: "secateurs", call: Call { words, ..Call::default() }, model: None })
     }
 
     /// Builds a binary in release, with cargo's progress on our standard error, and says where it is.
     pub fn build(&self, build: &Build) -> Result<PathBuf, Failure> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
+        let mut command = Command::new(&build.call.program);
         command
-            .args(["build", "--release", "--package", PACKAGE, "--bin", build.binary])
+            .args([build.call.subcommand, "--release", "--package", PACKAGE, "--bin", build.binary])
             .args(["--message-format", "json-render-diagnostics", "--manifest-path"])
             .arg(self.root.join("Cargo.toml"))
-            .args(&build.words)
+            .args(&build.call.words)
+            .envs(build.call.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         match build.model {

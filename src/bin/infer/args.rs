@@ -12,6 +12,12 @@ pub enum Command {
     Info,
     Bench,
     Detect(Vec<PathBuf>),
+    /// The machine.
+    Device,
+    /// A stretch of frames for `cargo xtask prune`.
+    Window,
+    /// The layers of the networks of a file.
+    Table(PathBuf),
 }
 
 /// What the user typed, checked.
@@ -22,12 +28,15 @@ pub struct Args {
     pub against: Option<PathBuf>,
     pub save: Option<PathBuf>,
     pub json: bool,
+    pub profile: bool,
     pub threads: usize,
     pub imgsz: Option<usize>,
     pub runs: usize,
     pub warmup: usize,
     pub score: f32,
     pub iou: f32,
+    pub phases: bool,
+    pub root: PathBuf,
 }
 
 /// A command line that makes no sense.
@@ -48,12 +57,15 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
         against: None,
         save: None,
         json: false,
+        profile: false,
         threads: 1,
         imgsz: None,
         runs: 300,
         warmup: 20,
         score: 0.25,
         iou: 0.7,
+        phases: false,
+        root: "/".into(),
     };
     let mut plain: Vec<OsString> = Vec::new();
     let mut given: Vec<String> = Vec::new();
@@ -80,6 +92,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
             "--help" | "-h" => return Ok(Args { command: Command::Help, ..args }),
             "--version" | "-V" => return Ok(Args { command: Command::Version, ..args }),
             "--json" if attached.is_none() => args.json = true,
+            "--profile" if attached.is_none() => args.profile = true,
+            "--phases" if attached.is_none() => args.phases = true,
+            "--root" => args.root = value()?.into(),
             "--model" => args.model = Some(value()?.into()),
             "--against" => args.against = Some(value()?.into()),
             "--save" => args.save = Some(value()?.into()),
@@ -99,10 +114,14 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
     let (command, own): (Command, &[&str]) = match command.to_string_lossy().as_ref() {
         "detect" if rest.is_empty() => return Err(Usage("detect needs at least one image".into())),
         "detect" => (Command::Detect(rest), &["--save", "--score", "--iou"]),
-        name @ ("bench" | "info") if !rest.is_empty() => {
+        name @ ("bench" | "info" | "window" | "device") if !rest.is_empty() => {
             return Err(Usage(format!("{name} takes no `{}`", rest[0].display())));
         }
-        "bench" => (Command::Bench, &["--runs", "--warmup", "--against"]),
+        "table" if rest.len() == 1 => (Command::Table(rest[0].clone()), &[]),
+        "table" => return Err(Usage("table needs one file of networks".into())),
+        "window" => (Command::Window, &["--runs", "--warmup", "--against", "--phases", "--root"]),
+        "device" => (Command::Device, &["--root"]),
+        "bench" => (Command::Bench, &["--runs", "--warmup", "--against", "--profile"]),
         "info" => (Command::Info, &[]),
         "help" => (Command::Help, &[]),
         other => return Err(Usage(format!("unknown command `{other}`"))),

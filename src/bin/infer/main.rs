@@ -6,7 +6,9 @@ mod args;
 
 use args::{Args, Command, Usage};
 use secateurs::bench::{self, BenchError};
-use secateurs::detector::{Detector, DetectorError, Found, input_side};
+use secateurs::board::{Board, State};
+use secateurs::detector::{DetectorError, Finder, input_side};
+use secateurs::files;
 use secateurs::model::{self, FileError, Model};
 use secateurs::vision::{Image, ImageError};
 use std::fmt;
@@ -23,9 +25,13 @@ Runs a pruned network: finds objects in images, and measures how fast it does.
 Usage: secateurs-infer COMMAND
 
 Commands:
-  detect IMAGE...   Find objects in JPEG or PNG images
+  detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees
   bench             Measure the time per frame
   info              Say what the model is
+  device            Say what the machine is and what it is doing
+
+  window            A stretch of frames and the machine meanwhile, as JSON (for cargo xtask prune)
+  table FILE        The layers of many networks, timed in turn, as JSON (for cargo xtask prune)
 
 Options:
   --json            One JSON object a line instead of text
@@ -43,6 +49,13 @@ bench:
   --runs N          Frames on the clock [default: 300]
   --warmup N        Frames before the clock starts [default: 20]
   --against FILE    Run another model in turn with this one, and give the ratio of their times
+  --profile         Time every layer, and hold it against the machine's measured peak
+
+window, as bench, and:
+  --phases          Also time the way from a photo to its detections
+
+device, window:
+  --root DIR        Read /proc and /sys below this folder [default: /]
 
 Examples:
   secateurs-infer detect street.jpg --save out
@@ -135,6 +148,9 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Version => writeln!(out, "secateurs-infer {}", env!("CARGO_PKG_VERSION"))?,
         Command::Info => info(&args, &load(&args)?, &mut out)?,
         Command::Bench => run_bench(&args, &load(&args)?, &mut out)?,
+        Command::Device => device(&args, &mut out)?,
+        Command::Window => run_window(&args, &load(&args)?, &mut out)?,
+        Command::Table(path) => run_table(path, &mut out)?,
         Command::Detect(images) => detect(&args, &load(&args)?, images, &mut out)?,
     }
     Ok(out.flush()?)
@@ -174,9 +190,59 @@ fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> 
     Ok(())
 }
 
+fn device(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
+    let (board, state) = (Board::read(&args.root), State::read(&args.root));
+    if args.json {
+        writeln!(out, "{}", serde_json::json!({ "board": board, "state": state }))?;
+        return Ok(());
+    }
+    writeln!(out, "{}", board.fingerprint())?;
+    if board.emulated {
+        writeln!(out, "emulated: times mean nothing")?;
+    }
+    let facts = serde_json::to_value(&state)?;
+    for (name, value) in facts.as_object().into_iter().flatten() {
+        writeln!(out, "  {name}: {value}")?;
+    }
+    Ok(())
+}
+
+fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
+    let imgsz = imgsz(args, model)?;
+    Ok(bench::Options { imgsz, threads: args.threads, warmup: args.warmup, runs: args.runs })
+}
+
+fn run_window(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
+    let other = args.against.as_ref().map(|path| model::load(path)).transpose()?;
+    let window = bench::window(model, other.as_ref(), &options(args, model)?, args.phases, &args.root)?;
+    serde_json::to_writer(&mut *out, &window)?;
+    Ok(writeln!(out)?)
+}
+
+/// The largest file of networks that is read.
+const MAX_TABLE: u64 = 256 << 20;
+
+fn run_table(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+    let input = |problem: &dyn fmt::Display| Failure::Input(format!("{}: {problem}", path.display()));
+    let bytes = files::read(path, MAX_TABLE).map_err(|e| input(&e))?;
+    let spec: bench::TableSpec = serde_json::from_slice(&bytes).map_err(|e| input(&e))?;
+    let times = bench::time_table(&spec).map_err(|e| input(&e))?;
+    serde_json::to_writer(&mut *out, &times)?;
+    Ok(writeln!(out)?)
+}
+
 fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
-    let options =
-        bench::Options { imgsz: imgsz(args, model)?, threads: args.threads, warmup: args.warmup, runs: args.runs };
+    let options = options(args, model)?;
+    if args.profile {
+        let profile = bench::profile(model, &options)?;
+        if args.json {
+            serde_json::to_writer(&mut *out, &profile)?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{profile}")?;
+        }
+        return Ok(());
+    }
     let measured = match &args.against {
         Some(path) => bench::versus(model, &model::load(path)?, &options)?,
         None => bench::measure(model, &options)?,
@@ -191,12 +257,11 @@ fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Fail
 }
 
 fn detect(args: &Args, model: &Model, images: &[PathBuf], out: &mut dyn Write) -> Result<(), Failure> {
-    let mut detector = Detector::new(model, imgsz(args, model)?, args.threads)?;
-    detector.options.score = args.score;
-    detector.options.iou = args.iou;
+    let mut finder = Finder::new(model, imgsz(args, model)?, args.threads)?;
+    finder.set_thresholds(args.score, args.iou);
     for path in images {
         let mut image = Image::open(path)?;
-        let found = Found::new(path, &detector.detect(&image)?, &model.info);
+        let found = finder.find(path, &image, model)?;
         if let Some(folder) = &args.save {
             found.save(&mut image, folder).map_err(|e| Failure::Input(e.to_string()))?;
         }

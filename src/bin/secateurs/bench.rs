@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
-use secateurs::bench::{Options, measure, versus};
+use secateurs::bench::{Options, measure, profile, versus};
 use secateurs::import;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -21,8 +21,11 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     warmup: u32,
     /// Run another model in turn with this one, and give the ratio of their times
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     against: Option<PathBuf>,
+    /// Time every layer, and hold it against the machine's measured peak
+    #[arg(long)]
+    profile: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -37,11 +40,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         warmup: args.warmup as usize,
         runs: args.runs as usize,
     };
+    let mut out = io::stdout().lock();
+    if args.profile {
+        let profile = profile(&model, &options)?;
+        if args.json {
+            serde_json::to_writer(&mut out, &profile)?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{profile}")?;
+        }
+        return Ok(out.flush()?);
+    }
     let measured = match &args.against {
         Some(path) => versus(&model, &import::load(path)?, &options)?,
         None => measure(&model, &options)?,
     };
-    let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer(&mut out, &measured)?;
         writeln!(out)?;

@@ -1,8 +1,8 @@
-//! `secateurs detect`: objects in images.
+//! `secateurs detect`: what is in images.
 
 use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
-use secateurs::detector::{Detector, Found};
+use secateurs::detector::Finder;
 use secateurs::profile::Ratio;
 use secateurs::vision::Image;
 use std::io::{self, Write};
@@ -35,13 +35,12 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.load()?;
-    let mut detector = Detector::new(&model, args.model.imgsz(&model)?, args.threads.threads.into())?;
-    detector.options.score = args.score.get() as f32;
-    detector.options.iou = args.iou.get() as f32;
+    let mut finder = Finder::new(&model, args.model.imgsz(&model)?, args.threads.threads.into())?;
+    finder.set_thresholds(args.score.get() as f32, args.iou.get() as f32);
     let mut out = io::stdout().lock();
     for path in &args.images {
         let mut image = Image::open(path)?;
-        let found = Found::new(path, &detector.detect(&image)?, &model.info);
+        let found = finder.find(path, &image, &model)?;
         if let Some(folder) = &args.save {
             found.save(&mut image, folder)?;
         }

@@ -7,6 +7,7 @@ use secateurs::graph::GraphError;
 use secateurs::import::ImportError;
 use secateurs::pipeline::PipelineError;
 use secateurs::profile::ProfileError;
+use secateurs::session::SessionError;
 use secateurs::vision::ImageError;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
@@ -24,12 +25,18 @@ pub enum Failure {
     Budget(String),
     /// The pruned model was built, but is less accurate than asked for.
     Accuracy(String),
+    /// The device cannot be reached.
+    Device(String),
+    /// The device was never steady enough to measure.
+    Unsteady(String),
     /// A file cannot be used.
     Input(String),
     /// A file cannot be used, and what the user can do about it is known.
     Mendable(String, &'static str),
     /// Nothing can be written to the terminal or pipe.
     Output(io::Error),
+    /// A program of the user ended with a code of its own and has said why.
+    Program(u8),
     /// It is our fault.
     Internal(String),
 }
@@ -53,6 +60,9 @@ impl Failure {
             Self::Infeasible(_) => 4,
             Self::Budget(_) => 5,
             Self::Accuracy(_) => 6,
+            Self::Device(_) => 7,
+            Self::Unsteady(_) => 8,
+            Self::Program(code) => *code,
             Self::Input(_) | Self::Mendable(..) => 9,
             Self::Output(_) | Self::Internal(_) => 1,
         }
@@ -66,10 +76,13 @@ impl Failure {
             }
             Self::Profile(error) => vec![error.to_string()],
             Self::Output(error) => vec![format!("cannot write: {error}")],
+            Self::Program(_) => vec![],
             Self::Usage(text)
             | Self::Infeasible(text)
             | Self::Budget(text)
             | Self::Accuracy(text)
+            | Self::Device(text)
+            | Self::Unsteady(text)
             | Self::Input(text)
             | Self::Mendable(text, _)
             | Self::Internal(text) => vec![text.clone()],
@@ -84,9 +97,13 @@ impl Failure {
             Self::Infeasible(_) => Some("relax one budget as said above, or lower [search] min-keep"),
             Self::Budget(_) => Some("the files were written; run again, or ask for a little less than you need"),
             Self::Accuracy(_) => Some("the files were written; allow more latency or more [finetune] epochs"),
+            Self::Device(_) => Some("`cargo xtask doctor --target NAME` says what reaching a device takes"),
+            Self::Unsteady(_) => {
+                Some("end other programs, cool the board, fix its clock and power mode; then run again")
+            }
             Self::Internal(_) => Some("this is a fault of secateurs: please report it with the command you ran"),
             Self::Mendable(_, help) => Some(help),
-            Self::Input(_) | Self::Output(_) => None,
+            Self::Input(_) | Self::Output(_) | Self::Program(_) => None,
         }
     }
 
@@ -141,8 +158,20 @@ impl From<ImportError> for Failure {
 impl From<DeviceError> for Failure {
     fn from(error: DeviceError) -> Self {
         match error {
-            DeviceError::NotYet(_) => Self::Usage(error.to_string()),
-            _ => Self::internal(error),
+            DeviceError::Missing { .. } | DeviceError::Unreachable { .. } => Self::Device(error.to_string()),
+            DeviceError::File { .. } => Self::input(error),
+            DeviceError::Start { .. } | DeviceError::Failed { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Device(error) => error.into(),
+            SessionError::Unsteady(_) => Self::Unsteady(error.to_string()),
+            SessionError::File { .. } => Self::input(error),
+            SessionError::Output { .. } => Self::internal(error),
         }
     }
 }
@@ -164,6 +193,7 @@ impl From<PipelineError> for Failure {
         match error {
             PipelineError::Input(text) => Self::Input(text),
             PipelineError::Infeasible(text) => Self::Infeasible(text),
+            PipelineError::Session(error) => error.into(),
             PipelineError::Stage { .. } => Self::internal(error),
         }
     }

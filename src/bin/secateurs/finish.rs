@@ -3,10 +3,9 @@
 use super::failure::Failure;
 use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
-use secateurs::bench::Measured;
-use secateurs::device::{self, Word};
 use secateurs::files;
-use secateurs::pipeline::{self, Against};
+use secateurs::pipeline::{self, Against, Outcome};
+use secateurs::session::{Frames, Record, Session};
 use std::path::PathBuf;
 
 /// Where the bundle is, and where it shall run.
@@ -28,6 +27,9 @@ pub struct Args {
     pub terminal: TerminalArgs,
 }
 
+/// Frames that a claim about the 99th percentile rests on.
+const P99_RUNS: usize = 1000;
+
 /// What the binary measured.
 const BENCH: &str = "bench.json";
 
@@ -36,35 +38,32 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let mut terminal = Terminal::new(args.terminal);
     let profile = prune::load(args.profile.as_deref())?;
     terminal.stage("Measuring", &format!("{} on {}", args.binary.display(), profile.device.name));
-    let runner = device::runner(&profile.connect)?;
-    let text = |value: &dyn ToString| Word::Text(value.to_string());
-    let words = [
-        text(&"bench"),
-        text(&"--json"),
-        text(&"--runs"),
-        text(&profile.bench.runs),
-        text(&"--warmup"),
-        text(&profile.bench.warmup),
-        text(&"--threads"),
-        text(&args.threads.unwrap_or(profile.device.threads)),
-        text(&"--against"),
-        Word::File(args.out.join("uncut.safetensors")),
-    ];
-    let output = runner.run(&args.binary, &words)?;
-    let measured: Measured = serde_json::from_slice(&output)
-        .map_err(|e| Failure::Internal(format!("{}: its measurement cannot be read: {e}", args.binary.display())))?;
+    let imgsz = pipeline::report_of(&args.out)?.imgsz;
+    let session = Session::open(&profile, &args.binary)?;
+    // A claim about one frame in a hundred needs this many, whatever the profile says.
+    let least = if profile.budget.percentile == 99 { P99_RUNS } else { 1 };
+    let frames = Frames { imgsz, warmup: profile.bench.warmup, runs: profile.bench.runs.max(least), phases: true };
+    let uncut = args.out.join("uncut.safetensors");
+    let record = session.versus(None, &uncut, &frames, &mut |done, all| terminal.progress(done, all))?;
+    if !record.discarded.is_empty() {
+        let (count, why) = (record.discarded.len(), record.discarded.join("; "));
+        terminal.note(&format!("{count} windows were taken again: {why}"));
+    }
     let path = args.out.join(BENCH);
-    files::write_atomic(&path, &output).map_err(|e| Failure::Input(format!("{}: {e}", path.display())))?;
-    complete(&args.out, &measured, &mut terminal)
+    let bytes = serde_json::to_vec_pretty(&record)?;
+    files::write_atomic(&path, &bytes).map_err(|e| Failure::Input(format!("{}: {e}", path.display())))?;
+    complete(&args.out, &record, &mut terminal)
 }
 
 /// Enters the measurement into the reports and judges the budgets by it.
-fn complete(out: &std::path::Path, measured: &Measured, terminal: &mut Terminal) -> Result<(), Failure> {
-    let Some(uncut) = &measured.against else {
-        return Err(Failure::Internal("the binary did not measure the uncut model".into()));
+fn complete(out: &std::path::Path, record: &Record, terminal: &mut Terminal) -> Result<(), Failure> {
+    let against = Against::of(&record.measured)
+        .ok_or_else(|| Failure::Internal("the binary did not measure the uncut model".into()))?;
+    let outcome = match &record.simulated {
+        Some(why) => Outcome::Simulated(why),
+        None => Outcome::Measured(&against),
     };
-    let against = Against { uncut: uncut.latency.clone(), cut: measured.latency.clone(), ratio: uncut.pair_ratio };
-    let report = pipeline::finish(out, &against)?;
+    let report = pipeline::finish(out, &outcome)?;
     terminal.result(&prune::summary(&report), serde_json::json!({ "reason": "finished", "report": report }));
     let missed = report.verdict.sentences.join("; ");
     if !report.verdict.latency_ok || !report.verdict.memory_ok {

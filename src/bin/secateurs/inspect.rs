@@ -100,12 +100,7 @@ fn gather(
         name: node.name.clone(),
         op: describe(&node.op),
         shape: [shape.c, shape.h, shape.w],
-        params: match &node.op {
-            Op::Conv(conv) => {
-                conv.params().iter().filter(|p| p.trainable).map(|p| p.shape.iter().product::<usize>()).sum()
-            }
-            _ => 0,
-        },
+        params: node.op.params().iter().filter(|p| p.trainable).map(|p| p.shape.iter().product::<usize>()).sum(),
         macs,
     });
     Inspected {
@@ -138,13 +133,10 @@ fn describe(op: &Op) -> String {
         Op::Input { .. } => "input".into(),
         Op::Conv(conv) => {
             let kind = if conv.is_depthwise() { "dwconv" } else { "conv" };
-            let act = match conv.act {
-                Activation::Identity => "",
-                Activation::Silu => " silu",
-                Activation::Relu => " relu",
-            };
-            format!("{kind} {k}x{k} /{}{act}", conv.stride, k = conv.kernel)
+            format!("{kind} {k}x{k} /{}{}", conv.stride, name_of(conv.act), k = conv.kernel)
         }
+        Op::ConvTranspose(conv) => format!("deconv {k}x{k} /{k}", k = conv.factor),
+        Op::Activate { act } => format!("act{}", name_of(*act)),
         Op::MaxPool { kernel, stride, .. } => format!("maxpool {kernel}x{kernel} /{stride}"),
         Op::Upsample { factor } => format!("upsample x{factor}"),
         Op::Concat => "concat".into(),
@@ -153,6 +145,14 @@ fn describe(op: &Op) -> String {
         Op::Attention(a) => format!("attention {} heads", a.heads),
         Op::Values(a) => format!("values {} heads", a.heads),
         Op::GlobalAvgPool => "average".into(),
+    }
+}
+
+fn name_of(act: Activation) -> &'static str {
+    match act {
+        Activation::Identity => "",
+        Activation::Silu => " silu",
+        Activation::Relu => " relu",
     }
 }
 

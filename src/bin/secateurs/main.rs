@@ -1,6 +1,7 @@
 //! The worker: prunes, and looks at models before and after.
 
 mod bench;
+mod compare;
 mod detect;
 mod eval;
 mod export;
@@ -9,6 +10,7 @@ mod finish;
 mod input;
 mod inspect;
 mod prune;
+mod runner;
 mod terminal;
 mod train;
 
@@ -29,9 +31,9 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done                       5  measured latency or memory budget missed
   1  internal error             6  accuracy floor missed
-  2  wrong usage                9  an input cannot be used
-  3  bad profile
-  4  no plan meets the budget";
+  2  wrong usage                7  the device cannot be reached
+  3  bad profile                8  the device was never steady enough to measure
+  4  no plan meets the budget   9  an input cannot be used";
 
 #[derive(Subcommand)]
 enum Command {
@@ -41,12 +43,16 @@ enum Command {
     Eval(eval::Args),
     /// Time per frame and peak memory of a model on this machine
     Bench(bench::Args),
+    /// Prune a model in several ways to the same latency, and compare their accuracy
+    Compare(compare::Args),
     /// Find objects in images
     Detect(detect::Args),
     /// Layers, channel groups, parameters, arithmetic and peak memory of a model
     Inspect(inspect::Args),
     /// Write a model in a format of others
     Export(export::Args),
+    /// Run a program on the device of a profile
+    Runner(runner::Args),
     /// Train a network from nothing, or a model further
     Train(train::Args),
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
@@ -58,6 +64,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = match &cli.command {
         Command::Prune(args) => args.terminal.is_json(),
+        Command::Compare(args) => args.terminal.is_json(),
         Command::Finish(args) => args.terminal.is_json(),
         Command::Train(args) => args.terminal.is_json(),
         _ => false,
@@ -69,9 +76,11 @@ fn main() -> ExitCode {
         Command::Prune(args) => prune::run(args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Compare(args) => compare::run(args),
         Command::Detect(args) => detect::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Runner(args) => runner::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Finish(args) => finish::run(args),
     };

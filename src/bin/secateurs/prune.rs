@@ -3,13 +3,18 @@
 use super::failure::Failure;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::device;
-use secateurs::importance::Criterion;
-use secateurs::pipeline::{self, Event, Job, Tune};
-use secateurs::profile::{self, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio};
+use secateurs::importance::{Criterion, Pattern};
+use secateurs::latency::Speed;
+use secateurs::pipeline::{self, Event, Job, Timing, Tune};
+use secateurs::profile::{
+    self, Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio, Strategy,
+};
 use secateurs::repair::Method;
 use secateurs::report::{Asked, Report, Stage};
+use secateurs::session::Session;
 use secateurs::train::optim::Rule;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A profile, and what shall differ from it.
 #[derive(clap::Args)]
@@ -35,9 +40,18 @@ pub struct Args {
     /// Memory budget: weights, peak activations and workspace, MiB
     #[arg(long, value_name = "X")]
     memory_mib: Option<Mib>,
+    /// Budget of trained values
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    params: Option<u64>,
+    /// Budget of the model's file, MiB
+    #[arg(long, value_name = "X")]
+    file_mib: Option<Mib>,
     /// Passes over the training images; 0 skips training
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
+    /// What is taken away: whole channels, or single weights, which shrinks the file but not the time
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(["structured", "unstructured", "2:4"]))]
+    strategy: Option<String>,
     /// How channels are ranked
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(IMPORTANCE))]
     importance: Option<String>,
@@ -50,6 +64,9 @@ pub struct Args {
     /// Folder of the results [default: dist/<target>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// The inference binary built for the profile's device, to time networks there (`cargo xtask prune` gives it)
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
     /// Folder where measurements are kept for the next run [default: .cache in the folder of the results]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -77,14 +94,18 @@ pub fn run(args: Args) -> Result<(), Failure> {
         latency: args.latency_ms,
         latency_ratio: args.latency_ratio,
         memory: args.memory_mib,
+        params: args.params.map(|n| n as usize),
+        file: args.file_mib,
         epochs: args.epochs.map(|n| n as usize),
+        strategy: args.strategy.as_deref().and_then(Strategy::from_name),
         importance: args.importance,
         threads: args.threads.map(usize::from),
         seed: args.seed,
     };
     let profile = overrides.apply(load(args.profile.as_deref())?);
     let budget = &profile.budget;
-    if budget.latency.is_none() && budget.latency_ratio.is_none() && budget.memory.is_none() {
+    let sizes = budget.memory.is_some() || budget.params.is_some() || budget.file.is_some();
+    if budget.latency.is_none() && budget.latency_ratio.is_none() && !sizes {
         return Err(Failure::Usage(
             "no budget: give --latency-ms, --latency-ratio or --memory-mib, or set one in the profile".into(),
         ));
@@ -103,9 +124,40 @@ pub fn run(args: Args) -> Result<(), Failure> {
         terminal.result(&text.join("\n"), value);
         return Ok(());
     }
-    device::runner(&profile.connect)?;
-    let job = Job { cuda: args.cuda, ..job(&profile, &out, &cache) };
+    let timing = timing(&profile, args.binary.as_deref(), &mut terminal)?;
+    let job = Job { cuda: args.cuda, timing, ..job(&profile, &out, &cache) };
     execute(&job, &mut terminal)
+}
+
+/// Where networks are timed while plans are made: on the device, or nowhere where it is only simulated.
+fn timing(profile: &Profile, binary: Option<&Path>, terminal: &mut Terminal) -> Result<Timing, Failure> {
+    let runner = device::runner(profile)?;
+    let why = match binary {
+        _ if runner.emulates() => "it is emulated".to_owned(),
+        None if profile.connect == Connect::Local => return Ok(Timing::Here),
+        None => {
+            let problem = "the device needs the inference binary built for it: `cargo xtask prune` builds and gives it";
+            return Err(Failure::Usage(problem.into()));
+        }
+        Some(binary) => {
+            let session = Session::with_runner(runner, profile, binary)?;
+            match session.simulated() {
+                None => return Ok(Timing::Device(Arc::new(session))),
+                Some(why) => why.to_owned(),
+            }
+        }
+    };
+    let Device { core_gflops: Some(gflops), bandwidth: Some(bandwidth), threads, .. } = profile.device else {
+        let problem = format!(
+            "no times can be had of {} ({why}): give [device] core-gflops and bandwidth-gb-s for an estimate, or a \
+             [connect] that reaches it",
+            profile.device.name
+        );
+        return Err(Failure::Usage(problem));
+    };
+    terminal
+        .note(&format!("{}: {why}; latency is estimated from the profile, and none is claimed", profile.device.name));
+    Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
 }
 
 /// What the job will do, in order.
@@ -116,6 +168,8 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         budget.latency.map(|ms| format!("p{} within {ms}", budget.percentile)),
         budget.latency_ratio.map(|ratio| format!("{ratio} the uncut latency")),
         budget.memory.map(|mib| format!("{mib} of memory")),
+        budget.params.map(|params| format!("{params} parameters")),
+        budget.file.map(|mib| format!("a file of {mib}")),
     ];
     let size = profile.model.imgsz.map_or("its own size".to_owned(), |side| format!("{side} px"));
     let teacher = if tune.distill > 0.0 { ", the uncut model as teacher" } else { "" };
@@ -158,7 +212,7 @@ fn execute(job: &Job, terminal: &mut Terminal) -> Result<(), Failure> {
 }
 
 /// The job of a profile.
-fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
+pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
     let (budget, search, tune) = (&profile.budget, &profile.search, &profile.finetune);
     Job {
         target: profile.device.name.clone(),
@@ -171,8 +225,15 @@ fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
             latency_ratio: budget.latency_ratio.map(Ratio::get),
             percentile: budget.percentile,
             memory_mib: budget.memory.map(Mib::get),
+            params: budget.params,
+            file_mib: budget.file.map(Mib::get),
             min_map: budget.min_map.map(Ratio::get),
             max_map_drop: budget.max_map_drop.map(Ratio::get),
+        },
+        pattern: match search.strategy {
+            Strategy::Structured => None,
+            Strategy::Unstructured => Some(Pattern::Unstructured(search.sparsity.get())),
+            Strategy::TwoOfFour => Some(Pattern::TwoOfFour),
         },
         grid: search.grid,
         min_keep: search.min_keep.get(),
@@ -194,6 +255,7 @@ fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         },
         warmup: profile.bench.warmup,
         runs: profile.bench.runs,
+        timing: Timing::Here,
         cuda: false,
         out: out.to_path_buf(),
         cache: cache.to_path_buf(),

@@ -1,14 +1,16 @@
 //! A model as an ONNX file that answers what the reference's own export answers.
 //!
 //! Input `images` `[1, 3, height, width]`, RGB in 0..1. A detector's output `output0` is `[1, 4 + nc, anchors]`: centre
-//! and size of every box in pixels of the input, then the class scores after the sigmoid. A classifier's `output0` is
-//! its logits `[1, nc]`. All shapes are static, batch normalisation is folded, and only long-standing operators (opset
+//! and size of every box in pixels of the input, then the class scores after the sigmoid. Rows of the task follow: mask
+//! coefficients (the prototypes are `output1`, `[1, masks, H, W]`), keypoints in pixels with the probability of being
+//! visible, or the angle in radians. A classifier's `output0` is its logits `[1, nc]`. All shapes are static, batch normalisation is folded, and only long-standing operators (opset
 //! 17) with constant arguments occur, which is what TensorRT and the other runtimes want. Names, stride and size travel
 //! in the metadata under the keys that the reference writes.
 
+mod decode;
 pub mod proto;
 
-use crate::graph::{Activation, Attention, Conv, GraphError, Head, Op, Shape};
+use crate::graph::{Activation, Attention, Conv, ConvTranspose, GraphError, Head, Op, Shape};
 use crate::model::{Model, fold};
 use prost::Message;
 use proto::{
@@ -40,6 +42,14 @@ pub enum ExportError {
     /// The file would be larger than protobuf allows.
     #[error("the file would have {0} bytes, ONNX allows {MAX_BYTES}")]
     TooLarge(usize),
+    /// A classifier at a size that its last layers do not suit.
+    #[error("at {height} x {width} pixels the classifier answers for several positions, expected one")]
+    Positions {
+        /// Height of the input.
+        height: usize,
+        /// Width of the input.
+        width: usize,
+    },
     /// Two tensors would have the same name.
     #[error("two tensors would be called `{0}`")]
     Name(String),
@@ -61,15 +71,17 @@ pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, Exp
     }
     let outputs: Vec<(&str, Shape)> =
         graph.outputs.iter().map(|id| (name_of(&graph.node(*id).name, id.index()), shapes[id.index()])).collect();
-    let result = match &graph.head {
-        Head::Detect { nc, reg_max, strides } => writer.detect(&outputs, *nc, *reg_max, strides),
-        Head::Classify { nc } => {
+    let results = match graph.head.boxes() {
+        Some(boxes) => writer.decode(&graph.head, boxes, &outputs),
+        None if outputs[0].1.area() != 1 => return Err(ExportError::Positions { height, width }),
+        None => {
             writer.node("Flatten", "output0", &[outputs[0].0], vec![int("axis", 1)]);
-            vec![1, *nc as i64]
+            vec![vec![1, graph.classes()]]
         }
     };
+    let results = results.iter().enumerate().map(|(i, shape)| value(&format!("output{i}"), shape)).collect();
     writer.check_names()?;
-    let image = [1, graph.input_channels(), height, width].map(|n| n as i64);
+    let image = [1, graph.input_channels(), height, width];
     let file = ModelProto {
         ir_version: 8,
         producer_name: "secateurs".into(),
@@ -81,7 +93,7 @@ pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, Exp
             node: writer.nodes,
             initializer: writer.constants,
             input: vec![value("images", &image)],
-            output: vec![value("output0", &result)],
+            output: results,
         }),
     };
     let bytes = file.encoded_len();
@@ -99,19 +111,24 @@ fn metadata(model: &Model, height: usize, width: usize) -> Vec<StringEntry> {
         let name = model.info.class_name(class).replace('\\', "\\\\").replace('\'', "\\'");
         format!("{class}: '{name}'")
     });
-    let task = match model.graph.head {
-        Head::Detect { .. } => "detect",
-        Head::Classify { .. } => "classify",
-    };
     let entries = [
-        ("task", task.to_owned()),
+        ("task", model.graph.head.task().to_owned()),
         ("batch", "1".to_owned()),
         ("stride", model.graph.stride().to_string()),
         ("imgsz", format!("[{height}, {width}]")),
         ("names", format!("{{{}}}", names.collect::<Vec<_>>().join(", "))),
     ];
+    let keypoints = match model.graph.head {
+        Head::Pose { keypoints, dims, .. } => Some(("kpt_shape", format!("[{keypoints}, {dims}]"))),
+        _ => None,
+    };
     let provenance = model.info.provenance.iter().map(|(key, value)| (key.as_str(), value.clone()));
-    entries.into_iter().chain(provenance).map(|(key, value)| StringEntry { key: key.into(), value }).collect()
+    entries
+        .into_iter()
+        .chain(keypoints)
+        .chain(provenance)
+        .map(|(key, value)| StringEntry { key: key.into(), value })
+        .collect()
 }
 
 #[derive(Default)]
@@ -126,6 +143,8 @@ impl Writer {
         match op {
             Op::Input { .. } => {}
             Op::Conv(conv) => self.conv(model, name, conv, inputs[0]),
+            Op::ConvTranspose(conv) => self.conv_transpose(model, name, conv, inputs[0]),
+            Op::Activate { act } => self.activate(*act, name, inputs[0]),
             Op::MaxPool { kernel, stride, padding } => {
                 self.node("MaxPool", name, inputs, window(*kernel, *stride, *padding));
             }
@@ -160,12 +179,26 @@ impl Writer {
         settings.push(int("group", conv.groups as i64));
         let linear = if conv.act == Activation::Identity { name.to_owned() } else { format!("{name}/linear") };
         self.node("Conv", &linear, &[input, &kernel, &bias], settings);
-        match conv.act {
-            Activation::Identity => {}
-            Activation::Relu => self.node("Relu", name, &[&linear], vec![]),
+        if conv.act != Activation::Identity {
+            self.activate(conv.act, name, &linear);
+        }
+    }
+
+    fn conv_transpose(&mut self, model: &Model, name: &str, conv: &ConvTranspose, input: &str) {
+        let kernel = model.tensor(&conv.weight).data().to_vec();
+        let kernel = self.floats(format!("{name}/weight"), &conv.weight_shape(), kernel);
+        let bias = conv.bias.as_ref().map_or_else(|| vec![0.0; conv.c_out], |key| model.tensor(key).data().to_vec());
+        let bias = self.floats(format!("{name}/bias"), &[conv.c_out], bias);
+        self.node("ConvTranspose", name, &[input, &kernel, &bias], window(conv.factor, conv.factor, 0));
+    }
+
+    fn activate(&mut self, act: Activation, name: &str, input: &str) {
+        match act {
+            Activation::Identity => self.node("Identity", name, &[input], vec![]),
+            Activation::Relu => self.node("Relu", name, &[input], vec![]),
             Activation::Silu => {
-                let gate = self.step("Sigmoid", name, "gate", &[&linear], vec![]);
-                self.node("Mul", name, &[&linear, &gate], vec![]);
+                let gate = self.step("Sigmoid", name, "gate", &[input], vec![]);
+                self.node("Mul", name, &[input, &gate], vec![]);
             }
         }
     }
@@ -198,58 +231,6 @@ impl Writer {
         let part = format!("{name}/{part}");
         self.slice(&part, packed, 2, start, len);
         part
-    }
-
-    /// Boxes and scores from the raw levels; the shape of `output0`.
-    fn detect(&mut self, outputs: &[(&str, Shape)], nc: usize, reg_max: usize, strides: &[usize]) -> Vec<i64> {
-        let (mut centres, mut pixels) = ([Vec::new(), Vec::new()], Vec::new());
-        for (pair, stride) in outputs.chunks(2).zip(strides) {
-            let shape = pair[0].1;
-            for i in 0..shape.area() {
-                centres[0].push((i % shape.w) as f32 + 0.5);
-                centres[1].push((i / shape.w) as f32 + 0.5);
-                pixels.push(*stride as f32);
-            }
-        }
-        let anchors = pixels.len();
-        let mut joined = |what: &str, at: usize| {
-            let flat: Vec<String> = outputs
-                .chunks(2)
-                .enumerate()
-                .map(|(level, pair)| {
-                    let flat = format!("decode/{what}.{level}");
-                    self.reshape(&flat, pair[at].0, &[1, pair[at].1.c, pair[at].1.area()]);
-                    flat
-                })
-                .collect();
-            let flat: Vec<&str> = flat.iter().map(String::as_str).collect();
-            self.step("Concat", "decode", what, &flat, vec![int("axis", 2)])
-        };
-        let (boxes, classes) = (joined("boxes", 0), joined("classes", 1));
-
-        // Expected distance per side: softmax over the bins, then their mean as a convolution with 0, 1, 2, ….
-        self.reshape("decode/sides", &boxes, &[1, 4, reg_max, anchors]);
-        let bins = self.step("Transpose", "decode", "bins", &["decode/sides"], vec![ints("perm", &[0, 2, 1, 3])]);
-        let shares = self.step("Softmax", "decode", "shares", &[&bins], vec![int("axis", 1)]);
-        let counts = self.floats("decode/counts".into(), &[1, reg_max, 1, 1], (0..reg_max).map(|b| b as f32).collect());
-        let mean = self.step("Conv", "decode", "mean", &[&shares, &counts], window(1, 1, 0));
-        self.reshape("decode/distances", &mean, &[1, 4, anchors]);
-        self.slice("decode/lt", "decode/distances", 1, 0, 2);
-        self.slice("decode/rb", "decode/distances", 1, 2, 2);
-
-        let centres = self.floats("decode/anchors".into(), &[1, 2, anchors], centres.concat());
-        let first = self.step("Sub", "decode", "first", &[&centres, "decode/lt"], vec![]);
-        let last = self.step("Add", "decode", "last", &[&centres, "decode/rb"], vec![]);
-        let sum = self.step("Add", "decode", "sum", &[&first, &last], vec![]);
-        let half = self.floats("decode/half".into(), &[], vec![0.5]);
-        let centre = self.step("Mul", "decode", "centre", &[&sum, &half], vec![]);
-        let size = self.step("Sub", "decode", "size", &[&last, &first], vec![]);
-        let cells = self.step("Concat", "decode", "cells", &[&centre, &size], vec![int("axis", 1)]);
-        let pixels = self.floats("decode/strides".into(), &[1, 1, anchors], pixels);
-        let boxes = self.step("Mul", "decode", "pixels", &[&cells, &pixels], vec![]);
-        let scores = self.step("Sigmoid", "decode", "scores", &[&classes], vec![]);
-        self.node("Concat", "output0", &[&boxes, &scores], vec![int("axis", 1)]);
-        vec![1, 4 + nc as i64, anchors as i64]
     }
 
     fn node(&mut self, op: &str, output: &str, inputs: &[&str], attribute: Vec<AttributeProto>) {
@@ -323,8 +304,8 @@ fn window(kernel: usize, stride: usize, padding: usize) -> Vec<AttributeProto> {
     vec![all("kernel_shape", kernel, 2), all("strides", stride, 2), all("pads", padding, 4)]
 }
 
-fn value(name: &str, shape: &[i64]) -> ValueInfo {
-    let dim = shape.iter().map(|n| Dimension { dim_value: Some(*n) }).collect();
+fn value(name: &str, shape: &[usize]) -> ValueInfo {
+    let dim = shape.iter().map(|n| Dimension { dim_value: Some(*n as i64) }).collect();
     let tensor_type = Some(TensorType { elem_type: FLOAT, shape: Some(ShapeProto { dim }) });
     ValueInfo { name: name.into(), r#type: Some(TypeProto { tensor_type }) }
 }

@@ -59,9 +59,9 @@ impl Pool {
             for &(x0, x1) in &columns {
                 let (mut best, mut most) = (y0 * w + x0, x[y0 * w + x0]);
                 for row in (y0..y1).map(|y| y * w) {
-                    for at in row + x0..row + x1 {
-                        if x[at] > most {
-                            (best, most) = (at, x[at]);
+                    for (at, value) in (row + x0..).zip(&x[row + x0..row + x1]) {
+                        if *value > most {
+                            (best, most) = (at, *value);
                         }
                     }
                 }

@@ -4,6 +4,8 @@
 //! channels and the time went, class by class accuracy, and what the run was made of.
 
 mod chart;
+pub mod comparison;
+mod evidence;
 mod text;
 
 use super::{Asked, Report, Stage};
@@ -21,9 +23,12 @@ pub fn render(report: &Report) -> String {
         stages(report),
         controls(report),
         search(report),
+        evidence::front(report),
         widths(report),
         layers(report),
+        evidence::memory(report),
         classes(report),
+        evidence::photos(report),
         provenance(report),
     ];
     format!(
@@ -54,7 +59,10 @@ fn headline(report: &Report) -> String {
     if report.budget == (Asked { percentile: report.budget.percentile, ..Asked::default() }) {
         return "no budget was given".into();
     }
-    "every budget holds".into()
+    match report.verdict.simulated {
+        Some(_) => "simulated: no latency is claimed".into(),
+        None => "every budget holds".into(),
+    }
 }
 
 fn verdict(report: &Report) -> String {
@@ -115,7 +123,7 @@ enum Unit {
 
 type Figure = fn(&Stage) -> Option<f64>;
 
-const FIGURES: [(&str, Unit, Figure); 13] = [
+const FIGURES: [(&str, Unit, Figure); 15] = [
     ("mAP50-95", Unit::Accuracy, |s| Some(s.map50_95).filter(|v| v.is_finite())),
     ("mAP50", Unit::Accuracy, |s| Some(s.map50).filter(|v| v.is_finite())),
     ("mAP50-95, rules of ultralytics", Unit::Accuracy, |s| Some(s.map50_95_ultralytics).filter(|v| v.is_finite())),
@@ -127,7 +135,9 @@ const FIGURES: [(&str, Unit, Figure); 13] = [
     ("latency p99", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p99_ms)),
     ("processor time p50", Unit::Millis, |s| s.latency.as_ref().map(|d| d.cpu_p50_ms)),
     ("peak memory", Unit::Bytes, |s| Some(s.peak_memory_bytes as f64)),
+    ("model file", Unit::Bytes, |s| (s.file_bytes > 0).then_some(s.file_bytes as f64)),
     ("parameters", Unit::Count, |s| Some(s.params as f64)),
+    ("of those zero", Unit::Count, |s| (s.zeros > 0).then_some(s.zeros as f64)),
     ("MACs", Unit::Count, |s| Some(s.macs as f64)),
 ];
 

@@ -1,0 +1,144 @@
+//! Time per layer, held against what the machine could do.
+
+use super::distribution::median;
+use super::network::{Options, compile, picture};
+use super::{BenchError, over};
+use crate::engine::Engine;
+use crate::graph::Op;
+use crate::kernels::peak_flops;
+use crate::model::Model;
+use serde::Serialize;
+use std::fmt;
+use std::time::Duration;
+
+/// How long the machine's peak is measured.
+const PEAK_TIME: Duration = Duration::from_millis(300);
+
+/// Where a frame's time goes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Profile {
+    /// Multiply-adds in registers that one core was seen to do, 1e9 operations per second (a multiply-add is two).
+    pub peak_gflops: f64,
+    /// Threads that computed together.
+    pub threads: usize,
+    /// Side of the square image, pixels.
+    pub imgsz: usize,
+    /// Milliseconds of all steps together.
+    pub total_ms: f64,
+    /// Milliseconds that the network's arithmetic would take at the peak of all threads.
+    pub floor_ms: f64,
+    /// Every step in the order it runs.
+    pub steps: Vec<Step>,
+}
+
+/// One step of a frame.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Step {
+    /// Name of the layer.
+    pub layer: String,
+    /// The kernel that runs.
+    pub kernel: &'static str,
+    /// Shape of the layer, for people.
+    pub shape: String,
+    /// Median milliseconds.
+    pub ms: f64,
+    /// Arithmetic of the layer as its definition counts it, 1e9 operations per second. Fast algorithms need fewer
+    /// operations and may exceed the peak.
+    pub gflops: f64,
+    /// The same over the peak of all threads.
+    pub roofline: f64,
+}
+
+/// Times every step of a network, `runs` times each.
+///
+/// # Errors
+/// If the engine refuses the model or the image size.
+pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> {
+    let mut engine = compile(model, options)?;
+    let side = options.imgsz;
+    let shapes = model.graph.shapes(side, side).map_err(crate::engine::EngineError::from)?;
+    let macs = model.graph.macs(&shapes);
+    let times = times(&mut engine, &picture(model.graph.input_channels(), side), options)?;
+    let peak = peak_flops(engine.isa(), PEAK_TIME) / 1e9;
+    let reachable = peak * options.threads as f64;
+    let steps: Vec<Step> = times
+        .into_iter()
+        .map(|(id, kernel, ms)| {
+            let node = model.graph.node(id);
+            let moves = matches!(kernel, "import" | "copy" | "export");
+            let flops = if moves { 0.0 } else { 2.0 * macs[id.index()] as f64 };
+            let gflops = if flops > 0.0 { over(flops / 1e6, ms) } else { 0.0 };
+            let out = shapes[id.index()];
+            let shape = match &node.op {
+                Op::Conv(conv) if !moves => {
+                    let window = format!("{0}x{0} s{1}", conv.kernel, conv.stride);
+                    format!("{window} {} -> {} at {}x{}", conv.c_in, conv.c_out, out.h, out.w)
+                }
+                _ => format!("{} at {}x{}", out.c, out.h, out.w),
+            };
+            Step { layer: node.name.clone(), kernel, shape, ms, gflops, roofline: gflops / reachable }
+        })
+        .collect();
+    Ok(Profile {
+        peak_gflops: peak,
+        threads: options.threads,
+        imgsz: side,
+        total_ms: steps.iter().map(|step| step.ms).sum(),
+        floor_ms: 2.0 * macs.iter().sum::<usize>() as f64 / (reachable * 1e6),
+        steps,
+    })
+}
+
+/// Node, kernel and median milliseconds of every step.
+fn times(
+    engine: &mut Engine,
+    input: &[f32],
+    options: &Options,
+) -> Result<Vec<(crate::graph::NodeId, &'static str, f64)>, BenchError> {
+    for _ in 0..options.warmup {
+        engine.run(input)?;
+    }
+    let mut seen: Vec<Vec<f64>> = Vec::new();
+    let mut last = engine.profile(input)?;
+    seen.resize(last.len(), Vec::new());
+    for _ in 0..options.runs {
+        last = engine.profile(input)?;
+        seen.iter_mut().zip(&last).for_each(|(all, step)| all.push(step.nanos as f64 / 1e6));
+    }
+    Ok(last.iter().zip(seen).map(|(step, all)| (step.node, step.kernel, median(&all))).collect())
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "{:<28} {:<10} {:<32} {:>8} {:>9} {:>6}", "layer", "kernel", "shape", "ms", "GFLOP/s", "peak")?;
+        for s in &self.steps {
+            let rate = match s.gflops > 0.0 {
+                true => format!("{:9.1} {:5.0}%", s.gflops, 100.0 * s.roofline),
+                false => String::new(),
+            };
+            writeln!(f, "{:<28} {:<10} {:<32} {:8.3} {rate}", s.layer, s.kernel, s.shape, s.ms)?;
+        }
+        let mut kernels: Vec<(&str, f64, usize)> = Vec::new();
+        for s in &self.steps {
+            match kernels.iter_mut().find(|(name, ..)| *name == s.kernel) {
+                Some((_, ms, count)) => (*ms, *count) = (*ms + s.ms, *count + 1),
+                None => kernels.push((s.kernel, s.ms, 1)),
+            }
+        }
+        kernels.sort_by(|a, b| b.1.total_cmp(&a.1));
+        writeln!(f)?;
+        for (name, ms, count) in kernels {
+            writeln!(f, "{name:<10} {count:4} steps {ms:8.3} ms {:5.1} %", 100.0 * over(ms, self.total_ms))?;
+        }
+        writeln!(
+            f,
+            "{} px, {} thread(s): {:.2} ms; the floor at {:.0} GFLOP/s per core is {:.2} ms ({:.2}x)",
+            self.imgsz,
+            self.threads,
+            self.total_ms,
+            self.peak_gflops,
+            self.floor_ms,
+            over(self.total_ms, self.floor_ms)
+        )
+    }
+}

@@ -1,0 +1,94 @@
+//! Times the layers of many networks in turn, given their structure alone: values do not change how long they take.
+
+use super::BenchError;
+use crate::engine::{Engine, LeastTimes, Options, time_round};
+use crate::graph::Graph;
+use crate::model::{Info, Model, ModelError, Tensor, Weights};
+use serde::{Deserialize, Serialize};
+
+/// What to time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableSpec {
+    /// Rows and columns of the image.
+    pub size: (usize, usize),
+    /// Threads of the engine.
+    pub threads: usize,
+    /// The networks. All are held in memory at once.
+    pub networks: Vec<Graph>,
+    /// How often each runs on the clock.
+    pub rounds: usize,
+    /// Seed of the order, which is new in every round.
+    pub seed: u64,
+}
+
+/// The least times of every network, in their order.
+///
+/// # Errors
+/// If a graph contradicts itself, or the engine refuses one.
+pub fn time_table(spec: &TableSpec) -> Result<Vec<LeastTimes>, BenchError> {
+    let (height, width) = spec.size;
+    let options = Options { threads: spec.threads, ..Options::default() };
+    let mut engines = Vec::new();
+    let mut channels = 0;
+    for graph in &spec.networks {
+        let model = filled(graph)?;
+        channels = model.graph.input_channels();
+        engines.push(Engine::new(&model, height, width, &options)?);
+    }
+    let mut least: Vec<LeastTimes> = spec.networks.iter().map(|g| LeastTimes::unseen(g.nodes.len())).collect();
+    let input = vec![0.5; channels * height * width];
+    let mut order: Vec<usize> = (0..engines.len()).collect();
+    let mut state = spec.seed | 1;
+    for _ in 0..spec.rounds.max(1) {
+        shuffle(&mut order, &mut state);
+        time_round(&mut engines, &order, &input, &mut least, &mut || ())?;
+    }
+    Ok(least)
+}
+
+/// A model with values that keep activations in the usual range, so that no denormal numbers slow it down.
+fn filled(graph: &Graph) -> Result<Model, ModelError> {
+    let mut weights = Weights::default();
+    let mut state = 0x9e37_79b9_7f4a_7c15;
+    graph.check()?;
+    for param in graph.params() {
+        let fan_in = param.shape.iter().skip(1).product::<usize>().max(1);
+        let bound = (3.0 / fan_in as f64).sqrt();
+        let value = |_| {
+            let share = (random(&mut state) >> 11) as f64 / (1u64 << 53) as f64;
+            // Vectors are scales, shifts and statistics: small shifts, everything else near 1.
+            if param.shape.len() > 1 { ((2.0 * share - 1.0) * bound) as f32 } else { (0.5 + share) as f32 }
+        };
+        let len = param.shape.iter().product();
+        weights.insert(param.key.clone(), Tensor::new(param.shape.clone(), (0..len).map(value).collect()));
+    }
+    Model::new(graph.clone(), weights, Info::default())
+}
+
+/// A random number (xorshift64; Marsaglia, 2003).
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+fn shuffle(order: &mut [usize], state: &mut u64) {
+    for i in (1..order.len()).rev() {
+        order.swap(i, (random(state) % (i as u64 + 1)) as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shuffle_keeps_everything_and_changes_the_order() {
+        let mut order: Vec<usize> = (0..30).collect();
+        shuffle(&mut order, &mut 7);
+        assert_ne!(order, (0..30).collect::<Vec<_>>());
+        order.sort_unstable();
+        assert_eq!(order, (0..30).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,125 @@
+//! Whether times can be believed that were taken between the states of a machine.
+
+use super::State;
+
+/// The least share of its highest frequency that a processor must run at.
+const LEAST_CLOCK: f64 = 0.92;
+
+/// The most that the frequency may fall while frames are timed, as a share.
+const MOST_SLOWDOWN: f64 = 0.03;
+
+/// The most processor time that others may take: a share of one core, and beside it the resolution of the counter.
+const MOST_OTHERS: f64 = 0.10;
+const RESOLUTION_MS: f64 = 40.0;
+
+/// The most that the 95th percentile may be above the median, and one half's median above the other's.
+const MOST_SPREAD: f64 = 1.25;
+const MOST_DRIFT: f64 = 1.05;
+
+/// Fewer frames than this say nothing about spread and drift.
+const LEAST_FRAMES: usize = 20;
+
+/// The frames that ran between the first and the last state.
+#[derive(Clone, Copy, Debug)]
+pub struct Frames<'a> {
+    /// Milliseconds of every frame, in the order they ran.
+    pub wall: &'a [f64],
+    /// Processor milliseconds that the measuring process took between the first and the last state.
+    pub own_cpu_ms: f64,
+    /// Milliseconds between the first and the last state.
+    pub elapsed_ms: f64,
+}
+
+/// Everything that speaks against the times, in words; nothing if they can be believed. The states are those of the
+/// window in order, the first after the warm-up. `quiet` asks also that nothing else was running.
+pub fn judge(states: &[State], frames: &Frames, quiet: bool) -> Vec<String> {
+    let (Some(first), Some(last)) = (states.first(), states.last()) else {
+        return vec!["the machine's state was not read".into()];
+    };
+    let mut against = Vec::new();
+    for state in states {
+        throttled(first, state, &mut against);
+    }
+    for (name, a, b) in [
+        ("governor", &first.governor, &last.governor),
+        ("power mode", &first.power_mode, &last.power_mode),
+        ("set of processors", &first.cores, &last.cores),
+    ] {
+        if a != b {
+            let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".into());
+            against.push(format!("the {name} changed from {} to {}", word(a), word(b)));
+        }
+    }
+    if quiet {
+        disturbed(first, last, frames, &mut against);
+    }
+    against.dedup();
+    against
+}
+
+/// What says that the machine was slowed down on purpose.
+fn throttled(first: &State, state: &State, against: &mut Vec<String>) {
+    if let Some(word) = state.pi_throttled {
+        const NOW: [&str; 4] =
+            ["under-voltage", "the frequency is capped", "throttled", "at the soft temperature limit"];
+        let before = first.pi_throttled.unwrap_or(0);
+        for (bit, name) in NOW.iter().enumerate() {
+            let since_boot = 1 << (16 + bit);
+            if word & (1 << bit) != 0 {
+                against.push(format!("the board says: {name}"));
+            } else if word & since_boot != 0 && before & since_boot == 0 {
+                against.push(format!("the board was for a moment: {name}"));
+            }
+        }
+    }
+    if state.throttle_events > first.throttle_events {
+        against.push("throttling events were counted".into());
+    }
+    if state.cooling.is_some_and(|level| level > 0) {
+        against.push("the kernel slows the processors down against heat".into());
+    }
+    if state.headroom_c.is_some_and(|degrees| degrees <= 0.0) {
+        let now = state.temperature_c.unwrap_or(0.0);
+        against.push(format!("{now:.0} degrees, at the temperature where the kernel slows the processors down"));
+    }
+    if let (Some(now), Some(most)) = (state.mhz, state.max_mhz)
+        && now < LEAST_CLOCK * most
+    {
+        against.push(format!("{now:.0} MHz of {most:.0} MHz"));
+    }
+    if let (Some(before), Some(now)) = (first.mhz, state.mhz)
+        && now < (1.0 - MOST_SLOWDOWN) * before
+    {
+        against.push(format!("the clock fell from {before:.0} MHz to {now:.0} MHz"));
+    }
+}
+
+/// What says that something else was running.
+fn disturbed(first: &State, last: &State, frames: &Frames, against: &mut Vec<String>) {
+    if let (Some(a), Some(b)) = (first.busy_ms, last.busy_ms) {
+        let others = b - a - frames.own_cpu_ms;
+        if others > MOST_OTHERS * frames.elapsed_ms + RESOLUTION_MS {
+            let share = 100.0 * others / frames.elapsed_ms.max(1.0);
+            against.push(format!("other programs took {share:.0} % of a processor"));
+        }
+    }
+    if frames.wall.len() < LEAST_FRAMES {
+        return;
+    }
+    let (head, tail) = frames.wall.split_at(frames.wall.len() / 2);
+    let (a, b) = (rank(head, 0.5), rank(tail, 0.5));
+    if a.max(b) > MOST_DRIFT * a.min(b) {
+        against.push(format!("the median frame went from {a:.2} ms to {b:.2} ms"));
+    }
+    let (p50, p95) = (rank(frames.wall, 0.5), rank(frames.wall, 0.95));
+    if p95 > MOST_SPREAD * p50 {
+        against.push(format!("frames of {p50:.2} ms took up to {p95:.2} ms"));
+    }
+}
+
+/// The value at a share of the sorted values; 0 of nothing.
+fn rank(values: &[f64], share: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get((share * values.len() as f64) as usize).or(values.last()).copied().unwrap_or(0.0)
+}

@@ -1,0 +1,104 @@
+//! The machine that a network runs on, as Linux describes it: what it is ([`Board`]), what it is doing ([`State`]), and
+//! whether times that were taken meanwhile can be believed ([`judge`]).
+//!
+//! Everything is read below a root folder, `/` on a real machine. What a system does not tell is absent, never guessed.
+//! Sources: the kernel's sysfs documentation (`cpufreq`, `thermal`, `hwmon`); Raspberry Pi's firmware word
+//! (`vcgencmd get_throttled`); NVIDIA's Jetson Linux developer guide (over-current event counters, `nvpmodel`).
+
+mod judge;
+mod read;
+
+pub use judge::{Frames, judge};
+
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What a machine is. Two with the same board give comparable times.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Board {
+    /// Name of the board or processor.
+    pub model: String,
+    /// Architecture that this program was built for.
+    pub arch: String,
+    /// Processors that are online, as the kernel lists them (`0-3`).
+    pub cores: String,
+    /// Rule by which the kernel sets clock frequencies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub governor: Option<String>,
+    /// Jetson's power mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_mode: Option<String>,
+    /// Kernel release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Version of the program that measures: it holds the kernels of the networks.
+    pub runtime: String,
+    /// Whether the program runs on another architecture's machine: times mean nothing.
+    #[serde(default)]
+    pub emulated: bool,
+}
+
+impl Board {
+    /// Describes the machine below a root folder.
+    pub fn read(root: &Path) -> Self {
+        read::board(root)
+    }
+
+    /// In one line; the same only for machines that can be compared.
+    pub fn fingerprint(&self) -> String {
+        let mut text = format!("{} ({}), cores {}", self.model, self.arch, self.cores);
+        let parts = [("governor", &self.governor), ("power mode", &self.power_mode), ("kernel", &self.kernel)];
+        for (name, value) in parts {
+            if let Some(value) = value {
+                text += &format!(", {name} {value}");
+            }
+        }
+        text + &format!(", runtime {}", self.runtime)
+    }
+}
+
+/// What a machine is doing at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Temperature of the hottest sensor, degrees Celsius.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature_c: Option<f64>,
+    /// The least temperature at which the kernel slows something down, minus the sensor's: how far away that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headroom_c: Option<f64>,
+    /// Clock frequency of the fastest processor, MHz.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mhz: Option<f64>,
+    /// The most that this processor may do, MHz.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_mhz: Option<f64>,
+    /// Raspberry Pi's throttle word: bits 0 to 3 under-voltage, frequency capped, throttled, soft temperature limit
+    /// now; bits 16 to 19 the same since boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pi_throttled: Option<u32>,
+    /// Events of over-current and thermal throttling since boot, all counters together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle_events: Option<u64>,
+    /// How far the kernel's cooling devices slow processors down, all together; 0 is not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cooling: Option<u64>,
+    /// Rule by which the kernel sets clock frequencies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub governor: Option<String>,
+    /// Jetson's power mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_mode: Option<String>,
+    /// Processors that are online.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<String>,
+    /// Processor milliseconds that all programs, and other tenants of the machine, have taken since boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_ms: Option<f64>,
+}
+
+impl State {
+    /// Looks at the machine below a root folder.
+    pub fn read(root: &Path) -> Self {
+        read::state(root)
+    }
+}

@@ -1,0 +1,96 @@
+//! Programs that run on this machine: as they are, or behind a command such as an emulator.
+
+use super::{DeviceError, Runner, Word};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Runs programs behind a command; the command may be empty.
+pub(super) struct Prefixed {
+    command: Vec<String>,
+    emulates: bool,
+}
+
+impl Prefixed {
+    pub(super) fn new(command: Vec<String>) -> Self {
+        let name = command.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+        let emulates = name.to_string_lossy().starts_with("qemu");
+        Self { command, emulates }
+    }
+}
+
+impl Runner for Prefixed {
+    fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError> {
+        // A bare name would be looked up in PATH.
+        let place = if program.components().count() == 1 { Path::new(".").join(program) } else { program.to_owned() };
+        let mut command = match self.command.split_first() {
+            None => Command::new(place),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(place);
+                command
+            }
+        };
+        let started = self.command.first().map_or_else(|| program.to_owned(), PathBuf::from);
+        let output = command.args(words).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+        let output = output.map_err(|source| DeviceError::Start { program: started, source })?;
+        if !output.status.success() {
+            return Err(DeviceError::Failed {
+                program: program.into(),
+                code: output.status.code(),
+                output: output.stdout,
+            });
+        }
+        Ok(output.stdout)
+    }
+
+    fn emulates(&self) -> bool {
+        self.emulates
+    }
+}
+
+/// User-mode emulation of a triple's architecture.
+pub(super) fn qemu(triple: Option<&str>) -> Result<Prefixed, DeviceError> {
+    let arch = triple.and_then(|triple| triple.split('-').next()).unwrap_or(std::env::consts::ARCH);
+    let names = [format!("qemu-{arch}-static"), format!("qemu-{arch}")];
+    let found = names.iter().find_map(|name| in_path(name));
+    let Some(qemu) = found else {
+        let help = "sudo apt-get install qemu-user-static";
+        return Err(DeviceError::Missing { program: names[1].clone(), help });
+    };
+    let mut command = vec![qemu.to_string_lossy().into_owned()];
+    // Where Debian's cross toolchain keeps the C library of that architecture.
+    let libraries = format!("/usr/{arch}-linux-gnu");
+    if std::env::var_os("QEMU_LD_PREFIX").is_none() && Path::new(&libraries).is_dir() {
+        command.extend(["-L".to_owned(), libraries]);
+    }
+    Ok(Prefixed { command, emulates: true })
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_itself_runs_programs_and_reports_failures() {
+        let local = Prefixed::new(vec![]);
+        let words = [Word::Text("-c".into()), Word::Text("printf '%s' \"$0\"".into()), Word::File("a b".into())];
+        assert_eq!(local.run(Path::new("/bin/sh"), &words).unwrap(), b"a b");
+        let fail = [Word::Text("-c".into()), Word::Text("exit 7".into())];
+        assert!(matches!(local.run(Path::new("/bin/sh"), &fail), Err(DeviceError::Failed { code: Some(7), .. })));
+        assert!(matches!(local.run(Path::new("/bin/none"), &[]), Err(DeviceError::Start { .. })));
+        assert!(!local.emulates());
+    }
+
+    #[test]
+    fn a_command_of_the_user_gets_the_program_and_its_words() {
+        let command = ["/bin/sh", "-c", "printf '%s|' \"$@\"", "name"].map(str::to_owned).to_vec();
+        let printed = Prefixed::new(command).run(Path::new("/bin/true"), &[Word::Text("a b".into())]).unwrap();
+        assert_eq!(printed, b"/bin/true|a b|");
+        assert!(Prefixed::new(vec!["/usr/bin/qemu-aarch64-static".into()]).emulates());
+    }
+}

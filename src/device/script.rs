@@ -1,0 +1,126 @@
+//! What a device's shell is asked to do: POSIX scripts, and the words they are made of.
+//!
+//! A session has a folder of its own on the device. A keeper there (started by [`open`]) removes the folder once nobody
+//! has asked for anything for a while: nothing stays behind when this machine never comes back.
+
+/// A word for a shell: everything between the quotes is taken as it is.
+pub(super) fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Says that a script has come to its end, with the exit code of what it ran.
+pub(super) const END: &str = "\nsecateurs-end ";
+
+/// Seconds between two looks of the keeper.
+const TICK: u64 = 2;
+
+/// Makes the session's folder, signs that somebody is there, and starts the keeper unless one is running. The keeper
+/// gives up when nobody has signed for `lease` seconds.
+///
+/// Folders of other sessions without a keeper, from before a reboot, are removed on the way.
+pub(super) fn open(folder: &str, session: &str, lease: u64) -> String {
+    let (folder, session, looks) = (quote(folder), quote(session), lease.div_ceil(TICK));
+    format!(
+        r#"set -e
+home=$(pwd)
+mkdir -p {folder}; cd {folder}
+for other in s-*; do
+    if [ -d "$other" ] && [ "$other" != {session} ] && ! kill -0 "$(cat "$other/keeper" 2>/dev/null || echo none)" 2>/dev/null; then
+        rm -rf "$other"
+    fi
+done
+mkdir -p {session}; cd {session}
+echo "$$ $(date +%s)" > signed
+if [ {looks} -gt 0 ] && ! kill -0 "$(cat keeper 2>/dev/null || echo none)" 2>/dev/null; then
+    (
+        trap '' HUP
+        last= idle=0
+        while [ -e signed ] && [ $idle -lt {looks} ]; do
+            sleep {TICK}
+            now=$(cat signed)
+            if [ "$now" = "$last" ]; then idle=$((idle + 1)); else last=$now idle=0; fi
+        done
+        here=$(pwd)
+        rm -rf "$here"; cd "$home"; rmdir "$(dirname "$here")"
+    ) >/dev/null 2>&1 </dev/null &
+    echo $! > keeper
+fi
+cd "$home"
+"#
+    )
+}
+
+/// Goes to the session's folder and signs, or ends with code 250 if the folder is gone (the keeper gave up, or the
+/// device was set up anew).
+fn enter(folder: &str, session: &str) -> String {
+    format!(
+        "cd {} 2>/dev/null && cd {} 2>/dev/null || exit 250\necho \"$$ $(date +%s)\" > signed\n",
+        quote(folder),
+        quote(session)
+    )
+}
+
+/// Prints which of some files are missing, one name a line.
+pub(super) fn missing(folder: &str, session: &str, names: &[&str]) -> String {
+    let names: Vec<String> = names.iter().map(|name| quote(name)).collect();
+    format!("{}for f in {}; do [ -e \"$f\" ] || echo \"$f\"; done\n", enter(folder, session), names.join(" "))
+}
+
+/// Takes a file from standard input. It gets its name, the hash of its content, only when it is whole.
+pub(super) fn receive(folder: &str, session: &str, name: &str) -> String {
+    let name = quote(name);
+    format!(
+        r#"{}cat > in.$$ || exit 251
+if command -v sha256sum >/dev/null 2>&1; then
+    case "$(sha256sum < in.$$)" in {name}*) ;; *) rm -f in.$$; exit 251 ;; esac
+fi
+chmod 700 in.$$ && mv in.$$ {name}
+"#,
+        enter(folder, session)
+    )
+}
+
+/// Runs a command line. Somebody must send a byte every few seconds on standard input: after `silence` seconds without
+/// one, or at its end, the program is killed.
+pub(super) fn run(folder: &str, session: &str, line: &str, silence: u64) -> String {
+    format!(
+        r#"{}exec 3<&0
+{line} </dev/null &
+program=$!
+(
+    while [ -n "$(timeout {silence} head -c 1 <&3)" ]; do echo "$$ $(date +%s)" > signed; done
+    kill $program 2>/dev/null; sleep 1; kill -9 $program 2>/dev/null
+) >/dev/null 2>&1 &
+watch=$!
+exec 3<&-
+wait $program
+code=$?
+kill $watch 2>/dev/null
+printf '{}%d\n' $code
+"#,
+        enter(folder, session),
+        END.replace('\n', "\\n"),
+    )
+}
+
+/// Removes the session. The keeper ends by itself when it finds nothing signed.
+pub(super) fn close(folder: &str, session: &str) -> String {
+    let (folder, session) = (quote(folder), quote(session));
+    format!(
+        "d=$(pwd); cd {folder} 2>/dev/null || exit 0\nrm -rf {session}; cd \"$d\"; rmdir {folder} 2>/dev/null; exit 0\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn any_word_survives_the_shell() {
+        for word in ["", "a b", "it's", "$HOME `id` \"x\" \\", "a\nb", "-n", "ü;&|"] {
+            let output = Command::new("sh").args(["-c", &format!("printf %s {}", quote(word))]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), word);
+        }
+    }
+}

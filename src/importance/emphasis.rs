@@ -1,0 +1,125 @@
+//! How much the outputs depend on every layer, position by position: the diagonal of the Gauss-Newton matrix.
+//!
+//! The divergence of the outputs from themselves has no gradient, but a curvature. Random seeds whose covariance is that
+//! curvature at the outputs, sent back through the network, arrive at every layer with the curvature there as
+//! their expected square (Martens, "New Insights and Perspectives on the Natural Gradient Method", JMLR 2020).
+
+use crate::backend::{Mode, Net};
+use crate::graph::{Boxes, Head, NodeId, Op};
+use crate::model::Model;
+use crate::repair::Emphasis;
+use candle_core::{DType, Device, Result, Tensor, Var};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Sends one probe per image back through the network.
+///
+/// # Errors
+/// Those of the tensor library.
+pub fn emphasis(
+    model: &Model,
+    images: &[Vec<f32>],
+    (height, width): (usize, usize),
+    batch: usize,
+    seed: u64,
+    device: &Device,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Emphasis> {
+    let net = Net::new(model, device)?.frozen();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut found = Emphasis::default();
+    for (number, part) in images.chunks(batch.max(1)).enumerate() {
+        let input = Tensor::from_vec(part.concat(), (part.len(), model.graph.input_channels(), height, width), device)?;
+        let mut probes: Vec<(NodeId, Var)> = Vec::new();
+        let outputs = net.forward_with(&input, Mode::Eval, &mut |id, output| {
+            if !matches!(model.graph.node(id).op, Op::Conv(_)) {
+                return Ok(output);
+            }
+            let probe = Var::zeros(output.shape(), DType::F32, device)?;
+            let moved = (&output + probe.as_tensor())?;
+            probes.push((id, probe));
+            Ok(moved)
+        })?;
+        let values = outputs.iter().map(|o| o.flatten_from(1)?.to_vec2::<f32>()).collect::<Result<Vec<_>>>()?;
+        let mut seeds: Vec<Vec<f32>> = vec![Vec::new(); outputs.len()];
+        for image in 0..part.len() {
+            let of: Vec<&[f32]> = values.iter().map(|v| v[image].as_slice()).collect();
+            seeds.iter_mut().zip(curvature(&model.graph.head, &of, &mut rng)).for_each(|(all, one)| all.extend(one));
+        }
+        let mut total = Tensor::zeros((), DType::F32, device)?;
+        for (output, seed) in outputs.iter().zip(seeds) {
+            total = (total + (output * Tensor::from_vec(seed, output.shape(), device)?)?.sum_all()?)?;
+        }
+        let store = total.backward()?;
+        for (id, probe) in &probes {
+            let Some(gradient) = store.get(probe.as_tensor()) else { continue };
+            let squares = gradient.sqr()?;
+            let maps = squares.sum(1)?.flatten_from(1)?.to_vec2::<f32>()?;
+            let channels = squares.sum((0, 2, 3))?.to_vec1::<f32>()?;
+            found.positions.entry(id.0).or_default().extend(maps);
+            let known = found.channels.entry(id.0).or_insert_with(|| vec![0.0; channels.len()]);
+            known.iter_mut().zip(channels).for_each(|(sum, c)| *sum += f64::from(c));
+        }
+        progress(number * batch.max(1) + part.len(), images.len());
+    }
+    for maps in found.positions.values_mut() {
+        let count = maps.iter().map(Vec::len).sum::<usize>().max(1) as f64;
+        let mean = maps.iter().flatten().map(|v| f64::from(*v)).sum::<f64>() / count;
+        let scale = 1.0 / mean.max(f64::MIN_POSITIVE);
+        maps.iter_mut().flatten().for_each(|v| *v = (f64::from(*v) * scale) as f32);
+    }
+    Ok(found)
+}
+
+/// A random vector over the outputs whose covariance is the curvature of [`super::divergence`] where both sides agree.
+fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>> {
+    let mut sign = || if rng.random_bool(0.5) { 1.0 } else { -1.0 };
+    let mut seeds: Vec<Vec<f32>> = outputs.iter().map(|o| vec![0.0; o.len()]).collect();
+    // The root of diag(q) - q q^T, times random signs.
+    let mut softmax = |logits: &[f64], scale: f64| -> Vec<f64> {
+        let top = logits.iter().copied().fold(f64::MIN, f64::max);
+        let powers: Vec<f64> = logits.iter().map(|l| (l - top).exp()).collect();
+        let total: f64 = powers.iter().sum();
+        let signs: Vec<f64> = powers.iter().map(|_| sign()).collect();
+        let mix: f64 = powers.iter().zip(&signs).map(|(p, s)| (p / total).sqrt() * s).sum();
+        powers.iter().zip(&signs).map(|(p, s)| scale * ((p / total).sqrt() * s - p / total * mix)).collect()
+    };
+    match head.boxes() {
+        None => {
+            let logits: Vec<f64> = outputs[0].iter().map(|v| f64::from(*v)).collect();
+            seeds[0] = softmax(&logits, 1.0).into_iter().map(|v| v as f32).collect();
+        }
+        Some(Boxes { nc, reg_max, strides }) => {
+            let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+            let mut confidence = 0.0;
+            for level in 0..strides.len() {
+                let (boxes, classes) = (2 * level, 2 * level + 1);
+                let area = outputs[classes].len() / nc;
+                for cell in 0..area {
+                    let best = (0..nc).map(|c| outputs[classes][c * area + cell]).fold(f32::MIN, f32::max);
+                    let weight = sigmoid(f64::from(best));
+                    confidence += weight;
+                    if weight < 0.01 {
+                        continue;
+                    }
+                    for side in 0..4 {
+                        let at = |bin: usize| (side * reg_max + bin) * area + cell;
+                        let logits: Vec<f64> = (0..reg_max).map(|i| f64::from(outputs[boxes][at(i)])).collect();
+                        let values = softmax(&logits, (weight / 4.0).sqrt());
+                        values.into_iter().enumerate().for_each(|(i, v)| seeds[boxes][at(i)] = v as f32);
+                    }
+                }
+            }
+            for level in 0..strides.len() {
+                let classes = 2 * level + 1;
+                for (seed, logit) in seeds[classes].iter_mut().zip(outputs[classes]) {
+                    let p = sigmoid(f64::from(*logit));
+                    *seed = ((p * (1.0 - p)).sqrt() * if rng.random_bool(0.5) { 1.0 } else { -1.0 }) as f32;
+                }
+            }
+            let scale = (1.0 / confidence.max(1.0)).sqrt() as f32;
+            seeds.iter_mut().flatten().for_each(|v| *v *= scale);
+        }
+    }
+    seeds
+}

@@ -1,0 +1,110 @@
+//! AVX2 and FMA of x86-64: 16 registers of eight f32.
+
+use super::lanes::Lanes;
+use super::product::{self, Product};
+use std::arch::x86_64::*;
+
+/// One 256-bit register.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(__m256);
+
+/// Eight lanes that count, then seven that do not.
+const MASKS: [i32; 15] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0];
+
+// SAFETY (all functions): AVX2 and FMA are there and pointers are valid, both the caller's promise.
+impl Lanes for Avx2 {
+    const LANES: usize = 8;
+    const SUMS: usize = 12;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self(unsafe { _mm256_set1_ps(value) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { _mm256_loadu_ps(from) })
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        unsafe {
+            let mask = _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast());
+            Self(_mm256_maskload_ps(from, mask))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+    // Masked stores are slow on some processors.
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        unsafe {
+            let (mut at, mut half) = (to, _mm256_castps256_ps128(self.0));
+            if n & 4 != 0 {
+                _mm_storeu_ps(at, half);
+                half = _mm256_extractf128_ps::<1>(self.0);
+                at = at.add(4);
+            }
+            if n & 2 != 0 {
+                at.cast::<f64>().write_unaligned(_mm_cvtsd_f64(_mm_castps_pd(half)));
+                half = _mm_movehl_ps(half, half);
+                at = at.add(2);
+            }
+            if n & 1 != 0 {
+                _mm_store_ss(at, half);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(unsafe { _mm256_add_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Self(unsafe { _mm256_sub_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self(unsafe { _mm256_mul_ps(self.0, other.0) })
+    }
+    // An estimate of 12 bits and one step of Newton's method.
+    #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        unsafe {
+            let y = _mm256_rcp_ps(self.0);
+            let error = _mm256_fnmadd_ps(self.0, y, _mm256_set1_ps(1.0));
+            Self(_mm256_fmadd_ps(y, error, y))
+        }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        Self(unsafe { _mm256_max_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        Self(unsafe { _mm256_min_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        Self(unsafe { _mm256_fmadd_ps(self.0, other.0, sum.0) })
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Self(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
+    }
+    #[inline(always)]
+    unsafe fn scale(self, power: Self) -> Self {
+        unsafe {
+            let n = _mm256_add_epi32(_mm256_cvtps_epi32(power.0), _mm256_set1_epi32(127));
+            Self(_mm256_mul_ps(self.0, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile::<Self>(product, rows, vectors) }
+    }
+}

@@ -1,0 +1,90 @@
+//! AVX-512 of x86-64: 32 registers of sixteen f32, and masks for what is less than a register.
+
+use super::lanes::Lanes;
+use super::product::{self, Product};
+use std::arch::x86_64::*;
+
+/// One 512-bit register.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(__m512);
+
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    (1u16 << n) - 1
+}
+
+// SAFETY (all functions): AVX-512F is there and pointers are valid, both the caller's promise.
+impl Lanes for Avx512 {
+    const LANES: usize = 16;
+    const SUMS: usize = 24;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self(unsafe { _mm512_set1_ps(value) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { _mm512_loadu_ps(from) })
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        Self(unsafe { _mm512_maskz_loadu_ps(first(n), from) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, first(n), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+    // An estimate of 14 bits and one step of Newton's method.
+    #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        unsafe {
+            let y = _mm512_rcp14_ps(self.0);
+            let error = _mm512_fnmadd_ps(self.0, y, _mm512_set1_ps(1.0));
+            Self(_mm512_fmadd_ps(y, error, y))
+        }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        Self(unsafe { _mm512_max_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        Self(unsafe { _mm512_min_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        Self(unsafe { _mm512_fmadd_ps(self.0, other.0, sum.0) })
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Self(unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
+    }
+    #[inline(always)]
+    unsafe fn scale(self, power: Self) -> Self {
+        Self(unsafe { _mm512_scalef_ps(self.0, power.0) })
+    }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile::<Self>(product, rows, vectors) }
+    }
+}

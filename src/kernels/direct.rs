@@ -1,0 +1,168 @@
+//! Convolution tap by tap, through a table of pointers (indirect convolution).
+//!
+//! A thread takes a run of output pixels, looks up where each tap of each pixel reads (zeros outside of the image), and
+//! then goes through the panels of output channels, so that a panel of weights stays in the cache for all tiles of the
+//! run. Where a window row lies in one piece inside the image, its taps are summed as one.
+
+use super::conv::{ConvSpec, Operands};
+use super::lanes::Lanes;
+use super::product::{MAX_ROWS, Panel, Product, even_rows, panels};
+use super::{Kernels, for_isa};
+
+/// The most pixels of a run: tiles of 12, 6 and 4 fit without a rest, and so does a 10 x 10 image.
+const PIXELS: usize = 120;
+
+/// The most pointers of a table; windows too large for it get shorter runs.
+const POINTERS: usize = 9 * PIXELS;
+
+/// Pointers per pixel.
+fn taps(spec: &ConvSpec) -> usize {
+    spec.planes().0 * spec.kernel * spec.kernel
+}
+
+/// The most pixels of a run for a window: whole tiles.
+fn run_pixels(spec: &ConvSpec) -> usize {
+    let most = (POINTERS / taps(spec)).clamp(MAX_ROWS, PIXELS);
+    most - most % MAX_ROWS
+}
+
+/// Values of working space that a thread needs.
+pub(super) fn scratch(spec: &ConvSpec) -> usize {
+    run_pixels(spec) * taps(spec) * size_of::<*const f32>() / size_of::<f32>()
+}
+
+struct Args {
+    operands: Operands,
+    /// Pixels of a run.
+    run: usize,
+    /// In how many parts the panels are taken, where there are fewer runs than threads.
+    shares: usize,
+}
+
+pub(super) fn run(kernels: &mut Kernels, operands: Operands) {
+    let area = operands.to.area();
+    let most = run_pixels(&operands.spec);
+    let (run, runs) = match area <= most {
+        true => (area, 1),
+        false => kernels.parts(area, most, MAX_ROWS),
+    };
+    let shares = if runs < kernels.threads() { kernels.threads() } else { 1 };
+    let args = Args { operands, run, shares };
+    let isa = kernels.isa;
+    // SAFETY: `conv` checked all sizes. Items write different pixels or channels.
+    kernels.pool.run(runs * shares, &|item, worker| unsafe { run_item(isa, &args, item, worker) });
+}
+
+for_isa!(run_item, item, Args);
+
+#[inline(always)]
+unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
+    let o = &args.operands;
+    let spec = &o.spec;
+    let first = item / args.shares * args.run;
+    let pixels = args.run.min(o.to.area() - first);
+    let (planes, channels_of_plane) = spec.planes();
+    let count = panels(spec.c_out, V::LANES).count();
+    let share = item % args.shares;
+    let (from, until) = (count * share / args.shares, count * (share + 1) / args.shares);
+    if from == until {
+        return;
+    }
+    // SAFETY: every thread has `scratch` values of its own, aligned to 64 bytes; the pixels are inside the output.
+    let (table, inside) = unsafe {
+        let table = o.workspace.add(worker * o.space).cast::<*const f32>();
+        (table, look_up(o, first, pixels, table))
+    };
+    // Rows of a window are whole pieces where pixels follow each other without gaps.
+    let dense = spec.kernel == 1 || o.from.pitch == channels_of_plane;
+    let (depth, bias) = (spec.depth(), o.bias);
+    for Panel { start, vectors, channels } in panels(spec.c_out, V::LANES).skip(from).take(until - from) {
+        let rows_of_tile = even_rows(pixels, (V::SUMS / vectors).min(MAX_ROWS));
+        let width = vectors * V::LANES;
+        let step = width.div_ceil(pixels.div_ceil(rows_of_tile));
+        for at in (0..pixels).step_by(rows_of_tile) {
+            let rows = rows_of_tile.min(pixels - at);
+            let whole = dense && inside[at..at + rows].iter().all(|inside| *inside);
+            let pixel = first + at;
+            // SAFETY: panels lie one after the other; the pixels and their channels are inside the views, and the
+            // table says where they may read.
+            unsafe {
+                let weights = o.weights.add(start * depth);
+                // Every tile fetches a part of the next panel, which lies behind this one.
+                let product = Product {
+                    weights,
+                    ahead: weights.wrapping_add(width * depth + at / rows_of_tile * depth * step),
+                    ahead_step: step,
+                    sources: table.add(at),
+                    stride: if whole { pixels * spec.kernel } else { pixels },
+                    taps: planes * spec.kernel * if whole { 1 } else { spec.kernel },
+                    len: channels_of_plane * if whole { spec.kernel } else { 1 },
+                    bias: bias.add(start),
+                    act: spec.act,
+                    n: channels,
+                    dst: o.dst.add(pixel * o.to.pitch + start),
+                    pitch: o.to.pitch,
+                    residual: o.residual_at(pixel, start),
+                    residual_pitch: o.residual_pitch,
+                };
+                V::tile(&product, rows, vectors);
+            }
+        }
+    }
+}
+
+/// Fills a table with where tap `t` of pixel `first + i` reads, at `t * pixels + i`. Says of every pixel whether its
+/// window leaves the image neither to the left nor to the right. Where a tile can only be of such pixels, each row of
+/// the window gets its first tap alone.
+#[inline(always)]
+unsafe fn look_up(o: &Operands, first: usize, pixels: usize, table: *mut *const f32) -> [bool; PIXELS] {
+    let (spec, from, width) = (&o.spec, &o.from, o.to.w);
+    let k = spec.kernel;
+    // Columns from `left` up to `right` have windows that lie inside.
+    let left = spec.padding.div_ceil(spec.stride);
+    let right = (from.w + spec.padding).checked_sub(k).map_or(0, |last| last / spec.stride + 1);
+    let mut inside = [false; PIXELS];
+    let mut done = 0;
+    // One piece of an output row after the other.
+    while done < pixels {
+        let (y, x) = ((first + done) / width, (first + done) % width);
+        let count = (width - x).min(pixels - done);
+        (left.max(x)..right.min(x + count)).for_each(|column| inside[done + column - x] = true);
+        // Columns that share no tile with a window that leaves the image.
+        let apart = (left + MAX_ROWS).clamp(x, x + count)..right.saturating_sub(MAX_ROWS).clamp(x, x + count);
+        for row in 0..spec.planes().0 * k {
+            let line = (y * spec.stride + row % k).checked_sub(spec.padding).filter(|line| *line < from.h);
+            let line = line.map(|line| o.src.wrapping_add((row / k * from.h + line) * from.w * from.pitch));
+            for kx in 0..k {
+                // SAFETY: the table has as many entries; only pixels of the view are pointed to.
+                unsafe {
+                    let entries = table.add((row * k + kx) * pixels + done);
+                    let any = |column: usize| {
+                        let at = (column * spec.stride + kx).wrapping_sub(spec.padding);
+                        let source = match line {
+                            Some(line) if at < from.w => line.add(at * from.pitch),
+                            _ => o.zeros,
+                        };
+                        entries.add(column - x).write(source);
+                    };
+                    if apart.is_empty() {
+                        (x..x + count).for_each(any);
+                        continue;
+                    }
+                    (x..apart.start).for_each(any);
+                    (apart.end..x + count).for_each(any);
+                    if kx == 0 {
+                        let step = if line.is_some() { spec.stride * from.pitch } else { 0 };
+                        let start = line.map_or(o.zeros, |line| {
+                            line.wrapping_add((apart.start * spec.stride).wrapping_sub(spec.padding) * from.pitch)
+                        });
+                        let entries = entries.add(apart.start - x);
+                        (0..apart.len()).for_each(|i| entries.add(i).write(start.wrapping_add(i * step)));
+                    }
+                }
+            }
+        }
+        done += count;
+    }
+    inside
+}

@@ -1,0 +1,89 @@
+//! Plain Rust; what compilers make of it.
+
+use super::lanes::Lanes;
+use super::product::{self, Product};
+
+/// Number of lanes.
+const LANES: usize = 8;
+
+/// An array.
+#[derive(Clone, Copy)]
+pub(super) struct Plain([f32; LANES]);
+
+impl Plain {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
+// SAFETY (all functions): pointers are the caller's promise; nothing else is unsafe.
+impl Lanes for Plain {
+    const LANES: usize = LANES;
+    const SUMS: usize = 6;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        Self(std::array::from_fn(|i| if i < n { unsafe { from.add(i).read() } } else { 0.0 }))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        for (i, value) in self.0.iter().enumerate().take(n) {
+            unsafe { to.add(i).write(*value) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        Self(self.0.map(|v| 1.0 / v))
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        self.zip(other, f32::max)
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        self.zip(other, f32::min)
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] * other.0[i] + sum.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        const MAGIC: f32 = 12_582_912.0;
+        Self(self.0.map(|v| (v + MAGIC) - MAGIC))
+    }
+    #[inline(always)]
+    unsafe fn scale(self, power: Self) -> Self {
+        self.zip(power, |v, n| v * f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile::<Self>(product, rows, vectors) }
+    }
+}

@@ -1,0 +1,353 @@
+//! From measured losses and times to the widths that are cut.
+//!
+//! 1. The search finds widths for the budgets. The cut network is measured against the uncut one in turn, and the
+//!    search's budget is corrected until the measured figures hold and use what is allowed.
+//! 2. Losses of groups are measured one by one, and how they add up is not known. So the search is asked again with
+//!    the losses bent, which spreads the cuts more or less evenly, under the corrected budget.
+//! 3. Every plan that holds is cut and repaired on most of the calibration images. The one whose outputs stay
+//!    closest to the uncut network's on the remaining ones is kept.
+
+use super::job::{Event, Job, Listener, Timing};
+use super::plan::Worth;
+use super::problem::Limits;
+use super::{PipelineError, Source, measure, problem};
+use crate::importance::{Curves, divergence, outputs};
+use crate::latency::LatencyTable;
+use crate::model::{self, Model};
+use crate::repair::{self, Calibration};
+use crate::report::{FrontPoint, Search};
+use crate::search::{self, Infeasible, SearchError};
+use crate::surgery::{self, Selection};
+
+/// How often plan and measurement are brought together, for the first plan and for each of the others.
+const ROUNDS: usize = 7;
+const MORE_ROUNDS: usize = 2;
+
+/// A plan must measure below this share of the latency budget, so that noise does not tip the verdict later, and is good
+/// enough when it uses the second.
+pub(super) const SAFE: f64 = 0.985;
+pub(super) const TIGHT: f64 = 0.97;
+
+/// Exponents that bend the losses for further plans.
+const BENDS: [f64; 2] = [0.7, 1.4];
+
+/// Of every so many calibration images one is kept out of the trial repairs, to compare on.
+const TRIAL_SHARE: usize = 4;
+
+/// The most images of a trial repair.
+const TRIAL_IMAGES: usize = 48;
+
+/// A plan that was cut and measured.
+struct Trial {
+    selection: Selection,
+    search: Search,
+    cut: Model,
+    /// Measured latency as a share of the uncut network's, and of what is allowed, where there is a latency budget.
+    measured: Option<f64>,
+    slack: Option<f64>,
+    /// Peak memory in the runtime that ships.
+    bytes: f64,
+    /// Parameters, or bytes of the file, over what is allowed: the greater of the two.
+    size: Option<f64>,
+    /// The greatest of all figures over what is allowed.
+    excess: f64,
+    /// Whether all hold.
+    holds: bool,
+}
+
+impl Trial {
+    fn describe(&self, round: usize, how: &str) -> String {
+        format!(
+            "plan {round}: {}{:.1} MiB, gap {:.2} %{}",
+            self.measured.map(|m| format!("{m:.3}x {how} latency, ")).unwrap_or_default(),
+            self.bytes / f64::from(1 << 20),
+            100.0 * self.search.gap,
+            if self.holds { "" } else { ", over the budget" },
+        )
+    }
+}
+
+/// What stays the same while plans are settled.
+struct Settling<'a> {
+    job: &'a Job,
+    source: &'a Source,
+    worth: &'a Worth,
+    levels: &'a [Vec<usize>],
+    table: &'a LatencyTable,
+    /// The share of the uncut latency that is allowed.
+    ratio: Option<f64>,
+    /// The bytes that are allowed.
+    memory: Option<f64>,
+    /// Parameters, and bytes of the file, that are allowed.
+    params: Option<usize>,
+    file: Option<f64>,
+    uncut_ms: f64,
+}
+
+/// The plan to cut.
+pub(super) fn settle(
+    job: &Job,
+    source: &Source,
+    worth: &Worth,
+    levels: &[Vec<usize>],
+    table: &LatencyTable,
+    tell: Listener,
+) -> Result<(Selection, Search), PipelineError> {
+    let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
+    let uncut_ms = table.predict(&source.model.graph, &source.groups, &full);
+    let settling = Settling {
+        job,
+        source,
+        worth,
+        levels,
+        table,
+        ratio: measure::allowed_ratio(job, source, uncut_ms)?,
+        memory: job.budget.memory_mib.map(|mib| mib * f64::from(1 << 20)),
+        params: job.budget.params,
+        file: job.budget.file_mib.map(|mib| mib * f64::from(1 << 20)),
+        uncut_ms,
+    };
+    tell(Event::Stage("Searching", measure::describe(&job.budget)));
+    // The search counts four bytes per weight and bias, which is close to both sizes; what is missing is measured.
+    let weights = settling.params.map(|n| 4.0 * n as f64);
+    let mut aim = Limits {
+        latency_ms: settling.ratio.map(|r| r * settling.uncut_ms),
+        memory_bytes: settling.memory,
+        weight_bytes: weights.into_iter().chain(settling.file).reduce(f64::min),
+    };
+    let (mut holding, mut closest) = (Vec::new(), None);
+    settling.approach(&worth.curves, ROUNDS, &mut aim, &mut holding, &mut closest, tell)?;
+    // On a noisy machine the closest plan goes on, and the final measurement judges it.
+    let Some(first) = best(&mut holding) else {
+        let closest = closest.map(|trial: Trial| (trial.selection, trial.search));
+        return closest
+            .ok_or_else(|| PipelineError::Infeasible(format!("no widths meet {}", measure::describe(&job.budget))));
+    };
+    let mut candidates = vec![first];
+    for bend in BENDS {
+        let mut holding = Vec::new();
+        let curves = bent(&worth.curves, bend);
+        settling.approach(&curves, MORE_ROUNDS, &mut aim.clone(), &mut holding, &mut None, tell)?;
+        let fresh = |trial: &Trial| candidates.iter().all(|known| known.selection != trial.selection);
+        candidates.extend(best(&mut holding).filter(fresh));
+    }
+    let chosen = settling.compare(&candidates, tell)?;
+    let Trial { selection, search, .. } = candidates.swap_remove(chosen);
+    Ok((selection, search))
+}
+
+/// The least loss at other latencies than the one asked for, from the uncut model's down to the fastest plan.
+pub(super) fn front(
+    source: &Source,
+    worth: &Worth,
+    levels: &[Vec<usize>],
+    table: &LatencyTable,
+) -> Result<Vec<FrontPoint>, PipelineError> {
+    let (graph, groups, size) = (&source.model.graph, &source.groups, (source.imgsz, source.imgsz));
+    let full: Vec<usize> = groups.groups.iter().map(|g| g.width()).collect();
+    let uncut_ms = table.predict(graph, groups, &full);
+    let options = search::Options { blocks: 60, nodes: 20_000, branches: 10, ..search::Options::default() };
+    let mut points = vec![FrontPoint { latency_ratio: 1.0, loss: 0.0, lower_bound: 0.0 }];
+    for twentieths in (6..20).rev() {
+        let budget = Limits { latency_ms: Some(uncut_ms * f64::from(twentieths) / 20.0), ..Limits::default() };
+        let problem = problem::problem(graph, groups, levels, &worth.curves, table, size, budget)
+            .map_err(PipelineError::stage("search"))?;
+        match search::solve(&problem, &options, &mut |_| {}) {
+            Ok(found) => points.push(FrontPoint {
+                latency_ratio: found.latency_ms / uncut_ms,
+                loss: found.loss,
+                lower_bound: found.lower_bound,
+            }),
+            Err(_) => break,
+        }
+    }
+    Ok(points)
+}
+
+/// The trial of the least loss, by the curves it was found with.
+fn best(holding: &mut Vec<Trial>) -> Option<Trial> {
+    let losses = holding.iter().enumerate().map(|(i, trial)| (i, trial.search.loss));
+    let (at, _) = losses.min_by(|a, b| a.1.total_cmp(&b.1))?;
+    Some(holding.swap_remove(at))
+}
+
+/// Losses to a power, in units that keep numbers of ordinary size.
+fn bent(curves: &Curves, power: f64) -> Curves {
+    let bend = |curve: &std::collections::BTreeMap<usize, f64>| {
+        curve.iter().map(|(width, loss)| (*width, loss.max(0.0).powf(power))).collect()
+    };
+    Curves(curves.0.iter().map(bend).collect())
+}
+
+impl Settling<'_> {
+    /// Searches and measures until a plan holds and uses what is allowed, or the rounds are over.
+    fn approach(
+        &self,
+        curves: &Curves,
+        rounds: usize,
+        aim: &mut Limits,
+        holding: &mut Vec<Trial>,
+        closest: &mut Option<Trial>,
+        tell: Listener,
+    ) -> Result<(), PipelineError> {
+        for round in 1..=rounds {
+            let trial = match self.attempt(curves, *aim, round)? {
+                Ok(trial) => trial,
+                // A corrected or bent problem may be out of reach although an earlier plan held.
+                Err(_) if !holding.is_empty() || rounds == MORE_ROUNDS => return Ok(()),
+                Err(why) => {
+                    return Err(PipelineError::Infeasible(explain(&why, self.uncut_ms, self.job, self.source)));
+                }
+            };
+            let slack = trial.slack;
+            let (bytes, size) = (trial.bytes, trial.size);
+            let how = if matches!(self.job.timing, Timing::Estimate(_)) { "estimated" } else { "measured" };
+            tell(Event::Note(trial.describe(round, how)));
+            let done = trial.holds && slack.is_none_or(|s| s >= TIGHT);
+            if trial.holds {
+                holding.push(trial);
+            } else if closest.as_ref().is_none_or(|known| trial.excess < known.excess) {
+                *closest = Some(trial);
+            }
+            if done {
+                return Ok(());
+            }
+            // Aim between the two.
+            aim.latency_ms = aim.latency_ms.zip(slack).map(|(ms, slack)| ms * (SAFE + TIGHT) / 2.0 / slack);
+            aim.weight_bytes =
+                aim.weight_bytes.zip(size).map(|(bytes, size)| if size > 1.0 { bytes / size } else { bytes });
+            aim.memory_bytes = self
+                .memory
+                .zip(aim.memory_bytes)
+                .map(|(limit, now)| if bytes > limit { now - (bytes - limit) * 1.05 } else { now });
+        }
+        Ok(())
+    }
+
+    /// Searches under the aim, cuts and measures; or why no plan fits.
+    fn attempt(
+        &self,
+        curves: &Curves,
+        aim: Limits,
+        round: usize,
+    ) -> Result<Result<Trial, Box<Infeasible>>, PipelineError> {
+        let Self { job, source, .. } = *self;
+        let (graph, groups) = (&source.model.graph, &source.groups);
+        let size = (source.imgsz, source.imgsz);
+        let problem = problem::problem(graph, groups, self.levels, curves, self.table, size, aim)
+            .map_err(PipelineError::stage("search"))?;
+        let found = match search::solve(&problem, &search::Options::default(), &mut |_| {}) {
+            Ok(found) => found,
+            Err(SearchError::Infeasible(why)) => return Ok(Err(why)),
+            Err(problem) => return Err(PipelineError::stage("search")(problem)),
+        };
+        let widths: Vec<usize> = found.levels.iter().zip(self.levels).map(|(level, widths)| widths[*level]).collect();
+        let selection = self.worth.ranking.select(&widths);
+        let cut = surgery::cut(&source.model, groups, &selection).map_err(PipelineError::stage("surgery"))?;
+        let bytes = measure::memory(&cut, source, job)? as f64;
+        let cost = cut.graph.cost(source.imgsz, source.imgsz).map_err(PipelineError::stage("search"))?;
+        let over = |limit: Option<f64>, is: f64| limit.map(|limit| is / limit);
+        let file = match self.file {
+            Some(_) => model::to_bytes(&cut).map_err(PipelineError::stage("search"))?.len() as f64,
+            None => 0.0,
+        };
+        let sizes = [over(self.params.map(|n| n as f64), cost.params as f64), over(self.file, file)];
+        let size = sizes.into_iter().flatten().reduce(f64::max);
+        let measured = match self.ratio {
+            Some(_) => {
+                let predicted = self.table.predict(&source.model.graph, groups, &widths) / self.uncut_ms;
+                Some(measure::ratio(&cut, predicted, source, job)?)
+            }
+            None => None,
+        };
+        let slack = measured.zip(self.ratio).map(|(is, may)| is / may);
+        let search = Search {
+            loss: found.loss,
+            lower_bound: found.lower_bound,
+            gap: found.gap,
+            predicted_ms: found.latency_ms,
+            rounds: round,
+        };
+        Ok(Ok(Trial {
+            excess: slack.unwrap_or(0.0).max(self.memory.map_or(0.0, |limit| bytes / limit)).max(size.unwrap_or(0.0)),
+            holds: self.memory.is_none_or(|limit| bytes <= limit)
+                && size.is_none_or(|size| size <= 1.0)
+                && slack.is_none_or(|slack| slack <= SAFE),
+            size,
+            selection,
+            search,
+            cut,
+            measured,
+            slack,
+            bytes,
+        }))
+    }
+
+    /// Repairs every candidate on most of the calibration images and answers which one is closest to the uncut network on
+    /// the others.
+    fn compare(&self, candidates: &[Trial], tell: Listener) -> Result<usize, PipelineError> {
+        let Self { job, source, .. } = *self;
+        let held = source.images.len() / TRIAL_SHARE;
+        if candidates.len() < 2 || held == 0 {
+            return Ok(0);
+        }
+        tell(Event::Stage("Comparing", format!("{} plans, each repaired, on {held} images", candidates.len())));
+        let (seen, unseen) = source.images.split_at(source.images.len() - held);
+        let calibration = Calibration { images: &seen[..seen.len().min(TRIAL_IMAGES)], ..source.calibration(job) };
+        let size = (source.imgsz, source.imgsz);
+        let run = |model: &Model| outputs(model, unseen, size).map_err(PipelineError::stage("comparison"));
+        let reference = run(&source.model)?;
+        let mut least = (0, f64::INFINITY);
+        for (number, trial) in candidates.iter().enumerate() {
+            let repaired = repair::repair(
+                &source.model,
+                &source.groups,
+                &trial.selection,
+                &trial.cut,
+                job.repair,
+                &calibration,
+                &mut |done, all| tell(Event::Progress(number * all + done, candidates.len() * all)),
+            )
+            .map_err(PipelineError::stage("repair"))?;
+            let pairs = reference.iter().zip(run(&repaired)?);
+            let loss: f64 = pairs.map(|(a, b)| divergence(&source.model.graph.head, a, &b)).sum();
+            let loss = loss / held as f64;
+            tell(Event::Note(format!("plan {}: {loss:.4} nats per confident prediction", number + 1)));
+            if loss < least.1 {
+                least = (number, loss);
+            }
+        }
+        Ok(least.0)
+    }
+}
+
+/// What can least be reached, and what would do, in the user's units.
+fn explain(why: &Infeasible, uncut_ms: f64, job: &Job, source: &Source) -> String {
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    let mut text = format!("no widths meet {}", measure::describe(&job.budget));
+    if let Some(least) = &why.least_latency {
+        text += &format!("; the least latency is {:.3}x of the uncut model's", least.evaluation.latency_ms / uncut_ms);
+    }
+    // Where memory has no limit of its own, the search's limit is that of the weights.
+    let weights_only = job.budget.memory_mib.is_none();
+    if let Some(least) = &why.least_memory {
+        let what = if weights_only { "weights take" } else { "memory is" };
+        text += &format!("; the least {what} {:.2} MiB", mib(least.evaluation.memory_bytes));
+    }
+    for way in &why.relaxations {
+        let parts = [
+            way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms / uncut_ms * 1000.0).ceil() / 1000.0)),
+            way.memory_bytes.map(|bytes| {
+                let flag = if weights_only { "--file-mib" } else { "--memory-mib" };
+                format!("{flag} {:.2}", (mib(bytes) * 100.0).ceil() / 100.0)
+            }),
+        ];
+        text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
+    }
+    let smaller = source.imgsz.saturating_sub(source.model.graph.stride());
+    if smaller > 0 {
+        text +=
+            &format!("; a smaller image (--imgsz {smaller}) or a lower min-keep than {} may do as well", job.min_keep);
+    }
+    text
+}

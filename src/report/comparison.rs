@@ -1,0 +1,70 @@
+//! Several ways to prune side by side, as data: `compare.json` is this structure, `compare.html` the same for people.
+
+use serde::{Deserialize, Serialize};
+
+/// What a comparison found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Version of secateurs.
+    pub version: String,
+    /// What measured: processor, threads, image size.
+    pub device: String,
+    /// The model file.
+    pub model: String,
+    /// The dataset.
+    pub data: String,
+    /// Side of the square image, pixels.
+    pub imgsz: usize,
+    /// Validation images.
+    pub images: usize,
+    /// Resamples of the images that intervals are taken from.
+    pub resamples: usize,
+    /// mAP50-95 of the uncut model, with its interval.
+    pub uncut: Score,
+    /// One per way to prune, budget and repair.
+    pub rows: Vec<Row>,
+}
+
+/// A mean average precision and how much it would vary with other images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// mAP50-95, COCO rules.
+    pub map50_95: f64,
+    /// 2.5th percentile of the resamples.
+    pub low: f64,
+    /// 97.5th percentile of the resamples.
+    pub high: f64,
+}
+
+/// One pruned model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Which channels went, and how widths were chosen: `l1` (searched), `l1-global`, `l1-uniform`.
+    pub scheme: String,
+    /// How it was repaired.
+    pub repair: String,
+    /// The latency that was asked for, as a share of the uncut model's.
+    pub asked_ratio: f64,
+    /// The latency that was measured, in turn with the uncut model.
+    pub latency_ratio: f64,
+    /// Median milliseconds of a frame.
+    pub p50_ms: f64,
+    /// Trained values.
+    pub params: usize,
+    /// Multiply-accumulates.
+    pub macs: usize,
+    /// Its accuracy.
+    pub score: Score,
+    /// The first scheme's mAP less this one's, same budget and repair, on the same images; none for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<Behind>,
+}
+
+/// A paired difference.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Behind {
+    /// The difference on all images.
+    pub difference: f64,
+    /// Standard deviation over the resamples, both models on the same images each time.
+    pub deviation: f64,
+}

@@ -1,0 +1,326 @@
+//! Measures networks on a device: in short windows, each of which is believed only if the machine was itself meanwhile.
+//!
+//! 1. Ask the device what it is. Under emulation, or on another machine than the profile's, results are labelled and
+//!    no window is judged: there is nothing to claim.
+//! 2. Take windows until there are frames enough. A window is a program's run on the device; a connection that drops
+//!    costs one window, not the session.
+//! 3. Give a window back that [`board::judge`](crate::board::judge) speaks against, and take it again; after three
+//!    tries the session ends without a result.
+
+mod windows;
+
+pub use windows::{Collected, Unsteady, collect};
+
+use crate::bench::{Distribution, Measured, Pair, TableSpec, Versus, Window};
+use crate::board::{self, Board, State};
+use crate::device::{self, DeviceError, Runner, Word};
+use crate::engine::LeastTimes;
+use crate::files;
+use crate::profile::Profile;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Frames of a window.
+const WINDOW: usize = 100;
+
+/// Rounds of a latency table per run of the program.
+const TABLE_ROUNDS: usize = 2;
+
+/// Frames that prove that a program runs, where times mean nothing.
+const PROOF: usize = 3;
+
+/// A measurement that came to no result.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// A program could not be run there.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The device was never quiet enough, or slows itself down.
+    #[error(transparent)]
+    Unsteady(#[from] Unsteady),
+    /// What a program printed is not what it should.
+    #[error("{program}: its output cannot be read: {problem}")]
+    Output {
+        /// The program.
+        program: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file of this machine cannot be written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// What was measured of two networks in turn, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The network, and the one that ran in turn with it.
+    #[serde(flatten)]
+    pub measured: Measured,
+    /// The machine in one line.
+    pub device: String,
+    /// Why the times mean nothing, where they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<String>,
+    /// Windows that were believed.
+    pub windows: usize,
+    /// What spoke against windows that were not.
+    pub discarded: Vec<String>,
+    /// The machine before the first window, after its warm-up.
+    pub before: State,
+    /// The machine after the last window.
+    pub after: State,
+}
+
+/// How a comparison is measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Frames {
+    /// Side of the square image, pixels.
+    pub imgsz: usize,
+    /// Frames before the clock starts, in every window.
+    pub warmup: usize,
+    /// Frames on the clock, all windows together.
+    pub runs: usize,
+    /// Whether the way from a photo to its detections is timed too.
+    pub phases: bool,
+}
+
+/// A device with the program that measures there.
+pub struct Session {
+    runner: Box<dyn Runner>,
+    binary: PathBuf,
+    threads: usize,
+    quiet: bool,
+    board: Board,
+    simulated: Option<String>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Session").field("board", &self.board).field("simulated", &self.simulated).finish()
+    }
+}
+
+#[derive(Deserialize)]
+struct About {
+    board: Board,
+}
+
+impl Session {
+    /// Asks the device of a profile what it is, through the inference binary built for it.
+    ///
+    /// # Errors
+    /// If the program cannot be run there.
+    pub fn open(profile: &Profile, binary: &Path) -> Result<Self, SessionError> {
+        Self::with_runner(device::runner(profile)?, profile, binary)
+    }
+
+    /// As [`Session::open`], through a given runner.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn with_runner(runner: Box<dyn Runner>, profile: &Profile, binary: &Path) -> Result<Self, SessionError> {
+        let output = runner.run(binary, &[text("device"), text("--json")])?;
+        let About { board } = parse(binary, &output)?;
+        let simulated = simulated(profile, &board, runner.emulates());
+        let (threads, quiet) = (profile.device.threads, profile.bench.quiet);
+        Ok(Self { runner, binary: binary.into(), threads, quiet, board, simulated })
+    }
+
+    /// The session, with another answer to whether the machine must be free of other load than the profile's.
+    pub fn quiet(self, quiet: bool) -> Self {
+        Self { quiet, ..self }
+    }
+
+    /// The machine in one line, for caches and reports.
+    pub fn fingerprint(&self) -> String {
+        let note = self.simulated.as_ref().map(|why| format!(", simulated ({why})")).unwrap_or_default();
+        self.board.fingerprint() + &note
+    }
+
+    /// Why times from there mean nothing, where they do.
+    pub fn simulated(&self) -> Option<&str> {
+        self.simulated.as_deref()
+    }
+
+    /// Measures a model file (the embedded model without one) in turn with another one.
+    ///
+    /// # Errors
+    /// If the device is gone, or never steady.
+    pub fn versus(
+        &self,
+        model: Option<&Path>,
+        other: &Path,
+        frames: &Frames,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Record, SessionError> {
+        let proof = self.simulated.is_some();
+        let (runs, warmup) = if proof { (PROOF, 0) } else { (frames.runs.max(1), frames.warmup) };
+        let mut done = 0;
+        let mut take = |runs_here: usize| -> Result<Window, SessionError> {
+            let mut words = vec![text("window"), text("--runs"), text(&runs_here)];
+            words.extend([text("--warmup"), text(&warmup), text("--threads"), text(&self.threads)]);
+            words.extend([text("--imgsz"), text(&frames.imgsz)]);
+            words.extend(model.iter().flat_map(|model| [text("--model"), Word::File(model.to_path_buf())]));
+            words.extend([text("--against"), Word::File(other.into())]);
+            if frames.phases && !proof && done == 0 {
+                words.push(text("--phases"));
+            }
+            let window: Window = parse(&self.binary, &self.runner.run(&self.binary, &words)?)?;
+            done = (done + runs_here).min(runs);
+            progress(done, runs);
+            Ok(window)
+        };
+        let believe = (!proof).then_some(self.quiet);
+        let collected = collect(runs, WINDOW, believe, &mut take)?;
+        Ok(self.record(collected, frames))
+    }
+
+    fn record(&self, collected: Collected, frames: &Frames) -> Record {
+        let Collected { windows, discarded, network, against } = collected;
+        let pair = Pair::of(&against.samples, &network.samples);
+        let versus = Versus {
+            latency: pair.a,
+            peak_memory_bytes: against.peak_memory_bytes,
+            ratio: pair.ratio,
+            pair_ratio: pair.pair_ratio,
+            cpu_ratio: pair.cpu_ratio,
+        };
+        let first = windows.first();
+        let state = |state: Option<&State>| state.cloned().unwrap_or_default();
+        Record {
+            measured: Measured {
+                latency: Distribution::of(&network.samples.wall, &network.samples.cpu),
+                peak_memory_bytes: network.peak_memory_bytes,
+                threads: self.threads,
+                imgsz: frames.imgsz,
+                peak_resident_bytes: windows.iter().filter_map(|w| w.peak_resident_bytes).max(),
+                phases: windows.iter().find_map(|w| w.phases),
+                against: Some(versus),
+            },
+            device: self.board.fingerprint(),
+            simulated: self.simulated.clone(),
+            windows: windows.len(),
+            discarded,
+            before: state(first.and_then(|w| w.states.first())),
+            after: state(windows.last().and_then(|w| w.states.last())),
+        }
+    }
+
+    /// Times the layers of many networks in turn, a few rounds at a time. Other load only makes single rounds longer,
+    /// and the least time counts; rounds in which the machine slowed itself down are taken again.
+    ///
+    /// # Errors
+    /// If the device is gone, or keeps slowing itself down.
+    pub fn table(
+        &self,
+        spec: &TableSpec,
+        folder: &Path,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<LeastTimes>, SessionError> {
+        let mut least: Vec<LeastTimes> = spec.networks.iter().map(|g| LeastTimes::unseen(g.nodes.len())).collect();
+        let mut done = 0;
+        while done < spec.rounds.max(1) {
+            let rounds = TABLE_ROUNDS.min(spec.rounds.max(1) - done);
+            let part = TableSpec { rounds, seed: spec.seed.wrapping_add(done as u64), ..spec.clone() };
+            let path = folder.join(format!("table-{}.json", std::process::id()));
+            let io = |source| SessionError::File { path: path.clone(), source };
+            files::write_atomic(&path, &serde_json::to_vec(&part).map_err(|e| io(e.into()))?).map_err(io)?;
+            let taken = self.rounds(&path);
+            let _ = std::fs::remove_file(&path);
+            let taken = taken?;
+            if taken.len() != least.len() {
+                let problem = format!("times of {} networks, expected {}", taken.len(), least.len());
+                return Err(SessionError::Output { program: self.binary.clone(), problem });
+            }
+            least.iter_mut().zip(&taken).for_each(|(least, now)| least.merge(now));
+            done += rounds;
+            progress(done, spec.rounds.max(1));
+        }
+        Ok(least)
+    }
+
+    fn rounds(&self, path: &Path) -> Result<Vec<LeastTimes>, SessionError> {
+        let mut reasons = Vec::new();
+        for _ in 0..windows::TRIES {
+            let before = self.state()?;
+            let output = self.runner.run(&self.binary, &[text("table"), Word::File(path.into())])?;
+            let after = self.state()?;
+            let frames = board::Frames { wall: &[], own_cpu_ms: 0.0, elapsed_ms: 0.0 };
+            // The clock may rest between programs: what it says then is no frequency of the frames.
+            let states = [before, after].map(|state| State { mhz: None, ..state });
+            let against = if self.simulated.is_some() { vec![] } else { board::judge(&states, &frames, false) };
+            if against.is_empty() {
+                return parse(&self.binary, &output);
+            }
+            reasons.extend(against);
+        }
+        Err(Unsteady { tries: windows::TRIES, reasons }.into())
+    }
+
+    fn state(&self) -> Result<State, SessionError> {
+        #[derive(Deserialize)]
+        struct Now {
+            state: State,
+        }
+        let output = self.runner.run(&self.binary, &[text("device"), text("--json")])?;
+        Ok(parse::<Now>(&self.binary, &output)?.state)
+    }
+}
+
+/// Why times from a machine mean nothing for a profile, where they do.
+fn simulated(profile: &Profile, board: &Board, emulates: bool) -> Option<String> {
+    if emulates || board.emulated {
+        return Some("emulated".into());
+    }
+    let arch = profile.device.triple.as_deref().and_then(|triple| triple.split('-').next());
+    if let Some(arch) = arch.filter(|arch| *arch != board.arch) {
+        return Some(format!("measured on {}, the profile is for {arch}", board.arch));
+    }
+    let expected = profile.device.board.as_deref()?;
+    let same = board.model.to_lowercase().contains(&expected.to_lowercase());
+    (!same).then(|| format!("measured on {}, the profile is for {expected}", board.model))
+}
+
+fn text(value: &(impl ToString + ?Sized)) -> Word {
+    Word::Text(value.to_string())
+}
+
+fn parse<'a, T: Deserialize<'a>>(program: &Path, output: &'a [u8]) -> Result<T, SessionError> {
+    serde_json::from_slice(output).map_err(|e| SessionError::Output { program: program.into(), problem: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_profiles_own_machine_gives_times() {
+        let mut profile = Profile::default();
+        let pi = Board { model: "Raspberry Pi 5 Model B Rev 1.0".into(), arch: "aarch64".into(), ..Board::default() };
+        let cases = [
+            (None, None, false, &pi, None),
+            (Some("aarch64-unknown-linux-gnu"), Some("raspberry pi 5"), false, &pi, None),
+            (Some("aarch64-unknown-linux-gnu"), Some("Raspberry Pi 5"), true, &pi, Some("emulated")),
+            (Some("aarch64-unknown-linux-gnu"), Some("Orin"), false, &pi, Some("the profile is for Orin")),
+            (Some("x86_64-unknown-linux-gnu"), None, false, &pi, Some("the profile is for x86_64")),
+            (None, None, false, &Board { emulated: true, ..pi.clone() }, Some("emulated")),
+        ];
+        for (triple, board, emulates, found, expected) in cases {
+            profile.device.triple = triple.map(str::to_owned);
+            profile.device.board = board.map(str::to_owned);
+            let why = simulated(&profile, found, emulates);
+            match expected {
+                None => assert_eq!(why, None),
+                Some(part) => assert!(why.as_ref().is_some_and(|why| why.contains(part)), "{why:?}, expected {part}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! A blueprint that answers from a checkpoint's tensors.
+
+use super::blocks::{Blueprint, Unknown, ZooError};
+use crate::graph::Activation;
+use std::collections::BTreeMap;
+
+/// What a checkpoint tells about its network.
+#[derive(Clone, Debug, Default)]
+pub struct Shapes {
+    /// Shape of every tensor; kernels of fully connected layers as `[out, in, 1, 1]`.
+    pub tensors: BTreeMap<String, Vec<usize>>,
+    /// Activation of convolution blocks by module name, where known.
+    pub activations: BTreeMap<String, Activation>,
+    /// Attention heads by module name, where known.
+    pub heads: BTreeMap<String, usize>,
+    /// Keypoints and values of each, where known.
+    pub keypoints: Option<[usize; 2]>,
+}
+
+impl Shapes {
+    /// The shape `[a, b, k, k]` of a kernel.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or it is no kernel.
+    pub fn kernel(&self, key: &str) -> Result<[usize; 4], Unknown> {
+        let fail = |problem: String| Unknown { key: key.into(), problem };
+        let shape = self.tensors.get(key).ok_or_else(|| fail("is missing".into()))?;
+        match shape[..] {
+            [a, b, c, d] if a > 0 && a <= 1 << 16 => Ok([a, b, c, d]),
+            _ => Err(fail(format!("has shape {shape:?}, expected [c_out, c_in, k, k]"))),
+        }
+    }
+}
+
+impl Blueprint for Shapes {
+    fn width(&self, weight_key: &str, _rule: usize) -> Result<usize, ZooError> {
+        Ok(self.kernel(weight_key)?[0])
+    }
+
+    fn repeats(&self, prefix: &str, _rule: usize) -> usize {
+        (0..1000).take_while(|i| self.has(&format!("{prefix}.{i}"), false)).count()
+    }
+
+    fn has(&self, module: &str, _rule: bool) -> bool {
+        let prefix = format!("{module}.");
+        self.tensors.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(&prefix))
+    }
+
+    fn fused(&self, module: &str) -> bool {
+        self.tensors.contains_key(&format!("{module}.conv.bias")) && !self.has(&format!("{module}.bn"), false)
+    }
+
+    fn activation(&self, module: &str, rule: Activation) -> Activation {
+        self.activations.get(module).copied().unwrap_or(rule)
+    }
+
+    fn heads(&self, module: &str, rule: usize) -> usize {
+        self.heads.get(module).copied().unwrap_or(rule)
+    }
+}
+
+/// Answers every question with the published rule.
+pub(super) struct Published;
+
+impl Blueprint for Published {
+    fn width(&self, _weight_key: &str, rule: usize) -> Result<usize, ZooError> {
+        Ok(rule)
+    }
+
+    fn repeats(&self, _prefix: &str, rule: usize) -> usize {
+        rule
+    }
+
+    fn has(&self, _module: &str, rule: bool) -> bool {
+        rule
+    }
+}

@@ -1,0 +1,119 @@
+//! `cargo xtask doctor`: what a device takes, and what of it is missing here.
+
+use crate::cross::{self, Facts};
+use crate::process::Failure;
+use crate::prune::Bench;
+use crate::target::{self, Connection, Target};
+use crate::workspace::Workspace;
+
+/// The device.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Device profile: NAME stands for targets/NAME.toml
+    #[arg(long, value_name = "NAME")]
+    target: String,
+}
+
+/// One thing that is there or not.
+#[derive(Debug, PartialEq)]
+struct Finding {
+    what: String,
+    there: bool,
+    /// Whether the job cannot do without it.
+    needed: bool,
+    /// The command that installs it.
+    install: String,
+}
+
+/// Prints all findings.
+///
+/// # Errors
+/// If something is missing that the job needs.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let workspace = Workspace::find()?;
+    let target = target::find(&workspace.root.join("targets"), &args.target)?;
+    let facts = Bench::facts(&target)?;
+    let tool = cross::choose(&facts, target.glibc);
+    println!("{} ({})", args.target, facts.triple);
+    let findings = findings(&facts, &target, tool.is_ok());
+    for finding in &findings {
+        let mark = match (finding.there, finding.needed) {
+            (true, _) => "ok     ",
+            (false, true) => "MISSING",
+            (false, false) => "-      ",
+        };
+        println!("  {mark}  {}", finding.what);
+        if !finding.there {
+            println!("           {}", finding.install);
+        }
+    }
+    match &tool {
+        Ok(tool) => println!("  builds with {}", tool.name()),
+        Err(commands) => {
+            println!("  cannot be built for; the first of these that you can run, and those after it:");
+            commands.iter().for_each(|command| println!("    {command}"));
+        }
+    }
+    match findings.iter().find(|f| f.needed && !f.there) {
+        None => Ok(()),
+        Some(missing) => Err(Failure::Toolchain(format!("{} is missing: {}", missing.what, missing.install))),
+    }
+}
+
+/// Everything that could play a part. `builds` says whether some way to build is there.
+fn findings(facts: &Facts, target: &Target, builds: bool) -> Vec<Finding> {
+    let triple = &facts.triple;
+    let mut all = Vec::new();
+    let mut add = |what: String, there: bool, needed: bool, install: &str| {
+        all.push(Finding { what, there, needed, install: install.into() });
+    };
+    if !facts.native {
+        let arm = triple.starts_with("aarch64-");
+        let std = format!("rustup target add {triple}");
+        add(format!("Rust's standard library for {triple} (rustup)"), facts.rustup_std, !builds, &std);
+        let debian = if arm { "sudo .ci/cross-setup" } else { "no script for this architecture" };
+        add("Debian's compiler with that library".into(), facts.debian_std, false, debian);
+        let gcc = if arm { "sudo apt-get install gcc-aarch64-linux-gnu" } else { "a C compiler of that architecture" };
+        add("a linker".into(), facts.linker.is_some(), !builds, gcc);
+        let zig = "pip install ziglang && cargo install --locked cargo-zigbuild";
+        add("cargo-zigbuild (for an older C library)".into(), facts.zigbuild, false, zig);
+        let cross = "cargo install --locked cross, and docker or podman";
+        add("cross with a container engine".into(), facts.cross, false, cross);
+    }
+    match target.connect {
+        Connection::Qemu => {
+            let arch = triple.split('-').next().unwrap_or(triple);
+            let there = ["", "-static"].iter().any(|end| cross::in_path(&format!("qemu-{arch}{end}")));
+            add(format!("qemu for {arch}"), there, true, "sudo apt-get install qemu-user-static");
+        }
+        Connection::Ssh => {
+            add("OpenSSH's client".into(), cross::in_path("ssh"), true, "sudo apt-get install openssh-client");
+        }
+        Connection::Local | Connection::Command => {}
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_itself_needs_nothing() {
+        let facts = Facts { native: true, triple: "x86_64-unknown-linux-gnu".into(), ..Facts::default() };
+        assert_eq!(cross::choose(&facts, None), Ok(cross::Tool::Native));
+        assert_eq!(findings(&facts, &Target::default(), true), []);
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_a_command() {
+        let facts = Facts { triple: "aarch64-unknown-linux-gnu".into(), ..Facts::default() };
+        let target = Target { connect: Connection::Ssh, ..Target::default() };
+        let found = findings(&facts, &target, false);
+        let missing: Vec<&Finding> = found.iter().filter(|f| !f.there && f.needed).collect();
+        assert!(missing.len() >= 2 && missing.iter().all(|f| !f.install.is_empty()), "{found:?}");
+        assert!(missing[0].install.contains("rustup target add aarch64-unknown-linux-gnu"));
+        let found = findings(&facts, &target, true);
+        assert!(found.iter().all(|f| !f.needed || f.what.contains("SSH")), "{found:?}");
+    }
+}
