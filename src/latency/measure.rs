@@ -60,6 +60,24 @@ impl<'a> Networks<'a> {
         self.plans.iter().map(|plan| Ok(cut(self.model, self.groups, &Selection::first(self.groups, plan))?))
     }
 
+    /// A table of the right proportions, scaled to the whole frames of all networks in their order.
+    pub fn scale(&self, shape: LatencyTable, frames: &[f64]) -> LatencyTable {
+        let predict = |n: usize| shape.predict(&self.model.graph, self.groups, &self.plans[n]).max(1e-9);
+        let factor = |used: &dyn Fn(usize) -> bool| {
+            let mut factors: Vec<f64> =
+                (0..frames.len()).filter(|n| used(*n)).map(|n| frames[n] / predict(n)).collect();
+            factors.sort_by(f64::total_cmp);
+            factors.get(factors.len() / 2).copied().unwrap_or(1.0)
+        };
+        let held_out = |network: usize| network % 5 == 4;
+        let fitted = factor(&|n| !held_out(n));
+        let errors = (0..frames.len()).filter(|n| held_out(*n)).map(|n| (predict(n) * fitted / frames[n] - 1.0).abs());
+        let mut errors: Vec<f64> = errors.collect();
+        errors.sort_by(f64::total_cmp);
+        let frame_factor = shape.frame_factor * factor(&|_| true);
+        LatencyTable { frame_factor, held_out_errors: errors, ..shape }
+    }
+
     /// Fits the table to the times of all networks, in their order. Every fifth network is held out first, to see how
     /// far predictions can be trusted; then all are fitted for the table itself.
     pub fn tabulate(&self, runs: &[LeastTimes], fingerprint: &str) -> LatencyTable {

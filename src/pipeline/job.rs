@@ -62,6 +62,9 @@ pub enum Timing {
     Here,
     /// On a device.
     Device(Arc<Session>),
+    /// By a benchmark command of the user, which gives whole frames; the figures of a processor say how layers share
+    /// them.
+    Command(Vec<String>, Speed),
     /// Nowhere: two figures of the device's processor stand in.
     Estimate(Speed),
 }

@@ -1,7 +1,7 @@
 //! Times uncut and cut networks in turn, and judges the budgets.
 
 use super::job::{Event, Job, Listener, Timing};
-use super::{PipelineError, Source};
+use super::{PipelineError, Source, external};
 use crate::bench::{self, Distribution, Measured, TableSpec};
 use crate::board::Board;
 use crate::engine::{self, Engine, Options};
@@ -14,6 +14,9 @@ use std::path::Path;
 
 /// Runs of each network while plans are settled.
 pub const SETTLE_RUNS: usize = 120;
+
+/// Networks that a benchmark command of the user times for the latency table.
+const COMMAND_NETWORKS: usize = 15;
 
 /// Two networks measured in turn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +56,9 @@ pub fn in_turn(
 ) -> Result<Against, PipelineError> {
     if let Timing::Device(session) = &job.timing {
         return on_device(session, uncut, other, source, job, runs);
+    }
+    if let Timing::Command(command, _) = &job.timing {
+        return external::versus(command, uncut, other, source.imgsz, runs, &job.cache);
     }
     let engine = |model: &Model| {
         let options = Options { threads: job.threads, ..Options::default() };
@@ -101,6 +107,20 @@ pub fn table(
         Timing::Here => latency::measure(model, groups, levels, sampling, fingerprint, progress).map_err(failed),
         Timing::Estimate(speed) => latency::estimate(&model.graph, sampling.size, speed, &fingerprint)
             .map_err(PipelineError::stage("latency table")),
+        Timing::Command(command, speed) => {
+            let few = Sampling { networks: COMMAND_NETWORKS, ..sampling.clone() };
+            let networks = Networks::new(model, groups, levels, &few);
+            let mut frames = Vec::new();
+            for network in networks.iter() {
+                let network = network.map_err(PipelineError::stage("latency table"))?;
+                let mut times = external::frames(command, &network, source.imgsz, &job.cache)?;
+                times.sort_by(f64::total_cmp);
+                frames.push(times[times.len() / 2]);
+                progress(frames.len(), COMMAND_NETWORKS);
+            }
+            let shape = latency::estimate(&model.graph, sampling.size, speed, &fingerprint);
+            Ok(networks.scale(shape.map_err(PipelineError::stage("latency table"))?, &frames))
+        }
         Timing::Device(session) => {
             let networks = Networks::new(model, groups, levels, sampling);
             let graphs = networks.iter().map(|network| Ok(network?.graph)).collect::<Result<_, LatencyError>>();
@@ -299,6 +319,7 @@ pub fn fingerprint(job: &Job, imgsz: usize) -> String {
     let name = match &job.timing {
         Timing::Here => Board::read(Path::new("/")).model,
         Timing::Device(session) => session.fingerprint(),
+        Timing::Command(command, _) => format!("{} by `{}`", job.target, command.join(" ")),
         Timing::Estimate(Speed { gflops, bandwidth }) => {
             format!("estimate for {} ({gflops} GFLOP/s, {bandwidth} GB/s)", job.target)
         }

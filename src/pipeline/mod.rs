@@ -13,6 +13,7 @@
 mod allocate;
 mod cache;
 mod compare;
+pub mod external;
 mod job;
 mod judge;
 mod measure;

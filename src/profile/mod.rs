@@ -214,7 +214,7 @@ impl Optimizer {
 }
 
 /// How latency is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Bench {
     /// Runs before the clock starts.
@@ -223,6 +223,8 @@ pub struct Bench {
     pub runs: usize,
     /// Whether frames only count while nothing else takes processor time.
     pub quiet: bool,
+    /// A benchmark command of the user in place of our runtime: it prints the milliseconds of the ONNX file `{model}`.
+    pub command: Option<Vec<String>>,
 }
 
 impl Default for Profile {
@@ -271,7 +273,7 @@ impl Default for Profile {
                 sparsity: 0.0,
                 control: true,
             },
-            bench: Bench { warmup: 20, runs: 300, quiet: true },
+            bench: Bench { warmup: 20, runs: 300, quiet: true, command: None },
         }
     }
 }

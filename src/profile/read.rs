@@ -15,7 +15,7 @@ const MAX_FILE: u64 = 1 << 20;
 const MANY: usize = 1_000_000;
 
 /// Keys that users look for in the wrong section.
-const OWNERS: [(&str, &str); 37] = [
+const OWNERS: &[(&str, &str)] = &[
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
@@ -53,6 +53,7 @@ const OWNERS: [(&str, &str); 37] = [
     ("bench", "warmup"),
     ("bench", "runs"),
     ("bench", "quiet"),
+    ("bench", "runtime"),
 ];
 
 /// Reads a profile. Paths in it are relative to the folder it lies in. Beside `NAME.toml` there may be
@@ -80,11 +81,11 @@ fn parse_private(path: &Path, text: &str) -> Result<Option<Connect>, ProfileErro
     with_problems(path, text, |table, problems| {
         let mut root = Section::new(problems, "", Some(table));
         let connect = root.table("connect");
-        root.close(&OWNERS);
+        root.close(OWNERS);
         connect.map(|connect| {
             let mut s = Section::new(problems, "connect", Some(connect));
             let read = read_connect(&mut s);
-            s.close(&OWNERS);
+            s.close(OWNERS);
             read
         })
     })
@@ -127,7 +128,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     let mut root = Section::new(problems, "", Some(table));
     let [device, connect, budget, model, data, search, finetune, bench] =
         ["device", "connect", "budget", "model", "data", "search", "finetune", "bench"].map(|name| root.table(name));
-    root.close(&OWNERS);
+    root.close(OWNERS);
 
     let base = path.parent().unwrap_or(Path::new(""));
     let beside = |text: String| -> PathBuf { base.join(text) };
@@ -153,11 +154,11 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     if let Some(found) = profile.device.glibc.clone().filter(|text| !version(text)) {
         s.refuse("glibc", format!("is `{found}`, expected a version such as \"2.36\""));
     }
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "connect", connect);
     profile.connect = read_connect(&mut s);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "budget", budget);
     let b = &mut profile.budget;
@@ -181,7 +182,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     {
         s.refuse("memory-mib", format!("is {asked}, more than the device has ({whole})"));
     }
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "model", model);
     let m = &mut profile.model;
@@ -191,11 +192,11 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     if m.batch != 1 {
         s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));
     }
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "data", data);
     profile.data = s.text("path").map(beside);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "search", search);
     let f = &mut profile.search;
@@ -206,7 +207,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     f.importance = s.choice("importance", &IMPORTANCE.map(|name| (name, name))).unwrap_or(IMPORTANCE[0]).to_owned();
     f.calibration_images = s.count("calibration-images", 1..=MANY).unwrap_or(f.calibration_images);
     f.seed = s.whole("seed", 0..=i64::MAX as u64).unwrap_or(f.seed);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "finetune", finetune);
     let f = &mut profile.finetune;
@@ -217,14 +218,24 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     f.distill = s.number("distill", not_negative).unwrap_or(f.distill);
     f.sparsity = s.number("sparsity", not_negative).unwrap_or(f.sparsity);
     f.control = s.flag("control").unwrap_or(f.control);
-    s.close(&OWNERS);
+    s.close(OWNERS);
 
     let mut s = Section::new(problems, "bench", bench);
     let b = &mut profile.bench;
     b.warmup = s.count("warmup", 0..=MANY).unwrap_or(b.warmup);
     b.runs = s.count("runs", 1..=MANY).unwrap_or(b.runs);
     b.quiet = s.flag("quiet").unwrap_or(b.quiet);
-    s.close(&OWNERS);
+    let runtime = s.choice("runtime", &["engine", "command"].map(|name| (name, name))).unwrap_or("engine");
+    b.command = s.words("command");
+    match (runtime, &b.command) {
+        ("command", None) => s.missing("command", "runtime = \"command\" needs it"),
+        ("engine", Some(_)) => s.refuse("command", "is only for runtime = \"command\"".into()),
+        (_, Some(words)) if !words.iter().any(|word| word.contains("{model}")) => {
+            s.refuse("command", "does not say where the model goes, expected `{model}` in one of its words".into());
+        }
+        _ => {}
+    }
+    s.close(OWNERS);
     profile
 }
 

@@ -41,7 +41,9 @@ pub struct FitConfig {
     pub mosaic_until: usize,
     /// L1 penalty on the scales of the normalisations, which brings those of channels that matter little to zero (Liu et
     /// al., "Network Slimming", ICCV 2017): every step moves them toward zero by this share of the learning rate, and
-    /// stops there, whatever the optimiser does (a proximal step).
+    /// stops there, whatever the optimiser does (a proximal step). Before another normalisation nothing holds a layer's
+    /// scales up but that training ends: the sum of all learning rates times this should stay around 1. With AdamW,
+    /// whose steps are of the size of the learning rate, 1 is as strong as any gradient.
     pub sparsity: f64,
     /// Factor on the distillation terms, where there is a teacher.
     pub distill: f64,

@@ -4,6 +4,7 @@
 //! profile means, and whether it is right, is known to the worker alone.
 
 mod cross;
+mod devices;
 mod doctor;
 mod forward;
 mod process;
@@ -41,6 +42,9 @@ enum Command {
     Prune(Box<prune::Args>),
     /// Say what building for a device and running there takes, and what of it is missing
     Doctor(doctor::Args),
+    /// The device profiles that are there, and new ones
+    #[command(subcommand)]
+    Devices(devices::Action),
     /// Run a program on a device: as CARGO_TARGET_<TRIPLE>_RUNNER="cargo xtask runner --target NAME"
     Runner(forward::Runner),
     /// Mean average precision of a model on a dataset
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Prune(args) => prune::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Devices(action) => devices::run(&action),
         Command::Runner(args) => forward::runner(&args),
         Command::Eval(words) => forward::run("eval", &words.words),
         Command::Bench(words) => forward::run("bench", &words.words),

@@ -3,10 +3,11 @@
 use super::failure::Failure;
 use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
-use secateurs::files;
-use secateurs::pipeline::{self, Against, Outcome};
+use secateurs::emit::onnx;
+use secateurs::pipeline::{self, Against, Outcome, external};
 use secateurs::session::{Frames, Record, Session};
-use std::path::PathBuf;
+use secateurs::{files, model};
+use std::path::{Path, PathBuf};
 
 /// Where the bundle is, and where it shall run.
 #[derive(clap::Args)]
@@ -39,6 +40,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let profile = prune::load(args.profile.as_deref())?;
     terminal.stage("Measuring", &format!("{} on {}", args.binary.display(), profile.device.name));
     let imgsz = pipeline::report_of(&args.out)?.imgsz;
+    if let Some(command) = &profile.bench.command {
+        let against = by_command(command, imgsz, profile.bench.runs, &args.out)?;
+        return judge(&args.out, &Outcome::Measured(&against), &mut terminal);
+    }
     let session = Session::open(&profile, &args.binary)?;
     // A claim about one frame in a hundred needs this many, whatever the profile says.
     let least = if profile.budget.percentile == 99 { P99_RUNS } else { 1 };
@@ -63,7 +68,25 @@ fn complete(out: &std::path::Path, record: &Record, terminal: &mut Terminal) -> 
         Some(why) => Outcome::Simulated(why),
         None => Outcome::Measured(&against),
     };
-    let report = pipeline::finish(out, &outcome)?;
+    judge(out, &outcome, terminal)
+}
+
+/// Lets a benchmark command of the user measure both models, and leaves the ONNX file that ships.
+fn by_command(command: &[String], imgsz: usize, runs: usize, out: &Path) -> Result<Against, Failure> {
+    let load = |name: &str| model::load(&out.join(name)).map_err(Failure::input);
+    let (uncut, cut) = (load("uncut.safetensors")?, load("model.safetensors")?);
+    let path = out.join("model.onnx");
+    let bytes = onnx::export(&cut, imgsz, imgsz).map_err(Failure::input)?;
+    files::write_atomic(&path, &bytes).map_err(|e| Failure::Input(format!("{}: {e}", path.display())))?;
+    let against = external::versus(command, &uncut, &cut, imgsz, runs, out)?;
+    let path = out.join(BENCH);
+    let bytes = serde_json::to_vec_pretty(&against)?;
+    files::write_atomic(&path, &bytes).map_err(|e| Failure::Input(format!("{}: {e}", path.display())))?;
+    Ok(against)
+}
+
+fn judge(out: &Path, outcome: &Outcome, terminal: &mut Terminal) -> Result<(), Failure> {
+    let report = pipeline::finish(out, outcome)?;
     terminal.result(&prune::summary(&report), serde_json::json!({ "reason": "finished", "report": report }));
     let missed = report.verdict.sentences.join("; ");
     if !report.verdict.latency_ok || !report.verdict.memory_ok {

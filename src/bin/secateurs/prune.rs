@@ -131,6 +131,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 /// Where networks are timed while plans are made: on the device, or nowhere where it is only simulated.
 fn timing(profile: &Profile, binary: Option<&Path>, terminal: &mut Terminal) -> Result<Timing, Failure> {
+    if let Some(command) = &profile.bench.command {
+        // Only the proportions of layers come from these figures; those of a small core serve where there are none.
+        let gflops = profile.device.core_gflops.unwrap_or(8.0) * profile.device.threads as f64;
+        let bandwidth = profile.device.bandwidth.unwrap_or(8.0);
+        return Ok(Timing::Command(command.clone(), Speed { gflops, bandwidth }));
+    }
     let runner = device::runner(profile)?;
     let why = match binary {
         _ if runner.emulates() => "it is emulated".to_owned(),

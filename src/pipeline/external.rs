@@ -1,0 +1,112 @@
+//! A benchmark command of the user (`trtexec`, `benchncnn`, a script around one) in place of our runtime.
+//!
+//! The command gets the path of an ONNX file where `{model}` stands among its words, runs the network on the device by
+//! whatever means, and prints the milliseconds of its frames: numbers between white space, brackets or commas; words
+//! between them are passed over. It answers for the device; nothing here can tell whether that was steady.
+
+use super::PipelineError;
+use crate::bench::{Distribution, Pair, Samples};
+use crate::emit::onnx;
+use crate::files;
+use crate::model::Model;
+use crate::pipeline::Against;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// The place of the model's path among the words.
+pub const MODEL: &str = "{model}";
+
+/// How often the command runs at most for each network of a comparison.
+const MOST_RUNS: usize = 20;
+
+/// Milliseconds of the frames of a model that the command prints; at least one.
+///
+/// # Errors
+/// If the model cannot be exported, or the command fails or prints no number.
+pub fn frames(command: &[String], model: &Model, imgsz: usize, folder: &Path) -> Result<Vec<f64>, PipelineError> {
+    let failed = PipelineError::stage("benchmark command");
+    let path = folder.join(format!("bench-{}.onnx", std::process::id()));
+    let bytes = onnx::export(model, imgsz, imgsz).map_err(PipelineError::stage("benchmark command"))?;
+    files::write_atomic(&path, &bytes).map_err(|e| failed(e))?;
+    let times = run(command, &path);
+    let _ = std::fs::remove_file(&path);
+    times.map_err(PipelineError::stage("benchmark command"))
+}
+
+fn run(command: &[String], model: &Path) -> Result<Vec<f64>, String> {
+    let place = model.to_string_lossy();
+    let words: Vec<String> = command.iter().map(|word| word.replace(MODEL, &place)).collect();
+    let (program, words) = words.split_first().ok_or("is empty")?;
+    let output = Command::new(program).args(words).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|e| format!("{program}: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("{program}: {}", output.status));
+    }
+    let times = numbers(&String::from_utf8_lossy(&output.stdout));
+    if times.is_empty() { Err(format!("{program}: printed no milliseconds")) } else { Ok(times) }
+}
+
+/// All positive numbers of a text.
+fn numbers(text: &str) -> Vec<f64> {
+    let parts = text.split(|c: char| c.is_whitespace() || "[](){},;:=\"".contains(c));
+    parts.filter_map(|part| part.parse::<f64>().ok()).filter(|ms| ms.is_finite() && *ms > 0.0).collect()
+}
+
+/// Runs the command for two models in turn until there are so many frames of each.
+///
+/// # Errors
+/// As [`frames`].
+pub fn versus(
+    command: &[String],
+    uncut: &Model,
+    cut: &Model,
+    imgsz: usize,
+    runs: usize,
+    folder: &Path,
+) -> Result<Against, PipelineError> {
+    let (mut a, mut b) = (Samples::default(), Samples::default());
+    let mut turn = 0;
+    // A B B A: neither always follows the other.
+    while turn == 0 || (a.wall.len().min(b.wall.len()) < runs && turn < MOST_RUNS) {
+        let order = [(uncut, true), (cut, false)];
+        for (model, is_uncut) in if turn % 2 == 0 { order } else { [order[1], order[0]] } {
+            let times = frames(command, model, imgsz, folder)?;
+            if is_uncut { &mut a } else { &mut b }.wall.extend(times);
+        }
+        turn += 1;
+    }
+    Ok(Against {
+        uncut: Distribution::of(&a.wall, &a.cpu),
+        cut: Distribution::of(&b.wall, &b.cpu),
+        ratio: Pair::of(&a, &b).ratio,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_are_found_in_what_tools_print() {
+        let cases = [
+            ("12.5\n12.75\n", vec![12.5, 12.75]),
+            ("[3.5, 4]", vec![3.5, 4.0]),
+            ("{\"latencies_ms\": [1.5, 2.5]}", vec![1.5, 2.5]),
+            ("min = 7.25 ms, nan, -1, inf", vec![7.25]),
+            ("nothing", vec![]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(numbers(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_gets_the_model_and_its_failures_are_told() {
+        let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
+        let echo = words(&["/bin/sh", "-c", "test \"$1\" = a/b.onnx && echo 2.5", "sh", "{model}"]);
+        assert_eq!(run(&echo, Path::new("a/b.onnx")), Ok(vec![2.5]));
+        assert!(run(&echo, Path::new("other")).unwrap_err().contains("exit status: 1"));
+        assert!(run(&words(&["/bin/true"]), Path::new("x")).unwrap_err().contains("printed no milliseconds"));
+        assert!(run(&words(&["/bin/none"]), Path::new("x")).is_err());
+    }
+}
