@@ -171,6 +171,7 @@ unsafe fn multiply<V: Lanes>(
                 n: panel.channels,
                 dst: dst.add(at * pitch),
                 pitch,
+                plane: 0,
                 residual: std::ptr::null(),
                 residual_pitch: 0,
             };

@@ -22,7 +22,7 @@ const IN: usize = 6;
 pub(super) const POSITIONS: usize = IN * IN;
 
 /// Values that the matrices of a run may take: a part of the second level of cache.
-const SPACE: usize = 96 << 10;
+const SPACE: usize = 112 << 10;
 
 /// Tiles of an output image.
 pub(super) fn tiles(height: usize, width: usize) -> usize {
@@ -32,8 +32,7 @@ pub(super) fn tiles(height: usize, width: usize) -> usize {
 /// The most tiles of a run.
 fn run_tiles(isa: Isa, spec: &ConvSpec) -> usize {
     let per_tile = POSITIONS * (spec.c_in.next_multiple_of(isa.lanes()) + MAX_VECTORS * isa.lanes());
-    let most = SPACE / per_tile;
-    if most >= MAX_ROWS { (most - most % MAX_ROWS).min(4 * MAX_ROWS) } else { most.max(4) }
+    (SPACE / per_tile).clamp(4, 4 * MAX_ROWS)
 }
 
 /// Values of working space that a thread needs.
@@ -60,17 +59,15 @@ struct Args {
     run: usize,
     across: usize,
     tiles: usize,
-    /// In how many parts the panels are taken, where there are fewer runs than threads.
-    shares: usize,
 }
 
 pub(super) fn run(kernels: &mut Kernels, operands: Operands) {
     let (across, tiles) = (operands.to.w.div_ceil(OUT), tiles(operands.to.h, operands.to.w));
     let isa = kernels.isa;
     let (run, runs) = kernels.parts(tiles, run_tiles(isa, &operands.spec), 1);
-    let args = Args { operands, run, across, tiles, shares: 1 };
+    let args = Args { operands, run, across, tiles };
     // SAFETY: `conv` checked all sizes. Items write different tiles of the output.
-    kernels.pool.run(runs * args.shares, &|item, worker| unsafe { run_item(isa, &args, item, worker) });
+    kernels.pool.run(runs, &|item, worker| unsafe { run_item(isa, &args, item, worker) });
 }
 
 for_isa!(run_item, item, Args);
@@ -140,6 +137,7 @@ unsafe fn multiply<V: Lanes>(
                     n: width,
                     dst: products.add((position * tiles + at) * width),
                     pitch: width,
+                    plane: 0,
                     residual: std::ptr::null(),
                     residual_pitch: 0,
                 };

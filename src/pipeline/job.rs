@@ -84,6 +84,8 @@ pub struct Tune {
     pub rule: Rule,
     /// Weight of distillation from the uncut model; 0 turns it off.
     pub distill: f64,
+    /// L1 penalty on the scales of the normalisations.
+    pub sparsity: f64,
     /// Whether the uncut model gets the same epochs as a control.
     pub control: bool,
 }

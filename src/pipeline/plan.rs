@@ -170,8 +170,12 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
                 let (_, c, h, w) = output.dims4()?;
                 views.push(loss::HeadView { data: &values[image], shape: [1, c, h, w] });
             }
-            let found = loss::detect(head, &views, &source.targets(first + image)).map_err(candle_core::Error::wrap)?;
-            gradients.iter_mut().zip(found.grads).for_each(|(all, one)| all.extend(one));
+            let found = match source.class(first + image) {
+                Some(class) => loss::classify(views[0], &[class]).map(|loss| vec![loss.grad]),
+                None => loss::detect(head, &views, &source.targets(first + image)).map(|loss| loss.grads),
+            };
+            let found = found.map_err(candle_core::Error::wrap)?;
+            gradients.iter_mut().zip(found).for_each(|(all, one)| all.extend(one));
         }
         outputs.iter().zip(gradients).map(|(o, g)| Tensor::from_vec(g, o.shape(), o.device())).collect()
     };

@@ -193,6 +193,8 @@ pub struct Finetune {
     pub optimizer: Optimizer,
     /// Weight of the uncut network as a teacher; 0 turns it off.
     pub distill: f64,
+    /// L1 penalty on the scales of the normalisations; 0 turns it off.
+    pub sparsity: f64,
     /// Whether the uncut network gets the same epochs, to compare with.
     pub control: bool,
 }
@@ -221,7 +223,7 @@ pub struct Bench {
     pub warmup: usize,
     /// Runs on the clock.
     pub runs: usize,
-    /// Whether frames only count while nothing else takes processor time.
+    /// Whether frames only count while the machine is neither slowed down nor busy with something else.
     pub quiet: bool,
     /// A benchmark command of the user in place of our runtime: it prints the milliseconds of the ONNX file `{model}`.
     pub command: Option<Vec<String>>,
@@ -270,6 +272,7 @@ impl Default for Profile {
                 batch: 16,
                 optimizer: Optimizer::Adamw,
                 distill: 1.0,
+                sparsity: 0.0,
                 control: true,
             },
             bench: Bench { warmup: 20, runs: 300, quiet: true, command: None },

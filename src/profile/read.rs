@@ -48,6 +48,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("finetune", "batch"),
     ("finetune", "optimizer"),
     ("finetune", "distill"),
+    ("finetune", "sparsity"),
     ("finetune", "control"),
     ("bench", "warmup"),
     ("bench", "runs"),
@@ -216,6 +217,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     f.batch = s.count("batch", 1..=4096).unwrap_or(f.batch);
     f.optimizer = s.choice("optimizer", &Optimizer::ALL).unwrap_or(f.optimizer);
     f.distill = s.number("distill", not_negative).unwrap_or(f.distill);
+    f.sparsity = s.number("sparsity", not_negative).unwrap_or(f.sparsity);
     f.control = s.flag("control").unwrap_or(f.control);
     s.close(OWNERS);
 

@@ -261,6 +261,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
                 Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
             },
             distill: tune.distill,
+            sparsity: tune.sparsity,
             control: tune.control,
         },
         warmup: profile.bench.warmup,
@@ -290,11 +291,19 @@ pub fn summary(report: &Report) -> String {
         ("repaired", Some(&report.repaired)),
         ("tuned", report.tuned.as_ref()),
     ];
-    let maps = stages.iter().filter_map(|(name, stage)| stage.map(|s| format!("{name} {:.4}", s.map50_95)));
-    lines.push(format!("  {:<12}{}", "mAP50-95", maps.collect::<Vec<_>>().join(", ")));
+    let maps = stages.iter().filter_map(|(name, stage)| stage.map(|s| format!("{name} {:.4}", s.score())));
+    lines.push(format!("  {:<12}{}", uncut.score_name(), maps.collect::<Vec<_>>().join(", ")));
     lines.extend(
-        report.controls.iter().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.map50_95)),
+        report.controls.iter().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.score())),
     );
+    let gaps = stages.iter().filter_map(|(name, stage)| {
+        let (test, train) = stage.and_then(|s| s.accuracy.zip(s.train_accuracy))?;
+        Some(format!("{name} {:+.4}", train - test))
+    });
+    let gaps = gaps.collect::<Vec<_>>().join(", ");
+    if !gaps.is_empty() {
+        lines.push(format!("  {:<12}{gaps}", "train gap"));
+    }
     lines.push(format!("  {:<12}{:.2} % certified gap of the search", "plan", 100.0 * report.search.gap));
     lines.extend(report.verdict.sentences.iter().map(|sentence| format!("  {:<12}{sentence}", "budget")));
     lines.join("\n")
