@@ -134,7 +134,7 @@ impl Session {
         Ok(Self { runner, binary: binary.into(), threads, quiet, board, simulated })
     }
 
-    /// The session, with another answer to whether the machine must be free of other load than the profile's.
+    /// The session, with another answer than the profile's to whether the machine must be quiet.
     pub fn quiet(self, quiet: bool) -> Self {
         Self { quiet, ..self }
     }
@@ -253,10 +253,9 @@ impl Session {
             let before = self.state()?;
             let output = self.runner.run(&self.binary, &[text("table"), Word::File(path.into())])?;
             let after = self.state()?;
-            let frames = board::Frames { wall: &[], own_cpu_ms: 0.0, elapsed_ms: 0.0 };
             // The clock may rest between programs: what it says then is no frequency of the frames.
             let states = [before, after].map(|state| State { mhz: None, ..state });
-            let against = if self.simulated.is_some() { vec![] } else { board::judge(&states, &frames, false) };
+            let against = if self.simulated.is_some() { vec![] } else { board::judge(&states, None, self.quiet) };
             if against.is_empty() {
                 return parse(&self.binary, &output);
             }
