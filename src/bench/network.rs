@@ -147,7 +147,7 @@ pub fn interleave(
 /// If the engine refuses the model or the image size.
 pub fn measure(model: &Model, options: &Options) -> Result<Measured, BenchError> {
     let mut engine = compile(model, options)?;
-    let input = picture(options.imgsz);
+    let input = picture(model.graph.input_channels(), options.imgsz);
     let samples = time(options.warmup, options.runs, &mut || engine.run(&input))?;
     finish(model, options, samples.distribution(), engine, None)
 }
@@ -158,7 +158,7 @@ pub fn measure(model: &Model, options: &Options) -> Result<Measured, BenchError>
 /// If the engine refuses one of the models or the image size.
 pub fn versus(model: &Model, other: &Model, options: &Options) -> Result<Measured, BenchError> {
     let (mut one, mut two) = (compile(model, options)?, compile(other, options)?);
-    let input = picture(options.imgsz);
+    let input = picture(model.graph.input_channels(), options.imgsz);
     let pair = interleave(&mut two, &mut one, &input, options.warmup, options.runs)?;
     let against = Versus {
         latency: pair.a,
@@ -223,8 +223,8 @@ pub(super) fn split(model: &Model, options: &Options) -> Result<Option<Phases>, 
 }
 
 /// Smooth colours with some noise, the same every time: an input without zeros and without denormals.
-pub(super) fn picture(side: usize) -> Vec<f32> {
-    picture_bytes(3 * side * side).into_iter().map(|byte| f32::from(byte) / 255.0).collect()
+pub(super) fn picture(channels: usize, side: usize) -> Vec<f32> {
+    picture_bytes(channels * side * side).into_iter().map(|byte| f32::from(byte) / 255.0).collect()
 }
 
 fn picture_bytes(len: usize) -> Vec<u8> {

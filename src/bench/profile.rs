@@ -58,7 +58,7 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
     let side = options.imgsz;
     let shapes = model.graph.shapes(side, side).map_err(crate::engine::EngineError::from)?;
     let macs = model.graph.macs(&shapes);
-    let times = times(&mut engine, &picture(side), options)?;
+    let times = times(&mut engine, &picture(model.graph.input_channels(), side), options)?;
     let peak = peak_flops(engine.isa(), PEAK_TIME) / 1e9;
     let reachable = peak * options.threads as f64;
     let steps: Vec<Step> = times

@@ -25,6 +25,13 @@ pub struct Label {
     pub h: f32,
 }
 
+impl Label {
+    /// The class of a whole picture.
+    pub fn whole(class: usize) -> Self {
+        Self { class, cx: 0.5, cy: 0.5, w: 1.0, h: 1.0 }
+    }
+}
+
 /// The label file of an image: the last folder `images` of its path becomes `labels`, the suffix `.txt`.
 pub(super) fn path_of(image: &Path) -> PathBuf {
     let parts: Vec<Component> = image.components().collect();

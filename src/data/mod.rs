@@ -1,12 +1,16 @@
-//! Datasets in the layout of the YOLO tools: a `data.yaml`, folders or lists of images, one label file per image.
+//! Datasets in the layout of the YOLO tools: a `data.yaml`, folders or lists of images, one label file per image; and
+//! classified pictures as MNIST has them.
 //!
 //! All of it is untrusted text. Nothing it names is executed or downloaded.
 
 pub mod demo;
+mod idx;
 mod labels;
+mod picture;
 mod yaml;
 
 pub use labels::Label;
+pub use picture::{GreySet, Picture};
 
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -26,10 +30,20 @@ pub struct Dataset {
 /// An image and its labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
-    /// The image file.
-    pub image: PathBuf,
-    /// Objects in it; none on a background image.
+    /// Its pixels.
+    pub image: Picture,
+    /// Objects in it; none on a background image. In a classified set one that fills it ([`Label::whole`]).
     pub labels: Vec<Label>,
+}
+
+impl Item {
+    /// The class of the whole picture, where it has one.
+    pub fn class(&self) -> Option<usize> {
+        match &self.labels[..] {
+            [label] if *label == Label::whole(label.class) => Some(label.class),
+            _ => None,
+        }
+    }
 }
 
 /// A dataset that cannot be used.
@@ -47,6 +61,14 @@ pub enum DataError {
     #[error("{path}: {problem}")]
     Yaml {
         /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// An IDX file or a folder of them is not a dataset.
+    #[error("{path}: {problem}")]
+    Idx {
+        /// The file or folder.
         path: PathBuf,
         /// What was found and what was expected.
         problem: String,
@@ -74,17 +96,30 @@ pub enum DataError {
 }
 
 impl Dataset {
-    /// Reads one split (`train`, `val`, `test`) of the dataset that a YAML file describes.
+    /// Reads one split (`train`, `val`, `test`) of the dataset that a YAML file describes, or that a folder of IDX files
+    /// (MNIST) holds. A YAML file whose `path` is such a folder means it too.
     ///
     /// # Errors
     /// Names the file, and the line where there is one, that cannot be used.
-    pub fn open(yaml: &Path, split: &str) -> Result<Self, DataError> {
-        let description = yaml::read(yaml)?;
+    pub fn open(place: &Path, split: &str) -> Result<Self, DataError> {
+        if place.is_dir() {
+            return idx::open(place, split);
+        }
+        let description = yaml::read(place)?;
+        if idx::is_here(&description.root) {
+            let found = idx::open(&description.root, split)?;
+            if found.names.len() != description.names.len() {
+                let (named, classes) = (description.names.len(), found.names.len());
+                let problem = format!("names {named} classes, the files in `path` have {classes}");
+                return Err(DataError::Yaml { path: place.into(), problem });
+            }
+            return Ok(Self { names: description.names, ..found });
+        }
         let images = description.images(split)?;
         let names = description.names;
         let item = |image: PathBuf| {
             let labels = labels::read(&labels::path_of(&image), names.len())?;
-            Ok(Item { image, labels })
+            Ok(Item { image: image.into(), labels })
         };
         let items = images.into_iter().map(item).collect::<Result<Vec<_>, DataError>>()?;
         let annotations =

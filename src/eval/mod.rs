@@ -1,12 +1,15 @@
-//! Mean average precision, under the rules of COCO and under those of ultralytics, and its uncertainty.
+//! Mean average precision, under the rules of COCO and under those of ultralytics, and its uncertainty; accuracy of
+//! classifiers.
 
 mod bootstrap;
+mod classify;
 pub mod coco;
 mod model;
 mod truth;
 pub mod ultralytics;
 
 pub use bootstrap::{Interval, bootstrap};
+pub use classify::{Accuracy, accuracy};
 pub use model::{ClassResult, EvalError, EvalResult, Prepared, evaluate_model};
 
 /// An object that is there. Boxes are left, top, width, height in pixels.

@@ -1,14 +1,14 @@
 //! Evaluates a model on a dataset through the engine that ships.
 
 use super::{Found, Interval, Truth, bootstrap, coco, truth, ultralytics};
-use crate::data::{Dataset, Item};
+use crate::data::{Dataset, Item, Picture as Pixels};
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::Head;
 use crate::model::Model;
-use crate::vision::{Image, ImageError, Letterbox, NmsOptions, detect};
+use crate::vision::{self, ImageError, Letterbox, NmsOptions, detect};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// An evaluation that failed.
@@ -71,7 +71,7 @@ pub struct Prepared {
 
 /// An image, fitted into the square.
 struct Picture {
-    file: PathBuf,
+    pixels: Pixels,
     letterbox: Letterbox,
     /// The square `[3, imgsz, imgsz]`; where memory is short, nothing, and the file is read again.
     bytes: Option<Vec<u8>>,
@@ -84,11 +84,9 @@ const MAX_PREPARED: usize = 4 << 30;
 const MAX_IMGSZ: usize = 1 << 13;
 
 /// Reads an image into the tensor `[3, imgsz, imgsz]`; gives where it lies in it, and its sides.
-fn read(file: &Path, imgsz: usize, tensor: &mut [f32]) -> Result<(Letterbox, [usize; 2]), ImageError> {
-    let image = Image::open(file)?;
-    let letterbox = Letterbox::new(image.width(), image.height(), imgsz, imgsz);
-    letterbox.forward(&image, tensor);
-    Ok((letterbox, [image.width(), image.height()]))
+fn read(pixels: &Pixels, imgsz: usize, tensor: &mut [f32]) -> Result<(Letterbox, [usize; 2]), ImageError> {
+    let image = pixels.load()?;
+    Ok((vision::fit(&image, imgsz, tensor), [image.width(), image.height()]))
 }
 
 impl Prepared {
@@ -107,7 +105,7 @@ impl Prepared {
             let (letterbox, sides) = read(&item.image, imgsz, &mut tensor)?;
             // 8 bits are all there is; a quarter of the memory.
             let bytes = (number < room).then(|| tensor.iter().map(|v| (v * 255.0).round() as u8).collect());
-            Ok((Picture { file: item.image.clone(), letterbox, bytes }, sides))
+            Ok((Picture { pixels: item.image.clone(), letterbox, bytes }, sides))
         };
         let prepared: Result<Vec<_>, EvalError> = dataset.items.par_iter().enumerate().map(prepare).collect();
         let (pictures, sides): (Vec<_>, Vec<_>) = prepared?.into_iter().unzip();
@@ -158,7 +156,7 @@ impl Prepared {
                 let input = engine.input_mut();
                 match &picture.bytes {
                     Some(bytes) => input.iter_mut().zip(bytes).for_each(|(i, b)| *i = f32::from(*b) / 255.0),
-                    None => drop(read(&picture.file, self.imgsz, input)?),
+                    None => drop(read(&picture.pixels, self.imgsz, input)?),
                 }
                 engine.run_in_place()?;
                 let outputs: Vec<&[f32]> = (0..model.graph.outputs.len()).map(|i| engine.output(i)).collect();

@@ -71,7 +71,7 @@ pub(super) fn annotated(path: &Path, dataset: &Dataset) -> Result<Vec<Truth>, Ev
         }
     };
     let classes: HashMap<i64, usize> = coco.categories.iter().map(|c| c.id).zip(classes).collect();
-    let place = |(place, item): (usize, &Item)| Some((item.image.file_name()?.to_str()?.to_owned(), place));
+    let place = |(place, item): (usize, &Item)| Some((item.image.path().file_name()?.to_str()?.to_owned(), place));
     let places: HashMap<String, usize> = dataset.items.iter().enumerate().filter_map(place).collect();
     let image = |i: &CocoImage| Some((i.id, *places.get(i.file_name.rsplit('/').next()?)?));
     let images: HashMap<i64, usize> = coco.images.iter().filter_map(image).collect();

@@ -20,6 +20,8 @@ pub struct Job {
     pub data: Option<PathBuf>,
     /// Side of the square image; from the model's own training, else 640, without one.
     pub imgsz: Option<usize>,
+    /// Sides to choose from, the one that budgets refer to first; nothing is chosen where there are fewer than two.
+    pub sizes: Vec<usize>,
     /// Threads of the runtime on the device.
     pub threads: usize,
     /// Budgets and floors.
@@ -82,6 +84,8 @@ pub struct Tune {
     pub rule: Rule,
     /// Weight of distillation from the uncut model; 0 turns it off.
     pub distill: f64,
+    /// L1 penalty on the scales of the normalisations.
+    pub sparsity: f64,
     /// Whether the uncut model gets the same epochs as a control.
     pub control: bool,
 }

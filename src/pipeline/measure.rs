@@ -285,13 +285,17 @@ fn judge_rest(report: &Report) -> Verdict {
     if let Some(floor) = asked.min_map {
         check(
             &mut verdict.accuracy_ok,
-            format!("mAP50-95 {:.4}, at least {floor:.4}", last.map50_95),
-            last.map50_95 >= floor,
+            format!("{} {:.4}, at least {floor:.4}", last.score_name(), last.score()),
+            last.score() >= floor,
         );
     }
     if let Some(most) = asked.max_map_drop {
-        let drop = report.uncut.map50_95 - last.map50_95;
-        check(&mut verdict.accuracy_ok, format!("mAP50-95 {drop:.4} lower, at most {most:.4}"), drop <= most);
+        let drop = report.uncut.score() - last.score();
+        check(
+            &mut verdict.accuracy_ok,
+            format!("{} {drop:.4} lower, at most {most:.4}", last.score_name()),
+            drop <= most,
+        );
     }
     verdict
 }

@@ -15,26 +15,29 @@ mod cache;
 mod compare;
 pub mod external;
 mod job;
+mod judge;
 mod measure;
 mod photos;
 mod plan;
 mod problem;
 mod settle;
+mod sizes;
 mod source;
 mod write;
 
 pub use cache::sha256;
 pub use compare::{Scheme, compare};
 pub use job::{Event, Job, Listener, Timing, Tune};
+pub use judge::Judge;
 pub use measure::{Against, judge, judge_simulated};
 pub use plan::{Planned, plan};
+pub use problem::levels;
 pub use source::{DEMO_MODEL, Source, drawn};
 pub use write::{Outcome, PlanFile, finish, report_of, write};
 
-use crate::eval::Prepared;
 use crate::graph::Graph;
-use crate::model::{self, Model};
-use crate::report::{GroupWidths, LayerTimes, MemoryStep, Report, Stage};
+use crate::model::Model;
+use crate::report::{GroupWidths, LayerTimes, MemoryStep, Report};
 use crate::session::SessionError;
 use crate::surgery::Selection;
 use crate::{backend, repair, surgery, train};
@@ -88,6 +91,14 @@ pub struct Done {
 /// If an input cannot be used, no plan meets the budgets, or a stage fails.
 pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     let mut clock = Clock::default();
+    let chosen;
+    let job = if job.sizes.len() > 1 && job.pattern.is_none() {
+        chosen = sizes::choose(job, tell)?;
+        clock.lap("image size");
+        &chosen
+    } else {
+        job
+    };
     let source = Source::gather(job, tell)?;
     clock.lap("gather");
     let (planned, sparse) = match job.pattern {
@@ -111,14 +122,14 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     };
     let calibration = source.calibration(job);
     tell(Event::Stage("Repairing", format!("{method:?} over {} images", calibration.images.len())));
-    let mend = |original: &Model, selection: &Selection, cut: &Model, tell: Listener| {
-        repair::repair(original, &source.groups, selection, cut, method, &calibration, &mut |done, all| {
+    let mend = |selection: &Selection, cut: &Model, method, tell: Listener| {
+        repair::repair(model, &source.groups, selection, cut, method, &calibration, &mut |done, all| {
             tell(Event::Progress(done, all));
         })
         .map_err(PipelineError::stage("repair"))
     };
-    let repaired = mend(model, &planned.selection, &cut, tell)?;
-    let control = mend(model, &Selection::all(&source.groups), model, tell)?;
+    let repaired = mend(&planned.selection, &cut, method, tell)?;
+    let control = mend(&Selection::all(&source.groups), model, job.repair, tell)?;
     clock.lap("repair");
 
     let mut controls = vec![("uncut + repair", control)];
@@ -133,8 +144,8 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     }
 
     tell(Event::Stage("Evaluating", format!("{} images", source.val.items.len())));
-    let prepared = Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
-    let evaluate = |model: &Model| stage(model, &prepared, &source, job);
+    let judge = Judge::new(&source, job)?;
+    let evaluate = |model: &Model| judge.stage(model);
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION").into(),
         target: job.target.clone(),
@@ -167,7 +178,9 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     clock.lap("evaluate");
 
     let last = tuned.unwrap_or(repaired);
-    report.photos = photos::photos(&source, &prepared, model, &last)?;
+    if let Some(prepared) = judge.prepared() {
+        report.photos = photos::photos(&source, prepared, model, &last)?;
+    }
     measure::conclude(&mut report, model, &last, &source, job, tell)?;
     clock.lap("measure");
     report.seconds = clock.laps;
@@ -198,26 +211,6 @@ fn kept(selection: &Selection) -> usize {
     selection.widths().iter().sum()
 }
 
-fn stage(model: &Model, prepared: &Prepared, source: &Source, job: &Job) -> Result<Stage, PipelineError> {
-    let result = prepared.evaluate(model, rayon::current_num_threads()).map_err(PipelineError::stage("evaluation"))?;
-    let cost = model.graph.cost(source.imgsz, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
-    let options = crate::engine::Options { threads: job.threads, ..Default::default() };
-    let memory = crate::engine::plan_memory(&model.graph, source.imgsz, source.imgsz, &options);
-    let memory = memory.map_err(PipelineError::stage("memory"))?;
-    Ok(Stage {
-        map50_95: result.map50_95,
-        map50: result.map50,
-        map50_95_ultralytics: result.map50_95_ultralytics,
-        per_class: result.per_class.into_iter().map(|class| (class.name, class.map50_95)).collect(),
-        params: cost.params,
-        zeros: model.zeros(),
-        macs: cost.macs,
-        peak_memory_bytes: memory.total(),
-        file_bytes: model::to_bytes(model).map_err(PipelineError::stage("evaluation"))?.len(),
-        latency: None,
-    })
-}
-
 fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -> Result<Model, PipelineError> {
     tell(Event::Stage(
         "Tuning",
@@ -232,6 +225,8 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
         lr: job.tune.lr,
         optimizer: job.tune.rule,
         distill: job.tune.distill,
+        sparsity: job.tune.sparsity,
+        augment: source.augment(),
         keep_zeros: job.pattern.is_some(),
         seed: job.seed,
         checkpoint: Some(job.cache.join(format!("{name}-{}", source.tuning_key(job, start)))),

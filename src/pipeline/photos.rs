@@ -19,13 +19,16 @@ const QUALITY: u8 = 65;
 /// Overlap from which two detections of a class are the same object.
 const SAME: f64 = 0.5;
 
-/// Chooses and draws.
+/// Chooses and draws; nothing for networks that find no boxes.
 pub(super) fn photos(
     source: &Source,
     prepared: &Prepared,
     uncut: &Model,
     shipped: &Model,
 ) -> Result<Vec<Photo>, PipelineError> {
+    if uncut.graph.head.boxes().is_none() {
+        return Ok(Vec::new());
+    }
     let find = |model: &Model| {
         let found = prepared.find(model, rayon::current_num_threads(), &|_| {});
         let mut by_image = vec![Vec::new(); source.val.items.len()];
@@ -46,13 +49,13 @@ pub(super) fn photos(
     let chosen = ranked.into_iter().filter(|(count, _)| *count > 0).take(PHOTOS);
     chosen
         .map(|(disagreement, image)| {
-            let file = &source.val.items[image].image;
-            let original = Image::open(file).map_err(|e| PipelineError::Input(e.to_string()))?;
+            let picture = &source.val.items[image].image;
+            let original = picture.load().map_err(|e| PipelineError::Input(e.to_string()))?;
             let draw =
                 |found: &[Found]| drawn(&original, found, &source.val.names).jpeg(QUALITY).map(|bytes| base64(&bytes));
             let encode = PipelineError::stage("report");
             Ok(Photo {
-                name: file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+                name: picture.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
                 disagreement,
                 found_before: before[image].len(),
                 found_after: after[image].len(),

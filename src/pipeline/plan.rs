@@ -19,7 +19,7 @@ const TABLE_NETWORKS: usize = 30;
 const TABLE_ROUNDS: usize = 8;
 
 /// Shares of a group at which its loss is measured.
-const DAMAGE_SHARES: [f64; 3] = [0.75, 0.5, 0.25];
+const DAMAGE_SHARES: [f64; 4] = [0.75, 0.5, 0.25, 0.125];
 
 /// Images the outputs are compared on for the measured losses.
 const DAMAGE_IMAGES: usize = 24;
@@ -170,8 +170,12 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
                 let (_, c, h, w) = output.dims4()?;
                 views.push(loss::HeadView { data: &values[image], shape: [1, c, h, w] });
             }
-            let found = loss::detect(head, &views, &source.targets(first + image)).map_err(candle_core::Error::wrap)?;
-            gradients.iter_mut().zip(found.grads).for_each(|(all, one)| all.extend(one));
+            let found = match source.class(first + image) {
+                Some(class) => loss::classify(views[0], &[class]).map(|loss| vec![loss.grad]),
+                None => loss::detect(head, &views, &source.targets(first + image)).map(|loss| loss.grads),
+            };
+            let found = found.map_err(candle_core::Error::wrap)?;
+            gradients.iter_mut().zip(found).for_each(|(all, one)| all.extend(one));
         }
         outputs.iter().zip(gradients).map(|(o, g)| Tensor::from_vec(g, o.shape(), o.device())).collect()
     };

@@ -10,8 +10,9 @@ use crate::importance::emphasis;
 use crate::model::{self, Model};
 use crate::repair::{Calibration, Emphasis};
 use crate::report::Report;
+use crate::train::Augment;
 use crate::train::loss::Target;
-use crate::vision::{Image, Letterbox};
+use crate::vision;
 use crate::{files, import};
 use candle_core::Device;
 use rand::SeedableRng;
@@ -53,6 +54,10 @@ pub struct Source {
     pub images: Vec<Vec<f32>>,
     /// Labels of the calibration images: class and box, normalised to the letterboxed image.
     labels: Vec<Vec<Target>>,
+    /// Which training images those are, ascending.
+    pub calibration_items: Vec<usize>,
+    /// The class of every calibration image; empty for a detector.
+    classes: Vec<usize>,
     /// Identifies the calibration images.
     pub calibration_hash: String,
     /// Where the model's outputs depend on its layers, on the calibration images.
@@ -80,10 +85,21 @@ impl Source {
                 sha256(DEMO_MODEL),
             ),
         };
-        let Head::Detect { nc, .. } = model.graph.head else {
-            let task = model.graph.head.task();
-            return Err(PipelineError::Input(format!("{model_name}: its task is `{task}`; the job prunes detectors")));
+        let nc = match model.graph.head {
+            Head::Detect { nc, .. } | Head::Classify { nc } => nc,
+            _ => {
+                let task = model.graph.head.task();
+                return Err(PipelineError::Input(format!(
+                    "{model_name}: its task is `{task}`; the job prunes detectors and classifiers"
+                )));
+            }
         };
+        if !matches!(model.graph.input_channels(), 1 | 3) {
+            let channels = model.graph.input_channels();
+            return Err(PipelineError::Input(format!(
+                "{model_name}: reads {channels} channels, images have 3, or 1 if grey"
+            )));
+        }
         let yaml = match &job.data {
             Some(path) => path.clone(),
             None if job.model.is_some() => {
@@ -99,7 +115,7 @@ impl Source {
         let val = Dataset::open(&yaml, "val").map_err(|e| input(&e))?;
         if train.names.len() != nc {
             return Err(PipelineError::Input(format!(
-                "{data_name} names {} classes, {model_name} detects {nc}; both must agree",
+                "{data_name} names {} classes, {model_name} knows {nc}; both must agree",
                 train.names.len()
             )));
         }
@@ -121,6 +137,8 @@ impl Source {
             imgsz,
             images: Vec::new(),
             labels: Vec::new(),
+            calibration_items: Vec::new(),
+            classes: Vec::new(),
             calibration_hash: String::new(),
             emphasis: Emphasis::default(),
         };
@@ -144,13 +162,18 @@ impl Source {
         tell(Event::Stage("Loading", format!("{count} of {all} training images for calibration")));
         let mut chosen = sample(&mut StdRng::seed_from_u64(job.seed), all, count).into_vec();
         chosen.sort_unstable();
+        self.calibration_items.clone_from(&chosen);
         for (done, index) in chosen.iter().enumerate() {
             let item = &self.train.items[*index];
-            let image = Image::open(&item.image).map_err(|e| PipelineError::Input(e.to_string()))?;
+            let image = item.image.load().map_err(|e| PipelineError::Input(e.to_string()))?;
             let side = self.imgsz;
-            let letterbox = Letterbox::new(image.width(), image.height(), side, side);
-            let mut tensor = vec![0.0; 3 * side * side];
-            letterbox.forward(&image, &mut tensor);
+            let mut tensor = vec![0.0; self.model.graph.input_channels() * side * side];
+            let letterbox = vision::fit(&image, side, &mut tensor);
+            if matches!(self.model.graph.head, Head::Classify { .. }) {
+                self.classes.push(item.class().ok_or_else(|| {
+                    PipelineError::Input(format!("{} has no class as a whole", item.image.display()))
+                })?);
+            }
             let (w, h, n) = (image.width() as f32, image.height() as f32, side as f32);
             let labels = item.labels.iter().map(|label| {
                 let half = [label.w / 2.0, label.h / 2.0];
@@ -178,6 +201,16 @@ impl Source {
     /// The labels of a calibration image, as of a batch of one.
     pub fn targets(&self, image: usize) -> Vec<Target> {
         self.labels[image].clone()
+    }
+
+    /// The class of a calibration image; none for a detector.
+    pub fn class(&self, image: usize) -> Option<usize> {
+        self.classes.get(image).copied()
+    }
+
+    /// How training images are varied.
+    pub fn augment(&self) -> Augment {
+        if self.model.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() }
     }
 
     /// The calibration images as the repair wants them.

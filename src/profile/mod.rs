@@ -128,6 +128,8 @@ pub struct ModelChoice {
     pub path: Option<PathBuf>,
     /// Side of the square input image, pixels; the model's own without one.
     pub imgsz: Option<usize>,
+    /// Sides to choose from, the one that budgets refer to first; where there is only one, nothing is to be chosen.
+    pub sizes: Vec<usize>,
     /// Images per run of the network on the device.
     pub batch: usize,
 }
@@ -191,6 +193,8 @@ pub struct Finetune {
     pub optimizer: Optimizer,
     /// Weight of the uncut network as a teacher; 0 turns it off.
     pub distill: f64,
+    /// L1 penalty on the scales of the normalisations; 0 turns it off.
+    pub sparsity: f64,
     /// Whether the uncut network gets the same epochs, to compare with.
     pub control: bool,
 }
@@ -251,13 +255,13 @@ impl Default for Profile {
                 min_map: None,
                 max_map_drop: None,
             },
-            model: ModelChoice { path: None, imgsz: None, batch: 1 },
+            model: ModelChoice { path: None, imgsz: None, sizes: vec![], batch: 1 },
             data: None,
             search: Search {
                 strategy: Strategy::Structured,
                 sparsity: Ratio::HALF,
                 grid: 8,
-                min_keep: Ratio::QUARTER,
+                min_keep: Ratio::EIGHTH,
                 importance: IMPORTANCE[0].into(),
                 calibration_images: 128,
                 seed: 0,
@@ -268,6 +272,7 @@ impl Default for Profile {
                 batch: 16,
                 optimizer: Optimizer::Adamw,
                 distill: 1.0,
+                sparsity: 0.0,
                 control: true,
             },
             bench: Bench { warmup: 20, runs: 300, quiet: true, command: None },

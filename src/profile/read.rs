@@ -48,6 +48,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("finetune", "batch"),
     ("finetune", "optimizer"),
     ("finetune", "distill"),
+    ("finetune", "sparsity"),
     ("finetune", "control"),
     ("bench", "warmup"),
     ("bench", "runs"),
@@ -186,7 +187,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     let mut s = Section::new(problems, "model", model);
     let m = &mut profile.model;
     m.path = s.text("path").map(beside);
-    m.imgsz = s.count("imgsz", 1..=4096);
+    m.sizes = s.counts("imgsz", 1..=4096).unwrap_or_default();
+    m.imgsz = m.sizes.first().copied();
     m.batch = s.count("batch", 1..=MANY).unwrap_or(m.batch);
     if m.batch != 1 {
         s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));
@@ -215,6 +217,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     f.batch = s.count("batch", 1..=4096).unwrap_or(f.batch);
     f.optimizer = s.choice("optimizer", &Optimizer::ALL).unwrap_or(f.optimizer);
     f.distill = s.number("distill", not_negative).unwrap_or(f.distill);
+    f.sparsity = s.number("sparsity", not_negative).unwrap_or(f.sparsity);
     f.control = s.flag("control").unwrap_or(f.control);
     s.close(OWNERS);
 

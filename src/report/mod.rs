@@ -112,13 +112,23 @@ pub struct Asked {
 /// A model at one stage of the job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Mean average precision at IoU 0.50 to 0.95, COCO rules.
+    /// Mean average precision at IoU 0.50 to 0.95, COCO rules. This and the next two are not numbers for a classifier, and
+    /// absent from its `report.json`.
+    #[serde(default = "none", skip_serializing_if = "is_none")]
     pub map50_95: f64,
     /// The same at IoU 0.50.
+    #[serde(default = "none", skip_serializing_if = "is_none")]
     pub map50: f64,
     /// mAP50-95 under the rules of ultralytics.
+    #[serde(default = "none", skip_serializing_if = "is_none")]
     pub map50_95_ultralytics: f64,
-    /// mAP50-95 of every class.
+    /// Share of the validation pictures that a classifier tells right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// The same on training pictures: what it is better there, it knows by heart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_accuracy: Option<f64>,
+    /// mAP50-95 of every class; a classifier's accuracy.
     #[serde(default)]
     pub per_class: BTreeMap<String, f64>,
     /// Trained values.
@@ -136,6 +146,28 @@ pub struct Stage {
     /// Latency of the network, where this stage was measured.
     #[serde(flatten)]
     pub latency: Option<Distribution>,
+}
+
+impl Stage {
+    /// What counts: the accuracy of a classifier, the mAP50-95 of a detector.
+    pub fn score(&self) -> f64 {
+        self.accuracy.unwrap_or(self.map50_95)
+    }
+
+    /// The name of [`Stage::score`].
+    pub fn score_name(&self) -> &'static str {
+        if self.accuracy.is_some() { "accuracy" } else { "mAP50-95" }
+    }
+}
+
+/// A figure that there is not.
+fn none() -> f64 {
+    f64::NAN
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_none(figure: &f64) -> bool {
+    figure.is_nan()
 }
 
 /// What the search can prove about its plan.

@@ -7,7 +7,7 @@ use crate::vision::Image;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// Grey of empty canvas, as in inference.
+/// Grey of empty canvas in inference.
 const PAD: f32 = 114.0 / 255.0;
 /// A box that keeps less than this share of its area on the canvas is dropped.
 const MIN_VISIBLE: f64 = 0.2;
@@ -29,18 +29,23 @@ pub struct Augment {
     pub saturation: f64,
     /// Brightness varies by up to this share.
     pub brightness: f64,
+    /// Grey of empty canvas, 0 to 1.
+    pub pad: f32,
 }
 
 impl Default for Augment {
     fn default() -> Self {
-        Self { mirror: 0.5, upside_down: 0.0, scale: 0.25, translate: 0.1, saturation: 0.4, brightness: 0.25 }
+        Self { mirror: 0.5, upside_down: 0.0, scale: 0.25, translate: 0.1, saturation: 0.4, brightness: 0.25, pad: PAD }
     }
 }
 
 impl Augment {
     /// No variation.
     pub const NONE: Self =
-        Self { mirror: 0.0, upside_down: 0.0, scale: 0.0, translate: 0.0, saturation: 0.0, brightness: 0.0 };
+        Self { mirror: 0.0, upside_down: 0.0, scale: 0.0, translate: 0.0, saturation: 0.0, brightness: 0.0, pad: PAD };
+
+    /// For written signs, light on black: size and place only.
+    pub const SIGNS: Self = Self { scale: 0.1, translate: 0.06, pad: 0.0, ..Self::NONE };
 }
 
 /// Puts one image on a canvas `[3, side, side]` (RGB, 0..1); gives its labels as targets of image `index`.
@@ -52,7 +57,7 @@ pub fn single(
     index: usize,
     canvas: &mut [f32],
 ) -> Vec<Target> {
-    canvas.fill(PAD);
+    canvas.fill(augment.pad);
     let (w, h) = (image.width() as f64, image.height() as f64);
     let fit = (side as f64 / w).min(side as f64 / h);
     let zoom = fit * around(rng, augment.scale);
@@ -80,7 +85,7 @@ pub fn mosaic(
     index: usize,
     canvas: &mut [f32],
 ) -> Vec<Target> {
-    canvas.fill(PAD);
+    canvas.fill(augment.pad);
     let [x, y] = [0, 1].map(|_| (side as f64 * rng.random_range(0.3..0.7)).round());
     let (px, py) = (x as usize, y as usize);
     let mut targets = Vec::new();

@@ -4,7 +4,8 @@ use super::augment;
 use super::config::{FitConfig, TrainError};
 use super::loss::Target;
 use crate::data::{Dataset, Label};
-use crate::vision::Image;
+use crate::graph::{Graph, Head};
+use crate::vision::{self, Image};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -14,24 +15,33 @@ use std::sync::{Arc, OnceLock};
 
 /// Images and what they show.
 pub(super) struct Batch {
-    /// `[size, 3, imgsz, imgsz]`, RGB, 0..1.
+    /// `[size, C, imgsz, imgsz]`, 0..1: RGB, or brightness alone where the network reads one channel.
     pub images: Vec<f32>,
     /// Number of images.
     pub size: usize,
+    /// The objects in them; empty for a classifier.
     pub targets: Vec<Target>,
+    /// The class of every image; empty for a detector.
+    pub classes: Vec<usize>,
 }
 
 /// Makes batches of a dataset; decoded images stay in memory up to a bound.
 pub(super) struct Loader<'a> {
     dataset: &'a Dataset,
     config: &'a FitConfig,
+    /// Input channels of the network.
+    channels: usize,
+    /// Whether the network tells classes of whole images.
+    classifies: bool,
     cache: Vec<OnceLock<Arc<Image>>>,
     cached: AtomicUsize,
 }
 
 impl<'a> Loader<'a> {
-    /// Refuses an empty dataset and labels that the model has no class for.
-    pub fn new(dataset: &'a Dataset, classes: usize, config: &'a FitConfig) -> Result<Self, TrainError> {
+    /// Refuses an empty dataset and labels that the graph's head has no use for.
+    pub fn new(dataset: &'a Dataset, graph: &Graph, config: &'a FitConfig) -> Result<Self, TrainError> {
+        let (classes, channels) = (graph.classes(), graph.input_channels());
+        let classifies = matches!(graph.head, Head::Classify { .. });
         if dataset.items.is_empty() {
             return Err(TrainError::Unfit("the dataset has no images".into()));
         }
@@ -44,8 +54,12 @@ impl<'a> Loader<'a> {
                 )));
             }
         }
+        if let Some(item) = dataset.items.iter().find(|item| classifies && item.class().is_none()) {
+            let image = item.image.display();
+            return Err(TrainError::Unfit(format!("it is a classifier, and {image} has no class as a whole")));
+        }
         let cache = dataset.items.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { dataset, config, cache, cached: AtomicUsize::new(0) })
+        Ok(Self { dataset, config, channels, classifies, cache, cached: AtomicUsize::new(0) })
     }
 
     /// Batches of an epoch.
@@ -59,14 +73,27 @@ impl<'a> Loader<'a> {
         let order = self.order(epoch);
         let batches = self.batches();
         let chosen = &order[index * order.len() / batches..(index + 1) * order.len() / batches];
-        let len = 3 * self.config.imgsz * self.config.imgsz;
+        let len = self.channels * self.config.imgsz * self.config.imgsz;
         let mut images = vec![0.0; chosen.len() * len];
         let targets = images
             .par_chunks_exact_mut(len)
             .enumerate()
-            .map(|(i, canvas)| self.image(epoch, chosen[i], i, canvas))
+            .map(|(i, input)| match self.channels {
+                1 => {
+                    let mut rgb = vec![0.0; 3 * input.len()];
+                    let targets = self.image(epoch, chosen[i], i, &mut rgb)?;
+                    vision::brightness(&rgb, input);
+                    Ok(targets)
+                }
+                _ => self.image(epoch, chosen[i], i, input),
+            })
             .collect::<Result<Vec<_>, TrainError>>()?;
-        Ok(Batch { images, size: chosen.len(), targets: targets.into_iter().flatten().collect() })
+        let (mut targets, mut classes) = (targets.into_iter().flatten().collect(), Vec::new());
+        if self.classifies {
+            targets = Vec::new();
+            classes = chosen.iter().filter_map(|item| self.dataset.items[*item].class()).collect();
+        }
+        Ok(Batch { images, size: chosen.len(), targets, classes })
     }
 
     fn order(&self, epoch: usize) -> Vec<usize> {
@@ -107,7 +134,7 @@ impl<'a> Loader<'a> {
         if let Some(image) = self.cache[item].get() {
             return Ok(image.clone());
         }
-        let image = Arc::new(Image::open(&self.dataset.items[item].image)?);
+        let image = Arc::new(self.dataset.items[item].image.load()?);
         let bytes = image.data().len();
         if self.cached.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.config.cache_bytes {
             let _ = self.cache[item].set(image.clone());

@@ -39,6 +39,12 @@ pub struct FitConfig {
     pub augment: Augment,
     /// Epochs with mosaics, from the first on.
     pub mosaic_until: usize,
+    /// L1 penalty on the scales of the normalisations, which brings those of channels that matter little to zero (Liu et
+    /// al., "Network Slimming", ICCV 2017): every step moves them toward zero by this share of the learning rate, and
+    /// stops there, whatever the optimiser does (a proximal step). Before another normalisation nothing holds a layer's
+    /// scales up but that training ends: the sum of all learning rates times this should stay around 1. With AdamW,
+    /// whose steps are of the size of the learning rate, 1 is as strong as any gradient.
+    pub sparsity: f64,
     /// Factor on the distillation terms, where there is a teacher.
     pub distill: f64,
     /// The distillation terms.
@@ -71,6 +77,7 @@ impl Default for FitConfig {
             clip: 10.0,
             augment: Augment::default(),
             mosaic_until: 0,
+            sparsity: 0.0,
             distill: 1.0,
             distillation: Distillation::default(),
             seed: 0,
@@ -106,6 +113,7 @@ impl FitConfig {
             ("ema_decay", self.ema_decay, 1.0),
             ("clip", self.clip, f64::MAX),
             ("distill", self.distill, 1e6),
+            ("sparsity", self.sparsity, 1e6),
         ];
         for (setting, value, most) in limits {
             if !(0.0..=most).contains(&value) {

@@ -87,6 +87,44 @@ pub fn detect(
     Ok(result)
 }
 
+/// The distillation loss of a classifier, mean over the batch, its gradient added to `grad`: divergence of the class
+/// distributions at a temperature, times its square (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
+/// `student` and `teacher` are logits `[N, nc, 1, 1]`.
+///
+/// # Errors
+/// If the logits do not fit each other.
+pub fn classify(
+    student: HeadView<'_>,
+    teacher: HeadView<'_>,
+    options: &Distillation,
+    grad: &mut [f32],
+) -> Result<f64, LossError> {
+    let [n, nc, h, w] = student.shape;
+    let len = n * nc;
+    if teacher.shape != student.shape
+        || [h, w] != [1, 1]
+        || nc == 0
+        || [student.data.len(), teacher.data.len(), grad.len()] != [len; 3]
+    {
+        let expected = format!("[N, classes, 1, 1] of both, and as many values; the student has {:?}", student.shape);
+        return Err(LossError::Output { output: 0, found: teacher.shape.to_vec(), expected });
+    }
+    let temperature = options.temperature;
+    let factor = options.class / n.max(1) as f64;
+    let mut sum = 0.0;
+    let rows = student.data.chunks_exact(nc).zip(teacher.data.chunks_exact(nc)).zip(grad.chunks_exact_mut(nc));
+    for ((student, teacher), grad) in rows {
+        let [s, t] = [student, teacher].map(|row| softmax(row.iter().copied(), temperature));
+        for ((s, t), g) in s.iter().zip(&t).zip(grad) {
+            if *t > 0.0 {
+                sum += temperature.powi(2) * t * (t.ln() - s.max(f64::MIN_POSITIVE).ln());
+            }
+            *g += (factor * temperature * (s - t)) as f32;
+        }
+    }
+    Ok(factor * sum)
+}
+
 fn confidences(view: &HeadView<'_>) -> Vec<f32> {
     let [_, c, h, w] = view.shape;
     let images = view.data.chunks_exact((c * h * w).max(1));
@@ -195,6 +233,34 @@ mod tests {
                 assert!((difference - grad).abs() < 1e-4 + 1e-3 * grad.abs(), "{output}, {i}: {difference}, {grad}");
             }
         }
+    }
+
+    #[test]
+    fn the_gradient_of_a_classifier_agrees_with_finite_differences() {
+        let options = Distillation { class: 0.7, temperature: 3.0, ..Distillation::default() };
+        let logits =
+            |seed: usize| (0..8).map(|i| ((i * 37 + seed * 61) % 103) as f32 / 10.0 - 5.0).collect::<Vec<f32>>();
+        let (student, teacher) = (logits(1), logits(2));
+        let run = |student: &[f32]| {
+            let mut grad = vec![0.0; 8];
+            let view = |data| HeadView { data, shape: [2, 4, 1, 1] };
+            let loss = classify(view(student), view(&teacher), &options, &mut grad).unwrap();
+            (loss, grad)
+        };
+        let (loss, grad) = run(&student);
+        assert!(loss > 0.0);
+        assert!(run(&teacher).0.abs() < 1e-6);
+        for i in 0..8 {
+            let at = |step: f32| {
+                let mut moved = student.clone();
+                moved[i] += step;
+                run(&moved).0
+            };
+            let difference = (at(0.03125) - at(-0.03125)) / 0.0625;
+            assert!((difference - f64::from(grad[i])).abs() < 1e-3, "{i}: {difference}, {}", grad[i]);
+        }
+        let short = HeadView { data: &student[..4], shape: [1, 4, 1, 1] };
+        assert!(classify(short, HeadView { data: &teacher, shape: [2, 4, 1, 1] }, &options, &mut [0.0; 8]).is_err());
     }
 
     #[test]

@@ -6,18 +6,18 @@
 use super::batch::{Batch, Loader};
 use super::checkpoint::{self, State};
 use super::config::{At, FitConfig, FitEvent, Terms, TrainError};
-use super::optim::{Optimizer, clip_scale, grad_norm};
+use super::optim::{self, Optimizer, clip_scale, grad_norm};
 use super::schedule::{Ema, Schedule};
 use super::{distill, loss};
 use crate::backend::{Mode, Net};
 use crate::data::Dataset;
 use crate::graph::Head;
 use crate::model::Model;
-use candle_core::{Device, Tensor};
-use std::collections::BTreeMap;
+use candle_core::{Device, Tensor, Var};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::mpsc::sync_channel;
 
-/// Trains a detector and gives back the moving average of its weights.
+/// Trains a detector or a classifier and gives back the moving average of its weights.
 ///
 /// With a teacher, which must have the same head, the model also learns from the teacher's outputs on the same
 /// images (see [`distill`]). With `config.checkpoint`, the state is saved after every epoch, and a training that
@@ -35,9 +35,9 @@ pub fn fit(
     progress: &mut dyn FnMut(FitEvent),
 ) -> Result<Model, TrainError> {
     config.check(model.graph.stride())?;
-    check_models(model, teacher)?;
+    check_models(model, teacher, config.imgsz)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build()?;
-    let loader = Loader::new(dataset, model.graph.classes(), config)?;
+    let loader = Loader::new(dataset, &model.graph, config)?;
     let settings = config.fingerprint(dataset.items.len(), teacher.is_some());
     let saved = config.checkpoint.as_deref().filter(|path| path.exists());
     let mut state = match saved {
@@ -96,15 +96,21 @@ pub fn fit(
     Ok(Model::new(model.graph.clone(), trainer.ema.weights, model.info.clone())?)
 }
 
-fn check_models(model: &Model, teacher: Option<&Model>) -> Result<(), TrainError> {
-    if !matches!(model.graph.head, Head::Detect { .. }) {
-        return Err(TrainError::Unfit("it has no detect head".into()));
+fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(), TrainError> {
+    let unfit = |problem: String| Err(TrainError::Unfit(problem));
+    let graph = &model.graph;
+    if !matches!(graph.head, Head::Detect { .. } | Head::Classify { .. }) {
+        return unfit(format!("its task is `{}`, detectors and classifiers are trained", graph.head.task()));
     }
-    if model.graph.input_channels() != 3 {
-        return Err(TrainError::Unfit(format!(
-            "its input has {} channels, images have 3",
-            model.graph.input_channels()
-        )));
+    if !matches!(graph.input_channels(), 1 | 3) {
+        return unfit(format!("its input has {} channels, images have 3, or 1 if grey", graph.input_channels()));
+    }
+    if matches!(graph.head, Head::Classify { .. }) {
+        let shapes = graph.shapes(side, side).map_err(|e| TrainError::Unfit(e.to_string()))?;
+        let sides = graph.outputs.first().map_or((0, 0), |id| (shapes[id.index()].h, shapes[id.index()].w));
+        if sides != (1, 1) {
+            return unfit(format!("at {side} px its output is {} x {} instead of one answer", sides.0, sides.1));
+        }
     }
     match teacher {
         Some(teacher) if teacher.graph.head != model.graph.head => {
@@ -120,6 +126,8 @@ struct Trainer<'a> {
     net: Net,
     teacher: Option<Net>,
     optimizer: Optimizer,
+    /// The scales of the normalisations, where they shall become sparse.
+    scales: Vec<Var>,
     /// By key of a kernel: 0 where it must stay zero, 1 elsewhere.
     masks: BTreeMap<String, Tensor>,
     ema: Ema,
@@ -137,9 +145,17 @@ impl<'a> Trainer<'a> {
         device: &'a Device,
     ) -> Result<Self, TrainError> {
         let teacher = teacher.filter(|_| config.distill > 0.0);
+        let net = Net::new(model, device)?;
+        let mut scales = Vec::new();
+        if config.sparsity > 0.0 {
+            let norms = model.graph.convs().filter_map(|(_, conv)| conv.norm.as_ref());
+            let keys: HashSet<String> = norms.map(|norm| norm.keys()[0].clone()).collect();
+            scales.extend(net.params().iter().filter(|(key, _)| keys.contains(key)).map(|(_, var)| var.clone()));
+        }
         Ok(Self {
             head: &model.graph.head,
-            net: Net::new(model, device)?,
+            net,
+            scales,
             teacher: teacher.map(|teacher| Net::new(teacher, device).map(Net::frozen)).transpose()?,
             optimizer: Optimizer::new(config.optimizer, config.weight_decay),
             masks: if config.keep_zeros { masks(model, device)? } else { BTreeMap::new() },
@@ -160,7 +176,8 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, batch: &Batch, at: At) -> Result<(Terms, f64, f64), TrainError> {
         let lr = self.schedule.rate((at.epoch * at.steps + at.step) as u64);
         let side = self.config.imgsz;
-        let images = Tensor::from_slice(&batch.images, (batch.size, 3, side, side), self.device)?;
+        let channels = batch.images.len() / (batch.size * side * side).max(1);
+        let images = Tensor::from_slice(&batch.images, (batch.size, channels, side, side), self.device)?;
         let outputs = self.net.forward(&images, Mode::Train)?;
         let (terms, grads) = self.loss(&images, &outputs, batch)?;
         let diverged = |what, value| TrainError::Diverged { at, what, value, lr };
@@ -180,6 +197,9 @@ impl<'a> Trainer<'a> {
             return Err(diverged("gradient", norm));
         }
         self.optimizer.step(params, &grads, lr, clip_scale(norm, self.config.clip))?;
+        for scale in &self.scales {
+            optim::shrink(scale, lr * self.config.sparsity)?;
+        }
         for (key, var) in params {
             if let Some(mask) = self.masks.get(key) {
                 var.set(&(var.as_detached_tensor() * mask)?)?;
@@ -191,16 +211,30 @@ impl<'a> Trainer<'a> {
 
     fn loss(&self, images: &Tensor, outputs: &[Tensor], batch: &Batch) -> Result<(Terms, Vec<Vec<f32>>), TrainError> {
         let values = Outputs::read(outputs)?;
-        let loss = loss::detect(self.head, &values.views(), &batch.targets)?;
-        let mut terms = Terms { box_: loss.box_, cls: loss.cls, dfl: loss.dfl, distill: 0.0 };
-        let mut grads = loss.grads;
+        let (mut terms, mut grads) = match self.head {
+            Head::Classify { .. } => {
+                let loss = loss::classify(values.single()?, &batch.classes)?;
+                (Terms { cls: loss.loss, ..Terms::default() }, vec![loss.grad])
+            }
+            _ => {
+                let loss = loss::detect(self.head, &values.views(), &batch.targets)?;
+                (Terms { box_: loss.box_, cls: loss.cls, dfl: loss.dfl, distill: 0.0 }, loss.grads)
+            }
+        };
         if let Some(teacher) = &self.teacher {
             let taught = Outputs::read(&teacher.forward(images, Mode::Eval)?)?;
             let mut options = self.config.distillation;
             options.class *= self.config.distill;
             options.box_ *= self.config.distill;
-            let distilled = distill::detect(self.head, &values.views(), &taught.views(), &options, &mut grads)?;
-            terms.distill = distilled.cls + distilled.box_;
+            terms.distill = match self.head {
+                Head::Classify { .. } => {
+                    distill::classify(values.single()?, taught.single()?, &options, &mut grads[0])?
+                }
+                _ => {
+                    let loss = distill::detect(self.head, &values.views(), &taught.views(), &options, &mut grads)?;
+                    loss.cls + loss.box_
+                }
+            };
         }
         Ok((terms, grads))
     }
@@ -226,6 +260,12 @@ impl Outputs {
             Ok(([n, c, h, w], output.flatten_all()?.to_vec1::<f32>()?))
         };
         outputs.iter().map(read).collect::<candle_core::Result<_>>().map(Self)
+    }
+
+    /// The only output of a classifier.
+    fn single(&self) -> Result<loss::HeadView<'_>, loss::LossError> {
+        let [(shape, data)] = &self.0[..] else { return Err(loss::LossError::Head { expected: "classify" }) };
+        Ok(loss::HeadView { data, shape: *shape })
     }
 
     fn views(&self) -> Vec<loss::HeadView<'_>> {

@@ -135,6 +135,16 @@ impl Optimizer {
     }
 }
 
+/// Moves every value toward zero by `by`, and no further: the proximal step of an L1 penalty.
+///
+/// # Errors
+/// Those of candle.
+pub fn shrink(var: &Var, by: f64) -> Result<()> {
+    let value = var.as_detached_tensor();
+    let left = (value.abs()? - by)?.relu()?;
+    var.set(&(left * value.sign()?)?)
+}
+
 /// Euclidean norm of all gradients together.
 ///
 /// # Errors
@@ -226,6 +236,13 @@ mod tests {
                 assert!((f64::from(*found) - wanted).abs() < 1e-5, "{rule:?}: {found}, expected {wanted}");
             }
         }
+    }
+
+    #[test]
+    fn shrinking_stops_at_zero() {
+        let var = Var::from_slice(&[3.0f32, -4.0, 0.25, -0.5, 0.0], 5, &Device::Cpu).unwrap();
+        shrink(&var, 0.5).unwrap();
+        assert_eq!(var.to_vec1::<f32>().unwrap(), [2.5, -3.5, 0.0, 0.0, 0.0]);
     }
 
     #[test]

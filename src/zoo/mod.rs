@@ -5,6 +5,7 @@ mod head;
 pub mod mobilenet;
 pub mod resnet;
 mod shapes;
+pub mod simple_cnn;
 pub mod vgg;
 pub mod yolo11;
 pub mod yolov8;

@@ -57,7 +57,7 @@ fn every_form_of_description_is_read() {
         let set = open(folder.path(), &yaml, "train").unwrap_or_else(|e| panic!("{yaml}: {e}"));
         assert_eq!(set.names, ["x", "y"], "{yaml}");
         assert_eq!(set.items.len(), images, "{yaml}");
-        let labels = |name: &str| set.items.iter().find(|i| i.image.ends_with(name)).map(|i| i.labels.clone());
+        let labels = |name: &str| set.items.iter().find(|i| i.image.path().ends_with(name)).map(|i| i.labels.clone());
         if let Some(of_a) = labels("a.png") {
             assert_eq!(of_a[0], Label { class: 0, cx: 0.5, cy: 0.5, w: 0.2, h: 0.2 });
             assert_eq!(labels("c.png"), Some(vec![]), "an image without a file is a background");
@@ -146,7 +146,7 @@ fn loops_of_links_end() {
     std::os::unix::fs::symlink(folder.path().join("images/train/c.png"), folder.path().join("images/train/link.png"))
         .unwrap();
     let set = open(folder.path(), "train: images/train\nnames: [x, y]", "train").unwrap();
-    let mut names: Vec<_> = set.items.iter().map(|i| i.image.file_name().unwrap().to_owned()).collect();
+    let mut names: Vec<_> = set.items.iter().map(|i| i.image.path().file_name().unwrap().to_owned()).collect();
     names.sort();
     assert_eq!(names, ["a.png", "b.png", "c.png", "link.png"], "no image counts twice");
 }

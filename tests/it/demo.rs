@@ -1,7 +1,6 @@
 //! The drawn set.
 
 use secateurs::data::{DataError, Dataset, demo};
-use secateurs::vision::Image;
 use std::fs;
 
 #[test]
@@ -48,7 +47,7 @@ fn the_written_set_is_an_ordinary_dataset() {
         assert_eq!((set.names.as_slice(), set.items.len()), (demo::NAMES.map(String::from).as_slice(), count));
         for (index, item) in set.items.iter().enumerate() {
             let (image, labels) = demo::draw(demo::SEED, first + index as u64, demo::SIDE);
-            assert_eq!(Image::open(&item.image).unwrap(), image);
+            assert_eq!(item.image.load().unwrap(), image);
             assert_eq!(item.labels.len(), labels.len());
             for (a, b) in item.labels.iter().zip(labels) {
                 assert_eq!(a.class, b.class);

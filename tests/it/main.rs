@@ -7,6 +7,8 @@ mod backend;
 #[cfg(feature = "toolkit")]
 mod classifiers;
 #[cfg(feature = "toolkit")]
+mod classify;
+#[cfg(feature = "toolkit")]
 mod cli;
 mod data;
 mod demo;

@@ -34,6 +34,7 @@ fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
         peak_memory_bytes: params * 4 + (6 << 20),
         file_bytes: params * 4 + 4000,
         latency: None,
+        ..Stage::default()
     }
 }
 

@@ -32,7 +32,7 @@ fn squares(folder: &Path, images: usize) -> Dataset {
         });
         let labels = labels.collect();
         picture.save(&path).unwrap();
-        Item { image: path, labels }
+        Item { image: path.into(), labels }
     });
     Dataset { items: items.collect(), names: vec!["red".into(), "blue".into()], annotations: None }
 }
@@ -95,7 +95,7 @@ fn a_training_that_was_stopped_goes_on_to_the_same_bits() {
     let checkpoint = folder.path().join("run.safetensors");
     let config = FitConfig { checkpoint: Some(checkpoint.clone()), ..config() };
     // Stopped by an error in the third epoch: an image that is gone.
-    let gone = |set: &Dataset| std::fs::rename(&set.items[0].image, folder.path().join("away.png")).unwrap();
+    let gone = |set: &Dataset| std::fs::rename(set.items[0].image.path(), folder.path().join("away.png")).unwrap();
     let mut seen = 0;
     let stopped = {
         let config = FitConfig { cache_bytes: 0, ..config.clone() };
@@ -109,7 +109,7 @@ fn a_training_that_was_stopped_goes_on_to_the_same_bits() {
         })
     };
     assert!(stopped.is_err() && seen == 2, "{seen}");
-    std::fs::rename(folder.path().join("away.png"), &set.items[0].image).unwrap();
+    std::fs::rename(folder.path().join("away.png"), set.items[0].image.path()).unwrap();
 
     // The file is a model by itself.
     assert_eq!(secateurs::model::load(&checkpoint).unwrap().graph, model.graph);

@@ -1,10 +1,11 @@
-//! `secateurs eval`: mean average precision.
+//! `secateurs eval`: mean average precision of a detector, accuracy of a classifier.
 
 use super::failure::Failure;
 use super::input::ModelArgs;
 use super::terminal;
 use secateurs::data::Dataset;
-use secateurs::eval;
+use secateurs::eval::{self, Accuracy};
+use secateurs::graph::Head;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The dataset's YAML file, as ultralytics write it
+    /// The dataset's YAML file, as ultralytics write it; for classifiers also a folder of MNIST's files
     #[arg(long, value_name = "YAML")]
     data: PathBuf,
     /// Split of the dataset
@@ -34,7 +35,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let dataset = Dataset::open(&args.data, &args.split).map_err(Failure::input)?;
     if dataset.names.len() != model.graph.classes() {
         return Err(Failure::Input(format!(
-            "{} names {} classes, {} detects {}; both must agree",
+            "{} names {} classes, {} knows {}; both must agree",
             args.data.display(),
             dataset.names.len(),
             args.model.model.display(),
@@ -47,7 +48,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let bar = terminal::bar("Evaluating");
     bar.set_length(dataset.items.len() as u64);
-    let progress = |done: usize| bar.set_position(done as u64);
+    let progress = |more: usize| bar.inc(more as u64);
+    if matches!(model.graph.head, Head::Classify { .. }) {
+        let result = eval::accuracy(&model, &dataset, side, threads, &progress).map_err(Failure::input);
+        bar.finish_and_clear();
+        return show(&result?, side, args.json);
+    }
     let result = eval::evaluate_model(&model, &dataset, side, threads, &progress).map_err(Failure::input);
     bar.finish_and_clear();
     let result = result?;
@@ -62,6 +68,23 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     writeln!(out, "  mAP50     {:.4}", result.map50)?;
     for class in &result.per_class {
         writeln!(out, "    {:<20} {:.4}", class.name, class.map50_95)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Prints the figures of a classifier.
+fn show(result: &Accuracy, side: usize, json: bool) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, result)?;
+        writeln!(out)?;
+        return Ok(out.flush()?);
+    }
+    writeln!(out, "{} images at {side} px", result.images)?;
+    writeln!(out, "  accuracy  {:.4}  (among the first five: {:.4})", result.accuracy, result.top5)?;
+    writeln!(out, "  loss      {:.4}", result.loss)?;
+    for (name, accuracy) in &result.per_class {
+        writeln!(out, "    {name:<20} {accuracy:.4}")?;
     }
     Ok(out.flush()?)
 }

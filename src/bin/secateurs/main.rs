@@ -39,7 +39,7 @@ Exit codes:
 enum Command {
     /// Prune a model to the budgets of a device profile
     Prune(prune::Args),
-    /// Mean average precision of a model on a dataset
+    /// Mean average precision, or accuracy, of a model on a dataset
     Eval(eval::Args),
     /// Time per frame and peak memory of a model on this machine
     Bench(bench::Args),
@@ -69,6 +69,9 @@ fn main() -> ExitCode {
         Command::Train(args) => args.terminal.is_json(),
         _ => false,
     };
+    if matches!(cli.command, Command::Prune(_) | Command::Train(_)) {
+        quiet_tensors();
+    }
     let done = match cli.command {
         Command::Prune(args) => prune::run(args),
         Command::Eval(args) => eval::run(&args),
@@ -89,5 +92,17 @@ fn main() -> ExitCode {
             failure.show(json);
             ExitCode::from(failure.code())
         }
+    }
+}
+
+/// Candle splits small operations over threads that wait for each other busily, beside ours; only the environment of a new
+/// process can keep it from that. Goes on as this same program where that cannot be had.
+fn quiet_tensors() {
+    const THREADS: &str = "CANDLE_NUM_THREADS";
+    #[cfg(unix)]
+    if let (None, Ok(program)) = (std::env::var_os(THREADS), std::env::current_exe()) {
+        use std::os::unix::process::CommandExt;
+        let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).env(THREADS, "1").exec();
+        drop(error);
     }
 }

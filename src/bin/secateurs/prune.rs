@@ -192,6 +192,10 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         ),
         "cut, and repair by least squares".to_owned(),
     ];
+    if profile.model.sizes.len() > 1 {
+        let sizes: Vec<String> = profile.model.sizes.iter().map(usize::to_string).collect();
+        steps.insert(2, format!("do steps 3 to 6 at {} px and keep the size that finds most", sizes.join(", ")));
+    }
     if tune.epochs > 0 {
         steps.push(format!("train {} epochs, batches of {}{teacher}", tune.epochs, tune.batch));
     }
@@ -225,6 +229,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         model: profile.model.path.clone(),
         data: profile.data.clone(),
         imgsz: profile.model.imgsz,
+        sizes: profile.model.sizes.clone(),
         threads: profile.device.threads,
         budget: Asked {
             latency_ms: budget.latency.map(Millis::get),
@@ -256,6 +261,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
                 Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
             },
             distill: tune.distill,
+            sparsity: tune.sparsity,
             control: tune.control,
         },
         warmup: profile.bench.warmup,
@@ -285,11 +291,19 @@ pub fn summary(report: &Report) -> String {
         ("repaired", Some(&report.repaired)),
         ("tuned", report.tuned.as_ref()),
     ];
-    let maps = stages.iter().filter_map(|(name, stage)| stage.map(|s| format!("{name} {:.4}", s.map50_95)));
-    lines.push(format!("  {:<12}{}", "mAP50-95", maps.collect::<Vec<_>>().join(", ")));
+    let maps = stages.iter().filter_map(|(name, stage)| stage.map(|s| format!("{name} {:.4}", s.score())));
+    lines.push(format!("  {:<12}{}", uncut.score_name(), maps.collect::<Vec<_>>().join(", ")));
     lines.extend(
-        report.controls.iter().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.map50_95)),
+        report.controls.iter().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.score())),
     );
+    let gaps = stages.iter().filter_map(|(name, stage)| {
+        let (test, train) = stage.and_then(|s| s.accuracy.zip(s.train_accuracy))?;
+        Some(format!("{name} {:+.4}", train - test))
+    });
+    let gaps = gaps.collect::<Vec<_>>().join(", ");
+    if !gaps.is_empty() {
+        lines.push(format!("  {:<12}{gaps}", "train gap"));
+    }
     lines.push(format!("  {:<12}{:.2} % certified gap of the search", "plan", 100.0 * report.search.gap));
     lines.extend(report.verdict.sentences.iter().map(|sentence| format!("  {:<12}{sentence}", "budget")));
     lines.join("\n")

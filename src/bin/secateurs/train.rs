@@ -3,11 +3,12 @@
 use super::failure::Failure;
 use super::terminal::{Terminal, TerminalArgs};
 use clap::ValueEnum;
-use secateurs::data::Dataset;
-use secateurs::graph::Graph;
+use secateurs::data::{Dataset, demo};
+use secateurs::graph::{Graph, Head};
 use secateurs::model::{self, Info, Model};
 use secateurs::train::optim::Rule;
-use secateurs::train::{FitConfig, FitEvent};
+use secateurs::train::{Augment, FitConfig, FitEvent};
+use secateurs::zoo::simple_cnn;
 use secateurs::zoo::yolo11::{self, Scale};
 use secateurs::{backend, eval, import, pipeline, train};
 use std::path::{Path, PathBuf};
@@ -15,13 +16,15 @@ use std::path::{Path, PathBuf};
 /// What to train on what.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, or a model file to go on from
+    /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, simple-cnn for MNIST, or a model
+    /// file to go on from
     #[arg(long, value_name = "NAME|FILE")]
     arch: String,
-    /// The dataset's YAML file; `demo` or `drawn:N` for pictures that are drawn on the spot
-    #[arg(long, value_name = "YAML")]
+    /// The dataset's YAML file, or a folder of MNIST's files; `demo` or `drawn:N` for pictures that are drawn on the spot
+    #[arg(long, value_name = "YAML|DIR")]
     data: String,
-    /// Side of the square input image, pixels [default: the model's own, 160 for drawn pictures, else 640]
+    /// Side of the square input image, pixels [default: the model's own, 160 for drawn pictures, 28 for
+    /// simple-cnn, else 640]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     imgsz: Option<u16>,
     /// Passes over the training images
@@ -39,6 +42,9 @@ pub struct Args {
     /// Epochs, from the first on, whose images are mosaics of four
     #[arg(long, value_name = "N", default_value_t = 0)]
     mosaic: usize,
+    /// L1 penalty on the scales of the normalisations, so that channels that matter little can be told
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    sparsity: f64,
     /// Seed of the fresh weights, of the order and of the variation of images
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -64,8 +70,11 @@ enum Optimizer {
     Sgd,
 }
 
+/// The small classifier.
+const SIMPLE: &str = "simple-cnn";
+
 /// The networks that are known by name.
-const NAMES: &str = "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX";
+const NAMES: &str = "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, simple-cnn";
 
 /// Pictures of the drawn set where no number is given, and those to judge by.
 const DRAWN: (usize, usize) = (2400, 300);
@@ -80,7 +89,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let train = Dataset::open(&data, "train").map_err(Failure::input)?;
     let val = Dataset::open(&data, "val").map_err(Failure::input)?;
     let mut start = start(&args.arch, &train, args.seed)?;
-    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { 160 } else { 640 });
+    let own = if args.arch == SIMPLE { simple_cnn::SIDE } else { 640 };
+    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { demo::SIDE } else { own });
     start.info.imgsz = Some(side);
     let part = part(&args.output);
     let config = FitConfig {
@@ -93,6 +103,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
         },
         mosaic_until: args.mosaic,
+        sparsity: args.sparsity,
+        augment: if start.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() },
         seed: args.seed,
         threads: args.threads,
         checkpoint: Some(part.clone()),
@@ -115,6 +127,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("epochs", args.epochs.to_string()),
         ("batch", args.batch.to_string()),
         ("lr", args.lr.to_string()),
+        ("sparsity", args.sparsity.to_string()),
         ("seed", args.seed.to_string()),
     ];
     trained.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
@@ -123,8 +136,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let _ = std::fs::remove_file(&part);
     terminal.stage("Evaluating", &format!("{} images", val.items.len()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let found = eval::evaluate_model(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
-    let text = format!("  {:<12}{:.4}\n  {:<12}{:.4}", "mAP50-95", found.map50_95, "mAP50", found.map50);
+    let (text, found) = if matches!(trained.graph.head, Head::Classify { .. }) {
+        let found = eval::accuracy(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
+        (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?)
+    } else {
+        let found = eval::evaluate_model(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
+        let text = format!("  {:<12}{:.4}\n  {:<12}{:.4}", "mAP50-95", found.map50_95, "mAP50", found.map50);
+        (text, serde_json::to_value(found)?)
+    };
     terminal.result(&text, serde_json::json!({ "reason": "trained", "output": args.output, "val": found }));
     Ok(())
 }
@@ -162,6 +181,9 @@ fn start(arch: &str, data: &Dataset, seed: u64) -> Result<Model, Failure> {
 
 /// The graph of a name, or none where it is no name.
 fn named(arch: &str, classes: usize) -> Result<Option<Graph>, Failure> {
+    if arch == SIMPLE {
+        return simple_cnn::simple_cnn(classes).map(Some).map_err(Failure::input);
+    }
     let Some(scale) = arch.strip_prefix("yolo11") else { return Ok(None) };
     let mut letters = scale.chars();
     let published = letters.next().filter(|_| letters.next().is_none()).and_then(Scale::of);

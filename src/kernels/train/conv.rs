@@ -59,6 +59,16 @@ impl Geometry {
         self.kernel == 1 && self.stride == 1 && self.padding == 0
     }
 
+    /// Whether the window covers the image, so that a convolution is a matrix product of flat images.
+    fn whole(&self, (h, w): (usize, usize)) -> bool {
+        !self.depthwise && self.padding == 0 && (h, w) == (self.kernel, self.kernel)
+    }
+
+    /// Images that go through one matrix product.
+    fn together(&self, h: usize, w: usize) -> usize {
+        (COLUMNS / self.area(h, w)).max(1)
+    }
+
     /// For an offset inside the window: the outputs `from..to` whose input is inside `0..n`.
     fn valid(&self, offset: usize, n: usize) -> (usize, usize) {
         let from = self.padding.saturating_sub(offset).div_ceil(self.stride);
@@ -93,6 +103,12 @@ impl Geometry {
     }
 }
 
+/// Positions that a matrix product should at least have: images with fewer are taken together.
+const COLUMNS: usize = 256;
+
+/// Images or rows that are one piece of work where the kernel covers the whole image.
+const PIECE: usize = 16;
+
 fn rows(data: &[f32], rows: usize, columns: usize) -> MatRef<'_, f32> {
     MatRef::from_row_major_slice(data, rows, columns)
 }
@@ -101,25 +117,77 @@ fn rows_mut(data: &mut [f32], rows: usize, columns: usize) -> MatMut<'_, f32> {
     MatMut::from_row_major_slice_mut(data, rows, columns)
 }
 
-/// The patch matrix `[c_in * k * k, area]` of an image.
+/// The first `len` values of a buffer that is kept from use to use; what they hold is left over.
+fn leftover(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// The patch matrix `[c_in * k * k, images * area]` of some images, one after the other.
 fn patches<'a>(g: &Geometry, x: &'a [f32], (h, w): (usize, usize), scratch: &'a mut Vec<f32>) -> &'a [f32] {
-    if g.plain() {
+    let images = x.len() / (g.c_in * h * w);
+    if g.plain() && images == 1 {
         return x;
     }
-    let area = g.area(h, w);
-    scratch.clear();
-    scratch.resize(g.rows() * area, 0.0);
-    for (channel, x) in x.chunks_exact(h * w).enumerate() {
-        g.runs((h, w), channel, |row, out, input, count| {
-            let to = &mut scratch[row * area + out..][..count];
-            if g.stride == 1 {
-                to.copy_from_slice(&x[input..input + count]);
-            } else {
-                to.iter_mut().zip(x[input..].iter().step_by(g.stride)).for_each(|(to, x)| *to = *x);
+    let (area, k2) = (g.area(h, w), g.kernel * g.kernel);
+    let columns = images * area;
+    let scratch = leftover(scratch, g.rows() * columns);
+    for (image, x) in x.chunks_exact(g.c_in * h * w).enumerate() {
+        for (x, rows) in x.chunks_exact(h * w).zip(scratch.chunks_exact_mut(k2 * columns)) {
+            for (tap, row) in rows.chunks_exact_mut(columns).enumerate() {
+                shifted(g, x, (h, w), (tap / g.kernel, tap % g.kernel), &mut row[image * area..][..area]);
             }
-        });
+        }
     }
     scratch
+}
+
+/// One row of the patch matrix: the plane as the window sees it at one offset, zeros where it sees the padding.
+fn shifted(g: &Geometry, x: &[f32], (h, w): (usize, usize), (ky, kx): (usize, usize), row: &mut [f32]) {
+    let ((y0, y1), (x0, x1)) = (g.valid(ky, h), g.valid(kx, w));
+    let ow = g.side(w);
+    row[..y0 * ow].fill(0.0);
+    row[y1 * ow..].fill(0.0);
+    for (oy, line) in row.chunks_exact_mut(ow).enumerate().take(y1).skip(y0) {
+        line[..x0].fill(0.0);
+        line[x1..].fill(0.0);
+        if x0 == x1 {
+            continue;
+        }
+        let from = &x[(oy * g.stride + ky - g.padding) * w + x0 * g.stride + kx - g.padding..];
+        if g.stride == 1 {
+            line[x0..x1].copy_from_slice(&from[..x1 - x0]);
+        } else {
+            line[x0..x1].iter_mut().zip(from.iter().step_by(g.stride)).for_each(|(to, x)| *to = *x);
+        }
+    }
+}
+
+/// Planes `[images, channels, area]` as the rows of a matrix `[channels, images * area]`.
+fn gather<'a>(planes: &'a [f32], channels: usize, area: usize, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+    let columns = planes.len() / channels;
+    if columns == area {
+        return planes;
+    }
+    let scratch = leftover(scratch, planes.len());
+    for (image, planes) in planes.chunks_exact(channels * area).enumerate() {
+        for (plane, row) in planes.chunks_exact(area).zip(scratch.chunks_exact_mut(columns)) {
+            row[image * area..][..area].copy_from_slice(plane);
+        }
+    }
+    scratch
+}
+
+/// The inverse of [`gather`].
+fn scatter(matrix: &[f32], channels: usize, area: usize, planes: &mut [f32]) {
+    let columns = matrix.len() / channels;
+    for (image, planes) in planes.chunks_exact_mut(channels * area).enumerate() {
+        for (plane, row) in planes.chunks_exact_mut(area).zip(matrix.chunks_exact(columns)) {
+            plane.copy_from_slice(&row[image * area..][..area]);
+        }
+    }
 }
 
 /// The outputs `[N, c_out, oh, ow]` for images `[N, c_in, h, w]` and a kernel `[c_out, c_in / groups, k, k]`.
@@ -133,10 +201,28 @@ pub fn forward(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize)) 
         });
         return y;
     }
-    let images = y.par_chunks_exact_mut(g.c_out * area).zip(x.par_chunks_exact(g.c_in * h * w));
-    images.for_each_init(Vec::new, |scratch, (y, x)| {
-        let patches = rows(patches(g, x, (h, w), scratch), g.rows(), area);
-        matmul(rows_mut(y, g.c_out, area), Accum::Replace, rows(kernel, g.c_out, g.rows()), patches, 1.0, Par::Seq);
+    let (inner, outer) = (g.c_in * h * w, g.c_out * area);
+    if g.whole((h, w)) {
+        let kernel = rows(kernel, g.c_out, g.rows()).transpose();
+        y.par_chunks_mut(PIECE * outer).zip(x.par_chunks(PIECE * inner)).for_each(|(y, x)| {
+            let n = x.len() / inner;
+            matmul(rows_mut(y, n, outer), Accum::Replace, rows(x, n, inner), kernel, 1.0, Par::Seq);
+        });
+        return y;
+    }
+    let kernel = rows(kernel, g.c_out, g.rows());
+    let together = g.together(h, w);
+    let parts = y.par_chunks_mut(together * outer).zip(x.par_chunks(together * inner));
+    parts.for_each_init(Scratch::default, |scratch, (y, x)| {
+        let columns = x.len() / inner * area;
+        let patches = rows(patches(g, x, (h, w), &mut scratch.patches), g.rows(), columns);
+        if columns == area {
+            matmul(rows_mut(y, g.c_out, area), Accum::Replace, kernel, patches, 1.0, Par::Seq);
+        } else {
+            let matrix = leftover(&mut scratch.outputs, y.len());
+            matmul(rows_mut(matrix, g.c_out, columns), Accum::Replace, kernel, patches, 1.0, Par::Seq);
+            scatter(matrix, g.c_out, area, y);
+        }
     });
     y
 }
@@ -153,12 +239,17 @@ pub fn backward(
     let [want_input, want_kernel] = wanted;
     let mut dx = vec![0.0; if want_input { x.len() } else { 0 }];
     let mut dk = vec![0.0; if want_kernel { kernel.len() } else { 0 }];
-    // A depthwise convolution goes plane by plane, any other image by image.
-    let inner = if g.depthwise { h * w } else { g.c_in * h * w };
-    let outer = if g.depthwise { g.area(h, w) } else { g.c_out * g.area(h, w) };
-    let mut into: Vec<&mut [f32]> = dx.chunks_exact_mut(inner).collect();
-    into.resize_with(x.len() / inner, Default::default); // empty where the input's is not wanted
-    let parts = into.into_par_iter().zip(x.par_chunks_exact(inner)).zip(dy.par_chunks_exact(outer)).enumerate();
+    if g.whole((h, w)) {
+        whole(g, x, kernel, dy, &mut dx, &mut dk);
+        return Gradients { input: dx, kernel: dk };
+    }
+    // A depthwise convolution goes plane by plane, any other some images at a time.
+    let together = if g.depthwise { 1 } else { g.together(h, w) };
+    let inner = together * if g.depthwise { h * w } else { g.c_in * h * w };
+    let outer = together * if g.depthwise { g.area(h, w) } else { g.c_out * g.area(h, w) };
+    let mut into: Vec<&mut [f32]> = dx.chunks_mut(inner).collect();
+    into.resize_with(x.len().div_ceil(inner), Default::default); // empty where the input's is not wanted
+    let parts = into.into_par_iter().zip(x.par_chunks(inner)).zip(dy.par_chunks(outer)).enumerate();
     let parts: Vec<Vec<f32>> = parts
         .map_init(Scratch::default, |scratch, (i, ((dx, x), dy))| {
             if g.depthwise {
@@ -172,7 +263,7 @@ pub fn backward(
                 }
                 return part;
             }
-            image(g, x, kernel, dy, (h, w), dx, wanted, scratch)
+            images(g, x, kernel, dy, (h, w), dx, wanted, scratch)
         })
         .collect();
     if want_kernel {
@@ -184,16 +275,31 @@ pub fn backward(
     Gradients { input: dx, kernel: dk }
 }
 
-/// Patch matrices, kept from image to image.
+/// Matrices kept from images to images.
 #[derive(Default)]
 struct Scratch {
     patches: Vec<f32>,
     gradient: Vec<f32>,
+    outputs: Vec<f32>,
 }
 
-/// One image's part of the gradients: the kernel's is returned.
+/// Both gradients where the window covers the image; empty ones are not wanted.
+fn whole(g: &Geometry, x: &[f32], kernel: &[f32], dy: &[f32], dx: &mut [f32], dk: &mut [f32]) {
+    let (k, c) = (g.rows(), g.c_out);
+    let n = x.len() / k;
+    dk.par_chunks_mut(PIECE * k).enumerate().for_each(|(piece, dk)| {
+        let dy = rows(dy, n, c).subcols(piece * PIECE, dk.len() / k).transpose();
+        matmul(rows_mut(dk, dk.len() / k, k), Accum::Replace, dy, rows(x, n, k), 1.0, Par::Seq);
+    });
+    dx.par_chunks_mut(PIECE * k).zip(dy.par_chunks(PIECE * c)).for_each(|(dx, dy)| {
+        let n = dx.len() / k;
+        matmul(rows_mut(dx, n, k), Accum::Replace, rows(dy, n, c), rows(kernel, c, k), 1.0, Par::Seq);
+    });
+}
+
+/// The part of some images in the gradients: the kernel's is returned.
 #[expect(clippy::too_many_arguments, reason = "the three tensors of a convolution with their places")]
-fn image(
+fn images(
     g: &Geometry,
     x: &[f32],
     kernel: &[f32],
@@ -204,21 +310,28 @@ fn image(
     scratch: &mut Scratch,
 ) -> Vec<f32> {
     let (k, area) = (g.rows(), g.area(h, w));
-    let dy = rows(dy, g.c_out, area);
+    let columns = dy.len() / g.c_out;
+    let dy = rows(gather(dy, g.c_out, area, &mut scratch.outputs), g.c_out, columns);
     let mut dk = Vec::new();
     if want_kernel {
         dk.resize(g.c_out * k, 0.0);
-        let patches = rows(patches(g, x, (h, w), &mut scratch.patches), k, area);
+        let patches = rows(patches(g, x, (h, w), &mut scratch.patches), k, columns);
         matmul(rows_mut(&mut dk, g.c_out, k), Accum::Replace, dy, patches.transpose(), 1.0, Par::Seq);
     }
     if want_input {
         let kernel = rows(kernel, g.c_out, k).transpose();
-        if g.plain() {
+        if g.plain() && columns == area {
             matmul(rows_mut(dx, k, area), Accum::Replace, kernel, dy, 1.0, Par::Seq);
+            return dk;
+        }
+        let gradient = leftover(&mut scratch.gradient, k * columns);
+        matmul(rows_mut(gradient, k, columns), Accum::Replace, kernel, dy, 1.0, Par::Seq);
+        if g.plain() {
+            scatter(gradient, k, area, dx);
         } else {
-            scratch.gradient.resize(k * area, 0.0);
-            matmul(rows_mut(&mut scratch.gradient, k, area), Accum::Replace, kernel, dy, 1.0, Par::Seq);
-            lanes::add_patches(g, (h, w), &scratch.gradient, dx);
+            for (image, dx) in dx.chunks_exact_mut(g.c_in * h * w).enumerate() {
+                lanes::add_patches(g, (h, w), &gradient[image * area..], columns, dx);
+            }
         }
     }
     dk

@@ -129,12 +129,12 @@ lanes! {
         });
     }
 
-    /// The transpose of the patch matrix: adds every entry to the pixel it came from. `dx` is one image.
-    fn add_patches(g: &Geometry, size: (usize, usize), patches: &[f32], dx: &mut [f32]) {
-        let area = g.area(size.0, size.1);
+    /// The transpose of the patch matrix: adds every entry to the pixel it came from. Rows of `patches` begin `pitch`
+    /// values after each other; `dx` is one image.
+    fn add_patches(g: &Geometry, size: (usize, usize), patches: &[f32], pitch: usize, dx: &mut [f32]) {
         for (channel, dx) in dx.chunks_exact_mut(size.0 * size.1).enumerate() {
             g.runs(size, channel, |row, out, input, count| {
-                let from = &patches[row * area + out..][..count];
+                let from = &patches[row * pitch + out..][..count];
                 if g.stride == 1 {
                     dx[input..input + count].iter_mut().zip(from).for_each(|(dx, d)| *dx += d);
                 } else {

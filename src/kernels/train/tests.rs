@@ -1,5 +1,6 @@
 //! The loops against their formulas in f64, at lengths that leave every remainder.
 
+use super::conv::{self, Geometry};
 use super::lanes;
 use crate::graph::Activation;
 
@@ -55,5 +56,87 @@ fn loops_equal_their_formulas_at_every_length() {
             close("sum of slopes", sums[0], plain);
             close("sum of slopes with z", sums[1], with_z);
         }
+    }
+}
+
+/// Convolution as it is defined, in f64.
+fn by_definition(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize)) -> Vec<f64> {
+    let (n, oh, ow, k) = (x.len() / (g.c_in * h * w), g.side(h), g.side(w), g.kernel);
+    let per_output = if g.depthwise { 1 } else { g.c_in };
+    let mut y = Vec::new();
+    for (image, c, oy, ox) in
+        (0..n * g.c_out * oh * ow).map(|i| (i / (g.c_out * oh * ow), i / (oh * ow) % g.c_out, i / ow % oh, i % ow))
+    {
+        let mut sum = 0.0;
+        for (c_in, ky, kx) in (0..per_output * k * k).map(|i| (i / (k * k), i / k % k, i % k)) {
+            let (y, x_at) = (oy * g.stride + ky, ox * g.stride + kx);
+            if y < g.padding || x_at < g.padding || y - g.padding >= h || x_at - g.padding >= w {
+                continue;
+            }
+            let plane = image * g.c_in + if g.depthwise { c } else { c_in };
+            let pixel = x[(plane * h + y - g.padding) * w + x_at - g.padding];
+            sum += f64::from(pixel) * f64::from(kernel[((c * per_output + c_in) * k + ky) * k + kx]);
+        }
+        y.push(sum);
+    }
+    y
+}
+
+/// Sizes at which images go alone, together, and as rows of one product.
+#[test]
+fn convolutions_and_their_gradients_are_those_of_the_definition() {
+    let dense =
+        |c_in, c_out, kernel, stride, padding| Geometry { c_in, c_out, kernel, stride, padding, depthwise: false };
+    let depthwise =
+        |c, kernel, stride, padding| Geometry { c_in: c, c_out: c, kernel, stride, padding, depthwise: true };
+    let cases = [
+        (dense(3, 5, 3, 1, 1), 3, (5, 7)),
+        (dense(3, 5, 3, 2, 1), 41, (6, 5)),
+        (dense(2, 3, 1, 1, 0), 40, (4, 3)),
+        (dense(4, 3, 1, 1, 0), 2, (17, 18)),
+        (dense(2, 3, 3, 1, 1), 2, (18, 17)),
+        (dense(3, 2, 1, 2, 0), 5, (5, 4)),
+        (dense(3, 37, 4, 1, 0), 35, (4, 4)),
+        (dense(9, 4, 1, 1, 0), 18, (1, 1)),
+        (dense(2, 2, 5, 1, 2), 2, (3, 2)),
+        (dense(2, 2, 5, 3, 4), 3, (2, 9)),
+        (depthwise(4, 3, 1, 1), 2, (5, 6)),
+        (depthwise(3, 3, 2, 1), 3, (6, 7)),
+    ];
+    for (g, n, size) in cases {
+        let x = numbers(n * g.c_in * size.0 * size.1, 1);
+        let per_output = if g.depthwise { 1 } else { g.c_in };
+        let kernel = numbers(g.c_out * per_output * g.kernel * g.kernel, 2);
+        let dy = numbers(n * g.c_out * g.area(size.0, size.1), 3);
+        let close = |what: &str, found: f64, expected: f64| {
+            assert!(
+                (found - expected).abs() < 2e-4 * (10.0 + expected.abs()),
+                "{what} of {g:?}, {n} of {size:?}: {found}, {expected}"
+            );
+        };
+        let y = conv::forward(&g, &x, &kernel, size);
+        let expected = by_definition(&g, &x, &kernel, size);
+        assert_eq!(y.len(), expected.len());
+        y.iter().zip(&expected).for_each(|(y, e)| close("output", f64::from(*y), *e));
+        // The product of `dy` and the outputs is linear in the input and in the kernel; its slopes are the gradients.
+        let product = |x: &[f32], kernel: &[f32]| {
+            by_definition(&g, x, kernel, size).iter().zip(&dy).map(|(y, d)| y * f64::from(*d)).sum::<f64>()
+        };
+        let grads = conv::backward(&g, &x, &kernel, &dy, size, [true, true]);
+        assert_eq!((grads.input.len(), grads.kernel.len()), (x.len(), kernel.len()));
+        for at in (0..x.len()).step_by(x.len() / 23 + 1) {
+            let mut one = vec![0.0; x.len()];
+            one[at] = 1.0;
+            close("input's gradient", f64::from(grads.input[at]), product(&one, &kernel));
+        }
+        for at in (0..kernel.len()).step_by(kernel.len() / 23 + 1) {
+            let mut one = vec![0.0; kernel.len()];
+            one[at] = 1.0;
+            close("kernel's gradient", f64::from(grads.kernel[at]), product(&x, &one));
+        }
+        let part = conv::backward(&g, &x, &kernel, &dy, size, [false, true]);
+        assert_eq!((part.input.len(), part.kernel), (0, grads.kernel));
+        let part = conv::backward(&g, &x, &kernel, &dy, size, [true, false]);
+        assert_eq!((part.input, part.kernel.len()), (grads.input, 0));
     }
 }

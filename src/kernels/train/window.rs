@@ -21,6 +21,9 @@ impl Pool {
 
     /// For every output of a plane, the position of its first largest value.
     fn winners(&self, x: &[f32], (h, w): (usize, usize)) -> Vec<usize> {
+        if self.kernel <= 3 && self.padding < self.kernel {
+            return self.winners_of_small(x, (h, w));
+        }
         let range = |o: usize, n: usize| {
             let from = (o * self.stride).saturating_sub(self.padding);
             from..(o * self.stride + self.kernel).saturating_sub(self.padding).min(n)
@@ -37,6 +40,32 @@ impl Pool {
             for ox in 0..ow {
                 let best = range(oy, h).filter_map(|y| runs[y * ow + ox]).reduce(larger);
                 winners.push(best.unwrap_or(0));
+            }
+        }
+        winners
+    }
+
+    /// As [`Pool::winners`], value by value: what is shared between windows of up to 3 is not worth keeping. Every window
+    /// has a value inside the plane.
+    fn winners_of_small(&self, x: &[f32], (h, w): (usize, usize)) -> Vec<usize> {
+        let range = |o: usize, n: usize| {
+            let from = (o * self.stride).saturating_sub(self.padding);
+            (from.min(n - 1), (o * self.stride + self.kernel - self.padding).min(n))
+        };
+        let columns: Vec<(usize, usize)> = (0..self.side(w)).map(|o| range(o, w)).collect();
+        let mut winners = Vec::with_capacity(self.side(h) * columns.len());
+        for oy in 0..self.side(h) {
+            let (y0, y1) = range(oy, h);
+            for &(x0, x1) in &columns {
+                let (mut best, mut most) = (y0 * w + x0, x[y0 * w + x0]);
+                for row in (y0..y1).map(|y| y * w) {
+                    for (at, value) in (row + x0..).zip(&x[row + x0..row + x1]) {
+                        if *value > most {
+                            (best, most) = (at, *value);
+                        }
+                    }
+                }
+                winners.push(best);
             }
         }
         winners

@@ -101,9 +101,9 @@ fn tiles(report: &Report) -> String {
         tile("latency", ratio, arrow(p50(from), p50(to)) + ", median"),
         tile("peak memory", share(from.peak_memory_bytes, to.peak_memory_bytes), arrow(memory(from), memory(to))),
         tile(
-            "mAP50-95",
-            signed(to.map50_95 - from.map50_95, 3),
-            arrow(number(from.map50_95, 3), number(to.map50_95, 3)),
+            from.score_name(),
+            signed(to.score() - from.score(), 3),
+            arrow(number(from.score(), 3), number(to.score(), 3)),
         ),
         tile("parameters", share(from.params, to.params), arrow(count(from.params as f64), count(to.params as f64))),
         tile("MACs", share(from.macs, to.macs), arrow(count(from.macs as f64), count(to.macs as f64))),
@@ -123,10 +123,13 @@ enum Unit {
 
 type Figure = fn(&Stage) -> Option<f64>;
 
-const FIGURES: [(&str, Unit, Figure); 12] = [
-    ("mAP50-95", Unit::Accuracy, |s| Some(s.map50_95)),
-    ("mAP50", Unit::Accuracy, |s| Some(s.map50)),
-    ("mAP50-95, rules of ultralytics", Unit::Accuracy, |s| Some(s.map50_95_ultralytics)),
+const FIGURES: [(&str, Unit, Figure); 15] = [
+    ("mAP50-95", Unit::Accuracy, |s| Some(s.map50_95).filter(|v| v.is_finite())),
+    ("mAP50", Unit::Accuracy, |s| Some(s.map50).filter(|v| v.is_finite())),
+    ("mAP50-95, rules of ultralytics", Unit::Accuracy, |s| Some(s.map50_95_ultralytics).filter(|v| v.is_finite())),
+    ("accuracy", Unit::Accuracy, |s| s.accuracy),
+    ("accuracy on training images", Unit::Accuracy, |s| s.train_accuracy),
+    ("gap between the two", Unit::Accuracy, |s| Some(s.train_accuracy? - s.accuracy?)),
     ("latency p50", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p50_ms)),
     ("latency p95", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p95_ms)),
     ("latency p99", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p99_ms)),
@@ -157,7 +160,10 @@ fn cell(unit: &Unit, uncut: Option<f64>, here: Option<f64>, is_uncut: bool) -> S
 /// A table with a column per stage; the first is what the others are compared with.
 fn table<'a>(columns: &[(String, &Stage)], figures: impl Iterator<Item = &'a (&'a str, Unit, Figure)>) -> String {
     let head: String = columns.iter().map(|(name, _)| format!("<th scope=\"col\">{}</th>", escape(name))).collect();
+    // A detector has other figures than a classifier.
+    let known = |figure: &&'a (&'a str, Unit, Figure)| columns.iter().any(|(_, stage)| figure.2(stage).is_some());
     let rows: String = figures
+        .filter(known)
         .map(|(name, unit, figure)| {
             let uncut = columns.first().and_then(|(_, stage)| figure(stage));
             let cells: String =
@@ -209,7 +215,7 @@ fn controls(report: &Report) -> String {
     columns.extend(report.controls.iter().map(|(name, stage)| (name.clone(), stage)));
     format!(
         "<h2>Controls</h2>\n<p class=\"soft\">The uncut model given the same treatment: what the treatment alone changes.</p>\n{}",
-        table(&columns, FIGURES.iter().take(3))
+        table(&columns, FIGURES.iter().take(6))
     )
 }
 
@@ -310,7 +316,8 @@ fn classes(report: &Report) -> String {
     });
     let bars: Vec<Bars> = bars.collect();
     format!(
-        "<h2>Class by class</h2>\n<p class=\"soft\">mAP50-95 of every class that the validation images show; the largest loss first.</p>\n{}{}",
+        "<h2>Class by class</h2>\n<p class=\"soft\">{} of every class that the validation images show; the largest loss first.</p>\n{}{}",
+        last.score_name(),
         chart::key("uncut", "shipped"),
         chart::paired(&bars, Scale::Common)
     )
