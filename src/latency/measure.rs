@@ -86,7 +86,7 @@ impl<'a> Networks<'a> {
         let fitted = fit(model, groups, plans, runs, fingerprint, |n| !held_out(n));
         let mut errors: Vec<f64> = (0..runs.len())
             .filter(|n| held_out(*n))
-            .map(|n| (fitted.predict(&model.graph, groups, &plans[n]) / runs[n].frame - 1.0).abs())
+            .map(|n| (fitted.predict(&model.graph, groups, &plans[n]) / frame(&runs[n]) - 1.0).abs())
             .collect();
         errors.sort_by(f64::total_cmp);
         LatencyTable { held_out_errors: errors, ..fit(model, groups, plans, runs, fingerprint, |_| true) }
@@ -129,6 +129,12 @@ pub fn measure(
     Ok(networks.tabulate(&runs, &fingerprint))
 }
 
+/// Milliseconds of a frame as the sum of the least times of its layers: on a busy machine hardly any whole frame runs
+/// undisturbed, but most layers do in one round or another.
+fn frame(run: &LeastTimes) -> f64 {
+    run.nodes.iter().filter(|millis| millis.is_finite()).sum()
+}
+
 fn fit(
     model: &Model,
     groups: &Groups,
@@ -151,7 +157,7 @@ fn fit(
     let mut table =
         LatencyTable { fingerprint: fingerprint.into(), layers, frame_factor: 1.0, held_out_errors: Vec::new() };
     let mut factors: Vec<f64> =
-        used.iter().map(|n| runs[*n].frame / table.predict(&model.graph, groups, &plans[*n]).max(1e-9)).collect();
+        used.iter().map(|n| frame(&runs[*n]) / table.predict(&model.graph, groups, &plans[*n]).max(1e-9)).collect();
     factors.sort_by(f64::total_cmp);
     table.frame_factor = factors.get(factors.len() / 2).copied().unwrap_or(1.0);
     table
