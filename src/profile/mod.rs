@@ -57,6 +57,8 @@ pub struct Device {
     pub target_cpu: Option<String>,
     /// Threads that the network may use.
     pub threads: usize,
+    /// Whether measurements bind every thread to a processor of its own.
+    pub pin: bool,
     /// Memory of the whole device; the memory budget must fit into it.
     pub memory: Option<Mib>,
     /// Part of the name that the board gives itself; measured on another one, times claim nothing.
@@ -237,6 +239,7 @@ impl Default for Profile {
                 triple: None,
                 target_cpu: None,
                 threads: 1,
+                pin: false,
                 memory: None,
                 board: None,
                 glibc: None,
