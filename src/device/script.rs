@@ -15,7 +15,7 @@ pub(super) const END: &str = "\nsecateurs-end ";
 const TICK: u64 = 2;
 
 /// Makes the session's folder, signs that somebody is there, and starts the keeper unless one is running. The keeper
-/// gives up when nobody has signed for `lease` seconds.
+/// gives up when for `lease` seconds nobody has signed and no file that arrives has grown.
 ///
 /// Folders of other sessions without a keeper, from before a reboot, are removed on the way.
 pub(super) fn open(folder: &str, session: &str, lease: u64) -> String {
@@ -33,11 +33,11 @@ mkdir -p {session}; cd {session}
 echo "$$ $(date +%s)" > signed
 if [ {looks} -gt 0 ] && ! kill -0 "$(cat keeper 2>/dev/null || echo none)" 2>/dev/null; then
     (
-        trap '' HUP
+        trap '' HUP; set +e
         last= idle=0
         while [ -e signed ] && [ $idle -lt {looks} ]; do
             sleep {TICK}
-            now=$(cat signed)
+            now=$(cat signed; ls -l in.* 2>/dev/null)
             if [ "$now" = "$last" ]; then idle=$((idle + 1)); else last=$now idle=0; fi
         done
         here=$(pwd)

@@ -90,6 +90,8 @@ struct State {
 enum Broken {
     /// The connection: worth another try.
     Dropped(String),
+    /// The session's folder is not there any more: worth another try from the beginning.
+    Gone,
     /// Something else.
     Final(DeviceError),
 }
@@ -123,7 +125,11 @@ impl Ssh {
             }
             state.open = true;
         }
-        self.execute(&script::run(folder, &self.session, line, silence.as_secs().max(4)))
+        let done = self.execute(&script::run(folder, &self.session, line, silence.as_secs().max(4)));
+        if !matches!(done, Err(Broken::Dropped(_))) {
+            state.contact = Some(Instant::now());
+        }
+        done
     }
 
     /// Runs a short script, with a file on its standard input, and gives what it printed.
@@ -172,6 +178,9 @@ impl Ssh {
         let dropped = |problem: &dyn std::fmt::Display| Broken::Dropped(problem.to_string());
         read.map_err(|e| dropped(&e))?;
         let status = status.map_err(|e| dropped(&e))?;
+        if status.code() == Some(GONE) {
+            return Err(Broken::Gone);
+        }
         match split_end(&output) {
             Some((length, code)) => {
                 output.truncate(length);
@@ -241,6 +250,7 @@ impl Runner for Ssh {
                 }
                 Err(Broken::Final(error)) => return Err(error),
                 Err(Broken::Dropped(problem)) => problem,
+                Err(Broken::Gone) => "its folder there is removed again and again".into(),
             };
             state.open = false;
             let silent = state.contact.map_or(start, |contact| contact.max(start)).elapsed();

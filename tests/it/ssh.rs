@@ -170,9 +170,9 @@ impl Bed {
     fn settings(&self) -> SshSettings {
         let mut settings = SshSettings::new("board", self.device.to_str().unwrap());
         settings.options = vec!["-F".into(), self.root.join("ssh_config").to_str().unwrap().into()];
-        settings.patience = Duration::from_secs(3);
+        settings.patience = Duration::from_secs(if self.proxy.for_good.load(Ordering::SeqCst) { 3 } else { 20 });
         settings.first_patience = Duration::from_secs(2);
-        settings.lease = Duration::from_secs(4);
+        settings.lease = Duration::from_secs(12);
         settings
     }
 
@@ -191,7 +191,7 @@ impl Bed {
     /// Whether nothing is left on the board, after the keeper had time to clean.
     fn is_clean(&self) -> bool {
         let start = Instant::now();
-        while self.device.exists() && start.elapsed() < Duration::from_secs(30) {
+        while self.device.exists() && start.elapsed() < Duration::from_secs(60) {
             thread::sleep(Duration::from_millis(100));
         }
         !self.device.exists()
