@@ -47,7 +47,7 @@ fn model(letter: char) -> Model {
 fn the_plan_is_what_is_allocated_and_a_run_allocates_nothing() {
     let model = model('n');
     for (size, threads) in [((320, 320), 1), ((256, 320), 2), ((640, 640), 1), ((96, 64), 3)] {
-        let options = Options { threads, keep: vec![] };
+        let options = Options { threads, ..Options::default() };
         let planned = plan_memory(&model.graph, size.0, size.1, &options).unwrap();
         let before = LIVE.load(Ordering::SeqCst);
         let mut engine = Engine::new(&model, size.0, size.1, &options).unwrap();

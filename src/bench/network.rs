@@ -30,6 +30,8 @@ pub struct Options {
     pub imgsz: usize,
     /// Threads of the engine.
     pub threads: usize,
+    /// Whether every thread is bound to a processor.
+    pub pin: bool,
     /// Frames off the clock.
     pub warmup: usize,
     /// Frames on the clock.
@@ -172,7 +174,7 @@ pub fn versus(model: &Model, other: &Model, options: &Options) -> Result<Measure
 }
 
 pub(super) fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
-    let engine_options = engine::Options { threads: options.threads, ..engine::Options::default() };
+    let engine_options = engine::Options { threads: options.threads, pin: options.pin, ..engine::Options::default() };
     Engine::new(model, options.imgsz, options.imgsz, &engine_options)
 }
 

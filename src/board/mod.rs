@@ -69,7 +69,7 @@ pub struct State {
     /// Clock frequency of the fastest processor, MHz.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mhz: Option<f64>,
-    /// The most that this processor may do, MHz.
+    /// What this processor should keep up, MHz.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_mhz: Option<f64>,
     /// Raspberry Pi's throttle word: bits 0 to 3 under-voltage, frequency capped, throttled, soft temperature limit

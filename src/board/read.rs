@@ -34,7 +34,9 @@ pub(super) fn state(root: &Path) -> State {
     let fastest = folders(&root.join(CPUS), "cpu").into_iter().filter_map(|cpu| {
         let folder = cpu.join("cpufreq");
         let now = number(&folder.join("scaling_cur_freq"))? / 1000.0;
-        Some((now, number(&folder.join("cpuinfo_max_freq")).map(|khz| khz / 1000.0)))
+        // Where a processor has a base frequency, the maximum is that of one core for a moment.
+        let most = number(&folder.join("base_frequency")).or_else(|| number(&folder.join("cpuinfo_max_freq")));
+        Some((now, most.map(|khz| khz / 1000.0)))
     });
     let fastest = fastest.max_by(|a, b| a.0.total_cmp(&b.0));
     State {

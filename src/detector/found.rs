@@ -115,7 +115,7 @@ impl Named {
     fn draw(&self, pixels: &mut Image) {
         let colour = draw::colour(self.class);
         if let Some(mask) = &self.mask {
-            draw::tint(pixels, &|x, y| mask.at(x, y), colour);
+            draw::tint(pixels, self.bbox, &|x, y| mask.at(x, y), colour);
         }
         match &self.rotated {
             Some(turned) => draw::polygon(pixels, &turned.corners(), colour),

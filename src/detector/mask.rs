@@ -70,17 +70,23 @@ impl Mask {
     /// Lengths of the runs outside and inside in turn, column after column through the whole image.
     fn counts(&self) -> Vec<usize> {
         let (mut counts, mut last) = (vec![0], false);
-        for x in 0..self.image[0] {
-            for y in 0..self.image[1] {
-                if self.at(x, y) != last {
-                    last = !last;
-                    counts.push(0);
-                }
-                if let Some(run) = counts.last_mut() {
-                    *run += 1;
-                }
+        let mut run = |inside: bool, length: usize| {
+            if length > 0 && inside != last {
+                last = inside;
+                counts.push(0);
             }
+            if let Some(count) = counts.last_mut() {
+                *count += length;
+            }
+        };
+        let ([width, height], [left, top]) = (self.image, self.origin);
+        run(false, left * height);
+        for column in 0..self.size[0] {
+            run(false, top);
+            (0..self.size[1]).for_each(|row| run(self.inside[row * self.size[0] + column], 1));
+            run(false, height - top - self.size[1]);
         }
+        run(false, (width - left - self.size[0]) * height);
         counts
     }
 }

@@ -23,6 +23,11 @@ use std::time::{Duration, Instant, SystemTime};
 /// Pause between the bytes that say that somebody is still there.
 const BEAT: Duration = Duration::from_secs(2);
 
+/// Pauses between attempts, and how often one program is tried on a device that always answers and always drops.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const MOST_ATTEMPTS: usize = 100;
+
 /// Exit codes of the scripts: the session's folder is gone; a file did not arrive whole.
 const GONE: i32 = 250;
 const TORN: i32 = 251;
@@ -75,8 +80,8 @@ pub(super) struct Ssh {
 struct State {
     /// Whether the folder was made, and files are known to be there.
     open: bool,
-    /// Whether the device was ever reached.
-    reached: bool,
+    /// When the device last did what it was asked to; never before the first contact.
+    contact: Option<Instant>,
     /// Hash of every file that was sent, by path, length and time of change.
     hashes: BTreeMap<(PathBuf, u64, Option<SystemTime>), String>,
 }
@@ -110,10 +115,11 @@ impl Ssh {
             let lease = if self.settings.keep { 0 } else { lease.as_secs().max(1) };
             let text = script::open(folder, &self.session, lease) + &script::missing(folder, &self.session, &names);
             let missing = self.ask(&text, None)?;
-            state.reached = true;
+            state.contact = Some(Instant::now());
             let missing = String::from_utf8_lossy(&missing).into_owned();
             for (name, path) in files.iter().filter(|(name, _)| missing.lines().any(|line| line == name)) {
                 self.ask(&script::receive(folder, &self.session, name), Some(path))?;
+                state.contact = Some(Instant::now());
             }
             state.open = true;
         }
@@ -223,9 +229,11 @@ impl Runner for Ssh {
                 }
             }
         }
-        let (mut silent_since, mut pause) = (Instant::now(), Duration::from_millis(250));
+        let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let mut attempt = 0;
         loop {
-            let began = Instant::now();
+            attempt += 1;
+            let before = state.contact;
             let problem = match self.attempt(&mut state, &files, &line) {
                 Ok((output, 0)) => return Ok(output),
                 Ok((output, code)) => {
@@ -234,24 +242,21 @@ impl Runner for Ssh {
                 Err(Broken::Final(error)) => return Err(error),
                 Err(Broken::Dropped(problem)) => problem,
             };
-            // An attempt that lasted has reached the device.
-            if state.open && began.elapsed() > Duration::from_secs(5) {
-                (silent_since, pause) = (Instant::now(), Duration::from_millis(250));
-            }
             state.open = false;
-            let patience = if state.reached { self.settings.patience } else { self.settings.first_patience };
-            if silent_since.elapsed() + pause > patience {
+            let silent = state.contact.map_or(start, |contact| contact.max(start)).elapsed();
+            let patience = if state.contact.is_some() { self.settings.patience } else { self.settings.first_patience };
+            pause = if state.contact == before { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
+            if silent + pause > patience || attempt == MOST_ATTEMPTS {
                 return Err(DeviceError::Unreachable { host: self.settings.host.clone(), problem });
             }
             thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_secs(15));
         }
     }
 }
 
 impl Drop for Ssh {
     fn drop(&mut self) {
-        let (reached, keep) = (self.state().reached, self.settings.keep);
+        let (reached, keep) = (self.state().contact.is_some(), self.settings.keep);
         // The keeper on the device does it where these attempts fail.
         if reached && !keep {
             let text = script::close(&self.settings.folder, &self.session);

@@ -20,6 +20,7 @@ use std::ops::Range;
 pub(super) enum Action<T> {
     Import { dst: T },
     ConvImage { spec: ConvSpec, packed: Range<usize>, size: (usize, usize), dst: T, residual: Option<T> },
+    ConvOut { spec: ConvSpec, packed: Range<usize>, src: T, slot: usize },
     Conv { spec: ConvSpec, depthwise: bool, packed: Range<usize>, src: T, dst: T, residual: Option<T> },
     MaxPool { window: (usize, usize, usize), src: T, dst: T },
     Upsample { factor: usize, src: T, dst: T },
@@ -40,6 +41,7 @@ impl<T: Copy> Action<T> {
             Self::ConvImage { spec, packed, size, dst, residual } => {
                 Action::ConvImage { spec, packed, size, dst: f(dst), residual: residual.map(&f) }
             }
+            Self::ConvOut { spec, packed, src, slot } => Action::ConvOut { spec, packed, src: f(src), slot },
             Self::Conv { spec, depthwise, packed, src, dst, residual } => {
                 Action::Conv { spec, depthwise, packed, src: f(src), dst: f(dst), residual: residual.map(&f) }
             }
@@ -63,6 +65,7 @@ impl<T: Copy> Action<T> {
         match self {
             Self::Import { .. } => "import",
             Self::ConvImage { .. } => "image",
+            Self::ConvOut { .. } => "output",
             Self::Conv { depthwise: true, .. } => "depthwise",
             Self::Conv { spec, .. } => match spec.algorithm {
                 Algorithm::Direct => "direct",
@@ -143,6 +146,7 @@ pub(super) fn compile(
     let parents = place(graph, &shapes, &fused);
     let mut emitter = Emitter::new(graph, &shapes, parents, isa);
     emitter.planar = read_as_image(graph, &shapes, &visible);
+    let consumers = graph.consumers();
     for id in graph.ids() {
         emitter.node(id, &fused);
         if visible.contains(&id) {
@@ -150,7 +154,9 @@ pub(super) fn compile(
             let offset = emitter.outputs;
             emitter.outputs += shapes[id.index()].len().next_multiple_of(16);
             emitter.slots.push(Slot { node: id, shape: shapes[id.index()], offset });
-            emitter.push(id, Action::Export { slot, src: emitter.place(id) });
+            if !(consumers[id.index()].is_empty() && emitter.write_out(id, slot)) {
+                emitter.push(id, Action::Export { slot, src: emitter.place(id) });
+            }
         }
     }
     Ok(emitter.finish())
@@ -305,6 +311,21 @@ impl<'a> Emitter<'a> {
 
     fn push(&mut self, node: NodeId, action: Action<Place>) {
         self.steps.push(Step { node, action });
+    }
+
+    /// Lets the convolution that was just emitted write what the caller reads; false if it cannot.
+    fn write_out(&mut self, id: NodeId, slot: usize) -> bool {
+        let place = self.place(id);
+        let Some(Step { node, action }) = self.steps.last_mut() else { return false };
+        match action {
+            Action::Conv { spec, depthwise: false, packed, src, dst, residual: None }
+                if *node == id && *dst == place && spec.algorithm == Algorithm::Direct =>
+            {
+                *action = Action::ConvOut { spec: *spec, packed: packed.clone(), src: *src, slot };
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Room for the packed kernel of a convolution, and for what it needs while it runs.

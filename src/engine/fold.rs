@@ -10,7 +10,7 @@ pub(super) fn pack(isa: Isa, model: &Model, program: &Program, weights: &mut [f3
     for step in &program.steps {
         let (spec, depthwise, packed) = match &step.action {
             Action::Conv { spec, depthwise, packed, .. } => (spec, *depthwise, packed),
-            Action::ConvImage { spec, packed, .. } => (spec, false, packed),
+            Action::ConvImage { spec, packed, .. } | Action::ConvOut { spec, packed, .. } => (spec, false, packed),
             _ => continue,
         };
         let (kernel, bias) = match &model.graph.node(step.node).op {

@@ -59,6 +59,8 @@ pub struct Options {
     pub threads: usize,
     /// Further nodes whose tensors [`Engine::kept`] gives. Nothing is fused across them.
     pub keep: Vec<NodeId>,
+    /// Binds the threads, the caller's included, to a processor each.
+    pub pin: bool,
 }
 
 /// Bytes that an engine holds.
@@ -131,10 +133,14 @@ impl Engine {
         let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
         let mut weights = buffer(program.weights)?;
         fold::pack(isa, model, &program, weights.as_mut_slice());
+        let mut kernels = Kernels::new(isa, options.threads.max(1), program.space, program.zeros).ok_or_else(none)?;
+        if options.pin {
+            kernels.pin();
+        }
         let slot = |id: &NodeId| program.slots.iter().position(|s| s.node == *id).unwrap_or(0);
         Ok(Self {
             outputs: model.graph.outputs.iter().map(slot).collect(),
-            kernels: Kernels::new(isa, options.threads.max(1), program.space, program.zeros).ok_or_else(none)?,
+            kernels,
             weights,
             arena: buffer(program.arena)?,
             input: buffer(program.input)?,
@@ -238,6 +244,11 @@ impl Engine {
             Action::ConvImage { spec, packed, size, dst, residual } => {
                 let (image, packed) = (input.unwrap_or(self.input.as_slice()), &weights.as_slice()[packed.clone()]);
                 kernels::conv_image(kernels, image, *size, arena, spec, packed, *dst, *residual);
+            }
+            Action::ConvOut { spec, packed, src, slot } => {
+                let slot = &self.slots[*slot];
+                let tensor = &mut self.results.as_mut_slice()[slot.offset..slot.offset + slot.shape.len()];
+                kernels::conv_planes(kernels, arena, spec, &weights.as_slice()[packed.clone()], *src, tensor);
             }
             Action::Conv { spec, depthwise, packed, src, dst, residual } => {
                 let packed = &weights.as_slice()[packed.clone()];

@@ -91,7 +91,7 @@ unsafe fn pack<V: Lanes>(args: &Args, item: usize, _worker: usize) {
     unsafe {
         let (keys, values) = args.panels::<V>(head);
         let channels = |p: usize| args.src.add(p * args.pitch + head * a.packed());
-        if item % 2 == 0 {
+        if item.is_multiple_of(2) {
             for Panel { start, vectors, channels: count } in panels(pixels, V::LANES) {
                 let width = vectors * V::LANES;
                 for lane in 0..width {
@@ -171,6 +171,7 @@ unsafe fn multiply<V: Lanes>(
                 n: panel.channels,
                 dst: dst.add(at * pitch),
                 pitch,
+                plane: 0,
                 residual: std::ptr::null(),
                 residual_pitch: 0,
             };

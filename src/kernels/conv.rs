@@ -151,6 +151,27 @@ pub fn conv(
     convolve(kernels, buffer, spec, packed, (from, src), dst, residual);
 }
 
+/// `tensor = act(conv(src) + bias)` with a tensor `[c_out, h, w]`, with what [`pack_conv`] packed.
+///
+/// # Panics
+/// As [`conv`].
+pub fn conv_planes(
+    kernels: &mut Kernels,
+    buffer: &Buffer,
+    spec: &ConvSpec,
+    packed: &[f32],
+    src: View,
+    tensor: &mut [f32],
+) {
+    src.check(buffer);
+    let dst = View::dense(0, spec.c_out, spec.side(src.h), spec.side(src.w));
+    assert!(src.c == spec.c_in && !spec.planar && spec.algorithm == Algorithm::Direct);
+    assert_eq!(tensor.len(), spec.c_out * dst.area());
+    // SAFETY: the view was checked, and the tensor is no part of the buffer.
+    let (from, to) = unsafe { (src.ptr(buffer), tensor.as_mut_ptr()) };
+    launch(kernels, spec, packed, (from, src), (to, dst, dst.area()), None);
+}
+
 /// As [`conv`], from an image `[c_in, height, width]`.
 ///
 /// # Panics
@@ -175,24 +196,40 @@ fn convolve(
     buffer: &mut Buffer,
     spec: &ConvSpec,
     packed: &[f32],
-    (from, src): (*const f32, View),
+    from: (*const f32, View),
     dst: View,
     residual: Option<View>,
 ) {
     [Some(dst), residual].iter().flatten().for_each(|view| view.check(buffer));
-    assert_eq!((dst.c, dst.h, dst.w), (spec.c_out, spec.side(src.h), spec.side(src.w)));
     assert!(residual.is_none_or(|r| r.disjoint(&dst) && (r.c, r.h, r.w) == (dst.c, dst.h, dst.w)));
+    // SAFETY: both views were checked.
+    let (to, residual) = unsafe { (dst.ptr(buffer), residual.map(|r| (r.ptr(buffer).cast_const(), r.pitch))) };
+    launch(kernels, spec, packed, from, (to, dst, 0), residual);
+}
+
+/// Checks what is left to check, and runs the algorithm. The pointers belong to what the views describe, the last value
+/// of the output is the size of its planes, or 0.
+fn launch(
+    kernels: &mut Kernels,
+    spec: &ConvSpec,
+    packed: &[f32],
+    (from, src): (*const f32, View),
+    (to, dst, plane): (*mut f32, View, usize),
+    residual: Option<(*const f32, usize)>,
+) {
+    assert_eq!((dst.c, dst.h, dst.w), (spec.c_out, spec.side(src.h), spec.side(src.w)));
     assert_eq!(packed.len(), packed_conv_len(kernels.isa, spec));
     assert!(kernels.space >= conv_scratch(kernels.isa, spec) && kernels.zeros.as_slice().len() >= conv_zeros(spec));
+    let (residual, residual_pitch) = residual.unwrap_or((std::ptr::null(), 0));
     let operands = Operands {
         spec: *spec,
         src: from,
-        // SAFETY: both views were checked.
-        dst: unsafe { dst.ptr(buffer) },
-        residual: residual.map_or(std::ptr::null(), |r| unsafe { r.ptr(buffer) }),
+        dst: to,
+        residual,
         from: src,
         to: dst,
-        residual_pitch: residual.map_or(0, |r| r.pitch),
+        residual_pitch,
+        plane,
         weights: packed[spec.biases()..].as_ptr(),
         bias: packed.as_ptr(),
         zeros: kernels.zeros.ptr(),
@@ -214,6 +251,8 @@ pub(super) struct Operands {
     pub from: View,
     pub to: View,
     pub residual_pitch: usize,
+    /// Values of a plane where the output is `[c_out, h, w]`, else 0.
+    pub plane: usize,
     pub weights: *const f32,
     pub bias: *const f32,
     pub zeros: *const f32,

@@ -73,8 +73,6 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
         let table = o.workspace.add(worker * o.space).cast::<*const f32>();
         (table, look_up(o, first, pixels, table))
     };
-    // Rows of a window are whole pieces where pixels follow each other without gaps.
-    let dense = spec.kernel == 1 || o.from.pitch == channels_of_plane;
     let (depth, bias) = (spec.depth(), o.bias);
     for Panel { start, vectors, channels } in panels(spec.c_out, V::LANES).skip(from).take(until - from) {
         let rows_of_tile = even_rows(pixels, (V::SUMS / vectors).min(MAX_ROWS));
@@ -82,7 +80,7 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
         let step = width.div_ceil(pixels.div_ceil(rows_of_tile));
         for at in (0..pixels).step_by(rows_of_tile) {
             let rows = rows_of_tile.min(pixels - at);
-            let whole = dense && inside[at..at + rows].iter().all(|inside| *inside);
+            let whole = inside[at..at + rows].iter().all(|inside| *inside);
             let pixel = first + at;
             // SAFETY: panels lie one after the other; the pixels and their channels are inside the views, and the
             // table says where they may read.
@@ -100,8 +98,9 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
                     bias: bias.add(start),
                     act: spec.act,
                     n: channels,
-                    dst: o.dst.add(pixel * o.to.pitch + start),
+                    dst: o.dst.add(if o.plane > 0 { start * o.plane + pixel } else { pixel * o.to.pitch + start }),
                     pitch: o.to.pitch,
+                    plane: o.plane,
                     residual: o.residual_at(pixel, start),
                     residual_pitch: o.residual_pitch,
                 };
@@ -111,16 +110,17 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
     }
 }
 
-/// Fills a table with where tap `t` of pixel `first + i` reads, at `t * pixels + i`. Says of every pixel whether its
-/// window leaves the image neither to the left nor to the right. Where a tile can only be of such pixels, each row of
-/// the window gets its first tap alone.
+/// Fills a table with where tap `t` of pixel `first + i` reads, at `t * pixels + i`. Says of every pixel whether each row
+/// of its window is one piece: it leaves the image neither to the left nor to the right, and pixels follow each other
+/// without gaps. Where a tile can only be of such pixels, each row of the window gets its first tap alone.
 #[inline(always)]
 unsafe fn look_up(o: &Operands, first: usize, pixels: usize, table: *mut *const f32) -> [bool; PIXELS] {
     let (spec, from, width) = (&o.spec, &o.from, o.to.w);
     let k = spec.kernel;
     // Columns from `left` up to `right` have windows that lie inside.
     let left = spec.padding.div_ceil(spec.stride);
-    let right = (from.w + spec.padding).checked_sub(k).map_or(0, |last| last / spec.stride + 1);
+    let dense = k == 1 || from.pitch == spec.planes().1;
+    let right = (from.w + spec.padding).checked_sub(k).filter(|_| dense).map_or(0, |last| last / spec.stride + 1);
     let mut inside = [false; PIXELS];
     let mut done = 0;
     // One piece of an output row after the other.

@@ -49,7 +49,7 @@ pub(super) trait Lanes: Copy {
 const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
 
 /// `(e^r - 1) / r` for `|r| <= ln(2) / 2`, lowest power first: the polynomial of least relative error.
-const EXP: [f32; 5] = [9.999_997e-1, 4.999_914_8e-1, 1.666_763_9e-1, 4.189_816_1e-2, 8.290_271e-3];
+const EXP: [f32; 5] = [9.999_997e-1, 4.999_914_8e-1, 1.666_763_9e-1, 4.189_816e-2, 8.290_271e-3];
 
 /// `e^(sign * x)` for x within +-87, `sign` 1 or -1; relative error about 2e-7.
 #[inline(always)]

@@ -26,6 +26,7 @@ mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod peak;
+mod pin;
 mod pixels;
 mod plain;
 mod pool;
@@ -39,7 +40,9 @@ use lanes::Lanes;
 
 pub use attention::{attention, attention_scratch};
 pub use buffer::{Buffer, View};
-pub use conv::{Algorithm, ConvSpec, conv, conv_image, conv_scratch, conv_zeros, pack_conv, packed_conv_len};
+pub use conv::{
+    Algorithm, ConvSpec, conv, conv_image, conv_planes, conv_scratch, conv_zeros, pack_conv, packed_conv_len,
+};
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
 pub use peak::peak_flops;
 pub use pixels::{activate, unfold};
@@ -124,6 +127,12 @@ impl Kernels {
     /// The bytes that [`Kernels::new`] holds for these arguments.
     pub fn bytes(threads: usize, space: usize, zeros: usize) -> usize {
         Buffer::bytes(space.next_multiple_of(buffer::ALIGN) * threads.clamp(1, 256)) + Buffer::bytes(zeros)
+    }
+
+    /// Binds every thread, the caller's included, to a processor of its own, so that none moves while frames run.
+    pub fn pin(&mut self) {
+        self.pool = Pool::start(self.threads(), true);
+        pin::pin_thread(0);
     }
 
     /// The instruction set.

@@ -1,5 +1,6 @@
 //! A few threads that wait for work, so that no frame starts a thread or allocates.
 
+use super::pin::pin_thread;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -42,6 +43,11 @@ pub struct Pool {
 impl Pool {
     /// `threads` threads, the caller's included. Fewer where the system refuses to start more.
     pub fn new(threads: usize) -> Self {
+        Self::start(threads, false)
+    }
+
+    /// As [`Pool::new`], each new thread on a processor of its own if `pinned`; the first is left to the caller's.
+    pub(super) fn start(threads: usize, pinned: bool) -> Self {
         let workers = threads.saturating_sub(1);
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
@@ -55,7 +61,13 @@ impl Pool {
         });
         let start = |index: usize| {
             let shared = Arc::clone(&shared);
-            thread::Builder::new().name(format!("kernels-{index}")).spawn(move || work(&shared, index)).ok()
+            let thread = thread::Builder::new().name(format!("kernels-{index}")).spawn(move || {
+                if pinned {
+                    pin_thread(index + 1);
+                }
+                work(&shared, index);
+            });
+            thread.ok()
         };
         let workers = (0..workers).map_while(start).collect();
         Self { shared, workers }

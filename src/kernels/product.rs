@@ -37,6 +37,8 @@ pub(super) struct Product {
     /// Row `i` is written from `dst + i * pitch` on.
     pub dst: *mut f32,
     pub pitch: usize,
+    /// Unless 0, channel `c` of row `i` is written to `dst + c * plane + i` instead.
+    pub plane: usize,
     /// Added to the activated sums, unless null.
     pub residual: *const f32,
     pub residual_pitch: usize,
@@ -75,8 +77,10 @@ pub(super) fn even_rows(total: usize, most: usize) -> usize {
 /// All pointers are valid for what [`Product`] says; the machine has the instruction set of `V`.
 #[inline(always)]
 pub(super) unsafe fn tile<V: Lanes>(product: &Product, rows: usize, vectors: usize) {
-    let as_they_are =
-        product.n == vectors * V::LANES && product.act == Activation::Identity && product.residual.is_null();
+    let as_they_are = product.n == vectors * V::LANES
+        && product.act == Activation::Identity
+        && product.residual.is_null()
+        && product.plane == 0;
     // Else the sums go through memory, so that they stay in registers while they grow.
     let mut sums = MaybeUninit::<[f32; MAX_SUMS * MAX_LANES]>::uninit();
     let sums = sums.as_mut_ptr().cast::<f32>();
@@ -163,7 +167,7 @@ unsafe fn sum<V: Lanes, const M: usize, const N: usize>(p: &Product, to: *mut f3
 
 /// Activation, residual and the way out, of sums that lie densely.
 #[inline(always)]
-unsafe fn finish<V: Lanes>(p: &Product, rows: usize, vectors: usize, sums: *const f32) {
+unsafe fn finish<V: Lanes>(p: &Product, rows: usize, vectors: usize, sums: *mut f32) {
     // SAFETY: see `tile`.
     unsafe {
         for i in 0..rows {
@@ -174,7 +178,16 @@ unsafe fn finish<V: Lanes>(p: &Product, rows: usize, vectors: usize, sums: *cons
                     true => v,
                     false => v.add(load_up_to(p.residual.add(i * p.residual_pitch + j * V::LANES), rest)),
                 };
-                store_up_to(v, p.dst.add(i * p.pitch + j * V::LANES), rest);
+                match p.plane {
+                    0 => store_up_to(v, p.dst.add(i * p.pitch + j * V::LANES), rest),
+                    _ => v.store(sums.add((i * vectors + j) * V::LANES)),
+                }
+            }
+        }
+        if p.plane > 0 {
+            for c in 0..p.n {
+                let plane = p.dst.add(c * p.plane);
+                (0..rows).for_each(|i| plane.add(i).write(*sums.add(i * vectors * V::LANES + c)));
             }
         }
     }

@@ -8,6 +8,7 @@
 
 use crate::graph::{Graph, GraphError, NodeId, Op};
 use crate::group::{GroupId, Groups};
+use crate::kernels::Algorithm;
 use std::collections::BTreeMap;
 
 const F32: f64 = 4.0;
@@ -108,11 +109,17 @@ fn homes(graph: &Graph) -> Vec<NodeId> {
     homes
 }
 
-/// The kernels' sizes.
-pub fn kernels(graph: &Graph, groups: &Groups) -> Vec<KernelBytes> {
+/// The kernels' sizes as the engine packs them for an image size.
+///
+/// # Errors
+/// As [`Graph::shapes`].
+pub fn kernels(graph: &Graph, groups: &Groups, height: usize, width: usize) -> Result<Vec<KernelBytes>, GraphError> {
+    let shapes = graph.shapes(height, width)?;
     let of = |node: NodeId| {
+        let out = shapes[node.index()];
         let (taps, depthwise) = match &graph.node(node).op {
-            Op::Conv(conv) => (conv.kernel * conv.kernel, conv.is_depthwise()),
+            Op::Conv(conv) if conv.is_depthwise() => (conv.kernel * conv.kernel, true),
+            Op::Conv(conv) => (Algorithm::choose(conv.kernel, conv.stride, out.h, out.w).taps(conv.kernel), false),
             Op::ConvTranspose(conv) => (conv.factor * conv.factor, false),
             _ => return None,
         };
@@ -122,7 +129,7 @@ pub fn kernels(graph: &Graph, groups: &Groups) -> Vec<KernelBytes> {
         scope.dedup();
         Some(KernelBytes { node, scope, input, output, taps, depthwise })
     };
-    graph.ids().filter_map(of).collect()
+    Ok(graph.ids().filter_map(of).collect())
 }
 
 #[cfg(test)]
@@ -134,7 +141,9 @@ mod tests {
     fn kernel_bytes_are_four_per_value() {
         let graph = detect(Scale::of('n').unwrap(), 80).unwrap();
         let groups = crate::group::groups(&graph);
-        let total: f64 = kernels(&graph, &groups).iter().map(|k| k.bytes(|g| groups.group(g).width())).sum();
+        // At 32 px no image is large enough for a fast algorithm, whose kernels are larger.
+        let kernels = kernels(&graph, &groups, 32, 32).unwrap();
+        let total: f64 = kernels.iter().map(|k| k.bytes(|g| groups.group(g).width())).sum();
         // Kernels and one bias per channel: the parameters less one of the two batch-norm vectors.
         let norms: usize = graph.convs().filter(|(_, c)| c.norm.is_some()).map(|(_, c)| c.c_out).sum();
         assert_eq!(total as usize, 4 * (graph.cost(64, 64).unwrap().params - norms));

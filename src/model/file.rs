@@ -9,7 +9,7 @@ use crate::files;
 use crate::graph::Graph;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -136,11 +136,11 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     let packed: BTreeMap<&str, Packed> =
         model.weights.iter().filter_map(|(key, tensor)| Some((key.as_str(), sparse::pack(tensor)?))).collect();
     let version = if packed.is_empty() { 1 } else { FORMAT_VERSION };
-    let metadata = HashMap::from([
+    let metadata = [
         (KEY_FORMAT.to_owned(), version.to_string()),
         (KEY_GRAPH.to_owned(), json(serde_json::to_string(&model.graph))?),
         (KEY_INFO.to_owned(), json(serde_json::to_string(&model.info))?),
-    ]);
+    ];
     let mut views = Vec::new();
     let mut put = |key: String, dtype: Dtype, shape: Vec<usize>, bytes| {
         let view = TensorView::new(dtype, shape, bytes).map_err(|e| e.to_string())?;
@@ -157,7 +157,7 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
             None => put(key.clone(), Dtype::F32, tensor.shape().to_vec(), bytemuck::cast_slice(tensor.data()))?,
         }
     }
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| e.to_string())?;
+    let bytes = safetensors::serialize(views, Some(metadata.into_iter().collect())).map_err(|e| e.to_string())?;
     Ok(sorted_header(bytes))
 }
 

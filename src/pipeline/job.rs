@@ -20,6 +20,8 @@ pub struct Job {
     pub data: Option<PathBuf>,
     /// Side of the square image; from the model's own training, else 640, without one.
     pub imgsz: Option<usize>,
+    /// Sides to choose from, the one that budgets refer to first; nothing is chosen where there are fewer than two.
+    pub sizes: Vec<usize>,
     /// Threads of the runtime on the device.
     pub threads: usize,
     /// Budgets and floors.

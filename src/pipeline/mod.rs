@@ -21,6 +21,7 @@ mod photos;
 mod plan;
 mod problem;
 mod settle;
+mod sizes;
 mod source;
 mod write;
 
@@ -30,6 +31,7 @@ pub use job::{Event, Job, Listener, Timing, Tune};
 pub use judge::Judge;
 pub use measure::{Against, judge, judge_simulated};
 pub use plan::{Planned, plan};
+pub use problem::levels;
 pub use source::{DEMO_MODEL, Source, drawn};
 pub use write::{Outcome, PlanFile, finish, report_of, write};
 
@@ -89,6 +91,14 @@ pub struct Done {
 /// If an input cannot be used, no plan meets the budgets, or a stage fails.
 pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     let mut clock = Clock::default();
+    let chosen;
+    let job = if job.sizes.len() > 1 && job.pattern.is_none() {
+        chosen = sizes::choose(job, tell)?;
+        clock.lap("image size");
+        &chosen
+    } else {
+        job
+    };
     let source = Source::gather(job, tell)?;
     clock.lap("gather");
     let (planned, sparse) = match job.pattern {
@@ -112,14 +122,14 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     };
     let calibration = source.calibration(job);
     tell(Event::Stage("Repairing", format!("{method:?} over {} images", calibration.images.len())));
-    let mend = |original: &Model, selection: &Selection, cut: &Model, tell: Listener| {
-        repair::repair(original, &source.groups, selection, cut, method, &calibration, &mut |done, all| {
+    let mend = |selection: &Selection, cut: &Model, method, tell: Listener| {
+        repair::repair(model, &source.groups, selection, cut, method, &calibration, &mut |done, all| {
             tell(Event::Progress(done, all));
         })
         .map_err(PipelineError::stage("repair"))
     };
-    let repaired = mend(model, &planned.selection, &cut, tell)?;
-    let control = mend(model, &Selection::all(&source.groups), model, tell)?;
+    let repaired = mend(&planned.selection, &cut, method, tell)?;
+    let control = mend(&Selection::all(&source.groups), model, job.repair, tell)?;
     clock.lap("repair");
 
     let mut controls = vec![("uncut + repair", control)];

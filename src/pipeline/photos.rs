@@ -19,13 +19,16 @@ const QUALITY: u8 = 65;
 /// Overlap from which two detections of a class are the same object.
 const SAME: f64 = 0.5;
 
-/// Chooses and draws.
+/// Chooses and draws; nothing for networks that find no boxes.
 pub(super) fn photos(
     source: &Source,
     prepared: &Prepared,
     uncut: &Model,
     shipped: &Model,
 ) -> Result<Vec<Photo>, PipelineError> {
+    if uncut.graph.head.boxes().is_none() {
+        return Ok(Vec::new());
+    }
     let find = |model: &Model| {
         let found = prepared.find(model, rayon::current_num_threads(), &|_| {});
         let mut by_image = vec![Vec::new(); source.val.items.len()];

@@ -19,7 +19,7 @@ const TABLE_NETWORKS: usize = 30;
 const TABLE_ROUNDS: usize = 8;
 
 /// Shares of a group at which its loss is measured.
-const DAMAGE_SHARES: [f64; 3] = [0.75, 0.5, 0.25];
+const DAMAGE_SHARES: [f64; 4] = [0.75, 0.5, 0.25, 0.125];
 
 /// Images the outputs are compared on for the measured losses.
 const DAMAGE_IMAGES: usize = 24;

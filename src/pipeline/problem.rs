@@ -61,8 +61,8 @@ pub fn problem(
         loss: losses(curves, id, &levels[id], group.width()),
     };
     let factors = table.terms(graph, groups).into_iter().map(|term| tabulate(&term.scope, levels, |w| term.millis(w)));
-    let kernels =
-        memory::kernels(graph, groups).into_iter().map(|term| tabulate(&term.scope, levels, |w| term.bytes(w)));
+    let kernels = memory::kernels(graph, groups, height, width)?.into_iter();
+    let kernels = kernels.map(|term| tabulate(&term.scope, levels, |w| term.bytes(w)));
     let live = memory::live_sets(graph, groups, height, width)?.into_iter().map(|set| MemoryTerm {
         constant: set.constant,
         terms: set.per_channel.into_iter().map(|(group, bytes)| (group.index(), bytes)).collect(),

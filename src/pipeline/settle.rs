@@ -190,6 +190,8 @@ impl Settling<'_> {
         closest: &mut Option<Trial>,
         tell: Listener,
     ) -> Result<(), PipelineError> {
+        // Predicted milliseconds whose plan held, and whose plan did not: what is measured between them is a staircase.
+        let (mut held, mut missed): (Option<f64>, Option<f64>) = (None, None);
         for round in 1..=rounds {
             let trial = match self.attempt(curves, *aim, round)? {
                 Ok(trial) => trial,
@@ -204,6 +206,11 @@ impl Settling<'_> {
             let how = if matches!(self.job.timing, Timing::Estimate(_)) { "estimated" } else { "measured" };
             tell(Event::Note(trial.describe(round, how)));
             let done = trial.holds && slack.is_none_or(|s| s >= TIGHT);
+            if slack.is_none_or(|s| s <= SAFE) {
+                held = aim.latency_ms.map(|ms| held.map_or(ms, |known| known.max(ms)));
+            } else {
+                missed = aim.latency_ms.map(|ms| missed.map_or(ms, |known| known.min(ms)));
+            }
             if trial.holds {
                 holding.push(trial);
             } else if closest.as_ref().is_none_or(|known| trial.excess < known.excess) {
@@ -212,8 +219,11 @@ impl Settling<'_> {
             if done {
                 return Ok(());
             }
-            // Aim between the two.
-            aim.latency_ms = aim.latency_ms.zip(slack).map(|(ms, slack)| ms * (SAFE + TIGHT) / 2.0 / slack);
+            // Aim between the two shares, or halfway where both sides are known.
+            aim.latency_ms = match (held, missed) {
+                (Some(held), Some(missed)) if held < missed => Some((held + missed) / 2.0),
+                _ => aim.latency_ms.zip(slack).map(|(ms, slack)| ms * (SAFE + TIGHT) / 2.0 / slack),
+            };
             aim.weight_bytes =
                 aim.weight_bytes.zip(size).map(|(bytes, size)| if size > 1.0 { bytes / size } else { bytes });
             aim.memory_bytes = self
@@ -221,6 +231,7 @@ impl Settling<'_> {
                 .zip(aim.memory_bytes)
                 .map(|(limit, now)| if bytes > limit { now - (bytes - limit) * 1.05 } else { now });
         }
+        aim.latency_ms = held.or(aim.latency_ms);
         Ok(())
     }
 

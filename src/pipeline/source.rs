@@ -54,6 +54,8 @@ pub struct Source {
     pub images: Vec<Vec<f32>>,
     /// Labels of the calibration images: class and box, normalised to the letterboxed image.
     labels: Vec<Vec<Target>>,
+    /// Which training images those are, ascending.
+    pub calibration_items: Vec<usize>,
     /// The class of every calibration image; empty for a detector.
     classes: Vec<usize>,
     /// Identifies the calibration images.
@@ -135,6 +137,7 @@ impl Source {
             imgsz,
             images: Vec::new(),
             labels: Vec::new(),
+            calibration_items: Vec::new(),
             classes: Vec::new(),
             calibration_hash: String::new(),
             emphasis: Emphasis::default(),
@@ -159,6 +162,7 @@ impl Source {
         tell(Event::Stage("Loading", format!("{count} of {all} training images for calibration")));
         let mut chosen = sample(&mut StdRng::seed_from_u64(job.seed), all, count).into_vec();
         chosen.sort_unstable();
+        self.calibration_items.clone_from(&chosen);
         for (done, index) in chosen.iter().enumerate() {
             let item = &self.train.items[*index];
             let image = item.image.load().map_err(|e| PipelineError::Input(e.to_string()))?;

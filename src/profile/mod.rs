@@ -57,6 +57,8 @@ pub struct Device {
     pub target_cpu: Option<String>,
     /// Threads that the network may use.
     pub threads: usize,
+    /// Whether measurements bind every thread to a processor of its own.
+    pub pin: bool,
     /// Memory of the whole device; the memory budget must fit into it.
     pub memory: Option<Mib>,
     /// Part of the name that the board gives itself; measured on another one, times claim nothing.
@@ -128,6 +130,8 @@ pub struct ModelChoice {
     pub path: Option<PathBuf>,
     /// Side of the square input image, pixels; the model's own without one.
     pub imgsz: Option<usize>,
+    /// Sides to choose from, the one that budgets refer to first; where there is only one, nothing is to be chosen.
+    pub sizes: Vec<usize>,
     /// Images per run of the network on the device.
     pub batch: usize,
 }
@@ -221,7 +225,7 @@ pub struct Bench {
     pub warmup: usize,
     /// Runs on the clock.
     pub runs: usize,
-    /// Whether frames only count while nothing else takes processor time.
+    /// Whether frames only count while the machine is neither slowed down nor busy with something else.
     pub quiet: bool,
     /// A benchmark command of the user in place of our runtime: it prints the milliseconds of the ONNX file `{model}`.
     pub command: Option<Vec<String>>,
@@ -235,6 +239,7 @@ impl Default for Profile {
                 triple: None,
                 target_cpu: None,
                 threads: 1,
+                pin: false,
                 memory: None,
                 board: None,
                 glibc: None,
@@ -253,13 +258,13 @@ impl Default for Profile {
                 min_map: None,
                 max_map_drop: None,
             },
-            model: ModelChoice { path: None, imgsz: None, batch: 1 },
+            model: ModelChoice { path: None, imgsz: None, sizes: vec![], batch: 1 },
             data: None,
             search: Search {
                 strategy: Strategy::Structured,
                 sparsity: Ratio::HALF,
                 grid: 8,
-                min_keep: Ratio::QUARTER,
+                min_keep: Ratio::EIGHTH,
                 importance: IMPORTANCE[0].into(),
                 calibration_images: 128,
                 seed: 0,

@@ -10,7 +10,7 @@ pub struct Overrides {
     pub model: Option<PathBuf>,
     /// Replaces `[data] path`.
     pub data: Option<PathBuf>,
-    /// Replaces `[model] imgsz`.
+    /// Replaces `[model] imgsz`, be it one or several.
     pub imgsz: Option<usize>,
     /// Replaces `[budget] latency-ms`.
     pub latency: Option<Millis>,
@@ -45,7 +45,9 @@ impl Overrides {
         profile.budget.params = self.params.or(profile.budget.params);
         profile.budget.file = self.file.or(profile.budget.file);
         profile.model.path = self.model.or(profile.model.path);
-        profile.model.imgsz = self.imgsz.or(profile.model.imgsz);
+        if let Some(side) = self.imgsz {
+            (profile.model.imgsz, profile.model.sizes) = (Some(side), vec![side]);
+        }
         profile.data = self.data.or(profile.data);
         profile.finetune.epochs = self.epochs.unwrap_or(profile.finetune.epochs);
         profile.search.strategy = self.strategy.unwrap_or(profile.search.strategy);

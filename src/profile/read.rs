@@ -19,6 +19,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("device", "triple"),
     ("device", "target-cpu"),
     ("device", "threads"),
+    ("device", "pin"),
     ("device", "board"),
     ("device", "glibc"),
     ("device", "features"),
@@ -142,6 +143,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         triple: s.text("triple"),
         target_cpu: s.text("target-cpu"),
         threads: s.count("threads", 1..=1024).unwrap_or(default.threads),
+        pin: s.flag("pin").unwrap_or(default.pin),
         memory: s.number("memory-mib", Mib::new),
         board: s.text("board"),
         glibc: s.text("glibc"),
@@ -187,7 +189,8 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     let mut s = Section::new(problems, "model", model);
     let m = &mut profile.model;
     m.path = s.text("path").map(beside);
-    m.imgsz = s.count("imgsz", 1..=4096);
+    m.sizes = s.counts("imgsz", 1..=4096).unwrap_or_default();
+    m.imgsz = m.sizes.first().copied();
     m.batch = s.count("batch", 1..=MANY).unwrap_or(m.batch);
     if m.batch != 1 {
         s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));

@@ -123,6 +123,25 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
         self.whole(key, range).map(|number| number as usize)
     }
 
+    /// A whole number of a range, or a list of them.
+    pub(super) fn counts(&mut self, key: &'static str, range: RangeInclusive<usize>) -> Option<Vec<usize>> {
+        self.get(key, |value| {
+            let one = |value: &DeValue| {
+                let digits = value.as_integer().map(|i| (i.as_str(), i.radix()));
+                let (digits, radix) = expect(value, "a whole number", digits)?;
+                let number = usize::from_str_radix(digits, radix).ok().filter(|number| range.contains(number));
+                number.ok_or_else(|| {
+                    format!("is {digits}, expected a whole number from {} to {}", range.start(), range.end())
+                })
+            };
+            match value.as_array() {
+                Some(list) if list.is_empty() => Err("is empty".into()),
+                Some(list) => list.iter().map(|value| one(value.get_ref())).collect(),
+                None => one(value).map(|number| vec![number]),
+            }
+        })
+    }
+
     /// A number with a unit.
     pub(super) fn number<T>(&mut self, key: &'static str, unit: impl Fn(f64) -> Result<T, UnitError>) -> Option<T> {
         self.get(key, |value| {

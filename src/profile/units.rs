@@ -69,8 +69,8 @@ unit!(
 );
 
 impl Ratio {
-    /// One fourth.
-    pub const QUARTER: Self = Self(0.25);
+    /// One eighth.
+    pub const EIGHTH: Self = Self(0.125);
     /// One half.
     pub const HALF: Self = Self(0.5);
 }

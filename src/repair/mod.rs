@@ -152,9 +152,8 @@ pub fn repair(
             let kernel = repaired.tensor(&smaller.weight);
             let small = kernel.data().len() / kernel.shape()[0].max(1) <= MAX_SPARSE_ROW;
             if method == Method::Sparse && small {
-                let layer = || original.graph.node(id).name.clone();
                 let fit = moments.fit_nonzero(kernel, calibration.ridge);
-                apply(&mut repaired, smaller, &fit.ok_or_else(|| RepairError::Singular { layer: layer() })?);
+                apply(&mut repaired, smaller, &fit);
             } else if matches!(method, Method::BatchNorm | Method::Sparse) {
                 moments.restate(&mut repaired, smaller);
             } else {

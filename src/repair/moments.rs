@@ -210,8 +210,9 @@ impl Moments {
     }
 
     /// As [`Moments::fit`], with a ridge that is given, over the weights of `kernel` that are not zero: each output has a
-    /// system of its own.
-    pub fn fit_nonzero(&self, kernel: &Tensor, ridge: f64) -> Option<Fit> {
+    /// system of its own. An output whose equations have no solution, because what it reads never changes, keeps its weights
+    /// and gets the right mean.
+    pub fn fit_nonzero(&self, kernel: &Tensor, ridge: f64) -> Fit {
         let mut rows = kernel.data();
         let mut fit = Fit::default();
         for Block { gram, target_mean, xy } in self.blocks.iter().map(|split| &split.all) {
@@ -220,28 +221,29 @@ impl Moments {
             rows = others;
             let one = |(output, (row, target)): (usize, (&[f32], &f64))| {
                 let kept: Vec<usize> = (0..d).filter(|i| row[*i] != 0.0).collect();
-                if kept.is_empty() {
-                    return Some((vec![0.0; d], *target as f32));
-                }
                 let part = Gram {
                     mean: kept.iter().map(|i| gram.mean[*i]).collect(),
                     xx: Mat::from_fn(kept.len(), kept.len(), |i, j| gram.xx[(kept[i], kept[j])]),
                 };
                 let right = Mat::from_fn(kept.len(), 1, |i, _| xy[(kept[i], output)]);
                 let start: Vec<f32> = kept.iter().map(|i| row[*i]).collect();
-                let found = solve(&part, &right, &[*target], &start, ridge)?;
+                let found = if kept.is_empty() { None } else { solve(&part, &right, &[*target], &start, ridge) };
+                let Some(found) = found else {
+                    let mean: f64 = start.iter().zip(&part.mean).map(|(w, x)| f64::from(*w) * x).sum();
+                    return (row.to_vec(), (target - mean) as f32);
+                };
                 let mut whole = vec![0.0; d];
                 kept.iter().zip(found.kernel).for_each(|(i, w)| whole[*i] = w);
-                Some((whole, found.intercept[0]))
+                (whole, found.intercept[0])
             };
             let jobs: Vec<_> = mine.chunks_exact(d).zip(target_mean).enumerate().collect();
-            let found: Option<Vec<(Vec<f32>, f32)>> = jobs.into_par_iter().map(one).collect();
-            for (row, intercept) in found? {
+            let found: Vec<(Vec<f32>, f32)> = jobs.into_par_iter().map(one).collect();
+            for (row, intercept) in found {
                 fit.kernel.extend(row);
                 fit.intercept.push(intercept);
             }
         }
-        Some(fit)
+        fit
     }
 
     /// Writes the mean and the variance of the convolution's outputs into its batch normalisation.

@@ -97,6 +97,8 @@ pub struct Session {
     runner: Box<dyn Runner>,
     binary: PathBuf,
     threads: usize,
+    /// Whether the threads are bound to a processor each.
+    pin: bool,
     quiet: bool,
     board: Board,
     simulated: Option<String>,
@@ -130,11 +132,11 @@ impl Session {
         let output = runner.run(binary, &[text("device"), text("--json")])?;
         let About { board } = parse(binary, &output)?;
         let simulated = simulated(profile, &board, runner.emulates());
-        let (threads, quiet) = (profile.device.threads, profile.bench.quiet);
-        Ok(Self { runner, binary: binary.into(), threads, quiet, board, simulated })
+        let (threads, pin, quiet) = (profile.device.threads, profile.device.pin, profile.bench.quiet);
+        Ok(Self { runner, binary: binary.into(), threads, pin, quiet, board, simulated })
     }
 
-    /// The session, with another answer to whether the machine must be free of other load than the profile's.
+    /// The session, with another answer than the profile's to whether the machine must be quiet.
     pub fn quiet(self, quiet: bool) -> Self {
         Self { quiet, ..self }
     }
@@ -170,6 +172,9 @@ impl Session {
             words.extend([text("--imgsz"), text(&frames.imgsz)]);
             words.extend(model.iter().flat_map(|model| [text("--model"), Word::File(model.to_path_buf())]));
             words.extend([text("--against"), Word::File(other.into())]);
+            if self.pin {
+                words.push(text("--pin"));
+            }
             if frames.phases && !proof && done == 0 {
                 words.push(text("--phases"));
             }
@@ -253,10 +258,9 @@ impl Session {
             let before = self.state()?;
             let output = self.runner.run(&self.binary, &[text("table"), Word::File(path.into())])?;
             let after = self.state()?;
-            let frames = board::Frames { wall: &[], own_cpu_ms: 0.0, elapsed_ms: 0.0 };
             // The clock may rest between programs: what it says then is no frequency of the frames.
             let states = [before, after].map(|state| State { mhz: None, ..state });
-            let against = if self.simulated.is_some() { vec![] } else { board::judge(&states, &frames, false) };
+            let against = if self.simulated.is_some() { vec![] } else { board::judge(&states, None, self.quiet) };
             if against.is_empty() {
                 return parse(&self.binary, &output);
             }

@@ -43,7 +43,8 @@ pub struct Collected {
 }
 
 /// Takes windows of at most `most` frames until there are `runs`. `take` measures a window of the given number of
-/// frames. Without `believe` nothing is judged; its value says whether the machine must also be free of other load.
+/// frames. Without `believe` nothing is judged; its value says whether the machine
+/// must also be neither slowed down nor busy with something else.
 ///
 /// # Errors
 /// That of `take`, or [`Unsteady`] when a window could not be believed three times.
@@ -83,7 +84,7 @@ fn objections(window: &Window, believe: Option<bool>) -> Vec<String> {
         return vec!["the window has no frames".into()];
     }
     let frames = Frames { wall, own_cpu_ms: window.own_cpu_ms, elapsed_ms: window.elapsed_ms };
-    believe.map_or_else(Vec::new, |quiet| judge(&window.states, &frames, quiet))
+    believe.map_or_else(Vec::new, |quiet| judge(&window.states, Some(&frames), quiet))
 }
 
 fn add(all: &mut Collected, mut window: Window) {

@@ -44,12 +44,14 @@ pub fn outline(image: &mut Image, bbox: [f32; 4], colour: [u8; 3]) {
     fill(image, [x1 - thick, y0, x1, y1], colour);
 }
 
-/// Mixes a colour half and half into the pixels that are chosen by column and row.
-pub fn tint(image: &mut Image, chosen: &dyn Fn(usize, usize) -> bool, colour: [u8; 3]) {
-    let width = image.width();
-    for (at, pixel) in image.data_mut().chunks_exact_mut(3).enumerate() {
-        if chosen(at % width, at / width) {
-            pixel.iter_mut().zip(colour).for_each(|(p, c)| *p = p.midpoint(c));
+/// Mixes a colour half and half into the pixels of a box that are chosen by column and row.
+pub fn tint(image: &mut Image, bbox: [f32; 4], chosen: &dyn Fn(usize, usize) -> bool, colour: [u8; 3]) {
+    let (width, height) = (image.width(), image.height());
+    let [x0, y0, x1, y1] = pixels(bbox).map(|side| side.max(0) as usize);
+    for (x, y) in (y0..y1.min(height)).flat_map(|y| (x0..x1.min(width)).map(move |x| (x, y))) {
+        if chosen(x, y) {
+            let at = 3 * (y * width + x);
+            image.data_mut()[at..at + 3].iter_mut().zip(colour).for_each(|(p, c)| *p = p.midpoint(c));
         }
     }
 }
@@ -124,7 +126,7 @@ mod tests {
         assert_eq!([at(&image, 1, 1), at(&image, 4, 1), at(&image, 6, 3), at(&image, 3, 3)], [9, 9, 9, 0]);
         polygon(&mut image, &[[f32::NAN, 1e30], [-1e9, 4.0], [f32::INFINITY, 3.0]], [7; 3]);
         dot(&mut image, [f32::NAN, -1e30], [7; 3]);
-        tint(&mut image, &|x, y| (x, y) == (3, 3), [200; 3]);
+        tint(&mut image, [-5.0, 0.0, 1e9, f32::INFINITY], &|x, y| (x, y) == (3, 3), [200; 3]);
         assert_eq!(at(&image, 3, 3), 100);
     }
 

@@ -48,16 +48,28 @@ impl Letterbox {
     pub fn forward(&self, image: &Image, out: &mut [f32]) {
         let (w, h) = self.input;
         assert_eq!(out.len(), 3 * w * h, "the input tensor");
-        out.fill(f32::from(PAD) / 255.0);
-        let pixels = self.resize(image);
-        let (cw, ch) = self.content;
-        for (channel, plane) in out.chunks_exact_mut(w * h).enumerate() {
-            for y in 0..ch {
-                let row = &mut plane[(y + self.offset.1) * w + self.offset.0..][..cw];
-                let source = pixels[3 * y * cw..].iter().skip(channel).step_by(3);
-                row.iter_mut().zip(source).for_each(|(o, p)| *o = f32::from(*p) / 255.0);
+        let ((left, top), (cw, ch)) = (self.offset, self.content);
+        let shades: [f32; 256] = std::array::from_fn(|byte| byte as f32 / 255.0);
+        // The border: rows above and below, then what is left and right of the content.
+        let (first, last) = (top * w, (top + ch) * w);
+        let pad = shades[usize::from(PAD)];
+        for plane in out.chunks_exact_mut(w * h) {
+            plane[..first].fill(pad);
+            plane[last..].fill(pad);
+            for row in plane[first..last].chunks_exact_mut(w) {
+                row[..left].fill(pad);
+                row[left + cw..].fill(pad);
             }
         }
+        let (red, rest) = out.split_at_mut(w * h);
+        let (green, blue) = rest.split_at_mut(w * h);
+        self.rows(image, |y, line| {
+            let at = (top + y) * w + left;
+            let planes = red[at..at + cw].iter_mut().zip(&mut green[at..at + cw]).zip(&mut blue[at..at + cw]);
+            for (((r, g), b), pixel) in planes.zip(line.chunks_exact(3)) {
+                [*r, *g, *b] = [pixel[0], pixel[1], pixel[2]].map(|byte| shades[usize::from(byte)]);
+            }
+        });
     }
 
     /// The scaled image alone, without the border.
@@ -65,19 +77,32 @@ impl Letterbox {
     /// # Panics
     /// If the image is not of the size this placement was made for.
     pub fn resize(&self, image: &Image) -> Vec<u8> {
+        let mut out = Vec::with_capacity(3 * self.content.0 * self.content.1);
+        self.rows(image, |_, line| out.extend_from_slice(line));
+        out
+    }
+
+    /// Gives the rows of the scaled image one after the other.
+    fn rows(&self, image: &Image, mut give: impl FnMut(usize, &[u8])) {
         assert_eq!((image.width(), image.height()), self.source, "the source image");
         let ((sw, sh), (cw, ch)) = (self.source, self.content);
+        let source = |row: usize| &image.data()[3 * row * sw..3 * (row + 1) * sw];
         if (sw, sh) == (cw, ch) {
-            return image.data().to_vec();
+            (0..ch).for_each(|y| give(y, source(y)));
+            return;
         }
+        let mut line = vec![0u8; 3 * cw];
         if (sw, sh) == (2 * cw, 2 * ch) {
-            return halve(image.data(), cw, ch);
+            for y in 0..ch {
+                halve(source(2 * y), source(2 * y + 1), &mut line);
+                give(y, &line);
+            }
+            return;
         }
         let columns: Vec<Tap> = (0..cw).map(|x| column(x, sw, cw)).collect();
-        let mut out = vec![0; 3 * cw * ch];
         // Rows are blended across once and kept for the next output row, which mostly needs the same two.
         let mut rows: [(usize, Vec<i32>); 2] = [(usize::MAX, vec![0; 3 * cw]), (usize::MAX, vec![0; 3 * cw])];
-        for (y, line) in out.chunks_exact_mut(3 * cw).enumerate() {
+        for y in 0..ch {
             let Tap { at, weight } = row(y, sh, ch);
             for (slot, row) in at.into_iter().enumerate() {
                 if rows[slot].0 == row {
@@ -88,15 +113,15 @@ impl Letterbox {
                     rows.swap(0, 1);
                     continue;
                 }
-                across(&image.data()[3 * row * sw..3 * (row + 1) * sw], &columns, &mut rows[slot].1);
+                across(source(row), &columns, &mut rows[slot].1);
                 rows[slot].0 = row;
             }
             for (o, (a, b)) in line.iter_mut().zip(rows[0].1.iter().zip(&rows[1].1)) {
                 let blend = ((weight[0] * (a >> 4)) >> 16) + ((weight[1] * (b >> 4)) >> 16);
                 *o = ((blend + 2) >> 2).clamp(0, 255) as u8;
             }
+            give(y, &line);
         }
-        out
     }
 
     /// A box of the input in pixels of the source image, cut at its borders.
@@ -164,25 +189,19 @@ fn tap(low: isize, share: f32, source: usize) -> Tap {
 
 fn across(row: &[u8], columns: &[Tap], out: &mut [i32]) {
     for (tap, pixel) in columns.iter().zip(out.chunks_exact_mut(3)) {
-        let (a, b) = (&row[3 * tap.at[0]..], &row[3 * tap.at[1]..]);
-        for (channel, value) in pixel.iter_mut().enumerate() {
-            *value = i32::from(a[channel]) * tap.weight[0] + i32::from(b[channel]) * tap.weight[1];
+        let (a, b) = (&row[3 * tap.at[0]..][..3], &row[3 * tap.at[1]..][..3]);
+        for ((value, a), b) in pixel.iter_mut().zip(a).zip(b) {
+            *value = i32::from(*a) * tap.weight[0] + i32::from(*b) * tap.weight[1];
         }
     }
 }
 
-fn halve(data: &[u8], width: usize, height: usize) -> Vec<u8> {
-    let stride = 6 * width;
-    let mut out = Vec::with_capacity(3 * width * height);
-    for y in 0..height {
-        let (top, bottom) = (&data[2 * y * stride..], &data[(2 * y + 1) * stride..]);
-        for x in 0..width {
-            for c in 0..3 {
-                let at = 6 * x + c;
-                let sum = [top[at], top[at + 3], bottom[at], bottom[at + 3]].map(u16::from).iter().sum::<u16>();
-                out.push(((sum + 2) >> 2) as u8);
-            }
+/// Means of blocks of two by two pixels.
+fn halve(top: &[u8], bottom: &[u8], out: &mut [u8]) {
+    for ((pixel, top), bottom) in out.chunks_exact_mut(3).zip(top.chunks_exact(6)).zip(bottom.chunks_exact(6)) {
+        for (c, value) in pixel.iter_mut().enumerate() {
+            let sum = [top[c], top[c + 3], bottom[c], bottom[c + 3]].map(u16::from).iter().sum::<u16>();
+            *value = ((sum + 2) >> 2) as u8;
         }
     }
-    out
 }

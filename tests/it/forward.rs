@@ -196,7 +196,7 @@ fn kept_layers_agree_with_the_golden_layers() {
         model.graph.ids().rfind(inside).unwrap()
     };
     let keep: Vec<NodeId> = (0..23).map(last).collect();
-    let mut engine = Engine::new(&model, 320, 320, &Options { threads: 1, keep: keep.clone() }).unwrap();
+    let mut engine = Engine::new(&model, 320, 320, &Options { keep: keep.clone(), ..Options::default() }).unwrap();
     engine.run(golden["sq.input"].data()).unwrap();
     for (layer, id) in keep.iter().enumerate() {
         let expected = golden[&format!("sq.layer.{layer}")].data();

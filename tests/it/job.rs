@@ -1,10 +1,13 @@
 //! The whole job on the embedded demo, through the worker: budgets that can be met, and budgets that cannot.
 
 use assert_cmd::Command;
+use secateurs::data::demo;
 use secateurs::engine::{Options, plan_memory};
 use secateurs::graph::Graph;
 use secateurs::model;
 use secateurs::pipeline::{PlanFile, sha256};
+use secateurs::train;
+use secateurs::zoo::{Task, yolov8};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -20,15 +23,13 @@ fn mib(graph: &Graph) -> f64 {
     plan_memory(graph, SIDE, SIDE, &options).unwrap().total() as f64 / f64::from(1 << 20)
 }
 
-/// `prune` on the demo without training.
+/// `prune`, on the demo and without training unless the flags say something else.
 fn prune(folder: &Path, out: &str, flags: &[String]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
-    command
-        .args(["prune", "--epochs", "0", "--cache"])
-        .arg(folder.join("cache"))
-        .arg("--out")
-        .arg(folder.join(out))
-        .args(flags);
+    command.args(["prune", "--cache"]).arg(folder.join("cache")).arg("--out").arg(folder.join(out)).args(flags);
+    if !flags.iter().any(|flag| flag == "--epochs") {
+        command.args(["--epochs", "0"]);
+    }
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.code().unwrap(), text)
@@ -91,6 +92,53 @@ fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
     let (code, text) = prune(folder.path(), "d", &flag("latency-ratio", 0.01));
     assert_eq!(code, 4, "{text}");
     assert!(text.contains("the least latency is") && text.contains("--latency-ratio"), "{text}");
+
+    // A board that is only emulated is planned for by an estimate, and nothing is claimed about its latency.
+    let board = folder.path().join("board.toml");
+    let profile =
+        "[device]\ncore-gflops = 8.0\nbandwidth-gb-s = 8.0\n[connect]\nkind = 'command'\ncommand = ['qemu-x']\n";
+    std::fs::write(&board, profile).unwrap();
+    let given = [flag("latency-ratio", 0.8).as_slice(), &["--profile".into(), board.display().to_string()]].concat();
+    let (code, text) = prune(folder.path(), "e", &given);
+    assert_eq!(code, 0, "{text}");
+    let report = std::fs::read(folder.path().join("e/report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["verdict"]["simulated"], "estimated");
+    assert!(report["device"].as_str().unwrap().starts_with("estimate for board"), "{report}");
+    for stage in ["uncut", "repaired"] {
+        assert!(report[stage]["p50_ms"].is_null() && report[stage]["macs"].is_number(), "{report}");
+    }
+    assert!(report["repaired"]["macs"].as_u64() < report["uncut"]["macs"].as_u64());
+    assert!(text.contains("nothing is claimed") && !text.contains("p50 "), "{text}");
+}
+
+/// A YOLOv8 as a state dict: its C2f blocks, its neck without residuals and its dense class branch go through the whole
+/// job, training included. Fresh weights find nothing, so only sizes are judged.
+#[test]
+fn a_yolov8_is_pruned_and_tuned() {
+    let folder = tempfile::tempdir().unwrap();
+    let scale = yolov8::Scale { depth: 0.33, width: 0.125, max_channels: 256 };
+    let graph = yolov8::network(scale, Task::Detect, 3).unwrap();
+    let weights = train::init(&graph, 4);
+    let views = weights.iter().map(|(key, tensor)| {
+        let bytes = bytemuck::cast_slice::<f32, u8>(tensor.data());
+        (key, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, tensor.shape().to_vec(), bytes).unwrap())
+    });
+    let file = folder.path().join("yolov8.safetensors");
+    std::fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+    let data = demo::write(&folder.path().join("drawn"), 48, 12).unwrap();
+    let paths = [("--model", &file), ("--data", &data)].map(|(flag, path)| [flag.into(), path.display().to_string()]);
+    let mut flags = paths.concat();
+    flags.extend(["--imgsz", "64", "--epochs", "1"].map(String::from));
+    let options = Options { threads: 1, ..Options::default() };
+    let bytes = |graph: &Graph| plan_memory(graph, 64, 64, &options).unwrap().total() as f64;
+    flags.extend(flag("memory-mib", 0.75 * bytes(&graph) / f64::from(1 << 20)));
+    let (code, text) = prune(folder.path(), "out", &flags);
+    assert_eq!(code, 0, "{text}");
+    let cut = model::load(&folder.path().join("out/model.safetensors")).unwrap();
+    assert!(bytes(&cut.graph) <= 0.751 * bytes(&graph), "{} of {}", bytes(&cut.graph), bytes(&graph));
+    let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("out/report.json")).unwrap()).unwrap();
+    assert!(report["tuned"]["params"].as_f64() < report["uncut"]["params"].as_f64(), "{text}");
 }
 
 #[test]
@@ -126,4 +174,24 @@ fn ways_to_prune_are_compared_on_the_demo() {
     }
     let page = std::fs::read_to_string(folder.path().join("out/compare.html")).unwrap();
     assert!(page.contains("l1-uniform, lsq") && !page.contains("NaN"), "{text}");
+}
+
+#[test]
+fn the_image_size_is_chosen_together_with_the_widths() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("sizes.toml");
+    std::fs::write(
+        &profile,
+        "[model]\nimgsz = [160, 96]\n[budget]\nlatency-ratio = 0.9\n[search]\ncalibration-images = 16\n[finetune]\nepochs = 0\n",
+    )
+    .unwrap();
+    let (code, text) = prune(folder.path(), "a", &["--profile".into(), profile.display().to_string()]);
+    // A busy machine may miss the budget; the choice is made all the same.
+    assert!(code == 0 || code == 5, "{code}: {text}");
+    for line in ["160 px: mAP50-95", "96 px: mAP50-95"] {
+        assert!(text.contains(line), "{text}");
+    }
+    let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("a/report.json")).unwrap()).unwrap();
+    assert!(report["budget"]["latency_ms"].is_number(), "the budget is that of the first size: {report}");
+    assert!(report["imgsz"] == 160 || report["imgsz"] == 96, "{}", report["imgsz"]);
 }

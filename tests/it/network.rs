@@ -48,7 +48,7 @@ pub fn network(graph: &Graph, seed: u64) -> Problem {
         let table = table.collect();
         Factor { scope, table }
     };
-    let kernels = memory::kernels(graph, &groups);
+    let kernels = memory::kernels(graph, &groups, 320, 320).unwrap();
     let factors = kernels.iter().map(|kernel| {
         let area = shapes[kernel.node.index()].area() as f64;
         let mut noise = StdRng::seed_from_u64(seed ^ kernel.node.index() as u64);

@@ -92,7 +92,7 @@ runs = 0
     targets/board.toml:16:1: unknown key `grid` in [budget] (it belongs to [search])
     targets/board.toml:19:9: [model] `imgsz` is 0, expected a whole number from 1 to 4096
     targets/board.toml:20:9: [model] `batch` is 8, but the runtime takes one image at a time: expected 1
-    targets/board.toml:23:14: [search] `importance` is `tayler`, expected one of reconstruction, fisher, taylor, l1, l2, bn-scale, fpgm, random; did you mean `taylor`?
+    targets/board.toml:23:14: [search] `importance` is `tayler`, expected one of reconstruction, fisher, taylor, l1, l2, bn-scale, fpgm, activation, lamp, random; did you mean `taylor`?
     targets/board.toml:24:12: [search] `min-keep` is 1.5, expected a number from 0 to 1
     targets/board.toml:25:8: [search] `seed` is -1, expected a whole number from 0 to 9223372036854775807
     targets/board.toml:28:10: [finetune] `epochs` is a float, expected a whole number
@@ -189,4 +189,19 @@ fn units_refuse_what_they_cannot_be() {
     for value in [0.0, -1.0, f64::INFINITY, f64::NAN] {
         assert!(Millis::new(value).is_err(), "{value}");
     }
+}
+
+#[test]
+fn one_image_size_or_several() {
+    let sizes = |text: &str| parse(text).map(|p| (p.model.imgsz, p.model.sizes)).map_err(|e| e.to_string());
+    assert_eq!(sizes("[model]\nimgsz = 320"), Ok((Some(320), vec![320])));
+    assert_eq!(sizes("[model]\nimgsz = [640, 512]"), Ok((Some(640), vec![640, 512])));
+    assert_eq!(sizes(""), Ok((None, vec![])));
+    for (text, expected) in [("[]", "is empty"), ("[640, 0]", "is 0"), ("[640, \"a\"]", "a whole number")] {
+        let error = sizes(&format!("[model]\nimgsz = {text}")).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let one = Overrides { imgsz: Some(96), ..Overrides::default() };
+    let profile = one.apply(parse("[model]\nimgsz = [640, 512]").unwrap());
+    assert_eq!((profile.model.imgsz, profile.model.sizes), (Some(96), vec![96]));
 }

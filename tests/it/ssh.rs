@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Cuts in each of the two kinds: after which everything works again, and after which nothing does.
-const CUTS: i64 = 24;
+const CUTS: i64 = 18;
 
 /// A server with keys of its own.
 struct Server {
@@ -170,7 +170,7 @@ impl Bed {
     fn settings(&self) -> SshSettings {
         let mut settings = SshSettings::new("board", self.device.to_str().unwrap());
         settings.options = vec!["-F".into(), self.root.join("ssh_config").to_str().unwrap().into()];
-        settings.patience = Duration::from_secs(4);
+        settings.patience = Duration::from_secs(3);
         settings.first_patience = Duration::from_secs(2);
         settings.lease = Duration::from_secs(4);
         settings

@@ -49,6 +49,7 @@ bench:
   --runs N          Frames on the clock [default: 300]
   --warmup N        Frames before the clock starts [default: 20]
   --against FILE    Run another model in turn with this one, and give the ratio of their times
+  --pin             Keep every thread on a processor of its own
   --profile         Time every layer, and hold it against the machine's measured peak
 
 window, as bench, and:
@@ -209,7 +210,7 @@ fn device(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
 
 fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     let imgsz = imgsz(args, model)?;
-    Ok(bench::Options { imgsz, threads: args.threads, warmup: args.warmup, runs: args.runs })
+    Ok(bench::Options { imgsz, threads: args.threads, pin: args.pin, warmup: args.warmup, runs: args.runs })
 }
 
 fn run_window(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {

@@ -23,6 +23,9 @@ pub struct Args {
     /// Run another model in turn with this one, and give the ratio of their times
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     against: Option<PathBuf>,
+    /// Keep every thread on a processor of its own
+    #[arg(long)]
+    pin: bool,
     /// Time every layer, and hold it against the machine's measured peak
     #[arg(long)]
     profile: bool,
@@ -37,6 +40,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let options = Options {
         imgsz: args.model.imgsz(&model)?,
         threads: args.threads.threads.into(),
+        pin: args.pin,
         warmup: args.warmup as usize,
         runs: args.runs as usize,
     };

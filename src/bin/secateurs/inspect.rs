@@ -63,6 +63,8 @@ struct GroupRow {
     name: String,
     width: usize,
     heads: usize,
+    /// Whether width 0 is allowed.
+    removable: bool,
     producers: Vec<String>,
     consumers: Vec<String>,
 }
@@ -122,6 +124,7 @@ fn rows(model: &Model, groups: &Groups) -> Vec<GroupRow> {
         name: group.name.clone(),
         width: group.width(),
         heads: group.heads,
+        removable: group.removable,
         producers: names(&group.producers),
         consumers: names(&group.consumers),
     };
@@ -169,9 +172,10 @@ impl fmt::Display for Inspected {
             writeln!(f, "\n{:<28} {:>6}  cut with it", "group", "width")?;
             for group in groups {
                 let heads = if group.heads > 1 { format!(" ({} heads)", group.heads) } else { String::new() };
+                let removable = if group.removable { " (may vanish)" } else { "" };
                 let others: Vec<&str> =
                     group.producers.iter().map(String::as_str).filter(|name| *name != group.name).collect();
-                writeln!(f, "{:<28} {:>6}  {}{heads}", group.name, group.width, others.join(", "))?;
+                writeln!(f, "{:<28} {:>6}  {}{heads}{removable}", group.name, group.width, others.join(", "))?;
             }
             let channels: usize = groups.iter().map(|group| group.width).sum();
             writeln!(f, "{} groups, {channels} channels", groups.len())?;

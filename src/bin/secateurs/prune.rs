@@ -192,6 +192,10 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         ),
         "cut, and repair by least squares".to_owned(),
     ];
+    if profile.model.sizes.len() > 1 {
+        let sizes: Vec<String> = profile.model.sizes.iter().map(usize::to_string).collect();
+        steps.insert(2, format!("do steps 3 to 6 at {} px and keep the size that finds most", sizes.join(", ")));
+    }
     if tune.epochs > 0 {
         steps.push(format!("train {} epochs, batches of {}{teacher}", tune.epochs, tune.batch));
     }
@@ -225,6 +229,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         model: profile.model.path.clone(),
         data: profile.data.clone(),
         imgsz: profile.model.imgsz,
+        sizes: profile.model.sizes.clone(),
         threads: profile.device.threads,
         budget: Asked {
             latency_ms: budget.latency.map(Millis::get),

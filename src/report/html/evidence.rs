@@ -87,7 +87,8 @@ pub fn front(report: &Report) -> String {
 pub fn memory(report: &Report) -> String {
     let steps = &report.memory;
     let peak = |of: fn(&MemoryStep) -> f64| {
-        steps.iter().filter(|s| of(s).is_finite()).max_by(|a, b| of(a).total_cmp(&of(b))).map(|s| (s, of(s)))
+        // The first of equal ones.
+        steps.iter().rev().filter(|s| of(s).is_finite()).max_by(|a, b| of(a).total_cmp(&of(b))).map(|s| (s, of(s)))
     };
     let (Some(before), Some(after)) = (peak(|s| s.before_bytes), peak(|s| s.after_bytes)) else {
         return String::new();

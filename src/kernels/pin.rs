@@ -1,0 +1,24 @@
+//! Keeps a thread on one processor, where the operating system lets programs ask for it.
+
+/// Binds the calling thread to the `index`-th processor that it may run on, counted round. Without effect where
+/// that is not possible.
+pub(super) fn pin_thread(index: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the sets are plain data of the size that is passed on, and live during the calls.
+    unsafe {
+        let size = size_of::<libc::cpu_set_t>();
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size, &mut allowed) != 0 {
+            return;
+        }
+        let processors = (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &allowed));
+        let count = processors.clone().count().max(1);
+        if let Some(cpu) = processors.clone().nth(index % count) {
+            let mut one: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(cpu, &mut one);
+            libc::sched_setaffinity(0, size, &one);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = index;
+}
