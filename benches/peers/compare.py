@@ -2,7 +2,7 @@
 
     compare.py --model F [--imgsz N] [--threads T] [--rounds 5] [--runs 60] [--peers ort,openvino,ncnn]
 
-Run it with the interpreter that setup.sh made. All sides get the same network: the peers run what `secateurs export`
+Run it with the interpreter that setup.sh --all made. All sides get the same network: the peers run what `secateurs export`
 writes, ncnn by way of pnnx, everything in f32 (peer openvino-native: in the precision that OpenVINO chooses itself).
 Of the other figures the one that counts is CPU time per frame, since wall time depends on what else the machine does;
 ratios are taken within a round and the median over the rounds is printed.

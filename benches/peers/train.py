@@ -2,7 +2,7 @@
 
     train.py --model F [--imgsz 320] [--batch 4] [--threads 1] [--rounds 5] [--steps 6]
 
-Build the example first: cargo build --release --example train_step. Run it with the interpreter that setup.sh made,
+Build the example first: cargo build --release --example train_step. Run it with the interpreter that setup.sh --all made,
 with torch installed. F is a model file of ours; PyTorch gets the network from the graph in its metadata. A step is
 forward pass, backward pass for a gradient of the outputs that is a formula on both sides, and SGD with momentum. The
 first step of a process is left out; the figure is the median over steps and rounds of the CPU time per step.
