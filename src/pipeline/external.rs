@@ -27,7 +27,7 @@ pub fn frames(command: &[String], model: &Model, imgsz: usize, folder: &Path) ->
     let failed = PipelineError::stage("benchmark command");
     let path = folder.join(format!("bench-{}.onnx", std::process::id()));
     let bytes = onnx::export(model, imgsz, imgsz).map_err(PipelineError::stage("benchmark command"))?;
-    files::write_atomic(&path, &bytes).map_err(|e| failed(e))?;
+    files::write_atomic(&path, &bytes).map_err(failed)?;
     let times = run(command, &path);
     let _ = std::fs::remove_file(&path);
     times.map_err(PipelineError::stage("benchmark command"))
