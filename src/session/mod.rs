@@ -4,7 +4,7 @@
 //!    no window is judged: there is nothing to claim.
 //! 2. Take windows until there are frames enough. A window is a program's run on the device; a connection that drops
 //!    costs one window, not the session.
-//! 3. Give a window back that [`board::judge`](crate::board::judge) speaks against, and take it again; after three
+//! 3. Give a window back that [`board::judge`] speaks against, and take it again; after three
 //!    tries the session ends without a result.
 
 mod windows;

@@ -45,7 +45,7 @@ enum Command {
     /// The device profiles that are there, and new ones
     #[command(subcommand)]
     Devices(devices::Action),
-    /// Run a program on a device: as CARGO_TARGET_<TRIPLE>_RUNNER="cargo xtask runner --target NAME"
+    /// Run a program on a device: as CARGO_TARGET_..._RUNNER="cargo xtask runner --target NAME"
     Runner(forward::Runner),
     /// Mean average precision of a model on a dataset
     #[command(disable_help_flag = true)]
