@@ -20,6 +20,8 @@ mod avx512;
 mod buffer;
 pub mod clock;
 mod conv;
+#[cfg(any(feature = "cuda", test))]
+pub mod cuda;
 mod depthwise;
 mod direct;
 mod lanes;

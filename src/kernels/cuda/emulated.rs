@@ -1,0 +1,47 @@
+//! The emulated driver of tests/cuda/driver.c, compiled on first use.
+
+use super::Device;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::{env, fs};
+
+/// A device that runs the kernels on this processor. `None` where no C compiler is; with `CI` set that is a failure.
+pub(crate) fn device() -> Option<Device> {
+    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let library = LIBRARY.get_or_init(|| compiler().map(|compiler| build(&compiler)));
+    if library.is_none() {
+        assert!(env::var_os("CI").is_none(), "there is no C compiler to build the emulated CUDA driver with");
+        eprintln!("skipped: there is no C compiler to build the emulated CUDA driver with");
+    }
+    library.as_ref().map(|library| Device::open(library, b"emulated").unwrap())
+}
+
+/// A C compiler for the processor that this test runs on.
+fn compiler() -> Option<String> {
+    let own = format!("{}-linux-gnu-gcc", env::consts::ARCH);
+    let names = env::var("CC").ok().into_iter().chain([own, "cc".into()]);
+    names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()))
+}
+
+/// Builds it under a name that tells its sources apart, complete or not at all.
+fn build(compiler: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = ["tests/cuda/driver.c", "src/kernels/cuda/kernels.cu"].map(|path| root.join(path));
+    let mut hasher = DefaultHasher::new();
+    sources.each_ref().map(|path| fs::read(path).unwrap()).hash(&mut hasher);
+    let folder = Path::new(env!("OUT_DIR"));
+    let library = folder.join(format!("libcuda-{:016x}.so", hasher.finish()));
+    if !library.exists() {
+        let temporary = folder.join(format!("libcuda-{}.so", std::process::id()));
+        let mut command = Command::new(compiler);
+        command.args(["-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]);
+        command.args(["-Wno-unknown-pragmas", "-Wno-unused-function", "-I"]).arg(root.join("src/kernels/cuda"));
+        command.arg("-o").arg(&temporary).arg(&sources[0]).args(["-lm", "-lpthread"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::rename(temporary, &library).unwrap();
+    }
+    library
+}

@@ -1,0 +1,300 @@
+// The kernels of the CUDA engine, in the part of CUDA C that a C compiler reads as well: tests compile this file for
+// the processor, under an emulated driver (tests/cuda/driver.c).
+//
+// All tensors, weights, inputs and outputs of a network lie in one allocation, `memory`; offsets count values from its
+// start. What a launch works on is decided when the network is compiled: every kernel has the signature
+// (memory, Params), and Params has the same layout as `Params` of mod.rs. Views tell how far apart pixels and channels
+// are, so that pixel-major tensors, runs of their channels, and images plane after plane are all the same to a kernel.
+
+typedef struct {
+    long long at;  // first value
+    int pixel;     // values from one pixel to the next
+    int channel;   // values from one channel to the next
+    int c, h, w;
+} View;
+
+typedef struct {
+    View src, dst;
+    View other;  // the second summand, where `others` says so
+    long long weights, bias;
+    int others;
+    int kernel, stride, padding;
+    int act;  // 0 identity, 1 SiLU, 2 ReLU
+    int factor;
+    int heads, key_dim, head_dim;
+    float scale;
+} Params;
+
+#ifdef __cplusplus
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#else
+#define KERNEL(threads) void
+#endif
+#define INLINE static __device__ __forceinline__
+
+// Threads of a block of the kernels that compute one value per thread.
+#define BLOCK 256
+
+INLINE long long place(const View v, const int pixel, const int channel) {
+    return v.at + (long long)pixel * v.pixel + (long long)channel * v.channel;
+}
+
+INLINE float activated(const int act, const float x) {
+    if (act == 1) return x / (1.0f + expf(-x));
+    return act == 2 ? fmaxf(x, 0.0f) : x;
+}
+
+// The value that this thread computes, channels first; false where there is none.
+INLINE int mine(const View out, int *pixel, int *channel) {
+    const long long index = (long long)blockIdx.x * BLOCK + threadIdx.x;
+    if (index >= (long long)out.h * out.w * out.c) return 0;
+    *pixel = (int)(index / out.c);
+    *channel = (int)(index % out.c);
+    return 1;
+}
+
+// Dense convolution as a product of matrices that are never made: rows are output pixels, columns output channels, the
+// depth runs over taps and input channels. A block of (rows * columns / 16) threads computes a tile, each thread
+// 4 x 4 values; while it multiplies, the next slice of the depth is on its way from memory.
+// Weights are [tap][c_in][columns], the number of columns a multiple of 4. dst = act(conv(src) + bias) + other.
+#define SLICE 16
+#define MOST 64
+
+INLINE void convolve(float *memory, const Params p, const int rows, const int columns) {
+    __shared__ __align__(16) float a[SLICE][MOST + 4];
+    __shared__ __align__(16) float b[SLICE][MOST + 4];
+    const int threads = rows * columns / 16;
+    const int t = (int)threadIdx.x;
+    const int pixels = p.dst.h * p.dst.w;
+    const int packed = (p.dst.c + 3) / 4 * 4;
+    const int depth = p.kernel * p.kernel * p.src.c;
+    const int first_row = (int)blockIdx.x * rows, first_column = (int)blockIdx.y * columns;
+
+    // Every thread fetches always the same position of a slice, for several pixels.
+    const int position = t % SLICE, apart = threads / SLICE, fetches = rows / apart;
+    int tops[16], lefts[16];
+#pragma unroll
+    for (int i = 0; i < fetches; i++) {
+        const int pixel = first_row + t / SLICE + i * apart;
+        const int y = pixel / p.dst.w;
+        // Far outside the image where there is no such pixel.
+        tops[i] = pixel < pixels ? y * p.stride - p.padding : -(1 << 24);
+        lefts[i] = (pixel - y * p.dst.w) * p.stride - p.padding;
+    }
+    const int weights = columns * SLICE / threads;
+
+    float next_a[16], next_b[8], sums[4][4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) sums[i][j] = 0.0f;
+
+    const int top = t / (columns / 4) * 4, left = t % (columns / 4) * 4;
+    for (int start = 0; start < depth + SLICE; start += SLICE) {
+        if (start < depth) {
+            const int k = start + position;
+            const int tap = k / p.src.c, channel = k - tap * p.src.c;
+            const int down = tap / p.kernel, right = tap - down * p.kernel;
+#pragma unroll
+            for (int i = 0; i < fetches; i++) {
+                const int y = tops[i] + down, x = lefts[i] + right;
+                const int inside = k < depth && y >= 0 && y < p.src.h && x >= 0 && x < p.src.w;
+                next_a[i] = inside ? memory[place(p.src, y * p.src.w + x, channel)] : 0.0f;
+            }
+#pragma unroll
+            for (int i = 0; i < weights; i++) {
+                const int row = start + (t + i * threads) / columns;
+                const int column = first_column + (t + i * threads) % columns;
+                const int inside = row < depth && column < packed;
+                next_b[i] = inside ? memory[p.weights + (long long)row * packed + column] : 0.0f;
+            }
+        }
+        if (start > 0) {
+#pragma unroll
+            for (int k = 0; k < SLICE; k++) {
+                const float4 x = *(const float4 *)&a[k][top];
+                const float4 y = *(const float4 *)&b[k][left];
+                const float xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++) sums[i][j] += xs[i] * ys[j];
+            }
+            __syncthreads();
+        }
+        if (start < depth) {
+#pragma unroll
+            for (int i = 0; i < fetches; i++) a[position][t / SLICE + i * apart] = next_a[i];
+#pragma unroll
+            for (int i = 0; i < weights; i++) b[(t + i * threads) / columns][(t + i * threads) % columns] = next_b[i];
+            __syncthreads();
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int pixel = first_row + top + i;
+        if (pixel >= pixels) continue;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int channel = first_column + left + j;
+            if (channel >= p.dst.c) continue;
+            float value = activated(p.act, sums[i][j] + memory[p.bias + channel]);
+            if (p.others) value += memory[place(p.other, pixel, channel)];
+            memory[place(p.dst, pixel, channel)] = value;
+        }
+    }
+}
+
+KERNEL(256) conv_64x64(float *memory, const Params p) { convolve(memory, p, 64, 64); }
+KERNEL(128) conv_64x32(float *memory, const Params p) { convolve(memory, p, 64, 32); }
+KERNEL(64) conv_64x16(float *memory, const Params p) { convolve(memory, p, 64, 16); }
+KERNEL(64) conv_32x32(float *memory, const Params p) { convolve(memory, p, 32, 32); }
+
+// Every channel by itself. Weights are [tap][c]. dst = act(conv(src) + bias) + other.
+KERNEL(BLOCK) depthwise(float *memory, const Params p) {
+    int pixel, channel;
+    if (!mine(p.dst, &pixel, &channel)) return;
+    const int top = pixel / p.dst.w * p.stride - p.padding, left = pixel % p.dst.w * p.stride - p.padding;
+    float sum = 0.0f;
+    for (int down = 0; down < p.kernel; down++) {
+        const int y = top + down;
+        if (y < 0 || y >= p.src.h) continue;
+        for (int right = 0; right < p.kernel; right++) {
+            const int x = left + right;
+            if (x < 0 || x >= p.src.w) continue;
+            const long long weight = p.weights + (long long)(down * p.kernel + right) * p.dst.c + channel;
+            sum += memory[place(p.src, y * p.src.w + x, channel)] * memory[weight];
+        }
+    }
+    float value = activated(p.act, sum + memory[p.bias + channel]);
+    if (p.others) value += memory[place(p.other, pixel, channel)];
+    memory[place(p.dst, pixel, channel)] = value;
+}
+
+// Maximum over windows; what lies outside does not count.
+KERNEL(BLOCK) max_pool(float *memory, const Params p) {
+    int pixel, channel;
+    if (!mine(p.dst, &pixel, &channel)) return;
+    const int top = pixel / p.dst.w * p.stride - p.padding, left = pixel % p.dst.w * p.stride - p.padding;
+    float best = -INFINITY;
+    for (int y = top > 0 ? top : 0; y < top + p.kernel && y < p.src.h; y++)
+        for (int x = left > 0 ? left : 0; x < left + p.kernel && x < p.src.w; x++)
+            best = fmaxf(best, memory[place(p.src, y * p.src.w + x, channel)]);
+    memory[place(p.dst, pixel, channel)] = best;
+}
+
+// Nearest-neighbour enlargement by a whole factor; by 1 a copy, also to and from images plane after plane.
+KERNEL(BLOCK) enlarge(float *memory, const Params p) {
+    int pixel, channel;
+    if (!mine(p.dst, &pixel, &channel)) return;
+    const int y = pixel / p.dst.w / p.factor, x = pixel % p.dst.w / p.factor;
+    memory[place(p.dst, pixel, channel)] = memory[place(p.src, y * p.src.w + x, channel)];
+}
+
+// Every pixel of src holds a square of factor x factor pixels, row after row in its channels.
+KERNEL(BLOCK) unfold(float *memory, const Params p) {
+    int pixel, channel;
+    if (!mine(p.dst, &pixel, &channel)) return;
+    const int y = pixel / p.dst.w, x = pixel % p.dst.w;
+    const int tap = y % p.factor * p.factor + x % p.factor;
+    const int from = y / p.factor * p.src.w + x / p.factor;
+    memory[place(p.dst, pixel, channel)] = memory[place(p.src, from, tap * p.dst.c + channel)];
+}
+
+// The values of a packed attention input.
+KERNEL(BLOCK) values(float *memory, const Params p) {
+    int pixel, channel;
+    if (!mine(p.dst, &pixel, &channel)) return;
+    const int from = channel / p.head_dim * (2 * p.key_dim + p.head_dim) + 2 * p.key_dim + channel % p.head_dim;
+    memory[place(p.dst, pixel, channel)] = memory[place(p.src, pixel, from)];
+}
+
+KERNEL(BLOCK) activate(float *memory, const Params p) {
+    int pixel, channel;
+    if (!mine(p.dst, &pixel, &channel)) return;
+    memory[place(p.dst, pixel, channel)] = activated(p.act, memory[place(p.src, pixel, channel)]);
+}
+
+// dst = src + other.
+KERNEL(BLOCK) add(float *memory, const Params p) {
+    int pixel, channel;
+    if (!mine(p.dst, &pixel, &channel)) return;
+    memory[place(p.dst, pixel, channel)] = memory[place(p.src, pixel, channel)] + memory[place(p.other, pixel, channel)];
+}
+
+// Mean over all pixels: 32 channels a block, 8 threads for each.
+KERNEL(BLOCK) average(float *memory, const Params p) {
+    __shared__ float parts[8][32];
+    const int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x / 32;
+    const int channel = (int)blockIdx.x * 32 + lane, pixels = p.src.h * p.src.w;
+    float sum = 0.0f;
+    if (channel < p.src.c)
+        for (int pixel = row; pixel < pixels; pixel += 8) sum += memory[place(p.src, pixel, channel)];
+    parts[row][lane] = sum;
+    __syncthreads();
+    if (row > 0 || channel >= p.src.c) return;
+    for (int other = 1; other < 8; other++) sum += parts[other][lane];
+    memory[place(p.dst, 0, channel)] = sum / (float)pixels;
+}
+
+// softmax(scale * q^T k) applied to the values. A block takes 4 queries of a head and 128 channels of its values: it
+// finds the largest logit of every query, then goes through the keys, 128 at a time.
+#define QUERIES 4
+#define KEYS 128
+
+INLINE float logit(const float *memory, const Params p, const int head, const int query, const int key) {
+    const int first = head * (2 * p.key_dim + p.head_dim);
+    float sum = 0.0f;
+    for (int c = 0; c < p.key_dim; c++)
+        sum += memory[place(p.src, query, first + c)] * memory[place(p.src, key, first + p.key_dim + c)];
+    return sum * p.scale;
+}
+
+KERNEL(KEYS) attention(float *memory, const Params p) {
+    __shared__ float shared[QUERIES][KEYS];
+    const int t = (int)threadIdx.x, pixels = p.src.h * p.src.w, head = (int)blockIdx.y;
+    const int channel = (int)blockIdx.z * KEYS + t, first = (int)blockIdx.x * QUERIES;
+    const int from = head * (2 * p.key_dim + p.head_dim) + 2 * p.key_dim + channel;
+    float tops[QUERIES], sums[QUERIES], totals[QUERIES];
+#pragma unroll
+    for (int q = 0; q < QUERIES; q++) {
+        // Queries beyond the last are computed as the last, and not written.
+        const int query = first + q < pixels ? first + q : pixels - 1;
+        float top = -INFINITY;
+        for (int key = t; key < pixels; key += KEYS) top = fmaxf(top, logit(memory, p, head, query, key));
+        shared[q][t] = top;
+        sums[q] = totals[q] = 0.0f;
+    }
+    __syncthreads();
+    for (int half = KEYS / 2; half > 0; half /= 2) {
+        if (t < half)
+#pragma unroll
+            for (int q = 0; q < QUERIES; q++) shared[q][t] = fmaxf(shared[q][t], shared[q][t + half]);
+        __syncthreads();
+    }
+#pragma unroll
+    for (int q = 0; q < QUERIES; q++) tops[q] = shared[q][0];
+    for (int start = 0; start < pixels; start += KEYS) {
+        __syncthreads();
+#pragma unroll
+        for (int q = 0; q < QUERIES; q++) {
+            const int query = first + q < pixels ? first + q : pixels - 1;
+            const int key = start + t;
+            shared[q][t] = key < pixels ? expf(logit(memory, p, head, query, key) - tops[q]) : 0.0f;
+        }
+        __syncthreads();
+        const int count = pixels - start < KEYS ? pixels - start : KEYS;
+        for (int i = 0; i < count; i++) {
+            const float value = channel < p.head_dim ? memory[place(p.src, start + i, from)] : 0.0f;
+#pragma unroll
+            for (int q = 0; q < QUERIES; q++) {
+                sums[q] += shared[q][i] * value;
+                totals[q] += shared[q][i];
+            }
+        }
+    }
+    if (channel >= p.head_dim) return;
+#pragma unroll
+    for (int q = 0; q < QUERIES; q++)
+        if (first + q < pixels) memory[place(p.dst, first + q, head * p.head_dim + channel)] = sums[q] / totals[q];
+}
