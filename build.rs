@@ -1,21 +1,65 @@
-//! Places the model that `SECATEURS_MODEL` names where the inference binary embeds it; an empty file without one.
+//! Places the model that `SECATEURS_MODEL` names where the inference binary embeds it, an empty file without one; and
+//! with the feature `cuda` the compiled kernels of the CUDA engine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
+
+const KERNELS: &str = "src/kernels/cuda/kernels.cu";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=SECATEURS_MODEL");
-    let Some(out) = env::var_os("OUT_DIR") else { return };
-    let target = Path::new(&out).join("model.safetensors");
-    let result = match env::var_os("SECATEURS_MODEL").filter(|path| !path.is_empty()) {
+    let Some(out) = env::var_os("OUT_DIR").map(PathBuf::from) else { return };
+    let target = out.join("model.safetensors");
+    let mut result = match env::var_os("SECATEURS_MODEL").filter(|path| !path.is_empty()) {
         Some(path) => {
             println!("cargo::rerun-if-changed={}", path.display());
             fs::copy(&path, &target).map(|_| ()).map_err(|e| format!("SECATEURS_MODEL={}: {e}", path.display()))
         }
         None => fs::write(&target, b"").map_err(|e| format!("{}: {e}", target.display())),
     };
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        result = result.and_then(|()| compile_kernels(&out.join("kernels.fatbin")));
+    }
     if let Err(problem) = result {
         println!("cargo::error={problem}");
     }
+}
+
+/// Compiles the kernels to a fat binary: code for the architecture of `SECATEURS_CUDA_ARCH` (`sm_87`), or
+/// `CUDA_COMPUTE_CAP` (`87`), and PTX, which newer devices compile when it is loaded. Without either: code for Jetson
+/// Orin on 64-bit ARM, PTX for every device since Ampere elsewhere.
+fn compile_kernels(target: &Path) -> Result<(), String> {
+    for name in ["SECATEURS_CUDA_ARCH", "CUDA_COMPUTE_CAP", "NVCC", "CUDA_HOME"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    println!("cargo::rerun-if-changed={KERNELS}");
+    let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let named = set("SECATEURS_CUDA_ARCH").map(|arch| arch.trim_start_matches("sm_").to_owned());
+    let named = named.or_else(|| set("CUDA_COMPUTE_CAP").map(|version| version.replace('.', "")));
+    let arm = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "aarch64");
+    let code = match named.or_else(|| arm.then(|| "87".into())) {
+        Some(version) if version.len() >= 2 && version.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+            format!("arch=compute_{version},code=[sm_{version},compute_{version}]")
+        }
+        Some(version) => return Err(format!("CUDA architecture `{version}`: expected one such as sm_87")),
+        None => "arch=compute_80,code=compute_80".into(),
+    };
+    let nvcc = set("NVCC").map(PathBuf::from).or_else(|| Some(Path::new(&set("CUDA_HOME")?).join("bin/nvcc")));
+    let nvcc = nvcc.unwrap_or_else(|| "nvcc".into());
+    let output = Command::new(&nvcc)
+        .args(["-fatbin", "-O3", "-gencode", &code, "-o"])
+        .arg(target)
+        .arg(KERNELS)
+        .output()
+        .map_err(|e| {
+            format!(
+                "the feature `cuda` needs NVIDIA's compiler: {} cannot be started ({e}); `cargo xtask doctor --target \
+                 jetson` says how to get it",
+                nvcc.display()
+            )
+        })?;
+    let text = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | ");
+    if output.status.success() { Ok(()) } else { Err(format!("{} {KERNELS}: {text}", nvcc.display())) }
 }

@@ -36,6 +36,16 @@ pub struct Options {
     pub warmup: usize,
     /// Frames on the clock.
     pub runs: usize,
+    /// What computes.
+    pub device: engine::Device,
+}
+
+impl Options {
+    /// Those of the engine.
+    fn engine(&self) -> engine::Options {
+        let Self { threads, pin, device, .. } = *self;
+        engine::Options { threads, pin, device, ..engine::Options::default() }
+    }
 }
 
 /// What was measured of a network.
@@ -174,8 +184,7 @@ pub fn versus(model: &Model, other: &Model, options: &Options) -> Result<Measure
 }
 
 pub(super) fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
-    let engine_options = engine::Options { threads: options.threads, pin: options.pin, ..engine::Options::default() };
-    Engine::new(model, options.imgsz, options.imgsz, &engine_options)
+    Engine::new(model, options.imgsz, options.imgsz, &options.engine())
 }
 
 fn finish(
@@ -200,7 +209,7 @@ fn finish(
 
 /// Times the way from a 640 x 480 photo to its detections; nothing for networks that are no detectors.
 pub(super) fn split(model: &Model, options: &Options) -> Result<Option<Phases>, BenchError> {
-    let mut detector = match Detector::new(model, options.imgsz, options.threads) {
+    let mut detector = match Detector::new(model, options.imgsz, &engine::Options { pin: false, ..options.engine() }) {
         Err(DetectorError::NoDetector) => return Ok(None),
         detector => detector?,
     };

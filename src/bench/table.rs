@@ -1,7 +1,7 @@
 //! Times the layers of many networks in turn, given their structure alone: values do not change how long they take.
 
 use super::BenchError;
-use crate::engine::{Engine, LeastTimes, Options, time_round};
+use crate::engine::{Device, Engine, LeastTimes, Options, time_round};
 use crate::graph::Graph;
 use crate::model::{Info, Model, ModelError, Tensor, Weights};
 use serde::{Deserialize, Serialize};
@@ -21,13 +21,13 @@ pub struct TableSpec {
     pub seed: u64,
 }
 
-/// The least times of every network, in their order.
+/// The least times of every network on a device, in their order.
 ///
 /// # Errors
 /// If a graph contradicts itself, or the engine refuses one.
-pub fn time_table(spec: &TableSpec) -> Result<Vec<LeastTimes>, BenchError> {
+pub fn time_table(spec: &TableSpec, device: Device) -> Result<Vec<LeastTimes>, BenchError> {
     let (height, width) = spec.size;
-    let options = Options { threads: spec.threads, ..Options::default() };
+    let options = Options { threads: spec.threads, device, ..Options::default() };
     let mut engines = Vec::new();
     let mut channels = 0;
     for graph in &spec.networks {

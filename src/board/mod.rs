@@ -31,6 +31,9 @@ pub struct Board {
     /// Kernel release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
+    /// The GPU that networks run on, where they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
     /// Version of the program that measures: it holds the kernels of the networks.
     pub runtime: String,
     /// Whether the program runs on another architecture's machine: times mean nothing.
@@ -47,7 +50,8 @@ impl Board {
     /// In one line; the same only for machines that can be compared.
     pub fn fingerprint(&self) -> String {
         let mut text = format!("{} ({}), cores {}", self.model, self.arch, self.cores);
-        let parts = [("governor", &self.governor), ("power mode", &self.power_mode), ("kernel", &self.kernel)];
+        let power = [("governor", &self.governor), ("power mode", &self.power_mode)];
+        let parts = power.into_iter().chain([("kernel", &self.kernel), ("CUDA", &self.gpu)]);
         for (name, value) in parts {
             if let Some(value) = value {
                 text += &format!(", {name} {value}");

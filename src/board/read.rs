@@ -21,6 +21,7 @@ pub(super) fn board(root: &Path) -> Board {
         governor: governor(root),
         power_mode: power_mode(root),
         kernel: text(&root.join("proc/sys/kernel/osrelease")),
+        gpu: None,
         runtime: env!("CARGO_PKG_VERSION").into(),
         emulated: emulated(root, arch),
     }

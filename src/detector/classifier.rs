@@ -20,12 +20,12 @@ impl Classifier {
     ///
     /// # Errors
     /// If the model is no classifier at this size, or the engine refuses it.
-    pub fn new(model: &Model, side: usize, threads: usize) -> Result<Self, DetectorError> {
+    pub fn new(model: &Model, side: usize, options: &Options) -> Result<Self, DetectorError> {
         let none = DetectorError::NoClassifier { side };
         if model.graph.head.boxes().is_some() || model.graph.input_channels() != 3 {
             return Err(none);
         }
-        let engine = Engine::new(model, side, side, &Options { threads, ..Options::default() })?;
+        let engine = Engine::new(model, side, side, options)?;
         if engine.output_shape(0).area() != 1 {
             return Err(none);
         }

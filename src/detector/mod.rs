@@ -72,11 +72,11 @@ impl Detector {
     ///
     /// # Errors
     /// If the model is no detector, or the engine refuses it or the size.
-    pub fn new(model: &Model, side: usize, threads: usize) -> Result<Self, DetectorError> {
+    pub fn new(model: &Model, side: usize, options: &Options) -> Result<Self, DetectorError> {
         if model.graph.head.boxes().is_none() {
             return Err(DetectorError::NoDetector);
         }
-        let engine = Engine::new(model, side, side, &Options { threads, ..Options::default() })?;
+        let engine = Engine::new(model, side, side, options)?;
         let (head, outputs) = (model.graph.head.clone(), model.graph.outputs.len());
         Ok(Self { engine, head, outputs, side, options: NmsOptions::default() })
     }
@@ -176,10 +176,10 @@ impl Finder {
     ///
     /// # Errors
     /// If the engine refuses the model or the size.
-    pub fn new(model: &Model, side: usize, threads: usize) -> Result<Self, DetectorError> {
+    pub fn new(model: &Model, side: usize, options: &Options) -> Result<Self, DetectorError> {
         match model.graph.head {
-            Head::Classify { .. } => Ok(Self::Classifier(Classifier::new(model, side, threads)?)),
-            _ => Ok(Self::Detector(Detector::new(model, side, threads)?)),
+            Head::Classify { .. } => Ok(Self::Classifier(Classifier::new(model, side, options)?)),
+            _ => Ok(Self::Detector(Detector::new(model, side, options)?)),
         }
     }
 

@@ -8,10 +8,9 @@
 
 use super::EngineError;
 use super::arena::{Span, assign};
+use super::processor::Processor;
 use crate::graph::{Activation, Attention, Conv, ConvTranspose, Graph, NodeId, Op, Shape};
-use crate::kernels::{
-    Algorithm, ConvSpec, Isa, View, attention_scratch, conv_scratch, conv_zeros, packed_conv_len, packed_depthwise_len,
-};
+use crate::kernels::{Algorithm, ConvSpec, View};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -84,7 +83,8 @@ impl<T: Copy> Action<T> {
         }
     }
 
-    fn tensors(&self) -> Vec<T> {
+    /// Everything that it reads or writes.
+    pub fn tensors(&self) -> Vec<T> {
         let all = std::cell::RefCell::new(Vec::new());
         self.map(|t| all.borrow_mut().push(t));
         all.into_inner()
@@ -129,13 +129,13 @@ struct Place {
     shape: Shape,
 }
 
-/// Compiles a graph that [`Graph::check`] accepts for the kernels of an instruction set.
+/// Compiles a graph that [`Graph::check`] accepts for the kernels of a processor.
 pub(super) fn compile(
     graph: &Graph,
     height: usize,
     width: usize,
     keep: &[NodeId],
-    isa: Isa,
+    processor: &dyn Processor,
 ) -> Result<Program, EngineError> {
     let shapes = graph.shapes(height, width)?;
     if let Some(id) = keep.iter().chain(&graph.outputs).find(|id| id.index() >= graph.nodes.len()) {
@@ -144,8 +144,8 @@ pub(super) fn compile(
     let visible: HashSet<NodeId> = keep.iter().chain(&graph.outputs).copied().collect();
     let fused = fuse(graph, &visible);
     let parents = place(graph, &shapes, &fused);
-    let mut emitter = Emitter::new(graph, &shapes, parents, isa);
-    emitter.planar = read_as_image(graph, &shapes, &visible);
+    let mut emitter = Emitter::new(graph, &shapes, parents, processor);
+    emitter.planar = read_as_image(graph, &shapes, &visible, processor);
     let consumers = graph.consumers();
     for id in graph.ids() {
         emitter.node(id, &fused);
@@ -182,10 +182,13 @@ fn fuse(graph: &Graph, visible: &HashSet<NodeId>) -> Vec<Option<NodeId>> {
 }
 
 /// Whether the input image is only read by dense convolutions that do so tap by tap: then they take it as it comes.
-fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>) -> bool {
+fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>, processor: &dyn Processor) -> bool {
     let input = NodeId(0);
     let direct = |reader: &NodeId| match &graph.node(*reader).op {
-        Op::Conv(conv) => !conv.is_depthwise() && spec(conv, shapes[reader.index()]).algorithm == Algorithm::Direct,
+        Op::Conv(conv) => {
+            let algorithm = processor.algorithm(conv, shapes[reader.index()]);
+            !conv.is_depthwise() && algorithm == Algorithm::Direct
+        }
         _ => false,
     };
     !visible.contains(&input) && graph.consumers()[input.index()].iter().all(direct)
@@ -242,10 +245,10 @@ fn whole_tensor(graph: &Graph, shapes: &[Shape], members: &[NodeId]) -> Option<(
     (reached == shapes[tensor.index()].c).then_some((tensor, members.len()))
 }
 
-/// The spec that the kernels want, for an output of this shape.
-fn spec(conv: &Conv, out: Shape) -> ConvSpec {
+/// The spec that the kernels want.
+fn spec(conv: &Conv, algorithm: Algorithm) -> ConvSpec {
     ConvSpec {
-        algorithm: Algorithm::choose(conv.kernel, conv.stride, out.h, out.w),
+        algorithm,
         planar: false,
         c_in: conv.c_in,
         c_out: conv.c_out,
@@ -272,7 +275,7 @@ fn square_spec(conv: &ConvTranspose) -> ConvSpec {
 }
 
 struct Emitter<'a> {
-    isa: Isa,
+    processor: &'a dyn Processor,
     /// Convolutions read the input image itself.
     planar: bool,
     graph: &'a Graph,
@@ -291,9 +294,14 @@ struct Emitter<'a> {
 }
 
 impl<'a> Emitter<'a> {
-    fn new(graph: &'a Graph, shapes: &'a [Shape], parents: Vec<Option<(NodeId, usize)>>, isa: Isa) -> Self {
+    fn new(
+        graph: &'a Graph,
+        shapes: &'a [Shape],
+        parents: Vec<Option<(NodeId, usize)>>,
+        processor: &'a dyn Processor,
+    ) -> Self {
         Self {
-            isa,
+            processor,
             planar: false,
             graph,
             shapes,
@@ -330,12 +338,12 @@ impl<'a> Emitter<'a> {
 
     /// Room for the packed kernel of a convolution, and for what it needs while it runs.
     fn packed(&mut self, spec: &ConvSpec, depthwise: bool) -> Range<usize> {
-        let len = if depthwise { packed_depthwise_len(spec) } else { packed_conv_len(self.isa, spec) };
-        let packed = self.weights..self.weights + len;
+        let packed = self.weights..self.weights + self.processor.packed_len(spec, depthwise);
         self.weights = packed.end.next_multiple_of(16);
         if !depthwise {
-            self.space = self.space.max(conv_scratch(self.isa, spec));
-            self.zeros = self.zeros.max(conv_zeros(spec));
+            let (space, zeros) = self.processor.working_space(spec);
+            self.space = self.space.max(space);
+            self.zeros = self.zeros.max(zeros);
         }
         packed
     }
@@ -365,7 +373,8 @@ impl<'a> Emitter<'a> {
             Op::Input { .. } => Action::Import { dst },
             Op::Conv(conv) => {
                 let image = self.planar && matches!(self.graph.node(node.inputs[0]).op, Op::Input { .. });
-                let spec = ConvSpec { planar: image, ..spec(conv, dst.shape) };
+                let algorithm = self.processor.algorithm(conv, dst.shape);
+                let spec = ConvSpec { planar: image, ..spec(conv, algorithm) };
                 let depthwise = conv.is_depthwise();
                 let packed = self.packed(&spec, depthwise);
                 let residual = fused[id.index()].map(|add| {
@@ -406,7 +415,7 @@ impl<'a> Emitter<'a> {
             Op::Add if node.inputs.iter().any(|i| fused[i.index()] == Some(id)) => return,
             Op::Add => Action::Add { a: from(self, 0), b: from(self, 1), dst },
             Op::Attention(op) => {
-                let (needed, per_thread) = attention_scratch(self.isa, op, dst.shape.area());
+                let (needed, per_thread) = self.processor.attention_space(op, dst.shape.area());
                 self.space = self.space.max(per_thread);
                 let shared = self.workspace(Shape { c: needed, h: 1, w: 1 });
                 Action::Attention { op: *op, src: from(self, 0), dst, shared }

@@ -1,12 +1,12 @@
 //! Folded kernels and biases, packed for the kernels.
 
 use super::compile::{Action, Program};
+use super::processor::Processor;
 use crate::graph::{ConvTranspose, Op};
-use crate::kernels::{Isa, pack_conv, pack_depthwise};
 use crate::model::{Model, fold};
 
 /// Packs the weights of every convolution of a program.
-pub(super) fn pack(isa: Isa, model: &Model, program: &Program, weights: &mut [f32]) {
+pub(super) fn pack(processor: &dyn Processor, model: &Model, program: &Program, weights: &mut [f32]) {
     for step in &program.steps {
         let (spec, depthwise, packed) = match &step.action {
             Action::Conv { spec, depthwise, packed, .. } => (spec, *depthwise, packed),
@@ -18,11 +18,7 @@ pub(super) fn pack(isa: Isa, model: &Model, program: &Program, weights: &mut [f3
             Op::ConvTranspose(conv) => squares(model, conv),
             _ => continue,
         };
-        let packed = &mut weights[packed.clone()];
-        match depthwise {
-            true => pack_depthwise(spec, &kernel, &bias, packed),
-            false => pack_conv(isa, spec, &kernel, &bias, packed),
-        }
+        processor.pack(spec, depthwise, &kernel, &bias, &mut weights[packed.clone()]);
     }
 }
 

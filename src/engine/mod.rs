@@ -5,14 +5,25 @@
 //! in one arena. A run then allocates nothing and starts no thread. How many bytes an engine holds is known without
 //! making one ([`plan_memory`]).
 //!
-//! Inside, tensors are pixel-major (see [`crate::kernels`]); the caller sees `[C, h, w]`.
+//! Inside, tensors are pixel-major (see [`crate::kernels`]); the caller sees `[C, h, w]`. With [`Options::device`] the
+//! same steps run on a CUDA device instead, where the program was built for one ([`HAS_CUDA`]) and there is one
+//! ([`cuda_device`]).
 
 mod arena;
 mod compile;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_cuda.rs"]
+mod cuda;
 mod fold;
+#[cfg(any(feature = "cuda", test))]
+mod gpu;
+mod processor;
 pub mod reference;
 mod rounds;
 
+pub use cuda::{HAS_CUDA, cuda_device};
 pub use rounds::{LeastTimes, time_round};
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
@@ -50,6 +61,19 @@ pub enum EngineError {
         /// Bytes needed in all.
         bytes: usize,
     },
+    /// The CUDA device is not there, or it failed.
+    #[error("CUDA: {0}")]
+    Cuda(String),
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The machine's first CUDA device.
+    Cuda,
 }
 
 /// How to run.
@@ -61,6 +85,8 @@ pub struct Options {
     pub keep: Vec<NodeId>,
     /// Binds the threads, the caller's included, to a processor each.
     pub pin: bool,
+    /// What computes.
+    pub device: Device,
 }
 
 /// Bytes that an engine holds.
@@ -105,18 +131,24 @@ pub struct Engine {
     /// What the caller reads, slot after slot.
     results: Buffer,
     memory: Memory,
+    /// The network on a CUDA device, where that computes; then there are no steps here, and no weights.
+    cuda: Option<cuda::Network>,
 }
 
 impl Engine {
     /// Makes a model ready for images of `height` x `width`.
     ///
     /// # Errors
-    /// If the graph does not fit the size, an option names a node that is not there, or memory runs out.
+    /// If the graph does not fit the size, an option names a node that is not there, memory runs out, or the device that
+    /// the options want cannot be used.
     pub fn new(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
-        Self::with_isa(model, height, width, options, Isa::detect())
+        match options.device {
+            Device::Cpu => Self::with_isa(model, height, width, options, Isa::detect()),
+            Device::Cuda => Self::with_cuda(model, height, width, options),
+        }
     }
 
-    /// As [`Engine::new`], with a given instruction set.
+    /// As [`Engine::new`], on the processor with a given instruction set.
     ///
     /// # Errors
     /// As [`Engine::new`].
@@ -127,19 +159,18 @@ impl Engine {
         options: &Options,
         isa: Isa,
     ) -> Result<Self, EngineError> {
-        let program = compile(&model.graph, height, width, &options.keep, isa)?;
+        let program = compile(&model.graph, height, width, &options.keep, &isa)?;
         let memory = memory_of(&program, options);
         let none = || EngineError::OutOfMemory { bytes: memory.total() };
         let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
         let mut weights = buffer(program.weights)?;
-        fold::pack(isa, model, &program, weights.as_mut_slice());
+        fold::pack(&isa, model, &program, weights.as_mut_slice());
         let mut kernels = Kernels::new(isa, options.threads.max(1), program.space, program.zeros).ok_or_else(none)?;
         if options.pin {
             kernels.pin();
         }
-        let slot = |id: &NodeId| program.slots.iter().position(|s| s.node == *id).unwrap_or(0);
         Ok(Self {
-            outputs: model.graph.outputs.iter().map(slot).collect(),
+            outputs: outputs(model, &program.slots),
             kernels,
             weights,
             arena: buffer(program.arena)?,
@@ -148,15 +179,40 @@ impl Engine {
             memory,
             steps: program.steps,
             slots: program.slots,
+            cuda: None,
+        })
+    }
+
+    fn with_cuda(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
+        let (program, network) = cuda::network(model, height, width, options)?;
+        let [weights, arena, ends] =
+            [program.weights, program.arena, program.input + program.outputs].map(Buffer::bytes);
+        // What goes in and comes out lies on both sides.
+        let memory = Memory { weights, arena, scratch: 2 * ends };
+        let buffer = |len: usize| Buffer::zeroed(len).ok_or(EngineError::OutOfMemory { bytes: Buffer::bytes(len) });
+        Ok(Self {
+            outputs: outputs(model, &program.slots),
+            kernels: Kernels::new(Isa::detect(), 1, 0, 0).ok_or(EngineError::OutOfMemory { bytes: 0 })?,
+            weights: buffer(0)?,
+            arena: buffer(0)?,
+            input: buffer(program.input)?,
+            results: buffer(program.outputs)?,
+            memory,
+            steps: Vec::new(),
+            slots: program.slots,
+            cuda: Some(network),
         })
     }
 
     /// Runs on one image `[C, height, width]`, values 0..1.
     ///
     /// # Errors
-    /// If the input has the wrong length.
+    /// If the input has the wrong length, or a CUDA device fails.
     pub fn run(&mut self, input: &[f32]) -> Result<(), EngineError> {
         self.check(input.len())?;
+        if let Some(network) = &mut self.cuda {
+            return network.run(input, self.results.as_mut_slice());
+        }
         (0..self.steps.len()).for_each(|i| self.step(i, Some(input)));
         Ok(())
     }
@@ -169,8 +225,11 @@ impl Engine {
     /// Runs on what [`Engine::input_mut`] holds. The input stays as it is.
     ///
     /// # Errors
-    /// None today; the signature is that of [`Engine::run`].
+    /// If a CUDA device fails.
     pub fn run_in_place(&mut self) -> Result<(), EngineError> {
+        if let Some(network) = &mut self.cuda {
+            return network.run(self.input.as_slice(), self.results.as_mut_slice());
+        }
         (0..self.steps.len()).for_each(|i| self.step(i, None));
         Ok(())
     }
@@ -182,6 +241,9 @@ impl Engine {
     /// As [`Engine::run`].
     pub fn profile(&mut self, input: &[f32]) -> Result<Vec<StepTime>, EngineError> {
         self.check(input.len())?;
+        if let Some(network) = &mut self.cuda {
+            return network.profile(input, self.results.as_mut_slice());
+        }
         let mut times = Vec::with_capacity(self.steps.len());
         for i in 0..self.steps.len() {
             let start = Instant::now();
@@ -218,7 +280,7 @@ impl Engine {
         self.result(slot.unwrap_or_else(|| panic!("layer {} was not asked for in `Options::keep`", node.0)))
     }
 
-    /// The instruction set that the kernels use.
+    /// The instruction set that the processor's kernels use.
     pub fn isa(&self) -> Isa {
         self.kernels.isa()
     }
@@ -275,7 +337,13 @@ impl Engine {
     }
 }
 
-/// The bytes that an [`Engine`] of this graph will hold on this machine: the same figures as [`Engine::memory`].
+/// By output of the graph: its slot.
+fn outputs(model: &Model, slots: &[Slot]) -> Vec<usize> {
+    let slot = |id: &NodeId| slots.iter().position(|s| s.node == *id).unwrap_or(0);
+    model.graph.outputs.iter().map(slot).collect()
+}
+
+/// The bytes that an [`Engine`] of this graph will hold on this machine's processor: the same figures as [`Engine::memory`].
 ///
 /// # Errors
 /// If the graph does not fit the size, or an option names a node that is not there.
@@ -294,7 +362,7 @@ pub fn plan_memory_for(
     options: &Options,
     isa: Isa,
 ) -> Result<Memory, EngineError> {
-    Ok(memory_of(&compile(graph, height, width, &options.keep, isa)?, options))
+    Ok(memory_of(&compile(graph, height, width, &options.keep, &isa)?, options))
 }
 
 fn memory_of(program: &Program, options: &Options) -> Memory {

@@ -67,6 +67,8 @@ pub struct Device {
     pub glibc: Option<String>,
     /// Further features of the inference binary.
     pub features: Vec<String>,
+    /// Architecture of the GPU that the inference binary carries code for, `sm_87`; none without one.
+    pub cuda: Option<String>,
     /// What one core can do at most: 10^9 floating-point operations (f32, a multiply-add is two) per second.
     pub core_gflops: Option<f64>,
     /// What all cores together move to and from memory at most: 10^9 bytes per second.
@@ -244,6 +246,7 @@ impl Default for Profile {
                 board: None,
                 glibc: None,
                 features: Vec::new(),
+                cuda: None,
                 core_gflops: None,
                 bandwidth: None,
             },

@@ -23,6 +23,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("device", "board"),
     ("device", "glibc"),
     ("device", "features"),
+    ("device", "cuda"),
     ("device", "core-gflops"),
     ("device", "bandwidth-gb-s"),
     ("connect", "host"),
@@ -148,6 +149,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         board: s.text("board"),
         glibc: s.text("glibc"),
         features: s.words("features").unwrap_or_default(),
+        cuda: s.text("cuda"),
         core_gflops: s.number("core-gflops", positive),
         bandwidth: s.number("bandwidth-gb-s", positive),
     };
@@ -155,6 +157,14 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         |text: &str| text.split_once('.').is_some_and(|(a, b)| [a, b].iter().all(|n| n.parse::<u32>().is_ok()));
     if let Some(found) = profile.device.glibc.clone().filter(|text| !version(text)) {
         s.refuse("glibc", format!("is `{found}`, expected a version such as \"2.36\""));
+    }
+    let known = |arch: &str| {
+        let rest = arch.strip_prefix("sm_").unwrap_or_default();
+        let digits = rest.trim_end_matches(|c: char| c.is_ascii_lowercase());
+        matches!(digits.len(), 2 | 3) && rest.len() <= digits.len() + 1 && digits.bytes().all(|b| b.is_ascii_digit())
+    };
+    if let Some(found) = profile.device.cuda.clone().filter(|text| !known(text)) {
+        s.refuse("cuda", format!("is `{found}`, expected an architecture such as \"sm_87\""));
     }
     s.close(OWNERS);
 

@@ -2,6 +2,7 @@
 
 use crate::support;
 use secateurs::detector::Finder;
+use secateurs::engine::Options;
 use secateurs::import;
 use secateurs::vision::Image;
 use serde_json::Value;
@@ -15,7 +16,7 @@ fn every_task_has_its_own_answer() {
     for task in ["seg", "pose", "obb", "cls"] {
         let Some(path) = support::data(&format!("golden/tasks/yolo11n-{task}-random.safetensors")) else { return };
         let model = import::load(&path).unwrap();
-        let mut finder = Finder::new(&model, 160, 1).unwrap();
+        let mut finder = Finder::new(&model, 160, &Options::default()).unwrap();
         // Random weights are sure of nothing, so that everything counts; few overlap this little.
         finder.set_thresholds(0.0, 0.05);
         let found = finder.find(&photo, &image, &model).unwrap();

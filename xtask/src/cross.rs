@@ -208,8 +208,8 @@ impl Default for Call {
     }
 }
 
-/// How cargo is to be called for a target.
-pub fn call(tool: &Tool, target: &Target, triple: &str) -> Call {
+/// How cargo is to be called for a target, with the code of its GPU where there is an `nvcc`.
+pub fn call(tool: &Tool, target: &Target, triple: &str, nvcc: Option<&Path>) -> Call {
     let mut call = Call::default();
     let link = |linker: &OsString| (variable(triple, "LINKER"), linker.clone());
     match tool {
@@ -229,6 +229,10 @@ pub fn call(tool: &Tool, target: &Target, triple: &str) -> Call {
     }
     if !target.features.is_empty() {
         call.words.extend(["--features".into(), target.features.join(",")]);
+    }
+    if let (Some(arch), Some(nvcc)) = (&target.cuda, nvcc) {
+        call.words.extend(["--features".into(), "cuda".into()]);
+        call.env.extend([("NVCC".into(), nvcc.into()), ("SECATEURS_CUDA_ARCH".into(), arch.into())]);
     }
     call
 }
@@ -332,14 +336,21 @@ mod tests {
             ..Target::default()
         };
         let triple = "aarch64-unknown-linux-gnu";
-        let debian = call(&Tool::Debian { linker: "ld".into() }, &target, triple);
+        let debian = call(&Tool::Debian { linker: "ld".into() }, &target, triple, Some(Path::new("nvcc")));
         let env = [("RUSTC", "/usr/bin/rustc"), ("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "ld")];
         assert_eq!(debian.env, env.map(|(k, v)| (k.to_owned(), OsString::from(v))));
         let words = debian.words.join(" ");
         assert!(words.contains("--target aarch64-unknown-linux-gnu ") && words.contains("target-cpu=cortex-a76"));
         assert!(words.ends_with("--features one,two"), "{words}");
-        let zig = call(&Tool::Zigbuild, &target, triple);
+        let zig = call(&Tool::Zigbuild, &target, triple, None);
         assert_eq!((zig.subcommand, zig.words[1].as_str()), ("zigbuild", "aarch64-unknown-linux-gnu.2.31"));
+        let target = Target { cuda: Some("sm_87".into()), ..Target::default() };
+        let with = call(&Tool::Native, &target, triple, Some(Path::new("/opt/nvcc")));
+        assert_eq!(with.words, ["--features", "cuda"]);
+        let env = [("NVCC", "/opt/nvcc"), ("SECATEURS_CUDA_ARCH", "sm_87")];
+        assert_eq!(with.env, env.map(|(k, v)| (k.to_owned(), OsString::from(v))));
+        let without = call(&Tool::Native, &target, triple, None);
+        assert_eq!((without.words.len(), without.env.len()), (0, 0));
     }
 
     #[test]

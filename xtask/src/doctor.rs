@@ -1,6 +1,7 @@
 //! `cargo xtask doctor`: what a device takes, and what of it is missing here.
 
 use crate::cross::{self, Facts};
+use crate::cuda;
 use crate::process::Failure;
 use crate::prune::Bench;
 use crate::target::{self, Connection, Target};
@@ -35,7 +36,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let facts = Bench::facts(&target)?;
     let tool = cross::choose(&facts, target.glibc);
     println!("{} ({})", args.target, facts.triple);
-    let findings = findings(&facts, &target, tool.is_ok());
+    let findings = findings(&facts, &target, tool.is_ok(), cuda::nvcc().is_some());
     for finding in &findings {
         let mark = match (finding.there, finding.needed) {
             (true, _) => "ok     ",
@@ -60,8 +61,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Everything that could play a part. `builds` says whether some way to build is there.
-fn findings(facts: &Facts, target: &Target, builds: bool) -> Vec<Finding> {
+/// Everything that could play a part. `builds` says whether some way to build is there, `nvcc` whether that is.
+fn findings(facts: &Facts, target: &Target, builds: bool, nvcc: bool) -> Vec<Finding> {
     let triple = &facts.triple;
     let mut all = Vec::new();
     let mut add = |what: String, there: bool, needed: bool, install: &str| {
@@ -79,6 +80,10 @@ fn findings(facts: &Facts, target: &Target, builds: bool) -> Vec<Finding> {
         add("cargo-zigbuild (for an older C library)".into(), facts.zigbuild, false, zig);
         let cross = "cargo install --locked cross, and docker or podman";
         add("cross with a container engine".into(), facts.cross, false, cross);
+    }
+    if let Some(arch) = &target.cuda {
+        let what = format!("nvcc, for the GPU ({arch}; without it the binary uses the processor only)");
+        add(what, nvcc, false, cuda::INSTALL);
     }
     match target.connect {
         Connection::Qemu => {
@@ -102,18 +107,22 @@ mod tests {
     fn the_machine_itself_needs_nothing() {
         let facts = Facts { native: true, triple: "x86_64-unknown-linux-gnu".into(), ..Facts::default() };
         assert_eq!(cross::choose(&facts, None), Ok(cross::Tool::Native));
-        assert_eq!(findings(&facts, &Target::default(), true), []);
+        assert_eq!(findings(&facts, &Target::default(), true, false), []);
     }
 
     #[test]
     fn what_is_missing_comes_with_a_command() {
         let facts = Facts { triple: "aarch64-unknown-linux-gnu".into(), ..Facts::default() };
         let target = Target { connect: Connection::Ssh, ..Target::default() };
-        let found = findings(&facts, &target, false);
+        let found = findings(&facts, &target, false, false);
         let missing: Vec<&Finding> = found.iter().filter(|f| !f.there && f.needed).collect();
         assert!(missing.len() >= 2 && missing.iter().all(|f| !f.install.is_empty()), "{found:?}");
         assert!(missing[0].install.contains("rustup target add aarch64-unknown-linux-gnu"));
-        let found = findings(&facts, &target, true);
+        let found = findings(&facts, &target, true, false);
         assert!(found.iter().all(|f| !f.needed || f.what.contains("SSH")), "{found:?}");
+        let target = Target { cuda: Some("sm_87".into()), ..target };
+        let nvcc = |there| findings(&facts, &target, true, there).into_iter().find(|f| f.what.contains("nvcc"));
+        assert!(nvcc(false).is_some_and(|f| !f.there && f.install.contains("cuda-setup") && f.what.contains("sm_87")));
+        assert!(nvcc(true).is_some_and(|f| f.there));
     }
 }

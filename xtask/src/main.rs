@@ -4,6 +4,7 @@
 //! profile means, and whether it is right, is known to the worker alone.
 
 mod cross;
+mod cuda;
 mod devices;
 mod doctor;
 mod forward;

@@ -7,6 +7,7 @@
 //! 4. Let the worker measure it on the device through the profile's connection, complete the reports and judge.
 
 use crate::cross::{self, Facts, Tool};
+use crate::cuda;
 use crate::process::{Failure, Tell, run_worker};
 use crate::target::{self, Connection, Target};
 use crate::workspace::{Build, Workspace, host_triple};
@@ -69,6 +70,9 @@ pub struct Args {
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
+    /// Fail where nvcc is missing, instead of building for the device's processor only
+    #[arg(long)]
+    require_gpu: bool,
     /// Check everything and print what would be done
     #[arg(long)]
     dry_run: bool,
@@ -126,6 +130,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let format = if tell == Tell::Json { "json" } else { "human" };
 
     let build = Bench::find(&workspace, &target)?;
+    match build.without_gpu(&target) {
+        Some(problem) if args.require_gpu => return Err(Failure::Toolchain(problem)),
+        Some(problem) => tell.stage("Warning", &problem),
+        None => {}
+    }
     tell.stage("Building", "the worker (secateurs)");
     let worker = workspace.build_worker(args.cuda)?;
     let mut prune = Command::new(&worker);
@@ -135,7 +144,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.dry_run {
         run_worker(prune.arg("--dry-run"))?;
         let triple = &build.triple;
-        tell.stage("Would", &format!("build {BINARY} for {triple} with {}, the model embedded", build.tool.name()));
+        let gpu = build.gpu.as_ref().map_or(String::new(), |(arch, _)| format!(" and nvcc ({arch})"));
+        let tool = build.tool.name();
+        tell.stage("Would", &format!("build {BINARY} for {triple} with {tool}{gpu}, the model embedded"));
         tell.stage("Would", "measure it on the device in turn with the uncut model, and complete the reports");
         return Ok(());
     }
@@ -161,6 +172,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 pub struct Bench {
     triple: String,
     tool: Tool,
+    /// The architecture of the device's GPU and `nvcc`, where both are there.
+    gpu: Option<(String, PathBuf)>,
 }
 
 impl Bench {
@@ -179,7 +192,19 @@ impl Bench {
                 commands.concat()
             ))
         })?;
-        Ok(Self { triple: facts.triple, tool })
+        // A container has no nvcc.
+        let nvcc = cuda::nvcc().filter(|_| tool != Tool::Cross);
+        let gpu = target.cuda.clone().zip(nvcc);
+        Ok(Self { triple: facts.triple, tool, gpu })
+    }
+
+    /// Why the binary will have no code for the GPU that the profile names.
+    fn without_gpu(&self, target: &Target) -> Option<String> {
+        let arch = target.cuda.as_ref().filter(|_| self.gpu.is_none())?;
+        Some(match self.tool {
+            Tool::Cross => format!("no code for the GPU ({arch}): cross builds in a container, which has no nvcc"),
+            _ => format!("no code for the GPU ({arch}): nvcc is missing; this brings it: {}", cuda::INSTALL),
+        })
     }
 
     /// What is installed here for a target.
@@ -195,7 +220,11 @@ impl Bench {
     fn describe(&self, how: &str) -> String {
         match &self.tool {
             Tool::Native => format!("the inference binary ({BINARY}), {how}"),
-            tool => format!("the inference binary ({BINARY}) for {} with {}, {how}", self.triple, tool.name()),
+            tool => {
+                let gpu =
+                    self.gpu.as_ref().map_or(String::new(), |(arch, _)| format!(" and its GPU ({arch}) with nvcc"));
+                format!("the inference binary ({BINARY}) for {} with {}{gpu}, {how}", self.triple, tool.name())
+            }
         }
     }
 
@@ -206,7 +235,8 @@ impl Bench {
             |model: &Path| fs::canonicalize(model).map_err(|e| Failure::Workspace(format!("{}: {e}", model.display())));
         let model = model.map(full).transpose()?;
         let folder = workspace.target.join(self.tool.slug());
-        let mut call = cross::call(&self.tool, target, &self.triple);
+        let nvcc = self.gpu.as_ref().map(|(_, nvcc)| nvcc.as_path());
+        let mut call = cross::call(&self.tool, target, &self.triple, nvcc);
         call.words.extend(["--no-default-features".into(), "--target-dir".into()]);
         call.words.push(folder.to_string_lossy().into_owned());
         call.words.extend(["--config".into(), "profile.release.strip=true".into()]);

@@ -19,6 +19,8 @@ pub struct Target {
     pub glibc: Option<Glibc>,
     /// Further features of the inference binary.
     pub features: Vec<String>,
+    /// Architecture of the GPU that the inference binary carries code for: `sm_87`.
+    pub cuda: Option<String>,
     /// How programs are run on the device.
     pub connect: Connection,
 }
@@ -45,6 +47,7 @@ struct Device {
     target_cpu: Option<String>,
     glibc: Option<String>,
     features: Vec<String>,
+    cuda: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -87,6 +90,7 @@ pub fn find(folder: &Path, name: &str) -> Result<Target, Failure> {
         cpu: device.target_cpu,
         glibc: device.glibc.as_deref().and_then(parse_glibc),
         features: device.features,
+        cuda: device.cuda,
         connect: private.unwrap_or(connect).kind,
     })
 }
@@ -124,6 +128,7 @@ mod tests {
         let jetson = find(&folder, "jetson").unwrap();
         assert_eq!(jetson.triple.as_deref(), Some("aarch64-unknown-linux-gnu"));
         assert_eq!(jetson.cpu.as_deref(), Some("cortex-a78ae"));
+        assert_eq!((jetson.cuda.as_deref(), host.cuda), (Some("sm_87"), None));
     }
 
     #[test]

@@ -20,6 +20,16 @@ pub enum Command {
     Table(PathBuf),
 }
 
+/// Where networks run.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Choice {
+    /// A CUDA device where there is one, else the processor.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda,
+}
+
 /// What the user typed, checked.
 #[derive(Debug, PartialEq)]
 pub struct Args {
@@ -38,6 +48,7 @@ pub struct Args {
     pub iou: f32,
     pub phases: bool,
     pub root: PathBuf,
+    pub device: Choice,
 }
 
 /// A command line that makes no sense.
@@ -68,6 +79,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
         iou: 0.7,
         phases: false,
         root: "/".into(),
+        device: Choice::Auto,
     };
     let mut plain: Vec<OsString> = Vec::new();
     let mut given: Vec<String> = Vec::new();
@@ -98,6 +110,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
             "--profile" if attached.is_none() => args.profile = true,
             "--phases" if attached.is_none() => args.phases = true,
             "--root" => args.root = value()?.into(),
+            "--device" => args.device = device(&value()?)?,
             "--model" => args.model = Some(value()?.into()),
             "--against" => args.against = Some(value()?.into()),
             "--save" => args.save = Some(value()?.into()),
@@ -129,7 +142,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
         "help" => (Command::Help, &[]),
         other => return Err(Usage(format!("unknown command `{other}`"))),
     };
-    let common = ["--json", "--threads", "--imgsz", "--model"];
+    let common = ["--json", "--threads", "--imgsz", "--model", "--device"];
+    if args.profile && args.device == Choice::Cuda {
+        return Err(Usage("--profile holds layers against the processor's peak: it needs --device cpu".into()));
+    }
     let stray = given.iter().find(|name| !common.contains(&name.as_str()) && !own.contains(&name.as_str()));
     match stray {
         Some(name) if command != Command::Help => Err(Usage(format!("{name} does not belong to this command"))),
@@ -141,6 +157,15 @@ fn number(name: &str, value: &OsString, least: usize, most: usize) -> Result<usi
     let number = value.to_str().and_then(|text| text.parse().ok()).filter(|n| (least..=most).contains(n));
     let value = value.to_string_lossy();
     number.ok_or_else(|| Usage(format!("{name} {value}: expected a whole number from {least} to {most}")))
+}
+
+fn device(value: &OsString) -> Result<Choice, Usage> {
+    match value.to_str() {
+        Some("auto") => Ok(Choice::Auto),
+        Some("cpu") => Ok(Choice::Cpu),
+        Some("cuda") => Ok(Choice::Cuda),
+        _ => Err(Usage(format!("--device {}: expected auto, cpu or cuda", value.to_string_lossy()))),
+    }
 }
 
 fn share(name: &str, value: &OsString) -> Result<f32, Usage> {
@@ -178,6 +203,11 @@ mod tests {
             ("detect a.jpg --score 2", "--score 2: expected a number from 0 to 1"),
             ("prune", "unknown command `prune`"),
             ("info --fast", "unknown option --fast"),
+            ("info --device gpu", "--device gpu: expected auto, cpu or cuda"),
+            (
+                "bench --profile --device cuda",
+                "--profile holds layers against the processor's peak: it needs --device cpu",
+            ),
         ];
         for (line, expected) in cases {
             assert_eq!(read(line).unwrap_err(), expected, "{line}");

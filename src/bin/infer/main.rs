@@ -4,10 +4,11 @@
 
 mod args;
 
-use args::{Args, Command, Usage};
+use args::{Args, Choice, Command, Usage};
 use secateurs::bench::{self, BenchError};
 use secateurs::board::{Board, State};
 use secateurs::detector::{DetectorError, Finder, input_side};
+use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
 use secateurs::model::{self, FileError, Model};
 use secateurs::vision::{Image, ImageError};
@@ -38,6 +39,7 @@ Options:
   --threads N       Threads of the network [default: 1]
   --imgsz N         Side of the square input image, pixels [default: the model's own]
   --model FILE      A model file instead of the embedded model
+  --device NAME     cpu, cuda, or auto: CUDA where this binary has it and a device is there [default: auto]
   --help, --version
 
 detect:
@@ -62,12 +64,13 @@ Examples:
   secateurs-infer detect street.jpg --save out
   secateurs-infer bench --runs 1000 --json
 
-Exit codes: 0 done, 1 internal error, 2 wrong usage, 9 an input cannot be used.
+Exit codes: 0 done, 1 internal error, 2 wrong usage, 7 the CUDA device cannot be used, 9 an input cannot be used.
 ";
 
 /// Why it ended early.
 enum Failure {
     Usage(Usage),
+    Device(EngineError),
     Input(String),
     Output(io::Error),
     Internal(String),
@@ -77,6 +80,7 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
+            Self::Device(_) => 7,
             Self::Input(_) => 9,
             Self::Output(_) | Self::Internal(_) => 1,
         }
@@ -87,6 +91,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Usage(usage) => write!(f, "{usage}\n  help: secateurs-infer --help lists commands and options"),
+            Self::Device(error) => write!(f, "{error}\n  help: --device cpu runs on the processor"),
             Self::Input(problem) | Self::Internal(problem) => f.write_str(problem),
             Self::Output(problem) => write!(f, "cannot write: {problem}"),
         }
@@ -113,7 +118,10 @@ impl From<FileError> for Failure {
 
 impl From<DetectorError> for Failure {
     fn from(error: DetectorError) -> Self {
-        Self::Input(error.to_string())
+        match error {
+            DetectorError::Engine(error @ EngineError::Cuda(_)) => Self::Device(error),
+            _ => Self::Input(error.to_string()),
+        }
     }
 }
 
@@ -125,7 +133,11 @@ impl From<ImageError> for Failure {
 
 impl From<BenchError> for Failure {
     fn from(error: BenchError) -> Self {
-        Self::Input(error.to_string())
+        match error {
+            BenchError::Engine(error @ EngineError::Cuda(_)) => Self::Device(error),
+            BenchError::Detector(error) => error.into(),
+            _ => Self::Input(error.to_string()),
+        }
     }
 }
 
@@ -151,7 +163,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Bench => run_bench(&args, &load(&args)?, &mut out)?,
         Command::Device => device(&args, &mut out)?,
         Command::Window => run_window(&args, &load(&args)?, &mut out)?,
-        Command::Table(path) => run_table(path, &mut out)?,
+        Command::Table(path) => run_table(&args, path, &mut out)?,
         Command::Detect(images) => detect(&args, &load(&args)?, images, &mut out)?,
     }
     Ok(out.flush()?)
@@ -167,6 +179,22 @@ fn load(args: &Args) -> Result<Model, Failure> {
     }
 }
 
+/// Where networks run. A device that is only hoped for and cannot be used is told about, and the processor runs them.
+fn place(args: &Args) -> Result<Device, Failure> {
+    match args.device {
+        Choice::Cpu => Ok(Device::Cpu),
+        Choice::Cuda => cuda_device().map(|_| Device::Cuda).map_err(Failure::Device),
+        Choice::Auto if !HAS_CUDA => Ok(Device::Cpu),
+        Choice::Auto => Ok(cuda_device().map_or_else(
+            |problem| {
+                eprintln!("note: {problem}; running on the processor");
+                Device::Cpu
+            },
+            |_| Device::Cuda,
+        )),
+    }
+}
+
 fn imgsz(args: &Args, model: &Model) -> Result<usize, Failure> {
     input_side(model, args.imgsz).map_err(|e| Failure::Usage(Usage(e.to_string())))
 }
@@ -174,10 +202,14 @@ fn imgsz(args: &Args, model: &Model) -> Result<usize, Failure> {
 fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
     let side = imgsz(args, model)?;
     let cost = model.graph.cost(side, side).map_err(|e| Failure::Input(e.to_string()))?;
+    let device = match place(args)? {
+        Device::Cpu => "cpu".to_owned(),
+        Device::Cuda => format!("cuda: {}", cuda_device().map_err(Failure::Device)?),
+    };
     if args.json {
         let value = serde_json::json!({
             "names": model.info.names, "imgsz": side, "params": cost.params, "macs": cost.macs,
-            "provenance": model.info.provenance,
+            "provenance": model.info.provenance, "device": device,
         });
         writeln!(out, "{value}")?;
         return Ok(());
@@ -188,11 +220,16 @@ fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> 
     for (key, value) in &model.info.provenance {
         writeln!(out, "{key}: {value}")?;
     }
+    writeln!(out, "device: {device}")?;
     Ok(())
 }
 
 fn device(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
-    let (board, state) = (Board::read(&args.root), State::read(&args.root));
+    let gpu = match place(args)? {
+        Device::Cpu => None,
+        Device::Cuda => Some(cuda_device().map_err(Failure::Device)?),
+    };
+    let (board, state) = (Board { gpu, ..Board::read(&args.root) }, State::read(&args.root));
     if args.json {
         writeln!(out, "{}", serde_json::json!({ "board": board, "state": state }))?;
         return Ok(());
@@ -210,7 +247,10 @@ fn device(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
 
 fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     let imgsz = imgsz(args, model)?;
-    Ok(bench::Options { imgsz, threads: args.threads, pin: args.pin, warmup: args.warmup, runs: args.runs })
+    // The layers of a profile are held against the processor's peak.
+    let device = if args.profile { Device::Cpu } else { place(args)? };
+    let Args { threads, pin, warmup, runs, .. } = *args;
+    Ok(bench::Options { imgsz, threads, pin, warmup, runs, device })
 }
 
 fn run_window(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
@@ -223,11 +263,11 @@ fn run_window(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Fai
 /// The largest file of networks that is read.
 const MAX_TABLE: u64 = 256 << 20;
 
-fn run_table(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+fn run_table(args: &Args, path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let input = |problem: &dyn fmt::Display| Failure::Input(format!("{}: {problem}", path.display()));
     let bytes = files::read(path, MAX_TABLE).map_err(|e| input(&e))?;
     let spec: bench::TableSpec = serde_json::from_slice(&bytes).map_err(|e| input(&e))?;
-    let times = bench::time_table(&spec).map_err(|e| input(&e))?;
+    let times = bench::time_table(&spec, place(args)?).map_err(|e| input(&e))?;
     serde_json::to_writer(&mut *out, &times)?;
     Ok(writeln!(out)?)
 }
@@ -258,7 +298,8 @@ fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Fail
 }
 
 fn detect(args: &Args, model: &Model, images: &[PathBuf], out: &mut dyn Write) -> Result<(), Failure> {
-    let mut finder = Finder::new(model, imgsz(args, model)?, args.threads)?;
+    let options = engine::Options { threads: args.threads, device: place(args)?, ..engine::Options::default() };
+    let mut finder = Finder::new(model, imgsz(args, model)?, &options)?;
     finder.set_thresholds(args.score, args.iou);
     for path in images {
         let mut image = Image::open(path)?;

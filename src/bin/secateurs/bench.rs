@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
 use secateurs::bench::{Options, measure, profile, versus};
+use secateurs::engine::Device;
 use secateurs::import;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         pin: args.pin,
         warmup: args.warmup as usize,
         runs: args.runs as usize,
+        device: Device::Cpu,
     };
     let mut out = io::stdout().lock();
     if args.profile {

@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
 use secateurs::detector::Finder;
+use secateurs::engine::Options;
 use secateurs::profile::Ratio;
 use secateurs::vision::Image;
 use std::io::{self, Write};
@@ -35,7 +36,8 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.load()?;
-    let mut finder = Finder::new(&model, args.model.imgsz(&model)?, args.threads.threads.into())?;
+    let options = Options { threads: args.threads.threads.into(), ..Options::default() };
+    let mut finder = Finder::new(&model, args.model.imgsz(&model)?, &options)?;
     finder.set_thresholds(args.score.get() as f32, args.iou.get() as f32);
     let mut out = io::stdout().lock();
     for path in &args.images {

@@ -5,12 +5,16 @@
 //! time, so that a program with CUDA in it starts where there is none. Tests open an emulated driver instead, which
 //! runs the same source on the processor.
 
+#[cfg(feature = "cuda")]
+mod code;
 mod driver;
 #[cfg(test)]
 pub(crate) mod emulated;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cuda")]
+pub use code::code;
 pub use driver::{CudaError, Device};
 
 use super::{ConvSpec, View};

@@ -1,0 +1,47 @@
+//! What the compiler must know of a kind of processor: how it computes convolutions, and what that takes.
+
+use crate::graph::{Attention, Conv, Shape};
+use crate::kernels::{self, Algorithm, ConvSpec, Isa};
+
+/// A kind of processor with kernels of its own. All sizes are in values.
+pub(super) trait Processor {
+    /// How a dense convolution with an output of this shape is computed.
+    fn algorithm(&self, conv: &Conv, out: Shape) -> Algorithm;
+
+    /// Size of a packed kernel with its biases.
+    fn packed_len(&self, spec: &ConvSpec, depthwise: bool) -> usize;
+
+    /// Packs a kernel `[c_out, c_in / groups, k, k]` and a bias `[c_out]`.
+    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], packed: &mut [f32]);
+
+    /// Working space per thread, and zeros to read, that a dense convolution needs.
+    fn working_space(&self, spec: &ConvSpec) -> (usize, usize);
+
+    /// Working space of an attention over so many pixels: shared by all threads, and per thread.
+    fn attention_space(&self, op: &Attention, pixels: usize) -> (usize, usize);
+}
+
+impl Processor for Isa {
+    fn algorithm(&self, conv: &Conv, out: Shape) -> Algorithm {
+        Algorithm::choose(conv.kernel, conv.stride, out.h, out.w)
+    }
+
+    fn packed_len(&self, spec: &ConvSpec, depthwise: bool) -> usize {
+        if depthwise { kernels::packed_depthwise_len(spec) } else { kernels::packed_conv_len(*self, spec) }
+    }
+
+    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], packed: &mut [f32]) {
+        match depthwise {
+            true => kernels::pack_depthwise(spec, kernel, bias, packed),
+            false => kernels::pack_conv(*self, spec, kernel, bias, packed),
+        }
+    }
+
+    fn working_space(&self, spec: &ConvSpec) -> (usize, usize) {
+        (kernels::conv_scratch(*self, spec), kernels::conv_zeros(spec))
+    }
+
+    fn attention_space(&self, op: &Attention, pixels: usize) -> (usize, usize) {
+        kernels::attention_scratch(*self, op, pixels)
+    }
+}
