@@ -61,6 +61,11 @@ impl Board {
     }
 }
 
+/// Bytes of memory of the machine below a root folder, if it says.
+pub fn total_memory(root: &Path) -> Option<f64> {
+    read::total_memory(root)
+}
+
 /// What a machine is doing at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {

@@ -129,6 +129,14 @@ fn passive_trip(zone: &Path) -> Option<f64> {
     trips.filter(|degrees| *degrees > 1.0).min_by(f64::total_cmp)
 }
 
+/// `MemTotal:       24576000 kB`.
+pub(super) fn total_memory(root: &Path) -> Option<f64> {
+    let info = text(&root.join("proc/meminfo"))?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0)
+}
+
 /// Busy time of all processors, and what other tenants of the machine took (steal).
 fn busy_ms(root: &Path) -> Option<f64> {
     let stat = text(&root.join("proc/stat"))?;

@@ -111,6 +111,22 @@ pub fn evaluate(classes: usize, truths: &[Truth], found: &[Found]) -> CocoStats 
     summarise(&curves)
 }
 
+/// Share of every class's objects that are found with a confidence of `least` and more, at IoU 0.50; none where a class has
+/// no objects.
+pub fn class_recall(classes: usize, truths: &[Truth], found: &[Found], least: f64) -> Vec<Option<f64>> {
+    let sure: Vec<Found> = found.iter().filter(|f| f.score >= least).copied().collect();
+    let of_class = |images: &ByImage| {
+        let (mut hits, mut objects) = (0, 0);
+        for (truths, found) in images.values() {
+            let matched = match_image(truths, found, RANGES[0]);
+            hits += matched.hit[0].iter().zip(&matched.ignored[0]).filter(|(hit, ignored)| **hit && !**ignored).count();
+            objects += matched.objects;
+        }
+        (objects > 0).then(|| hits as f64 / objects as f64)
+    };
+    by_class(classes, truths, &sure).iter().map(of_class).collect()
+}
+
 fn match_image(truths: &[&Truth], found: &[&Found], (least, most): (f64, f64)) -> Matched {
     let outside = |area: f64| area < least || area > most;
     let mut truths: Vec<(&Truth, bool)> = truths.iter().map(|t| (*t, t.crowd || outside(t.area))).collect();

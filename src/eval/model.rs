@@ -59,6 +59,8 @@ pub struct ClassResult {
     pub map50_95: f64,
     /// AP at IoU 0.50.
     pub map50: f64,
+    /// Share of its objects that are found at IoU 0.50 with the confidence that people are shown (0.25).
+    pub recall: f64,
 }
 
 /// A split, decoded and letterboxed once, to evaluate many models on.
@@ -178,14 +180,21 @@ impl Prepared {
     pub fn score(&self, found: &[Found]) -> EvalResult {
         let coco = coco::evaluate(self.names.len(), &self.truths, found);
         let ours = ultralytics::evaluate(&self.truths, found);
-        let classes = self.names.iter().zip(&coco.per_class).filter(|(_, c)| c.ap >= 0.0);
+        let shown = f64::from(NmsOptions::default().score);
+        let recalls = coco::class_recall(self.names.len(), &self.truths, found, shown);
+        let classes = self.names.iter().zip(coco.per_class.iter().zip(recalls)).filter(|(_, (c, _))| c.ap >= 0.0);
         EvalResult {
             map50_95: coco.stats[0],
             map50: coco.stats[1],
             map50_95_ultralytics: ours.map50_95,
             map50_ultralytics: ours.map50,
             per_class: classes
-                .map(|(name, c)| ClassResult { name: name.clone(), map50_95: c.ap, map50: c.ap50 })
+                .map(|(name, (c, recall))| ClassResult {
+                    name: name.clone(),
+                    map50_95: c.ap,
+                    map50: c.ap50,
+                    recall: recall.unwrap_or(0.0),
+                })
                 .collect(),
             images: self.pictures.len(),
         }

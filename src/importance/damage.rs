@@ -82,7 +82,10 @@ pub fn measure(
     sampling: &Sampling,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Curves, DamageError> {
-    let images = &calibration.images[..sampling.images.min(calibration.images.len())];
+    // Spread over all of them: neighbours may be mirror images of each other.
+    let apart = calibration.images.len() / sampling.images.max(1);
+    let images = calibration.images.iter().step_by(apart.max(1)).take(sampling.images).cloned().collect::<Vec<_>>();
+    let images = &images[..];
     let size = (calibration.height, calibration.width);
     let reference = outputs(model, images, size)?;
     let jobs: Vec<(usize, usize)> =

@@ -24,6 +24,13 @@ pub struct LiveSet {
     pub per_channel: Vec<(GroupId, f64)>,
 }
 
+impl LiveSet {
+    /// Bytes at the given width of every group.
+    pub fn bytes(&self, width: impl Fn(GroupId) -> usize) -> f64 {
+        self.constant + self.per_channel.iter().map(|(group, bytes)| bytes * width(*group) as f64).sum::<f64>()
+    }
+}
+
 /// Bytes of one convolution's kernel and biases.
 #[derive(Clone, Debug)]
 pub struct KernelBytes {

@@ -1,5 +1,6 @@
 //! What is to be done, and what is told while it is done.
 
+use super::floors::Floors;
 use crate::importance::{Criterion, Pattern};
 use crate::latency::Speed;
 use crate::repair::Method;
@@ -26,6 +27,8 @@ pub struct Job {
     pub threads: usize,
     /// Budgets and floors.
     pub budget: Asked,
+    /// The least recall of classes by name, as a share of the uncut network's.
+    pub floors: Floors,
     /// Single weights to set to zero; none cuts channels.
     pub pattern: Option<Pattern>,
     /// Widths are multiples of this.

@@ -80,6 +80,7 @@ impl<'a> Judge<'a> {
                     map50_95: found.map50_95,
                     map50: found.map50,
                     map50_95_ultralytics: found.map50_95_ultralytics,
+                    recall: found.per_class.iter().map(|class| (class.name.clone(), class.recall)).collect(),
                     per_class: found.per_class.into_iter().map(|class| (class.name, class.map50_95)).collect(),
                     ..sizes
                 }
@@ -94,6 +95,7 @@ impl<'a> Judge<'a> {
                     map50_95_ultralytics: f64::NAN,
                     accuracy: Some(found.accuracy),
                     train_accuracy: Some(train.accuracy),
+                    recall: found.per_class.clone(),
                     per_class: found.per_class,
                     ..sizes
                 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Runs of each network while plans are settled.
-pub const SETTLE_RUNS: usize = 120;
+pub const SETTLE_RUNS: usize = 200;
 
 /// Networks that a benchmark command of the user times for the latency table.
 const COMMAND_NETWORKS: usize = 15;
@@ -287,6 +287,15 @@ fn judge_rest(report: &Report) -> Verdict {
             &mut verdict.accuracy_ok,
             format!("{} {:.4}, at least {floor:.4}", last.score_name(), last.score()),
             last.score() >= floor,
+        );
+    }
+    for (name, share) in &report.floors {
+        let of = |stage: &Stage| stage.recall.get(name).copied().unwrap_or(0.0);
+        let (before, after) = (of(&report.uncut), of(last));
+        check(
+            &mut verdict.accuracy_ok,
+            format!("recall of {name} {after:.4}, at least {share} of {before:.4}"),
+            after >= share * before,
         );
     }
     if let Some(most) = asked.max_map_drop {

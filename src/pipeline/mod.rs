@@ -14,6 +14,7 @@ mod allocate;
 mod cache;
 mod compare;
 pub mod external;
+mod floors;
 mod job;
 mod judge;
 mod measure;
@@ -27,6 +28,7 @@ mod write;
 
 pub use cache::sha256;
 pub use compare::{Scheme, compare};
+pub use floors::Floors;
 pub use job::{Event, Job, Listener, Timing, Tune};
 pub use judge::Judge;
 pub use measure::{Against, judge, judge_simulated};
@@ -156,6 +158,7 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
         model: source.model_name.clone(),
         data: source.data_name.clone(),
         budget: job.budget,
+        floors: job.floors.clone(),
         importance: job.criterion.name().into(),
         uncut: evaluate(model)?,
         cut: evaluate(&cut)?,
@@ -268,15 +271,10 @@ fn layer_times(graph: &Graph, source: &Source, planned: &Planned) -> Vec<LayerTi
 fn memory_steps(graph: &Graph, source: &Source, planned: &Planned) -> Result<Vec<MemoryStep>, PipelineError> {
     let widths = planned.selection.widths();
     let sets = crate::memory::live_sets(graph, &source.groups, source.imgsz, source.imgsz);
-    let of = |set: crate::memory::LiveSet| {
-        let bytes = |width: &dyn Fn(crate::group::GroupId) -> usize| {
-            set.constant + set.per_channel.iter().map(|(group, bytes)| bytes * width(*group) as f64).sum::<f64>()
-        };
-        MemoryStep {
-            name: graph.node(set.node).name.clone(),
-            before_bytes: bytes(&|group| source.groups.group(group).width()),
-            after_bytes: bytes(&|group| widths[group.index()]),
-        }
+    let of = |set: crate::memory::LiveSet| MemoryStep {
+        name: graph.node(set.node).name.clone(),
+        before_bytes: set.bytes(|group| source.groups.group(group).width()),
+        after_bytes: set.bytes(|group| widths[group.index()]),
     };
     Ok(sets.map_err(PipelineError::stage("memory"))?.into_iter().map(of).collect())
 }

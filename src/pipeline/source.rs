@@ -2,6 +2,7 @@
 
 use super::PipelineError;
 use super::cache::{self, sha256};
+use super::floors;
 use super::job::{Event, Job, Listener};
 use crate::data::{Dataset, demo};
 use crate::graph::Head;
@@ -13,7 +14,7 @@ use crate::report::Report;
 use crate::train::Augment;
 use crate::train::loss::Target;
 use crate::vision;
-use crate::{files, import};
+use crate::{board, files, import, memory};
 use candle_core::Device;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -31,6 +32,13 @@ const RIDGE: f64 = 0.03;
 
 /// Images per batch while the outputs' curvature is sent back.
 const PROBE_BATCH: usize = 4;
+
+/// Networks that walk through the calibration images side by side.
+const NETWORKS: f64 = 2.0;
+
+/// The share of this machine's memory that calibration may take, and the images that are used whatever memory there is.
+const CALIBRATION_SHARE: f64 = 0.4;
+const LEAST_IMAGES: usize = 16;
 
 /// The inputs of a job.
 pub struct Source {
@@ -50,7 +58,7 @@ pub struct Source {
     pub data_name: String,
     /// Side of the square image, pixels.
     pub imgsz: usize,
-    /// Letterboxed calibration images.
+    /// Letterboxed calibration images; those that are mirrored stand in pairs, original first, before the others.
     pub images: Vec<Vec<f32>>,
     /// Labels of the calibration images: class and box, normalised to the letterboxed image.
     labels: Vec<Vec<Target>>,
@@ -119,6 +127,7 @@ impl Source {
                 train.names.len()
             )));
         }
+        floors::check(&job.floors, &val)?;
         let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(640) };
         let imgsz = job.imgsz.unwrap_or(default);
         let stride = model.graph.stride();
@@ -155,10 +164,12 @@ impl Source {
         Ok(source)
     }
 
-    /// Chooses and loads the calibration images.
+    /// Chooses and loads the calibration images. Where there are fewer than asked for, mirrored ones join them, if objects
+    /// may be mirrored.
     fn calibrate(&mut self, job: &Job, tell: Listener) -> Result<(), PipelineError> {
         let all = self.train.items.len();
-        let count = job.calibration_images.clamp(1, all.max(1)).min(all);
+        let asked = self.affordable(job.calibration_images, tell)?.max(1);
+        let count = asked.min(all);
         tell(Event::Stage("Loading", format!("{count} of {all} training images for calibration")));
         let mut chosen = sample(&mut StdRng::seed_from_u64(job.seed), all, count).into_vec();
         chosen.sort_unstable();
@@ -194,8 +205,48 @@ impl Source {
             self.images.push(tensor);
             tell(Event::Progress(done + 1, count));
         }
+        if self.augment().mirror > 0.0 && self.classes.is_empty() {
+            self.mirror(asked - count);
+        }
         self.calibration_hash = sha256(bytemuck::cast_slice(&self.images.concat()));
         Ok(())
+    }
+
+    /// Puts the mirror image behind each of the first `more` calibration images, or behind all if there are fewer.
+    fn mirror(&mut self, more: usize) {
+        let (images, labels) = (std::mem::take(&mut self.images), std::mem::take(&mut self.labels));
+        for (number, (image, labels)) in images.into_iter().zip(labels).enumerate() {
+            let mirrored = (number < more).then(|| {
+                let rows = image.chunks_exact(self.imgsz);
+                let other_side = |target: &Target| {
+                    let [x, y, w, h] = target.bbox;
+                    Target { bbox: [1.0 - x, y, w, h], ..*target }
+                };
+                let image: Vec<f32> = rows.flat_map(|row| row.iter().rev().copied()).collect();
+                (image, labels.iter().map(other_side).collect::<Vec<_>>())
+            });
+            for (image, labels) in std::iter::once((image, labels)).chain(mirrored) {
+                self.images.push(image);
+                self.labels.push(labels);
+            }
+        }
+    }
+
+    /// How many of the images that are asked for this machine's memory can hold, with the tensors that live at one time while
+    /// the uncut and the cut network walk through all of them.
+    fn affordable(&self, asked: usize, tell: Listener) -> Result<usize, PipelineError> {
+        let live = memory::live_sets(&self.model.graph, &self.groups, self.imgsz, self.imgsz)
+            .map_err(PipelineError::stage("memory"))?;
+        let full = |group| self.groups.group(group).width();
+        let tensors = live.iter().map(|set| set.bytes(full)).fold(0.0, f64::max);
+        let image = (size_of::<f32>() * self.model.graph.input_channels() * self.imgsz * self.imgsz) as f64;
+        let each = NETWORKS * tensors + image;
+        let Some(total) = board::total_memory(Path::new("/")) else { return Ok(asked) };
+        let most = ((CALIBRATION_SHARE * total / each) as usize).max(LEAST_IMAGES);
+        if most < asked {
+            tell(Event::Note(format!("{most} calibration images in place of {asked}: more would not fit into memory")));
+        }
+        Ok(asked.min(most))
     }
 
     /// The labels of a calibration image, as of a batch of one.

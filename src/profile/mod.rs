@@ -17,6 +17,7 @@ pub use section::nearest;
 pub use units::{Mib, Millis, Ratio, UnitError};
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Names of the importance criteria that a profile or a flag may choose.
@@ -103,7 +104,7 @@ pub enum Connect {
 }
 
 /// What the pruned network must keep to.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Budget {
     /// Time per frame.
@@ -122,6 +123,8 @@ pub struct Budget {
     pub min_map: Option<Ratio>,
     /// The most mAP50-95 that may be lost against the uncut network.
     pub max_map_drop: Option<Ratio>,
+    /// The least recall of classes by name, as a share of the uncut network's.
+    pub floors: BTreeMap<String, Ratio>,
 }
 
 /// The network to prune.
@@ -260,6 +263,7 @@ impl Default for Profile {
                 file: None,
                 min_map: None,
                 max_map_drop: None,
+                floors: BTreeMap::new(),
             },
             model: ModelChoice { path: None, imgsz: None, sizes: vec![], batch: 1 },
             data: None,
@@ -269,7 +273,7 @@ impl Default for Profile {
                 grid: 8,
                 min_keep: Ratio::EIGHTH,
                 importance: IMPORTANCE[0].into(),
-                calibration_images: 128,
+                calibration_images: 384,
                 seed: 0,
             },
             finetune: Finetune {

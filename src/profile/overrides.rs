@@ -22,6 +22,8 @@ pub struct Overrides {
     pub params: Option<usize>,
     /// Replaces `[budget] file-mib`.
     pub file: Option<Mib>,
+    /// Join `[budget] floors`, and replace those of the same classes.
+    pub floors: Vec<(String, Ratio)>,
     /// Replaces `[finetune] epochs`.
     pub epochs: Option<usize>,
     /// Replaces `[search] strategy`.
@@ -44,6 +46,7 @@ impl Overrides {
         profile.budget.memory = self.memory.or(profile.budget.memory);
         profile.budget.params = self.params.or(profile.budget.params);
         profile.budget.file = self.file.or(profile.budget.file);
+        profile.budget.floors.extend(self.floors);
         profile.model.path = self.model.or(profile.model.path);
         if let Some(side) = self.imgsz {
             (profile.model.imgsz, profile.model.sizes) = (Some(side), vec![side]);

@@ -3,10 +3,11 @@
 //! The keys that were asked for are the schema: what is left over at the end is unknown.
 
 use super::{Problem, UnitError};
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 /// Collects problems of one file.
 pub(super) struct Problems<'t> {
@@ -144,13 +145,23 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
 
     /// A number with a unit.
     pub(super) fn number<T>(&mut self, key: &'static str, unit: impl Fn(f64) -> Result<T, UnitError>) -> Option<T> {
+        self.get(key, |value| number(value, &unit))
+    }
+
+    /// Numbers with a unit, by names that the user chooses.
+    pub(super) fn numbers<T>(
+        &mut self,
+        key: &'static str,
+        unit: impl Fn(f64) -> Result<T, UnitError>,
+    ) -> Option<BTreeMap<String, T>> {
         self.get(key, |value| {
-            let number = match value {
-                DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(|i| i as f64),
-                DeValue::Float(f) => f.as_str().parse().ok(),
-                _ => None,
+            let table = expect(value, "a table of numbers", value.as_table())?;
+            let one = |(name, value): (&Spanned<DeString>, &Spanned<DeValue>)| {
+                let name: &str = name.get_ref();
+                let number = number(value.get_ref(), &unit).map_err(|problem| format!("of `{name}` {problem}"))?;
+                Ok((name.to_owned(), number))
             };
-            unit(expect(value, "a number", number)?).map_err(|e| e.to_string())
+            table.iter().map(one).collect()
         })
     }
 
@@ -192,6 +203,15 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
             self.problems.add(Some(key.span()), format!("unknown {what} `{name}` in {place}"), help);
         }
     }
+}
+
+fn number<T>(value: &DeValue, unit: impl Fn(f64) -> Result<T, UnitError>) -> Result<T, String> {
+    let number = match value {
+        DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(|i| i as f64),
+        DeValue::Float(f) => f.as_str().parse().ok(),
+        _ => None,
+    };
+    unit(expect(value, "a number", number)?).map_err(|e| e.to_string())
 }
 
 /// The value, or what it is and what it should be.

@@ -6,8 +6,10 @@
 //! batch normalisation or the bias. Later layers see the repaired outputs of earlier ones, so errors do not
 //! add up unseen. After He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017).
 //!
-//! The same walk re-estimates batch-norm statistics, the cheaper repair that users compare with.
+//! The same walk re-estimates batch-norm statistics, the cheaper repair that users compare with. [`Method::Merge`] needs no images
+//! at all.
 
+mod merge;
 mod moments;
 mod positions;
 mod walk;
@@ -30,6 +32,8 @@ use thiserror::Error;
 pub enum Method {
     /// Not at all.
     None,
+    /// Channels that go are merged into similar ones that stay; no images are looked at.
+    Merge,
     /// Re-estimation of batch-norm means and variances.
     BatchNorm,
     /// Sequential least-squares reconstruction.
@@ -42,8 +46,8 @@ pub enum Method {
 
 impl Method {
     /// Every method for cut networks with the name users type.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("none", Self::None), ("bn", Self::BatchNorm), ("lsq", Self::LeastSquares)];
+    pub const ALL: [(&'static str, Self); 4] =
+        [("none", Self::None), ("merge", Self::Merge), ("bn", Self::BatchNorm), ("lsq", Self::LeastSquares)];
 
     /// The method of a name.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -127,6 +131,11 @@ pub fn repair(
 ) -> Result<Model, RepairError> {
     if method == Method::None {
         return Ok(cut.clone());
+    }
+    if method == Method::Merge {
+        let mut merged = cut.clone();
+        merge::merge(original, groups, selection, &mut merged);
+        return Ok(merged);
     }
     if calibration.images.is_empty() {
         return Err(RepairError::NoImages);

@@ -157,10 +157,10 @@ pub(super) fn collect(
     let positions = positions::choose(conv, before, unknowns, seed, worth);
     let block = |(old, new, columns): (std::ops::Range<usize>, std::ops::Range<usize>, std::ops::Range<usize>)| {
         let kernel = whole.subcols(columns.start, columns.len());
-        // Images take turns, so that neither half knows the other's.
+        // Pairs of images take turns, so that neither half knows the other's: an image and its mirror image are a pair.
         let half = |parity: usize| {
             let mut sums = Sums::new(new.len() * taps, columns.len());
-            let mine: Vec<_> = positions.iter().filter(|p| p.image % 2 == parity).copied().collect();
+            let mine: Vec<_> = positions.iter().filter(|p| p.image / 2 % 2 == parity).copied().collect();
             for chunk in mine.chunks(CHUNK) {
                 let targets = patches(conv, before, old.clone(), chunk) * kernel;
                 sums.add(patches(cut, after, new.clone(), chunk), targets, chunk);

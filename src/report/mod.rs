@@ -31,6 +31,9 @@ pub struct Report {
     pub data: String,
     /// What was asked for.
     pub budget: Asked,
+    /// The least recall of classes by name, as a share of the uncut model's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub floors: BTreeMap<String, f64>,
     /// How channels were ranked.
     pub importance: String,
     /// The model as it came.
@@ -131,6 +134,10 @@ pub struct Stage {
     /// mAP50-95 of every class; a classifier's accuracy.
     #[serde(default)]
     pub per_class: BTreeMap<String, f64>,
+    /// Share of every class's objects that are found with a confidence of 0.25 and more at IoU 0.50; a classifier's
+    /// accuracy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub recall: BTreeMap<String, f64>,
     /// Trained values.
     pub params: usize,
     /// Of those, zeros.

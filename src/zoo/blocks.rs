@@ -58,6 +58,17 @@ pub struct Unknown {
     pub problem: String,
 }
 
+/// Channels of a scale for a published number of them: capped, multiplied, and rounded up to a multiple of 8.
+pub(super) fn channels(published: usize, width: f64, most: usize) -> usize {
+    let scaled = published.min(most) as f64 * width;
+    ((scaled / 8.0).ceil() as usize).max(1) * 8
+}
+
+/// Repeated blocks of a scale for a published number of them.
+pub(super) fn repeats(published: usize, depth: f64) -> usize {
+    ((published as f64 * depth).round() as usize).max(1)
+}
+
 /// A graph under construction together with its blueprint.
 pub(super) struct Net<'a> {
     pub graph: Builder,

@@ -3,7 +3,7 @@
 //! Names follow the checkpoints (`model.<layer>.<part>`). The classification branch of the head is
 //! the depthwise one of YOLO11.
 
-use super::blocks::{Blueprint, C3k2Args, ConvArgs, Net, ZooError};
+use super::blocks::{self, Blueprint, C3k2Args, ConvArgs, Net, ZooError};
 use super::head::{self, Generation, Task};
 use super::shapes::Published;
 use crate::graph::{Graph, NodeId};
@@ -46,12 +46,11 @@ impl Scale {
     }
 
     fn channels(&self, published: usize) -> usize {
-        let scaled = published.min(self.max_channels) as f64 * self.width;
-        ((scaled / 8.0).ceil() as usize).max(1) * 8
+        blocks::channels(published, self.width, self.max_channels)
     }
 
     fn repeats(&self, published: usize) -> usize {
-        ((published as f64 * self.depth).round() as usize).max(1)
+        blocks::repeats(published, self.depth)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Names follow the checkpoints. The C2f blocks of the backbone have residuals, those of the neck have not; tensors
 //! alone do not tell, so it is the rule of the family.
 
-use super::blocks::{Blueprint, C2fArgs, ConvArgs, Net, ZooError};
+use super::blocks::{self, Blueprint, C2fArgs, ConvArgs, Net, ZooError};
 use super::head::{self, Generation, Task};
 use super::shapes::{Published, Shapes};
 use crate::graph::{Graph, NodeId};
@@ -42,12 +42,11 @@ impl Scale {
     }
 
     fn channels(&self, published: usize) -> usize {
-        let scaled = published.min(self.max_channels) as f64 * self.width;
-        ((scaled / 8.0).ceil() as usize).max(1) * 8
+        blocks::channels(published, self.width, self.max_channels)
     }
 
     fn repeats(&self, published: usize) -> usize {
-        ((published as f64 * self.depth).round() as usize).max(1)
+        blocks::repeats(published, self.depth)
     }
 }
 

@@ -234,6 +234,28 @@ fn a_dry_run_tells_the_steps_with_the_flags_applied_and_writes_nothing() {
 }
 
 #[test]
+fn a_floor_for_a_class_that_is_not_there_is_refused_before_any_work() {
+    let folder = folder();
+    let prune = |floor: &str| {
+        let line = ["prune", "--model", "small.safetensors", "--data", "data.yaml", "--imgsz", "64", "--latency-ratio"];
+        worker(&folder).args(line).args(["0.8", "--floor", floor]).output().unwrap()
+    };
+    let classes = model::load(&folder.path().join("small.safetensors")).unwrap().info.names;
+    let misspelt = format!("{}s=0.9", classes[0]);
+    let cases = [
+        (misspelt.as_str(), 9, format!("has no class `{}s`; did you mean `{}`?", classes[0], classes[0])),
+        ("person", 2, "expected CLASS=R".into()),
+        ("person=2", 2, "expected a number from 0 to 1".into()),
+    ];
+    for (floor, code, expected) in cases {
+        let output = prune(floor);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{floor}\n{text}");
+        assert!(text.contains(&expected), "{floor}: `{expected}` is not in\n{text}");
+    }
+}
+
+#[test]
 fn errors_are_json_too_where_json_was_asked_for() {
     let folder = folder();
     let output = worker(&folder).args(["prune", "--profile", "bad.toml", "--message-format", "json"]).output().unwrap();

@@ -270,3 +270,22 @@ fn the_shipped_weights_reach_their_figures() {
         assert!((result.map50_95_ultralytics - ultralytics).abs() < 0.004, "{result:?}");
     }
 }
+
+#[test]
+fn recall_counts_the_objects_that_are_found_with_confidence() {
+    let truth = |image, class, x: f64, crowd| Truth { image, class, bbox: [x, 0.0, 10.0, 10.0], area: 100.0, crowd };
+    let found = |image, class, x: f64, score| Found { image, class, bbox: [x, 0.0, 10.0, 10.0], score };
+    let truths = [truth(0, 0, 0.0, false), truth(0, 0, 50.0, false), truth(1, 0, 0.0, false), truth(1, 1, 90.0, true)];
+    let all = [
+        found(0, 0, 2.0, 0.9),
+        // A second box on the same object, one that is unsure, one that is elsewhere, and another class in the right place.
+        found(0, 0, 1.0, 0.8),
+        found(0, 0, 50.0, 0.2),
+        found(1, 0, 6.0, 0.9),
+        found(1, 1, 0.0, 0.9),
+    ];
+    // A class with nothing but crowds, and one with nothing at all, have no recall.
+    assert_eq!(coco::class_recall(3, &truths, &all, 0.25), [Some(1.0 / 3.0), None, None]);
+    assert_eq!(coco::class_recall(3, &truths, &all, 0.1), [Some(2.0 / 3.0), None, None]);
+    assert_eq!(coco::class_recall(1, &truths, &[], 0.25), [Some(0.0)]);
+}

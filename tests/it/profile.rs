@@ -205,3 +205,17 @@ fn one_image_size_or_several() {
     let profile = one.apply(parse("[model]\nimgsz = [640, 512]").unwrap());
     assert_eq!((profile.model.imgsz, profile.model.sizes), (Some(96), vec![96]));
 }
+
+#[test]
+fn floors_have_names_of_the_users_choice() {
+    let profile = parse("[budget]\nfloors = { person = 0.95, \"stop sign\" = 1 }\n").unwrap();
+    let floors: Vec<(&str, f64)> = profile.budget.floors.iter().map(|(name, r)| (name.as_str(), r.get())).collect();
+    assert_eq!(floors, [("person", 0.95), ("stop sign", 1.0)]);
+    let problems = parse("[budget]\nfloors = { person = 1.5 }\n").unwrap_err();
+    assert!(problems.contains("targets/board.toml:2:10") && problems.contains("of `person`"), "{problems}");
+    assert!(parse("floors = { person = 0.5 }").unwrap_err().contains("it belongs to [budget]"));
+    // A flag wins over the profile, class by class.
+    let flag = Overrides { floors: vec![("person".into(), Ratio::new(0.5).unwrap())], ..Overrides::default() };
+    let applied = flag.apply(profile).budget.floors;
+    assert_eq!((applied["person"].get(), applied["stop sign"].get()), (0.5, 1.0));
+}

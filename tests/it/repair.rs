@@ -95,6 +95,20 @@ fn least_squares_makes_up_for_channels_that_were_copies() {
 }
 
 #[test]
+fn channels_that_go_are_merged_into_their_copies_without_images() {
+    let model = twins();
+    let (groups, selection, smaller) = without_copies(&model);
+    let merged = repair(&model, &groups, &selection, &smaller, Method::Merge, &calibration(&[]), &mut |_, _| {});
+    let left = difference(&model, &merged.unwrap(), &images(1)[0]);
+    assert!(left < 1e-4, "merging left {left}");
+    // Nothing is passed on where nothing is similar.
+    let keep = Selection(vec![vec![0, 1, 4, 5]]);
+    let smaller = cut(&model, &groups, &keep).unwrap();
+    let merged = repair(&model, &groups, &keep, &smaller, Method::Merge, &calibration(&[]), &mut |_, _| {}).unwrap();
+    assert!(difference(&model, &merged, &images(1)[0]) > 1e-3);
+}
+
+#[test]
 fn least_squares_leaves_an_uncut_model_as_it_is() {
     let model = twins();
     let groups = groups(&model.graph);

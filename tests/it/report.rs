@@ -1,6 +1,7 @@
 //! The report: its JSON form, and the page.
 
 use secateurs::bench::Distribution;
+use secateurs::pipeline;
 use secateurs::report::comparison::{Behind, Comparison, Row, Score};
 use secateurs::report::render_comparison;
 use secateurs::report::{
@@ -65,6 +66,7 @@ fn sample(with_tuning: bool) -> Report {
         model: "best.pt".into(),
         data: "data.yaml".into(),
         budget: Asked { latency_ratio: Some(0.8), percentile: 99, memory_mib: Some(20.0), ..Asked::default() },
+        floors: BTreeMap::from([("person".into(), 0.95)]),
         importance: "fisher".into(),
         uncut,
         cut: stage(0.2104, 1_971_240, &classes),
@@ -328,4 +330,18 @@ fn a_comparison_is_a_page_of_its_own() {
         unbalanced(render_comparison(&comparison).split_once("<body>").unwrap().1.rsplit_once("</body>").unwrap().0),
         None
     );
+}
+
+#[test]
+fn floors_hold_or_not_by_the_recall_of_the_stage_that_ships() {
+    let mut report = sample(true);
+    report.budget = Asked::default();
+    report.uncut.recall = BTreeMap::from([("person".into(), 0.8)]);
+    let mut verdict = |after: f64| {
+        report.last_mut().recall = BTreeMap::from([("person".into(), after)]);
+        pipeline::judge_simulated(&report, "emulated")
+    };
+    let (held, missed) = (verdict(0.77), verdict(0.75));
+    assert!(held.accuracy_ok && !missed.accuracy_ok && missed.memory_ok);
+    assert_eq!(missed.sentences, ["recall of person 0.7500, at least 0.95 of 0.8000: is missed"]);
 }

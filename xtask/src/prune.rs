@@ -49,6 +49,9 @@ pub struct Args {
     /// Budget of the model's file, MiB
     #[arg(long, value_name = "X")]
     file_mib: Option<String>,
+    /// A class must still be found at this share of the uncut model's recall: `--floor person=0.95`; may be repeated
+    #[arg(long, value_name = "CLASS=R")]
+    floor: Vec<String>,
     /// What is taken away: structured, unstructured or 2:4
     #[arg(long, value_name = "NAME")]
     strategy: Option<String>,
@@ -117,7 +120,9 @@ impl Args {
             ("--threads", self.threads.clone()),
             ("--seed", self.seed.clone()),
         ];
-        flags.into_iter().filter_map(|(name, value)| value.map(|value| format!("{name}={value}"))).collect()
+        let floors = self.floor.iter().map(|floor| ("--floor", Some(floor.clone())));
+        let all = flags.into_iter().chain(floors);
+        all.filter_map(|(name, value)| value.map(|value| format!("{name}={value}"))).collect()
     }
 }
 

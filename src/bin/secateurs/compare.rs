@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = scheme,
         default_value = "reconstruction,l1-global,taylor-global")]
     importance: Vec<Scheme>,
-    /// Repairs: none, bn, lsq
+    /// Repairs: none; merge, without images; bn, statistics; lsq, least squares
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = method, default_value = "none,bn,lsq")]
     repair: Vec<Method>,
     /// Threads of the network
@@ -58,7 +58,7 @@ fn scheme(name: &str) -> Result<Scheme, String> {
 }
 
 fn method(name: &str) -> Result<Method, String> {
-    Method::from_name(name).ok_or_else(|| "expected none, bn or lsq".into())
+    Method::from_name(name).ok_or_else(|| "expected none, merge, bn or lsq".into())
 }
 
 /// Runs it.

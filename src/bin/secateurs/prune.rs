@@ -46,6 +46,9 @@ pub struct Args {
     /// Budget of the model's file, MiB
     #[arg(long, value_name = "X")]
     file_mib: Option<Mib>,
+    /// A class must still be found at this share of the uncut model's recall: `--floor person=0.95`; may be repeated
+    #[arg(long, value_name = "CLASS=R", value_parser = floor)]
+    floor: Vec<(String, Ratio)>,
     /// Passes over the training images; 0 skips training
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
@@ -85,6 +88,12 @@ pub fn load(path: Option<&Path>) -> Result<Profile, Failure> {
     path.map_or(Ok(Profile::default()), |path| Ok(profile::read(path)?))
 }
 
+/// Reads `CLASS=R`; names may have any character.
+fn floor(text: &str) -> Result<(String, Ratio), String> {
+    let (name, share) = text.rsplit_once('=').ok_or("expected CLASS=R, such as person=0.95")?;
+    Ok((name.to_owned(), share.parse().map_err(|e: secateurs::profile::UnitError| e.to_string())?))
+}
+
 /// Runs it.
 pub fn run(args: Args) -> Result<(), Failure> {
     let overrides = Overrides {
@@ -96,6 +105,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         memory: args.memory_mib,
         params: args.params.map(|n| n as usize),
         file: args.file_mib,
+        floors: args.floor,
         epochs: args.epochs.map(|n| n as usize),
         strategy: args.strategy.as_deref().and_then(Strategy::from_name),
         importance: args.importance,
@@ -241,6 +251,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
             min_map: budget.min_map.map(Ratio::get),
             max_map_drop: budget.max_map_drop.map(Ratio::get),
         },
+        floors: budget.floors.iter().map(|(name, share)| (name.clone(), share.get())).collect(),
         pattern: match search.strategy {
             Strategy::Structured => None,
             Strategy::Unstructured => Some(Pattern::Unstructured(search.sparsity.get())),
