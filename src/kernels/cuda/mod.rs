@@ -219,7 +219,7 @@ impl Launch {
         let (kernel, (x, y)) = match width {
             ..=16 => (Kernel::Conv64x16, blocks(64, 16)),
             _ if few(blocks(64, 64)) => (Kernel::Conv32x32, blocks(32, 32)),
-            ..=32 => (Kernel::Conv64x32, blocks(64, 32)),
+            17..=32 => (Kernel::Conv64x32, blocks(64, 32)),
             _ => (Kernel::Conv64x64, blocks(64, 64)),
         };
         let columns = int(columns(spec)).into();
