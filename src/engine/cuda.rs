@@ -4,7 +4,7 @@ pub(super) use super::gpu::Network;
 
 use super::compile::Program;
 use super::{EngineError, Options, gpu};
-use crate::kernels::cuda::{self as kernels, CudaError, Device};
+use crate::kernels::cuda::{CudaError, Device, code};
 use crate::model::Model;
 use std::path::Path;
 
@@ -37,5 +37,5 @@ pub(super) fn network(
 }
 
 fn open() -> Result<Device, CudaError> {
-    Device::open(Path::new(DRIVER), kernels::code())
+    Device::open(Path::new(DRIVER), code::fat_binary())
 }

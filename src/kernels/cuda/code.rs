@@ -11,6 +11,6 @@ struct Aligned([u8; FAT_BINARY.len()]);
 static SECTION: Aligned = Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
 
 /// The fat binary of `kernels.cu`.
-pub fn code() -> &'static [u8] {
+pub fn fat_binary() -> &'static [u8] {
     &SECTION.0
 }

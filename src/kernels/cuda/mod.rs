@@ -6,15 +6,13 @@
 //! runs the same source on the processor.
 
 #[cfg(feature = "cuda")]
-mod code;
+pub mod code;
 mod driver;
 #[cfg(test)]
 pub(crate) mod emulated;
 #[cfg(test)]
 mod tests;
 
-#[cfg(feature = "cuda")]
-pub use code::code;
 pub use driver::{CudaError, Device};
 
 use super::{ConvSpec, View};
