@@ -3,7 +3,8 @@
 use crate::support;
 use prost::Message;
 use secateurs::emit::onnx::proto::{FLOAT, INT64, ModelProto, TensorProto};
-use secateurs::emit::onnx::{ExportError, OPSET, export};
+use secateurs::emit::onnx::tensorrt::refused;
+use secateurs::emit::onnx::{self, ExportError, OPSET, export};
 use secateurs::graph::{Activation, Builder, Conv, Head, Op};
 use secateurs::group::{Group, groups};
 use secateurs::import;
@@ -86,6 +87,52 @@ fn every_scale_exports_a_sound_file() {
         let convs = file.graph.unwrap().node.iter().filter(|n| n.op_type == "Conv").count();
         assert_eq!(convs, model.graph.convs().count() + 1);
     }
+}
+
+#[test]
+fn nothing_in_the_zoo_is_refused_by_tensorrt() {
+    for (name, graph, side) in crate::surgery::zoo() {
+        let file = onnx::file(&filled(graph, Info::default()), side, side).unwrap();
+        assert_eq!(refused(&file), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn what_tensorrt_refuses_is_found() {
+    let graph = crate::surgery::narrow(&yolo11::detect(yolo11::Scale::of('n').unwrap(), 3).unwrap(), 0.1);
+    let whole = onnx::file(&filled(graph, Info::default()), 32, 32).unwrap();
+    let spoilt = |spoil: &dyn Fn(&mut onnx::proto::GraphProto)| {
+        let mut file = whole.clone();
+        spoil(file.graph.as_mut().unwrap());
+        refused(&file)
+    };
+    fn node<'a>(graph: &'a mut onnx::proto::GraphProto, op: &str) -> &'a mut onnx::proto::NodeProto {
+        graph.node.iter_mut().find(|n| n.op_type == op).unwrap()
+    }
+    let cases: [(&str, &dyn Fn(&mut onnx::proto::GraphProto)); 9] = [
+        ("not among the operators", &|g| node(g, "Sigmoid").op_type = "NonZero".into()),
+        ("kernel must be a constant", &|g| node(g, "Conv").input[1] = "images".into()),
+        ("a window of 1 axes", &|g| node(g, "MaxPool").attribute[0].ints = vec![5]),
+        ("shape must be a constant", &|g| node(g, "Reshape").input[1] = "images".into()),
+        ("axis must be a constant", &|g| node(g, "Slice").input.truncate(3)),
+        ("mode is `cubic`", &|g| node(g, "Resize").attribute[0].s = Some(b"cubic".to_vec())),
+        ("elements of type 11", &|g| g.initializer[0].data_type = 11),
+        ("an axis of 0", &|g| {
+            let shape = g.input[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().shape.as_mut().unwrap();
+            shape.dim[2].dim_value = None;
+        }),
+        ("does not fit into 32 bits", &|g| {
+            let integers = g.initializer.iter_mut().find(|c| c.data_type == INT64).unwrap();
+            integers.raw_data[..8].copy_from_slice(&(1i64 << 40).to_le_bytes());
+        }),
+    ];
+    for (expected, spoil) in cases {
+        let found = spoilt(spoil);
+        assert!(found.len() == 1 && found[0].contains(expected), "`{expected}`: {found:?}");
+    }
+    let newer =
+        ModelProto { opset_import: vec![onnx::proto::OperatorSetId { version: 99, ..Default::default() }], ..whole };
+    assert!(refused(&newer)[0].contains("operator set"));
 }
 
 #[test]

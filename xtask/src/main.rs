@@ -8,6 +8,7 @@ mod cuda;
 mod devices;
 mod doctor;
 mod forward;
+mod on_device;
 mod process;
 mod prune;
 mod target;

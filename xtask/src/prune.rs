@@ -8,6 +8,7 @@
 
 use crate::cross::{self, Facts, Tool};
 use crate::cuda;
+use crate::on_device;
 use crate::process::{Failure, Tell, run_worker};
 use crate::target::{self, Connection, Target};
 use crate::workspace::{Build, Workspace, host_triple};
@@ -70,6 +71,9 @@ pub struct Args {
     /// Folder of the results [default: dist/NAME in the workspace]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Where the inference binary is built; the device needs cargo for it, and gets the package over its connection
+    #[arg(long, value_name = "WHERE", default_value = "here")]
+    build: Place,
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
@@ -82,6 +86,15 @@ pub struct Args {
     /// How progress and results are told
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     message_format: Format,
+}
+
+/// Where to build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Place {
+    /// On this machine, for the device
+    Here,
+    /// On the device itself
+    OnDevice,
 }
 
 /// The formats.
@@ -134,7 +147,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let out = args.out.clone().unwrap_or_else(|| workspace.root.join("dist").join(&args.target));
     let format = if tell == Tell::Json { "json" } else { "human" };
 
-    let build = Bench::find(&workspace, &target)?;
+    let build = match args.build {
+        Place::Here => Builder::Here(Bench::find(&workspace, &target)?),
+        Place::OnDevice => {
+            on_device::check(&target)?;
+            Builder::OnDevice
+        }
+    };
     match build.without_gpu(&target) {
         Some(problem) if args.require_gpu => return Err(Failure::Toolchain(problem)),
         Some(problem) => tell.stage("Warning", &problem),
@@ -148,22 +167,19 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     prune.args(args.forwarded()).args(args.cuda.then_some("--cuda")).args(["--message-format", format]);
     if args.dry_run {
         run_worker(prune.arg("--dry-run"))?;
-        let triple = &build.triple;
-        let gpu = build.gpu.as_ref().map_or(String::new(), |(arch, _)| format!(" and nvcc ({arch})"));
-        let tool = build.tool.name();
-        tell.stage("Would", &format!("build {BINARY} for {triple} with {tool}{gpu}, the model embedded"));
+        tell.stage("Would", &format!("build {}", build.describe("with the model embedded")));
         tell.stage("Would", "measure it on the device in turn with the uncut model, and complete the reports");
         return Ok(());
     }
     // Where a device is reached that is not this machine, networks are timed there while plans are made.
     if matches!(target.connect, Connection::Ssh | Connection::Command) {
         tell.stage("Building", &build.describe("without a model, to time networks on the device"));
-        prune.arg("--binary").arg(build.run(&workspace, &target, None)?);
+        prune.arg("--binary").arg(build.run(&workspace, &worker, &target, None)?);
     }
     run_worker(&mut prune)?;
 
     tell.stage("Building", &build.describe("with the model embedded"));
-    let built = build.run(&workspace, &target, Some(&out.join("model.safetensors")))?;
+    let built = build.run(&workspace, &worker, &target, Some(&out.join("model.safetensors")))?;
     let binary = out.join(BINARY);
     install(&built, &binary)?;
 
@@ -171,6 +187,45 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     finish.arg("finish").arg("--profile").arg(&target.path).arg("--out").arg(&out).arg("--binary").arg(&binary);
     finish.args(args.threads.iter().map(|threads| format!("--threads={threads}")));
     run_worker(finish.args(["--message-format", format]))
+}
+
+/// Who builds the inference binary.
+enum Builder {
+    /// This machine.
+    Here(Bench),
+    /// The device, which was found to be a real one.
+    OnDevice,
+}
+
+impl Builder {
+    /// Why the binary will have no code for the GPU that the profile names, if that is known beforehand.
+    fn without_gpu(&self, target: &Target) -> Option<String> {
+        match self {
+            Self::Here(bench) => bench.without_gpu(target),
+            Self::OnDevice => None,
+        }
+    }
+
+    /// What is built, and how.
+    fn describe(&self, how: &str) -> String {
+        match self {
+            Self::Here(bench) => bench.describe(how),
+            Self::OnDevice => format!("the inference binary ({BINARY}) on the device, {how}"),
+        }
+    }
+
+    fn run(
+        &self,
+        workspace: &Workspace,
+        worker: &Path,
+        target: &Target,
+        model: Option<&Path>,
+    ) -> Result<PathBuf, Failure> {
+        match self {
+            Self::Here(bench) => bench.run(workspace, target, model),
+            Self::OnDevice => on_device::build(workspace, worker, target, BINARY, model),
+        }
+    }
 }
 
 /// How the inference binary of a device is built.

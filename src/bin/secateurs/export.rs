@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use super::input::ModelArgs;
 use clap::ValueEnum;
+use prost::Message;
 use secateurs::emit::onnx;
 use secateurs::{files, model};
 use std::path::PathBuf;
@@ -36,7 +37,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Format::Safetensors => model::to_bytes(&loaded).map_err(Failure::internal)?,
         Format::Onnx => {
             let side = args.model.imgsz(&loaded)?;
-            onnx::export(&loaded, side, side).map_err(Failure::input)?
+            let file = onnx::file(&loaded, side, side).map_err(Failure::input)?;
+            for problem in onnx::tensorrt::refused(&file) {
+                eprintln!("warning: TensorRT would refuse {problem}");
+            }
+            file.encode_to_vec()
         }
     };
     let written = files::write_atomic(&args.output, &bytes);

@@ -9,6 +9,7 @@
 
 mod decode;
 pub mod proto;
+pub mod tensorrt;
 
 use crate::graph::{Activation, Attention, Conv, ConvTranspose, GraphError, Head, Op, Shape};
 use crate::model::{Model, fold};
@@ -55,11 +56,19 @@ pub enum ExportError {
     Name(String),
 }
 
-/// The bytes of an ONNX file for images of `height` x `width`.
+/// The bytes of an ONNX file for images of `height` x `width`, as [`file`] makes it.
+///
+/// # Errors
+/// As [`file`].
+pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, ExportError> {
+    Ok(file(model, height, width)?.encode_to_vec())
+}
+
+/// An ONNX file for images of `height` x `width`.
 ///
 /// # Errors
 /// If the image size does not suit the network, or the file would be too large.
-pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, ExportError> {
+pub fn file(model: &Model, height: usize, width: usize) -> Result<ModelProto, ExportError> {
     let fail = |source| ExportError::Graph { height, width, source };
     let graph = &model.graph;
     let shapes = graph.shapes(height, width).map_err(fail)?;
@@ -97,7 +106,7 @@ pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, Exp
         }),
     };
     let bytes = file.encoded_len();
-    if bytes > MAX_BYTES { Err(ExportError::TooLarge(bytes)) } else { Ok(file.encode_to_vec()) }
+    if bytes > MAX_BYTES { Err(ExportError::TooLarge(bytes)) } else { Ok(file) }
 }
 
 /// The tensor of a node; the image is always called `images`.
