@@ -278,8 +278,8 @@ impl Default for Profile {
             },
             finetune: Finetune {
                 epochs: 10,
-                lr: 5e-4,
-                batch: 16,
+                lr: 1e-3,
+                batch: 8,
                 optimizer: Optimizer::Adamw,
                 distill: 1.0,
                 sparsity: 0.0,
