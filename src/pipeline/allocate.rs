@@ -52,7 +52,15 @@ pub(super) fn widths(
             mild = middle;
         }
     }
-    of(strong)
+    // Groups of the same width change at the same share: as many of them as the budget allows keep the wider level.
+    let (wide, mut chosen) = (of(mild), of(strong));
+    for (group, width) in wide.into_iter().enumerate() {
+        let narrow = std::mem::replace(&mut chosen[group], width);
+        if !fits(&chosen) {
+            chosen[group] = narrow;
+        }
+    }
+    chosen
 }
 
 /// The level closest to a width.
