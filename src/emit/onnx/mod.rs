@@ -56,10 +56,10 @@ pub enum ExportError {
     Name(String),
 }
 
-/// The bytes of an ONNX file for images of `height` x `width`, as [`file`] makes it.
+/// The bytes of an ONNX file for images of `height` x `width`, as [`file()`] makes it.
 ///
 /// # Errors
-/// As [`file`].
+/// As [`file()`].
 pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, ExportError> {
     Ok(file(model, height, width)?.encode_to_vec())
 }
