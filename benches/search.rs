@@ -1,4 +1,4 @@
-//! The search on the groups of YOLO11n, eight widths each.
+//! The search on the groups of YOLO11 n to x, eight widths each.
 #![allow(missing_docs)]
 
 #[path = "../tests/it/network.rs"]
@@ -9,19 +9,23 @@ use secateurs::search::{Budget, Options, evaluate, solve};
 use secateurs::zoo::yolo11::{Scale, detect};
 
 fn search(criterion: &mut Criterion) {
-    let Some(graph) = Scale::of('n').and_then(|scale| detect(scale, 80).ok()) else { return };
-    let mut problem = network::network(&graph, 7);
-    let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
-    let uncut = evaluate(&problem, &uncut);
     let mut group = criterion.benchmark_group("search");
     group.sample_size(10);
-    for (name, latency, memory) in
-        [("latency", Some(0.8), None), ("memory", None, Some(0.7)), ("both", Some(0.7), Some(0.7))]
-    {
-        let latency_ms = latency.map(|share: f64| share * uncut.latency_ms);
-        let memory_bytes = memory.map(|share: f64| share * uncut.memory_bytes);
-        problem.budget = Budget { latency_ms, memory_bytes };
-        group.bench_function(name, |bench| bench.iter(|| solve(&problem, &Options::default(), &mut |_| {})));
+    for letter in ['n', 's', 'm', 'l', 'x'] {
+        let Some(graph) = Scale::of(letter).and_then(|scale| detect(scale, 80).ok()) else { continue };
+        let mut problem = network::network(&graph, 7);
+        let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
+        let uncut = evaluate(&problem, &uncut);
+        for (name, latency, memory) in
+            [("latency", Some(0.8), None), ("memory", None, Some(0.7)), ("both", Some(0.7), Some(0.7))]
+        {
+            let latency_ms = latency.map(|share: f64| share * uncut.latency_ms);
+            let memory_bytes = memory.map(|share: f64| share * uncut.memory_bytes);
+            problem.budget = Budget { latency_ms, memory_bytes };
+            group.bench_function(format!("{letter}/{name}"), |bench| {
+                bench.iter(|| solve(&problem, &Options::default(), &mut |_| {}));
+            });
+        }
     }
     group.finish();
 }
