@@ -2,7 +2,7 @@
 //! where candle's own operations go wrong.
 
 use super::*;
-use crate::graph::{Activation, Graph, Head, Node};
+use crate::graph::{Activation, Dtype, Graph, Head, Node};
 use crate::model::{Info, Weights};
 
 /// Values in -1..1 without a pattern that a layout error could hide in; no two of a small tensor are close.
@@ -87,6 +87,7 @@ fn model(channels: usize, nodes: Vec<(Op, Vec<u32>)>, outputs: &[u32]) -> Model 
         nodes: all.into_iter().enumerate().map(node).collect(),
         outputs: outputs.iter().copied().map(NodeId).collect(),
         head: Head::Classify { nc: 1 },
+        dtype: Dtype::F32,
     };
     let mut weights = Weights::new();
     for (seed, param) in graph.params().into_iter().enumerate() {

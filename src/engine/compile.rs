@@ -21,6 +21,7 @@ pub(super) enum Action<T> {
     ConvImage { spec: ConvSpec, packed: Range<usize>, size: (usize, usize), dst: T, residual: Option<T> },
     ConvOut { spec: ConvSpec, packed: Range<usize>, src: T, slot: usize },
     Conv { spec: ConvSpec, depthwise: bool, packed: Range<usize>, src: T, dst: T, residual: Option<T> },
+    Int8 { spec: ConvSpec, packed: Range<usize>, src: T, dst: T, residual: Option<T>, shared: T },
     MaxPool { window: (usize, usize, usize), src: T, dst: T },
     Upsample { factor: usize, src: T, dst: T },
     Unfold { factor: usize, src: T, dst: T },
@@ -44,6 +45,10 @@ impl<T: Copy> Action<T> {
             Self::Conv { spec, depthwise, packed, src, dst, residual } => {
                 Action::Conv { spec, depthwise, packed, src: f(src), dst: f(dst), residual: residual.map(&f) }
             }
+            Self::Int8 { spec, packed, src, dst, residual, shared } => {
+                let (src, dst, residual) = (f(src), f(dst), residual.map(&f));
+                Action::Int8 { spec, packed, src, dst, residual, shared: f(shared) }
+            }
             Self::MaxPool { window, src, dst } => Action::MaxPool { window, src: f(src), dst: f(dst) },
             Self::Upsample { factor, src, dst } => Action::Upsample { factor, src: f(src), dst: f(dst) },
             Self::Unfold { factor, src, dst } => Action::Unfold { factor, src: f(src), dst: f(dst) },
@@ -66,10 +71,9 @@ impl<T: Copy> Action<T> {
             Self::ConvImage { .. } => "image",
             Self::ConvOut { .. } => "output",
             Self::Conv { depthwise: true, .. } => "depthwise",
-            Self::Conv { spec, .. } => match spec.algorithm {
-                Algorithm::Direct => "direct",
-                Algorithm::Winograd => "winograd",
-            },
+            Self::Conv { spec, .. } if spec.algorithm == Algorithm::Winograd => "winograd",
+            Self::Conv { .. } => "direct",
+            Self::Int8 { .. } => "int8",
             Self::MaxPool { .. } => "max-pool",
             Self::Upsample { .. } => "upsample",
             Self::Unfold { .. } => "unfold",
@@ -186,7 +190,7 @@ fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>, pro
     let input = NodeId(0);
     let direct = |reader: &NodeId| match &graph.node(*reader).op {
         Op::Conv(conv) => {
-            let algorithm = processor.algorithm(conv, shapes[reader.index()]);
+            let algorithm = processor.algorithm(conv, shapes[reader.index()], false);
             !conv.is_depthwise() && algorithm == Algorithm::Direct
         }
         _ => false,
@@ -278,6 +282,8 @@ struct Emitter<'a> {
     processor: &'a dyn Processor,
     /// Convolutions read the input image itself.
     planar: bool,
+    /// The nodes that compute in 8-bit whole numbers.
+    int8: Vec<bool>,
     graph: &'a Graph,
     shapes: &'a [Shape],
     parents: Vec<Option<(NodeId, usize)>>,
@@ -303,6 +309,7 @@ impl<'a> Emitter<'a> {
         Self {
             processor,
             planar: false,
+            int8: graph.int8_layers(),
             graph,
             shapes,
             parents,
@@ -373,7 +380,7 @@ impl<'a> Emitter<'a> {
             Op::Input { .. } => Action::Import { dst },
             Op::Conv(conv) => {
                 let image = self.planar && matches!(self.graph.node(node.inputs[0]).op, Op::Input { .. });
-                let algorithm = self.processor.algorithm(conv, dst.shape);
+                let algorithm = self.processor.algorithm(conv, dst.shape, self.int8[id.index()]);
                 let spec = ConvSpec { planar: image, ..spec(conv, algorithm) };
                 let depthwise = conv.is_depthwise();
                 let packed = self.packed(&spec, depthwise);
@@ -382,9 +389,14 @@ impl<'a> Emitter<'a> {
                     self.place(if inputs[0] == id { inputs[1] } else { inputs[0] })
                 });
                 let src = from(self, 0);
-                match image {
-                    true => Action::ConvImage { spec, packed, size: (src.shape.h, src.shape.w), dst, residual },
-                    false => Action::Conv { spec, depthwise, packed, src, dst, residual },
+                match (image, spec.algorithm) {
+                    (true, _) => Action::ConvImage { spec, packed, size: (src.shape.h, src.shape.w), dst, residual },
+                    (_, Algorithm::Int8) => {
+                        let c = self.processor.rounded_len(&spec, src.shape);
+                        let shared = self.workspace(Shape { c, h: 1, w: 1 });
+                        Action::Int8 { spec, packed, src, dst, residual, shared }
+                    }
+                    _ => Action::Conv { spec, depthwise, packed, src, dst, residual },
                 }
             }
             Op::MaxPool { kernel, stride, padding } => {

@@ -10,15 +10,18 @@ pub(super) fn pack(processor: &dyn Processor, model: &Model, program: &Program, 
     for step in &program.steps {
         let (spec, depthwise, packed) = match &step.action {
             Action::Conv { spec, depthwise, packed, .. } => (spec, *depthwise, packed),
+            Action::Int8 { spec, packed, .. } => (spec, false, packed),
             Action::ConvImage { spec, packed, .. } | Action::ConvOut { spec, packed, .. } => (spec, false, packed),
             _ => continue,
         };
-        let (kernel, bias) = match &model.graph.node(step.node).op {
+        let node = model.graph.node(step.node);
+        let (kernel, bias) = match &node.op {
             Op::Conv(conv) => fold(model, conv),
             Op::ConvTranspose(conv) => squares(model, conv),
             _ => continue,
         };
-        processor.pack(spec, depthwise, &kernel, &bias, &mut weights[packed.clone()]);
+        let range = model.range(&node.name);
+        processor.pack(spec, depthwise, &kernel, &bias, range, &mut weights[packed.clone()]);
     }
 }
 

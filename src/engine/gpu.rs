@@ -19,7 +19,7 @@ impl From<CudaError> for EngineError {
 struct Cuda;
 
 impl Processor for Cuda {
-    fn algorithm(&self, _: &Conv, _: Shape) -> Algorithm {
+    fn algorithm(&self, _: &Conv, _: Shape, _: bool) -> Algorithm {
         Algorithm::Direct
     }
 
@@ -27,7 +27,7 @@ impl Processor for Cuda {
         if depthwise { cuda::packed_depthwise_len(spec) } else { cuda::packed_conv_len(spec) }
     }
 
-    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], packed: &mut [f32]) {
+    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], _: [f32; 2], packed: &mut [f32]) {
         match depthwise {
             true => cuda::pack_depthwise(spec, kernel, bias, packed),
             false => cuda::pack_conv(spec, kernel, bias, packed),
@@ -36,6 +36,10 @@ impl Processor for Cuda {
 
     fn working_space(&self, _: &ConvSpec) -> (usize, usize) {
         (0, 0)
+    }
+
+    fn rounded_len(&self, _: &ConvSpec, _: Shape) -> usize {
+        0
     }
 
     fn attention_space(&self, _: &Attention, _: usize) -> (usize, usize) {
@@ -158,6 +162,11 @@ impl Layout<'_> {
                 let operands = Operands { packed: packed.start, residual: residual.as_ref().map(at) };
                 let make = if *depthwise { Launch::depthwise } else { Launch::conv };
                 make(spec, operands, at(src), at(dst))
+            }
+            // Not asked for by `Cuda::algorithm`, under which its weights are those of any other.
+            Action::Int8 { spec, packed, src, dst, residual, .. } => {
+                let operands = Operands { packed: packed.start, residual: residual.as_ref().map(at) };
+                Launch::conv(spec, operands, at(src), at(dst))
             }
             Action::MaxPool { window, src, dst } => Launch::max_pool(*window, at(src), at(dst)),
             Action::Upsample { factor, src, dst } => Launch::enlarge(*factor, at(src), at(dst)),

@@ -5,40 +5,50 @@ use crate::kernels::{self, Algorithm, ConvSpec, Isa};
 
 /// A kind of processor with kernels of its own. All sizes are in values.
 pub(super) trait Processor {
-    /// How a dense convolution with an output of this shape is computed.
-    fn algorithm(&self, conv: &Conv, out: Shape) -> Algorithm;
+    /// How a dense convolution with an output of this shape is computed; `int8` where the graph wants 8-bit whole numbers,
+    /// which a processor without kernels for them computes in f32.
+    fn algorithm(&self, conv: &Conv, out: Shape, int8: bool) -> Algorithm;
 
     /// Size of a packed kernel with its biases.
     fn packed_len(&self, spec: &ConvSpec, depthwise: bool) -> usize;
 
-    /// Packs a kernel `[c_out, c_in / groups, k, k]` and a bias `[c_out]`.
-    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], packed: &mut [f32]);
+    /// Packs a kernel `[c_out, c_in / groups, k, k]` and a bias `[c_out]`. The range of the inputs matters to whole numbers
+    /// only.
+    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], range: [f32; 2], packed: &mut [f32]);
 
     /// Working space per thread, and zeros to read, that a dense convolution needs.
     fn working_space(&self, spec: &ConvSpec) -> (usize, usize);
+
+    /// Space shared by all threads for an input of this shape that is rounded to whole numbers.
+    fn rounded_len(&self, spec: &ConvSpec, input: Shape) -> usize;
 
     /// Working space of an attention over so many pixels: shared by all threads, and per thread.
     fn attention_space(&self, op: &Attention, pixels: usize) -> (usize, usize);
 }
 
 impl Processor for Isa {
-    fn algorithm(&self, conv: &Conv, out: Shape) -> Algorithm {
-        Algorithm::choose(conv.kernel, conv.stride, out.h, out.w)
+    fn algorithm(&self, conv: &Conv, out: Shape, int8: bool) -> Algorithm {
+        if int8 { Algorithm::Int8 } else { Algorithm::choose(conv.kernel, conv.stride, out.h, out.w) }
     }
 
     fn packed_len(&self, spec: &ConvSpec, depthwise: bool) -> usize {
         if depthwise { kernels::packed_depthwise_len(spec) } else { kernels::packed_conv_len(*self, spec) }
     }
 
-    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], packed: &mut [f32]) {
-        match depthwise {
-            true => kernels::pack_depthwise(spec, kernel, bias, packed),
-            false => kernels::pack_conv(*self, spec, kernel, bias, packed),
+    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], range: [f32; 2], packed: &mut [f32]) {
+        match (depthwise, spec.algorithm) {
+            (true, _) => kernels::pack_depthwise(spec, kernel, bias, packed),
+            (_, Algorithm::Int8) => kernels::pack_int8(*self, spec, kernel, bias, range, packed),
+            _ => kernels::pack_conv(*self, spec, kernel, bias, packed),
         }
     }
 
     fn working_space(&self, spec: &ConvSpec) -> (usize, usize) {
         (kernels::conv_scratch(*self, spec), kernels::conv_zeros(spec))
+    }
+
+    fn rounded_len(&self, spec: &ConvSpec, input: Shape) -> usize {
+        kernels::int8_shared(*self, spec, input.h, input.w)
     }
 
     fn attention_space(&self, op: &Attention, pixels: usize) -> (usize, usize) {

@@ -7,11 +7,13 @@
 //! This floor knows no tensor values and no file format. Tensors it needs are named by keys.
 
 mod cost;
+mod dtype;
 mod head;
 mod op;
 mod shape;
 
 pub use cost::{Cost, conv_macs};
+pub use dtype::{Dtype, MAX_INT8_DEPTH};
 pub use head::{Boxes, Head};
 pub use op::{Activation, Attention, Conv, ConvTranspose, Norm, Op};
 pub use shape::{MAX_ELEMENTS, Shape};
@@ -51,6 +53,9 @@ pub struct Graph {
     pub outputs: Vec<NodeId>,
     /// The meaning of the outputs.
     pub head: Head,
+    /// The numbers that its convolutions compute with.
+    #[serde(default, skip_serializing_if = "Dtype::is_f32")]
+    pub dtype: Dtype,
 }
 
 /// A graph that contradicts itself.
@@ -175,7 +180,7 @@ impl Builder {
     /// # Errors
     /// As [`Graph::check`].
     pub fn finish(self, outputs: Vec<NodeId>, head: Head) -> Result<Graph, GraphError> {
-        let graph = Graph { nodes: self.nodes, outputs, head };
+        let graph = Graph { nodes: self.nodes, outputs, head, dtype: Dtype::F32 };
         graph.check()?;
         Ok(graph)
     }

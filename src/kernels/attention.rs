@@ -167,6 +167,8 @@ unsafe fn multiply<V: Lanes>(
                 taps: 1,
                 len: depth,
                 bias: std::ptr::null(),
+                scale: std::ptr::null(),
+                shift: std::ptr::null(),
                 act: Activation::Identity,
                 n: panel.channels,
                 dst: dst.add(at * pitch),

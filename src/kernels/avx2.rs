@@ -1,6 +1,6 @@
 //! AVX2 and FMA of x86-64: 16 registers of eight f32.
 
-use super::lanes::Lanes;
+use super::lanes::{Dots, Lanes, Register};
 use super::product::{self, Product};
 use std::arch::x86_64::*;
 
@@ -12,17 +12,45 @@ pub(super) struct Avx2(__m256);
 const MASKS: [i32; 15] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0];
 
 // SAFETY (all functions): AVX2 and FMA are there and pointers are valid, both the caller's promise.
-impl Lanes for Avx2 {
+impl Register for Avx2 {
     const LANES: usize = 8;
     const SUMS: usize = 12;
 
     #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        Self(unsafe { _mm256_set1_ps(value) })
+    unsafe fn zero() -> Self {
+        unsafe { Self::splat(0.0) }
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        unsafe { Self::splat(from.read()) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         Self(unsafe { _mm256_loadu_ps(from) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        Self(unsafe { _mm256_fmadd_ps(self.0, other.0, sum.0) })
+    }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile::<Self>(product, rows, vectors) }
+    }
+}
+
+// SAFETY: as above.
+impl Lanes for Avx2 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self(unsafe { _mm256_set1_ps(value) })
     }
     #[inline(always)]
     unsafe fn load_first(from: *const f32, n: usize) -> Self {
@@ -30,10 +58,6 @@ impl Lanes for Avx2 {
             let mask = _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast());
             Self(_mm256_maskload_ps(from, mask))
         }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm256_storeu_ps(to, self.0) }
     }
     // Masked stores are slow on some processors.
     #[inline(always)]
@@ -85,10 +109,6 @@ impl Lanes for Avx2 {
         Self(unsafe { _mm256_min_ps(self.0, other.0) })
     }
     #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        Self(unsafe { _mm256_fmadd_ps(self.0, other.0, sum.0) })
-    }
-    #[inline(always)]
     unsafe fn round(self) -> Self {
         Self(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
     }
@@ -99,12 +119,63 @@ impl Lanes for Avx2 {
             Self(_mm256_mul_ps(self.0, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))))
         }
     }
+}
+
+/// One 256-bit register of eight words. AVX2 multiplies pairs of two bytes without saturation, so a word is two values.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs(__m256i);
+
+// SAFETY (all functions): as above.
+impl Register for Pairs {
+    const LANES: usize = Avx2::LANES;
+    const SUMS: usize = Avx2::SUMS;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self(unsafe { _mm256_setzero_si256() })
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        Self(unsafe { _mm256_set1_epi32(from.cast::<i32>().read()) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_si256(to.cast(), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        Self(unsafe { _mm256_add_epi32(sum.0, _mm256_madd_epi16(self.0, other.0)) })
+    }
     #[inline(always)]
     unsafe fn prefetch(from: *const f32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+        unsafe { Avx2::prefetch(from) }
     }
     #[target_feature(enable = "avx2,fma")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile::<Self>(product, rows, vectors) }
+        unsafe { product::dots::<Self>(product, rows, vectors) }
+    }
+}
+
+// SAFETY: as above.
+impl Dots for Pairs {
+    type Float = Avx2;
+    const PER_WORD: usize = 2;
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn float(self) -> Avx2 {
+        Avx2(unsafe { _mm256_cvtepi32_ps(self.0) })
+    }
+    #[inline(always)]
+    unsafe fn store_values(values: Avx2, to: *mut f32) {
+        unsafe {
+            let whole = _mm256_cvtps_epi32(values.0);
+            let halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
+            _mm_storeu_si128(to.cast(), halves);
+        }
     }
 }

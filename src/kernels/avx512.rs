@@ -1,6 +1,6 @@
 //! AVX-512 of x86-64: 32 registers of sixteen f32, and masks for what is less than a register.
 
-use super::lanes::Lanes;
+use super::lanes::{Dots, Lanes, Register};
 use super::product::{self, Product};
 use std::arch::x86_64::*;
 
@@ -14,25 +14,49 @@ fn first(n: usize) -> __mmask16 {
 }
 
 // SAFETY (all functions): AVX-512F is there and pointers are valid, both the caller's promise.
-impl Lanes for Avx512 {
+impl Register for Avx512 {
     const LANES: usize = 16;
     const SUMS: usize = 24;
 
     #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        Self(unsafe { _mm512_set1_ps(value) })
+    unsafe fn zero() -> Self {
+        unsafe { Self::splat(0.0) }
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        unsafe { Self::splat(from.read()) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         Self(unsafe { _mm512_loadu_ps(from) })
     }
     #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> Self {
-        Self(unsafe { _mm512_maskz_loadu_ps(first(n), from) })
-    }
-    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        Self(unsafe { _mm512_fmadd_ps(self.0, other.0, sum.0) })
+    }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile::<Self>(product, rows, vectors) }
+    }
+}
+
+// SAFETY: as above.
+impl Lanes for Avx512 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self(unsafe { _mm512_set1_ps(value) })
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        Self(unsafe { _mm512_maskz_loadu_ps(first(n), from) })
     }
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, n: usize) {
@@ -68,10 +92,6 @@ impl Lanes for Avx512 {
         Self(unsafe { _mm512_min_ps(self.0, other.0) })
     }
     #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        Self(unsafe { _mm512_fmadd_ps(self.0, other.0, sum.0) })
-    }
-    #[inline(always)]
     unsafe fn round(self) -> Self {
         Self(unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
     }
@@ -79,12 +99,59 @@ impl Lanes for Avx512 {
     unsafe fn scale(self, power: Self) -> Self {
         Self(unsafe { _mm512_scalef_ps(self.0, power.0) })
     }
+}
+
+/// One 512-bit register of sixteen words, for the dot products of AVX-512 VNNI.
+#[derive(Clone, Copy)]
+pub(super) struct Vnni(__m512i);
+
+// SAFETY (all functions): as above, with AVX-512 VNNI.
+impl Register for Vnni {
+    const LANES: usize = Avx512::LANES;
+    const SUMS: usize = Avx512::SUMS;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self(unsafe { _mm512_setzero_si512() })
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        Self(unsafe { _mm512_set1_epi32(from.cast::<i32>().read()) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { _mm512_loadu_si512(from.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_si512(to.cast(), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        Self(unsafe { _mm512_dpbusd_epi32(sum.0, self.0, other.0) })
+    }
     #[inline(always)]
     unsafe fn prefetch(from: *const f32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+        unsafe { Avx512::prefetch(from) }
     }
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile::<Self>(product, rows, vectors) }
+        unsafe { product::dots::<Self>(product, rows, vectors) }
+    }
+}
+
+// SAFETY: as above.
+impl Dots for Vnni {
+    type Float = Avx512;
+    const PER_WORD: usize = 4;
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn float(self) -> Avx512 {
+        Avx512(unsafe { _mm512_cvtepi32_ps(self.0) })
+    }
+    #[inline(always)]
+    unsafe fn store_values(values: Avx512, to: *mut f32) {
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(values.0))) }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::lanes::MAX_LANES;
 use super::product::panels;
-use super::{Buffer, Isa, Kernels, View, direct, winograd};
+use super::{Buffer, Isa, Kernels, View, direct, int8, winograd};
 use crate::graph::Activation;
 
 /// Sizes of a dense convolution.
@@ -37,6 +37,8 @@ pub enum Algorithm {
     Direct,
     /// Winograd's minimal filtering, 4 x 4 outputs of a 3 x 3 window at a time.
     Winograd,
+    /// Tap by tap in whole numbers of 8 bits ([`conv_int8`](super::conv_int8)).
+    Int8,
 }
 
 impl Algorithm {
@@ -50,7 +52,7 @@ impl Algorithm {
     /// Values of a packed kernel per product of an input and an output channel.
     pub fn taps(self, kernel: usize) -> usize {
         match self {
-            Self::Direct => kernel * kernel,
+            Self::Direct | Self::Int8 => kernel * kernel,
             Self::Winograd => winograd::POSITIONS,
         }
     }
@@ -80,13 +82,16 @@ impl ConvSpec {
 
 /// Values that the packed kernel and biases of a convolution take.
 pub fn packed_conv_len(isa: Isa, spec: &ConvSpec) -> usize {
-    spec.biases() + spec.c_out.next_multiple_of(isa.lanes()) * spec.depth()
+    match spec.algorithm {
+        Algorithm::Int8 => int8::packed_len(isa, spec),
+        _ => spec.biases() + spec.c_out.next_multiple_of(isa.lanes()) * spec.depth(),
+    }
 }
 
 /// Values of working space that a thread needs.
 pub fn conv_scratch(isa: Isa, spec: &ConvSpec) -> usize {
     match spec.algorithm {
-        Algorithm::Direct => direct::scratch(spec),
+        Algorithm::Direct | Algorithm::Int8 => direct::scratch(spec),
         Algorithm::Winograd => winograd::scratch(isa, spec),
     }
 }
@@ -97,14 +102,14 @@ pub fn conv_zeros(spec: &ConvSpec) -> usize {
     spec.kernel * spec.c_in + MAX_LANES
 }
 
-/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`.
+/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`, for any algorithm but [`Algorithm::Int8`].
 ///
 /// # Panics
 /// If a length is wrong.
 pub fn pack_conv(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], packed: &mut [f32]) {
     let (lanes, taps) = (isa.lanes(), spec.kernel * spec.kernel);
     assert_eq!((weights.len(), bias.len()), (spec.c_out * spec.c_in * taps, spec.c_out));
-    assert_eq!(packed.len(), packed_conv_len(isa, spec));
+    assert!(packed.len() == packed_conv_len(isa, spec) && spec.algorithm != Algorithm::Int8);
     packed.fill(0.0);
     let (biases, values) = packed.split_at_mut(spec.biases());
     biases[..spec.c_out].copy_from_slice(bias);
@@ -120,7 +125,9 @@ pub fn pack_conv(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], packe
                     rows[row * width + lane] = value;
                 };
                 match spec.algorithm {
-                    Algorithm::Direct => window.iter().enumerate().for_each(|(tap, value)| put(tap, ci, *value)),
+                    Algorithm::Direct | Algorithm::Int8 => {
+                        window.iter().enumerate().for_each(|(tap, value)| put(tap, ci, *value))
+                    }
                     Algorithm::Winograd => {
                         let transformed = winograd::transform_kernel(window);
                         transformed.into_iter().enumerate().for_each(|(p, value)| put(p, ci, value));
@@ -146,9 +153,10 @@ pub fn conv(
 ) {
     src.check(buffer);
     assert!(src.c == spec.c_in && src.disjoint(&dst) && !spec.planar, "{src:?} and {dst:?}");
+    assert_ne!(spec.algorithm, Algorithm::Int8);
     // SAFETY: the view was checked.
     let from = unsafe { src.ptr(buffer) };
-    convolve(kernels, buffer, spec, packed, (from, src), dst, residual);
+    convolve(kernels, buffer, spec, packed, (from, src), dst, residual, std::ptr::null_mut());
 }
 
 /// `tensor = act(conv(src) + bias)` with a tensor `[c_out, h, w]`, with what [`pack_conv`] packed.
@@ -169,7 +177,7 @@ pub fn conv_planes(
     assert_eq!(tensor.len(), spec.c_out * dst.area());
     // SAFETY: the view was checked, and the tensor is no part of the buffer.
     let (from, to) = unsafe { (src.ptr(buffer), tensor.as_mut_ptr()) };
-    launch(kernels, spec, packed, (from, src), (to, dst, dst.area()), None);
+    launch(kernels, spec, packed, (from, src), (to, dst, dst.area()), None, std::ptr::null_mut());
 }
 
 /// As [`conv`], from an image `[c_in, height, width]`.
@@ -188,10 +196,11 @@ pub fn conv_image(
 ) {
     assert!(spec.planar && spec.algorithm == Algorithm::Direct && image.len() == spec.c_in * height * width);
     let plane = View::dense(0, 1, height, width);
-    convolve(kernels, buffer, spec, packed, (image.as_ptr(), plane), dst, residual);
+    convolve(kernels, buffer, spec, packed, (image.as_ptr(), plane), dst, residual, std::ptr::null_mut());
 }
 
-fn convolve(
+/// Checks the views that are left, and runs. `shared` is the working space of [`Algorithm::Int8`].
+pub(super) fn convolve(
     kernels: &mut Kernels,
     buffer: &mut Buffer,
     spec: &ConvSpec,
@@ -199,12 +208,13 @@ fn convolve(
     from: (*const f32, View),
     dst: View,
     residual: Option<View>,
+    shared: *mut f32,
 ) {
     [Some(dst), residual].iter().flatten().for_each(|view| view.check(buffer));
     assert!(residual.is_none_or(|r| r.disjoint(&dst) && (r.c, r.h, r.w) == (dst.c, dst.h, dst.w)));
     // SAFETY: both views were checked.
     let (to, residual) = unsafe { (dst.ptr(buffer), residual.map(|r| (r.ptr(buffer).cast_const(), r.pitch))) };
-    launch(kernels, spec, packed, from, (to, dst, 0), residual);
+    launch(kernels, spec, packed, from, (to, dst, 0), residual, shared);
 }
 
 /// Checks what is left to check, and runs the algorithm. The pointers belong to what the views describe, the last value
@@ -216,6 +226,7 @@ fn launch(
     (from, src): (*const f32, View),
     (to, dst, plane): (*mut f32, View, usize),
     residual: Option<(*const f32, usize)>,
+    shared: *mut f32,
 ) {
     assert_eq!((dst.c, dst.h, dst.w), (spec.c_out, spec.side(src.h), spec.side(src.w)));
     assert_eq!(packed.len(), packed_conv_len(kernels.isa, spec));
@@ -232,12 +243,16 @@ fn launch(
         plane,
         weights: packed[spec.biases()..].as_ptr(),
         bias: packed.as_ptr(),
+        scale: std::ptr::null(),
+        shift: std::ptr::null(),
         zeros: kernels.zeros.ptr(),
         workspace: kernels.workspace.ptr(),
         space: kernels.space,
+        shared,
     };
     match spec.algorithm {
         Algorithm::Direct => direct::run(kernels, operands),
+        Algorithm::Int8 => int8::run(kernels, operands),
         Algorithm::Winograd => winograd::run(kernels, operands),
     }
 }
@@ -255,10 +270,15 @@ pub(super) struct Operands {
     pub plane: usize,
     pub weights: *const f32,
     pub bias: *const f32,
+    /// Of whole numbers: factor and summand of the sums of every output channel; else null.
+    pub scale: *const f32,
+    pub shift: *const f32,
     pub zeros: *const f32,
     /// Working space of all threads, `space` values each.
     pub workspace: *mut f32,
     pub space: usize,
+    /// Where the words of [`Algorithm::Int8`] go; else null.
+    pub shared: *mut f32,
 }
 
 // SAFETY: the pointers are those of buffers that outlive the call of `conv`; items of a job write different values.

@@ -4,8 +4,9 @@
 //! then goes through the panels of output channels, so that a panel of weights stays in the cache for all tiles of the
 //! run. Where a window row lies in one piece inside the image, its taps are summed as one.
 
-use super::conv::{ConvSpec, Operands};
-use super::lanes::Lanes;
+use super::conv::{Algorithm, ConvSpec, Operands};
+use super::int8::{Unit, for_unit};
+use super::lanes::Register;
 use super::product::{MAX_ROWS, Panel, Product, even_rows, panels};
 use super::{Kernels, for_isa};
 
@@ -49,14 +50,21 @@ pub(super) fn run(kernels: &mut Kernels, operands: Operands) {
     let shares = if runs < kernels.threads() { kernels.threads() } else { 1 };
     let args = Args { operands, run, shares };
     let isa = kernels.isa;
-    // SAFETY: `conv` checked all sizes. Items write different pixels or channels.
-    kernels.pool.run(runs * shares, &|item, worker| unsafe { run_item(isa, &args, item, worker) });
+    // SAFETY: the caller checked all sizes. Items write different pixels or channels.
+    match args.operands.spec.algorithm {
+        Algorithm::Int8 => {
+            let unit = Unit::of(isa);
+            kernels.pool.run(runs * shares, &|item, worker| unsafe { run_dots(unit, &args, item, worker) });
+        }
+        _ => kernels.pool.run(runs * shares, &|item, worker| unsafe { run_item(isa, &args, item, worker) }),
+    }
 }
 
 for_isa!(run_item, item, Args);
+for_unit!(run_dots, item, Args);
 
 #[inline(always)]
-unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
+unsafe fn item<V: Register>(args: &Args, item: usize, worker: usize) {
     let o = &args.operands;
     let spec = &o.spec;
     let first = item / args.shares * args.run;
@@ -96,6 +104,8 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
                     taps: planes * spec.kernel * if whole { 1 } else { spec.kernel },
                     len: channels_of_plane * if whole { spec.kernel } else { 1 },
                     bias: bias.add(start),
+                    scale: o.scale.wrapping_add(start),
+                    shift: o.shift.wrapping_add(start),
                     act: spec.act,
                     n: channels,
                     dst: o.dst.add(if o.plane > 0 { start * o.plane + pixel } else { pixel * o.to.pitch + start }),

@@ -10,18 +10,33 @@ use crate::graph::Activation;
 /// The most lanes of any implementation.
 pub(super) const MAX_LANES: usize = 16;
 
-/// Some f32 that are computed together. See the module on safety.
-pub(super) trait Lanes: Copy {
+/// Words of four bytes that are computed together, each lane a sum of products: what the tile of
+/// [`product`](super::product) runs on. A word is an f32, or for [`Dots`] some whole numbers or their sum. See the
+/// module on safety.
+pub(super) trait Register: Copy {
     /// Number of lanes, at most [`MAX_LANES`].
     const LANES: usize;
     /// Vectors of sums that the registers hold beside what a step of the sum needs.
     const SUMS: usize;
 
-    unsafe fn splat(value: f32) -> Self;
+    unsafe fn zero() -> Self;
+    /// The same word in every lane.
+    unsafe fn broadcast(from: *const f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// `self * other + sum`.
+    unsafe fn fma(self, other: Self, sum: Self) -> Self;
+    /// Brings a cache line near the processor. The address may be any.
+    unsafe fn prefetch(from: *const f32);
+    /// A tile of [`super::product`], compiled for this instruction set.
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize);
+}
+
+/// A register of f32.
+pub(super) trait Lanes: Register {
+    unsafe fn splat(value: f32) -> Self;
     /// The first `n < LANES` lanes; zeros in the others.
     unsafe fn load_first(from: *const f32, n: usize) -> Self;
-    unsafe fn store(self, to: *mut f32);
     /// Writes the first `n < LANES` lanes.
     unsafe fn store_first(self, to: *mut f32, n: usize);
     unsafe fn add(self, other: Self) -> Self;
@@ -31,18 +46,26 @@ pub(super) trait Lanes: Copy {
     unsafe fn reciprocal(self) -> Self;
     unsafe fn max(self, other: Self) -> Self;
     unsafe fn min(self, other: Self) -> Self;
-    /// `self * other + sum`.
-    unsafe fn fma(self, other: Self, sum: Self) -> Self;
     /// The nearest whole numbers, for values within +-2^22.
     unsafe fn round(self) -> Self;
     /// `self` times two to the power of whole numbers in -126..=127.
     unsafe fn scale(self, power: Self) -> Self;
+}
 
-    /// Brings a cache line near the processor. The address may be any.
-    unsafe fn prefetch(from: *const f32);
+/// A register whose words are [`Dots::PER_WORD`] small whole numbers each: `self.fma(weights, sums)` adds to every sum, an
+/// i32, the products of the values in a word of `self` with the weights in that word. No sum saturates.
+pub(super) trait Dots: Register {
+    /// A register of as many f32.
+    type Float: Lanes;
+    /// Values in a word: 4 of one byte, or 2 of two bytes.
+    const PER_WORD: usize;
+    /// What is taken from a value of 0 to 255 before it is stored.
+    const SHIFT: i32;
 
-    /// [`super::product::tile`], compiled for this instruction set.
-    unsafe fn tile(product: &Product, rows: usize, vectors: usize);
+    /// Sums as f32.
+    unsafe fn float(self) -> Self::Float;
+    /// Stores whole numbers of 0 to 255 as values: `LANES / PER_WORD` words.
+    unsafe fn store_values(values: Self::Float, to: *mut f32);
 }
 
 /// `ln 2` in two parts, the first exact in few bits.

@@ -24,6 +24,7 @@ mod conv;
 pub mod cuda;
 mod depthwise;
 mod direct;
+mod int8;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -38,7 +39,7 @@ mod simple;
 pub mod train;
 mod winograd;
 
-use lanes::Lanes;
+use lanes::Register;
 
 pub use attention::{attention, attention_scratch};
 pub use buffer::{Buffer, View};
@@ -46,6 +47,7 @@ pub use conv::{
     Algorithm, ConvSpec, conv, conv_image, conv_planes, conv_scratch, conv_zeros, pack_conv, packed_conv_len,
 };
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
+pub use int8::{conv_int8, input_scale, int8_shared, pack_int8, weight_scale};
 pub use peak::peak_flops;
 pub use pixels::{activate, unfold};
 pub use pool::Pool;

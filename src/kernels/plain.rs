@@ -1,6 +1,6 @@
 //! Plain Rust; what compilers make of it.
 
-use super::lanes::Lanes;
+use super::lanes::{Dots, Lanes, Register};
 use super::product::{self, Product};
 
 /// Number of lanes.
@@ -18,25 +18,46 @@ impl Plain {
 }
 
 // SAFETY (all functions): pointers are the caller's promise; nothing else is unsafe.
-impl Lanes for Plain {
+impl Register for Plain {
     const LANES: usize = LANES;
     const SUMS: usize = 6;
 
     #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        Self([value; LANES])
+    unsafe fn zero() -> Self {
+        unsafe { Self::splat(0.0) }
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        unsafe { Self::splat(from.read()) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
     }
     #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> Self {
-        Self(std::array::from_fn(|i| if i < n { unsafe { from.add(i).read() } } else { 0.0 }))
-    }
-    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] * other.0[i] + sum.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile::<Self>(product, rows, vectors) }
+    }
+}
+
+// SAFETY: as above.
+impl Lanes for Plain {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        Self(std::array::from_fn(|i| if i < n { unsafe { from.add(i).read() } } else { 0.0 }))
     }
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, n: usize) {
@@ -69,10 +90,6 @@ impl Lanes for Plain {
         self.zip(other, f32::min)
     }
     #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] * other.0[i] + sum.0[i]))
-    }
-    #[inline(always)]
     unsafe fn round(self) -> Self {
         const MAGIC: f32 = 12_582_912.0;
         Self(self.0.map(|v| (v + MAGIC) - MAGIC))
@@ -81,9 +98,60 @@ impl Lanes for Plain {
     unsafe fn scale(self, power: Self) -> Self {
         self.zip(power, |v, n| v * f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
+}
+
+/// An array of words of four bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes([i32; LANES]);
+
+// SAFETY (all functions): as above.
+impl Register for Bytes {
+    const LANES: usize = LANES;
+    const SUMS: usize = Plain::SUMS;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self([0; LANES])
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        Self([unsafe { from.cast::<i32>().read() }; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { from.cast::<[i32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { to.cast::<[i32; LANES]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        let dot = |values: i32, weights: i32| -> i32 {
+            let products = values.to_le_bytes().into_iter().zip(weights.to_le_bytes());
+            products.map(|(value, weight)| i32::from(value) * i32::from(weight as i8)).sum()
+        };
+        Self(std::array::from_fn(|i| sum.0[i].wrapping_add(dot(self.0[i], other.0[i]))))
+    }
     #[inline(always)]
     unsafe fn prefetch(_from: *const f32) {}
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile::<Self>(product, rows, vectors) }
+        unsafe { product::dots::<Self>(product, rows, vectors) }
+    }
+}
+
+// SAFETY: as above.
+impl Dots for Bytes {
+    type Float = Plain;
+    const PER_WORD: usize = 4;
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn float(self) -> Plain {
+        Plain(self.0.map(|sum| sum as f32))
+    }
+    #[inline(always)]
+    unsafe fn store_values(values: Plain, to: *mut f32) {
+        unsafe { to.cast::<[u8; LANES]>().write_unaligned(values.0.map(|value| value as u8)) }
     }
 }

@@ -4,7 +4,7 @@
 //! A step of the sum is `vectors` loads of packed weights, `rows` broadcasts of one input value each, and
 //! `rows * vectors` multiply-adds. Where a row reads is a table of pointers: convolutions need no matrix of patches.
 
-use super::lanes::{Lanes, MAX_LANES, activate, load_up_to, store_up_to};
+use super::lanes::{Dots, Lanes, MAX_LANES, Register, activate, load_up_to, store_up_to};
 use crate::graph::Activation;
 use std::mem::MaybeUninit;
 
@@ -31,6 +31,9 @@ pub(super) struct Product {
     pub len: usize,
     /// What the sums start with, `vectors * LANES` values; zeros where it is null.
     pub bias: *const f32,
+    /// Of whole numbers: what their sums are multiplied with, and what is added then, `vectors * LANES` values each.
+    pub scale: *const f32,
+    pub shift: *const f32,
     pub act: Activation,
     /// Channels to write, more than `(vectors - 1) * LANES`.
     pub n: usize,
@@ -87,19 +90,46 @@ pub(super) unsafe fn tile<V: Lanes>(product: &Product, rows: usize, vectors: usi
     // SAFETY: passed on; a tile has at most `MAX_SUMS` vectors, all of which `sum` writes before `finish` reads them.
     unsafe {
         let (to, pitch) = if as_they_are { (product.dst, product.pitch) } else { (sums, vectors * V::LANES) };
+        grow::<V>(product, rows, vectors, to, pitch);
+        if !as_they_are {
+            finish::<V>(product, rows, vectors, sums, |sums, _| V::load(sums));
+        }
+    }
+}
+
+/// Computes a tile of whole numbers.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+pub(super) unsafe fn dots<D: Dots>(product: &Product, rows: usize, vectors: usize) {
+    let mut sums = MaybeUninit::<[f32; MAX_SUMS * MAX_LANES]>::uninit();
+    let sums = sums.as_mut_ptr().cast::<f32>();
+    // SAFETY: as in `tile`. A product and a sum that are each rounded, so that every instruction set gives the same.
+    unsafe {
+        grow::<D>(product, rows, vectors, sums, vectors * D::LANES);
+        finish::<D::Float>(product, rows, vectors, sums, |sums, channel| {
+            let (scale, shift) = (product.scale.add(channel), product.shift.add(channel));
+            D::load(sums).float().mul(D::Float::load(scale)).add(D::Float::load(shift))
+        });
+    }
+}
+
+/// Forms all sums and writes them to `to`, the rows `pitch` apart.
+#[inline(always)]
+unsafe fn grow<V: Register>(product: &Product, rows: usize, vectors: usize, to: *mut f32, pitch: usize) {
+    // SAFETY: passed on.
+    unsafe {
         match vectors {
             1 => of_width::<V, 1>(product, rows, to, pitch),
             2 => of_width::<V, 2>(product, rows, to, pitch),
             _ => of_width::<V, 3>(product, rows, to, pitch),
         }
-        if !as_they_are {
-            finish::<V>(product, rows, vectors, sums);
-        }
     }
 }
 
 #[inline(always)]
-unsafe fn of_width<V: Lanes, const N: usize>(product: &Product, rows: usize, to: *mut f32, pitch: usize) {
+unsafe fn of_width<V: Register, const N: usize>(product: &Product, rows: usize, to: *mut f32, pitch: usize) {
     // SAFETY: passed on.
     unsafe {
         match rows {
@@ -122,14 +152,14 @@ unsafe fn of_width<V: Lanes, const N: usize>(product: &Product, rows: usize, to:
 // Plain index loops, so that the compiler unrolls them and keeps all sums in registers.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-unsafe fn sum<V: Lanes, const M: usize, const N: usize>(p: &Product, to: *mut f32, pitch: usize) {
+unsafe fn sum<V: Register, const M: usize, const N: usize>(p: &Product, to: *mut f32, pitch: usize) {
     if M * N > V::SUMS {
         // Never asked for; compiles to nothing.
         return;
     }
     // SAFETY: see `tile`.
     unsafe {
-        let mut sums = [[V::splat(0.0); N]; M];
+        let mut sums = [[V::zero(); N]; M];
         if !p.bias.is_null() {
             for j in 0..N {
                 let bias = V::load(p.bias.add(j * V::LANES));
@@ -142,12 +172,12 @@ unsafe fn sum<V: Lanes, const M: usize, const N: usize>(p: &Product, to: *mut f3
         for tap in 0..p.taps {
             let source: [*const f32; M] = p.sources.add(tap * p.stride).cast::<[*const f32; M]>().read();
             for k in 0..p.len {
-                let mut row = [V::splat(0.0); N];
+                let mut row = [V::zero(); N];
                 for j in 0..N {
                     row[j] = V::load(weights.add(j * V::LANES));
                 }
                 for i in 0..M {
-                    let x = V::splat(*source[i].add(k));
+                    let x = V::broadcast(source[i].add(k));
                     for j in 0..N {
                         sums[i][j] = x.fma(row[j], sums[i][j]);
                     }
@@ -165,15 +195,22 @@ unsafe fn sum<V: Lanes, const M: usize, const N: usize>(p: &Product, to: *mut f3
     }
 }
 
-/// Activation, residual and the way out, of sums that lie densely.
+/// Activation, residual and the way out, of sums that lie densely. `read` makes values of the sums at a place, which are
+/// those of the channels from the given one on.
 #[inline(always)]
-unsafe fn finish<V: Lanes>(p: &Product, rows: usize, vectors: usize, sums: *mut f32) {
+unsafe fn finish<V: Lanes>(
+    p: &Product,
+    rows: usize,
+    vectors: usize,
+    sums: *mut f32,
+    read: impl Fn(*const f32, usize) -> V,
+) {
     // SAFETY: see `tile`.
     unsafe {
         for i in 0..rows {
             for j in 0..vectors {
                 let rest = p.n - j * V::LANES;
-                let v = activate(p.act, V::load(sums.add((i * vectors + j) * V::LANES)));
+                let v = activate(p.act, read(sums.add((i * vectors + j) * V::LANES), j * V::LANES));
                 let v = match p.residual.is_null() {
                     true => v,
                     false => v.add(load_up_to(p.residual.add(i * p.residual_pitch + j * V::LANES), rest)),

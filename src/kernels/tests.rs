@@ -177,6 +177,112 @@ fn convolution(seed: u64, kind: Kind) {
     );
 }
 
+/// One random convolution in whole numbers, held against sums in i64 that are rounded as the definition says.
+fn whole_numbers(seed: u64) {
+    let mut world = World::new(seed);
+    let rng = &mut world.rng;
+    let (kernel, stride): (usize, usize) = ([1, 1, 1, 2, 3, 3, 3, 5][rng.random_range(0..8)], rng.random_range(1..4));
+    let padding = rng.random_range(0..=kernel);
+    let least = kernel.saturating_sub(2 * padding).max(1);
+    let wide = rng.random_bool(0.2);
+    let (h, w) = match wide {
+        true => (rng.random_range(least..least + 4), rng.random_range(least.max(30)..70)),
+        false => (rng.random_range(least..14), rng.random_range(least..14)),
+    };
+    let (c_in, c_out) =
+        (rng.random_range(1..if wide { 20 } else { 70 }), rng.random_range(1..if wide { 40 } else { 72 }));
+    let act_of = [Activation::Identity, Activation::Silu, Activation::Relu][rng.random_range(0..3)];
+    let with_residual = rng.random_bool(0.4);
+    // Some values are beyond it; some ranges do not hold 0, or hold nothing else.
+    let range = [[-0.9f32, 0.8], [-0.3, 0.9], [0.0, 1.0], [-0.7, 0.0], [0.2, 0.9], [0.0, 0.0]][rng.random_range(0..6)];
+    let algorithm = Algorithm::Int8;
+    let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act: act_of, algorithm, planar: false };
+    let (oh, ow) = (out_side(h, kernel, stride, padding), out_side(w, kernel, stride, padding));
+    let (src, dst) = (world.tensor(c_in, h, w), world.tensor(c_out, oh, ow));
+    let residual = with_residual.then(|| world.tensor(c_out, oh, ow));
+    let (mut weights, bias) = (world.values(c_out * c_in * kernel * kernel), world.values(c_out));
+    if world.rng.random_bool(0.1) {
+        weights[..c_in * kernel * kernel].fill(0.0);
+    }
+    let case = format!("seed {seed} {spec:?} {range:?} on {h} x {w}, {src:?} -> {dst:?} + {residual:?}");
+
+    let (input, zero) = input_scale(range);
+    let number = |x: f64| {
+        let steps = x as f32 * (1.0 / input);
+        i64::from(steps.clamp(-zero, 255.0 - zero).round_ties_even() as i32)
+    };
+    let scales: Vec<f32> = weights
+        .chunks(c_in * kernel * kernel)
+        .map(|kernel| weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most))))
+        .collect();
+    let steps: Vec<i64> = weights
+        .iter()
+        .enumerate()
+        .map(|(i, w)| {
+            let scale = scales[i / (c_in * kernel * kernel)];
+            if scale > 0.0 { (w / scale).round() as i64 } else { 0 }
+        })
+        .collect();
+    assert!(steps.iter().all(|step| step.abs() <= 127), "{case}");
+    let expected = |world: &World, co: usize, y: usize, x: usize| {
+        let mut sum = 0;
+        for (ci, ky, kx) in (0..c_in).flat_map(|c| (0..kernel).flat_map(move |y| (0..kernel).map(move |x| (c, y, x)))) {
+            let (iy, ix) = ((y * stride + ky).checked_sub(padding), (x * stride + kx).checked_sub(padding));
+            if let (Some(iy), Some(ix)) = (iy.filter(|i| *i < h), ix.filter(|i| *i < w)) {
+                sum += number(world.at(src, ci, iy, ix)) * steps[((co * c_in + ci) * kernel + ky) * kernel + kx];
+            }
+        }
+        let value = sum as f32 * (input * scales[co]) + bias[co];
+        match act_of {
+            // Rounded as often as the kernel does, so that it must agree to the bit.
+            Activation::Identity | Activation::Relu => {
+                f64::from(act_of.apply(value) + residual.map_or(0.0, |r| world.at(r, co, y, x) as f32))
+            }
+            Activation::Silu => act(act_of, f64::from(value)) + residual.map_or(0.0, |r| world.at(r, co, y, x)),
+        }
+    };
+    let tolerance = if act_of == Activation::Silu { 1e-6 } else { 0.0 };
+    let used = world.used;
+    world.check(
+        &case,
+        dst,
+        tolerance,
+        |isa| conv_scratch(isa, &spec),
+        expected,
+        |isa, kernels, buffer| {
+            let mut packed = vec![f32::NAN; packed_conv_len(isa, &spec)];
+            pack_int8(isa, &spec, &weights, &bias, range, &mut packed);
+            // The working space lies in a second buffer, so that only the output changes in the first.
+            let shared = View::dense(used, int8_shared(isa, &spec, h, w), 1, 1);
+            let mut whole = Buffer::zeroed(used + shared.c).unwrap();
+            whole.as_mut_slice()[..used].copy_from_slice(&buffer.as_slice()[..used]);
+            conv_int8(kernels, &mut whole, &spec, &packed, src, dst, residual, shared);
+            buffer.as_mut_slice()[..used].copy_from_slice(&whole.as_slice()[..used]);
+        },
+    );
+}
+
+#[test]
+fn convolutions_in_whole_numbers_of_any_shape_are_exact() {
+    (80_000..83_000).for_each(whole_numbers);
+}
+
+#[test]
+fn rounded_weights_are_whole_steps_and_stay_as_they_are() {
+    let mut rng = StdRng::seed_from_u64(3);
+    for _ in 0..10_000 {
+        let most = rng.random_range(-20.0f32..20.0).exp2();
+        let step = weight_scale(most);
+        assert!(127.0 * step >= most && 126.98 * step <= most, "{most}: {step}");
+        for number in [1.0f32, 63.0, 126.0, 127.0] {
+            let weight = number * step;
+            assert_eq!((f64::from(weight), weight / step), (f64::from(number) * f64::from(step), number));
+        }
+        assert_eq!(weight_scale(127.0 * step), step);
+    }
+    assert_eq!(weight_scale(0.0), 0.0);
+}
+
 #[test]
 fn dense_convolutions_of_any_shape_are_right() {
     (0..3000).for_each(|seed| convolution(seed, Kind::Direct));

@@ -146,6 +146,8 @@ unsafe fn multiply<V: Lanes>(
                     taps: 1,
                     len: o.spec.c_in,
                     bias: std::ptr::null(),
+                    scale: std::ptr::null(),
+                    shift: std::ptr::null(),
                     act: Activation::Identity,
                     n: width,
                     dst: products.add((position * tiles + at) * width),

@@ -37,6 +37,10 @@ pub struct Info {
     /// What is done to an image `[3, H, W]` of values 0 to 1 before the network sees it; nothing if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalise: Option<Normalise>,
+    /// By name of a layer that computes in 8-bit whole numbers the least and the greatest value that its input is rounded
+    /// to. Empty for f32.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ranges: BTreeMap<String, [f32; 2]>,
     /// Where the model came from and what was done to it: free keys and values.
     #[serde(default)]
     pub provenance: BTreeMap<String, String>,
@@ -71,7 +75,7 @@ impl Info {
     }
 }
 
-/// Weights that do not fit their graph.
+/// Weights that do not fit their graph, or ranges that do not.
 #[derive(Debug, Error, PartialEq)]
 pub enum ModelError {
     /// The graph contradicts itself.
@@ -105,13 +109,22 @@ pub enum ModelError {
         /// The value.
         value: f32,
     },
+    /// A layer in 8-bit whole numbers has no usable range.
+    #[error("layer `{layer}` has the input range {found:?}, expected two finite numbers in ascending order")]
+    Range {
+        /// Name of the layer.
+        layer: String,
+        /// Its range, if there is one.
+        found: Option<[f32; 2]>,
+    },
 }
 
 impl Model {
     /// Puts a graph and its tensors together; tensors that the graph does not need are dropped.
     ///
     /// # Errors
-    /// If the graph contradicts itself, or a tensor is missing, of another shape or not finite.
+    /// If the graph contradicts itself, a tensor is missing, of another shape or not finite, or a layer in whole numbers
+    /// has no range.
     pub fn new(graph: Graph, mut weights: Weights, info: Info) -> Result<Self, ModelError> {
         graph.check()?;
         let mut kept = Weights::default();
@@ -134,7 +147,18 @@ impl Model {
             }
             kept.insert(param.key, tensor);
         }
+        for (node, _) in graph.nodes.iter().zip(graph.int8_layers()).filter(|(_, int8)| *int8) {
+            let found = info.ranges.get(&node.name).copied();
+            if !found.is_some_and(|[low, high]| low <= high && low.is_finite() && high.is_finite()) {
+                return Err(ModelError::Range { layer: node.name.clone(), found });
+            }
+        }
         Ok(Self { graph, weights: kept, info })
+    }
+
+    /// What the input of a layer in whole numbers is rounded to; 0 to 1 for a layer without a range.
+    pub fn range(&self, layer: &str) -> [f32; 2] {
+        self.info.ranges.get(layer).copied().unwrap_or([0.0, 1.0])
     }
 
     /// The tensor of a key that the graph lists.

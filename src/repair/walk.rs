@@ -2,7 +2,7 @@
 
 use super::{Calibration, Inputs};
 use crate::engine::{Engine, EngineError, Options};
-use crate::graph::{Graph, Head, Node, NodeId, Op};
+use crate::graph::{Dtype, Graph, Head, Node, NodeId, Op};
 use crate::model::{Info, Model};
 use rayon::prelude::*;
 
@@ -102,7 +102,12 @@ impl Walk {
 fn single(model: &Model, node: &Node, c_in: usize) -> Model {
     let input = Node { name: "input".into(), op: Op::Input { channels: c_in }, inputs: vec![] };
     let layer = Node { name: node.name.clone(), op: node.op.clone(), inputs: vec![NodeId(0)] };
-    let mut graph = Graph { nodes: vec![input, layer], outputs: vec![NodeId(1)], head: Head::Classify { nc: c_in } };
+    let mut graph = Graph {
+        nodes: vec![input, layer],
+        outputs: vec![NodeId(1)],
+        head: Head::Classify { nc: c_in },
+        dtype: Dtype::F32,
+    };
     // The head only has to fit the layer.
     let nc = graph.channels().ok().and_then(|channels| channels.last().copied()).unwrap_or(c_in);
     graph.head = Head::Classify { nc };

@@ -233,7 +233,7 @@ impl<'a> Kept<'a> {
 /// numbered anew only where some vanish.
 fn shrink(graph: &Graph, kept: &Kept) -> Result<Graph, SurgeryError> {
     let mut number = vec![NodeId(0); graph.nodes.len()];
-    let mut cut = Graph { nodes: Vec::new(), outputs: Vec::new(), head: graph.head.clone() };
+    let mut cut = Graph { nodes: Vec::new(), outputs: Vec::new(), head: graph.head.clone(), dtype: graph.dtype };
     let mut asked = Vec::new();
     for id in graph.ids().filter(|id| kept.stays(*id)) {
         number[id.index()] = NodeId(cut.nodes.len() as u32);

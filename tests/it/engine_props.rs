@@ -8,7 +8,7 @@ use networks::{image, network};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use secateurs::engine::{Engine, EngineError, Options, plan_memory, plan_memory_for, reference};
-use secateurs::graph::{Activation, Attention, Builder, Conv, ConvTranspose, Graph, Head, NodeId, Norm, Op};
+use secateurs::graph::{Activation, Attention, Builder, Conv, ConvTranspose, Dtype, Graph, Head, NodeId, Norm, Op};
 use secateurs::kernels::Isa;
 use secateurs::model::{Info, Model, Tensor, Weights};
 
@@ -102,6 +102,7 @@ fn what_does_not_fit_is_an_error() {
         ],
         outputs: vec![NodeId(1)],
         head: Head::Classify { nc: 3 },
+        dtype: Dtype::F32,
     };
     let model = Model::new(window, Weights::default(), Info::default()).unwrap();
     assert!(matches!(Engine::new(&model, 4, 4, &Options::default()), Err(EngineError::Graph(_))));
