@@ -36,6 +36,8 @@ pub mod latency;
 #[cfg(feature = "tools")]
 pub mod memory;
 #[cfg(feature = "tools")]
+pub mod quantise;
+#[cfg(feature = "tools")]
 pub mod repair;
 #[cfg(feature = "tools")]
 pub mod search;

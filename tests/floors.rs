@@ -9,7 +9,7 @@ const FLOORS: [&[&str]; 7] = [
     &["files", "board", "graph", "kernels"],
     &["model", "engine", "vision"],
     &["detector", "zoo", "import", "profile", "device", "backend"],
-    &["group", "surgery", "memory", "search", "latency", "repair", "importance"],
+    &["group", "surgery", "memory", "search", "latency", "quantise", "repair", "importance"],
     &["data", "eval", "train"],
     &["bench", "session", "emit", "report"],
     &["pipeline"],

@@ -35,7 +35,15 @@ impl Processor for Isa {
         if depthwise { kernels::packed_depthwise_len(spec) } else { kernels::packed_conv_len(*self, spec) }
     }
 
-    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], range: [f32; 2], packed: &mut [f32]) {
+    fn pack(
+        &self,
+        spec: &ConvSpec,
+        depthwise: bool,
+        kernel: &[f32],
+        bias: &[f32],
+        range: [f32; 2],
+        packed: &mut [f32],
+    ) {
         match (depthwise, spec.algorithm) {
             (true, _) => kernels::pack_depthwise(spec, kernel, bias, packed),
             (_, Algorithm::Int8) => kernels::pack_int8(*self, spec, kernel, bias, range, packed),

@@ -1,8 +1,10 @@
 //! The one-file format: safetensors whose metadata holds the graph, the names and the provenance.
 //!
 //! Any safetensors reader sees the tensors; this module also rebuilds the network. Metadata keys:
-//! `secateurs.format` (version), `secateurs.graph` and `secateurs.info` (JSON). Kernels with many zeros are packed.
+//! `secateurs.format` (version), `secateurs.graph` and `secateurs.info` (JSON). Kernels of 8-bit whole numbers take a byte
+//! per value; others with many zeros are packed.
 
+use super::int8::{self, Rounded};
 use super::sparse::{self, Packed};
 use super::{Info, Model, ModelError, Tensor, Weights};
 use crate::files;
@@ -13,9 +15,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// The newest version of the format that this build reads. Files without packed zeros are written as version 1, the others as
-/// version 2.
-pub const FORMAT_VERSION: u32 = 2;
+/// The newest version of the format that this build reads. Files with nothing but f32 are written as version 1, those with packed
+/// zeros as version 2, those of networks in whole numbers as version 3.
+pub const FORMAT_VERSION: u32 = 3;
 
 /// A model file that cannot be read or written.
 #[derive(Debug, Error)]
@@ -81,6 +83,7 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Model, FileError> {
     let info: Info = serde_json::from_str(text(KEY_INFO)?).map_err(|e| fail(format!("`{KEY_INFO}`: {e}")))?;
     let mut weights = tensors(path, bytes)?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| fail(format!("not a safetensors file: {e}")))?;
+    int8::join(&graph, &file, &mut weights).map_err(fail)?;
     sparse::unpack(&graph, &file, &mut weights).map_err(fail)?;
     Model::new(graph, weights, info).map_err(|source| FileError::Model { path: path.into(), source })
 }
@@ -118,7 +121,7 @@ fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     bytes.chunks_exact(N).map(|c| c.try_into().expect("chunks_exact gives N bytes"))
 }
 
-/// Writes a model file in f32. The same model always gives the same bytes.
+/// Writes a model file. The same model always gives the same bytes.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -133,9 +136,17 @@ pub fn save(model: &Model, path: &Path) -> Result<(), FileError> {
 /// If the tensors are too many for the format.
 pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     let json = |value: serde_json::Result<String>| value.map_err(|e| e.to_string());
+    let rounded: BTreeMap<&str, Rounded> = int8::keys(&model.graph)
+        .filter_map(|(key, channels)| Some((key, int8::split(model.tensor(key), channels)?)))
+        .collect();
+    let rest = model.weights.iter().filter(|(key, _)| !rounded.contains_key(key.as_str()));
     let packed: BTreeMap<&str, Packed> =
-        model.weights.iter().filter_map(|(key, tensor)| Some((key.as_str(), sparse::pack(tensor)?))).collect();
-    let version = if packed.is_empty() { 1 } else { FORMAT_VERSION };
+        rest.filter_map(|(key, tensor)| Some((key.as_str(), sparse::pack(tensor)?))).collect();
+    let version = match (model.graph.dtype.is_f32(), packed.is_empty()) {
+        (false, _) => 3,
+        (true, false) => 2,
+        (true, true) => 1,
+    };
     let metadata = [
         (KEY_FORMAT.to_owned(), version.to_string()),
         (KEY_GRAPH.to_owned(), json(serde_json::to_string(&model.graph))?),
@@ -148,6 +159,11 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
         Ok::<(), String>(())
     };
     for (key, tensor) in &model.weights {
+        if let Some(Rounded { numbers, scale }) = rounded.get(key.as_str()) {
+            put(format!("{key}{}", int8::NUMBERS), Dtype::U8, tensor.shape().to_vec(), numbers)?;
+            put(format!("{key}{}", int8::SCALE), Dtype::F32, vec![scale.len()], bytemuck::cast_slice(scale))?;
+            continue;
+        }
         match packed.get(key.as_str()) {
             Some(Packed { bits, values }) => {
                 put(format!("{key}{}", sparse::BITS), Dtype::U8, vec![bits.len()], bits)?;

@@ -2,6 +2,7 @@
 
 mod file;
 mod fold;
+mod int8;
 mod sparse;
 mod tensor;
 

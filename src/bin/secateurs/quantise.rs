@@ -1,0 +1,59 @@
+//! `secateurs quantise`: a model in 8-bit whole numbers.
+
+use super::failure::Failure;
+use super::input::ModelArgs;
+use super::terminal;
+use secateurs::data::Dataset;
+use secateurs::model::{self, Model};
+use secateurs::quantise::{quantise, ranges};
+use secateurs::vision;
+use std::path::PathBuf;
+
+/// What to round, and on what.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The dataset's YAML file, as ultralytics write it: its images show how large the layers' inputs get
+    #[arg(long, value_name = "YAML")]
+    data: PathBuf,
+    /// Split of the dataset
+    #[arg(long, value_name = "NAME", default_value = "train")]
+    split: String,
+    /// Images to look at, evenly spread over the split
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    images: u16,
+    /// The model file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let model = args.model.load()?;
+    let side = args.model.imgsz(&model)?;
+    let images = images(args, &model, side)?;
+    let bar = terminal::bar("Calibrating");
+    bar.set_length(images.len() as u64);
+    let found = ranges(&model, &images, (side, side), &mut |done, _| bar.set_position(done as u64));
+    bar.finish_and_clear();
+    let mut rounded = quantise(&model, &found.map_err(Failure::input)?);
+    rounded.info.imgsz = Some(side);
+    model::save(&rounded, &args.output).map_err(Failure::input)
+}
+
+/// Images as the network reads them.
+fn images(args: &Args, model: &Model, side: usize) -> Result<Vec<Vec<f32>>, Failure> {
+    let dataset = Dataset::open(&args.data, &args.split).map_err(Failure::input)?;
+    let step = (dataset.items.len() / usize::from(args.images)).max(1);
+    let load = |item: &secateurs::data::Item| {
+        let image = item.image.load().map_err(Failure::input)?;
+        let mut tensor = vec![0.0; model.graph.input_channels() * side * side];
+        vision::fit(&image, side, &mut tensor);
+        if let Some(normalise) = model.info.normalise {
+            normalise.apply(&mut tensor);
+        }
+        Ok(tensor)
+    };
+    dataset.items.iter().step_by(step).take(args.images.into()).map(load).collect()
+}

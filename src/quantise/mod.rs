@@ -1,0 +1,123 @@
+//! 8-bit whole numbers after training (Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
+//! 2018): weights with a scale for each output channel, inputs with the range that calibration images show.
+//!
+//! Where a range ends is where the squared error of rounding is least: a value beyond it is cut off, but all others are
+//! rounded more finely (Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient Inference", 2019).
+
+use crate::engine::{Engine, EngineError, Options};
+use crate::graph::{Dtype, NodeId, Op};
+use crate::kernels::{input_scale, weight_scale};
+use crate::model::{Model, Tensor};
+use std::collections::BTreeMap;
+
+/// Values of a tensor that are looked at per image.
+const SAMPLE: usize = 1024;
+
+/// Ends of a range that are tried: the extreme value times one less a multiple of this.
+const STEP: f32 = 0.04;
+const STEPS: usize = 16;
+
+/// By name of a layer the least and the greatest value that its input is rounded to.
+pub type Ranges = BTreeMap<String, [f32; 2]>;
+
+/// What the values of one tensor were like.
+#[derive(Default)]
+struct Seen {
+    low: f32,
+    high: f32,
+    sample: Vec<f32>,
+}
+
+impl Seen {
+    fn add(&mut self, values: &[f32], turn: usize) {
+        (self.low, self.high) = values.iter().fold((self.low, self.high), |(a, b), v| (a.min(*v), b.max(*v)));
+        let step = (values.len() / SAMPLE).max(1);
+        // Elsewhere in every image.
+        self.sample.extend(values.iter().skip(turn * 7 % step).step_by(step).take(SAMPLE));
+    }
+
+    /// The squared error of rounding to a range, over the sample.
+    fn error(&self, range: [f32; 2]) -> f64 {
+        let (scale, zero) = input_scale(range);
+        let (factor, least, most) = (1.0 / scale, -zero, 255.0 - zero);
+        let rounded = |v: f32| (v * factor).clamp(least, most).round_ties_even() * scale;
+        self.sample.iter().map(|v| f64::from(v - rounded(*v)).powi(2)).sum()
+    }
+
+    /// The range of the least error: first its upper end, then its lower one.
+    fn range(&self) -> [f32; 2] {
+        let mut best = [self.low, self.high];
+        let mut least = self.error(best);
+        for end in [1, 0] {
+            let whole = best;
+            for step in 1..STEPS {
+                let mut tried = whole;
+                tried[end] *= 1.0 - STEP * step as f32;
+                let error = self.error(tried);
+                if error < least {
+                    (best, least) = (tried, error);
+                }
+            }
+        }
+        best
+    }
+}
+
+/// The ranges of the inputs of all layers that would compute in whole numbers, over images `[C, height, width]`. The model
+/// runs in f32, whatever it says.
+///
+/// # Errors
+/// If an image does not fit.
+pub fn ranges(
+    model: &Model,
+    images: &[Vec<f32>],
+    (height, width): (usize, usize),
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Ranges, EngineError> {
+    let mut plain = model.clone();
+    plain.graph.dtype = Dtype::Int8;
+    let layers = plain.graph.int8_layers();
+    plain.graph.dtype = Dtype::F32;
+    let graph = &plain.graph;
+    let chosen = || graph.ids().filter(|id| layers[id.index()]).map(|id| (id, graph.node(id).inputs[0]));
+    let mut seen: BTreeMap<NodeId, Seen> = chosen().map(|(_, input)| (input, Seen::default())).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options { threads, keep: seen.keys().copied().collect(), ..Options::default() };
+    let mut engine = Engine::new(&plain, height, width, &options)?;
+    for (turn, image) in images.iter().enumerate() {
+        engine.run(image)?;
+        seen.iter_mut().for_each(|(node, seen)| seen.add(engine.kept(*node), turn));
+        progress(turn + 1, images.len());
+    }
+    let found: BTreeMap<NodeId, [f32; 2]> = seen.iter().map(|(node, seen)| (*node, seen.range())).collect();
+    Ok(chosen().map(|(layer, input)| (graph.node(layer).name.clone(), found[&input])).collect())
+}
+
+/// The model in whole numbers: with these ranges, and its weights rounded to what 8 bits can say. A layer without a range
+/// would refuse to be read back.
+pub fn quantise(model: &Model, ranges: &Ranges) -> Model {
+    let mut model = model.clone();
+    model.graph.dtype = Dtype::Int8;
+    model.info.ranges.clone_from(ranges);
+    let layers = model.graph.int8_layers();
+    for (node, _) in model.graph.nodes.iter().zip(layers).filter(|(_, int8)| *int8) {
+        let Op::Conv(conv) = &node.op else { continue };
+        if let Some(tensor) = model.weights.get_mut(&conv.weight) {
+            *tensor = rounded(tensor, conv.c_out);
+        }
+    }
+    model
+}
+
+/// A kernel `[channels, ...]` with every channel's weights rounded to whole steps.
+fn rounded(tensor: &Tensor, channels: usize) -> Tensor {
+    let mut data = tensor.data().to_vec();
+    let per_channel = (data.len() / channels.max(1)).max(1);
+    for kernel in data.chunks_mut(per_channel) {
+        let scale = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
+        // Not the negative zero.
+        let step = |w: f32| if scale > 0.0 { (w / scale).round() as i32 as f32 * scale } else { 0.0 };
+        kernel.iter_mut().for_each(|w| *w = step(*w));
+    }
+    Tensor::new(tensor.shape().to_vec(), data)
+}
