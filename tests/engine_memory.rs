@@ -5,6 +5,7 @@
 #![allow(missing_docs, unsafe_code)]
 
 use secateurs::engine::{Engine, Options, plan_memory};
+use secateurs::graph::Dtype;
 use secateurs::model::{Info, Model, Tensor};
 use secateurs::zoo::yolo11::{Scale, detect};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -37,16 +38,19 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn model(letter: char) -> Model {
-    let graph = detect(Scale::of(letter).unwrap(), 80).unwrap();
+fn model(letter: char, dtype: Dtype) -> Model {
+    let mut graph = detect(Scale::of(letter).unwrap(), 80).unwrap();
+    graph.dtype = dtype;
     let weights = graph.params().into_iter().map(|p| (p.key.clone(), Tensor::filled(p.shape, 0.01))).collect();
-    Model::new(graph, weights, Info::default()).unwrap()
+    let ranges = graph.nodes.iter().map(|node| (node.name.clone(), [-1.0, 1.0])).collect();
+    Model::new(graph, weights, Info { ranges, ..Info::default() }).unwrap()
 }
 
 #[test]
 fn the_plan_is_what_is_allocated_and_a_run_allocates_nothing() {
-    let model = model('n');
-    for (size, threads) in [((320, 320), 1), ((256, 320), 2), ((640, 640), 1), ((96, 64), 3)] {
+    let (floats, whole) = (model('n', Dtype::F32), model('n', Dtype::Int8));
+    let cases = [(&floats, (320, 320), 1), (&floats, (256, 320), 2), (&floats, (640, 640), 1), (&floats, (96, 64), 3)];
+    for (model, size, threads) in cases.into_iter().chain([(&whole, (320, 320), 1), (&whole, (96, 64), 3)]) {
         let options = Options { threads, ..Options::default() };
         let planned = plan_memory(&model.graph, size.0, size.1, &options).unwrap();
         let before = LIVE.load(Ordering::SeqCst);

@@ -62,7 +62,9 @@ fn filled(graph: &Graph) -> Result<Model, ModelError> {
         let len = param.shape.iter().product();
         weights.insert(param.key.clone(), Tensor::new(param.shape.clone(), (0..len).map(value).collect()));
     }
-    Model::new(graph.clone(), weights, Info::default())
+    // The ranges of whole numbers do not change how long they take either.
+    let ranges = graph.nodes.iter().map(|node| (node.name.clone(), [-1.0, 1.0])).collect();
+    Model::new(graph.clone(), weights, Info { ranges, ..Info::default() })
 }
 
 /// A random number (xorshift64; Marsaglia, 2003).

@@ -15,6 +15,14 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// All with the name users type.
+    pub const ALL: [(&str, Self); 2] = [("f32", Self::F32), ("int8", Self::Int8)];
+
+    /// The one of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, dtype)| *dtype)
+    }
+
     /// Its name in profiles, reports and on the command line.
     pub fn name(self) -> &'static str {
         match self {

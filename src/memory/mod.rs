@@ -42,13 +42,15 @@ pub struct KernelBytes {
     output: crate::group::Composition,
     taps: usize,
     depthwise: bool,
+    /// Bytes of a weight.
+    weight: f64,
 }
 
 impl KernelBytes {
     /// Bytes at the given width of every group.
     pub fn bytes(&self, width: impl Fn(GroupId) -> usize) -> f64 {
         let (c_in, c_out) = (self.input.width(&width), self.output.width(&width));
-        F32 * (if self.depthwise { 1 } else { c_in } * c_out * self.taps + c_out) as f64
+        self.weight * (if self.depthwise { 1 } else { c_in } * c_out * self.taps) as f64 + F32 * c_out as f64
     }
 }
 
@@ -122,10 +124,13 @@ fn homes(graph: &Graph) -> Vec<NodeId> {
 /// As [`Graph::shapes`].
 pub fn kernels(graph: &Graph, groups: &Groups, height: usize, width: usize) -> Result<Vec<KernelBytes>, GraphError> {
     let shapes = graph.shapes(height, width)?;
+    let int8 = graph.int8_layers();
     let of = |node: NodeId| {
         let out = shapes[node.index()];
+        let weight = if int8[node.index()] { 1.0 } else { F32 };
         let (taps, depthwise) = match &graph.node(node).op {
             Op::Conv(conv) if conv.is_depthwise() => (conv.kernel * conv.kernel, true),
+            Op::Conv(conv) if int8[node.index()] => (conv.kernel * conv.kernel, false),
             Op::Conv(conv) => (Algorithm::choose(conv.kernel, conv.stride, out.h, out.w).taps(conv.kernel), false),
             Op::ConvTranspose(conv) => (conv.factor * conv.factor, false),
             _ => return None,
@@ -134,7 +139,7 @@ pub fn kernels(graph: &Graph, groups: &Groups, height: usize, width: usize) -> R
         let mut scope: Vec<GroupId> = input.parts.iter().chain(&output.parts).map(|(group, _)| *group).collect();
         scope.sort_unstable();
         scope.dedup();
-        Some(KernelBytes { node, scope, input, output, taps, depthwise })
+        Some(KernelBytes { node, scope, input, output, taps, depthwise, weight })
     };
     Ok(graph.ids().filter_map(of).collect())
 }

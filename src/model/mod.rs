@@ -10,7 +10,7 @@ pub use file::{FORMAT_VERSION, FileError, MAX_FILE, from_bytes, is_own_format, l
 pub use fold::fold;
 pub use tensor::{Tensor, Weights};
 
-use crate::graph::{Graph, GraphError};
+use crate::graph::{Dtype, Graph, GraphError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -155,6 +155,13 @@ impl Model {
             }
         }
         Ok(Self { graph, weights: kept, info })
+    }
+
+    /// The model in f32, with the values that it has.
+    pub fn into_f32(mut self) -> Self {
+        self.graph.dtype = Dtype::F32;
+        self.info.ranges.clear();
+        self
     }
 
     /// What the input of a layer in whole numbers is rounded to; 0 to 1 for a layer without a range.

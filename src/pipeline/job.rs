@@ -1,6 +1,7 @@
 //! What is to be done, and what is told while it is done.
 
 use super::floors::Floors;
+use crate::graph::Dtype;
 use crate::importance::{Criterion, Pattern};
 use crate::latency::Speed;
 use crate::repair::Method;
@@ -23,6 +24,8 @@ pub struct Job {
     pub imgsz: Option<usize>,
     /// Sides to choose from, the one that budgets refer to first; nothing is chosen where there are fewer than two.
     pub sizes: Vec<usize>,
+    /// The numbers that the network computes with on the device.
+    pub dtype: Dtype,
     /// Threads of the runtime on the device.
     pub threads: usize,
     /// Budgets and floors.

@@ -102,7 +102,8 @@ pub fn table(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<LatencyTable, PipelineError> {
     let failed = PipelineError::stage("latency table");
-    let (model, groups, fingerprint) = (&source.model, &source.groups, fingerprint(job, source.imgsz));
+    let model = &*source.on_device(&source.model);
+    let (groups, fingerprint) = (&source.groups, fingerprint(job, source.imgsz));
     match &job.timing {
         Timing::Here => latency::measure(model, groups, levels, sampling, fingerprint, progress).map_err(failed),
         Timing::Estimate(speed) => latency::estimate(&model.graph, sampling.size, speed, &fingerprint)
@@ -136,7 +137,7 @@ pub fn table(
 pub fn ratio(cut: &Model, predicted: f64, source: &Source, job: &Job) -> Result<f64, PipelineError> {
     match job.timing {
         Timing::Estimate(_) => Ok(predicted),
-        _ => Ok(in_turn(&source.model, cut, source, job, SETTLE_RUNS)?.steady_ratio(job.threads)),
+        _ => Ok(in_turn(&source.model, &source.on_device(cut), source, job, SETTLE_RUNS)?.steady_ratio(job.threads)),
     }
 }
 
@@ -162,7 +163,7 @@ pub fn conclude(
 /// Peak memory of a model in the runtime that ships, bytes.
 pub fn memory(model: &Model, source: &Source, job: &Job) -> Result<usize, PipelineError> {
     let options = Options { threads: job.threads, ..Options::default() };
-    let memory = engine::plan_memory(&model.graph, source.imgsz, source.imgsz, &options);
+    let memory = engine::plan_memory(&source.on_device(model).graph, source.imgsz, source.imgsz, &options);
     Ok(memory.map_err(PipelineError::stage("memory"))?.total())
 }
 
@@ -322,7 +323,7 @@ pub fn describe(asked: &Asked) -> String {
     if parts.is_empty() { "no budget".into() } else { parts.join(", ") }
 }
 
-/// What measurements depend on: the machine, the threads, the image size.
+/// What measurements depend on: the machine, the threads, the image size, the numbers.
 pub fn fingerprint(job: &Job, imgsz: usize) -> String {
     let threads = job.threads;
     let name = match &job.timing {
@@ -333,5 +334,6 @@ pub fn fingerprint(job: &Job, imgsz: usize) -> String {
             format!("estimate for {} ({gflops} GFLOP/s, {bandwidth} GB/s)", job.target)
         }
     };
-    format!("{name}, {threads} thread{}, {imgsz} px", if threads == 1 { "" } else { "s" })
+    let dtype = if job.dtype.is_f32() { String::new() } else { format!(", {}", job.dtype.name()) };
+    format!("{name}, {threads} thread{}, {imgsz} px{dtype}", if threads == 1 { "" } else { "s" })
 }

@@ -5,7 +5,7 @@
 //! 3. Measure the latency of every layer over its widths.
 //! 4. Search the widths under the budgets; cut, measure the cut network against the uncut one in turn, and
 //!    correct the search until plan and measurement agree.
-//! 5. Repair, then tune.
+//! 5. Repair, then tune, then round where 8-bit whole numbers are asked for.
 //! 6. Evaluate every stage, and the uncut model under the same treatment; write it all down.
 //!
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
@@ -145,6 +145,12 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
         }
     }
 
+    let int8 = source.in_int8(tuned.as_ref().unwrap_or(&repaired))?;
+    if int8.is_some() {
+        controls.push(("uncut + int8", source.on_device(model).into_owned()));
+        clock.lap("int8");
+    }
+
     tell(Event::Stage("Evaluating", format!("{} images", source.val.items.len())));
     let judge = Judge::new(&source, job)?;
     let evaluate = |model: &Model| judge.stage(model);
@@ -164,6 +170,7 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
         cut: evaluate(&cut)?,
         repaired: evaluate(&repaired)?,
         tuned: tuned.as_ref().map(&evaluate).transpose()?,
+        int8: int8.as_ref().map(&evaluate).transpose()?,
         controls: BTreeMap::new(),
         search: planned.search,
         table_errors: planned.table.held_out_errors.clone(),
@@ -180,7 +187,7 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     }
     clock.lap("evaluate");
 
-    let last = tuned.unwrap_or(repaired);
+    let last = int8.or(tuned).unwrap_or(repaired);
     if let Some(prepared) = judge.prepared() {
         report.photos = photos::photos(&source, prepared, model, &last)?;
     }

@@ -205,7 +205,9 @@ impl Settling<'_> {
             let (bytes, size) = (trial.bytes, trial.size);
             let how = if matches!(self.job.timing, Timing::Estimate(_)) { "estimated" } else { "measured" };
             tell(Event::Note(trial.describe(round, how)));
-            let done = trial.holds && slack.is_none_or(|s| s >= TIGHT);
+            // Whole numbers alone may do.
+            let whole = trial.selection == Selection::all(&self.source.groups);
+            let done = trial.holds && (whole || slack.is_none_or(|s| s >= TIGHT));
             if slack.is_none_or(|s| s <= SAFE) {
                 held = aim.latency_ms.map(|ms| held.map_or(ms, |known| known.max(ms)));
             } else {
@@ -243,9 +245,9 @@ impl Settling<'_> {
         round: usize,
     ) -> Result<Result<Trial, Box<Infeasible>>, PipelineError> {
         let Self { job, source, .. } = *self;
-        let (graph, groups) = (&source.model.graph, &source.groups);
+        let (graph, groups) = (source.graph_on_device(), &source.groups);
         let size = (source.imgsz, source.imgsz);
-        let problem = problem::problem(graph, groups, self.levels, curves, self.table, size, aim)
+        let problem = problem::problem(&graph, groups, self.levels, curves, self.table, size, aim)
             .map_err(PipelineError::stage("search"))?;
         let found = match search::solve(&problem, &search::Options::default(), &mut |_| {}) {
             Ok(found) => found,
@@ -259,7 +261,7 @@ impl Settling<'_> {
         let cost = cut.graph.cost(source.imgsz, source.imgsz).map_err(PipelineError::stage("search"))?;
         let over = |limit: Option<f64>, is: f64| limit.map(|limit| is / limit);
         let file = match self.file {
-            Some(_) => model::to_bytes(&cut).map_err(PipelineError::stage("search"))?.len() as f64,
+            Some(_) => model::to_bytes(&source.on_device(&cut)).map_err(PipelineError::stage("search"))?.len() as f64,
             None => 0.0,
         };
         let sizes = [over(self.params.map(|n| n as f64), cost.params as f64), over(self.file, file)];

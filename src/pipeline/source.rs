@@ -5,10 +5,11 @@ use super::cache::{self, sha256};
 use super::floors;
 use super::job::{Event, Job, Listener};
 use crate::data::{Dataset, demo};
-use crate::graph::Head;
+use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
 use crate::importance::emphasis;
 use crate::model::{self, Model};
+use crate::quantise::{self, Ranges};
 use crate::repair::{Calibration, Emphasis};
 use crate::report::Report;
 use crate::train::Augment;
@@ -19,6 +20,7 @@ use candle_core::Device;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// The model of the embedded demo: a narrow YOLO11 trained on the drawn set of [`demo`].
@@ -33,6 +35,9 @@ const RIDGE: f64 = 0.03;
 /// Images per batch while the outputs' curvature is sent back.
 const PROBE_BATCH: usize = 4;
 
+/// Calibration images that show how large the layers' inputs get.
+const RANGE_IMAGES: usize = 64;
+
 /// Networks that walk through the calibration images side by side.
 const NETWORKS: f64 = 2.0;
 
@@ -42,7 +47,7 @@ const LEAST_IMAGES: usize = 16;
 
 /// The inputs of a job.
 pub struct Source {
-    /// The model as it came.
+    /// The model as it came, in f32.
     pub model: Model,
     /// Where it came from, for people.
     pub model_name: String,
@@ -70,6 +75,8 @@ pub struct Source {
     pub calibration_hash: String,
     /// Where the model's outputs depend on its layers, on the calibration images.
     pub emphasis: Emphasis,
+    /// What the inputs of its layers are rounded to where the job wants 8-bit whole numbers.
+    ranges: Option<Ranges>,
 }
 
 impl Source {
@@ -93,6 +100,10 @@ impl Source {
                 sha256(DEMO_MODEL),
             ),
         };
+        if model.graph.dtype != Dtype::F32 {
+            tell(Event::Note(format!("{model_name} is in {}: its values are taken as f32", model.graph.dtype.name())));
+        }
+        let model = model.into_f32();
         let nc = match model.graph.head {
             Head::Detect { nc, .. } | Head::Classify { nc } => nc,
             _ => {
@@ -150,8 +161,12 @@ impl Source {
             classes: Vec::new(),
             calibration_hash: String::new(),
             emphasis: Emphasis::default(),
+            ranges: None,
         };
         source.calibrate(job, tell)?;
+        if job.dtype == Dtype::Int8 {
+            source.ranges = Some(source.ranges_of(&source.model)?);
+        }
         tell(Event::Stage(
             "Probing",
             format!("how the outputs depend on {} layers", source.model.graph.convs().count()),
@@ -247,6 +262,34 @@ impl Source {
             tell(Event::Note(format!("{most} calibration images in place of {asked}: more would not fit into memory")));
         }
         Ok(asked.min(most))
+    }
+
+    fn ranges_of(&self, model: &Model) -> Result<Ranges, PipelineError> {
+        let step = (self.images.len() / RANGE_IMAGES).max(1);
+        let images: Vec<_> = self.images.iter().step_by(step).take(RANGE_IMAGES).cloned().collect();
+        quantise::ranges(model, &images, (self.imgsz, self.imgsz), &mut |_, _| ())
+            .map_err(PipelineError::stage("ranges"))
+    }
+
+    /// A model of the job as the device runs it, for its time and its size: its layers' inputs are rounded as the uncut
+    /// model's are.
+    pub fn on_device<'a>(&self, model: &'a Model) -> Cow<'a, Model> {
+        match &self.ranges {
+            Some(ranges) => Cow::Owned(quantise::quantise(model, ranges)),
+            None => Cow::Borrowed(model),
+        }
+    }
+
+    /// The structure of the uncut model as the device runs it.
+    pub fn graph_on_device(&self) -> Graph {
+        let dtype = if self.ranges.is_some() { Dtype::Int8 } else { Dtype::F32 };
+        Graph { dtype, ..self.model.graph.clone() }
+    }
+
+    /// A model of the job in 8-bit whole numbers, rounded as its own layers need it; none where the job ships f32.
+    pub fn in_int8(&self, model: &Model) -> Result<Option<Model>, PipelineError> {
+        let rounded = |_: &Ranges| Ok(quantise::quantise(model, &self.ranges_of(model)?));
+        self.ranges.as_ref().map(rounded).transpose()
     }
 
     /// The labels of a calibration image, as of a batch of one.

@@ -16,6 +16,7 @@ pub use read::{parse, read};
 pub use section::nearest;
 pub use units::{Mib, Millis, Ratio, UnitError};
 
+use crate::graph::Dtype;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -139,6 +140,8 @@ pub struct ModelChoice {
     pub sizes: Vec<usize>,
     /// Images per run of the network on the device.
     pub batch: usize,
+    /// The numbers that the network computes with on the device.
+    pub dtype: Dtype,
 }
 
 /// What is taken away.
@@ -265,7 +268,7 @@ impl Default for Profile {
                 max_map_drop: None,
                 floors: BTreeMap::new(),
             },
-            model: ModelChoice { path: None, imgsz: None, sizes: vec![], batch: 1 },
+            model: ModelChoice { path: None, imgsz: None, sizes: vec![], batch: 1, dtype: Dtype::F32 },
             data: None,
             search: Search {
                 strategy: Strategy::Structured,

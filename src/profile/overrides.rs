@@ -1,6 +1,7 @@
 //! Flags of the command line on top of a profile.
 
 use super::{Mib, Millis, Profile, Ratio, Strategy};
+use crate::graph::Dtype;
 use std::path::PathBuf;
 
 /// Values that replace those of a profile. A latency budget of either kind replaces both kinds.
@@ -12,6 +13,8 @@ pub struct Overrides {
     pub data: Option<PathBuf>,
     /// Replaces `[model] imgsz`, be it one or several.
     pub imgsz: Option<usize>,
+    /// Replaces `[model] dtype`.
+    pub dtype: Option<Dtype>,
     /// Replaces `[budget] latency-ms`.
     pub latency: Option<Millis>,
     /// Replaces `[budget] latency-ratio`.
@@ -51,6 +54,7 @@ impl Overrides {
         if let Some(side) = self.imgsz {
             (profile.model.imgsz, profile.model.sizes) = (Some(side), vec![side]);
         }
+        profile.model.dtype = self.dtype.unwrap_or(profile.model.dtype);
         profile.data = self.data.or(profile.data);
         profile.finetune.epochs = self.epochs.unwrap_or(profile.finetune.epochs);
         profile.search.strategy = self.strategy.unwrap_or(profile.search.strategy);

@@ -5,6 +5,7 @@ use super::{
     Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Problem, Profile, ProfileError, Ratio, Strategy, UnitError,
 };
 use crate::files;
+use crate::graph::Dtype;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
@@ -38,6 +39,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("budget", "max-map-drop"),
     ("budget", "floors"),
     ("model", "imgsz"),
+    ("model", "dtype"),
     ("model", "path"),
     ("search", "strategy"),
     ("search", "sparsity"),
@@ -203,6 +205,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     m.path = s.text("path").map(beside);
     m.sizes = s.counts("imgsz", 1..=4096).unwrap_or_default();
     m.imgsz = m.sizes.first().copied();
+    m.dtype = s.choice("dtype", &Dtype::ALL).unwrap_or(m.dtype);
     m.batch = s.count("batch", 1..=MANY).unwrap_or(m.batch);
     if m.batch != 1 {
         s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));

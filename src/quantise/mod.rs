@@ -5,7 +5,7 @@
 //! rounded more finely (Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient Inference", 2019).
 
 use crate::engine::{Engine, EngineError, Options};
-use crate::graph::{Dtype, NodeId, Op};
+use crate::graph::{Dtype, Graph, NodeId, Op};
 use crate::kernels::{input_scale, weight_scale};
 use crate::model::{Model, Tensor};
 use std::collections::BTreeMap;
@@ -74,10 +74,8 @@ pub fn ranges(
     (height, width): (usize, usize),
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Ranges, EngineError> {
-    let mut plain = model.clone();
-    plain.graph.dtype = Dtype::Int8;
-    let layers = plain.graph.int8_layers();
-    plain.graph.dtype = Dtype::F32;
+    let layers = Graph { dtype: Dtype::Int8, ..model.graph.clone() }.int8_layers();
+    let plain = model.clone().into_f32();
     let graph = &plain.graph;
     let chosen = || graph.ids().filter(|id| layers[id.index()]).map(|id| (id, graph.node(id).inputs[0]));
     let mut seen: BTreeMap<NodeId, Seen> = chosen().map(|(_, input)| (input, Seen::default())).collect();

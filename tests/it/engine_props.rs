@@ -1,7 +1,7 @@
 //! The compiled engine against the plain reference on random graphs of all operators, and its promises.
 
 #[path = "networks.rs"]
-mod networks;
+pub mod networks;
 
 use crate::forward::yolo;
 use networks::{image, network};

@@ -22,6 +22,7 @@ mod job;
 mod loss;
 mod onnx;
 mod profile;
+mod quantise;
 #[cfg(feature = "toolkit")]
 mod repair;
 mod report;

@@ -72,6 +72,7 @@ fn sample(with_tuning: bool) -> Report {
         cut: stage(0.2104, 1_971_240, &classes),
         repaired,
         tuned,
+        int8: None,
         controls: BTreeMap::from([("uncut + repair".to_owned(), stage(0.3702, 2_624_080, &classes))]),
         search: Search { loss: 0.0412, lower_bound: 0.041, gap: 0.0048, predicted_ms: 21.4, rounds: 3 },
         table_errors: vec![0.004, 0.011, 0.019],

@@ -35,6 +35,9 @@ pub struct Args {
     /// Side of the square input image, pixels
     #[arg(long, value_name = "N")]
     imgsz: Option<String>,
+    /// Numbers that the network computes with on the device: f32, or int8, which is faster and a quarter of the size
+    #[arg(long, value_name = "NAME")]
+    dtype: Option<String>,
     /// Latency budget per frame, milliseconds
     #[arg(long, value_name = "X", conflicts_with = "latency_ratio")]
     latency_ms: Option<String>,
@@ -122,6 +125,7 @@ impl Args {
             ("--model", path(&self.model)),
             ("--data", path(&self.data)),
             ("--imgsz", self.imgsz.clone()),
+            ("--dtype", self.dtype.clone()),
             ("--latency-ms", self.latency_ms.clone()),
             ("--latency-ratio", self.latency_ratio.clone()),
             ("--memory-mib", self.memory_mib.clone()),

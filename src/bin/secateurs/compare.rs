@@ -3,7 +3,8 @@
 use super::failure::Failure;
 use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
-use secateurs::pipeline::{self, Event, Scheme};
+use secateurs::graph::Dtype;
+use secateurs::pipeline::{self, Event, Job, Scheme};
 use secateurs::profile::{Overrides, Profile, Ratio};
 use secateurs::repair::Method;
 use secateurs::report::comparison::Comparison;
@@ -73,7 +74,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     };
     let profile = overrides.apply(Profile::default());
     let cache = args.cache.unwrap_or_else(|| args.out.join(".cache"));
-    let job = prune::job(&profile, &args.out, &cache);
+    // Ways to prune are compared in f32.
+    let job = Job { dtype: Dtype::F32, ..prune::job(&profile, &args.out, &cache) };
     let mut schemes = args.importance;
     if !schemes.contains(&Scheme::UNIFORM) {
         schemes.push(Scheme::UNIFORM);

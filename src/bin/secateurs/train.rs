@@ -169,7 +169,7 @@ fn start(arch: &str, data: &Dataset, seed: u64) -> Result<Model, Failure> {
             let weights = train::init(&graph, seed);
             Model::new(graph, weights, Info::default()).map_err(Failure::internal)?
         }
-        None => import::load(Path::new(arch))?,
+        None => import::load(Path::new(arch))?.into_f32(),
     };
     if model.graph.classes() != data.names.len() {
         let (classes, named) = (model.graph.classes(), data.names.len());

@@ -175,9 +175,7 @@ fn table<'a>(columns: &[(String, &Stage)], figures: impl Iterator<Item = &'a (&'
 }
 
 fn stages(report: &Report) -> String {
-    let mut columns: Vec<(String, &Stage)> =
-        vec![("uncut".into(), &report.uncut), ("cut".into(), &report.cut), ("repaired".into(), &report.repaired)];
-    columns.extend(report.tuned.as_ref().map(|stage| ("tuned".into(), stage)));
+    let columns: Vec<(String, &Stage)> = report.stages().map(|(name, stage)| (name.to_owned(), stage)).collect();
     let runs = report.uncut.latency.as_ref().map_or(String::new(), |d| {
         format!(
             " Latency: {} frames of each network in turn, {} thread{}, {} px; only the uncut model and the one that ships are measured.",
