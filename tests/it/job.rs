@@ -3,7 +3,7 @@
 use assert_cmd::Command;
 use secateurs::data::demo;
 use secateurs::engine::{Options, plan_memory};
-use secateurs::graph::Graph;
+use secateurs::graph::{Dtype, Graph};
 use secateurs::model;
 use secateurs::pipeline::{PlanFile, sha256};
 use secateurs::train;
@@ -139,6 +139,47 @@ fn a_yolov8_is_pruned_and_tuned() {
     assert!(bytes(&cut.graph) <= 0.751 * bytes(&graph), "{} of {}", bytes(&cut.graph), bytes(&graph));
     let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("out/report.json")).unwrap()).unwrap();
     assert!(report["tuned"]["params"].as_f64() < report["uncut"]["params"].as_f64(), "{text}");
+}
+
+#[test]
+fn the_demo_ships_in_whole_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let uncut = model::load(&demo()).unwrap();
+    let flags = [flag("memory-mib", 0.5 * mib(&uncut.graph)), ["--dtype".into(), "int8".into()]].concat();
+    let (code, text) = prune(folder.path(), "a", &flags);
+    assert_eq!(code, 0, "{text}");
+    let out = folder.path().join("a");
+    let report: Value = serde_json::from_slice(&std::fs::read(out.join("report.json")).unwrap()).unwrap();
+    let of = |stage: &Value, key: &str| stage[key].as_f64().unwrap();
+    let (before, after) = (&report["repaired"], &report["int8"]);
+    assert!(of(after, "map50_95") > of(before, "map50_95") - 0.03, "{report}");
+    assert!(2.0 * of(after, "file_bytes") < of(before, "file_bytes"), "{report}");
+    assert!(of(after, "peak_memory_bytes") < of(before, "peak_memory_bytes"), "{report}");
+    assert!(of(&report["controls"]["uncut + int8"], "map50_95") > 0.4, "{report}");
+    let shipped = model::load(&out.join("model.safetensors")).unwrap();
+    assert_eq!((shipped.graph.dtype, uncut.graph.dtype), (Dtype::Int8, Dtype::F32));
+    assert_eq!(mib(&shipped.graph) * f64::from(1 << 20), of(after, "peak_memory_bytes"));
+
+    // What came out can be pruned further, and is taken as f32 for that.
+    let data = demo::write(&folder.path().join("drawn"), 48, 12).unwrap();
+    let again = [
+        &flag("memory-mib", 0.4 * mib(&uncut.graph))[..],
+        &[
+            format!("--model={}", out.join("model.safetensors").display()),
+            format!("--data={}", data.display()),
+            "--imgsz=160".into(),
+        ],
+    ]
+    .concat();
+    let (code, text) = prune(folder.path(), "b", &again);
+    assert!(code == 0 && text.contains("its values are taken as f32"), "{text}");
+
+    // Whole numbers are for our own runtime on a processor.
+    let profile = folder.path().join("gpu.toml");
+    std::fs::write(&profile, "[device]\ncuda = \"sm_87\"\n[budget]\nmemory-mib = 64\n[model]\ndtype = \"int8\"\n")
+        .unwrap();
+    let (code, text) = prune(folder.path(), "c", &[format!("--profile={}", profile.display())]);
+    assert!(code == 2 && text.contains("the profile has a GPU"), "{text}");
 }
 
 #[test]

@@ -67,6 +67,9 @@ enum Command {
     /// Write a model in a format of others
     #[command(disable_help_flag = true)]
     Export(Words),
+    /// Write a model in 8-bit whole numbers: a quarter of the size, and faster
+    #[command(disable_help_flag = true, alias = "quantize")]
+    Quantise(Words),
     /// Train a network from nothing, or a model further
     #[command(disable_help_flag = true)]
     Train(Words),
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::Detect(words) => forward::run("detect", &words.words),
         Command::Inspect(words) => forward::run("inspect", &words.words),
         Command::Export(words) => forward::run("export", &words.words),
+        Command::Quantise(words) => forward::run("quantise", &words.words),
         Command::Train(words) => forward::run("train", &words.words),
     };
     match done {
