@@ -54,7 +54,7 @@ fn the_plan_is_what_is_allocated_and_a_run_allocates_nothing() {
         let options = Options { threads, ..Options::default() };
         let planned = plan_memory(&model.graph, size.0, size.1, &options).unwrap();
         let before = LIVE.load(Ordering::SeqCst);
-        let mut engine = Engine::new(&model, size.0, size.1, &options).unwrap();
+        let mut engine = Engine::new(model, size.0, size.1, &options).unwrap();
         let held = (LIVE.load(Ordering::SeqCst) - before) as f64;
         let case = format!("{size:?} on {threads} threads: planned {planned:?}, allocated {held}");
         assert_eq!(engine.memory(), planned, "{case}");
