@@ -3,8 +3,10 @@
 use super::lanes;
 use crate::graph::Conv;
 use faer::linalg::matmul::matmul;
+use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The geometry of a convolution.
 #[derive(Clone, Copy, Debug)]
@@ -76,12 +78,19 @@ impl Geometry {
         (from, to.max(from))
     }
 
-    /// Calls `visit(row of the patch matrix, first output, first input, count)` for every run of outputs whose inputs
-    /// are inside the image; input positions advance by the stride.
+    /// Output lines whose patch matrix stays near the processor while it is used.
+    fn bands(&self, (h, w): (usize, usize)) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (all, lines) = (self.side(h), (BAND / (self.rows() * self.side(w)).max(1)).max(1));
+        (0..all).step_by(lines).map(move |from| from..(from + lines).min(all))
+    }
+
+    /// Calls `visit(row of the patch matrix, first output, first input, count)` for every run of outputs in some lines whose
+    /// inputs are inside the image; outputs count from the first line, input positions advance by the stride.
     #[inline(always)]
     pub(super) fn runs(
         &self,
         (h, w): (usize, usize),
+        lines: &Range<usize>,
         channel: usize,
         mut visit: impl FnMut(usize, usize, usize, usize),
     ) {
@@ -94,9 +103,9 @@ impl Geometry {
                     continue;
                 }
                 let row = (channel * self.kernel + ky) * self.kernel + kx;
-                for oy in y0..y1 {
+                for oy in y0.max(lines.start)..y1.min(lines.end) {
                     let input = (oy * self.stride + ky - self.padding) * w + x0 * self.stride + kx - self.padding;
-                    visit(row, oy * ow + x0, input, x1 - x0);
+                    visit(row, (oy - lines.start) * ow + x0, input, x1 - x0);
                 }
             }
         }
@@ -105,6 +114,9 @@ impl Geometry {
 
 /// Positions that a matrix product should at least have: images with fewer are taken together.
 const COLUMNS: usize = 256;
+
+/// Values of the patch matrix of a band of lines, about.
+const BAND: usize = 1 << 17;
 
 /// Images or rows that are one piece of work where the kernel covers the whole image.
 const PIECE: usize = 16;
@@ -125,19 +137,22 @@ fn leftover(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// The patch matrix `[c_in * k * k, images * area]` of some images, one after the other.
-fn patches<'a>(g: &Geometry, x: &'a [f32], (h, w): (usize, usize), scratch: &'a mut Vec<f32>) -> &'a [f32] {
+/// The patch matrix `[c_in * k * k, images * lines * ow]` of some output lines of some images, one after the other.
+fn patches<'a>(
+    g: &Geometry,
+    x: &[f32],
+    (h, w): (usize, usize),
+    lines: &Range<usize>,
+    scratch: &'a mut Vec<f32>,
+) -> &'a [f32] {
     let images = x.len() / (g.c_in * h * w);
-    if g.plain() && images == 1 {
-        return x;
-    }
-    let (area, k2) = (g.area(h, w), g.kernel * g.kernel);
+    let (area, k2) = (lines.len() * g.side(w), g.kernel * g.kernel);
     let columns = images * area;
     let scratch = leftover(scratch, g.rows() * columns);
     for (image, x) in x.chunks_exact(g.c_in * h * w).enumerate() {
         for (x, rows) in x.chunks_exact(h * w).zip(scratch.chunks_exact_mut(k2 * columns)) {
             for (tap, row) in rows.chunks_exact_mut(columns).enumerate() {
-                shifted(g, x, (h, w), (tap / g.kernel, tap % g.kernel), &mut row[image * area..][..area]);
+                shifted(g, x, (h, w), (tap / g.kernel, tap % g.kernel), lines, &mut row[image * area..][..area]);
             }
         }
     }
@@ -145,12 +160,20 @@ fn patches<'a>(g: &Geometry, x: &'a [f32], (h, w): (usize, usize), scratch: &'a 
 }
 
 /// One row of the patch matrix: the plane as the window sees it at one offset, zeros where it sees the padding.
-fn shifted(g: &Geometry, x: &[f32], (h, w): (usize, usize), (ky, kx): (usize, usize), row: &mut [f32]) {
+fn shifted(
+    g: &Geometry,
+    x: &[f32],
+    (h, w): (usize, usize),
+    (ky, kx): (usize, usize),
+    lines: &Range<usize>,
+    row: &mut [f32],
+) {
     let ((y0, y1), (x0, x1)) = (g.valid(ky, h), g.valid(kx, w));
-    let ow = g.side(w);
-    row[..y0 * ow].fill(0.0);
-    row[y1 * ow..].fill(0.0);
-    for (oy, line) in row.chunks_exact_mut(ow).enumerate().take(y1).skip(y0) {
+    for (oy, line) in lines.clone().zip(row.chunks_exact_mut(g.side(w))) {
+        if oy < y0 || oy >= y1 {
+            line.fill(0.0);
+            continue;
+        }
         line[..x0].fill(0.0);
         line[x1..].fill(0.0);
         if x0 == x1 {
@@ -215,13 +238,23 @@ pub fn forward(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize)) 
     let parts = y.par_chunks_mut(together * outer).zip(x.par_chunks(together * inner));
     parts.for_each_init(Scratch::default, |scratch, (y, x)| {
         let columns = x.len() / inner * area;
-        let patches = rows(patches(g, x, (h, w), &mut scratch.patches), g.rows(), columns);
-        if columns == area {
-            matmul(rows_mut(y, g.c_out, area), Accum::Replace, kernel, patches, 1.0, Par::Seq);
-        } else {
+        if columns > area {
+            let patches = patches(g, x, (h, w), &(0..g.side(h)), &mut scratch.patches);
             let matrix = leftover(&mut scratch.outputs, y.len());
-            matmul(rows_mut(matrix, g.c_out, columns), Accum::Replace, kernel, patches, 1.0, Par::Seq);
+            let product = rows_mut(matrix, g.c_out, columns);
+            matmul(product, Accum::Replace, kernel, rows(patches, g.rows(), columns), 1.0, Par::Seq);
             scatter(matrix, g.c_out, area, y);
+            return;
+        }
+        let mut y = rows_mut(y, g.c_out, area);
+        if g.plain() {
+            matmul(y, Accum::Replace, kernel, rows(x, g.rows(), area), 1.0, Par::Seq);
+            return;
+        }
+        for lines in g.bands((h, w)) {
+            let (from, columns) = (lines.start * g.side(w), lines.len() * g.side(w));
+            let patches = rows(patches(g, x, (h, w), &lines, &mut scratch.patches), g.rows(), columns);
+            matmul(y.rb_mut().subcols_mut(from, columns), Accum::Replace, kernel, patches, 1.0, Par::Seq);
         }
     });
     y
@@ -312,25 +345,32 @@ fn images(
     let (k, area) = (g.rows(), g.area(h, w));
     let columns = dy.len() / g.c_out;
     let dy = rows(gather(dy, g.c_out, area, &mut scratch.outputs), g.c_out, columns);
-    let mut dk = Vec::new();
-    if want_kernel {
-        dk.resize(g.c_out * k, 0.0);
-        let patches = rows(patches(g, x, (h, w), &mut scratch.patches), k, columns);
-        matmul(rows_mut(&mut dk, g.c_out, k), Accum::Replace, dy, patches.transpose(), 1.0, Par::Seq);
-    }
-    if want_input {
-        let kernel = rows(kernel, g.c_out, k).transpose();
-        if g.plain() && columns == area {
-            matmul(rows_mut(dx, k, area), Accum::Replace, kernel, dy, 1.0, Par::Seq);
-            return dk;
+    let transposed = rows(kernel, g.c_out, k).transpose();
+    let mut dk = vec![0.0; if want_kernel { g.c_out * k } else { 0 }];
+    if g.plain() && columns == area {
+        if want_kernel {
+            matmul(rows_mut(&mut dk, g.c_out, k), Accum::Replace, dy, rows(x, k, area).transpose(), 1.0, Par::Seq);
         }
-        let gradient = leftover(&mut scratch.gradient, k * columns);
-        matmul(rows_mut(gradient, k, columns), Accum::Replace, kernel, dy, 1.0, Par::Seq);
-        if g.plain() {
-            scatter(gradient, k, area, dx);
-        } else {
+        if want_input {
+            matmul(rows_mut(dx, k, area), Accum::Replace, transposed, dy, 1.0, Par::Seq);
+        }
+        return dk;
+    }
+    let whole = std::iter::once(0..g.side(h));
+    // Images that are taken together are small.
+    let bands: Vec<Range<usize>> = if columns > area { whole.collect() } else { g.bands((h, w)).collect() };
+    for lines in bands {
+        let ow = g.side(w);
+        let dy = if columns > area { dy } else { dy.subcols(lines.start * ow, lines.len() * ow) };
+        if want_kernel {
+            let patches = rows(patches(g, x, (h, w), &lines, &mut scratch.patches), k, dy.ncols());
+            matmul(rows_mut(&mut dk, g.c_out, k), Accum::Add, dy, patches.transpose(), 1.0, Par::Seq);
+        }
+        if want_input {
+            let gradient = leftover(&mut scratch.gradient, k * dy.ncols());
+            matmul(rows_mut(gradient, k, dy.ncols()), Accum::Replace, transposed, dy, 1.0, Par::Seq);
             for (image, dx) in dx.chunks_exact_mut(g.c_in * h * w).enumerate() {
-                lanes::add_patches(g, (h, w), &gradient[image * area..], columns, dx);
+                lanes::add_patches(g, (h, w), &lines, &gradient[image * area..], dy.ncols(), dx);
             }
         }
     }

@@ -1,11 +1,13 @@
-//! Loops over one plane or row. Each is compiled twice on x86-64, for every processor and for AVX2, and the better one
-//! that the processor has is taken.
+//! Loops over one plane or row. Each is compiled three times on x86-64, for every processor, for AVX2 and for AVX-512, and
+//! the best one that the processor has is taken.
 #![allow(unsafe_code)]
 
 use super::conv::Geometry;
 use crate::graph::Activation;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
-/// Functions with a second instance for AVX2 and FMA.
+/// Functions with further instances for AVX2 with FMA, and for AVX-512.
 macro_rules! lanes {
     ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$meta])*
@@ -18,6 +20,14 @@ macro_rules! lanes {
                 fn wide($($arg: $kind),*) $(-> $out)? {
                     portable($($arg),*)
                 }
+                #[target_feature(enable = "avx512f,fma")]
+                fn widest($($arg: $kind),*) $(-> $out)? {
+                    portable($($arg),*)
+                }
+                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has what `widest` is compiled for.
+                    return unsafe { widest($($arg),*) };
+                }
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                     // SAFETY: the processor has what `wide` is compiled for.
                     return unsafe { wide($($arg),*) };
@@ -29,31 +39,37 @@ macro_rules! lanes {
 }
 
 lanes! {
-    /// `y = act(scale * z + shift)`.
-    fn affine(act: Activation, scale: f32, shift: f32, z: &[f32], y: &mut [f32]) {
+    /// `y = act(scale * z + shift)`; all of `y` is written.
+    fn affine(act: Activation, scale: f32, shift: f32, z: &[f32], y: &mut [MaybeUninit<f32>]) {
         match act {
-            Activation::Identity => y.iter_mut().zip(z).for_each(|(y, z)| *y = z * scale + shift),
-            Activation::Relu => y.iter_mut().zip(z).for_each(|(y, z)| *y = (z * scale + shift).max(0.0)),
-            Activation::Silu => y.iter_mut().zip(z).for_each(|(y, z)| {
+            Activation::Identity => write(y, z, z, |z, _| z * scale + shift),
+            Activation::Relu => write(y, z, z, |z, _| (z * scale + shift).max(0.0)),
+            Activation::Silu => write(y, z, z, |z, _| {
                 let t = z * scale + shift;
-                *y = t * sigmoid(t);
+                t * sigmoid(t)
             }),
-        }
+        };
     }
 
-    /// `dt = dy * act'(scale * z + shift)`; gives the sums of `dt` and of `dt * (z - mean)`.
-    fn affine_slopes(act: Activation, scale: f32, shift: f32, mean: f32, z: &[f32], dy: &[f32], dt: &mut [f32]) -> [f64; 2] {
-        match act {
-            Activation::Identity => dt.copy_from_slice(dy),
-            Activation::Relu => dt.iter_mut().zip(z).zip(dy).for_each(|((dt, z), dy)| {
-                *dt = if z * scale + shift > 0.0 { *dy } else { 0.0 };
-            }),
-            Activation::Silu => dt.iter_mut().zip(z).zip(dy).for_each(|((dt, z), dy)| {
+    /// `dt = dy * act'(scale * z + shift)`, all of it; gives the sums of `dt` and of `dt * (z - mean)`.
+    fn affine_slopes(
+        act: Activation,
+        scale: f32,
+        shift: f32,
+        mean: f32,
+        z: &[f32],
+        dy: &[f32],
+        dt: &mut [MaybeUninit<f32>],
+    ) -> [f64; 2] {
+        let dt: &[f32] = match act {
+            Activation::Identity => write(dt, dy, dy, |dy, _| dy),
+            Activation::Relu => write(dt, z, dy, |z, dy| if z * scale + shift > 0.0 { dy } else { 0.0 }),
+            Activation::Silu => write(dt, z, dy, |z, dy| {
                 let t = z * scale + shift;
                 let s = sigmoid(t);
-                *dt = dy * (s * (1.0 + t * (1.0 - s)));
+                dy * (s * (1.0 + t * (1.0 - s)))
             }),
-        }
+        };
         let (mut plain, mut with_z) = (0.0f64, 0.0f64);
         for (dt, z) in dt.chunks(RUN).zip(z.chunks(RUN)) {
             plain += f64::from(strands(dt, dt, |dt, _| dt));
@@ -94,7 +110,7 @@ lanes! {
 
     /// Depthwise convolution of one plane; `y` comes in as zeros.
     fn depthwise(g: &Geometry, size: (usize, usize), taps: &[f32], x: &[f32], y: &mut [f32]) {
-        g.runs(size, 0, |row, out, input, count| {
+        g.runs(size, &(0..g.side(size.0)), 0, |row, out, input, count| {
             let factor = taps[row];
             let y = &mut y[out..out + count];
             if g.stride == 1 {
@@ -107,7 +123,7 @@ lanes! {
 
     /// Gradient of one plane's input; `dx` comes in as zeros.
     fn depthwise_dx(g: &Geometry, size: (usize, usize), taps: &[f32], dy: &[f32], dx: &mut [f32]) {
-        g.runs(size, 0, |row, out, input, count| {
+        g.runs(size, &(0..g.side(size.0)), 0, |row, out, input, count| {
             let (dy, factor) = (&dy[out..out + count], taps[row]);
             if g.stride == 1 {
                 dx[input..input + count].iter_mut().zip(dy).for_each(|(dx, dy)| *dx += factor * dy);
@@ -119,7 +135,7 @@ lanes! {
 
     /// Gradient of one plane's taps; `dw` comes in as zeros.
     fn depthwise_dw(g: &Geometry, size: (usize, usize), x: &[f32], dy: &[f32], dw: &mut [f32]) {
-        g.runs(size, 0, |row, out, input, count| {
+        g.runs(size, &(0..g.side(size.0)), 0, |row, out, input, count| {
             let dy = &dy[out..out + count];
             dw[row] += if g.stride == 1 {
                 strands(&x[input..input + count], dy, |x, dy| x * dy)
@@ -130,10 +146,17 @@ lanes! {
     }
 
     /// The transpose of the patch matrix: adds every entry to the pixel it came from. Rows of `patches` begin `pitch`
-    /// values after each other; `dx` is one image.
-    fn add_patches(g: &Geometry, size: (usize, usize), patches: &[f32], pitch: usize, dx: &mut [f32]) {
+    /// values after each other; `dx` is one image, of which some output lines are added.
+    fn add_patches(
+        g: &Geometry,
+        size: (usize, usize),
+        lines: &Range<usize>,
+        patches: &[f32],
+        pitch: usize,
+        dx: &mut [f32],
+    ) {
         for (channel, dx) in dx.chunks_exact_mut(size.0 * size.1).enumerate() {
-            g.runs(size, channel, |row, out, input, count| {
+            g.runs(size, lines, channel, |row, out, input, count| {
                 let from = &patches[row * pitch + out..][..count];
                 if g.stride == 1 {
                     dx[input..input + count].iter_mut().zip(from).for_each(|(dx, d)| *dx += d);
@@ -143,6 +166,20 @@ lanes! {
             });
         }
     }
+}
+
+/// `to = f(a, b)`.
+///
+/// # Panics
+/// If the slices are not of one length.
+#[inline(always)]
+fn write<'t>(to: &'t mut [MaybeUninit<f32>], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> &'t mut [f32] {
+    assert!(to.len() == a.len() && to.len() == b.len());
+    to.iter_mut().zip(a).zip(b).for_each(|((to, a), b)| {
+        to.write(f(*a, *b));
+    });
+    // SAFETY: all three are of one length, so that every value was written.
+    unsafe { to.assume_init_mut() }
 }
 
 /// Values summed in f32 before the sum goes on in f64.

@@ -1,5 +1,7 @@
 //! Batch normalisation and activation: `y = act(gamma * (z - mean) / sqrt(var + eps) + beta)` (Ioffe and Szegedy 2015).
 
+#![allow(unsafe_code)]
+
 use super::lanes;
 use crate::graph::Activation;
 use rayon::prelude::*;
@@ -67,27 +69,34 @@ impl Affine {
 
     /// `y` for `z` `[N, C, area]`.
     pub fn forward(&self, z: &[f32], area: usize) -> Vec<f32> {
-        let mut y = vec![0.0f32; z.len()];
-        y.par_chunks_exact_mut(area).zip(z.par_chunks_exact(area)).enumerate().for_each(|(i, (y, z))| {
+        let mut y = Vec::with_capacity(z.len());
+        let planes = y.spare_capacity_mut()[..z.len()].par_chunks_mut(area).zip(z.par_chunks(area));
+        planes.enumerate().for_each(|(i, (y, z))| {
             let c = i % self.gamma.len();
             lanes::affine(self.act, self.scale(c), self.shift[c], z, y);
         });
+        // SAFETY: every plane was written.
+        unsafe { y.set_len(z.len()) };
         y
     }
 
     /// The gradients for `dy`; `batch` says that the moments are those of `z`, so that gradients pass through them.
     pub fn backward(&self, z: &[f32], dy: &[f32], area: usize, batch: bool) -> Gradients {
+        assert_eq!(z.len(), dy.len());
         let channels = self.gamma.len();
         let count = (z.len() / channels) as f64;
-        let mut dz = vec![0.0f32; z.len()];
+        let mut dz = Vec::with_capacity(z.len());
         // First the gradient before the activation, and its sums per plane.
-        let planes = dz.par_chunks_exact_mut(area).zip(z.par_chunks_exact(area)).zip(dy.par_chunks_exact(area));
+        let planes = dz.spare_capacity_mut()[..z.len()].par_chunks_mut(area);
+        let planes = planes.zip(z.par_chunks(area)).zip(dy.par_chunks(area));
         let sums = planes.enumerate().map(|(i, ((dz, z), dy))| {
             let c = i % channels;
             let [plain, with_z] = lanes::affine_slopes(self.act, self.scale(c), self.shift[c], self.mean[c], z, dy, dz);
             [plain, with_z * f64::from(self.inverse[c])]
         });
         let sums: Vec<[f64; 2]> = sums.collect();
+        // SAFETY: every plane was written, as there are as many gradients.
+        unsafe { dz.set_len(z.len()) };
         let total = |which: usize| {
             let channel = |c: usize| sums.iter().skip(c).step_by(channels).map(|s| s[which]).sum::<f64>() as f32;
             (0..channels).map(channel).collect::<Vec<f32>>()

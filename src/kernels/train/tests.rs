@@ -1,8 +1,11 @@
 //! The loops against their formulas in f64, at lengths that leave every remainder.
 
+#![allow(unsafe_code)]
+
 use super::conv::{self, Geometry};
 use super::lanes;
 use crate::graph::Activation;
+use std::mem::MaybeUninit;
 
 fn numbers(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 7919 + seed * 104_729) % 10_007) as f32 / 1000.0 - 5.0).collect()
@@ -36,9 +39,12 @@ fn loops_equal_their_formulas_at_every_length() {
         close("products", lanes::products(&z, &dy), z64.iter().zip(&dy64).map(|(z, d)| z * d).sum());
         let (scale, shift, mean) = (0.7, -0.4, 0.25);
         for act in [Activation::Identity, Activation::Relu, Activation::Silu] {
-            let (mut y, mut dt) = (vec![0.0; len], vec![0.0; len]);
+            let (mut y, mut dt) = (vec![MaybeUninit::new(f32::NAN); len], vec![MaybeUninit::new(f32::NAN); len]);
             lanes::affine(act, scale as f32, shift as f32, &z, &mut y);
             let sums = lanes::affine_slopes(act, scale as f32, shift as f32, mean as f32, &z, &dy, &mut dt);
+            // SAFETY: they were numbers from the start.
+            let [y, dt] =
+                [y, dt].map(|values| values.into_iter().map(|v| unsafe { v.assume_init() }).collect::<Vec<_>>());
             let (mut plain, mut with_z) = (0.0, 0.0);
             for i in 0..len {
                 let t = z64[i] * scale + shift;
