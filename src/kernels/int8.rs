@@ -136,6 +136,11 @@ pub fn weight_scale(most: f32) -> f32 {
     if step * 127.0 < most { f32::from_bits(step.to_bits() + 0x100) } else { step }
 }
 
+/// The number of steps, -127 to 127, that a weight is rounded to.
+pub fn weight_number(weight: f32, scale: f32) -> i32 {
+    if scale > 0.0 { (weight / scale).round().clamp(-127.0, 127.0) as i32 } else { 0 }
+}
+
 /// Scale and zero point of values of a range, which is widened to hold 0: `value = (number - zero) * scale`.
 pub fn input_scale([low, high]: [f32; 2]) -> (f32, f32) {
     let (low, high) = (low.min(0.0), high.max(0.0));
@@ -171,7 +176,7 @@ pub fn pack_int8(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], range
             let scale = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
             let mut sum = 0;
             for (at, weight) in kernel.iter().enumerate() {
-                let number = if scale > 0.0 { (weight / scale).round().clamp(-127.0, 127.0) as i32 } else { 0 };
+                let number = weight_number(*weight, scale);
                 sum += number;
                 let (ci, tap) = (at / taps, at % taps);
                 let word = panel.start * words.depth() + (tap * words.c_in + ci / per_word) * width + lane;

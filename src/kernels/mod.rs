@@ -47,7 +47,7 @@ pub use conv::{
     Algorithm, ConvSpec, conv, conv_image, conv_planes, conv_scratch, conv_zeros, pack_conv, packed_conv_len,
 };
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
-pub use int8::{conv_int8, input_scale, int8_shared, pack_int8, weight_scale};
+pub use int8::{conv_int8, input_scale, int8_shared, pack_int8, weight_number, weight_scale};
 pub use peak::peak_flops;
 pub use pixels::{activate, unfold};
 pub use pool::Pool;

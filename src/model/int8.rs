@@ -5,7 +5,7 @@
 
 use super::{Tensor, Weights};
 use crate::graph::{Graph, Op};
-use crate::kernels::weight_scale;
+use crate::kernels::{weight_number, weight_scale};
 use safetensors::{Dtype, SafeTensors};
 
 /// Suffixes of the two tensors.
@@ -36,7 +36,7 @@ pub(super) fn split(tensor: &Tensor, channels: usize) -> Option<Rounded> {
     for kernel in tensor.data().chunks((tensor.data().len() / channels.max(1)).max(1)) {
         let step = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
         for weight in kernel {
-            let number = if step > 0.0 { (weight / step).round() as i32 } else { 0 };
+            let number = weight_number(*weight, step);
             if value(number, step).to_bits() != weight.to_bits() {
                 return None;
             }

@@ -6,7 +6,7 @@
 
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::{Dtype, Graph, NodeId, Op};
-use crate::kernels::{input_scale, weight_scale};
+use crate::kernels::{input_scale, weight_number, weight_scale};
 use crate::model::{Model, Tensor};
 use std::collections::BTreeMap;
 
@@ -113,9 +113,7 @@ fn rounded(tensor: &Tensor, channels: usize) -> Tensor {
     let per_channel = (data.len() / channels.max(1)).max(1);
     for kernel in data.chunks_mut(per_channel) {
         let scale = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
-        // Not the negative zero.
-        let step = |w: f32| if scale > 0.0 { (w / scale).round() as i32 as f32 * scale } else { 0.0 };
-        kernel.iter_mut().for_each(|w| *w = step(*w));
+        kernel.iter_mut().for_each(|w| *w = weight_number(*w, scale) as f32 * scale);
     }
     Tensor::new(tensor.shape().to_vec(), data)
 }
