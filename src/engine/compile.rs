@@ -9,7 +9,7 @@
 use super::EngineError;
 use super::arena::{Span, assign};
 use super::processor::Processor;
-use crate::graph::{Activation, Attention, Conv, ConvTranspose, Graph, NodeId, Op, Shape};
+use crate::graph::{Activation, Attention, Conv, ConvTranspose, Dtype, Graph, NodeId, Op, Shape};
 use crate::kernels::{Algorithm, ConvSpec, View};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -21,7 +21,7 @@ pub(super) enum Action<T> {
     ConvImage { spec: ConvSpec, packed: Range<usize>, size: (usize, usize), dst: T, residual: Option<T> },
     ConvOut { spec: ConvSpec, packed: Range<usize>, src: T, slot: usize },
     Conv { spec: ConvSpec, depthwise: bool, packed: Range<usize>, src: T, dst: T, residual: Option<T> },
-    Int8 { spec: ConvSpec, packed: Range<usize>, src: T, dst: T, residual: Option<T>, shared: T },
+    Words { spec: ConvSpec, packed: Range<usize>, src: T, dst: T, residual: Option<T>, shared: Option<T> },
     MaxPool { window: (usize, usize, usize), src: T, dst: T },
     Upsample { factor: usize, src: T, dst: T },
     Unfold { factor: usize, src: T, dst: T },
@@ -45,9 +45,9 @@ impl<T: Copy> Action<T> {
             Self::Conv { spec, depthwise, packed, src, dst, residual } => {
                 Action::Conv { spec, depthwise, packed, src: f(src), dst: f(dst), residual: residual.map(&f) }
             }
-            Self::Int8 { spec, packed, src, dst, residual, shared } => {
+            Self::Words { spec, packed, src, dst, residual, shared } => {
                 let (src, dst, residual) = (f(src), f(dst), residual.map(&f));
-                Action::Int8 { spec, packed, src, dst, residual, shared: f(shared) }
+                Action::Words { spec, packed, src, dst, residual, shared: shared.map(&f) }
             }
             Self::MaxPool { window, src, dst } => Action::MaxPool { window, src: f(src), dst: f(dst) },
             Self::Upsample { factor, src, dst } => Action::Upsample { factor, src: f(src), dst: f(dst) },
@@ -73,7 +73,8 @@ impl<T: Copy> Action<T> {
             Self::Conv { depthwise: true, .. } => "depthwise",
             Self::Conv { spec, .. } if spec.algorithm == Algorithm::Winograd => "winograd",
             Self::Conv { .. } => "direct",
-            Self::Int8 { .. } => "int8",
+            Self::Words { spec, .. } if spec.algorithm == Algorithm::Half => "f16",
+            Self::Words { .. } => "int8",
             Self::MaxPool { .. } => "max-pool",
             Self::Upsample { .. } => "upsample",
             Self::Unfold { .. } => "unfold",
@@ -190,7 +191,7 @@ fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>, pro
     let input = NodeId(0);
     let direct = |reader: &NodeId| match &graph.node(*reader).op {
         Op::Conv(conv) => {
-            let algorithm = processor.algorithm(conv, shapes[reader.index()], false);
+            let algorithm = processor.algorithm(conv, shapes[reader.index()], Dtype::F32);
             !conv.is_depthwise() && algorithm == Algorithm::Direct
         }
         _ => false,
@@ -282,8 +283,8 @@ struct Emitter<'a> {
     processor: &'a dyn Processor,
     /// Convolutions read the input image itself.
     planar: bool,
-    /// The nodes that compute in 8-bit whole numbers.
-    int8: Vec<bool>,
+    /// The numbers of every node.
+    dtypes: Vec<Dtype>,
     graph: &'a Graph,
     shapes: &'a [Shape],
     parents: Vec<Option<(NodeId, usize)>>,
@@ -309,7 +310,7 @@ impl<'a> Emitter<'a> {
         Self {
             processor,
             planar: false,
-            int8: graph.int8_layers(),
+            dtypes: graph.layer_dtypes(),
             graph,
             shapes,
             parents,
@@ -380,7 +381,7 @@ impl<'a> Emitter<'a> {
             Op::Input { .. } => Action::Import { dst },
             Op::Conv(conv) => {
                 let image = self.planar && matches!(self.graph.node(node.inputs[0]).op, Op::Input { .. });
-                let algorithm = self.processor.algorithm(conv, dst.shape, self.int8[id.index()]);
+                let algorithm = self.processor.algorithm(conv, dst.shape, self.dtypes[id.index()]);
                 let spec = ConvSpec { planar: image, ..spec(conv, algorithm) };
                 let depthwise = conv.is_depthwise();
                 let packed = self.packed(&spec, depthwise);
@@ -391,10 +392,10 @@ impl<'a> Emitter<'a> {
                 let src = from(self, 0);
                 match (image, spec.algorithm) {
                     (true, _) => Action::ConvImage { spec, packed, size: (src.shape.h, src.shape.w), dst, residual },
-                    (_, Algorithm::Int8) => {
+                    (_, algorithm) if algorithm.over_words() => {
                         let c = self.processor.rounded_len(&spec, src.shape);
-                        let shared = self.workspace(Shape { c, h: 1, w: 1 });
-                        Action::Int8 { spec, packed, src, dst, residual, shared }
+                        let shared = (c > 0).then(|| self.workspace(Shape { c, h: 1, w: 1 }));
+                        Action::Words { spec, packed, src, dst, residual, shared }
                     }
                     _ => Action::Conv { spec, depthwise, packed, src, dst, residual },
                 }

@@ -10,7 +10,7 @@ pub(super) fn pack(processor: &dyn Processor, model: &Model, program: &Program, 
     for step in &program.steps {
         let (spec, depthwise, packed) = match &step.action {
             Action::Conv { spec, depthwise, packed, .. } => (spec, *depthwise, packed),
-            Action::Int8 { spec, packed, .. } => (spec, false, packed),
+            Action::Words { spec, packed, .. } => (spec, false, packed),
             Action::ConvImage { spec, packed, .. } | Action::ConvOut { spec, packed, .. } => (spec, false, packed),
             _ => continue,
         };

@@ -3,7 +3,7 @@
 use super::compile::{Action, Program, Slot, compile};
 use super::processor::Processor;
 use super::{EngineError, Options, StepTime, fold};
-use crate::graph::{Attention, Conv, NodeId, Shape};
+use crate::graph::{Attention, Conv, Dtype, NodeId, Shape};
 use crate::kernels::cuda::{self, CudaError, Device, Launch, Operands, Strided};
 use crate::kernels::{Algorithm, ConvSpec, View};
 use crate::model::Model;
@@ -19,7 +19,7 @@ impl From<CudaError> for EngineError {
 struct Cuda;
 
 impl Processor for Cuda {
-    fn algorithm(&self, _: &Conv, _: Shape, _: bool) -> Algorithm {
+    fn algorithm(&self, _: &Conv, _: Shape, _: Dtype) -> Algorithm {
         Algorithm::Direct
     }
 
@@ -164,7 +164,7 @@ impl Layout<'_> {
                 make(spec, operands, at(src), at(dst))
             }
             // Not asked for by `Cuda::algorithm`, under which its weights are those of any other.
-            Action::Int8 { spec, packed, src, dst, residual, .. } => {
+            Action::Words { spec, packed, src, dst, residual, .. } => {
                 let operands = Operands { packed: packed.start, residual: residual.as_ref().map(at) };
                 Launch::conv(spec, operands, at(src), at(dst))
             }

@@ -317,9 +317,9 @@ impl Engine {
                 let run = if *depthwise { kernels::depthwise } else { kernels::conv };
                 run(kernels, arena, spec, packed, *src, *dst, *residual);
             }
-            Action::Int8 { spec, packed, src, dst, residual, shared } => {
+            Action::Words { spec, packed, src, dst, residual, shared } => {
                 let packed = &weights.as_slice()[packed.clone()];
-                kernels::conv_int8(kernels, arena, spec, packed, *src, *dst, *residual, *shared);
+                kernels::conv_words(kernels, arena, spec, packed, *src, *dst, *residual, *shared);
             }
             Action::MaxPool { window, src, dst } => kernels::max_pool(kernels, arena, *window, *src, *dst),
             Action::Upsample { factor, src, dst } => kernels::upsample(kernels, arena, *factor, *src, *dst),

@@ -1,13 +1,13 @@
 //! What the compiler must know of a kind of processor: how it computes convolutions, and what that takes.
 
-use crate::graph::{Attention, Conv, Shape};
+use crate::graph::{Attention, Conv, Dtype, Shape};
 use crate::kernels::{self, Algorithm, ConvSpec, Isa};
 
 /// A kind of processor with kernels of its own. All sizes are in values.
 pub(super) trait Processor {
-    /// How a dense convolution with an output of this shape is computed; `int8` where the graph wants 8-bit whole numbers,
-    /// which a processor without kernels for them computes in f32.
-    fn algorithm(&self, conv: &Conv, out: Shape, int8: bool) -> Algorithm;
+    /// How a dense convolution with an output of this shape is computed. Numbers that a processor has no kernels for it
+    /// computes in f32.
+    fn algorithm(&self, conv: &Conv, out: Shape, dtype: Dtype) -> Algorithm;
 
     /// Size of a packed kernel with its biases.
     fn packed_len(&self, spec: &ConvSpec, depthwise: bool) -> usize;
@@ -19,7 +19,7 @@ pub(super) trait Processor {
     /// Working space per thread, and zeros to read, that a dense convolution needs.
     fn working_space(&self, spec: &ConvSpec) -> (usize, usize);
 
-    /// Space shared by all threads for an input of this shape that is rounded to whole numbers.
+    /// Space shared by all threads for an input of this shape that is rounded into words; 0 if none is needed.
     fn rounded_len(&self, spec: &ConvSpec, input: Shape) -> usize;
 
     /// Working space of an attention over so many pixels: shared by all threads, and per thread.
@@ -27,8 +27,12 @@ pub(super) trait Processor {
 }
 
 impl Processor for Isa {
-    fn algorithm(&self, conv: &Conv, out: Shape, int8: bool) -> Algorithm {
-        if int8 { Algorithm::Int8 } else { Algorithm::choose(conv.kernel, conv.stride, out.h, out.w) }
+    fn algorithm(&self, conv: &Conv, out: Shape, dtype: Dtype) -> Algorithm {
+        match dtype {
+            Dtype::Int8 => Algorithm::Int8,
+            Dtype::F16 if kernels::computes_halves(*self) => Algorithm::Half,
+            _ => Algorithm::choose(conv.kernel, conv.stride, out.h, out.w),
+        }
     }
 
     fn packed_len(&self, spec: &ConvSpec, depthwise: bool) -> usize {
@@ -47,6 +51,7 @@ impl Processor for Isa {
         match (depthwise, spec.algorithm) {
             (true, _) => kernels::pack_depthwise(spec, kernel, bias, packed),
             (_, Algorithm::Int8) => kernels::pack_int8(*self, spec, kernel, bias, range, packed),
+            (_, Algorithm::Half) => kernels::pack_half(*self, spec, kernel, bias, packed),
             _ => kernels::pack_conv(*self, spec, kernel, bias, packed),
         }
     }
@@ -56,7 +61,7 @@ impl Processor for Isa {
     }
 
     fn rounded_len(&self, spec: &ConvSpec, input: Shape) -> usize {
-        kernels::int8_shared(*self, spec, input.h, input.w)
+        kernels::words_shared(*self, spec, input.h, input.w)
     }
 
     fn attention_space(&self, op: &Attention, pixels: usize) -> (usize, usize) {

@@ -1,22 +1,25 @@
 //! The numbers that a network computes with.
 
-use super::{Graph, NodeId, Op};
+use super::{Conv, Graph, NodeId, Op};
 use serde::{Deserialize, Serialize};
 
-/// The numbers of the convolutions. Tensors between the layers are f32 in any case.
+/// The numbers of the convolutions that [`Graph::layer_dtypes`] names; the others are f32, and so are the tensors between
+/// the layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32-bit floating point.
     #[default]
     F32,
-    /// 8-bit whole numbers where [`Graph::int8_layers`] says so, f32 elsewhere.
+    /// 16-bit floating point, IEEE 754 binary16. Processors without such arithmetic compute in f32 with weights of 16 bits.
+    F16,
+    /// 8-bit whole numbers.
     Int8,
 }
 
 impl Dtype {
     /// All with the name users type.
-    pub const ALL: [(&str, Self); 2] = [("f32", Self::F32), ("int8", Self::Int8)];
+    pub const ALL: [(&str, Self); 3] = [("f32", Self::F32), ("f16", Self::F16), ("int8", Self::Int8)];
 
     /// The one of a name.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -27,6 +30,7 @@ impl Dtype {
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Int8 => "int8",
         }
     }
@@ -41,19 +45,25 @@ impl Dtype {
 pub const MAX_INT8_DEPTH: usize = i32::MAX as usize / (255 * 127);
 
 impl Graph {
-    /// For every node whether it is a convolution in 8-bit whole numbers. None is where the graph is f32. Else all dense
-    /// ones are but those that read the image (few channels, and all that the network knows) and those whose outputs the
+    /// For every node the numbers that it computes with. Where the graph is not f32, all dense convolutions are of its
+    /// numbers but those that read the image (few channels, and all that the network knows) and those whose outputs the
     /// caller reads (what they say is not refined by any layer behind them).
-    pub fn int8_layers(&self) -> Vec<bool> {
-        let int8 = |id: NodeId| match &self.node(id).op {
+    pub fn layer_dtypes(&self) -> Vec<Dtype> {
+        let narrow = |id: NodeId| match &self.node(id).op {
             Op::Conv(conv) => {
                 let source = self.node(id).inputs.first().map(|input| &self.node(*input).op);
                 let inside = !matches!(source, None | Some(Op::Input { .. })) && !self.outputs.contains(&id);
                 let depth = conv.kernel.saturating_mul(conv.kernel).saturating_mul(conv.c_in);
-                inside && conv.groups == 1 && depth <= MAX_INT8_DEPTH
+                inside && conv.groups == 1 && (self.dtype != Dtype::Int8 || depth <= MAX_INT8_DEPTH)
             }
             _ => false,
         };
-        self.ids().map(|id| self.dtype == Dtype::Int8 && int8(id)).collect()
+        self.ids().map(|id| if narrow(id) { self.dtype } else { Dtype::F32 }).collect()
+    }
+
+    /// The dense convolutions that compute in numbers of the graph's type, unless that is f32.
+    pub fn narrow_convs(&self) -> impl Iterator<Item = (NodeId, &Conv)> {
+        let dtypes = self.layer_dtypes();
+        self.convs().filter(move |(id, _)| !dtypes[id.index()].is_f32())
     }
 }

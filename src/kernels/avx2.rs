@@ -1,6 +1,6 @@
 //! AVX2 and FMA of x86-64: 16 registers of eight f32.
 
-use super::lanes::{Dots, Lanes, Register};
+use super::lanes::{Lanes, Register, Words};
 use super::product::{self, Product};
 use std::arch::x86_64::*;
 
@@ -156,14 +156,15 @@ impl Register for Pairs {
     }
     #[target_feature(enable = "avx2,fma")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::dots::<Self>(product, rows, vectors) }
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
     }
 }
 
 // SAFETY: as above.
-impl Dots for Pairs {
+impl Words for Pairs {
     type Float = Avx2;
     const PER_WORD: usize = 2;
+    const WHOLE: bool = true;
     const SHIFT: i32 = 0;
 
     #[inline(always)]

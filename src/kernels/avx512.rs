@@ -1,6 +1,6 @@
 //! AVX-512 of x86-64: 32 registers of sixteen f32, and masks for what is less than a register.
 
-use super::lanes::{Dots, Lanes, Register};
+use super::lanes::{Lanes, Register, Words};
 use super::product::{self, Product};
 use std::arch::x86_64::*;
 
@@ -136,14 +136,15 @@ impl Register for Vnni {
     }
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::dots::<Self>(product, rows, vectors) }
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
     }
 }
 
 // SAFETY: as above.
-impl Dots for Vnni {
+impl Words for Vnni {
     type Float = Avx512;
     const PER_WORD: usize = 4;
+    const WHOLE: bool = true;
     const SHIFT: i32 = 0;
 
     #[inline(always)]
@@ -153,5 +154,67 @@ impl Dots for Vnni {
     #[inline(always)]
     unsafe fn store_values(values: Avx512, to: *mut f32) {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(values.0))) }
+    }
+}
+
+/// One 512-bit register of sixteen pairs of halves, for AVX-512 FP16.
+#[derive(Clone, Copy)]
+pub(super) struct Fp16(__m512i);
+
+// SAFETY (all functions): as above, with AVX-512 FP16.
+impl Register for Fp16 {
+    const LANES: usize = Avx512::LANES;
+    const SUMS: usize = Avx512::SUMS;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self(unsafe { _mm512_setzero_si512() })
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        Self(unsafe { _mm512_set1_epi32(from.cast::<i32>().read()) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { _mm512_loadu_si512(from.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_si512(to.cast(), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        unsafe {
+            let [a, b, c] = [self, other, sum].map(|v| _mm512_castsi512_ph(v.0));
+            Self(_mm512_castph_si512(_mm512_fmadd_ph(a, b, c)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { Avx512::prefetch(from) }
+    }
+    #[target_feature(enable = "avx512f,avx512fp16")]
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    }
+}
+
+// SAFETY: as above.
+impl Words for Fp16 {
+    type Float = Avx512;
+    const PER_WORD: usize = 2;
+    const WHOLE: bool = false;
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn float(self) -> Avx512 {
+        unsafe {
+            let [even, odd] = [self.0, _mm512_srli_epi32::<16>(self.0)].map(|v| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)));
+            Avx512(_mm512_add_ps(even, odd))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_values(values: Avx512, to: *mut f32) {
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values.0)) }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::lanes::MAX_LANES;
 use super::product::panels;
-use super::{Buffer, Isa, Kernels, View, direct, int8, winograd};
+use super::{Buffer, Isa, Kernels, View, direct, winograd, words};
 use crate::graph::Activation;
 
 /// Sizes of a dense convolution.
@@ -37,8 +37,10 @@ pub enum Algorithm {
     Direct,
     /// Winograd's minimal filtering, 4 x 4 outputs of a 3 x 3 window at a time.
     Winograd,
-    /// Tap by tap in whole numbers of 8 bits ([`conv_int8`](super::conv_int8)).
+    /// Tap by tap in whole numbers of 8 bits ([`conv_words`](super::conv_words)).
     Int8,
+    /// Tap by tap in half precision ([`conv_words`](super::conv_words)).
+    Half,
 }
 
 impl Algorithm {
@@ -52,9 +54,14 @@ impl Algorithm {
     /// Values of a packed kernel per product of an input and an output channel.
     pub fn taps(self, kernel: usize) -> usize {
         match self {
-            Self::Direct | Self::Int8 => kernel * kernel,
+            Self::Direct | Self::Int8 | Self::Half => kernel * kernel,
             Self::Winograd => winograd::POSITIONS,
         }
+    }
+
+    /// Whether the input is rounded into words of several channels.
+    pub fn over_words(self) -> bool {
+        matches!(self, Self::Int8 | Self::Half)
     }
 }
 
@@ -83,7 +90,7 @@ impl ConvSpec {
 /// Values that the packed kernel and biases of a convolution take.
 pub fn packed_conv_len(isa: Isa, spec: &ConvSpec) -> usize {
     match spec.algorithm {
-        Algorithm::Int8 => int8::packed_len(isa, spec),
+        Algorithm::Int8 | Algorithm::Half => words::packed_len(isa, spec),
         _ => spec.biases() + spec.c_out.next_multiple_of(isa.lanes()) * spec.depth(),
     }
 }
@@ -91,7 +98,8 @@ pub fn packed_conv_len(isa: Isa, spec: &ConvSpec) -> usize {
 /// Values of working space that a thread needs.
 pub fn conv_scratch(isa: Isa, spec: &ConvSpec) -> usize {
     match spec.algorithm {
-        Algorithm::Direct | Algorithm::Int8 => direct::scratch(spec),
+        Algorithm::Direct => direct::scratch(spec),
+        Algorithm::Int8 | Algorithm::Half => words::scratch(isa, spec),
         Algorithm::Winograd => winograd::scratch(isa, spec),
     }
 }
@@ -102,14 +110,14 @@ pub fn conv_zeros(spec: &ConvSpec) -> usize {
     spec.kernel * spec.c_in + MAX_LANES
 }
 
-/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`, for any algorithm but [`Algorithm::Int8`].
+/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`, for an algorithm that is not over words.
 ///
 /// # Panics
 /// If a length is wrong.
 pub fn pack_conv(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], packed: &mut [f32]) {
     let (lanes, taps) = (isa.lanes(), spec.kernel * spec.kernel);
     assert_eq!((weights.len(), bias.len()), (spec.c_out * spec.c_in * taps, spec.c_out));
-    assert!(packed.len() == packed_conv_len(isa, spec) && spec.algorithm != Algorithm::Int8);
+    assert!(packed.len() == packed_conv_len(isa, spec) && !spec.algorithm.over_words());
     packed.fill(0.0);
     let (biases, values) = packed.split_at_mut(spec.biases());
     biases[..spec.c_out].copy_from_slice(bias);
@@ -124,14 +132,11 @@ pub fn pack_conv(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], packe
                     let row = if spec.planar { ci * taps + position } else { position * spec.c_in + ci };
                     rows[row * width + lane] = value;
                 };
-                match spec.algorithm {
-                    Algorithm::Direct | Algorithm::Int8 => {
-                        window.iter().enumerate().for_each(|(tap, value)| put(tap, ci, *value))
-                    }
-                    Algorithm::Winograd => {
-                        let transformed = winograd::transform_kernel(window);
-                        transformed.into_iter().enumerate().for_each(|(p, value)| put(p, ci, value));
-                    }
+                if spec.algorithm == Algorithm::Winograd {
+                    let transformed = winograd::transform_kernel(window);
+                    transformed.into_iter().enumerate().for_each(|(p, value)| put(p, ci, value));
+                } else {
+                    window.iter().enumerate().for_each(|(tap, value)| put(tap, ci, *value));
                 }
             }
         }
@@ -153,7 +158,7 @@ pub fn conv(
 ) {
     src.check(buffer);
     assert!(src.c == spec.c_in && src.disjoint(&dst) && !spec.planar, "{src:?} and {dst:?}");
-    assert_ne!(spec.algorithm, Algorithm::Int8);
+    assert!(!spec.algorithm.over_words());
     // SAFETY: the view was checked.
     let from = unsafe { src.ptr(buffer) };
     convolve(kernels, buffer, spec, packed, (from, src), dst, residual, std::ptr::null_mut());
@@ -199,7 +204,7 @@ pub fn conv_image(
     convolve(kernels, buffer, spec, packed, (image.as_ptr(), plane), dst, residual, std::ptr::null_mut());
 }
 
-/// Checks the views that are left, and runs. `shared` is the working space of [`Algorithm::Int8`].
+/// Checks the views that are left, and runs. `shared` is the working space of an algorithm over words.
 pub(super) fn convolve(
     kernels: &mut Kernels,
     buffer: &mut Buffer,
@@ -245,6 +250,7 @@ fn launch(
         bias: packed.as_ptr(),
         scale: std::ptr::null(),
         shift: std::ptr::null(),
+        rounding: std::ptr::null(),
         zeros: kernels.zeros.ptr(),
         workspace: kernels.workspace.ptr(),
         space: kernels.space,
@@ -252,7 +258,7 @@ fn launch(
     };
     match spec.algorithm {
         Algorithm::Direct => direct::run(kernels, operands),
-        Algorithm::Int8 => int8::run(kernels, operands),
+        Algorithm::Int8 | Algorithm::Half => words::run(kernels, operands),
         Algorithm::Winograd => winograd::run(kernels, operands),
     }
 }
@@ -270,14 +276,16 @@ pub(super) struct Operands {
     pub plane: usize,
     pub weights: *const f32,
     pub bias: *const f32,
-    /// Of whole numbers: factor and summand of the sums of every output channel; else null.
+    /// Of words: factor and summand of the sums of every output channel; else null.
     pub scale: *const f32,
     pub shift: *const f32,
     pub zeros: *const f32,
     /// Working space of all threads, `space` values each.
     pub workspace: *mut f32,
     pub space: usize,
-    /// Where the words of [`Algorithm::Int8`] go; else null.
+    /// Of words: a factor, the least and the greatest value, and the zero point of rounded inputs; else null.
+    pub rounding: *const f32,
+    /// Where the words of the whole input go; null where there are none, or where each run rounds what it reads.
     pub shared: *mut f32,
 }
 

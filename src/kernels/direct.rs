@@ -4,11 +4,12 @@
 //! then goes through the panels of output channels, so that a panel of weights stays in the cache for all tiles of the
 //! run. Where a window row lies in one piece inside the image, its taps are summed as one.
 
-use super::conv::{Algorithm, ConvSpec, Operands};
-use super::int8::{Unit, for_unit};
-use super::lanes::Register;
+use super::conv::{ConvSpec, Operands};
+use super::lanes::{Register, Words};
 use super::product::{MAX_ROWS, Panel, Product, even_rows, panels};
+use super::words::{Unit, for_unit, round_pixels};
 use super::{Kernels, for_isa};
+use std::ops::Range;
 
 /// The most pixels of a run: tiles of 12, 6 and 4 fit without a rest, and so does a 10 x 10 image.
 const PIXELS: usize = 120;
@@ -22,7 +23,7 @@ fn taps(spec: &ConvSpec) -> usize {
 }
 
 /// The most pixels of a run for a window: whole tiles.
-fn run_pixels(spec: &ConvSpec) -> usize {
+pub(super) fn run_pixels(spec: &ConvSpec) -> usize {
     let most = (POINTERS / taps(spec)).clamp(MAX_ROWS, PIXELS);
     most - most % MAX_ROWS
 }
@@ -51,38 +52,83 @@ pub(super) fn run(kernels: &mut Kernels, operands: Operands) {
     let args = Args { operands, run, shares };
     let isa = kernels.isa;
     // SAFETY: the caller checked all sizes. Items write different pixels or channels.
-    match args.operands.spec.algorithm {
-        Algorithm::Int8 => {
-            let unit = Unit::of(isa);
-            kernels.pool.run(runs * shares, &|item, worker| unsafe { run_dots(unit, &args, item, worker) });
-        }
-        _ => kernels.pool.run(runs * shares, &|item, worker| unsafe { run_item(isa, &args, item, worker) }),
+    if args.operands.spec.algorithm.over_words() {
+        let unit = Unit::of(isa, args.operands.spec.algorithm);
+        kernels.pool.run(runs * shares, &|item, worker| unsafe { run_words(unit, &args, item, worker) });
+    } else {
+        kernels.pool.run(runs * shares, &|item, worker| unsafe { run_item(isa, &args, item, worker) });
     }
 }
 
 for_isa!(run_item, item, Args);
-for_unit!(run_dots, item, Args);
+for_unit!(run_words, item_of_words, Args);
+
+impl Args {
+    /// The first pixel of an item, and how many there are.
+    fn pixels(&self, item: usize) -> (usize, usize) {
+        let first = item / self.shares * self.run;
+        (first, self.run.min(self.operands.to.area() - first))
+    }
+
+    /// The panels of an item.
+    fn panels<V: Register>(&self, item: usize) -> Range<usize> {
+        let (count, share) = (panels(self.operands.spec.c_out, V::LANES).count(), item % self.shares);
+        count * share / self.shares..count * (share + 1) / self.shares
+    }
+
+    /// A thread's table of pointers.
+    ///
+    /// # Safety
+    /// Every thread must have `scratch` values of its own.
+    unsafe fn table(&self, worker: usize) -> *mut *const f32 {
+        // SAFETY: the promise of the caller.
+        unsafe { self.operands.workspace.add(worker * self.operands.space).cast() }
+    }
+}
 
 #[inline(always)]
 unsafe fn item<V: Register>(args: &Args, item: usize, worker: usize) {
-    let o = &args.operands;
-    let spec = &o.spec;
-    let first = item / args.shares * args.run;
-    let pixels = args.run.min(o.to.area() - first);
-    let (planes, channels_of_plane) = spec.planes();
-    let count = panels(spec.c_out, V::LANES).count();
-    let share = item % args.shares;
-    let (from, until) = (count * share / args.shares, count * (share + 1) / args.shares);
-    if from == until {
+    let (first, pixels) = args.pixels(item);
+    if args.panels::<V>(item).is_empty() {
         return;
     }
     // SAFETY: every thread has `scratch` values of its own, aligned to 64 bytes; the pixels are inside the output.
-    let (table, inside) = unsafe {
-        let table = o.workspace.add(worker * o.space).cast::<*const f32>();
-        (table, look_up(o, first, pixels, table))
-    };
+    unsafe {
+        let table = args.table(worker);
+        let inside = look_up(&args.operands, first, pixels, table);
+        sweep::<V>(args, item, table, &inside);
+    }
+}
+
+/// As [`item`], where the words may still have to be made.
+#[inline(always)]
+unsafe fn item_of_words<W: Words>(args: &Args, item: usize, worker: usize) {
+    let o = &args.operands;
+    let (first, pixels) = args.pixels(item);
+    // SAFETY: as in `item`; the words lie behind the table.
+    unsafe {
+        if !o.shared.is_null() || args.panels::<W>(item).is_empty() {
+            return self::item::<W>(args, item, worker);
+        }
+        let (table, pitch) = (args.table(worker), o.spec.c_in);
+        let words = table.add(run_pixels(&o.spec)).cast::<f32>();
+        round_pixels::<W>(o, first, pixels, words, pitch);
+        (0..pixels).for_each(|pixel| table.add(pixel).write(words.add(pixel * pitch)));
+        sweep::<W>(args, item, table, &[true; PIXELS]);
+    }
+}
+
+/// Multiplies the pixels of an item, which read where the table says, with its panels. `inside` tells of every pixel whether
+/// each row of its window is one piece.
+#[inline(always)]
+unsafe fn sweep<V: Register>(args: &Args, item: usize, table: *const *const f32, inside: &[bool; PIXELS]) {
+    let o = &args.operands;
+    let spec = &o.spec;
+    let (first, pixels) = args.pixels(item);
+    let (planes, channels_of_plane) = spec.planes();
+    let share = args.panels::<V>(item);
     let (depth, bias) = (spec.depth(), o.bias);
-    for Panel { start, vectors, channels } in panels(spec.c_out, V::LANES).skip(from).take(until - from) {
+    for Panel { start, vectors, channels } in panels(spec.c_out, V::LANES).skip(share.start).take(share.len()) {
         let rows_of_tile = even_rows(pixels, (V::SUMS / vectors).min(MAX_ROWS));
         let width = vectors * V::LANES;
         let step = width.div_ceil(pixels.div_ceil(rows_of_tile));

@@ -11,7 +11,7 @@ use crate::graph::Activation;
 pub(super) const MAX_LANES: usize = 16;
 
 /// Words of four bytes that are computed together, each lane a sum of products: what the tile of
-/// [`product`](super::product) runs on. A word is an f32, or for [`Dots`] some whole numbers or their sum. See the
+/// [`product`](super::product) runs on. A word is an f32, or for [`Words`] some smaller numbers or their sums. See the
 /// module on safety.
 pub(super) trait Register: Copy {
     /// Number of lanes, at most [`MAX_LANES`].
@@ -52,19 +52,22 @@ pub(super) trait Lanes: Register {
     unsafe fn scale(self, power: Self) -> Self;
 }
 
-/// A register whose words are [`Dots::PER_WORD`] small whole numbers each: `self.fma(weights, sums)` adds to every sum, an
-/// i32, the products of the values in a word of `self` with the weights in that word. No sum saturates.
-pub(super) trait Dots: Register {
+/// A register whose words are several numbers each: `self.fma(weights, sums)` adds to every word of the sums the products
+/// of the values in that word of `self` with the weights there. Whole numbers have one sum, an i32, and none saturates;
+/// halves have two, of even and of odd channels.
+pub(super) trait Words: Register {
     /// A register of as many f32.
     type Float: Lanes;
     /// Values in a word: 4 of one byte, or 2 of two bytes.
     const PER_WORD: usize;
-    /// What is taken from a value of 0 to 255 before it is stored.
+    /// Whether values are whole numbers of 0 to 255.
+    const WHOLE: bool;
+    /// What is taken from a whole number before it is stored.
     const SHIFT: i32;
 
-    /// Sums as f32.
+    /// The sums of the words as f32.
     unsafe fn float(self) -> Self::Float;
-    /// Stores whole numbers of 0 to 255 as values: `LANES / PER_WORD` words.
+    /// Stores numbers as values: `LANES / PER_WORD` words.
     unsafe fn store_values(values: Self::Float, to: *mut f32);
 }
 

@@ -24,6 +24,7 @@ mod conv;
 pub mod cuda;
 mod depthwise;
 mod direct;
+mod halves;
 mod int8;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
@@ -38,6 +39,7 @@ mod simple;
 #[cfg(feature = "candle")]
 pub mod train;
 mod winograd;
+mod words;
 
 use lanes::Register;
 
@@ -47,11 +49,13 @@ pub use conv::{
     Algorithm, ConvSpec, conv, conv_image, conv_planes, conv_scratch, conv_zeros, pack_conv, packed_conv_len,
 };
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
-pub use int8::{conv_int8, input_scale, int8_shared, pack_int8, weight_number, weight_scale};
+pub use halves::{computes_halves, pack_half};
+pub use int8::{input_scale, pack_int8, weight_number, weight_scale};
 pub use peak::peak_flops;
 pub use pixels::{activate, unfold};
 pub use pool::Pool;
 pub use simple::{add, copy, export, global_average, import, max_pool, upsample, values};
+pub use words::{conv_words, words_shared};
 
 /// The instruction set that the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Plain Rust; what compilers make of it.
 
-use super::lanes::{Dots, Lanes, Register};
+use super::lanes::{Lanes, Register, Words};
 use super::product::{self, Product};
+use half::f16;
 
 /// Number of lanes.
 const LANES: usize = 8;
@@ -136,14 +137,15 @@ impl Register for Bytes {
     #[inline(always)]
     unsafe fn prefetch(_from: *const f32) {}
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::dots::<Self>(product, rows, vectors) }
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
     }
 }
 
 // SAFETY: as above.
-impl Dots for Bytes {
+impl Words for Bytes {
     type Float = Plain;
     const PER_WORD: usize = 4;
+    const WHOLE: bool = true;
     const SHIFT: i32 = 0;
 
     #[inline(always)]
@@ -153,5 +155,60 @@ impl Dots for Bytes {
     #[inline(always)]
     unsafe fn store_values(values: Plain, to: *mut f32) {
         unsafe { to.cast::<[u8; LANES]>().write_unaligned(values.0.map(|value| value as u8)) }
+    }
+}
+
+/// An array of pairs of halves.
+#[derive(Clone, Copy)]
+pub(super) struct Halves([[f16; 2]; LANES]);
+
+// SAFETY (all functions): as above.
+impl Register for Halves {
+    const LANES: usize = LANES;
+    const SUMS: usize = Plain::SUMS;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self([[f16::ZERO; 2]; LANES])
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        Self([unsafe { from.cast::<[f16; 2]>().read_unaligned() }; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { from.cast::<[[f16; 2]; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { to.cast::<[[f16; 2]; LANES]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        // A product of two halves is an f32.
+        let fma = |a: f16, b: f16, c: f16| f16::from_f32(a.to_f32() * b.to_f32() + c.to_f32());
+        Self(std::array::from_fn(|i| std::array::from_fn(|j| fma(self.0[i][j], other.0[i][j], sum.0[i][j]))))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    }
+}
+
+// SAFETY: as above.
+impl Words for Halves {
+    type Float = Plain;
+    const PER_WORD: usize = 2;
+    const WHOLE: bool = false;
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn float(self) -> Plain {
+        Plain(self.0.map(|[even, odd]| even.to_f32() + odd.to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn store_values(values: Plain, to: *mut f32) {
+        unsafe { to.cast::<[f16; LANES]>().write_unaligned(values.0.map(f16::from_f32)) }
     }
 }

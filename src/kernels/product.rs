@@ -4,7 +4,7 @@
 //! A step of the sum is `vectors` loads of packed weights, `rows` broadcasts of one input value each, and
 //! `rows * vectors` multiply-adds. Where a row reads is a table of pointers: convolutions need no matrix of patches.
 
-use super::lanes::{Dots, Lanes, MAX_LANES, Register, activate, load_up_to, store_up_to};
+use super::lanes::{Lanes, MAX_LANES, Register, Words, activate, load_up_to, store_up_to};
 use crate::graph::Activation;
 use std::mem::MaybeUninit;
 
@@ -31,7 +31,7 @@ pub(super) struct Product {
     pub len: usize,
     /// What the sums start with, `vectors * LANES` values; zeros where it is null.
     pub bias: *const f32,
-    /// Of whole numbers: what their sums are multiplied with, and what is added then, `vectors * LANES` values each.
+    /// Of words: what their sums are multiplied with, and what is added then, `vectors * LANES` values each.
     pub scale: *const f32,
     pub shift: *const f32,
     pub act: Activation,
@@ -97,20 +97,20 @@ pub(super) unsafe fn tile<V: Lanes>(product: &Product, rows: usize, vectors: usi
     }
 }
 
-/// Computes a tile of whole numbers.
+/// Computes a tile of words.
 ///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-pub(super) unsafe fn dots<D: Dots>(product: &Product, rows: usize, vectors: usize) {
+pub(super) unsafe fn tile_of_words<W: Words>(product: &Product, rows: usize, vectors: usize) {
     let mut sums = MaybeUninit::<[f32; MAX_SUMS * MAX_LANES]>::uninit();
     let sums = sums.as_mut_ptr().cast::<f32>();
     // SAFETY: as in `tile`. A product and a sum that are each rounded, so that every instruction set gives the same.
     unsafe {
-        grow::<D>(product, rows, vectors, sums, vectors * D::LANES);
-        finish::<D::Float>(product, rows, vectors, sums, |sums, channel| {
+        grow::<W>(product, rows, vectors, sums, vectors * W::LANES);
+        finish::<W::Float>(product, rows, vectors, sums, |sums, channel| {
             let (scale, shift) = (product.scale.add(channel), product.shift.add(channel));
-            D::load(sums).float().mul(D::Float::load(scale)).add(D::Float::load(shift))
+            W::load(sums).float().mul(W::Float::load(scale)).add(W::Float::load(shift))
         });
     }
 }

@@ -252,14 +252,83 @@ fn whole_numbers(seed: u64) {
         |isa, kernels, buffer| {
             let mut packed = vec![f32::NAN; packed_conv_len(isa, &spec)];
             pack_int8(isa, &spec, &weights, &bias, range, &mut packed);
-            // The working space lies in a second buffer, so that only the output changes in the first.
-            let shared = View::dense(used, int8_shared(isa, &spec, h, w), 1, 1);
-            let mut whole = Buffer::zeroed(used + shared.c).unwrap();
-            whole.as_mut_slice()[..used].copy_from_slice(&buffer.as_slice()[..used]);
-            conv_int8(kernels, &mut whole, &spec, &packed, src, dst, residual, shared);
-            buffer.as_mut_slice()[..used].copy_from_slice(&whole.as_slice()[..used]);
+            on_words(kernels, buffer, used, &spec, &packed, src, dst, residual);
         },
     );
+}
+
+/// One random convolution in half precision, held against f64 on inputs and weights of 11 bits.
+fn halves(seed: u64) {
+    let mut world = World::new(seed);
+    let rng = &mut world.rng;
+    let (kernel, stride): (usize, usize) = ([1, 1, 1, 2, 3, 3, 3, 5][rng.random_range(0..8)], rng.random_range(1..4));
+    let padding = rng.random_range(0..=kernel / 2);
+    let least = kernel.saturating_sub(2 * padding).max(1);
+    let wide = if rng.random_bool(0.2) { 50 } else { 14 };
+    let (h, w) = (rng.random_range(least..14), rng.random_range(least..wide));
+    let (c_in, c_out) = (rng.random_range(1..70), rng.random_range(1..72));
+    let act = [Activation::Identity, Activation::Silu, Activation::Relu][rng.random_range(0..3)];
+    // Large and small weights.
+    let size = 2.0f32.powi([0, 0, 0, 12, -20, -90][rng.random_range(0..6)]);
+    let with_residual = rng.random_bool(0.4);
+    let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act, algorithm: Algorithm::Half, planar: false };
+    let (oh, ow) = (out_side(h, kernel, stride, padding), out_side(w, kernel, stride, padding));
+    let (src, dst) = (world.tensor(c_in, h, w), world.tensor(c_out, oh, ow));
+    let residual = with_residual.then(|| world.tensor(c_out, oh, ow));
+    let round = |v: f32| half::f16::from_f32(v).to_f32();
+    let weights: Vec<f32> = world.values(c_out * c_in * kernel * kernel).into_iter().map(|w| round(w) * size).collect();
+    let bias = world.values(c_out);
+    let case = format!("seed {seed} {spec:?} {size} on {h} x {w}, {src:?} -> {dst:?} + {residual:?}");
+    let expected = |world: &World, co: usize, y: usize, x: usize| {
+        let mut sum = f64::from(bias[co]);
+        for (ci, ky, kx) in (0..c_in).flat_map(|c| (0..kernel).flat_map(move |y| (0..kernel).map(move |x| (c, y, x)))) {
+            let (iy, ix) = ((y * stride + ky).checked_sub(padding), (x * stride + kx).checked_sub(padding));
+            if let (Some(iy), Some(ix)) = (iy.filter(|i| *i < h), ix.filter(|i| *i < w)) {
+                let weight = weights[((co * c_in + ci) * kernel + ky) * kernel + kx];
+                sum += f64::from(round(world.at(src, ci, iy, ix) as f32)) * f64::from(weight);
+            }
+        }
+        let value = match act {
+            Activation::Identity => sum,
+            Activation::Relu => sum.max(0.0),
+            Activation::Silu => sum / (1.0 + (-sum).exp()),
+        };
+        value + residual.map_or(0.0, |r| world.at(r, co, y, x))
+    };
+    // Partial sums grow with the root of the depth, and so does what all their roundings add up to: some units in the last
+    // place of a sum of magnitudes, a quarter of the depth.
+    let depth = (c_in * kernel * kernel) as f64;
+    let tolerance = 2.0f64.powi(-10) * (0.25 * depth + 2.0) * f64::from(size) + 2e-6;
+    let (used, space) = (world.used, |isa| conv_scratch(isa, &spec));
+    world.check(&case, dst, tolerance, space, expected, |isa, kernels, buffer| {
+        let mut packed = vec![f32::NAN; packed_conv_len(isa, &spec)];
+        pack_half(isa, &spec, &weights, &bias, &mut packed);
+        on_words(kernels, buffer, used, &spec, &packed, src, dst, residual);
+    });
+}
+
+/// Runs a convolution over words whose working space lies in a second buffer, so that only the output changes in the first.
+fn on_words(
+    kernels: &mut Kernels,
+    buffer: &mut Buffer,
+    used: usize,
+    spec: &ConvSpec,
+    packed: &[f32],
+    src: View,
+    dst: View,
+    residual: Option<View>,
+) {
+    let needed = words_shared(kernels.isa(), spec, src.h, src.w);
+    let shared = (needed > 0).then(|| View::dense(used, needed, 1, 1));
+    let mut whole = Buffer::zeroed(used + needed).unwrap();
+    whole.as_mut_slice()[..used].copy_from_slice(&buffer.as_slice()[..used]);
+    conv_words(kernels, &mut whole, spec, packed, src, dst, residual, shared);
+    buffer.as_mut_slice()[..used].copy_from_slice(&whole.as_slice()[..used]);
+}
+
+#[test]
+fn convolutions_in_halves_of_any_shape_are_right() {
+    (90_000..91_000).for_each(halves);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! written in place and sums into the tensor of their second operand, as in the engine; what remains
 //! of packing and fragmentation is settled by checking plans against the exact figure.
 
-use crate::graph::{Graph, GraphError, NodeId, Op};
+use crate::graph::{Dtype, Graph, GraphError, NodeId, Op};
 use crate::group::{GroupId, Groups};
 use crate::kernels::Algorithm;
 use std::collections::BTreeMap;
@@ -124,13 +124,17 @@ fn homes(graph: &Graph) -> Vec<NodeId> {
 /// As [`Graph::shapes`].
 pub fn kernels(graph: &Graph, groups: &Groups, height: usize, width: usize) -> Result<Vec<KernelBytes>, GraphError> {
     let shapes = graph.shapes(height, width)?;
-    let int8 = graph.int8_layers();
+    let dtypes = graph.layer_dtypes();
     let of = |node: NodeId| {
         let out = shapes[node.index()];
-        let weight = if int8[node.index()] { 1.0 } else { F32 };
+        let weight = match dtypes[node.index()] {
+            Dtype::F32 => F32,
+            Dtype::F16 => 2.0,
+            Dtype::Int8 => 1.0,
+        };
         let (taps, depthwise) = match &graph.node(node).op {
             Op::Conv(conv) if conv.is_depthwise() => (conv.kernel * conv.kernel, true),
-            Op::Conv(conv) if int8[node.index()] => (conv.kernel * conv.kernel, false),
+            Op::Conv(conv) if !dtypes[node.index()].is_f32() => (conv.kernel * conv.kernel, false),
             Op::Conv(conv) => (Algorithm::choose(conv.kernel, conv.stride, out.h, out.w).taps(conv.kernel), false),
             Op::ConvTranspose(conv) => (conv.factor * conv.factor, false),
             _ => return None,

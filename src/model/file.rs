@@ -2,13 +2,14 @@
 //!
 //! Any safetensors reader sees the tensors; this module also rebuilds the network. Metadata keys:
 //! `secateurs.format` (version), `secateurs.graph` and `secateurs.info` (JSON). Kernels of 8-bit whole numbers take a byte
-//! per value; others with many zeros are packed.
+//! per value, those of halves two; others with many zeros are packed.
 
 use super::int8::{self, Rounded};
 use super::sparse::{self, Packed};
 use super::{Info, Model, ModelError, Tensor, Weights};
 use crate::files;
 use crate::graph::Graph;
+use half::f16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// The newest version of the format that this build reads. Files with nothing but f32 are written as version 1, those with packed
-/// zeros as version 2, those of networks in whole numbers as version 3.
+/// zeros as version 2, those of networks in whole numbers or halves as version 3.
 pub const FORMAT_VERSION: u32 = 3;
 
 /// A model file that cannot be read or written.
@@ -107,7 +108,7 @@ pub fn tensors(path: &Path, bytes: &[u8]) -> Result<Weights, FileError> {
         let values: Vec<f32> = match view.dtype() {
             Dtype::F32 => chunks(data).map(f32::from_le_bytes).collect(),
             Dtype::F64 => chunks(data).map(|b| f64::from_le_bytes(b) as f32).collect(),
-            Dtype::F16 => chunks(data).map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::F16 => chunks(data).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
             Dtype::BF16 => chunks(data).map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
             Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL => continue,
             other => return Err(fail(format!("tensor `{key}` has type {other:?}, expected a float"))),
@@ -139,7 +140,10 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     let rounded: BTreeMap<&str, Rounded> = int8::keys(&model.graph)
         .filter_map(|(key, channels)| Some((key, int8::split(model.tensor(key), channels)?)))
         .collect();
-    let rest = model.weights.iter().filter(|(key, _)| !rounded.contains_key(key.as_str()));
+    let halves: BTreeMap<&str, Vec<u8>> =
+        half_keys(&model.graph).filter_map(|key| Some((key, halves(model.tensor(key))?))).collect();
+    let whole = |key: &str| rounded.contains_key(key) || halves.contains_key(key);
+    let rest = model.weights.iter().filter(|(key, _)| !whole(key));
     let packed: BTreeMap<&str, Packed> =
         rest.filter_map(|(key, tensor)| Some((key.as_str(), sparse::pack(tensor)?))).collect();
     let version = match (model.graph.dtype.is_f32(), packed.is_empty()) {
@@ -164,6 +168,10 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
             put(format!("{key}{}", int8::SCALE), Dtype::F32, vec![scale.len()], bytemuck::cast_slice(scale))?;
             continue;
         }
+        if let Some(values) = halves.get(key.as_str()) {
+            put(key.clone(), Dtype::F16, tensor.shape().to_vec(), values)?;
+            continue;
+        }
         match packed.get(key.as_str()) {
             Some(Packed { bits, values }) => {
                 put(format!("{key}{}", sparse::BITS), Dtype::U8, vec![bits.len()], bits)?;
@@ -175,6 +183,19 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     }
     let bytes = safetensors::serialize(views, Some(metadata.into_iter().collect())).map_err(|e| e.to_string())?;
     Ok(sorted_header(bytes))
+}
+
+/// The keys of the kernels that may be stored in halves.
+fn half_keys(graph: &Graph) -> impl Iterator<Item = &str> {
+    let ours = graph.narrow_convs().filter(|_| graph.dtype == crate::graph::Dtype::F16);
+    ours.map(|(_, conv)| conv.weight.as_str())
+}
+
+/// The bytes of the values as halves; `None` unless each value is one, to the bit.
+fn halves(tensor: &Tensor) -> Option<Vec<u8>> {
+    let half = |value: &f32| Some(f16::from_f32(*value)).filter(|half| half.to_f32().to_bits() == value.to_bits());
+    let halves: Option<Vec<f16>> = tensor.data().iter().map(half).collect();
+    Some(halves?.into_iter().flat_map(f16::to_le_bytes).collect())
 }
 
 /// Rewrites the JSON header with sorted keys, so that the bytes do not depend on a hash seed.

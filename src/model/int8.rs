@@ -4,7 +4,7 @@
 //! kernel, 128 more than the number) and `KEY.scale` (F32, one for each output channel); a value is number times scale.
 
 use super::{Tensor, Weights};
-use crate::graph::{Graph, Op};
+use crate::graph::Graph;
 use crate::kernels::{weight_number, weight_scale};
 use safetensors::{Dtype, SafeTensors};
 
@@ -23,11 +23,8 @@ pub(super) struct Rounded {
 
 /// The keys of the kernels that may be stored so, with their output channels.
 pub(super) fn keys(graph: &Graph) -> impl Iterator<Item = (&str, usize)> {
-    let layers = graph.nodes.iter().zip(graph.int8_layers());
-    layers.filter(|(_, int8)| *int8).filter_map(|(node, _)| match &node.op {
-        Op::Conv(conv) => Some((conv.weight.as_str(), conv.c_out)),
-        _ => None,
-    })
+    let ours = graph.narrow_convs().filter(|_| graph.dtype == crate::graph::Dtype::Int8);
+    ours.map(|(_, conv)| (conv.weight.as_str(), conv.c_out))
 }
 
 /// The parts of a kernel; `None` unless every value is a whole number of steps, to the bit.

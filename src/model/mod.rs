@@ -148,7 +148,8 @@ impl Model {
             }
             kept.insert(param.key, tensor);
         }
-        for (node, _) in graph.nodes.iter().zip(graph.int8_layers()).filter(|(_, int8)| *int8) {
+        let ranged = graph.narrow_convs().filter(|_| graph.dtype == Dtype::Int8);
+        for node in ranged.map(|(id, _)| graph.node(id)) {
             let found = info.ranges.get(&node.name).copied();
             if !found.is_some_and(|[low, high]| low <= high && low.is_finite() && high.is_finite()) {
                 return Err(ModelError::Range { layer: node.name.clone(), found });

@@ -134,21 +134,21 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     let control = mend(&Selection::all(&source.groups), model, job.repair, tell)?;
     clock.lap("repair");
 
-    let mut controls = vec![("uncut + repair", control)];
+    let mut controls = vec![("uncut + repair".to_owned(), control)];
     let mut tuned = None;
     if job.tune.epochs > 0 {
         tuned = Some(tune(job, &source, &repaired, "tuned", tell)?);
         clock.lap("tune");
         if job.tune.control {
-            controls.push(("uncut + tuning", tune(job, &source, model, "control", tell)?));
+            controls.push(("uncut + tuning".to_owned(), tune(job, &source, model, "control", tell)?));
             clock.lap("tune control");
         }
     }
 
-    let int8 = source.in_int8(tuned.as_ref().unwrap_or(&repaired))?;
-    if int8.is_some() {
-        controls.push(("uncut + int8", source.on_device(model).into_owned()));
-        clock.lap("int8");
+    let rounded = source.rounded(tuned.as_ref().unwrap_or(&repaired))?;
+    if rounded.is_some() {
+        controls.push((format!("uncut + {}", job.dtype.name()), source.on_device(model).into_owned()));
+        clock.lap("round");
     }
 
     tell(Event::Stage("Evaluating", format!("{} images", source.val.items.len())));
@@ -170,7 +170,8 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
         cut: evaluate(&cut)?,
         repaired: evaluate(&repaired)?,
         tuned: tuned.as_ref().map(&evaluate).transpose()?,
-        int8: int8.as_ref().map(&evaluate).transpose()?,
+        dtype: job.dtype,
+        rounded: rounded.as_ref().map(&evaluate).transpose()?,
         controls: BTreeMap::new(),
         search: planned.search,
         table_errors: planned.table.held_out_errors.clone(),
@@ -183,11 +184,11 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
         seconds: BTreeMap::new(),
     };
     for (name, model) in &controls {
-        report.controls.insert((*name).into(), evaluate(model)?);
+        report.controls.insert(name.clone(), evaluate(model)?);
     }
     clock.lap("evaluate");
 
-    let last = int8.or(tuned).unwrap_or(repaired);
+    let last = rounded.or(tuned).unwrap_or(repaired);
     if let Some(prepared) = judge.prepared() {
         report.photos = photos::photos(&source, prepared, model, &last)?;
     }

@@ -75,8 +75,10 @@ pub struct Source {
     pub calibration_hash: String,
     /// Where the model's outputs depend on its layers, on the calibration images.
     pub emphasis: Emphasis,
-    /// What the inputs of its layers are rounded to where the job wants 8-bit whole numbers.
-    ranges: Option<Ranges>,
+    /// The numbers that the device computes with.
+    dtype: Dtype,
+    /// What the inputs of its layers are rounded to where these are 8-bit whole numbers; else empty.
+    ranges: Ranges,
 }
 
 impl Source {
@@ -161,11 +163,12 @@ impl Source {
             classes: Vec::new(),
             calibration_hash: String::new(),
             emphasis: Emphasis::default(),
-            ranges: None,
+            dtype: job.dtype,
+            ranges: Ranges::default(),
         };
         source.calibrate(job, tell)?;
         if job.dtype == Dtype::Int8 {
-            source.ranges = Some(source.ranges_of(&source.model)?);
+            source.ranges = source.ranges_of(&source.model)?;
         }
         tell(Event::Stage(
             "Probing",
@@ -274,22 +277,25 @@ impl Source {
     /// A model of the job as the device runs it, for its time and its size: its layers' inputs are rounded as the uncut
     /// model's are.
     pub fn on_device<'a>(&self, model: &'a Model) -> Cow<'a, Model> {
-        match &self.ranges {
-            Some(ranges) => Cow::Owned(quantise::quantise(model, ranges)),
-            None => Cow::Borrowed(model),
+        match self.dtype {
+            Dtype::F32 => Cow::Borrowed(model),
+            Dtype::F16 => Cow::Owned(quantise::halve(model)),
+            Dtype::Int8 => Cow::Owned(quantise::quantise(model, &self.ranges)),
         }
     }
 
     /// The structure of the uncut model as the device runs it.
     pub fn graph_on_device(&self) -> Graph {
-        let dtype = if self.ranges.is_some() { Dtype::Int8 } else { Dtype::F32 };
-        Graph { dtype, ..self.model.graph.clone() }
+        Graph { dtype: self.dtype, ..self.model.graph.clone() }
     }
 
-    /// A model of the job in 8-bit whole numbers, rounded as its own layers need it; none where the job ships f32.
-    pub fn in_int8(&self, model: &Model) -> Result<Option<Model>, PipelineError> {
-        let rounded = |_: &Ranges| Ok(quantise::quantise(model, &self.ranges_of(model)?));
-        self.ranges.as_ref().map(rounded).transpose()
+    /// A model of the job in the numbers that it ships in, rounded as its own layers need it; none where that is f32.
+    pub fn rounded(&self, model: &Model) -> Result<Option<Model>, PipelineError> {
+        Ok(match self.dtype {
+            Dtype::F32 => None,
+            Dtype::F16 => Some(quantise::halve(model)),
+            Dtype::Int8 => Some(quantise::quantise(model, &self.ranges_of(model)?)),
+        })
     }
 
     /// The labels of a calibration image, as of a batch of one.

@@ -1,13 +1,14 @@
-//! 8-bit whole numbers after training (Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
+//! Numbers of fewer bits after training: halves, which need nothing but rounding, and 8-bit whole numbers (Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
 //! 2018): weights with a scale for each output channel, inputs with the range that calibration images show.
 //!
 //! Where a range ends is where the squared error of rounding is least: a value beyond it is cut off, but all others are
 //! rounded more finely (Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient Inference", 2019).
 
 use crate::engine::{Engine, EngineError, Options};
-use crate::graph::{Dtype, Graph, NodeId, Op};
+use crate::graph::{Dtype, Graph, NodeId};
 use crate::kernels::{input_scale, weight_number, weight_scale};
 use crate::model::{Model, Tensor};
+use half::f16;
 use std::collections::BTreeMap;
 
 /// Values of a tensor that are looked at per image.
@@ -74,10 +75,10 @@ pub fn ranges(
     (height, width): (usize, usize),
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Ranges, EngineError> {
-    let layers = Graph { dtype: Dtype::Int8, ..model.graph.clone() }.int8_layers();
+    let rounded = Graph { dtype: Dtype::Int8, ..model.graph.clone() };
     let plain = model.clone().into_f32();
     let graph = &plain.graph;
-    let chosen = || graph.ids().filter(|id| layers[id.index()]).map(|id| (id, graph.node(id).inputs[0]));
+    let chosen = || rounded.narrow_convs().map(|(id, _)| (id, graph.node(id).inputs[0]));
     let mut seen: BTreeMap<NodeId, Seen> = chosen().map(|(_, input)| (input, Seen::default())).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options { threads, keep: seen.keys().copied().collect(), ..Options::default() };
@@ -97,11 +98,25 @@ pub fn quantise(model: &Model, ranges: &Ranges) -> Model {
     let mut model = model.clone();
     model.graph.dtype = Dtype::Int8;
     model.info.ranges.clone_from(ranges);
-    let layers = model.graph.int8_layers();
-    for (node, _) in model.graph.nodes.iter().zip(layers).filter(|(_, int8)| *int8) {
-        let Op::Conv(conv) = &node.op else { continue };
+    for (_, conv) in model.graph.narrow_convs() {
         if let Some(tensor) = model.weights.get_mut(&conv.weight) {
             *tensor = rounded(tensor, conv.c_out);
+        }
+    }
+    model
+}
+
+/// The model in halves: the weights of its [`Graph::narrow_convs`] rounded to 11 bits. A kernel with a weight that no half
+/// reaches keeps its values.
+pub fn halve(model: &Model) -> Model {
+    let mut model = model.clone();
+    model.graph.dtype = Dtype::F16;
+    model.info.ranges.clear();
+    for (_, conv) in model.graph.narrow_convs() {
+        let Some(tensor) = model.weights.get_mut(&conv.weight) else { continue };
+        let data: Vec<f32> = tensor.data().iter().map(|w| f16::from_f32(*w).to_f32()).collect();
+        if data.iter().all(|w| w.is_finite()) {
+            *tensor = Tensor::new(tensor.shape().to_vec(), data);
         }
     }
     model

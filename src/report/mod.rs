@@ -7,6 +7,7 @@ pub use html::comparison::render as render_comparison;
 pub use html::render;
 
 use crate::bench::Distribution;
+use crate::graph::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -45,9 +46,12 @@ pub struct Report {
     /// After fine-tuning; absent without epochs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<Stage>,
-    /// In 8-bit whole numbers; absent where the model ships in f32.
+    /// The numbers that the model ships in.
+    #[serde(default)]
+    pub dtype: Dtype,
+    /// In these numbers; absent where they are f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub int8: Option<Stage>,
+    pub rounded: Option<Stage>,
     /// The uncut model given the same treatment, by name (`uncut + repair`, `uncut + tuning`).
     #[serde(default)]
     pub controls: BTreeMap<String, Stage>,
@@ -79,18 +83,18 @@ impl Report {
     /// All stages in their order, with their names.
     pub fn stages(&self) -> impl Iterator<Item = (&'static str, &Stage)> {
         let some = [("uncut", &self.uncut), ("cut", &self.cut), ("repaired", &self.repaired)];
-        let more = [("tuned", self.tuned.as_ref()), ("int8", self.int8.as_ref())];
+        let more = [("tuned", self.tuned.as_ref()), (self.dtype.name(), self.rounded.as_ref())];
         some.into_iter().chain(more.into_iter().filter_map(|(name, stage)| Some((name, stage?))))
     }
 
     /// The stage that ships: the last one that there is.
     pub fn last(&self) -> &Stage {
-        self.int8.as_ref().or(self.tuned.as_ref()).unwrap_or(&self.repaired)
+        self.rounded.as_ref().or(self.tuned.as_ref()).unwrap_or(&self.repaired)
     }
 
     /// The stage that ships, to be completed.
     pub fn last_mut(&mut self) -> &mut Stage {
-        self.int8.as_mut().or(self.tuned.as_mut()).unwrap_or(&mut self.repaired)
+        self.rounded.as_mut().or(self.tuned.as_mut()).unwrap_or(&mut self.repaired)
     }
 }
 

@@ -151,7 +151,7 @@ fn the_demo_ships_in_whole_numbers() {
     let out = folder.path().join("a");
     let report: Value = serde_json::from_slice(&std::fs::read(out.join("report.json")).unwrap()).unwrap();
     let of = |stage: &Value, key: &str| stage[key].as_f64().unwrap();
-    let (before, after) = (&report["repaired"], &report["int8"]);
+    let (before, after) = (&report["repaired"], &report["rounded"]);
     assert!(of(after, "map50_95") > of(before, "map50_95") - 0.03, "{report}");
     assert!(2.0 * of(after, "file_bytes") < of(before, "file_bytes"), "{report}");
     assert!(of(after, "peak_memory_bytes") < of(before, "peak_memory_bytes"), "{report}");

@@ -73,7 +73,7 @@ fn the_file_holds_a_byte_per_weight_and_comes_back_to_the_bit() {
 #[test]
 fn files_whose_parts_do_not_fit_are_refused_by_name() {
     let (int8, ..) = (6000..).find_map(rounded).unwrap();
-    let layer = int8.graph.nodes[int8.graph.int8_layers().iter().position(|int8| *int8).unwrap()].name.clone();
+    let layer = int8.graph.node(int8.graph.narrow_convs().next().unwrap().0).name.clone();
     let refused = |model: &Model, edit: &dyn Fn(&str) -> String, expected: &str| {
         let bytes = model::to_bytes(model).unwrap();
         let (header, values) = bytes[8..].split_at(u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize);

@@ -35,7 +35,8 @@ pub struct Args {
     /// Side of the square input image, pixels
     #[arg(long, value_name = "N")]
     imgsz: Option<String>,
-    /// Numbers that the network computes with on the device: f32, or int8, which is faster and a quarter of the size
+    /// Numbers that the network computes with on the device: f32, or int8, which is fastest and a quarter of the size, or
+    /// f16, half of it and as good as f32
     #[arg(long, value_name = "NAME")]
     dtype: Option<String>,
     /// Latency budget per frame, milliseconds

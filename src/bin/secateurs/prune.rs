@@ -32,7 +32,8 @@ pub struct Args {
     /// Side of the square input image, pixels
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     imgsz: Option<u16>,
-    /// Numbers that the network computes with on the device: int8 is faster and a quarter of the size
+    /// Numbers that the network computes with on the device: int8 is fastest and a quarter of the size, f16 half of it and as
+    /// good as f32
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Dtype::ALL.map(|(name, _)| name)))]
     dtype: Option<String>,
     /// Latency budget per frame, milliseconds
@@ -128,10 +129,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if profile.model.path.is_some() && profile.data.is_none() {
         return Err(Failure::Usage("a model without data: name its dataset with --data data.yaml".into()));
     }
-    if profile.model.dtype == Dtype::Int8 && (profile.device.cuda.is_some() || profile.bench.command.is_some()) {
+    if !profile.model.dtype.is_f32() && (profile.device.cuda.is_some() || profile.bench.command.is_some()) {
         let with = if profile.device.cuda.is_some() { "a GPU" } else { "a benchmark command" };
         return Err(Failure::Usage(format!(
-            "dtype int8 is for our runtime on a processor, and the profile has {with}"
+            "dtype {} is for our runtime on a processor, and the profile has {with}",
+            profile.model.dtype.name()
         )));
     }
     let out = args.out.unwrap_or_else(|| Path::new("dist").join(&profile.device.name));
@@ -220,8 +222,10 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
     if tune.epochs > 0 {
         steps.push(format!("train {} epochs, batches of {}{teacher}", tune.epochs, tune.batch));
     }
-    if profile.model.dtype == Dtype::Int8 {
-        steps.push("round weights and inputs of the layers to 8-bit whole numbers".to_owned());
+    match profile.model.dtype {
+        Dtype::F32 => {}
+        Dtype::F16 => steps.push("round the weights of the layers to half precision".to_owned()),
+        Dtype::Int8 => steps.push("round weights and inputs of the layers to 8-bit whole numbers".to_owned()),
     }
     steps.push("evaluate the uncut, the cut, the repaired and the tuned model".to_owned());
     steps.push(format!("measure uncut and pruned model in turn, {} frames each", profile.bench.runs));

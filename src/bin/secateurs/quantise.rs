@@ -1,22 +1,26 @@
-//! `secateurs quantise`: a model in 8-bit whole numbers.
+//! `secateurs quantise`: a model in 8-bit whole numbers, or in half precision.
 
 use super::failure::Failure;
 use super::input::ModelArgs;
 use super::terminal;
 use secateurs::data::Dataset;
+use secateurs::graph::Dtype;
 use secateurs::model::{self, Model};
-use secateurs::quantise::{quantise, ranges};
+use secateurs::quantise::{halve, quantise, ranges};
 use secateurs::vision;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to round, and on what.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The dataset's YAML file, as ultralytics write it: its images show how large the layers' inputs get
-    #[arg(long, value_name = "YAML")]
-    data: PathBuf,
+    /// 8-bit whole numbers, or half precision
+    #[arg(long, value_name = "NAME", default_value = "int8", value_parser = ["int8", "f16"])]
+    dtype: String,
+    /// The dataset's YAML file, as ultralytics write it: its images show how large the layers' inputs get (int8 needs it)
+    #[arg(long, value_name = "YAML", required_if_eq("dtype", "int8"))]
+    data: Option<PathBuf>,
     /// Split of the dataset
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
@@ -32,19 +36,24 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.load()?;
     let side = args.model.imgsz(&model)?;
-    let images = images(args, &model, side)?;
-    let bar = terminal::bar("Calibrating");
-    bar.set_length(images.len() as u64);
-    let found = ranges(&model, &images, (side, side), &mut |done, _| bar.set_position(done as u64));
-    bar.finish_and_clear();
-    let mut rounded = quantise(&model, &found.map_err(Failure::input)?);
+    let mut rounded = match &args.data {
+        Some(data) if args.dtype == Dtype::Int8.name() => {
+            let images = images(args, data, &model, side)?;
+            let bar = terminal::bar("Calibrating");
+            bar.set_length(images.len() as u64);
+            let found = ranges(&model, &images, (side, side), &mut |done, _| bar.set_position(done as u64));
+            bar.finish_and_clear();
+            quantise(&model, &found.map_err(Failure::input)?)
+        }
+        _ => halve(&model),
+    };
     rounded.info.imgsz = Some(side);
     model::save(&rounded, &args.output).map_err(Failure::input)
 }
 
 /// Images as the network reads them.
-fn images(args: &Args, model: &Model, side: usize) -> Result<Vec<Vec<f32>>, Failure> {
-    let dataset = Dataset::open(&args.data, &args.split).map_err(Failure::input)?;
+fn images(args: &Args, data: &Path, model: &Model, side: usize) -> Result<Vec<Vec<f32>>, Failure> {
+    let dataset = Dataset::open(data, &args.split).map_err(Failure::input)?;
     let step = (dataset.items.len() / usize::from(args.images)).max(1);
     let load = |item: &secateurs::data::Item| {
         let image = item.image.load().map_err(Failure::input)?;
