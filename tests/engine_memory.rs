@@ -48,9 +48,10 @@ fn model(letter: char, dtype: Dtype) -> Model {
 
 #[test]
 fn the_plan_is_what_is_allocated_and_a_run_allocates_nothing() {
-    let (floats, whole) = (model('n', Dtype::F32), model('n', Dtype::Int8));
+    let (floats, halves, whole) = (model('n', Dtype::F32), model('n', Dtype::F16), model('n', Dtype::Int8));
     let cases = [(&floats, (320, 320), 1), (&floats, (256, 320), 2), (&floats, (640, 640), 1), (&floats, (96, 64), 3)];
-    for (model, size, threads) in cases.into_iter().chain([(&whole, (320, 320), 1), (&whole, (96, 64), 3)]) {
+    let fewer_bits = [&halves, &whole].into_iter().flat_map(|model| [(model, (320, 320), 1), (model, (96, 64), 3)]);
+    for (model, size, threads) in cases.into_iter().chain(fewer_bits) {
         let options = Options { threads, ..Options::default() };
         let planned = plan_memory(&model.graph, size.0, size.1, &options).unwrap();
         let before = LIVE.load(Ordering::SeqCst);

@@ -209,7 +209,8 @@ impl Words for Fp16 {
     #[inline(always)]
     unsafe fn float(self) -> Avx512 {
         unsafe {
-            let [even, odd] = [self.0, _mm512_srli_epi32::<16>(self.0)].map(|v| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)));
+            let [even, odd] =
+                [self.0, _mm512_srli_epi32::<16>(self.0)].map(|v| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)));
             Avx512(_mm512_add_ps(even, odd))
         }
     }

@@ -3,9 +3,9 @@
 //! A word is two channels. Sums are halves too, those of even and of odd channels apart from each other until the end.
 //! Where a processor has no such arithmetic, weights are only stored so, and it computes in f32.
 
+use super::Isa;
 use super::conv::{Algorithm, ConvSpec};
 use super::words::{self, Unit};
-use super::Isa;
 use half::f16;
 
 /// The greatest finite half.

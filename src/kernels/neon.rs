@@ -254,9 +254,7 @@ impl Register for Halves {
     }
     #[inline(always)]
     unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        unsafe {
-            Self(fma_halves(self.0, other.0, sum.0), fma_halves(self.1, other.1, sum.1))
-        }
+        unsafe { Self(fma_halves(self.0, other.0, sum.0), fma_halves(self.1, other.1, sum.1)) }
     }
     #[inline(always)]
     unsafe fn prefetch(_from: *const f32) {}

@@ -5,7 +5,7 @@
 //! 3. Measure the latency of every layer over its widths.
 //! 4. Search the widths under the budgets; cut, measure the cut network against the uncut one in turn, and
 //!    correct the search until plan and measurement agree.
-//! 5. Repair, then tune, then round where 8-bit whole numbers are asked for.
+//! 5. Repair, then tune, then round where numbers of fewer bits are asked for.
 //! 6. Evaluate every stage, and the uncut model under the same treatment; write it all down.
 //!
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.

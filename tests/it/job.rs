@@ -142,7 +142,7 @@ fn a_yolov8_is_pruned_and_tuned() {
 }
 
 #[test]
-fn the_demo_ships_in_whole_numbers() {
+fn the_demo_ships_in_whole_numbers_and_in_halves() {
     let folder = tempfile::tempdir().unwrap();
     let uncut = model::load(&demo()).unwrap();
     let flags = [flag("memory-mib", 0.5 * mib(&uncut.graph)), ["--dtype".into(), "int8".into()]].concat();
@@ -160,7 +160,7 @@ fn the_demo_ships_in_whole_numbers() {
     assert_eq!((shipped.graph.dtype, uncut.graph.dtype), (Dtype::Int8, Dtype::F32));
     assert_eq!(mib(&shipped.graph) * f64::from(1 << 20), of(after, "peak_memory_bytes"));
 
-    // What came out can be pruned further, and is taken as f32 for that.
+    // What came out can be pruned further, and is taken as f32 for that. This time it shall ship in halves.
     let data = demo::write(&folder.path().join("drawn"), 48, 12).unwrap();
     let again = [
         &flag("memory-mib", 0.4 * mib(&uncut.graph))[..],
@@ -168,11 +168,19 @@ fn the_demo_ships_in_whole_numbers() {
             format!("--model={}", out.join("model.safetensors").display()),
             format!("--data={}", data.display()),
             "--imgsz=160".into(),
+            "--dtype=f16".into(),
         ],
     ]
     .concat();
     let (code, text) = prune(folder.path(), "b", &again);
     assert!(code == 0 && text.contains("its values are taken as f32"), "{text}");
+    let out = folder.path().join("b");
+    let report: Value = serde_json::from_slice(&std::fs::read(out.join("report.json")).unwrap()).unwrap();
+    let (before, after) = (&report["repaired"], &report["rounded"]);
+    assert!((of(after, "map50_95") - of(before, "map50_95")).abs() < 0.01, "{report}");
+    assert!(1.5 * of(after, "file_bytes") < of(before, "file_bytes"), "{report}");
+    assert!(report["dtype"] == "f16" && report["controls"]["uncut + f16"].is_object(), "{report}");
+    assert_eq!(model::load(&out.join("model.safetensors")).unwrap().graph.dtype, Dtype::F16);
 
     // Whole numbers are for our own runtime on a processor.
     let profile = folder.path().join("gpu.toml");

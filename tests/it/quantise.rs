@@ -1,4 +1,4 @@
-//! 8-bit whole numbers: what they do to outputs, to accuracy and to the file, and what hostile files get.
+//! Halves and 8-bit whole numbers: what they do to outputs, to accuracy and to the file, and what hostile files get.
 
 use crate::engine_props::networks::{image, network};
 use crate::forward::yolo;
@@ -8,8 +8,8 @@ use secateurs::engine::{Engine, Options, plan_memory_for};
 use secateurs::eval;
 use secateurs::graph::Dtype;
 use secateurs::kernels::Isa;
-use secateurs::model::{self, Model};
-use secateurs::quantise::{quantise, ranges};
+use secateurs::model::{self, Model, Tensor};
+use secateurs::quantise::{halve, quantise, ranges};
 use secateurs::vision;
 use std::path::Path;
 
@@ -35,25 +35,35 @@ fn apart(found: &[f32], wanted: &[f32]) -> f32 {
     found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).sum::<f32>() / size.max(1e-6)
 }
 
-#[test]
-fn random_networks_stay_near_to_f32_and_do_not_depend_on_threads() {
+/// How far random networks are from f32 after rounding, in the middle and at nine tenths; and that threads change nothing.
+fn distances(round: impl Fn(Model, &Model) -> Model) -> (f32, f32) {
     let (mut cases, mut far) = (0, Vec::new());
     for seed in 5000..5400 {
         let Some((int8, f32, size)) = rounded(seed) else { continue };
         cases += 1;
+        let model = round(int8, &f32);
         let input = image(&f32, size.0, size.1, seed);
         let wanted = run(&f32, size, &input, Isa::detect(), 1);
         for isa in Isa::all() {
-            let one = run(&int8, size, &input, isa, 1);
-            assert_eq!(one, run(&int8, size, &input, isa, 3), "seed {seed} {isa:?}");
+            let one = run(&model, size, &input, isa, 1);
+            assert_eq!(one, run(&model, size, &input, isa, 3), "seed {seed} {isa:?}");
             assert!(one.iter().all(|v| v.is_finite()), "seed {seed} {isa:?}");
             far.push(apart(&one, &wanted));
         }
     }
+    assert!(cases > 200, "{cases} networks");
     far.sort_by(f32::total_cmp);
+    (far[far.len() / 2], far[far.len() * 9 / 10])
+}
+
+#[test]
+fn random_networks_stay_near_to_f32_and_do_not_depend_on_threads() {
     // Deep random networks multiply any error; most do not.
-    let (median, tenth) = (far[far.len() / 2], far[far.len() * 9 / 10]);
-    assert!(cases > 200 && median < 0.02 && tenth < 0.1, "{cases} networks: median {median}, nine tenths {tenth}");
+    let (median, tenth) = distances(|int8, _| int8);
+    assert!(median < 0.02 && tenth < 0.1, "int8: median {median}, nine tenths {tenth}");
+    let (median, tenth) = distances(|_, f32| halve(f32));
+    assert!(median < 0.001 && tenth < 0.005, "f16: median {median}, nine tenths {tenth}");
+    assert!(median > 0.0, "nothing was rounded");
 }
 
 #[test]
@@ -68,6 +78,38 @@ fn the_file_holds_a_byte_per_weight_and_comes_back_to_the_bit() {
         assert_eq!(quantise(&back, &back.info.ranges).weights, back.weights, "seed {seed}");
         assert_eq!(back.into_f32().graph.dtype, Dtype::F32);
     }
+}
+
+#[test]
+fn a_file_of_halves_holds_two_bytes_per_weight_and_comes_back_to_the_bit() {
+    for seed in 6000..6060 {
+        let Some((_, f32, _)) = rounded(seed) else { continue };
+        let halves = halve(&f32);
+        let bytes = model::to_bytes(&halves).unwrap();
+        let weights: usize =
+            halves.graph.narrow_convs().map(|(_, conv)| halves.tensor(&conv.weight).data().len()).sum();
+        let whole = halves.clone().into_f32();
+        let saved = model::to_bytes(&whole).unwrap().len() as isize - bytes.len() as isize;
+        assert!((saved - 2 * weights as isize).abs() < 64, "seed {seed}: {saved} bytes less for {weights} weights");
+        let back = model::from_bytes(Path::new("a"), &bytes).unwrap();
+        assert_eq!((&back.weights, &back.graph, &back.info), (&halves.weights, &halves.graph, &halves.info));
+        assert_eq!(halve(&back).weights, back.weights, "seed {seed}: rounded twice");
+    }
+}
+
+#[test]
+fn a_kernel_beyond_the_range_of_halves_keeps_its_values() {
+    let (_, mut model, _) = (6000..).find_map(rounded).unwrap();
+    let graph = halve(&model).graph;
+    let key = graph.narrow_convs().next().unwrap().1.weight.clone();
+    let kernel = model.weights[&key].clone();
+    let mut data = kernel.data().to_vec();
+    data[0] = 1e9;
+    model.weights.insert(key.clone(), Tensor::new(kernel.shape().to_vec(), data));
+    let halves = halve(&model);
+    assert_eq!(halves.tensor(&key), model.tensor(&key));
+    let back = model::from_bytes(Path::new("a"), &model::to_bytes(&halves).unwrap()).unwrap();
+    assert_eq!(back.weights, halves.weights);
 }
 
 #[test]
@@ -107,7 +149,7 @@ fn files_whose_parts_do_not_fit_are_refused_by_name() {
 }
 
 #[test]
-fn yolo11n_in_whole_numbers_keeps_its_accuracy_at_a_third_of_the_size() {
+fn yolo11n_keeps_its_accuracy_at_half_and_at_a_third_of_the_size() {
     let (Some(model), Some(yaml)) = (yolo("models/yolo11n-coco.safetensors"), data("coco-mini/data.yaml")) else {
         return;
     };
@@ -128,4 +170,8 @@ fn yolo11n_in_whole_numbers_keeps_its_accuracy_at_a_third_of_the_size() {
     let map = |model: &Model| eval::evaluate_model(model, &val, 320, 2, &|_| {}).unwrap().map50_95;
     let (before, after) = (map(&model), map(&int8));
     assert!(after > before - 0.02, "{before} -> {after}");
+    let halves = halve(&model);
+    assert!(1.9 * (size(&halves) as f64) < size(&model) as f64, "{} of {}", size(&halves), size(&model));
+    let after = map(&halves);
+    assert!((after - before).abs() < 0.005, "{before} -> {after}");
 }

@@ -67,7 +67,7 @@ enum Command {
     /// Write a model in a format of others
     #[command(disable_help_flag = true)]
     Export(Words),
-    /// Write a model in 8-bit whole numbers: a quarter of the size, and faster
+    /// Write a model in 8-bit whole numbers or in half precision: smaller, and faster
     #[command(disable_help_flag = true, alias = "quantize")]
     Quantise(Words),
     /// Train a network from nothing, or a model further

@@ -52,7 +52,7 @@ enum Command {
     Inspect(inspect::Args),
     /// Write a model in a format of others
     Export(export::Args),
-    /// Write a model in 8-bit whole numbers: a quarter of the size, and faster
+    /// Write a model in 8-bit whole numbers or in half precision: smaller, and faster
     #[command(alias = "quantize")]
     Quantise(quantise::Args),
     /// Run a program on the device of a profile
