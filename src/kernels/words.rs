@@ -1,8 +1,8 @@
 //! Dense convolutions of words: four bytes that hold some channels each, in numbers of fewer bits than f32
 //! ([`int8`](super::int8), [`halves`](super::halves)).
 //!
-//! Tensors stay f32 between the layers. The input is rounded once into words, which lie as a tensor of f32 would; over
-//! these runs [`direct`], whose tile multiplies words in place of values ([`Words`]).
+//! Tensors stay f32 between the layers. The input is rounded into words, which lie as a tensor of f32 would; over these
+//! runs [`direct`], whose tile multiplies words in place of values ([`Words`]).
 
 use super::conv::{Algorithm, ConvSpec, Operands};
 use super::lanes::{Lanes, MAX_LANES, Words, load_up_to};
@@ -240,8 +240,11 @@ pub fn conv_words(
     assert!(shared.map_or(0, |shared| shared.c * shared.area()) >= needed);
     let apart = |shared: View| [Some(src), Some(dst), residual].iter().flatten().all(|view| view.disjoint(&shared));
     assert!(shared.is_none_or(|shared| shared.pitch == shared.c && apart(shared)));
-    // SAFETY: both views were checked.
-    let (from, words) = unsafe { (src.ptr(buffer), shared.map_or(std::ptr::null_mut(), |view| view.ptr(buffer))) };
+    // SAFETY: the view was checked.
+    let from = unsafe { src.ptr(buffer) };
+    let used = shared.filter(|_| needed > 0);
+    // SAFETY: as above.
+    let words = used.map_or(std::ptr::null_mut(), |view| unsafe { view.ptr(buffer) });
     conv::convolve(kernels, buffer, spec, packed, (from, src), dst, residual, words);
 }
 

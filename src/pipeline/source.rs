@@ -3,11 +3,12 @@
 use super::PipelineError;
 use super::cache::{self, sha256};
 use super::floors;
-use super::job::{Event, Job, Listener};
+use super::job::{Event, Job, Listener, Timing};
 use crate::data::{Dataset, demo};
 use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
 use crate::importance::emphasis;
+use crate::kernels::{Isa, computes_halves};
 use crate::model::{self, Model};
 use crate::quantise::{self, Ranges};
 use crate::repair::{Calibration, Emphasis};
@@ -167,6 +168,11 @@ impl Source {
             ranges: Ranges::default(),
         };
         source.calibrate(job, tell)?;
+        if job.dtype == Dtype::F16 && matches!(job.timing, Timing::Here) && !computes_halves(Isa::detect()) {
+            tell(Event::Note(
+                "this processor has no half-precision arithmetic: f16 is stored, and computed as f32".into(),
+            ));
+        }
         if job.dtype == Dtype::Int8 {
             source.ranges = source.ranges_of(&source.model)?;
         }

@@ -166,7 +166,7 @@ fn results_have_the_keys_that_scripts_rely_on() {
     keys(&measured, &["p50_ms", "p95_ms", "p99_ms", "cpu_p50_ms", "peak_memory_bytes", "threads", "phases"]);
     assert_eq!((&measured["runs"], &measured["threads"], &measured["imgsz"]), (&3.into(), &1.into(), &64.into()));
     let inspected = json(worker(&folder).arg("inspect").args(model).arg("--groups"));
-    keys(&inspected, &["params", "macs", "peak_memory_bytes", "layers", "groups"]);
+    keys(&inspected, &["params", "dtype", "macs", "peak_memory_bytes", "layers", "groups"]);
     assert_eq!(inspected["peak_memory_bytes"], measured["peak_memory_bytes"]);
     let layers = inspected["layers"].as_array().unwrap();
     let sum = |key: &str| layers.iter().map(|layer| layer[key].as_u64().unwrap()).sum::<u64>();

@@ -32,6 +32,8 @@ struct Inspected {
     classes: usize,
     names: Vec<String>,
     params: usize,
+    /// The numbers of the convolutions inside.
+    dtype: &'static str,
     macs: usize,
     peak_memory_bytes: usize,
     memory: Parts,
@@ -110,6 +112,7 @@ fn gather(
         classes: model.graph.classes(),
         names: model.info.names.clone(),
         params: cost.params,
+        dtype: model.graph.dtype.name(),
         macs: cost.macs,
         peak_memory_bytes: memory.total(),
         memory: Parts { weights: memory.weights, activations: memory.arena, workspace: memory.scratch },
@@ -182,7 +185,7 @@ impl fmt::Display for Inspected {
         }
         writeln!(f)?;
         writeln!(f, "  classes     {:>12}  {}", self.classes, abridged(&self.names))?;
-        writeln!(f, "  parameters  {:>12}", self.params)?;
+        writeln!(f, "  parameters  {:>12}  {}", self.params, self.dtype)?;
         writeln!(f, "  MACs        {:>12}  at {} px", self.macs, self.imgsz)?;
         writeln!(
             f,
