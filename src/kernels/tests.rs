@@ -328,7 +328,7 @@ fn on_words(
 
 #[test]
 fn convolutions_in_halves_of_any_shape_are_right() {
-    (90_000..91_000).for_each(halves);
+    (90_000..90_600).for_each(halves);
 }
 
 #[test]
