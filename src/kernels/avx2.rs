@@ -121,46 +121,19 @@ impl Lanes for Avx2 {
     }
 }
 
-/// One 256-bit register of eight words. AVX2 multiplies pairs of two bytes without saturation, so a word is two values.
+/// Eight words of whole numbers. AVX2 multiplies pairs of two bytes without saturation, so a word is two values.
 #[derive(Clone, Copy)]
-pub(super) struct Pairs(__m256i);
+pub(super) struct Pairs(Avx2);
 
-// SAFETY (all functions): as above.
-impl Register for Pairs {
-    const LANES: usize = Avx2::LANES;
-    const SUMS: usize = Avx2::SUMS;
-
+impl Pairs {
     #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self(unsafe { _mm256_setzero_si256() })
-    }
-    #[inline(always)]
-    unsafe fn broadcast(from: *const f32) -> Self {
-        Self(unsafe { _mm256_set1_epi32(from.cast::<i32>().read()) })
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { _mm256_loadu_si256(from.cast()) })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm256_storeu_si256(to.cast(), self.0) }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        Self(unsafe { _mm256_add_epi32(sum.0, _mm256_madd_epi16(self.0, other.0)) })
-    }
-    #[inline(always)]
-    unsafe fn prefetch(from: *const f32) {
-        unsafe { Avx2::prefetch(from) }
-    }
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    unsafe fn whole(self) -> __m256i {
+        // SAFETY: no pointers.
+        unsafe { _mm256_castps_si256(self.0.0) }
     }
 }
 
-// SAFETY: as above.
+// SAFETY (all functions): as above.
 impl Words for Pairs {
     type Float = Avx2;
     const PER_WORD: usize = 2;
@@ -168,8 +141,23 @@ impl Words for Pairs {
     const SHIFT: i32 = 0;
 
     #[inline(always)]
+    fn of(bits: Avx2) -> Self {
+        Self(bits)
+    }
+    #[inline(always)]
+    fn bits(self) -> Avx2 {
+        self.0
+    }
+    #[inline(always)]
+    unsafe fn dot(self, weights: Self, sums: Self) -> Self {
+        unsafe {
+            let sums = _mm256_add_epi32(sums.whole(), _mm256_madd_epi16(self.whole(), weights.whole()));
+            Self(Avx2(_mm256_castsi256_ps(sums)))
+        }
+    }
+    #[inline(always)]
     unsafe fn float(self) -> Avx2 {
-        Avx2(unsafe { _mm256_cvtepi32_ps(self.0) })
+        Avx2(unsafe { _mm256_cvtepi32_ps(self.whole()) })
     }
     #[inline(always)]
     unsafe fn store_values(values: Avx2, to: *mut f32) {
@@ -178,5 +166,9 @@ impl Words for Pairs {
             let halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
             _mm_storeu_si128(to.cast(), halves);
         }
+    }
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
     }
 }

@@ -101,46 +101,19 @@ impl Lanes for Avx512 {
     }
 }
 
-/// One 512-bit register of sixteen words, for the dot products of AVX-512 VNNI.
+/// Sixteen words of four whole numbers, for the dot products of AVX-512 VNNI.
 #[derive(Clone, Copy)]
-pub(super) struct Vnni(__m512i);
+pub(super) struct Vnni(Avx512);
 
-// SAFETY (all functions): as above, with AVX-512 VNNI.
-impl Register for Vnni {
-    const LANES: usize = Avx512::LANES;
-    const SUMS: usize = Avx512::SUMS;
-
+impl Vnni {
     #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self(unsafe { _mm512_setzero_si512() })
-    }
-    #[inline(always)]
-    unsafe fn broadcast(from: *const f32) -> Self {
-        Self(unsafe { _mm512_set1_epi32(from.cast::<i32>().read()) })
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { _mm512_loadu_si512(from.cast()) })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm512_storeu_si512(to.cast(), self.0) }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        Self(unsafe { _mm512_dpbusd_epi32(sum.0, self.0, other.0) })
-    }
-    #[inline(always)]
-    unsafe fn prefetch(from: *const f32) {
-        unsafe { Avx512::prefetch(from) }
-    }
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    unsafe fn whole(self) -> __m512i {
+        // SAFETY: no pointers.
+        unsafe { _mm512_castps_si512(self.0.0) }
     }
 }
 
-// SAFETY: as above.
+// SAFETY (all functions): as above, with AVX-512 VNNI.
 impl Words for Vnni {
     type Float = Avx512;
     const PER_WORD: usize = 4;
@@ -148,58 +121,47 @@ impl Words for Vnni {
     const SHIFT: i32 = 0;
 
     #[inline(always)]
+    fn of(bits: Avx512) -> Self {
+        Self(bits)
+    }
+    #[inline(always)]
+    fn bits(self) -> Avx512 {
+        self.0
+    }
+    #[inline(always)]
+    unsafe fn dot(self, weights: Self, sums: Self) -> Self {
+        unsafe {
+            let sums = _mm512_dpbusd_epi32(sums.whole(), self.whole(), weights.whole());
+            Self(Avx512(_mm512_castsi512_ps(sums)))
+        }
+    }
+    #[inline(always)]
     unsafe fn float(self) -> Avx512 {
-        Avx512(unsafe { _mm512_cvtepi32_ps(self.0) })
+        Avx512(unsafe { _mm512_cvtepi32_ps(self.whole()) })
     }
     #[inline(always)]
     unsafe fn store_values(values: Avx512, to: *mut f32) {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(values.0))) }
     }
-}
-
-/// One 512-bit register of sixteen pairs of halves, for AVX-512 FP16.
-#[derive(Clone, Copy)]
-pub(super) struct Fp16(__m512i);
-
-// SAFETY (all functions): as above, with AVX-512 FP16.
-impl Register for Fp16 {
-    const LANES: usize = Avx512::LANES;
-    const SUMS: usize = Avx512::SUMS;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self(unsafe { _mm512_setzero_si512() })
-    }
-    #[inline(always)]
-    unsafe fn broadcast(from: *const f32) -> Self {
-        Self(unsafe { _mm512_set1_epi32(from.cast::<i32>().read()) })
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { _mm512_loadu_si512(from.cast()) })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm512_storeu_si512(to.cast(), self.0) }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        unsafe {
-            let [a, b, c] = [self, other, sum].map(|v| _mm512_castsi512_ph(v.0));
-            Self(_mm512_castph_si512(_mm512_fmadd_ph(a, b, c)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(from: *const f32) {
-        unsafe { Avx512::prefetch(from) }
-    }
-    #[target_feature(enable = "avx512f,avx512fp16")]
-    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
         unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
     }
 }
 
-// SAFETY: as above.
+/// Sixteen pairs of halves, for AVX-512 FP16.
+#[derive(Clone, Copy)]
+pub(super) struct Fp16(Avx512);
+
+impl Fp16 {
+    #[inline(always)]
+    unsafe fn halves(self) -> __m512h {
+        // SAFETY: no pointers.
+        unsafe { _mm512_castps_ph(self.0.0) }
+    }
+}
+
+// SAFETY (all functions): as above, with AVX-512 FP16.
 impl Words for Fp16 {
     type Float = Avx512;
     const PER_WORD: usize = 2;
@@ -207,15 +169,35 @@ impl Words for Fp16 {
     const SHIFT: i32 = 0;
 
     #[inline(always)]
+    fn of(bits: Avx512) -> Self {
+        Self(bits)
+    }
+    #[inline(always)]
+    fn bits(self) -> Avx512 {
+        self.0
+    }
+    #[inline(always)]
+    unsafe fn dot(self, weights: Self, sums: Self) -> Self {
+        unsafe {
+            let sums = _mm512_fmadd_ph(self.halves(), weights.halves(), sums.halves());
+            Self(Avx512(_mm512_castph_ps(sums)))
+        }
+    }
+    #[inline(always)]
     unsafe fn float(self) -> Avx512 {
         unsafe {
-            let [even, odd] =
-                [self.0, _mm512_srli_epi32::<16>(self.0)].map(|v| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)));
+            let pairs = _mm512_castps_si512(self.0.0);
+            let even = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+            let odd = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(pairs)));
             Avx512(_mm512_add_ps(even, odd))
         }
     }
     #[inline(always)]
     unsafe fn store_values(values: Avx512, to: *mut f32) {
         unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values.0)) }
+    }
+    #[target_feature(enable = "avx512f,avx512fp16")]
+    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
     }
 }

@@ -52,11 +52,10 @@ pub(super) trait Lanes: Register {
     unsafe fn scale(self, power: Self) -> Self;
 }
 
-/// A register whose words are several numbers each: `self.fma(weights, sums)` adds to every word of the sums the products
-/// of the values in that word of `self` with the weights there. Whole numbers have one sum, an i32, and none saturates;
-/// halves have two, of even and of odd channels.
-pub(super) trait Words: Register {
-    /// A register of as many f32.
+/// A register whose words are several numbers each. Whole numbers have one sum per word, an i32, and none saturates; halves
+/// have two, of even and of odd channels.
+pub(super) trait Words: Copy {
+    /// A register of as many f32, of the same size.
     type Float: Lanes;
     /// Values in a word: 4 of one byte, or 2 of two bytes.
     const PER_WORD: usize;
@@ -65,10 +64,52 @@ pub(super) trait Words: Register {
     /// What is taken from a whole number before it is stored.
     const SHIFT: i32;
 
+    /// The words with the bits of a register, and the other way round.
+    fn of(bits: Self::Float) -> Self;
+    fn bits(self) -> Self::Float;
+    /// To every word of the sums the products of the values in that word of `self` with the weights there.
+    unsafe fn dot(self, weights: Self, sums: Self) -> Self;
     /// The sums of the words as f32.
     unsafe fn float(self) -> Self::Float;
     /// Stores numbers as values: `LANES / PER_WORD` words.
     unsafe fn store_values(values: Self::Float, to: *mut f32);
+    /// A tile of [`super::product`], compiled for what this needs.
+    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize);
+}
+
+// SAFETY (all functions): passed on.
+impl<W: Words> Register for W {
+    const LANES: usize = W::Float::LANES;
+    const SUMS: usize = W::Float::SUMS;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self::of(unsafe { W::Float::zero() })
+    }
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        Self::of(unsafe { W::Float::broadcast(from) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self::of(unsafe { W::Float::load(from) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { self.bits().store(to) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, other: Self, sum: Self) -> Self {
+        unsafe { self.dot(other, sum) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        unsafe { W::Float::prefetch(from) }
+    }
+    #[inline(always)]
+    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { W::tile_of_words(product, rows, vectors) }
+    }
 }
 
 /// `ln 2` in two parts, the first exact in few bits.

@@ -106,9 +106,16 @@ impl Lanes for Neon {
     }
 }
 
-/// Two 128-bit registers of eight words; `DOT` where the processor has the dot products of ARMv8.2.
+/// Both registers, by a function of one and its like in two others.
+#[inline(always)]
+fn each<T>(all: [Neon; 3], cast: impl Fn(float32x4_t) -> T, f: impl Fn(T, T, T) -> float32x4_t) -> Neon {
+    let [a, b, c] = all;
+    Neon(f(cast(a.0), cast(b.0), cast(c.0)), f(cast(a.1), cast(b.1), cast(c.1)))
+}
+
+/// Eight words of four whole numbers; `DOT` where the processor has the dot products of ARMv8.2.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes<const DOT: bool>(int32x4_t, int32x4_t);
+pub(super) struct Bytes<const DOT: bool>(Neon);
 
 /// To every sum the products of four signed bytes, by instructions that every processor has. No weight is -128, so two
 /// products fit 16 bits.
@@ -141,49 +148,6 @@ unsafe fn dot_of_v8_2(values: int32x4_t, weights: int32x4_t, mut sums: int32x4_t
 }
 
 // SAFETY (all functions): as above.
-impl<const DOT: bool> Register for Bytes<DOT> {
-    const LANES: usize = LANES;
-    const SUMS: usize = Neon::SUMS;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        unsafe { Self(vdupq_n_s32(0), vdupq_n_s32(0)) }
-    }
-    #[inline(always)]
-    unsafe fn broadcast(from: *const f32) -> Self {
-        unsafe {
-            let word = vdupq_n_s32(from.cast::<i32>().read());
-            Self(word, word)
-        }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        unsafe { Self(vld1q_s32(from.cast()), vld1q_s32(from.add(4).cast())) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe {
-            vst1q_s32(to.cast(), self.0);
-            vst1q_s32(to.add(4).cast(), self.1);
-        }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        unsafe {
-            match DOT {
-                true => Self(dot_of_v8_2(self.0, other.0, sum.0), dot_of_v8_2(self.1, other.1, sum.1)),
-                false => Self(dot(self.0, other.0, sum.0), dot(self.1, other.1, sum.1)),
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(_from: *const f32) {}
-    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
-    }
-}
-
-// SAFETY: as above.
 impl<const DOT: bool> Words for Bytes<DOT> {
     type Float = Neon;
     const PER_WORD: usize = 4;
@@ -191,8 +155,25 @@ impl<const DOT: bool> Words for Bytes<DOT> {
     const SHIFT: i32 = 128;
 
     #[inline(always)]
+    fn of(bits: Neon) -> Self {
+        Self(bits)
+    }
+    #[inline(always)]
+    fn bits(self) -> Neon {
+        self.0
+    }
+    #[inline(always)]
+    unsafe fn dot(self, weights: Self, sums: Self) -> Self {
+        let whole = |v| unsafe { vreinterpretq_s32_f32(v) };
+        let sum = |values, weights, sums| unsafe {
+            vreinterpretq_f32_s32(if DOT { dot_of_v8_2(values, weights, sums) } else { dot(values, weights, sums) })
+        };
+        Self(each([self.0, weights.0, sums.0], whole, sum))
+    }
+    #[inline(always)]
     unsafe fn float(self) -> Neon {
-        unsafe { Neon(vcvtq_f32_s32(self.0), vcvtq_f32_s32(self.1)) }
+        let float = |v| unsafe { vcvtq_f32_s32(vreinterpretq_s32_f32(v)) };
+        Neon(float(self.0.0), float(self.0.1))
     }
     #[inline(always)]
     unsafe fn store_values(values: Neon, to: *mut f32) {
@@ -202,11 +183,18 @@ impl<const DOT: bool> Words for Bytes<DOT> {
             vst1_u8(to.cast(), veor_u8(bytes, vdup_n_u8(128)));
         }
     }
+    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    }
 }
+
+/// Eight pairs of halves, for the half-precision arithmetic of ARMv8.2.
+#[derive(Clone, Copy)]
+pub(super) struct Halves(Neon);
 
 /// To every half of the sums the product of two halves, in one instruction of ARMv8.2.
 #[inline(always)]
-unsafe fn fma_halves(values: uint32x4_t, weights: uint32x4_t, mut sums: uint32x4_t) -> uint32x4_t {
+unsafe fn fma_halves(values: float32x4_t, weights: float32x4_t, mut sums: float32x4_t) -> float32x4_t {
     // SAFETY: no memory is touched; the processor has the extension, the promise of who takes `Halves`.
     unsafe {
         std::arch::asm!(
@@ -221,49 +209,7 @@ unsafe fn fma_halves(values: uint32x4_t, weights: uint32x4_t, mut sums: uint32x4
     sums
 }
 
-/// Two 128-bit registers of eight pairs of halves, for the half-precision arithmetic of ARMv8.2.
-#[derive(Clone, Copy)]
-pub(super) struct Halves(uint32x4_t, uint32x4_t);
-
 // SAFETY (all functions): as above, with half-precision arithmetic.
-impl Register for Halves {
-    const LANES: usize = LANES;
-    const SUMS: usize = Neon::SUMS;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        unsafe { Self(vdupq_n_u32(0), vdupq_n_u32(0)) }
-    }
-    #[inline(always)]
-    unsafe fn broadcast(from: *const f32) -> Self {
-        unsafe {
-            let word = vdupq_n_u32(from.cast::<u32>().read());
-            Self(word, word)
-        }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        unsafe { Self(vld1q_u32(from.cast()), vld1q_u32(from.add(4).cast())) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe {
-            vst1q_u32(to.cast(), self.0);
-            vst1q_u32(to.add(4).cast(), self.1);
-        }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        unsafe { Self(fma_halves(self.0, other.0, sum.0), fma_halves(self.1, other.1, sum.1)) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(_from: *const f32) {}
-    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
-    }
-}
-
-// SAFETY: as above.
 impl Words for Halves {
     type Float = Neon;
     const PER_WORD: usize = 2;
@@ -271,20 +217,34 @@ impl Words for Halves {
     const SHIFT: i32 = 0;
 
     #[inline(always)]
+    fn of(bits: Neon) -> Self {
+        Self(bits)
+    }
+    #[inline(always)]
+    fn bits(self) -> Neon {
+        self.0
+    }
+    #[inline(always)]
+    unsafe fn dot(self, weights: Self, sums: Self) -> Self {
+        let sum = |values, weights, sums| unsafe { fma_halves(values, weights, sums) };
+        Self(each([self.0, weights.0, sums.0], |v| v, sum))
+    }
+    #[inline(always)]
     unsafe fn float(self) -> Neon {
-        unsafe {
-            let sum = |v| {
-                let [even, odd] = [vmovn_u32(v), vshrn_n_u32::<16>(v)].map(|v| vcvt_f32_f16(vreinterpret_f16_u16(v)));
-                vaddq_f32(even, odd)
-            };
-            Neon(sum(self.0), sum(self.1))
-        }
+        let float = |v| unsafe {
+            let pairs = vreinterpretq_u32_f32(v);
+            let even = vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(pairs)));
+            let odd = vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32::<16>(pairs)));
+            vaddq_f32(even, odd)
+        };
+        Neon(float(self.0.0), float(self.0.1))
     }
     #[inline(always)]
     unsafe fn store_values(values: Neon, to: *mut f32) {
-        unsafe {
-            let [low, high] = [values.0, values.1].map(|v| vreinterpret_u16_f16(vcvt_f16_f32(v)));
-            vst1q_u16(to.cast(), vcombine_u16(low, high));
-        }
+        let half = |v| unsafe { vreinterpret_u16_f16(vcvt_f16_f32(v)) };
+        unsafe { vst1q_u16(to.cast(), vcombine_u16(half(values.0), half(values.1))) }
+    }
+    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
     }
 }

@@ -101,47 +101,18 @@ impl Lanes for Plain {
     }
 }
 
-/// An array of words of four bytes.
+/// Words of four whole numbers.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes([i32; LANES]);
+pub(super) struct Bytes(Plain);
 
-// SAFETY (all functions): as above.
-impl Register for Bytes {
-    const LANES: usize = LANES;
-    const SUMS: usize = Plain::SUMS;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self([0; LANES])
-    }
-    #[inline(always)]
-    unsafe fn broadcast(from: *const f32) -> Self {
-        Self([unsafe { from.cast::<i32>().read() }; LANES])
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { from.cast::<[i32; LANES]>().read_unaligned() })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { to.cast::<[i32; LANES]>().write_unaligned(self.0) }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        let dot = |values: i32, weights: i32| -> i32 {
-            let products = values.to_le_bytes().into_iter().zip(weights.to_le_bytes());
-            products.map(|(value, weight)| i32::from(value) * i32::from(weight as i8)).sum()
-        };
-        Self(std::array::from_fn(|i| sum.0[i].wrapping_add(dot(self.0[i], other.0[i]))))
-    }
-    #[inline(always)]
-    unsafe fn prefetch(_from: *const f32) {}
-    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
-    }
+/// A function of three words, lane by lane.
+#[inline(always)]
+fn zip3(all: [Plain; 3], f: impl Fn(u32, u32, u32) -> u32) -> Plain {
+    let [a, b, c] = all.map(|v| v.0.map(f32::to_bits));
+    Plain(std::array::from_fn(|i| f32::from_bits(f(a[i], b[i], c[i]))))
 }
 
-// SAFETY: as above.
+// SAFETY (all functions): as above.
 impl Words for Bytes {
     type Float = Plain;
     const PER_WORD: usize = 4;
@@ -149,54 +120,46 @@ impl Words for Bytes {
     const SHIFT: i32 = 0;
 
     #[inline(always)]
+    fn of(bits: Plain) -> Self {
+        Self(bits)
+    }
+    #[inline(always)]
+    fn bits(self) -> Plain {
+        self.0
+    }
+    #[inline(always)]
+    unsafe fn dot(self, weights: Self, sums: Self) -> Self {
+        let dot = |values: u32, weights: u32, sum: u32| {
+            let products = values.to_le_bytes().into_iter().zip(weights.to_le_bytes());
+            let dot: i32 = products.map(|(value, weight)| i32::from(value) * i32::from(weight as i8)).sum();
+            sum.wrapping_add(dot as u32)
+        };
+        Self(zip3([self.0, weights.0, sums.0], dot))
+    }
+    #[inline(always)]
     unsafe fn float(self) -> Plain {
-        Plain(self.0.map(|sum| sum as f32))
+        Plain(self.0.0.map(|sum| sum.to_bits() as i32 as f32))
     }
     #[inline(always)]
     unsafe fn store_values(values: Plain, to: *mut f32) {
         unsafe { to.cast::<[u8; LANES]>().write_unaligned(values.0.map(|value| value as u8)) }
     }
-}
-
-/// An array of pairs of halves.
-#[derive(Clone, Copy)]
-pub(super) struct Halves([[f16; 2]; LANES]);
-
-// SAFETY (all functions): as above.
-impl Register for Halves {
-    const LANES: usize = LANES;
-    const SUMS: usize = Plain::SUMS;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self([[f16::ZERO; 2]; LANES])
-    }
-    #[inline(always)]
-    unsafe fn broadcast(from: *const f32) -> Self {
-        Self([unsafe { from.cast::<[f16; 2]>().read_unaligned() }; LANES])
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { from.cast::<[[f16; 2]; LANES]>().read_unaligned() })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { to.cast::<[[f16; 2]; LANES]>().write_unaligned(self.0) }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        // A product of two halves is an f32.
-        let fma = |a: f16, b: f16, c: f16| f16::from_f32(a.to_f32() * b.to_f32() + c.to_f32());
-        Self(std::array::from_fn(|i| std::array::from_fn(|j| fma(self.0[i][j], other.0[i][j], sum.0[i][j]))))
-    }
-    #[inline(always)]
-    unsafe fn prefetch(_from: *const f32) {}
-    unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
+    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
         unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
     }
 }
 
-// SAFETY: as above.
+/// Pairs of halves.
+#[derive(Clone, Copy)]
+pub(super) struct Halves(Plain);
+
+/// The even half of a word and the odd one.
+#[inline(always)]
+fn halves(word: u32) -> [f32; 2] {
+    [word as u16, (word >> 16) as u16].map(|bits| f16::from_bits(bits).to_f32())
+}
+
+// SAFETY (all functions): as above.
 impl Words for Halves {
     type Float = Plain;
     const PER_WORD: usize = 2;
@@ -204,11 +167,32 @@ impl Words for Halves {
     const SHIFT: i32 = 0;
 
     #[inline(always)]
+    fn of(bits: Plain) -> Self {
+        Self(bits)
+    }
+    #[inline(always)]
+    fn bits(self) -> Plain {
+        self.0
+    }
+    #[inline(always)]
+    unsafe fn dot(self, weights: Self, sums: Self) -> Self {
+        let fma = |values: u32, weights: u32, sums: u32| {
+            let [x, w, s] = [values, weights, sums].map(halves);
+            // A product of two halves is an f32.
+            let [even, odd] = [0, 1].map(|i| u32::from(f16::from_f32(x[i] * w[i] + s[i]).to_bits()));
+            even | odd << 16
+        };
+        Self(zip3([self.0, weights.0, sums.0], fma))
+    }
+    #[inline(always)]
     unsafe fn float(self) -> Plain {
-        Plain(self.0.map(|[even, odd]| even.to_f32() + odd.to_f32()))
+        Plain(self.0.0.map(|sums| halves(sums.to_bits()).into_iter().sum()))
     }
     #[inline(always)]
     unsafe fn store_values(values: Plain, to: *mut f32) {
         unsafe { to.cast::<[f16; LANES]>().write_unaligned(values.0.map(f16::from_f32)) }
+    }
+    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
+        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
     }
 }

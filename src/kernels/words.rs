@@ -5,7 +5,7 @@
 //! runs [`direct`], whose tile multiplies words in place of values ([`Words`]).
 
 use super::conv::{Algorithm, ConvSpec, Operands};
-use super::lanes::{Lanes, MAX_LANES, Words, load_up_to};
+use super::lanes::{Lanes, MAX_LANES, Register, Words, load_up_to};
 use super::product::panels;
 use super::{Buffer, Isa, Kernels, View, conv, direct};
 
