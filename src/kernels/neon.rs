@@ -108,9 +108,8 @@ impl Lanes for Neon {
 
 /// Both registers, by a function of one and its like in two others.
 #[inline(always)]
-fn each<T>(all: [Neon; 3], cast: impl Fn(float32x4_t) -> T, f: impl Fn(T, T, T) -> float32x4_t) -> Neon {
-    let [a, b, c] = all;
-    Neon(f(cast(a.0), cast(b.0), cast(c.0)), f(cast(a.1), cast(b.1), cast(c.1)))
+fn each([a, b, c]: [Neon; 3], f: impl Fn(float32x4_t, float32x4_t, float32x4_t) -> float32x4_t) -> Neon {
+    Neon(f(a.0, b.0, c.0), f(a.1, b.1, c.1))
 }
 
 /// Eight words of four whole numbers; `DOT` where the processor has the dot products of ARMv8.2.
@@ -120,19 +119,19 @@ pub(super) struct Bytes<const DOT: bool>(Neon);
 /// To every sum the products of four signed bytes, by instructions that every processor has. No weight is -128, so two
 /// products fit 16 bits.
 #[inline(always)]
-unsafe fn dot(values: int32x4_t, weights: int32x4_t, sums: int32x4_t) -> int32x4_t {
+unsafe fn dot(values: float32x4_t, weights: float32x4_t, sums: float32x4_t) -> float32x4_t {
     // SAFETY: no pointers.
     unsafe {
-        let (x, w) = (vreinterpretq_s8_s32(values), vreinterpretq_s8_s32(weights));
+        let (x, w) = (vreinterpretq_s8_f32(values), vreinterpretq_s8_f32(weights));
         let low = vmull_s8(vget_low_s8(x), vget_low_s8(w));
         let high = vmull_high_s8(x, w);
-        vpadalq_s16(sums, vpaddq_s16(low, high))
+        vreinterpretq_f32_s32(vpadalq_s16(vreinterpretq_s32_f32(sums), vpaddq_s16(low, high)))
     }
 }
 
 /// The same in one instruction of ARMv8.2.
 #[inline(always)]
-unsafe fn dot_of_v8_2(values: int32x4_t, weights: int32x4_t, mut sums: int32x4_t) -> int32x4_t {
+unsafe fn dot_of_v8_2(values: float32x4_t, weights: float32x4_t, mut sums: float32x4_t) -> float32x4_t {
     // SAFETY: no memory is touched; the processor has the extension, the promise of who takes `Bytes<true>`.
     unsafe {
         std::arch::asm!(
@@ -164,11 +163,10 @@ impl<const DOT: bool> Words for Bytes<DOT> {
     }
     #[inline(always)]
     unsafe fn dot(self, weights: Self, sums: Self) -> Self {
-        let whole = |v| unsafe { vreinterpretq_s32_f32(v) };
         let sum = |values, weights, sums| unsafe {
-            vreinterpretq_f32_s32(if DOT { dot_of_v8_2(values, weights, sums) } else { dot(values, weights, sums) })
+            if DOT { dot_of_v8_2(values, weights, sums) } else { dot(values, weights, sums) }
         };
-        Self(each([self.0, weights.0, sums.0], whole, sum))
+        Self(each([self.0, weights.0, sums.0], sum))
     }
     #[inline(always)]
     unsafe fn float(self) -> Neon {
@@ -227,7 +225,7 @@ impl Words for Halves {
     #[inline(always)]
     unsafe fn dot(self, weights: Self, sums: Self) -> Self {
         let sum = |values, weights, sums| unsafe { fma_halves(values, weights, sums) };
-        Self(each([self.0, weights.0, sums.0], |v| v, sum))
+        Self(each([self.0, weights.0, sums.0], sum))
     }
     #[inline(always)]
     unsafe fn float(self) -> Neon {
