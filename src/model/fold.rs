@@ -16,8 +16,11 @@ pub fn fold(model: &Model, conv: &Conv) -> (Vec<f32>, Vec<f32>) {
     };
     let [gamma, beta, mean, var] = norm.keys().map(|key| model.tensor(&key).data());
     let scale = |c: usize| f64::from(gamma[c]) / (f64::from(var[c]) + f64::from(norm.eps)).sqrt();
-    let folded = kernel.chunks(per_channel).enumerate();
-    let folded = folded.flat_map(|(c, k)| k.iter().map(move |v| (f64::from(*v) * scale(c)) as f32)).collect();
+    let mut folded = kernel.to_vec();
+    for (c, channel) in folded.chunks_mut(per_channel).enumerate() {
+        let scale = scale(c);
+        channel.iter_mut().for_each(|v| *v = (f64::from(*v) * scale) as f32);
+    }
     let shift = |c: usize| (f64::from(beta[c]) + (bias(c) - f64::from(mean[c])) * scale(c)) as f32;
     (folded, (0..conv.c_out).map(shift).collect())
 }
