@@ -114,6 +114,8 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
         ("detect --model small.safetensors photo.png --score 2", 2, &["is 2, expected a number from 0 to 1"]),
         ("bench --model small.safetensors --runs 0", 2, &["--runs <N>"]),
         ("export --model small.safetensors --format tflite -o x", 2, &["tflite"]),
+        ("quantise --model small.safetensors -o x", 2, &["int8 needs images: name their dataset with --data"]),
+        ("quantise --model small.safetensors --dtype f8 -o x", 2, &["int8, f16"]),
         ("prune --profile none.toml", 3, &["error: none.toml: No such file"]),
         (
             "prune --profile bad.toml",
@@ -175,6 +177,10 @@ fn results_have_the_keys_that_scripts_rely_on() {
         (inspected["params"].as_u64().unwrap(), inspected["macs"].as_u64().unwrap())
     );
     assert!(inspected["groups"].as_array().unwrap().iter().all(|group| group["width"].as_u64().unwrap() > 0));
+    let halves = ["quantise", "--model", "small.safetensors", "--dtype", "f16", "-o", "halves.safetensors"];
+    worker(&folder).args(halves).assert().success();
+    let halves = json(worker(&folder).args(["inspect", "--model", "halves.safetensors", "--json"]));
+    assert_eq!((&inspected["dtype"], &halves["dtype"]), (&"f32".into(), &"f16".into()));
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "int8", value_parser = ["int8", "f16"])]
     dtype: String,
     /// The dataset's YAML file, as ultralytics write it: its images show how large the layers' inputs get (int8 needs it)
-    #[arg(long, value_name = "YAML", required_if_eq("dtype", "int8"))]
+    #[arg(long, value_name = "YAML")]
     data: Option<PathBuf>,
     /// Split of the dataset
     #[arg(long, value_name = "NAME", default_value = "train")]
@@ -34,10 +34,17 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    let data = args.data.as_deref();
+    let data = match Dtype::from_name(&args.dtype) {
+        Some(Dtype::Int8) => Some(data.ok_or_else(|| {
+            Failure::Usage("int8 needs images: name their dataset with --data data.yaml (f16 needs none)".into())
+        })?),
+        _ => None,
+    };
     let model = args.model.load()?;
     let side = args.model.imgsz(&model)?;
-    let mut rounded = match &args.data {
-        Some(data) if args.dtype == Dtype::Int8.name() => {
+    let mut rounded = match data {
+        Some(data) => {
             let images = images(args, data, &model, side)?;
             let bar = terminal::bar("Calibrating");
             bar.set_length(images.len() as u64);
@@ -45,7 +52,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             bar.finish_and_clear();
             quantise(&model, &found.map_err(Failure::input)?)
         }
-        _ => halve(&model),
+        None => halve(&model),
     };
     rounded.info.imgsz = Some(side);
     model::save(&rounded, &args.output).map_err(Failure::input)
