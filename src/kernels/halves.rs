@@ -8,12 +8,9 @@ use super::conv::{Algorithm, ConvSpec};
 use super::words::{self, Unit};
 use half::f16;
 
-/// The greatest finite half.
-const MOST: f32 = 65504.0;
-
-/// The magnitudes of an output channel's weights add up to this or up to twice as much: no sum leaves the range of
-/// halves unless inputs exceed 1023, and none that matters is near its other end.
-const TOTAL: f32 = 32.0;
+/// Where inputs are cut off. The magnitudes of an output channel's weights add up to less than 2, and rounding at most
+/// doubles what a step adds to a sum, so no sum reaches the greatest half, 65504, whatever comes.
+const MOST: f32 = 16000.0;
 
 /// Whether an instruction set computes in halves on this machine, twice as many at a time as f32.
 pub fn computes_halves(isa: Isa) -> bool {
@@ -21,7 +18,7 @@ pub fn computes_halves(isa: Isa) -> bool {
 }
 
 /// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`. The weights of an output channel are divided by a power of
-/// two, which its sums are multiplied with.
+/// two, which its sums are multiplied with: their magnitudes add up to 1 or more, and less than 2.
 ///
 /// # Panics
 /// If a length is wrong.
@@ -30,8 +27,7 @@ pub fn pack_half(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], packe
     words::pack(isa, spec, (weights, bias), [1.0, -MOST, MOST, 0.0], packed, |kernel, numbers| {
         let total: f32 = kernel.iter().map(|w| w.abs()).sum();
         // Without the mantissa; kept where a division by it is exact.
-        let power = f32::from_bits(total.to_bits() & 0x7f80_0000).clamp(2.0f32.powi(-100), 2.0f32.powi(100));
-        let scale = power / TOTAL;
+        let scale = f32::from_bits(total.to_bits() & 0x7f80_0000).clamp(2.0f32.powi(-100), 2.0f32.powi(100));
         for (number, weight) in numbers.iter_mut().zip(kernel) {
             *number = f16::from_f32(weight / scale).to_bits().into();
         }

@@ -327,6 +327,27 @@ fn on_words(
 }
 
 #[test]
+fn sums_of_halves_stay_finite_whatever_comes() {
+    let (c_in, c_out) = (600, 3);
+    let algorithm = Algorithm::Half;
+    let act = Activation::Identity;
+    let spec = ConvSpec { c_in, c_out, kernel: 1, stride: 1, padding: 0, act, algorithm, planar: false };
+    let (src, dst) = (View::dense(0, c_in, 2, 2), View::dense(4 * c_in, c_out, 2, 2));
+    for (isa, weight) in isas().into_iter().flat_map(|isa| [1e-3f32, 1.0, 1.7, 3e4].map(|weight| (isa, weight))) {
+        let mut buffer = Buffer::zeroed(4 * (c_in + c_out)).unwrap();
+        buffer.as_mut_slice().fill(1e9);
+        let mut packed = vec![f32::NAN; packed_conv_len(isa, &spec)];
+        pack_half(isa, &spec, &vec![weight; c_in * c_out], &[0.0; 3], &mut packed);
+        let mut kernels = Kernels::new(isa, 1, conv_scratch(isa, &spec), conv_zeros(&spec)).unwrap();
+        on_words(&mut kernels, &mut buffer, 4 * (c_in + c_out), &spec, &packed, src, dst, None);
+        let found = &buffer.as_slice()[4 * c_in..];
+        // As large as inputs that are cut off make it, but for what sums of halves lose.
+        let least = 0.5 * 16_000.0 * weight * c_in as f32;
+        assert!(found.iter().all(|v| v.is_finite() && *v > least), "{isa:?} {weight}: {found:?}");
+    }
+}
+
+#[test]
 fn convolutions_in_halves_of_any_shape_are_right() {
     (90_000..90_600).for_each(halves);
 }

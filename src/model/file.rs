@@ -142,8 +142,8 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
         .collect();
     let halves: BTreeMap<&str, Vec<u8>> =
         half_keys(&model.graph).filter_map(|key| Some((key, halves(model.tensor(key))?))).collect();
-    let whole = |key: &str| rounded.contains_key(key) || halves.contains_key(key);
-    let rest = model.weights.iter().filter(|(key, _)| !whole(key));
+    let narrow = |key: &str| rounded.contains_key(key) || halves.contains_key(key);
+    let rest = model.weights.iter().filter(|(key, _)| !narrow(key));
     let packed: BTreeMap<&str, Packed> =
         rest.filter_map(|(key, tensor)| Some((key.as_str(), sparse::pack(tensor)?))).collect();
     let version = match (model.graph.dtype.is_f32(), packed.is_empty()) {

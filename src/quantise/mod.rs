@@ -1,5 +1,6 @@
-//! Numbers of fewer bits after training: halves, which need nothing but rounding, and 8-bit whole numbers (Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
-//! 2018): weights with a scale for each output channel, inputs with the range that calibration images show.
+//! Numbers of fewer bits after training: halves, which need nothing but rounding, and 8-bit whole numbers (Krishnamoorthi,
+//! "Quantizing deep convolutional networks for efficient inference", 2018): weights with a scale for each output channel,
+//! inputs with the range that calibration images show.
 //!
 //! Where a range ends is where the squared error of rounding is least: a value beyond it is cut off, but all others are
 //! rounded more finely (Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient Inference", 2019).
