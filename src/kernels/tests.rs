@@ -4,24 +4,34 @@ use super::*;
 use crate::graph::{Activation, Attention};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::sync::LazyLock;
 
 fn isas() -> Vec<Isa> {
     Isa::all().collect()
 }
+
+/// Numbers between -1 and 1, drawn once: tests take theirs from anywhere in them.
+static DRAWN: LazyLock<Vec<f32>> = LazyLock::new(|| {
+    let mut rng = StdRng::seed_from_u64(0);
+    (0..100_003).map(|_| rng.random_range(-1.0..1.0)).collect()
+});
 
 /// A buffer in which tensors lie between other values, which kernels must leave alone.
 struct World {
     rng: StdRng,
     buffer: Buffer,
     used: usize,
+    drawn: usize,
 }
 
 impl World {
+    /// Values that are watched behind the last tensor.
+    const BEHIND: usize = 1024;
+
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut buffer = Buffer::zeroed(1 << 17).unwrap();
-        buffer.as_mut_slice().iter_mut().for_each(|v| *v = rng.random_range(-1.0..1.0));
-        Self { rng, buffer, used: 0 }
+        let drawn = rng.random_range(0..DRAWN.len());
+        Self { rng, buffer: Buffer::zeroed(1 << 17).unwrap(), used: 0, drawn }
     }
 
     /// A run of channels of a tensor that is often wider.
@@ -31,8 +41,10 @@ impl World {
             false => (self.rng.random_range(0..9), self.rng.random_range(0..9)),
         };
         let whole = View::dense(self.used, before + c + after, h, w);
-        self.used += whole.c * h * w + self.rng.random_range(0..5);
-        assert!(self.used <= self.buffer.as_slice().len());
+        let end = self.used + whole.c * h * w + self.rng.random_range(0..5);
+        let values = self.values(end + Self::BEHIND - self.used);
+        self.buffer.as_mut_slice()[self.used..end + Self::BEHIND].copy_from_slice(&values);
+        self.used = end;
         whole.channels(before, c)
     }
 
@@ -50,13 +62,13 @@ impl World {
         expected: impl Fn(&Self, usize, usize, usize) -> f64,
         run: impl Fn(Isa, &mut Kernels, &mut Buffer),
     ) {
-        let before = self.buffer.as_slice().to_vec();
+        let before = self.buffer.as_slice()[..self.used + Self::BEHIND].to_vec();
         let threads = [1, 1, 2, 3][self.rng.random_range(0..4)];
         let order = || (0..out.h).flat_map(move |y| (0..out.w).flat_map(move |x| (0..out.c).map(move |c| (c, y, x))));
         let wanted: Vec<f64> = order().map(|(c, y, x)| expected(self, c, y, x)).collect();
         for isa in isas() {
             let mut kernels = Kernels::new(isa, threads, space(isa), 4096).unwrap();
-            self.buffer.as_mut_slice().copy_from_slice(&before);
+            self.buffer.as_mut_slice()[..before.len()].copy_from_slice(&before);
             run(isa, &mut kernels, &mut self.buffer);
             let mut inside = vec![false; before.len()];
             for ((c, y, x), wanted) in order().zip(&wanted) {
@@ -72,8 +84,51 @@ impl World {
     }
 
     fn values(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.rng.random_range(-1.0..1.0)).collect()
+        let start = self.drawn;
+        self.drawn = (start + n) % DRAWN.len();
+        DRAWN.iter().cycle().skip(start).take(n).copied().collect()
     }
+
+    /// The sums of products of a convolution's outputs, pixel by pixel, of inputs as `read` sees them.
+    fn sums(&self, spec: &ConvSpec, deep: bool, src: View, weights: &[f64], read: impl Fn(f64) -> f64) -> Vec<f64> {
+        let &ConvSpec { c_in, c_out, kernel, stride, padding, .. } = spec;
+        let (h, w) = (src.h, src.w);
+        let (oh, ow) = (out_side(h, kernel, stride, padding), out_side(w, kernel, stride, padding));
+        let per_group = if deep { 1 } else { c_in };
+        let inputs: Vec<f64> = (0..h * w)
+            .flat_map(|p| (0..c_in).map(move |c| (p, c)))
+            .map(|(p, c)| read(self.at(src, c, p / w, p % w)))
+            .collect();
+        // A row of weights for each tap and input channel: one for each output channel.
+        let taps = kernel * kernel;
+        let mut rows = vec![0.0; taps * per_group * c_out];
+        for (i, weight) in weights.iter().enumerate() {
+            let (co, ci, tap) = (i / taps / per_group, i / taps % per_group, i % taps);
+            rows[(tap * per_group + ci) * c_out + co] = *weight;
+        }
+        let mut sums = vec![0.0; oh * ow * c_out];
+        for (p, sums) in sums.chunks_exact_mut(c_out).enumerate() {
+            for tap in 0..taps {
+                let iy = (p / ow * stride + tap / kernel).checked_sub(padding).filter(|i| *i < h);
+                let ix = (p % ow * stride + tap % kernel).checked_sub(padding).filter(|i| *i < w);
+                let (Some(iy), Some(ix)) = (iy, ix) else { continue };
+                let pixel = &inputs[(iy * w + ix) * c_in..][..c_in];
+                let rows = &rows[tap * per_group * c_out..][..per_group * c_out];
+                if deep {
+                    sums.iter_mut().zip(rows).zip(pixel).for_each(|((sum, weight), x)| *sum += x * weight);
+                } else {
+                    for (row, x) in rows.chunks_exact(c_out).zip(pixel) {
+                        sums.iter_mut().zip(row).for_each(|(sum, weight)| *sum += x * weight);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+fn wide_of(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|v| f64::from(*v)).collect()
 }
 
 fn act(act: Activation, x: f64) -> f64 {
@@ -129,17 +184,9 @@ fn convolution(seed: u64, kind: Kind) {
     let residual = (with_residual && kind != Kind::Planes).then(|| world.tensor(c_out, oh, ow));
     let (weights, bias) = (world.values(c_out * per_group * kernel * kernel), world.values(c_out));
     let case = format!("seed {seed} {kind:?} {spec:?} on {h} x {w}, {src:?} -> {dst:?} + {residual:?}");
+    let sums = world.sums(&spec, deep, src, &wide_of(&weights), |x| x);
     let expected = |world: &World, co: usize, y: usize, x: usize| {
-        let mut sum = f64::from(bias[co]);
-        for (ci, ky, kx) in
-            (0..per_group).flat_map(|c| (0..kernel).flat_map(move |y| (0..kernel).map(move |x| (c, y, x))))
-        {
-            let (iy, ix) = ((y * stride + ky).checked_sub(padding), (x * stride + kx).checked_sub(padding));
-            if let (Some(iy), Some(ix)) = (iy.filter(|i| *i < h), ix.filter(|i| *i < w)) {
-                let weight = weights[((co * per_group + ci) * kernel + ky) * kernel + kx];
-                sum += world.at(src, if deep { co } else { ci }, iy, ix) * f64::from(weight);
-            }
-        }
+        let sum = sums[(y * ow + x) * c_out + co] + f64::from(bias[co]);
         act(act_of, sum) + residual.map_or(0.0, |r| world.at(r, co, y, x))
     };
     // Rounding grows with the square root of the number of summands; Winograd's transforms cost most of a digit.
@@ -177,7 +224,7 @@ fn convolution(seed: u64, kind: Kind) {
     );
 }
 
-/// One random convolution in whole numbers, held against sums in i64 that are rounded as the definition says.
+/// One random convolution in whole numbers, held against exact sums that are rounded as the definition says.
 fn whole_numbers(seed: u64) {
     let mut world = World::new(seed);
     let rng = &mut world.rng;
@@ -209,29 +256,24 @@ fn whole_numbers(seed: u64) {
     let (input, zero) = input_scale(range);
     let number = |x: f64| {
         let steps = x as f32 * (1.0 / input);
-        i64::from(steps.clamp(-zero, 255.0 - zero).round_ties_even() as i32)
+        f64::from(steps.clamp(-zero, 255.0 - zero).round_ties_even())
     };
     let scales: Vec<f32> = weights
         .chunks(c_in * kernel * kernel)
         .map(|kernel| weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most))))
         .collect();
-    let steps: Vec<i64> = weights
+    let steps: Vec<f64> = weights
         .iter()
         .enumerate()
         .map(|(i, w)| {
             let scale = scales[i / (c_in * kernel * kernel)];
-            if scale > 0.0 { (w / scale).round() as i64 } else { 0 }
+            if scale > 0.0 { f64::from((w / scale).round()) } else { 0.0 }
         })
         .collect();
-    assert!(steps.iter().all(|step| step.abs() <= 127), "{case}");
+    assert!(steps.iter().all(|step| step.abs() <= 127.0), "{case}");
+    let sums = world.sums(&spec, false, src, &steps, number);
     let expected = |world: &World, co: usize, y: usize, x: usize| {
-        let mut sum = 0;
-        for (ci, ky, kx) in (0..c_in).flat_map(|c| (0..kernel).flat_map(move |y| (0..kernel).map(move |x| (c, y, x)))) {
-            let (iy, ix) = ((y * stride + ky).checked_sub(padding), (x * stride + kx).checked_sub(padding));
-            if let (Some(iy), Some(ix)) = (iy.filter(|i| *i < h), ix.filter(|i| *i < w)) {
-                sum += number(world.at(src, ci, iy, ix)) * steps[((co * c_in + ci) * kernel + ky) * kernel + kx];
-            }
-        }
+        let sum = sums[(y * ow + x) * c_out + co];
         let value = sum as f32 * (input * scales[co]) + bias[co];
         match act_of {
             // Rounded as often as the kernel does, so that it must agree to the bit.
@@ -267,11 +309,12 @@ fn halves(seed: u64) {
     let wide = if rng.random_bool(0.2) { 50 } else { 14 };
     let (h, w) = (rng.random_range(least..14), rng.random_range(least..wide));
     let (c_in, c_out) = (rng.random_range(1..70), rng.random_range(1..72));
-    let act = [Activation::Identity, Activation::Silu, Activation::Relu][rng.random_range(0..3)];
+    let act_of = [Activation::Identity, Activation::Silu, Activation::Relu][rng.random_range(0..3)];
     // Large and small weights.
     let size = 2.0f32.powi([0, 0, 0, 12, -20, -90][rng.random_range(0..6)]);
     let with_residual = rng.random_bool(0.4);
-    let spec = ConvSpec { c_in, c_out, kernel, stride, padding, act, algorithm: Algorithm::Half, planar: false };
+    let spec =
+        ConvSpec { c_in, c_out, kernel, stride, padding, act: act_of, algorithm: Algorithm::Half, planar: false };
     let (oh, ow) = (out_side(h, kernel, stride, padding), out_side(w, kernel, stride, padding));
     let (src, dst) = (world.tensor(c_in, h, w), world.tensor(c_out, oh, ow));
     let residual = with_residual.then(|| world.tensor(c_out, oh, ow));
@@ -279,21 +322,10 @@ fn halves(seed: u64) {
     let weights: Vec<f32> = world.values(c_out * c_in * kernel * kernel).into_iter().map(|w| round(w) * size).collect();
     let bias = world.values(c_out);
     let case = format!("seed {seed} {spec:?} {size} on {h} x {w}, {src:?} -> {dst:?} + {residual:?}");
+    let sums = world.sums(&spec, false, src, &wide_of(&weights), |x| f64::from(round(x as f32)));
     let expected = |world: &World, co: usize, y: usize, x: usize| {
-        let mut sum = f64::from(bias[co]);
-        for (ci, ky, kx) in (0..c_in).flat_map(|c| (0..kernel).flat_map(move |y| (0..kernel).map(move |x| (c, y, x)))) {
-            let (iy, ix) = ((y * stride + ky).checked_sub(padding), (x * stride + kx).checked_sub(padding));
-            if let (Some(iy), Some(ix)) = (iy.filter(|i| *i < h), ix.filter(|i| *i < w)) {
-                let weight = weights[((co * c_in + ci) * kernel + ky) * kernel + kx];
-                sum += f64::from(round(world.at(src, ci, iy, ix) as f32)) * f64::from(weight);
-            }
-        }
-        let value = match act {
-            Activation::Identity => sum,
-            Activation::Relu => sum.max(0.0),
-            Activation::Silu => sum / (1.0 + (-sum).exp()),
-        };
-        value + residual.map_or(0.0, |r| world.at(r, co, y, x))
+        let sum = sums[(y * ow + x) * c_out + co] + f64::from(bias[co]);
+        act(act_of, sum) + residual.map_or(0.0, |r| world.at(r, co, y, x))
     };
     // Partial sums grow with the root of the depth, and so does what all their roundings add up to: some units in the last
     // place of a sum of magnitudes, a quarter of the depth.
