@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Every top-level module, floor by floor; within a floor a module may import those before it.
 const FLOORS: [&[&str]; 7] = [
-    &["files", "board", "graph", "kernels"],
+    &["files", "graph", "kernels", "board"],
     &["model", "engine", "vision"],
     &["detector", "zoo", "import", "profile", "device", "backend"],
     &["group", "surgery", "memory", "search", "latency", "quantise", "repair", "importance"],

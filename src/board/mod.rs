@@ -34,6 +34,9 @@ pub struct Board {
     /// The GPU that networks run on, where they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<String>,
+    /// Whether the program's kernels compute in half precision there.
+    #[serde(default)]
+    pub halves: bool,
     /// Version of the program that measures: it holds the kernels of the networks.
     pub runtime: String,
     /// Whether the program runs on another architecture's machine: times mean nothing.

@@ -1,6 +1,7 @@
 //! Where Linux says what.
 
 use super::{Board, State};
+use crate::kernels::{Isa, computes_halves};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,7 @@ pub(super) fn board(root: &Path) -> Board {
         power_mode: power_mode(root),
         kernel: text(&root.join("proc/sys/kernel/osrelease")),
         gpu: None,
+        halves: computes_halves(Isa::detect()),
         runtime: env!("CARGO_PKG_VERSION").into(),
         emulated: emulated(root, arch),
     }

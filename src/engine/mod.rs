@@ -24,6 +24,7 @@ pub mod reference;
 mod rounds;
 
 pub use cuda::{HAS_CUDA, cuda_device};
+pub use processor::Cpu;
 pub use rounds::{LeastTimes, time_round};
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
@@ -159,12 +160,13 @@ impl Engine {
         options: &Options,
         isa: Isa,
     ) -> Result<Self, EngineError> {
-        let program = compile(&model.graph, height, width, &options.keep, &isa)?;
+        let cpu = Cpu::from(isa);
+        let program = compile(&model.graph, height, width, &options.keep, &cpu)?;
         let memory = memory_of(&program, options);
         let none = || EngineError::OutOfMemory { bytes: memory.total() };
         let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
         let mut weights = buffer(program.weights)?;
-        fold::pack(&isa, model, &program, weights.as_mut_slice());
+        fold::pack(&cpu, model, &program, weights.as_mut_slice());
         let mut kernels = Kernels::new(isa, options.threads.max(1), program.space, program.zeros).ok_or_else(none)?;
         if options.pin {
             kernels.pin();
@@ -352,10 +354,10 @@ fn outputs(model: &Model, slots: &[Slot]) -> Vec<usize> {
 /// # Errors
 /// If the graph does not fit the size, or an option names a node that is not there.
 pub fn plan_memory(graph: &Graph, height: usize, width: usize, options: &Options) -> Result<Memory, EngineError> {
-    plan_memory_for(graph, height, width, options, Isa::detect())
+    plan_memory_for(graph, height, width, options, Cpu::here())
 }
 
-/// As [`plan_memory`], with a given instruction set.
+/// As [`plan_memory`], on a given processor.
 ///
 /// # Errors
 /// As [`plan_memory`].
@@ -364,9 +366,9 @@ pub fn plan_memory_for(
     height: usize,
     width: usize,
     options: &Options,
-    isa: Isa,
+    cpu: impl Into<Cpu>,
 ) -> Result<Memory, EngineError> {
-    Ok(memory_of(&compile(graph, height, width, &options.keep, &isa)?, options))
+    Ok(memory_of(&compile(graph, height, width, &options.keep, &cpu.into())?, options))
 }
 
 fn memory_of(program: &Program, options: &Options) -> Memory {

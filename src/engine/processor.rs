@@ -26,17 +26,39 @@ pub(super) trait Processor {
     fn attention_space(&self, op: &Attention, pixels: usize) -> (usize, usize);
 }
 
-impl Processor for Isa {
+/// A processor as plans see it. For what another machine's engine will hold, whether that one computes in halves matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// The instruction set.
+    pub isa: Isa,
+    /// Whether it computes in half precision; if not, halves are stored only, and layers computed in f32.
+    pub halves: bool,
+}
+
+impl Cpu {
+    /// This machine's.
+    pub fn here() -> Self {
+        Isa::detect().into()
+    }
+}
+
+impl From<Isa> for Cpu {
+    fn from(isa: Isa) -> Self {
+        Self { isa, halves: kernels::computes_halves(isa) }
+    }
+}
+
+impl Processor for Cpu {
     fn algorithm(&self, conv: &Conv, out: Shape, dtype: Dtype) -> Algorithm {
         match dtype {
             Dtype::Int8 => Algorithm::Int8,
-            Dtype::F16 if kernels::computes_halves(*self) => Algorithm::Half,
+            Dtype::F16 if self.halves => Algorithm::Half,
             _ => Algorithm::choose(conv.kernel, conv.stride, out.h, out.w),
         }
     }
 
     fn packed_len(&self, spec: &ConvSpec, depthwise: bool) -> usize {
-        if depthwise { kernels::packed_depthwise_len(spec) } else { kernels::packed_conv_len(*self, spec) }
+        if depthwise { kernels::packed_depthwise_len(spec) } else { kernels::packed_conv_len(self.isa, spec) }
     }
 
     fn pack(
@@ -50,21 +72,21 @@ impl Processor for Isa {
     ) {
         match (depthwise, spec.algorithm) {
             (true, _) => kernels::pack_depthwise(spec, kernel, bias, packed),
-            (_, Algorithm::Int8) => kernels::pack_int8(*self, spec, kernel, bias, range, packed),
-            (_, Algorithm::Half) => kernels::pack_half(*self, spec, kernel, bias, packed),
-            _ => kernels::pack_conv(*self, spec, kernel, bias, packed),
+            (_, Algorithm::Int8) => kernels::pack_int8(self.isa, spec, kernel, bias, range, packed),
+            (_, Algorithm::Half) => kernels::pack_half(self.isa, spec, kernel, bias, packed),
+            _ => kernels::pack_conv(self.isa, spec, kernel, bias, packed),
         }
     }
 
     fn working_space(&self, spec: &ConvSpec) -> (usize, usize) {
-        (kernels::conv_scratch(*self, spec), kernels::conv_zeros(spec))
+        (kernels::conv_scratch(self.isa, spec), kernels::conv_zeros(spec))
     }
 
     fn rounded_len(&self, spec: &ConvSpec, input: Shape) -> usize {
-        kernels::words_shared(*self, spec, input.h, input.w)
+        kernels::words_shared(self.isa, spec, input.h, input.w)
     }
 
     fn attention_space(&self, op: &Attention, pixels: usize) -> (usize, usize) {
-        kernels::attention_scratch(*self, op, pixels)
+        kernels::attention_scratch(self.isa, op, pixels)
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{Job, PipelineError, Source};
 use crate::data::Dataset;
-use crate::engine;
 use crate::eval::{self, Prepared};
 use crate::graph::Head;
 use crate::model::{self, Model};
@@ -62,14 +61,12 @@ impl<'a> Judge<'a> {
     pub fn stage(&self, model: &Model) -> Result<Stage, PipelineError> {
         let side = self.source.imgsz;
         let cost = model.graph.cost(side, side).map_err(PipelineError::stage("evaluation"))?;
-        let options = engine::Options { threads: self.threads, ..Default::default() };
-        let memory = engine::plan_memory(&model.graph, side, side, &options);
         let sizes = Stage {
             params: cost.params,
             zeros: model.zeros(),
             macs: cost.macs,
             file_bytes: model::to_bytes(model).map_err(PipelineError::stage("evaluation"))?.len(),
-            peak_memory_bytes: memory.map_err(PipelineError::stage("memory"))?.total(),
+            peak_memory_bytes: self.source.memory(model, self.threads)?,
             ..Stage::default()
         };
         let threads = rayon::current_num_threads();

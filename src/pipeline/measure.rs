@@ -4,7 +4,7 @@ use super::job::{Event, Job, Listener, Timing};
 use super::{PipelineError, Source, external};
 use crate::bench::{self, Distribution, Measured, TableSpec};
 use crate::board::Board;
-use crate::engine::{self, Engine, Options};
+use crate::engine::{Engine, Options};
 use crate::latency::{self, LatencyError, LatencyTable, Networks, Sampling, Speed};
 use crate::model::{self, Model};
 use crate::report::{Asked, Report, Stage, Verdict};
@@ -158,13 +158,6 @@ pub fn conclude(
     let against = in_turn(uncut, last, source, job, job.runs)?;
     enter(report, &against);
     Ok(())
-}
-
-/// Peak memory of a model in the runtime that ships, bytes.
-pub fn memory(model: &Model, source: &Source, job: &Job) -> Result<usize, PipelineError> {
-    let options = Options { threads: job.threads, ..Options::default() };
-    let memory = engine::plan_memory(&source.on_device(model).graph, source.imgsz, source.imgsz, &options);
-    Ok(memory.map_err(PipelineError::stage("memory"))?.total())
 }
 
 /// The share of the uncut network's latency that the budgets allow: the tighter one where both are given.

@@ -231,7 +231,7 @@ impl Settling<'_> {
             aim.memory_bytes = self
                 .memory
                 .zip(aim.memory_bytes)
-                .map(|(limit, now)| if bytes > limit { now - (bytes - limit) * 1.05 } else { now });
+                .map(|(limit, now)| if bytes > limit { (now - (bytes - limit) * 1.05).max(0.5 * now) } else { now });
         }
         aim.latency_ms = held.or(aim.latency_ms);
         Ok(())
@@ -257,7 +257,7 @@ impl Settling<'_> {
         let widths: Vec<usize> = found.levels.iter().zip(self.levels).map(|(level, widths)| widths[*level]).collect();
         let selection = self.worth.ranking.select(&widths);
         let cut = surgery::cut(&source.model, groups, &selection).map_err(PipelineError::stage("surgery"))?;
-        let bytes = measure::memory(&cut, source, job)? as f64;
+        let bytes = source.memory(&source.on_device(&cut), job.threads)? as f64;
         let cost = cut.graph.cost(source.imgsz, source.imgsz).map_err(PipelineError::stage("search"))?;
         let over = |limit: Option<f64>, is: f64| limit.map(|limit| is / limit);
         let file = match self.file {

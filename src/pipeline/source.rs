@@ -5,10 +5,10 @@ use super::cache::{self, sha256};
 use super::floors;
 use super::job::{Event, Job, Listener, Timing};
 use crate::data::{Dataset, demo};
+use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
 use crate::importance::emphasis;
-use crate::kernels::{Isa, computes_halves};
 use crate::model::{self, Model};
 use crate::quantise::{self, Ranges};
 use crate::repair::{Calibration, Emphasis};
@@ -78,6 +78,8 @@ pub struct Source {
     pub emphasis: Emphasis,
     /// The numbers that the device computes with.
     dtype: Dtype,
+    /// The processor that memory is planned for.
+    cpu: Cpu,
     /// What the inputs of its layers are rounded to where these are 8-bit whole numbers; else empty.
     ranges: Ranges,
 }
@@ -165,12 +167,13 @@ impl Source {
             calibration_hash: String::new(),
             emphasis: Emphasis::default(),
             dtype: job.dtype,
+            cpu: cpu(job),
             ranges: Ranges::default(),
         };
         source.calibrate(job, tell)?;
-        if job.dtype == Dtype::F16 && matches!(job.timing, Timing::Here) && !computes_halves(Isa::detect()) {
+        if job.dtype == Dtype::F16 && !source.cpu.halves {
             tell(Event::Note(
-                "this processor has no half-precision arithmetic: f16 is stored, and computed as f32".into(),
+                "the processor has no half-precision arithmetic: f16 is stored, and computed as f32".into(),
             ));
         }
         if job.dtype == Dtype::Int8 {
@@ -292,7 +295,15 @@ impl Source {
 
     /// The structure of the uncut model as the device runs it.
     pub fn graph_on_device(&self) -> Graph {
-        Graph { dtype: self.dtype, ..self.model.graph.clone() }
+        let stored = self.dtype == Dtype::F16 && !self.cpu.halves;
+        Graph { dtype: if stored { Dtype::F32 } else { self.dtype }, ..self.model.graph.clone() }
+    }
+
+    /// What the engine will hold for a model in the numbers that it ships in, bytes.
+    pub fn memory(&self, model: &Model, threads: usize) -> Result<usize, PipelineError> {
+        let options = Options { threads, ..Options::default() };
+        let memory = plan_memory_for(&model.graph, self.imgsz, self.imgsz, &options, self.cpu);
+        Ok(memory.map_err(PipelineError::stage("memory"))?.total())
     }
 
     /// A model of the job in the numbers that it ships in, rounded as its own layers need it; none where that is f32.
@@ -355,6 +366,17 @@ impl Source {
         }
         model
     }
+}
+
+/// The processor that memory is planned for. Whether it computes in halves a board tells itself; without one, a profile
+/// that asks for them is taken at its word.
+fn cpu(job: &Job) -> Cpu {
+    let halves = match &job.timing {
+        Timing::Here => return Cpu::here(),
+        Timing::Device(session) => session.board().halves,
+        Timing::Command(..) | Timing::Estimate(_) => true,
+    };
+    Cpu { halves, ..Cpu::here() }
 }
 
 /// A drawn dataset, made once in a folder that is kept: its `data.yaml`.

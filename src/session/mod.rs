@@ -141,6 +141,11 @@ impl Session {
         Self { quiet, ..self }
     }
 
+    /// The machine.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
     /// The machine in one line, for caches and reports.
     pub fn fingerprint(&self) -> String {
         let note = self.simulated.as_ref().map(|why| format!(", simulated ({why})")).unwrap_or_default();

@@ -4,13 +4,14 @@ use crate::engine_props::networks::{image, network};
 use crate::forward::yolo;
 use crate::support::data;
 use secateurs::data::Dataset;
-use secateurs::engine::{Engine, Options, plan_memory_for};
+use secateurs::engine::{Cpu, Engine, Options, plan_memory_for};
 use secateurs::eval;
-use secateurs::graph::Dtype;
+use secateurs::graph::{Dtype, Graph};
 use secateurs::kernels::Isa;
 use secateurs::model::{self, Model, Tensor};
 use secateurs::quantise::{halve, quantise, ranges};
 use secateurs::vision;
+use secateurs::zoo::yolo11;
 use std::path::Path;
 
 /// A random network in whole numbers with its image size, if it has a layer that computes in them.
@@ -95,6 +96,22 @@ fn a_file_of_halves_holds_two_bytes_per_weight_and_comes_back_to_the_bit() {
         assert_eq!((&back.weights, &back.graph, &back.info), (&halves.weights, &halves.graph, &halves.info));
         assert_eq!(halve(&back).weights, back.weights, "seed {seed}: rounded twice");
     }
+}
+
+#[test]
+fn memory_is_planned_for_processors_with_and_without_halves() {
+    let scale = yolo11::Scale::of('n').unwrap();
+    let f32 = yolo11::detect(scale, 80).unwrap();
+    let f16 = Graph { dtype: Dtype::F16, ..f32.clone() };
+    let weights = |graph: &Graph, halves: bool| {
+        let cpu = Cpu { halves, ..Cpu::here() };
+        plan_memory_for(graph, 320, 320, &Options::default(), cpu).unwrap().weights as f64
+    };
+    assert_eq!(weights(&f16, false), weights(&f32, false));
+    assert_eq!(weights(&f32, true), weights(&f32, false));
+    let share = weights(&f16, true) / weights(&f32, true);
+    // Two bytes of four, and some layers whose fast algorithm holds more than their weights.
+    assert!((0.3..0.6).contains(&share), "{share}");
 }
 
 #[test]
