@@ -1,5 +1,6 @@
 //! The whole job on the embedded demo, through the worker: budgets that can be met, and budgets that cannot.
 
+use crate::support::quick_profile;
 use assert_cmd::Command;
 use secateurs::data::demo;
 use secateurs::engine::{Options, plan_memory};
@@ -31,9 +32,7 @@ fn prune(folder: &Path, out: &str, flags: &[String]) -> (i32, String) {
         command.args(["--epochs", "0"]);
     }
     if !flags.iter().any(|flag| flag.starts_with("--profile")) {
-        let quick = folder.join("quick.toml");
-        std::fs::write(&quick, "[search]\ncalibration-images = 64\n").unwrap();
-        command.arg("--profile").arg(quick);
+        command.arg("--profile").arg(quick_profile(folder));
     }
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -1,5 +1,6 @@
 //! Single weights set to zero: what the file holds, what hostile files get, and what survives repair and training.
 
+use crate::support::quick_profile;
 use assert_cmd::Command;
 use secateurs::model::{self, Model};
 use serde_json::Value;
@@ -65,6 +66,8 @@ fn prune(folder: &Path, flags: &[&str]) -> (Model, Value, i32) {
         .arg(folder.join("cache"))
         .arg("--out")
         .arg(folder.join("out"))
+        .arg("--profile")
+        .arg(quick_profile(folder))
         .args(flags)
         .output()
         .unwrap();

@@ -200,37 +200,50 @@ impl Bed {
 
 #[test]
 fn a_session_survives_every_cut_or_ends_with_the_code_for_it() {
-    let Some(bed) = Bed::new() else { return };
+    // Sessions wait most of the time: several boards at once.
+    let results: Vec<Option<(i64, i64)>> = thread::scope(|scope| {
+        let parts = [(false, 0), (false, 1), (true, 0), (true, 1)];
+        let boards = parts
+            .map(|(for_good, part)| scope.spawn(move || sessions_with_cuts(for_good, (0..CUTS).skip(part).step_by(2))));
+        boards.map(|board| board.join().unwrap()).into()
+    });
+    let Some(counts) = results.into_iter().collect::<Option<Vec<_>>>() else { return };
+    let (resumed, ended) = counts.into_iter().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    assert_eq!(resumed + ended, 2 * CUTS);
+    assert!(resumed >= CUTS && ended >= CUTS / 2, "{resumed} resumed, {ended} ended");
+}
+
+/// Sessions with a board of their own whose connection drops after these shares of all bytes: how many went on to the end,
+/// and how many ended for it. `None` without a server.
+fn sessions_with_cuts(for_good: bool, cuts: impl Iterator<Item = i64>) -> Option<(i64, i64)> {
+    let bed = Bed::new()?;
     let whole = bed.session().unwrap();
     assert_eq!(whole, 240);
     assert!(bed.is_clean(), "files stay on the device");
     let bytes = bed.proxy.passed.load(Ordering::SeqCst) as i64;
     let (mut resumed, mut ended) = (0, 0);
-    for for_good in [false, true] {
-        for cut in 0..CUTS {
-            let before = bed.proxy.cuts.load(Ordering::SeqCst);
-            bed.proxy.cut_after(1 + bytes * cut / CUTS, for_good);
-            match bed.session() {
-                Ok(runs) => {
-                    assert_eq!(runs, 240, "cut {cut}");
-                    resumed += 1;
-                }
-                Err(SessionError::Device(DeviceError::Unreachable { .. })) if for_good => ended += 1,
-                Err(error) => panic!("cut {cut}, for good: {for_good}: {error}"),
+    for cut in cuts {
+        let before = bed.proxy.cuts.load(Ordering::SeqCst);
+        bed.proxy.cut_after(1 + bytes * cut / CUTS, for_good);
+        match bed.session() {
+            Ok(runs) => {
+                assert_eq!(runs, 240, "cut {cut}");
+                resumed += 1;
             }
-            assert_eq!(bed.proxy.cuts.load(Ordering::SeqCst), before + 1, "cut {cut} was none");
-            bed.proxy.cut_after(i64::MAX, false);
+            Err(SessionError::Device(DeviceError::Unreachable { .. })) if for_good => ended += 1,
+            Err(error) => panic!("cut {cut}, for good: {for_good}: {error}"),
         }
-        // The keepers of sessions that were cut for good work on their own.
-        assert!(bed.is_clean(), "files stay on the device");
+        assert_eq!(bed.proxy.cuts.load(Ordering::SeqCst), before + 1, "cut {cut} was none");
+        bed.proxy.cut_after(i64::MAX, false);
     }
-    assert_eq!(resumed + ended, 2 * CUTS);
-    assert!(resumed >= CUTS && ended >= CUTS / 2, "{resumed} resumed, {ended} ended");
+    // The keepers of sessions that were cut for good work on their own.
+    assert!(bed.is_clean(), "files stay on the device");
     let strays = fs::read_dir(&bed.root)
         .unwrap()
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"));
     assert_eq!(strays.count(), 0);
+    Some((resumed, ended))
 }
 
 /// The program must not go on when this side dies.
