@@ -33,6 +33,8 @@ pub struct Overrides {
     pub strategy: Option<Strategy>,
     /// Replaces `[search] importance`: one of [`IMPORTANCE`](super::IMPORTANCE).
     pub importance: Option<String>,
+    /// Replaces `[search] calibration-images`.
+    pub calibration_images: Option<usize>,
     /// Replaces `[device] threads`.
     pub threads: Option<usize>,
     /// Replaces `[search] seed`.
@@ -59,6 +61,7 @@ impl Overrides {
         profile.finetune.epochs = self.epochs.unwrap_or(profile.finetune.epochs);
         profile.search.strategy = self.strategy.unwrap_or(profile.search.strategy);
         profile.search.importance = self.importance.unwrap_or(profile.search.importance);
+        profile.search.calibration_images = self.calibration_images.unwrap_or(profile.search.calibration_images);
         profile.search.seed = self.seed.unwrap_or(profile.search.seed);
         profile.device.threads = self.threads.unwrap_or(profile.device.threads);
         profile

@@ -1,6 +1,5 @@
 //! The whole job on the embedded demo, through the worker: budgets that can be met, and budgets that cannot.
 
-use crate::support::quick_profile;
 use assert_cmd::Command;
 use secateurs::data::demo;
 use secateurs::engine::{Options, plan_memory};
@@ -27,12 +26,10 @@ fn mib(graph: &Graph) -> f64 {
 /// `prune`, on the demo with few images to calibrate on, and without training, unless the flags say something else.
 fn prune(folder: &Path, out: &str, flags: &[String]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
-    command.args(["prune", "--cache"]).arg(folder.join("cache")).arg("--out").arg(folder.join(out)).args(flags);
+    command.args(["prune", "--calibration-images", "64", "--cache"]).arg(folder.join("cache"));
+    command.arg("--out").arg(folder.join(out)).args(flags);
     if !flags.iter().any(|flag| flag == "--epochs") {
         command.args(["--epochs", "0"]);
-    }
-    if !flags.iter().any(|flag| flag.starts_with("--profile")) {
-        command.arg("--profile").arg(quick_profile(folder));
     }
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -99,7 +96,8 @@ fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
 
     // A board that is only emulated is planned for by an estimate, and nothing is claimed about its latency.
     let board = folder.path().join("board.toml");
-    let profile = "[device]\ncore-gflops = 8.0\nbandwidth-gb-s = 8.0\n[search]\ncalibration-images = 64\n[connect]\nkind = 'command'\ncommand = ['qemu-x']\n";
+    let profile =
+        "[device]\ncore-gflops = 8.0\nbandwidth-gb-s = 8.0\n[connect]\nkind = 'command'\ncommand = ['qemu-x']\n";
     std::fs::write(&board, profile).unwrap();
     let given = [flag("latency-ratio", 0.8).as_slice(), &["--profile".into(), board.display().to_string()]].concat();
     let (code, text) = prune(folder.path(), "e", &given);
@@ -235,11 +233,8 @@ fn ways_to_prune_are_compared_on_the_demo() {
 fn the_image_size_is_chosen_together_with_the_widths() {
     let folder = tempfile::tempdir().unwrap();
     let profile = folder.path().join("sizes.toml");
-    std::fs::write(
-        &profile,
-        "[model]\nimgsz = [160, 96]\n[budget]\nmemory-mib = 2.0\n[search]\ncalibration-images = 16\n[finetune]\nepochs = 0\n",
-    )
-    .unwrap();
+    std::fs::write(&profile, "[model]\nimgsz = [160, 96]\n[budget]\nmemory-mib = 2.0\n[finetune]\nepochs = 0\n")
+        .unwrap();
     let (code, text) = prune(folder.path(), "a", &["--profile".into(), profile.display().to_string()]);
     assert_eq!(code, 0, "{text}");
     for line in ["160 px: mAP50-95", "96 px: mAP50-95"] {

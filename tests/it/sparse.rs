@@ -1,6 +1,5 @@
 //! Single weights set to zero: what the file holds, what hostile files get, and what survives repair and training.
 
-use crate::support::quick_profile;
 use assert_cmd::Command;
 use secateurs::model::{self, Model};
 use serde_json::Value;
@@ -62,12 +61,10 @@ fn parts_that_do_not_fit_are_refused_by_name() {
 /// Prunes the demo and gives its model, its report and the exit code.
 fn prune(folder: &Path, flags: &[&str]) -> (Model, Value, i32) {
     let output = Command::new(env!("CARGO_BIN_EXE_secateurs"))
-        .args(["prune", "--cache"])
+        .args(["prune", "--calibration-images", "64", "--cache"])
         .arg(folder.join("cache"))
         .arg("--out")
         .arg(folder.join("out"))
-        .arg("--profile")
-        .arg(quick_profile(folder))
         .args(flags)
         .output()
         .unwrap();

@@ -17,10 +17,3 @@ pub fn data(path: &str) -> Option<PathBuf> {
     eprintln!("skipped: {} is not there (set SECATEURS_DATA to the folder of the golden files)", full.display());
     None
 }
-
-/// A profile like the default one, but with few images to calibrate on: for tests of the whole job.
-pub fn quick_profile(folder: &Path) -> PathBuf {
-    let path = folder.join("quick.toml");
-    std::fs::write(&path, "[search]\ncalibration-images = 64\n").unwrap();
-    path
-}

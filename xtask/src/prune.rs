@@ -66,6 +66,9 @@ pub struct Args {
     /// How channels are ranked: fisher, taylor, l1, l2, ...
     #[arg(long, value_name = "NAME")]
     importance: Option<String>,
+    /// Training images that show what the layers do; fewer are faster, and prune worse
+    #[arg(long, value_name = "N")]
+    calibration_images: Option<String>,
     /// Threads of the network on the device
     #[arg(long, value_name = "N")]
     threads: Option<String>,
@@ -136,6 +139,7 @@ impl Args {
             ("--epochs", self.epochs.clone()),
             ("--importance", self.importance.clone()),
             ("--threads", self.threads.clone()),
+            ("--calibration-images", self.calibration_images.clone()),
             ("--seed", self.seed.clone()),
         ];
         let floors = self.floor.iter().map(|floor| ("--floor", Some(floor.clone())));

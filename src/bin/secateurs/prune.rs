@@ -63,6 +63,9 @@ pub struct Args {
     /// How channels are ranked
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(IMPORTANCE))]
     importance: Option<String>,
+    /// Training images that show what the layers do; fewer are faster, and prune worse
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    calibration_images: Option<u32>,
     /// Threads of the network on the device
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -116,6 +119,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         strategy: args.strategy.as_deref().and_then(Strategy::from_name),
         importance: args.importance,
         threads: args.threads.map(usize::from),
+        calibration_images: args.calibration_images.map(|n| n as usize),
         seed: args.seed,
     };
     let profile = overrides.apply(load(args.profile.as_deref())?);
