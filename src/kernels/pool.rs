@@ -4,7 +4,7 @@ use super::pin::pin_thread;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::thread::{self, JoinHandle};
 
 type Job = *const (dyn Fn(usize, usize) + Sync);
@@ -108,9 +108,10 @@ impl Pool {
             share.end.store(items * (index + 1) / threads, Ordering::Relaxed);
         }
         shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        shared.epoch.fetch_add(1, Ordering::Release);
+        fence(Ordering::SeqCst);
         for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
-            if asleep.load(Ordering::SeqCst) {
+            if asleep.load(Ordering::Relaxed) {
                 worker.thread().unpark();
             }
         }
@@ -158,12 +159,15 @@ fn work(shared: &Shared, index: usize) {
                 std::hint::spin_loop();
                 continue;
             }
-            // Either this thread sees the new epoch here, or the caller sees the flag and wakes it.
-            shared.asleep[index].store(true, Ordering::SeqCst);
-            if shared.epoch.load(Ordering::SeqCst) == seen {
+            // Either this thread sees the new epoch here, or the caller sees the flag and wakes it: each writes, then reads
+            // what the other writes. Fences, since qemu lets a load pass an earlier store of another place even where
+            // both are sequentially consistent.
+            shared.asleep[index].store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if shared.epoch.load(Ordering::Relaxed) == seen {
                 thread::park();
             }
-            shared.asleep[index].store(false, Ordering::SeqCst);
+            shared.asleep[index].store(false, Ordering::Relaxed);
         }
         seen = shared.epoch.load(Ordering::Acquire);
         if shared.stop.load(Ordering::SeqCst) {

@@ -595,6 +595,23 @@ fn a_pool_gives_every_item_to_one_thread_and_survives_many_jobs() {
 }
 
 #[test]
+fn a_pool_wakes_threads_that_are_about_to_sleep() {
+    // In a thread of its own, so that a pool that hangs is a failure.
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut rng = StdRng::seed_from_u64(9);
+        let mut pool = Pool::new(2);
+        for _ in 0..100_000 {
+            // The pauses end about when the other thread gives up waiting.
+            (0..rng.random_range(1000..40_000)).for_each(|_| std::hint::spin_loop());
+            pool.run(2, &|_, _| ());
+        }
+        done.send(()).unwrap();
+    });
+    finished.recv_timeout(std::time::Duration::from_secs(60)).expect("a thread sleeps while there is work");
+}
+
+#[test]
 #[should_panic(expected = "a kernel panicked")]
 fn a_panic_in_a_job_reaches_the_caller() {
     Pool::new(3).run(100, &|item, _| assert_ne!(item, 57));
