@@ -87,6 +87,14 @@ pub trait Runner: Send + Sync {
     /// If it cannot be started or does not succeed.
     fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError>;
 
+    /// Whether the device answers, found out without a program built for it.
+    ///
+    /// # Errors
+    /// If it does not.
+    fn reach(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Whether the device is emulated: results are right, times mean nothing.
     fn emulates(&self) -> bool {
         false

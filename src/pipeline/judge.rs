@@ -41,7 +41,7 @@ impl<'a> Judge<'a> {
                 let items = chosen.into_iter().map(|item| source.train.items[item].clone()).collect();
                 Truth::Classes(Dataset { names: source.train.names.clone(), items, annotations: None })
             }
-            _ => Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?),
+            _ => Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?),
         };
         Ok(Self { source, threads: job.threads, truth })
     }
@@ -72,7 +72,7 @@ impl<'a> Judge<'a> {
         let threads = rayon::current_num_threads();
         Ok(match &self.truth {
             Truth::Boxes(prepared) => {
-                let found = prepared.evaluate(model, threads).map_err(PipelineError::stage("evaluation"))?;
+                let found = prepared.evaluate(model, threads).map_err(super::evaluation)?;
                 Stage {
                     map50_95: found.map50_95,
                     map50: found.map50,
@@ -84,8 +84,8 @@ impl<'a> Judge<'a> {
             }
             Truth::Classes(train) => {
                 let of = |set| eval::accuracy(model, set, side, threads, &|_| {});
-                let found = of(&self.source.val).map_err(PipelineError::stage("evaluation"))?;
-                let train = of(train).map_err(PipelineError::stage("evaluation"))?;
+                let found = of(&self.source.val).map_err(super::evaluation)?;
+                let train = of(train).map_err(super::evaluation)?;
                 Stage {
                     map50_95: f64::NAN,
                     map50: f64::NAN,

@@ -2,9 +2,10 @@
 
 use super::PipelineError;
 use super::cache::{self, sha256};
+use super::check;
 use super::floors;
 use super::job::{Event, Job, Listener, Timing};
-use crate::data::{Dataset, demo};
+use crate::data::{DataError, Dataset, demo};
 use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
@@ -85,11 +86,18 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads and checks everything the job names.
+    /// Reads and checks everything the job names, and makes ready what the stages need of it.
     ///
     /// # Errors
     /// Names the first file or setting that cannot be used.
     pub fn gather(job: &Job, tell: Listener) -> Result<Self, PipelineError> {
+        let source = Self::open(job, tell)?;
+        check::inputs(&source, job, tell)?;
+        source.prepare(job, tell)
+    }
+
+    /// Reads model and dataset, and checks that they and the job's settings go together.
+    pub(super) fn open(job: &Job, tell: Listener) -> Result<Self, PipelineError> {
         let input = |e: &dyn std::fmt::Display| PipelineError::Input(e.to_string());
         let model_name = job.model.as_ref().map_or("the embedded demo".to_owned(), |path| path.display().to_string());
         tell(Event::Stage("Importing", model_name.clone()));
@@ -151,7 +159,7 @@ impl Source {
             return Err(PipelineError::Input(format!("imgsz {imgsz}: expected a multiple of {stride}, at most 4096")));
         }
         let groups = groups(&model.graph);
-        let mut source = Self {
+        Ok(Self {
             model,
             model_name,
             model_hash,
@@ -169,7 +177,12 @@ impl Source {
             dtype: job.dtype,
             cpu: cpu(job),
             ranges: Ranges::default(),
-        };
+        })
+    }
+
+    /// Loads the calibration images, and finds out how the outputs depend on the layers.
+    pub(super) fn prepare(mut self, job: &Job, tell: Listener) -> Result<Self, PipelineError> {
+        let source = &mut self;
         source.calibrate(job, tell)?;
         if job.dtype == Dtype::F16 && !source.cpu.halves {
             tell(Event::Note(
@@ -188,7 +201,7 @@ impl Source {
         source.emphasis =
             emphasis(&source.model, &source.images, size, PROBE_BATCH, job.seed, &Device::Cpu, &mut progress)
                 .map_err(PipelineError::stage("emphasis"))?;
-        Ok(source)
+        Ok(self)
     }
 
     /// Chooses and loads the calibration images. Where there are fewer than asked for, mirrored ones join them, if objects
@@ -385,5 +398,8 @@ fn cpu(job: &Job) -> Cpu {
 /// If the folder cannot be written.
 pub fn drawn(cache: &Path, train: usize, val: usize) -> Result<PathBuf, PipelineError> {
     let folder = cache.join(format!("drawn-{}-{train}-{val}", demo::SIDE));
-    demo::write(&folder, train, val).map_err(PipelineError::stage("drawn pictures"))
+    demo::write(&folder, train, val).map_err(|e| match e {
+        DataError::Io { path, source } => PipelineError::writing(&path, &source),
+        other => PipelineError::Input(other.to_string()),
+    })
 }
