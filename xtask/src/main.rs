@@ -11,6 +11,7 @@ mod forward;
 mod on_device;
 mod process;
 mod prune;
+mod readme;
 mod target;
 mod workspace;
 
@@ -49,6 +50,7 @@ enum Command {
     Devices(devices::Action),
     /// Run a program on a device: as CARGO_TARGET_..._RUNNER="cargo xtask runner --target NAME"
     Runner(forward::Runner),
+    Readme(readme::Args),
     /// Mean average precision of a model on a dataset
     #[command(disable_help_flag = true)]
     Eval(Words),
@@ -94,6 +96,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Devices(action) => devices::run(&action),
         Command::Runner(args) => forward::runner(&args),
+        Command::Readme(args) => readme::run(&args),
         Command::Eval(words) => forward::run("eval", &words.words),
         Command::Bench(words) => forward::run("bench", &words.words),
         Command::Compare(words) => forward::run("compare", &words.words),
