@@ -5,6 +5,7 @@
 //! other whatever criterion ordered their channels.
 
 mod activations;
+mod check;
 mod damage;
 mod elements;
 mod emphasis;
