@@ -3,7 +3,7 @@
 use super::job::{Event, Job, Listener, Timing};
 use super::{Clock, PipelineError, Source, cache, conditions, measure, problem, settle};
 use crate::importance::{
-    Activations, Criterion, Curves, Evidence, MaskGradients, Pattern, Ranking, Sampling, mask_gradients,
+    Activations, Criterion, Curves, Evidence, Grams, MaskGradients, Pattern, Ranking, Sampling, mask_gradients,
 };
 use crate::latency::LatencyTable;
 use crate::model::Model;
@@ -103,9 +103,13 @@ pub(super) fn worth(job: &Job, criterion: Criterion, source: &Source, tell: List
     let compute = |tell: Listener| {
         let calibration = source.calibration(job);
         let found = Evident::gather(job, criterion, source, tell)?;
-        let grams = importance::grams(&source.model, &calibration).map_err(PipelineError::stage("importance"))?;
-        let evidence = Evidence { grams: Some((&grams, calibration.ridge)), ..found.evidence(job, source) };
-        let ranking = importance::rank(criterion, &source.model, &source.groups, evidence);
+        let ranking =
+            importance::rank(criterion, &source.model, &source.groups, found.evidence(job, source)).map_err(missing)?;
+        // The losses are measured after refitting, whatever ranked the channels.
+        let grams = match found.grams {
+            Some(grams) => grams,
+            None => importance::grams(&source.model, &calibration).map_err(PipelineError::stage("importance"))?,
+        };
         tell(Event::Stage(
             "Weighing",
             format!("every group at {} widths over {DAMAGE_IMAGES} images", DAMAGE_SHARES.len()),
@@ -127,10 +131,16 @@ pub(super) fn worth(job: &Job, criterion: Criterion, source: &Source, tell: List
     Ok(cache::cached(entry, check, tell, compute)?.0)
 }
 
-/// What a criterion reads besides weights and second moments.
+/// A network that a criterion says nothing about is the user's to rank otherwise.
+pub(super) fn missing(missing: importance::Missing) -> PipelineError {
+    PipelineError::Input(missing.to_string())
+}
+
+/// What a criterion reads besides weights.
 pub(super) struct Evident {
     gradients: Option<MaskGradients>,
     activations: Option<Activations>,
+    grams: Option<Grams>,
 }
 
 impl Evident {
@@ -146,14 +156,21 @@ impl Evident {
             _ => None,
         };
         let gradients = if criterion.needs_gradients() { Some(gradients(source, tell)?) } else { None };
-        Ok(Self { gradients, activations })
+        let grams = match criterion.needs_moments() {
+            true => Some(
+                importance::grams(&source.model, &source.calibration(job))
+                    .map_err(PipelineError::stage("importance"))?,
+            ),
+            false => None,
+        };
+        Ok(Self { gradients, activations, grams })
     }
 
     /// As the criteria take it.
     pub fn evidence<'a>(&'a self, job: &Job, source: &'a Source) -> Evidence<'a> {
         Evidence {
             gradients: self.gradients.as_ref(),
-            grams: None,
+            grams: self.grams.as_ref().map(|grams| (grams, source.calibration(job).ridge)),
             emphasis: Some(&source.emphasis),
             activations: self.activations.as_ref(),
             seed: job.seed,

@@ -2,14 +2,14 @@
 //! content.
 
 use super::job::{Event, Job, Timing, Tune};
-use super::{Source, cache, conditions, plan};
+use super::{Source, cache, conditions, measure, plan};
 use crate::data::demo;
 use crate::graph::Dtype;
-use crate::importance::{Criterion, Sampling};
+use crate::importance::{self, Criterion, Sampling};
 use crate::latency::Speed;
 use crate::model::{self, Model};
 use crate::repair::Method;
-use crate::report::Asked;
+use crate::report::{Asked, Stage};
 use crate::train::optim::Rule;
 use std::collections::HashSet;
 use std::fs;
@@ -190,4 +190,96 @@ fn an_entry_that_is_whole_but_of_another_network_is_computed_anew() {
     assert_eq!((&second.ranking, &second.curves), (&first.ranking, &first.curves));
     assert_eq!(fs::read_to_string(&path).unwrap(), good);
     assert!(notes.len() == 1 && notes[0].contains("computed anew") && notes[0].contains("channels of"), "{notes:?}");
+}
+
+#[test]
+fn the_chosen_plan_is_certified_under_the_measured_losses() {
+    let folder = inputs();
+    let budget = Asked { latency_ratio: Some(0.7), percentile: 95, ..Asked::default() };
+    let job = Job { criterion: Criterion::L1, calibration_images: 3, budget, ..job(folder.path()) };
+    let source = gather(&job);
+    let planned = plan::plan(&job, &source, &mut |_| (), &mut super::Clock::default()).map_err(|e| e.to_string());
+    let planned = planned.unwrap();
+    let curves = plan::worth(&job, job.criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap().curves;
+    // By the losses as they were measured, whichever losses it was found with. A narrower group never costs less.
+    let levels = plan::levels(&job, &source);
+    let widths = planned.selection.widths();
+    let loss_of = |group: usize| {
+        let full = source.groups.groups[group].width();
+        let wider = levels[group].iter().filter(|width| **width >= widths[group]);
+        wider.map(|width| curves.loss(group, *width, full)).fold(0.0, f64::max)
+    };
+    let loss: f64 = (0..widths.len()).map(loss_of).sum();
+    let search = planned.search;
+    let (found, bound, gap) = (search.loss.unwrap(), search.lower_bound.unwrap(), search.gap.unwrap());
+    assert!((found - loss).abs() <= 1e-9 * loss, "{found} {loss}");
+    assert!(bound > 0.0 && bound <= found && (gap - (found - bound) / found).abs() < 1e-12, "{search:?}");
+    let ms = planned.table.predict(&source.model.graph, &source.groups, &widths);
+    assert!((search.predicted_ms.unwrap() - ms).abs() < 1e-9 * ms);
+    assert_eq!(plan::Planned::whole(&job, &source).search.gap, None);
+}
+
+#[test]
+fn the_rules_of_compare_get_what_their_criterion_reads() {
+    let folder = inputs();
+    let job = job(folder.path());
+    let source = gather(&job);
+    let scores = |criterion| {
+        let found = plan::Evident::gather(&job, criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap();
+        importance::scores(criterion, &source.model, &source.groups, found.evidence(&job, &source)).unwrap()
+    };
+    let mut all: Vec<(&str, Vec<Vec<f64>>)> = Vec::new();
+    for (name, criterion) in Criterion::ALL {
+        let found = scores(criterion);
+        let finite = found.iter().flatten().all(|score| score.is_finite() && *score >= 0.0);
+        assert!(finite && found.iter().any(|group| group.iter().any(|score| *score > 0.0)), "{name}");
+        for (group, scores) in source.groups.groups.iter().zip(&found) {
+            assert_eq!(scores.len(), group.width(), "{name}");
+        }
+        if let Some((other, _)) = all.iter().find(|(_, known)| *known == found) {
+            panic!("{name} scores as {other}");
+        }
+        all.push((name, found));
+    }
+}
+
+#[test]
+fn accuracy_that_is_undefined_holds_no_budget() {
+    let stage = |map: f64, recall: &[(&str, f64)]| Stage {
+        map50_95: map,
+        recall: recall.iter().map(|(class, recall)| ((*class).to_owned(), *recall)).collect(),
+        ..Stage::default()
+    };
+    let floors = |floors: &[(&str, f64)]| floors.iter().map(|(class, share)| ((*class).to_owned(), *share)).collect();
+    let judge = |min_map, max_map_drop, floor: &[(&str, f64)], before: &Stage, after: &Stage| {
+        let asked = Asked { min_map, max_map_drop, ..Asked::default() };
+        let mut found = Vec::new();
+        measure::accuracy(&asked, &floors(floor), (before, after), &mut |what, ok| found.push((what, ok)));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    };
+    let (good, less) = (stage(0.5, &[("a", 0.8)]), stage(0.45, &[("a", 0.7)]));
+    let (none, nan) = (stage(-1.0, &[]), stage(f64::NAN, &[]));
+    for (min_map, drop, floor, before, after, holds, words) in [
+        (Some(0.4), None, &[][..], &good, &less, true, "0.4500, at least 0.4000"),
+        (Some(0.46), None, &[], &good, &less, false, "0.4500, at least 0.4600"),
+        (Some(0.0), None, &[], &none, &none, false, "is undefined"),
+        (Some(0.0), None, &[], &nan, &nan, false, "is undefined"),
+        (None, Some(0.06), &[], &good, &less, true, "0.0500 lower"),
+        (None, Some(0.04), &[], &good, &less, false, "0.0500 lower"),
+        (None, Some(0.04), &[], &none, &none, false, "is undefined"),
+        (None, Some(0.04), &[], &none, &good, false, "is undefined"),
+        (None, Some(0.04), &[], &good, &none, false, "is undefined"),
+        (None, None, &[("a", 0.8)], &good, &less, true, "recall of a 0.7000"),
+        (None, None, &[("a", 0.9)], &good, &less, false, "recall of a 0.7000"),
+        (None, None, &[("b", 0.0)], &good, &less, false, "recall of b is undefined"),
+        (None, None, &[("a", 0.9)], &stage(0.5, &[("a", 0.0)]), &less, false, "finds none"),
+    ] {
+        let (what, ok) = judge(min_map, drop, floor, before, after);
+        assert!(ok == holds && what.contains(words), "{words}: {what} {ok}");
+    }
+    // A classifier has no mAP, and is judged by its accuracy.
+    let right = |share| Stage { accuracy: Some(share), ..stage(f64::NAN, &[]) };
+    assert_eq!(judge(None, Some(0.02), &[], &right(0.9), &right(0.89)).1, true);
+    assert_eq!(judge(Some(0.9), None, &[], &right(0.9), &right(0.89)).1, false);
 }

@@ -298,6 +298,13 @@ impl Gram {
         (0..self.mean.len()).map(|i| self.xx[(i, i)].max(0.0)).collect()
     }
 
+    /// The variance of what a row of weights makes of the inputs.
+    pub fn spread(&self, row: &[f32]) -> f64 {
+        let d = self.mean.len().min(row.len());
+        let dot = |j: usize| (0..d).map(|i| self.xx[(i, j)] * f64::from(row[i])).sum::<f64>();
+        (0..d).map(|j| f64::from(row[j]) * dot(j)).sum::<f64>().max(0.0)
+    }
+
     /// The covariance with `ridge` times its mean variance on the diagonal, and that value.
     fn ridged(&self, ridge: f64) -> (Mat<f64>, f64) {
         let d = self.mean.len();

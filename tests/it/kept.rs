@@ -181,7 +181,13 @@ fn entry(folder: &Path, prefix: &str) -> PathBuf {
 fn a_sparse_job_runs_twice_and_after_its_training_was_truncated() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--strategy", "unstructured", "--file-mib", "64"];
-    prune(folder.path(), &flags);
+    let text = prune(folder.path(), &flags);
+    // Nothing was searched, so nothing is certified.
+    let report = fs::read_to_string(folder.path().join("out/report.json")).unwrap();
+    let search = &serde_json::from_str::<serde_json::Value>(&report).unwrap()["search"];
+    assert!(search["gap"].is_null() && search["lower_bound"].is_null() && search["loss"].is_null(), "{search}");
+    let page = fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+    assert!(!text.contains("certified") && !page.contains("certified gap"), "{text}");
     let model = fs::read(folder.path().join("out/model.safetensors")).unwrap();
     assert!(prune(folder.path(), &flags).contains("resumed after 1 epochs"));
     let kept = entry(folder.path(), "tuned-");
