@@ -23,6 +23,8 @@ mod kept;
 #[cfg(feature = "toolkit")]
 mod loss;
 mod onnx;
+#[cfg(feature = "toolkit")]
+mod preprocess;
 mod profile;
 mod quantise;
 #[cfg(feature = "toolkit")]
