@@ -19,6 +19,8 @@ mod import;
 #[cfg(feature = "toolkit")]
 mod job;
 #[cfg(feature = "toolkit")]
+mod kept;
+#[cfg(feature = "toolkit")]
 mod loss;
 mod onnx;
 #[cfg(feature = "toolkit")]
