@@ -3,12 +3,14 @@
 //!
 //! All of it is untrusted text. Nothing it names is executed or downloaded.
 
+mod content;
 pub mod demo;
 mod idx;
 mod labels;
 mod picture;
 mod yaml;
 
+pub use content::file_digest;
 pub use labels::Label;
 pub use picture::{GreySet, Picture};
 

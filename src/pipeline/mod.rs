@@ -13,6 +13,7 @@
 mod allocate;
 mod cache;
 mod compare;
+mod conditions;
 pub mod external;
 mod floors;
 mod job;
@@ -24,6 +25,8 @@ mod problem;
 mod settle;
 mod sizes;
 mod source;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use cache::sha256;
@@ -229,6 +232,35 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
     ));
     let (device, note) = backend::device(job.cuda);
     note.into_iter().for_each(|note| tell(Event::Note(note)));
+    let config = tuning(job, source, start, name)?;
+    let teacher = (job.tune.distill > 0.0).then_some(&source.model);
+    let mut listen = |event: train::FitEvent| match event {
+        train::FitEvent::Resumed { epochs } => tell(Event::Note(format!("resumed after {epochs} epochs"))),
+        train::FitEvent::SetAside { problem, aside } => tell(Event::Note(format!(
+            "the training kept from an earlier run {problem}; set aside as {}, training starts anew",
+            aside.display()
+        ))),
+        train::FitEvent::Step { at, .. } => {
+            tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps))
+        }
+        train::FitEvent::Epoch { epoch, terms } => {
+            tell(Event::Note(format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())))
+        }
+    };
+    let mut fit = || train::fit(start, teacher, &source.train, &config, &device, &mut listen);
+    let mut fitted = fit();
+    // The cache is ours: what lies there under this training's name and is another's is moved away too.
+    if let Err(train::TrainError::OtherTraining { path, .. }) = &fitted
+        && train::set_aside(path).is_ok()
+    {
+        fitted = fit();
+    }
+    fitted.map_err(PipelineError::stage("fine-tuning"))
+}
+
+/// How a network of the job is trained. Its checkpoint's name has the key of all that the training depends on.
+fn tuning(job: &Job, source: &Source, start: &Model, name: &str) -> Result<train::FitConfig, PipelineError> {
+    let content = source.train_content()?;
     let config = train::FitConfig {
         epochs: job.tune.epochs,
         batch: job.tune.batch,
@@ -240,21 +272,12 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
         augment: source.augment(),
         keep_zeros: job.pattern.is_some(),
         seed: job.seed,
-        checkpoint: Some(job.cache.join(format!("{name}-{}", source.tuning_key(job, start)))),
+        content: Some(content.clone()),
         ..train::FitConfig::default()
     };
     let teacher = (job.tune.distill > 0.0).then_some(&source.model);
-    let mut listen = |event: train::FitEvent| match event {
-        train::FitEvent::Resumed { epochs } => tell(Event::Note(format!("resumed after {epochs} epochs"))),
-        train::FitEvent::Step { at, .. } => {
-            tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps))
-        }
-        train::FitEvent::Epoch { epoch, terms } => {
-            tell(Event::Note(format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())))
-        }
-    };
-    train::fit(start, teacher, &source.train, &config, &device, &mut listen)
-        .map_err(PipelineError::stage("fine-tuning"))
+    let key = train::Identity::of(start, teacher, &content, &config).key();
+    Ok(train::FitConfig { checkpoint: Some(job.cache.join(format!("{name}-{key}"))), ..config })
 }
 
 fn group_widths(source: &Source, selection: &Selection) -> Vec<GroupWidths> {

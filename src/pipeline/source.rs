@@ -8,7 +8,7 @@ use crate::data::{Dataset, demo};
 use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
-use crate::importance::emphasis;
+use crate::importance::{Criterion, Sampling, emphasis};
 use crate::model::{self, Model};
 use crate::quantise::{self, Ranges};
 use crate::repair::{Calibration, Emphasis};
@@ -16,13 +16,15 @@ use crate::report::Report;
 use crate::train::Augment;
 use crate::train::loss::Target;
 use crate::vision;
-use crate::{board, files, import, memory};
+use crate::{board, files, import, memory, train};
 use candle_core::Device;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The model of the embedded demo: a narrow YOLO11 trained on the drawn set of [`demo`].
 pub const DEMO_MODEL: &[u8] = include_bytes!("demo.safetensors");
@@ -72,8 +74,10 @@ pub struct Source {
     pub calibration_items: Vec<usize>,
     /// The class of every calibration image; empty for a detector.
     classes: Vec<usize>,
-    /// Identifies the calibration images.
+    /// Identifies the calibration images, without their labels.
     pub calibration_hash: String,
+    /// Identifies the training data, once it has been asked for.
+    train_content: OnceLock<String>,
     /// Where the model's outputs depend on its layers, on the calibration images.
     pub emphasis: Emphasis,
     /// The numbers that the device computes with.
@@ -131,7 +135,7 @@ impl Source {
                     "a model without data: name its dataset with --data data.yaml".into(),
                 ));
             }
-            None => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1)?,
+            None => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1, tell)?,
         };
         let data_name =
             job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
@@ -165,6 +169,7 @@ impl Source {
             calibration_items: Vec::new(),
             classes: Vec::new(),
             calibration_hash: String::new(),
+            train_content: OnceLock::new(),
             emphasis: Emphasis::default(),
             dtype: job.dtype,
             cpu: cpu(job),
@@ -235,7 +240,9 @@ impl Source {
         if self.augment().mirror > 0.0 && self.classes.is_empty() {
             self.mirror(asked - count);
         }
-        self.calibration_hash = sha256(bytemuck::cast_slice(&self.images.concat()));
+        let mut digest = Sha256::new();
+        self.images.iter().for_each(|image| digest.update(bytemuck::cast_slice::<f32, u8>(image)));
+        self.calibration_hash = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(())
     }
 
@@ -342,11 +349,25 @@ impl Source {
         }
     }
 
-    /// Identifies a training run: where it starts and how it goes.
-    pub fn tuning_key(&self, job: &Job, start: &Model) -> String {
-        let weights: Vec<u8> =
-            start.weights.values().flat_map(|t| bytemuck::cast_slice::<f32, u8>(t.data()).to_vec()).collect();
-        cache::key(&[&sha256(&weights), &self.data_name, &self.imgsz, &job.tune, &job.seed])
+    /// Identifies the training data, pictures and labels.
+    ///
+    /// # Errors
+    /// Names the picture that cannot be read.
+    pub fn train_content(&self) -> Result<String, PipelineError> {
+        if let Some(known) = self.train_content.get() {
+            return Ok(known.clone());
+        }
+        let found = self.train.content().map_err(|e| PipelineError::Input(e.to_string()))?;
+        Ok(self.train_content.get_or_init(|| found).clone())
+    }
+
+    /// What a ranking and its losses depend on: the model, the calibration images, their labels where the criterion reads
+    /// them, and how it is done.
+    pub(super) fn importance_key(&self, job: &Job, criterion: Criterion, sampling: &Sampling) -> String {
+        let labels = criterion.needs_gradients().then(|| format!("{:?} {:?}", self.labels, self.classes));
+        let labels = labels.map(|text| sha256(text.as_bytes()));
+        let model = train::content(&self.model);
+        cache::key(&[&model, &self.imgsz, &self.calibration_hash, &labels, &criterion, &job.seed, sampling, &RIDGE])
     }
 
     /// Writes into a model where it came from and what was done to it.
@@ -379,11 +400,17 @@ fn cpu(job: &Job) -> Cpu {
     Cpu { halves, ..Cpu::here() }
 }
 
-/// A drawn dataset, made once in a folder that is kept: its `data.yaml`.
+/// A drawn dataset, made once in a folder that is kept: its `data.yaml`. Pictures and labels that are not as they were
+/// drawn are drawn again.
 ///
 /// # Errors
 /// If the folder cannot be written.
-pub fn drawn(cache: &Path, train: usize, val: usize) -> Result<PathBuf, PipelineError> {
+pub fn drawn(cache: &Path, train: usize, val: usize, tell: Listener) -> Result<PathBuf, PipelineError> {
     let folder = cache.join(format!("drawn-{}-{train}-{val}", demo::SIDE));
-    demo::write(&folder, train, val).map_err(PipelineError::stage("drawn pictures"))
+    let (yaml, again) = demo::ensure(&folder, train, val).map_err(PipelineError::stage("drawn pictures"))?;
+    if again > 0 {
+        let place = folder.display();
+        tell(Event::Note(format!("{place}: {again} pictures were missing or changed; they are drawn again")));
+    }
+    Ok(yaml)
 }

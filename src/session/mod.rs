@@ -152,6 +152,16 @@ impl Session {
         self.board.fingerprint() + &note
     }
 
+    /// The program that measures there.
+    pub fn program(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Whether its threads are bound to a processor each.
+    pub fn pins(&self) -> bool {
+        self.pin
+    }
+
     /// Why times from there mean nothing, where they do.
     pub fn simulated(&self) -> Option<&str> {
         self.simulated.as_deref()

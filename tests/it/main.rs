@@ -20,6 +20,8 @@ mod import;
 #[cfg(feature = "toolkit")]
 mod job;
 #[cfg(feature = "toolkit")]
+mod kept;
+#[cfg(feature = "toolkit")]
 mod loss;
 mod onnx;
 mod profile;

@@ -332,7 +332,10 @@ pub fn summary(report: &Report) -> String {
     if !gaps.is_empty() {
         lines.push(format!("  {:<12}{gaps}", "train gap"));
     }
-    lines.push(format!("  {:<12}{:.2} % certified gap of the search", "plan", 100.0 * report.search.gap));
+    if let Some(gap) = report.search.gap {
+        let covers = "offered widths, measured losses added up, predicted latency";
+        lines.push(format!("  {:<12}{:.2} % certified gap ({covers})", "plan", 100.0 * gap));
+    }
     lines.extend(report.verdict.sentences.iter().map(|sentence| format!("  {:<12}{sentence}", "budget")));
     lines.join("\n")
 }

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use secateurs::data::{Dataset, demo};
 use secateurs::graph::{Graph, Head};
 use secateurs::model::{self, Info, Model};
+use secateurs::pipeline::Event;
 use secateurs::train::optim::Rule;
 use secateurs::train::{Augment, FitConfig, FitEvent};
 use secateurs::zoo::simple_cnn;
@@ -116,6 +117,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     note.iter().for_each(|note| terminal.note(note));
     let mut tell = |event: FitEvent| match event {
         FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
+        FitEvent::SetAside { problem, aside } => terminal.note(&format!(
+            "{} {problem}; set aside as {}, training starts anew",
+            part.display(),
+            aside.display()
+        )),
         FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
         FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
     };
@@ -159,7 +165,12 @@ fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure
     };
     terminal.stage("Drawing", &format!("{count} pictures to train on, {} to judge by", DRAWN.1));
     let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1)?, true))
+    let mut tell = |event| {
+        if let Event::Note(text) = event {
+            terminal.note(&text);
+        }
+    };
+    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1, &mut tell)?, true))
 }
 
 /// Fresh weights of a named network, or the model of a file.
