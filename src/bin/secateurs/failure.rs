@@ -158,9 +158,15 @@ impl From<ImportError> for Failure {
 impl From<DeviceError> for Failure {
     fn from(error: DeviceError) -> Self {
         match error {
-            DeviceError::Missing { .. } | DeviceError::Unreachable { .. } => Self::Device(error.to_string()),
             DeviceError::File { .. } => Self::input(error),
-            DeviceError::Start { .. } | DeviceError::Failed { .. } => Self::internal(error),
+            // The exit code of a panic.
+            DeviceError::Failed { code: Some(101), .. } => Self::internal(error),
+            DeviceError::Missing { .. }
+            | DeviceError::Unreachable { .. }
+            | DeviceError::Flood { .. }
+            | DeviceError::Hangs { .. }
+            | DeviceError::Start { .. }
+            | DeviceError::Failed { .. } => Self::Device(error.to_string()),
         }
     }
 }
@@ -171,7 +177,8 @@ impl From<SessionError> for Failure {
             SessionError::Device(error) => error.into(),
             SessionError::Unsteady(_) => Self::Unsteady(error.to_string()),
             SessionError::File { .. } => Self::input(error),
-            SessionError::Output { .. } => Self::internal(error),
+            // What runs there is our own program: another answer is another program's, or the line's.
+            SessionError::Output { .. } => Self::Device(error.to_string()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use super::prune;
-use secateurs::device::{self, DeviceError, Word};
+use secateurs::device::{self, DeviceError, Limits, Word};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         _ => Word::Text(text.clone()),
     };
     let words: Vec<Word> = args.words.iter().map(word).collect();
-    match runner.run(&args.program, &words) {
+    match runner.run_within(&args.program, &words, &Limits::ATTENDED) {
         Ok(output) => Ok(io::stdout().lock().write_all(&output)?),
         Err(DeviceError::Failed { code: Some(code), output, .. }) => {
             io::stdout().lock().write_all(&output)?;
