@@ -8,6 +8,9 @@ use thiserror::Error;
 /// What can be imported.
 const SUPPORTED: &str = "supported are YOLO11 and YOLOv8 of any width and depth, ResNet, VGG and MobileNetV4";
 
+/// The characters of a name that are shown.
+const MAX_SHOWN: usize = 80;
+
 /// A file that cannot be imported.
 #[derive(Debug, Error)]
 #[error("{}: {fault}", path.display())]
@@ -124,4 +127,13 @@ impl From<FileError> for Fault {
             FileError::Model { source, .. } => Self::Model(source),
         }
     }
+}
+
+/// A name of the file as it may be shown: of a sensible length, and without control characters.
+pub(super) fn shown(name: &str) -> String {
+    let mut shown: String = name.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect();
+    if name.chars().nth(MAX_SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
 }

@@ -15,6 +15,7 @@ mod demo;
 mod engine_props;
 mod eval;
 mod forward;
+mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
 mod job;

@@ -1,6 +1,7 @@
 //! The names that a checkpoint may ask for, and what applying them means here.
 
 use super::value::{Dtype, Global};
+use std::sync::Arc;
 
 /// What applying an allowed name to arguments gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +45,9 @@ const CLASSES: &[(&str, &[&str])] = &[
 ];
 
 /// The global of a module and a name, or nothing if the allow-list does not have it.
-pub(super) fn allowed(module: &str, name: &str) -> Option<Global> {
+pub(super) fn allowed(module: &Arc<str>, name: &Arc<str>) -> Option<Global> {
     let kind = kind(module, name)?;
-    Some(Global { module: module.into(), name: name.into(), kind })
+    Some(Global { module: module.clone(), name: name.clone(), kind })
 }
 
 fn kind(module: &str, name: &str) -> Option<Kind> {
@@ -96,7 +97,7 @@ mod tests {
             ("torch.nn.modules.conv", "Conv2d"),
             ("torch", "HalfStorage"),
         ] {
-            assert!(allowed(module, name).is_some(), "{module} {name}");
+            assert!(allowed(&module.into(), &name.into()).is_some(), "{module} {name}");
         }
         for (module, name) in [
             ("os", "system"),
@@ -113,7 +114,7 @@ mod tests {
             ("ultralytics.nn.tasks", "os.system"),
             ("", ""),
         ] {
-            assert!(allowed(module, name).is_none(), "{module} {name}");
+            assert!(allowed(&module.into(), &name.into()).is_none(), "{module} {name}");
         }
     }
 }
