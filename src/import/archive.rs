@@ -55,10 +55,14 @@ impl<'a> Archive<'a> {
         let roots = zip.file_names().filter_map(|name| Some(name.ok()?.strip_suffix("data.pkl")?.to_owned()));
         let root = roots.filter(|r| r.is_empty() || r.ends_with('/')).min_by_key(|r| r.len());
         let Some(root) = root else {
-            return Err(Fault::Unrecognised { found: "a zip archive without `data.pkl`".into() });
+            let found = "a zip archive without `data.pkl`".into();
+            let help = Some("where the checkpoint lies inside the archive, unpack it first");
+            return Err(Fault::Unrecognised { found, help });
         };
         if zip.index_for_name(&format!("{root}constants.pkl")).is_some() {
-            return Err(Fault::Unrecognised { found: "a TorchScript archive".into() });
+            let help =
+                Some("give the checkpoint that it was exported from (`best.pt`): TorchScript has code for layers");
+            return Err(Fault::Unrecognised { found: "a TorchScript archive".into(), help });
         }
         let size = bytes.len() as u64;
         let growth = size.saturating_mul(RATIO - 1).min(MAX_GROWTH);

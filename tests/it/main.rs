@@ -10,7 +10,10 @@ mod classifiers;
 mod classify;
 #[cfg(feature = "toolkit")]
 mod cli;
+#[cfg(feature = "toolkit")]
+mod cli_data;
 mod data;
+mod datasets;
 mod demo;
 mod engine_props;
 mod eval;

@@ -11,7 +11,7 @@ mod value;
 pub use value::{Dtype, Heap, Ref, Storage, TensorView, Value};
 
 use super::error::Fault;
-use globals::Kind;
+use globals::{Kind, Origin};
 use std::collections::HashMap;
 use std::sync::Arc;
 use value::Object;
@@ -49,6 +49,11 @@ pub fn parse(bytes: &[u8]) -> Result<(Heap, Ref), Fault> {
             Ok(None) => {}
             Ok(Some(result)) => return Ok((machine.heap, result)),
             Err(Stop::Refused(global)) => return Err(Fault::Refused { offset: start, global }),
+            Err(Stop::Foreign(global)) => return Err(Fault::Foreign { offset: start, global }),
+            Err(Stop::Yolov5(global)) => {
+                let found = format!("a checkpoint of the programs of YOLOv5 and YOLOv7 (it asks for `{global}`)");
+                return Err(Fault::Unsupported { found });
+            }
             Err(Stop::Broken(problem)) => return Err(Fault::Pickle { offset: start, problem }),
         }
     }
@@ -57,6 +62,8 @@ pub fn parse(bytes: &[u8]) -> Result<(Heap, Ref), Fault> {
 enum Stop {
     Broken(String),
     Refused(String),
+    Foreign(String),
+    Yolov5(String),
 }
 
 impl From<&str> for Stop {
@@ -351,8 +358,14 @@ impl Machine<'_> {
             return Err(Stop::Broken(format!("the name of a global is longer than {MAX_NAME} bytes")));
         }
         let shown = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
-        let global = globals::allowed(&module, &name)
-            .ok_or_else(|| Stop::Refused(format!("{}.{}", shown(&module), shown(&name))))?;
+        let global = globals::allowed(&module, &name).ok_or_else(|| {
+            let global = format!("{}.{}", shown(&module), shown(&name));
+            match globals::origin(&module, &name) {
+                Origin::Code => Stop::Refused(global),
+                Origin::Foreign => Stop::Foreign(global),
+                Origin::Yolov5 => Stop::Yolov5(global),
+            }
+        })?;
         self.push(Value::Global(global.into()))
     }
 
