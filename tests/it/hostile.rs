@@ -164,7 +164,7 @@ fn state_dicts_load_whatever_their_wrapper_put_before_the_names() {
         assert_eq!(model.graph, graph, "{outer:?} {to}");
     }
     let error = load(None, "model.", "x.layer").unwrap_err().to_string();
-    assert!(error.contains("no known network (`x.layer0.conv.weight`, ") && error.contains(" more)"), "{error}");
+    assert!(error.contains("no known network (`x.layer0.bn.bias`, ") && error.contains(" more)"), "{error}");
     let error = load(Some("weights_of_mine"), "model.", "model.").unwrap_err().to_string();
     assert!(error.contains("no known network (`loss`)"), "{error}");
 }
