@@ -25,6 +25,8 @@ mod job;
 #[cfg(feature = "toolkit")]
 mod loss;
 mod onnx;
+#[cfg(feature = "toolkit")]
+mod preprocess;
 mod profile;
 mod quantise;
 #[cfg(feature = "toolkit")]
