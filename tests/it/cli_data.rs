@@ -103,6 +103,9 @@ fn pictures_that_are_cut_off_end_a_judgement_and_not_a_look() {
     let (code, shown, said) = run(&folder, &format!("{EVAL} --skip-bad-images"));
     assert!(code == 0 && shown.starts_with("1 images at 64 px"), "{code}: {shown}{said}");
     assert!(said.contains("warning: 1 of 2 images cannot be read and were left out"), "{said}");
+    let prune = "prune --model small.safetensors --data data.yaml --memory-mib 0.01 --epochs 0 --calibration-images 2";
+    let (code, _, said) = run(&folder, &format!("{prune} --skip-bad-images"));
+    assert!(code == 4 && said.contains("warning: 1 of 2 images cannot be read and were left out"), "{code}: {said}");
     let (code, _, said) = run(&folder, "detect --model small.safetensors images/val/c.jpg");
     assert!(code == 0 && said.contains("warning: images/val/c.jpg: is cut off"), "{code}: {said}");
     let mut infer = Command::new(env!("CARGO_BIN_EXE_secateurs-infer"));
