@@ -10,12 +10,16 @@ mod classifiers;
 mod classify;
 #[cfg(feature = "toolkit")]
 mod cli;
+#[cfg(feature = "toolkit")]
+mod cli_data;
 mod data;
+mod datasets;
 mod demo;
 mod device;
 mod engine_props;
 mod eval;
 mod forward;
+mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
 mod job;

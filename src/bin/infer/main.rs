@@ -302,7 +302,10 @@ fn detect(args: &Args, model: &Model, images: &[PathBuf], out: &mut dyn Write) -
     let mut finder = Finder::new(model, imgsz(args, model)?, &options)?;
     finder.set_thresholds(args.score, args.iou);
     for path in images {
-        let mut image = Image::open(path)?;
+        let (mut image, cut_off) = Image::open_partial(path)?;
+        if cut_off {
+            eprintln!("warning: {}", ImageError::CutOff { path: path.clone() });
+        }
         let found = finder.find(path, &image, model)?;
         if let Some(folder) = &args.save {
             found.save(&mut image, folder).map_err(|e| Failure::Input(e.to_string()))?;

@@ -1,11 +1,11 @@
 //! `secateurs detect`: what is in images.
 
 use super::failure::Failure;
-use super::input::{ModelArgs, ThreadArgs};
+use super::input::{ModelArgs, ThreadArgs, warn};
 use secateurs::detector::Finder;
 use secateurs::engine::Options;
 use secateurs::profile::Ratio;
-use secateurs::vision::Image;
+use secateurs::vision::{Image, ImageError};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     threads: ThreadArgs,
-    /// JPEG or PNG files
+    /// Image files: JPEG, PNG, WebP, BMP or TIFF
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Also save every image with its boxes drawn
@@ -41,7 +41,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     finder.set_thresholds(args.score.get() as f32, args.iou.get() as f32);
     let mut out = io::stdout().lock();
     for path in &args.images {
-        let mut image = Image::open(path)?;
+        let (mut image, cut_off) = Image::open_partial(path)?;
+        if cut_off {
+            warn([ImageError::CutOff { path: path.clone() }]);
+        }
         let found = finder.find(path, &image, &model)?;
         if let Some(folder) = &args.save {
             found.save(&mut image, folder)?;
