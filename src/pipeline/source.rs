@@ -2,6 +2,7 @@
 
 use super::PipelineError;
 use super::cache::{self, sha256};
+use super::check;
 use super::floors;
 use super::job::{Event, Job, Listener, Timing};
 use crate::data::{DataError, Dataset, demo, names_differ, overlap};
@@ -89,11 +90,18 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads and checks everything the job names.
+    /// Reads and checks everything the job names, and makes ready what the stages need of it.
     ///
     /// # Errors
     /// Names the first file or setting that cannot be used.
     pub fn gather(job: &Job, tell: Listener) -> Result<Self, PipelineError> {
+        let source = Self::open(job, tell)?;
+        check::inputs(&source, job, tell)?;
+        source.prepare(job, tell)
+    }
+
+    /// Reads model and dataset, and checks that they and the job's settings go together.
+    pub(super) fn open(job: &Job, tell: Listener) -> Result<Self, PipelineError> {
         let input = |e: &dyn std::fmt::Display| PipelineError::Input(e.to_string());
         let model_name = job.model.as_ref().map_or("the embedded demo".to_owned(), |path| path.display().to_string());
         tell(Event::Stage("Importing", model_name.clone()));
@@ -122,7 +130,7 @@ impl Source {
                 )));
             }
         };
-        let preprocess = Preprocess::new(&model).map_err(|e| input(&format!("{model_name}: {e}")))?;
+        Preprocess::new(&model).map_err(|e| input(&format!("{model_name}: {e}")))?;
         let yaml = match &job.data {
             Some(path) => path.clone(),
             None if job.model.is_some() => {
@@ -160,7 +168,7 @@ impl Source {
             return Err(PipelineError::Input(format!("imgsz {imgsz}: expected a multiple of {stride}, at most 4096")));
         }
         let groups = groups(&model.graph);
-        let mut source = Self {
+        Ok(Self {
             model,
             model_name,
             model_hash,
@@ -179,7 +187,14 @@ impl Source {
             dtype: job.dtype,
             cpu: cpu(job),
             ranges: Ranges::default(),
-        };
+        })
+    }
+
+    /// Loads the calibration images, and finds out how the outputs depend on the layers.
+    pub(super) fn prepare(mut self, job: &Job, tell: Listener) -> Result<Self, PipelineError> {
+        let source = &mut self;
+        let preprocess =
+            Preprocess::new(&source.model).map_err(|e| PipelineError::Input(format!("{}: {e}", source.model_name)))?;
         source.calibrate(job, &preprocess, tell)?;
         if job.dtype == Dtype::F16 && !source.cpu.halves {
             tell(Event::Note(
@@ -198,7 +213,7 @@ impl Source {
         source.emphasis =
             emphasis(&source.model, &source.images, size, PROBE_BATCH, job.seed, &Device::Cpu, &mut progress)
                 .map_err(PipelineError::stage("emphasis"))?;
-        Ok(source)
+        Ok(self)
     }
 
     /// Chooses and loads the calibration images. Where there are fewer than asked for, mirrored ones join them, if objects
@@ -412,7 +427,10 @@ fn cpu(job: &Job) -> Cpu {
 /// If the folder cannot be written.
 pub fn drawn(cache: &Path, train: usize, val: usize, tell: Listener) -> Result<PathBuf, PipelineError> {
     let folder = cache.join(format!("drawn-{}-{train}-{val}", demo::SIDE));
-    let (yaml, again) = demo::ensure(&folder, train, val).map_err(PipelineError::stage("drawn pictures"))?;
+    let (yaml, again) = demo::ensure(&folder, train, val).map_err(|e| match e {
+        DataError::Io { path, source } => PipelineError::writing(&path, &source),
+        other => PipelineError::Input(other.to_string()),
+    })?;
     if again > 0 {
         let place = folder.display();
         tell(Event::Note(format!("{place}: {again} pictures were missing or changed; they are drawn again")));

@@ -295,7 +295,7 @@ impl Session {
 }
 
 /// Why times from a machine mean nothing for a profile, where they do.
-fn simulated(profile: &Profile, board: &Board, emulates: bool) -> Option<String> {
+pub fn simulated(profile: &Profile, board: &Board, emulates: bool) -> Option<String> {
     if emulates || board.emulated {
         return Some("emulated".into());
     }

@@ -8,6 +8,7 @@ mod cuda;
 mod devices;
 mod doctor;
 mod forward;
+mod locked;
 mod on_device;
 mod process;
 mod prune;
@@ -37,7 +38,7 @@ Examples:
 
 Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 bad profile, 4 no plan meets the budget,
 5 measured budget missed, 6 accuracy floor missed, 7 the device cannot be reached, 8 the device was never quiet enough
-to measure, 9 an input cannot be used.";
+to measure, 9 an input cannot be used, 10 this machine failed: disk, permission, memory.";
 
 #[derive(Subcommand)]
 enum Command {
