@@ -129,9 +129,23 @@ pub fn write(folder: &Path, train: usize, val: usize) -> Result<PathBuf, DataErr
     }
     let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(io(parent))?;
-    // Built inside a private folder, so that the set itself gets the usual access rights.
-    let temporary = tempfile::Builder::new().prefix(".demo-").tempdir_in(parent).map_err(io(parent))?;
-    let set = temporary.path().join("set");
+    let set = files::temporary_folder(parent).map_err(io(parent))?;
+    let done = fill(&set, train, val, &text).and_then(|()| match fs::rename(&set, folder) {
+        // Another process may have been faster with the same set.
+        Err(_) if same(&yaml) => Ok(()),
+        Err(e) => Err(io(folder)(e)),
+        Ok(()) => Ok(()),
+    });
+    // Gone already, where it has its name.
+    let _ = fs::remove_dir_all(&set);
+    done.map(|()| yaml)
+}
+
+fn fill(set: &Path, train: usize, val: usize, text: &str) -> Result<(), DataError> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| DataError::Io { path, source }
+    };
     for (split, first, count) in [("train", 0, train), ("val", FIRST_VAL, val)] {
         let (images, labels) = (set.join("images").join(split), set.join("labels").join(split));
         fs::create_dir_all(&images).map_err(io(&images))?;
@@ -146,13 +160,18 @@ pub fn write(folder: &Path, train: usize, val: usize) -> Result<PathBuf, DataErr
         (0..count).into_par_iter().try_for_each(one)?;
     }
     let described = set.join("data.yaml");
-    fs::write(&described, &text).map_err(io(&described))?;
-    match fs::rename(&set, folder) {
-        // Another process may have been faster with the same set.
-        Err(_) if same(&yaml) => Ok(yaml),
-        Err(e) => Err(io(folder)(e)),
-        Ok(()) => Ok(yaml),
-    }
+    fs::write(&described, text).map_err(io(&described))
+}
+
+/// How many pictures to train on a name such as `demo` (then `usual`) or `drawn:500` asks for; `None` where it names
+/// something else.
+///
+/// # Errors
+/// If what stands behind `drawn:` is no sensible number.
+pub fn named(name: &str, usual: usize) -> Option<Result<usize, String>> {
+    let Some(count) = name.strip_prefix("drawn:") else { return (name == "demo").then_some(Ok(usual)) };
+    let count = count.parse().ok().filter(|n| (1..=1_000_000).contains(n));
+    Some(count.ok_or_else(|| format!("{name}: expected a number from 1 to 1000000 behind `drawn:`")))
 }
 
 fn description(train: usize, val: usize) -> String {

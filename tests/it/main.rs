@@ -20,7 +20,10 @@ mod import;
 mod job;
 #[cfg(feature = "toolkit")]
 mod loss;
+mod model_file;
 mod onnx;
+#[cfg(feature = "toolkit")]
+mod output;
 mod profile;
 mod quantise;
 #[cfg(feature = "toolkit")]

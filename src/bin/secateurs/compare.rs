@@ -92,7 +92,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let page = report::render_comparison(&found);
     files::write_atomic(&args.out.join("compare.html"), page.as_bytes()).map_err(Failure::input)?;
     terminal.stage("Writing", &args.out.display().to_string());
-    let value = serde_json::json!({ "reason": "compared", "out": args.out, "comparison": found });
+    let value = serde_json::json!({ "reason": "compared", "out": args.out.to_string_lossy(), "comparison": found });
     terminal.result(&table(&found), value);
     Ok(())
 }
