@@ -15,7 +15,9 @@ pub use mask::Mask;
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::Head;
 use crate::model::Model;
-use crate::vision::{self, Detection, Extra, Image, ImageError, Letterbox, NmsOptions, Rotated};
+use crate::vision::{
+    self, Detection, Extra, Image, ImageError, Letterbox, NmsOptions, Preprocess, PreprocessError, Rotated,
+};
 use std::path::Path;
 use thiserror::Error;
 
@@ -69,6 +71,9 @@ pub enum DetectorError {
         /// Side of the input image, pixels.
         side: usize,
     },
+    /// No image fills its input.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
     /// The engine refused the network or the image size.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -83,6 +88,7 @@ pub struct Detector {
     head: Head,
     outputs: usize,
     side: usize,
+    preprocess: Preprocess,
     /// Thresholds on scores and overlaps.
     pub options: NmsOptions,
 }
@@ -96,9 +102,10 @@ impl Detector {
         if model.graph.head.boxes().is_none() {
             return Err(DetectorError::NoDetector);
         }
+        let preprocess = Preprocess::new(model)?;
         let engine = Engine::new(model, side, side, options)?;
         let (head, outputs) = (model.graph.head.clone(), model.graph.outputs.len());
-        Ok(Self { engine, head, outputs, side, options: NmsOptions::default() })
+        Ok(Self { engine, head, outputs, side, preprocess, options: NmsOptions::default() })
     }
 
     /// The engine.
@@ -118,9 +125,7 @@ impl Detector {
 
     /// First phase of [`Detector::detect`]: writes the letterboxed image into the engine's input.
     pub fn prepare(&mut self, image: &Image) -> Letterbox {
-        let letterbox = Letterbox::new(image.width(), image.height(), self.side, self.side);
-        letterbox.forward(image, self.engine.input_mut());
-        letterbox
+        self.preprocess.write(image, self.side, self.engine.input_mut())
     }
 
     /// Second phase: runs the network.

@@ -10,7 +10,8 @@ pub(super) fn enough(bytes: f64, asked: &Asked) -> String {
         return mib("--memory-mib");
     }
     // As where the search's limit is made: four bytes per trained value.
-    let params = asked.params.filter(|n| 4.0 * *n as f64 < bytes).map(|_| format!("--params {}", (bytes / 4.0).ceil()));
+    let params =
+        asked.params.filter(|n| 4.0 * (*n as f64) < bytes).map(|_| format!("--params {}", (bytes / 4.0).ceil()));
     let file = asked.file_mib.filter(|most| most * f64::from(1 << 20) < bytes).map(|_| mib("--file-mib"));
     params.into_iter().chain(file).collect::<Vec<_>>().join(" with ")
 }

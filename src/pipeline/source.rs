@@ -16,7 +16,7 @@ use crate::repair::{Calibration, Emphasis};
 use crate::report::Report;
 use crate::train::Augment;
 use crate::train::loss::Target;
-use crate::vision;
+use crate::vision::Preprocess;
 use crate::{board, files, import, memory};
 use candle_core::Device;
 use rand::SeedableRng;
@@ -119,12 +119,7 @@ impl Source {
                 )));
             }
         };
-        if !matches!(model.graph.input_channels(), 1 | 3) {
-            let channels = model.graph.input_channels();
-            return Err(PipelineError::Input(format!(
-                "{model_name}: reads {channels} channels, images have 3, or 1 if grey"
-            )));
-        }
+        let preprocess = Preprocess::new(&model).map_err(|e| input(&format!("{model_name}: {e}")))?;
         let name = job.data.as_ref().and_then(|path| path.to_str());
         let drawn_here = name.and_then(|name| demo::named(name, DEMO_IMAGES.0)).transpose();
         let drawn_here = drawn_here.map_err(|e| PipelineError::Setting(format!("data: {e}")))?;
@@ -172,7 +167,7 @@ impl Source {
             cpu: cpu(job),
             ranges: Ranges::default(),
         };
-        source.calibrate(job, tell)?;
+        source.calibrate(job, &preprocess, tell)?;
         if job.dtype == Dtype::F16 && !source.cpu.halves {
             tell(Event::Note(
                 "the processor has no half-precision arithmetic: f16 is stored, and computed as f32".into(),
@@ -195,7 +190,7 @@ impl Source {
 
     /// Chooses and loads the calibration images. Where there are fewer than asked for, mirrored ones join them, if objects
     /// may be mirrored.
-    fn calibrate(&mut self, job: &Job, tell: Listener) -> Result<(), PipelineError> {
+    fn calibrate(&mut self, job: &Job, preprocess: &Preprocess, tell: Listener) -> Result<(), PipelineError> {
         let all = self.train.items.len();
         let asked = self.affordable(job.calibration_images, tell)?.max(1);
         let count = asked.min(all);
@@ -207,8 +202,8 @@ impl Source {
             let item = &self.train.items[*index];
             let image = item.image.load().map_err(|e| PipelineError::Input(e.to_string()))?;
             let side = self.imgsz;
-            let mut tensor = vec![0.0; self.model.graph.input_channels() * side * side];
-            let letterbox = vision::fit(&image, side, &mut tensor);
+            let mut tensor = vec![0.0; preprocess.channels() * side * side];
+            let letterbox = preprocess.write(&image, side, &mut tensor);
             if matches!(self.model.graph.head, Head::Classify { .. }) {
                 self.classes.push(item.class().ok_or_else(|| {
                     PipelineError::Input(format!("{} has no class as a whole", item.image.display()))

@@ -37,7 +37,7 @@ pub fn fit(
     config.check(model.graph.stride())?;
     check_models(model, teacher, config.imgsz)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build()?;
-    let loader = Loader::new(dataset, &model.graph, config)?;
+    let loader = Loader::new(dataset, model, config)?;
     let settings = config.fingerprint(dataset.items.len(), teacher.is_some());
     let saved = config.checkpoint.as_deref().filter(|path| path.exists());
     let mut state = match saved {
@@ -101,9 +101,6 @@ fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(
     let graph = &model.graph;
     if !matches!(graph.head, Head::Detect { .. } | Head::Classify { .. }) {
         return unfit(format!("its task is `{}`, detectors and classifiers are trained", graph.head.task()));
-    }
-    if !matches!(graph.input_channels(), 1 | 3) {
-        return unfit(format!("its input has {} channels, images have 3, or 1 if grey", graph.input_channels()));
     }
     if matches!(graph.head, Head::Classify { .. }) {
         let shapes = graph.shapes(side, side).map_err(|e| TrainError::Unfit(e.to_string()))?;

@@ -24,6 +24,8 @@ mod model_file;
 mod onnx;
 #[cfg(feature = "toolkit")]
 mod output;
+#[cfg(feature = "toolkit")]
+mod preprocess;
 mod profile;
 mod quantise;
 #[cfg(feature = "toolkit")]

@@ -8,7 +8,7 @@ use secateurs::files::{self, Inputs};
 use secateurs::graph::Dtype;
 use secateurs::model::{self, Model};
 use secateurs::quantise::{halve, quantise, ranges};
-use secateurs::vision;
+use secateurs::vision::Preprocess;
 use std::path::{Path, PathBuf};
 
 /// What to round, and on what.
@@ -67,13 +67,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn images(args: &Args, data: &Path, model: &Model, side: usize) -> Result<Vec<Vec<f32>>, Failure> {
     let dataset = Dataset::open(data, &args.split).map_err(Failure::input)?;
     let step = (dataset.items.len() / usize::from(args.images)).max(1);
+    let preprocess = Preprocess::new(model).map_err(Failure::input)?;
     let load = |item: &secateurs::data::Item| {
         let image = item.image.load().map_err(Failure::input)?;
-        let mut tensor = vec![0.0; model.graph.input_channels() * side * side];
-        vision::fit(&image, side, &mut tensor);
-        if let Some(normalise) = model.info.normalise {
-            normalise.apply(&mut tensor);
-        }
+        let mut tensor = vec![0.0; preprocess.channels() * side * side];
+        preprocess.write(&image, side, &mut tensor);
         Ok(tensor)
     };
     dataset.items.iter().step_by(step).take(args.images.into()).map(load).collect()
