@@ -212,6 +212,25 @@ fn fill(mut file: File, bytes: &[u8], old: Option<&Metadata>) -> io::Result<()> 
     file.sync_all()
 }
 
+/// Serialises a path for people and programs: text, in which what is not UTF-8 is replaced.
+///
+/// # Errors
+/// Those of the serialiser.
+pub fn lossy<S: serde::Serializer>(path: impl AsRef<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.as_ref().to_string_lossy())
+}
+
+/// As [`lossy`], where there may be no path.
+///
+/// # Errors
+/// Those of the serialiser.
+pub fn lossy_option<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => lossy(path, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// Makes the names in a folder outlast a loss of power; file systems that cannot do so are left alone.
 ///
 /// # Errors
@@ -234,6 +253,17 @@ fn create_new(folder: &Path) -> io::Result<(PathBuf, File)> {
         }
     }
     Err(last)
+}
+
+/// Makes a folder of its own for something that will be renamed; a killed run's is removed by the next one. What killed runs
+/// left there before is removed.
+///
+/// # Errors
+/// Those of the operating system.
+pub fn temporary_folder(parent: &Path) -> io::Result<PathBuf> {
+    clean_once(parent);
+    let folder = parent.join(temporary_name());
+    fs::create_dir(&folder).map(|()| folder)
 }
 
 /// A name for something temporary, in the pattern that [`clean`] knows: which processes its process id is one of, the

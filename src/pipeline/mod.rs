@@ -10,6 +10,7 @@
 //!
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
+mod advice;
 mod allocate;
 mod cache;
 mod check;
@@ -60,6 +61,9 @@ pub enum PipelineError {
     /// Something that the user gave cannot be used.
     #[error("{0}")]
     Input(String),
+    /// A setting makes no sense with what it is for.
+    #[error("{0}")]
+    Setting(String),
     /// No widths meet the budgets.
     #[error("{0}")]
     Infeasible(String),
@@ -222,14 +226,15 @@ pub fn run(job: &Job, results: &Results, tell: Listener) -> Result<Done, Pipelin
     }
     clock.lap("evaluate");
 
-    let last = rounded.or(tuned).unwrap_or(repaired);
+    let last = source.sign(rounded.or(tuned).unwrap_or(repaired), job, &report);
+    // Names and provenance are part of the file.
+    report.last_mut().file_bytes = model::to_bytes(&last).map_err(PipelineError::stage("evaluation"))?.len();
     if let Some(prepared) = judge.prepared() {
         report.photos = photos::photos(&source, prepared, model, &last)?;
     }
     measure::conclude(&mut report, model, &last, &source, job, tell)?;
     clock.lap("measure");
     report.seconds = clock.laps;
-    let last = source.sign(last, job, &report);
     Ok(Done { model: last, uncut: source.model, selection: planned.selection, report })
 }
 

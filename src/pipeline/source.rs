@@ -6,6 +6,7 @@ use super::check;
 use super::floors;
 use super::job::{Event, Job, Listener, Timing};
 use crate::data::{DataError, Dataset, demo, names_differ, overlap};
+use crate::detector::check_side;
 use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
@@ -131,14 +132,18 @@ impl Source {
             }
         };
         Preprocess::new(&model).map_err(|e| input(&format!("{model_name}: {e}")))?;
-        let yaml = match &job.data {
-            Some(path) => path.clone(),
-            None if job.model.is_some() => {
+        let name = job.data.as_ref().and_then(|path| path.to_str());
+        let drawn_here = name.and_then(|name| demo::named(name, DEMO_IMAGES.0)).transpose();
+        let drawn_here = drawn_here.map_err(|e| PipelineError::Setting(format!("data: {e}")))?;
+        let yaml = match (&job.data, drawn_here) {
+            (_, Some(count)) => drawn(&job.cache, count, DEMO_IMAGES.1, tell)?,
+            (Some(path), None) => path.clone(),
+            (None, None) if job.model.is_some() => {
                 return Err(PipelineError::Input(
                     "a model without data: name its dataset with --data data.yaml".into(),
                 ));
             }
-            None => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1, tell)?,
+            (None, None) => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1, tell)?,
         };
         let data_name =
             job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
@@ -162,11 +167,8 @@ impl Source {
         }
         floors::check(&job.floors, &val)?;
         let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(640) };
-        let imgsz = job.imgsz.unwrap_or(default);
-        let stride = model.graph.stride();
-        if imgsz == 0 || !imgsz.is_multiple_of(stride) || imgsz > 4096 {
-            return Err(PipelineError::Input(format!("imgsz {imgsz}: expected a multiple of {stride}, at most 4096")));
-        }
+        let imgsz = check_side(job.imgsz.unwrap_or(default), model.graph.stride())
+            .map_err(|e| PipelineError::Setting(e.to_string()))?;
         let groups = groups(&model.graph);
         Ok(Self {
             model,

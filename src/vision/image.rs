@@ -1,6 +1,7 @@
 //! 8-bit RGB images, read with bounds and turned upright.
 
 use super::jpeg::{self, End};
+use crate::files::{self, Inputs};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use std::io::Cursor;
@@ -127,19 +128,35 @@ impl Image {
         Ok((image, cut_off))
     }
 
-    /// Writes a PNG or, where the name ends so, a JPEG file, under a temporary name first.
+    /// Writes a PNG or JPEG file, as its name ends.
     ///
     /// # Errors
-    /// If it cannot be encoded or written.
+    /// If the name ends otherwise, or the image cannot be encoded or written.
     pub fn save(&self, path: &Path) -> Result<(), ImageError> {
-        let jpeg = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpg") || e.eq_ignore_ascii_case("jpeg"));
-        let format = if jpeg { image::ImageFormat::Jpeg } else { image::ImageFormat::Png };
+        self.save_except(path, &Inputs::default())
+    }
+
+    /// As [`Image::save`], but refuses to replace one of the inputs.
+    ///
+    /// # Errors
+    /// As [`Image::save`], and if the file is an input.
+    pub fn save_except(&self, path: &Path, inputs: &Inputs) -> Result<(), ImageError> {
+        let ends = |end: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
+        let format = match () {
+            () if ends("jpg") || ends("jpeg") => image::ImageFormat::Jpeg,
+            () if ends("png") => image::ImageFormat::Png,
+            () => {
+                let problem = "expected a name that ends in .png, .jpg or .jpeg: other formats are not written";
+                let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, problem);
+                return Err(ImageError::Io { path: path.into(), source });
+            }
+        };
         let fail = |problem: String| ImageError::Format { path: path.into(), problem };
         let rgb = image::RgbImage::from_raw(self.width as u32, self.height as u32, self.data.clone());
         let rgb = rgb.ok_or_else(|| fail("its sides do not fit its bytes".into()))?;
         let mut bytes = Cursor::new(Vec::new());
         rgb.write_to(&mut bytes, format).map_err(|e| fail(e.to_string()))?;
-        let written = crate::files::write_atomic(path, bytes.get_ref());
+        let written = files::write_except(path, bytes.get_ref(), inputs);
         written.map_err(|source| ImageError::Io { path: path.into(), source })
     }
 

@@ -27,7 +27,10 @@ mod job;
 mod kept;
 #[cfg(feature = "toolkit")]
 mod loss;
+mod model_file;
 mod onnx;
+#[cfg(feature = "toolkit")]
+mod output;
 #[cfg(feature = "toolkit")]
 mod preprocess;
 mod profile;

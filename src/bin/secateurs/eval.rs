@@ -2,11 +2,12 @@
 
 use super::failure::Failure;
 use super::input::{ModelArgs, figure, figures, warn};
+use super::output;
 use super::terminal;
 use secateurs::data::{Dataset, OpenOptions, names_differ};
 use secateurs::eval::{self, Accuracy};
 use secateurs::graph::Head;
-use std::io::{self, Write};
+use std::fmt::Write;
 use std::path::PathBuf;
 
 /// What to evaluate on what.
@@ -28,7 +29,7 @@ pub struct Args {
     skip_bad_images: bool,
     /// Images at a time; 0 takes one thread per processor. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    threads: u16,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -55,7 +56,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     warn(names_differ(&model.info.names, &dataset.names).iter().chain(&dataset.notes));
     let threads = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
+        threads => threads.into(),
     };
     let bar = terminal::bar("Evaluating");
     bar.set_length(dataset.items.len() as u64);
@@ -68,38 +69,38 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let result = eval::evaluate_model(&model, &dataset, side, threads, &progress).map_err(Failure::input);
     bar.finish_and_clear();
     let result = result?;
-    let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer(&mut out, &figures(&result)?)?;
-        writeln!(out)?;
-        return Ok(out.flush()?);
+        return Ok(output::print_json(&figures(&result)?)?);
     }
-    writeln!(out, "{} images at {side} px", result.images)?;
+    let mut out = String::new();
+    let _ = writeln!(out, "{} images at {side} px", result.images);
     if result.map50_95 < 0.0 {
-        writeln!(out, "  mAP       {}", figure(result.map50_95))?;
-        return Ok(out.flush()?);
+        let _ = writeln!(out, "  mAP       {}", figure(result.map50_95));
+        output::print(&out);
+        return Ok(());
     }
-    writeln!(out, "  mAP50-95  {:.4}  (rules of ultralytics: {:.4})", result.map50_95, result.map50_95_ultralytics)?;
-    writeln!(out, "  mAP50     {:.4}", result.map50)?;
+    let _ =
+        writeln!(out, "  mAP50-95  {:.4}  (rules of ultralytics: {:.4})", result.map50_95, result.map50_95_ultralytics);
+    let _ = writeln!(out, "  mAP50     {:.4}", result.map50);
     for class in &result.per_class {
-        writeln!(out, "    {:<20} {:.4}", class.name, class.map50_95)?;
+        let _ = writeln!(out, "    {:<20} {:.4}", output::line(&class.name), class.map50_95);
     }
-    Ok(out.flush()?)
+    output::print(&out);
+    Ok(())
 }
 
 /// Prints the figures of a classifier.
 fn show(result: &Accuracy, side: usize, json: bool) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
     if json {
-        serde_json::to_writer(&mut out, result)?;
-        writeln!(out)?;
-        return Ok(out.flush()?);
+        return Ok(output::print_json(result)?);
     }
-    writeln!(out, "{} images at {side} px", result.images)?;
-    writeln!(out, "  accuracy  {:.4}  (among the first five: {:.4})", result.accuracy, result.top5)?;
-    writeln!(out, "  loss      {:.4}", result.loss)?;
+    let mut out = String::new();
+    let _ = writeln!(out, "{} images at {side} px", result.images);
+    let _ = writeln!(out, "  accuracy  {:.4}  (among the first five: {:.4})", result.accuracy, result.top5);
+    let _ = writeln!(out, "  loss      {:.4}", result.loss);
     for (name, accuracy) in &result.per_class {
-        writeln!(out, "    {name:<20} {accuracy:.4}")?;
+        let _ = writeln!(out, "    {:<20} {accuracy:.4}", output::line(name));
     }
-    Ok(out.flush()?)
+    output::print(&out);
+    Ok(())
 }

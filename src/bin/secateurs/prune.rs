@@ -28,7 +28,8 @@ pub struct Args {
     /// Model file: an ultralytics .pt, safetensors, or a model file of ours [default: the profile's, else the demo]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// The dataset's YAML file [default: the profile's, else the demo's drawn set]
+    /// The dataset's YAML file; `demo` or `drawn:N` for pictures that are drawn on the spot [default: the profile's, else the
+    /// demo's]
     #[arg(long, value_name = "YAML")]
     data: Option<PathBuf>,
     /// Side of the square input image, pixels
@@ -112,7 +113,11 @@ pub fn load(path: Option<&Path>) -> Result<Profile, Failure> {
 /// Reads `CLASS=R`; names may have any character.
 fn floor(text: &str) -> Result<(String, Ratio), String> {
     let (name, share) = text.rsplit_once('=').ok_or("expected CLASS=R, such as person=0.95")?;
-    Ok((name.to_owned(), share.parse().map_err(|e: secateurs::profile::UnitError| e.to_string())?))
+    let share: Ratio = share.parse().map_err(|e: secateurs::profile::UnitError| e.to_string())?;
+    if share.get() == 0.0 {
+        return Err("a floor of 0 asks for nothing: expected more than 0, up to 1".into());
+    }
+    Ok((name.to_owned(), share))
 }
 
 impl Args {
@@ -321,8 +326,10 @@ fn execute(job: &Job, profile: &Profile, results: &Results, terminal: &mut Termi
     let done = pipeline::run(job, results, &mut listener(terminal))?;
     pipeline::write(results, profile, &done)?;
     terminal.stage("Writing", &out.display().to_string());
-    terminal
-        .result(&summary(&done.report), serde_json::json!({ "reason": "pruned", "out": out, "report": done.report }));
+    terminal.result(
+        &summary(&done.report),
+        serde_json::json!({ "reason": "pruned", "out": out.to_string_lossy(), "report": done.report }),
+    );
     Ok(done.report.verdict)
 }
 
