@@ -1,6 +1,6 @@
 //! Programs that run on this machine: as they are, or behind a command such as an emulator.
 
-use super::{DeviceError, Runner, Word};
+use super::{DeviceError, Limits, Runner, Word, answer};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -19,7 +19,7 @@ impl Prefixed {
 }
 
 impl Runner for Prefixed {
-    fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError> {
+    fn run_within(&self, program: &Path, words: &[Word], limits: &Limits) -> Result<Vec<u8>, DeviceError> {
         // A bare name would be looked up in PATH.
         let place = if program.components().count() == 1 { Path::new(".").join(program) } else { program.to_owned() };
         let mut command = match self.command.split_first() {
@@ -31,16 +31,16 @@ impl Runner for Prefixed {
             }
         };
         let started = self.command.first().map_or_else(|| program.to_owned(), PathBuf::from);
-        let output = command.args(words).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-        let output = output.map_err(|source| DeviceError::Start { program: started, source })?;
-        if !output.status.success() {
+        let command = command.args(words).stdin(Stdio::null()).stderr(Stdio::inherit());
+        let answer = answer(command, &started, limits)?;
+        if !answer.status.success() {
             return Err(DeviceError::Failed {
                 program: program.into(),
-                code: output.status.code(),
-                output: output.stdout,
+                code: answer.status.code(),
+                output: answer.output,
             });
         }
-        Ok(output.stdout)
+        Ok(answer.output)
     }
 
     fn reach(&self) -> Result<(), DeviceError> {

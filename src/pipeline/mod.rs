@@ -10,10 +10,12 @@
 //!
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
+mod advice;
 mod allocate;
 mod cache;
 mod check;
 mod compare;
+mod conditions;
 pub mod external;
 mod floors;
 mod job;
@@ -26,6 +28,8 @@ mod results;
 mod settle;
 mod sizes;
 mod source;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use cache::sha256;
@@ -57,6 +61,9 @@ pub enum PipelineError {
     /// Something that the user gave cannot be used.
     #[error("{0}")]
     Input(String),
+    /// A setting makes no sense with what it is for.
+    #[error("{0}")]
+    Setting(String),
     /// No widths meet the budgets.
     #[error("{0}")]
     Infeasible(String),
@@ -219,14 +226,15 @@ pub fn run(job: &Job, results: &Results, tell: Listener) -> Result<Done, Pipelin
     }
     clock.lap("evaluate");
 
-    let last = rounded.or(tuned).unwrap_or(repaired);
+    let last = source.sign(rounded.or(tuned).unwrap_or(repaired), job, &report);
+    // Names and provenance are part of the file.
+    report.last_mut().file_bytes = model::to_bytes(&last).map_err(PipelineError::stage("evaluation"))?.len();
     if let Some(prepared) = judge.prepared() {
         report.photos = photos::photos(&source, prepared, model, &last)?;
     }
     measure::conclude(&mut report, model, &last, &source, job, tell)?;
     clock.lap("measure");
     report.seconds = clock.laps;
-    let last = source.sign(last, job, &report);
     Ok(Done { model: last, uncut: source.model, selection: planned.selection, report })
 }
 
@@ -260,6 +268,39 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
     ));
     let (device, note) = backend::device(job.cuda);
     note.into_iter().for_each(|note| tell(Event::Note(note)));
+    let config = tuning(job, source, start, name)?;
+    let teacher = (job.tune.distill > 0.0).then_some(&source.model);
+    let mut listen = |event: train::FitEvent| match event {
+        train::FitEvent::Resumed { epochs } => tell(Event::Note(format!("resumed after {epochs} epochs"))),
+        train::FitEvent::SetAside { problem, aside } => tell(Event::Note(format!(
+            "the training kept from an earlier run {problem}; set aside as {}, training starts anew",
+            aside.display()
+        ))),
+        train::FitEvent::Step { at, .. } => {
+            tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps))
+        }
+        train::FitEvent::Epoch { epoch, terms } => {
+            tell(Event::Note(format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())))
+        }
+    };
+    let mut fit = || train::fit(start, teacher, &source.train, &config, &device, &mut listen);
+    let mut fitted = fit();
+    // The cache is ours: what lies there under this training's name and is another's is moved away too.
+    if let Err(train::TrainError::OtherTraining { path, .. }) = &fitted
+        && train::set_aside(path).is_ok()
+    {
+        fitted = fit();
+    }
+    fitted.map_err(|e| match e {
+        train::TrainError::File(model::FileError::Io { path, source }) => PipelineError::writing(&path, &source),
+        train::TrainError::Image(e) => PipelineError::Input(e.to_string()),
+        other => PipelineError::stage("fine-tuning")(other),
+    })
+}
+
+/// How a network of the job is trained. Its checkpoint's name has the key of all that the training depends on.
+fn tuning(job: &Job, source: &Source, start: &Model, name: &str) -> Result<train::FitConfig, PipelineError> {
+    let content = source.train_content()?;
     let config = train::FitConfig {
         epochs: job.tune.epochs,
         batch: job.tune.batch,
@@ -271,24 +312,12 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
         augment: source.augment(),
         keep_zeros: job.pattern.is_some(),
         seed: job.seed,
-        checkpoint: Some(job.cache.join(format!("{name}-{}", source.tuning_key(job, start)))),
+        content: Some(content.clone()),
         ..train::FitConfig::default()
     };
     let teacher = (job.tune.distill > 0.0).then_some(&source.model);
-    let mut listen = |event: train::FitEvent| match event {
-        train::FitEvent::Resumed { epochs } => tell(Event::Note(format!("resumed after {epochs} epochs"))),
-        train::FitEvent::Step { at, .. } => {
-            tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps))
-        }
-        train::FitEvent::Epoch { epoch, terms } => {
-            tell(Event::Note(format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())))
-        }
-    };
-    train::fit(start, teacher, &source.train, &config, &device, &mut listen).map_err(|e| match e {
-        train::TrainError::File(model::FileError::Io { path, source }) => PipelineError::writing(&path, &source),
-        train::TrainError::Image(e) => PipelineError::Input(e.to_string()),
-        other => PipelineError::stage("fine-tuning")(other),
-    })
+    let key = train::Identity::of(start, teacher, &content, &config).key();
+    Ok(train::FitConfig { checkpoint: Some(job.cache.join(format!("{name}-{key}"))), ..config })
 }
 
 fn group_widths(source: &Source, selection: &Selection) -> Vec<GroupWidths> {

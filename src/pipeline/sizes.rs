@@ -77,5 +77,13 @@ fn attempt(job: &Job, source: &Source, tell: Listener) -> Result<f64, PipelineEr
     let sample = Dataset { items, annotations: None, ..source.train.clone() };
     let prepared = Prepared::new(&sample, source.imgsz).map_err(super::evaluation)?;
     let found = prepared.evaluate(&repaired, rayon::current_num_threads());
-    Ok(found.map_err(super::evaluation)?.map50_95)
+    let map = found.map_err(super::evaluation)?.map50_95;
+    // Below zero stands for a figure that there is not.
+    if map < 0.0 {
+        return Err(PipelineError::Input(format!(
+            "{}: image sizes cannot be compared, because the training images show no labelled object",
+            source.data_name
+        )));
+    }
+    Ok(map)
 }

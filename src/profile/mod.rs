@@ -19,6 +19,7 @@ pub use section::nearest;
 pub use units::{Mib, Millis, Ratio, UnitError};
 pub use write::write;
 
+use crate::files;
 use crate::graph::Dtype;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub struct Profile {
     /// The network to prune.
     pub model: ModelChoice,
     /// The dataset's YAML file; the embedded demo's drawn set without one.
+    #[serde(serialize_with = "files::lossy_option")]
     pub data: Option<PathBuf>,
     /// How widths are chosen.
     pub search: Search,
@@ -136,6 +138,7 @@ pub struct Budget {
 #[serde(rename_all = "kebab-case")]
 pub struct ModelChoice {
     /// Its file; the embedded demo without one.
+    #[serde(serialize_with = "files::lossy_option")]
     pub path: Option<PathBuf>,
     /// Side of the square input image, pixels; the model's own without one.
     pub imgsz: Option<usize>,

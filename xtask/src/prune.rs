@@ -13,10 +13,11 @@ use crate::cross::{self, Facts, Tool};
 use crate::cuda;
 use crate::locked::Locked;
 use crate::on_device;
-use crate::process::{Failure, Tell, run_worker};
+use crate::process::{Failure, Tell, run_worker, write_program};
 use crate::target::{self, Connection, Target};
 use crate::workspace::{Build, Workspace, host_triple};
 use clap::ValueEnum;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -85,6 +86,9 @@ pub struct Args {
     /// Where the inference binary is built; the device needs cargo for it, and gets the package over its connection
     #[arg(long, value_name = "WHERE", default_value = "here")]
     build: Place,
+    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
@@ -151,7 +155,8 @@ impl Args {
         ];
         let floors = self.floor.iter().map(|floor| ("--floor", Some(floor.clone())));
         let all = flags.into_iter().chain(floors);
-        all.filter_map(|(name, value)| value.map(|value| format!("{name}={value}"))).collect()
+        let all = all.filter_map(|(name, value)| value.map(|value| format!("{name}={value}")));
+        all.chain(self.skip_bad_images.then(|| "--skip-bad-images".to_owned())).collect()
     }
 }
 
@@ -191,7 +196,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let _held = Locked::results(&out)?;
     let built = Built(out.join(BUILT));
     // Where a device is reached that is not this machine, networks are timed there while plans are made.
-    if matches!(target.connect, Connection::Ssh | Connection::Command) {
+    if timed_on_device(&target, |name| std::env::var_os(name)) {
         tell.stage("Building", &build.describe("without a model, to time networks on the device"));
         let _target = Locked::wait_for(&workspace.target)?;
         let program = build.run(&workspace, &worker, &target, None)?;
@@ -354,6 +359,20 @@ impl Bench {
     }
 }
 
+/// Copies a program, so that nobody ever sees half of it.
+fn install(from: &Path, to: &Path) -> Result<(), Failure> {
+    let mut program = fs::File::open(from).map_err(|e| Failure::Workspace(format!("{}: {e}", from.display())))?;
+    write_program(to, &mut program)
+}
+
+/// Whether the worker times networks on a device while it makes plans: one that is reached over a connection, or through
+/// the runner that cargo is told to use (`CARGO_TARGET_<TRIPLE>_RUNNER`), which wins over the profile's connection.
+fn timed_on_device(target: &Target, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let runner = target.triple.as_deref().and_then(|triple| variable(&cross::variable(triple, "RUNNER")));
+    let by_cargo = runner.is_some_and(|words| !words.to_string_lossy().trim().is_empty());
+    by_cargo || matches!(target.connect, Connection::Ssh | Connection::Command)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,5 +414,40 @@ mod tests {
             let matches = command.clone().try_get_matches_from(["prune", "--target", "host", typed.as_str()]).unwrap();
             assert_eq!(Args::from_arg_matches(&matches).unwrap().forwarded(), [typed]);
         }
+    }
+
+    #[test]
+    fn a_runner_of_cargo_is_a_device_whatever_the_profile_says() {
+        let triple = "aarch64-unknown-linux-gnu";
+        let target = |connect| Target { triple: Some(triple.into()), connect, ..Target::default() };
+        let set = |name: &str| (name == "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").then(|| "board-run".into());
+        for (connect, alone) in [
+            (Connection::Qemu, false),
+            (Connection::Local, false),
+            (Connection::Ssh, true),
+            (Connection::Command, true),
+        ] {
+            assert!(timed_on_device(&target(connect), set), "{connect:?}");
+            assert_eq!(timed_on_device(&target(connect), |_| None), alone, "{connect:?}");
+            assert_eq!(timed_on_device(&target(connect), |_| Some("  ".into())), alone, "{connect:?}");
+        }
+        assert!(!timed_on_device(&Target::default(), |_| Some("x".into())), "without a triple there is no variable");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_program_is_installed_through_no_link_that_lies_there() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("victim"), "precious").unwrap();
+        fs::write(path("built"), "program").unwrap();
+        symlink("victim", path("infer.tmp")).unwrap();
+        install(&path("built"), &path("infer")).unwrap();
+        assert_eq!(fs::read_to_string(path("victim")).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(path("infer")).unwrap(), "program");
+        assert_eq!(fs::metadata(path("infer")).unwrap().permissions().mode() & 0o777, 0o755);
+        let error = install(&path("built"), &path("none/infer")).unwrap_err();
+        assert_eq!(error.code(), 10, "{error}");
     }
 }

@@ -97,7 +97,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         files::write_atomic(&path, &bytes).map_err(|e| Failure::writing(&path, &e))?;
     }
     terminal.stage("Writing", &args.out.display().to_string());
-    let value = serde_json::json!({ "reason": "compared", "out": args.out, "comparison": found });
+    let value = serde_json::json!({ "reason": "compared", "out": args.out.to_string_lossy(), "comparison": found });
     terminal.result(&table(&found), value);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Why a command ended early, and the exit code that says so.
 
+use super::output;
 use secateurs::bench::BenchError;
 use secateurs::detector::DetectorError;
 use secateurs::device::DeviceError;
@@ -36,7 +37,7 @@ pub enum Failure {
     Mendable(String, &'static str),
     /// This machine failed: disk, permission, memory.
     Machine(String),
-    /// Nothing can be written to the terminal or pipe.
+    /// Standard output takes nothing: its disk is full, say.
     Output(io::Error),
     /// A program of the user ended with a code of its own and has said why.
     Program(u8),
@@ -84,7 +85,7 @@ impl Failure {
                 error.problems().iter().map(ToString::to_string).collect()
             }
             Self::Profile(error) => vec![error.to_string()],
-            Self::Output(error) => vec![format!("cannot write: {error}")],
+            Self::Output(error) => vec![format!("standard output cannot be written: {error}")],
             Self::Program(_) => vec![],
             Self::Usage(text)
             | Self::Infeasible(text)
@@ -125,18 +126,34 @@ impl Failure {
             let value = serde_json::json!({
                 "reason": "error", "code": self.code(), "messages": messages, "help": help,
             });
-            println!("{value}");
+            // A value is JSON already: nothing can be wrong with it.
+            let _ = output::print_json(&value);
             return;
         }
         let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let (red, cyan, plain) = if colour { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
+        let (red, cyan) = if colour { ("\x1b[1;31m", "\x1b[1;36m") } else { ("", "") };
         for message in messages {
-            eprintln!("{red}error{plain}: {message}");
+            output::tell(red, "error", &format!(": {message}"));
         }
         if let Some(help) = help {
-            eprintln!("  {cyan}help{plain}: {help}");
+            output::tell(cyan, "  help", &format!(": {help}"));
         }
     }
+}
+
+/// Shows what is wrong with the command line, or the help that it asks for, and gives the exit code.
+pub fn command_line(error: &clap::Error) -> u8 {
+    let text = error.render().to_string();
+    let to_error = error.use_stderr();
+    let terminal = if to_error { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
+    let coloured = terminal && std::env::var_os("NO_COLOR").is_none() && output::escape(&text) == text;
+    match (coloured, to_error) {
+        (true, _) => drop(error.print()),
+        (false, true) => output::tell("", "", text.trim_end()),
+        (false, false) => output::print(&text),
+    }
+    let printed = output::finish().map_err(Failure::Output).inspect_err(|failure| failure.show(false));
+    printed.map_or_else(|failure| failure.code(), |()| u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 impl From<ProfileError> for Failure {
@@ -169,9 +186,15 @@ impl From<ImportError> for Failure {
 impl From<DeviceError> for Failure {
     fn from(error: DeviceError) -> Self {
         match error {
-            DeviceError::Missing { .. } | DeviceError::Unreachable { .. } => Self::Device(error.to_string()),
             DeviceError::File { .. } => Self::input(error),
-            DeviceError::Start { .. } | DeviceError::Failed { .. } => Self::internal(error),
+            // The exit code of a panic.
+            DeviceError::Failed { code: Some(101), .. } => Self::internal(error),
+            DeviceError::Missing { .. }
+            | DeviceError::Unreachable { .. }
+            | DeviceError::Flood { .. }
+            | DeviceError::Hangs { .. }
+            | DeviceError::Start { .. }
+            | DeviceError::Failed { .. } => Self::Device(error.to_string()),
         }
     }
 }
@@ -182,7 +205,8 @@ impl From<SessionError> for Failure {
             SessionError::Device(error) => error.into(),
             SessionError::Unsteady(_) => Self::Unsteady(error.to_string()),
             SessionError::File { path, source } => Self::writing(&path, &source),
-            SessionError::Output { .. } => Self::internal(error),
+            // What runs there is our own program: another answer is another program's, or the line's.
+            SessionError::Output { .. } => Self::Device(error.to_string()),
         }
     }
 }
@@ -203,6 +227,7 @@ impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Self {
         match error {
             PipelineError::Input(text) => Self::Input(text),
+            PipelineError::Setting(text) => Self::Usage(text),
             PipelineError::Infeasible(text) => Self::Infeasible(text),
             PipelineError::Machine(text) => Self::Machine(text),
             PipelineError::Session(error) => error.into(),

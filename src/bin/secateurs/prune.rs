@@ -28,7 +28,8 @@ pub struct Args {
     /// Model file: an ultralytics .pt, safetensors, or a model file of ours [default: the profile's, else the demo]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// The dataset's YAML file [default: the profile's, else the demo's drawn set]
+    /// The dataset's YAML file; `demo` or `drawn:N` for pictures that are drawn on the spot [default: the profile's, else the
+    /// demo's]
     #[arg(long, value_name = "YAML")]
     data: Option<PathBuf>,
     /// Side of the square input image, pixels
@@ -69,6 +70,9 @@ pub struct Args {
     /// Training images that show what the layers do; fewer are faster, and prune worse
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     calibration_images: Option<u32>,
+    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Threads of the network on the device
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -109,7 +113,11 @@ pub fn load(path: Option<&Path>) -> Result<Profile, Failure> {
 /// Reads `CLASS=R`; names may have any character.
 fn floor(text: &str) -> Result<(String, Ratio), String> {
     let (name, share) = text.rsplit_once('=').ok_or("expected CLASS=R, such as person=0.95")?;
-    Ok((name.to_owned(), share.parse().map_err(|e: secateurs::profile::UnitError| e.to_string())?))
+    let share: Ratio = share.parse().map_err(|e: secateurs::profile::UnitError| e.to_string())?;
+    if share.get() == 0.0 {
+        return Err("a floor of 0 asks for nothing: expected more than 0, up to 1".into());
+    }
+    Ok((name.to_owned(), share))
 }
 
 impl Args {
@@ -150,7 +158,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let results = Results::open(&out, args.first_stage)?;
     let timing = timing(&profile, &args, &mut terminal)?;
     let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
-    let job = Job { cuda: args.cuda, timing, ..job(&profile, &out, &cache.folder) };
+    let job =
+        Job { cuda: args.cuda, skip_bad_images: args.skip_bad_images, timing, ..job(&profile, &out, &cache.folder) };
     let verdict = execute(&job, &profile, &results, &mut terminal)?;
     if args.first_stage { Ok(()) } else { judge(&verdict, args.require_device) }
 }
@@ -168,7 +177,7 @@ fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) 
     };
     // Drawn pictures of the demo, for as long as they are looked at.
     let scratch = scratch()?;
-    let job = Job { timing, ..job(profile, out, scratch.path()) };
+    let job = Job { skip_bad_images: args.skip_bad_images, timing, ..job(profile, out, scratch.path()) };
     pipeline::check(&job, &results, &mut listener(terminal))?;
     let steps = steps(profile, out);
     let value = serde_json::json!({ "reason": "plan", "profile": profile, "out": out, "steps": steps });
@@ -317,8 +326,10 @@ fn execute(job: &Job, profile: &Profile, results: &Results, terminal: &mut Termi
     let done = pipeline::run(job, results, &mut listener(terminal))?;
     pipeline::write(results, profile, &done)?;
     terminal.stage("Writing", &out.display().to_string());
-    terminal
-        .result(&summary(&done.report), serde_json::json!({ "reason": "pruned", "out": out, "report": done.report }));
+    terminal.result(
+        &summary(&done.report),
+        serde_json::json!({ "reason": "pruned", "out": out.to_string_lossy(), "report": done.report }),
+    );
     Ok(done.report.verdict)
 }
 
@@ -368,6 +379,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         min_keep: search.min_keep.get(),
         criterion: Criterion::from_name(&search.importance).unwrap_or_default(),
         calibration_images: search.calibration_images,
+        skip_bad_images: false,
         seed: search.seed,
         repair: Method::LeastSquares,
         tune: Tune {
@@ -416,7 +428,10 @@ pub fn summary(report: &Report) -> String {
     if !gaps.is_empty() {
         lines.push(format!("  {:<12}{gaps}", "train gap"));
     }
-    lines.push(format!("  {:<12}{:.2} % certified gap of the search", "plan", 100.0 * report.search.gap));
+    if let Some(gap) = report.search.gap {
+        let covers = "offered widths, measured losses added up, predicted latency";
+        lines.push(format!("  {:<12}{:.2} % certified gap ({covers})", "plan", 100.0 * gap));
+    }
     lines.extend(report.verdict.sentences.iter().map(|sentence| format!("  {:<12}{sentence}", "budget")));
     if let Some(why) = &report.verdict.simulated {
         lines.push(format!("  {:<12}nothing was measured on the device ({why}): no latency is claimed", "note"));
