@@ -214,7 +214,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     s.close(OWNERS);
 
     let mut s = Section::new(problems, "data", data);
-    profile.data = s.text("path").map(beside);
+    profile.data = s.text("path").map(|text| if is_drawn(&text) { text.into() } else { beside(text) });
     s.close(OWNERS);
 
     let mut s = Section::new(problems, "search", search);
@@ -286,6 +286,11 @@ fn read_connect(s: &mut Section) -> Connect {
         "command" => Connect::Command { command: command.unwrap_or_default() },
         _ => Connect::Local,
     }
+}
+
+/// Whether a name stands for pictures that are drawn on the spot, and not for a file.
+pub(super) fn is_drawn(name: &str) -> bool {
+    name == "demo" || name.starts_with("drawn:")
 }
 
 fn positive(value: f64) -> Result<f64, UnitError> {

@@ -37,7 +37,8 @@ fn what_can_be_refused_is_refused_before_any_work() {
     fs::create_dir_all(folder.join("mine")).unwrap();
     fs::write(folder.join("mine/report.json"), "mine").unwrap();
     fs::write(folder.join("zero.toml"), "[budget]\nlatency-ratio = 0\n").unwrap();
-    let emulated = "[device]\ncore-gflops = 8.0\nbandwidth-gb-s = 8.0\n[connect]\nkind = 'command'\ncommand = ['qemu-x']\n";
+    let emulated =
+        "[device]\ncore-gflops = 8.0\nbandwidth-gb-s = 8.0\n[connect]\nkind = 'command'\ncommand = ['qemu-x']\n";
     fs::write(folder.join("board.toml"), emulated).unwrap();
     fs::write(folder.join("gone.toml"), "[connect]\nkind = 'command'\ncommand = ['no-such-runner']\n").unwrap();
     fs::write(
@@ -57,14 +58,19 @@ fn what_can_be_refused_is_refused_before_any_work() {
         ("--latency-ratio 0.8 --model none.pt --data set/data.yaml", 9, "none.pt: No such file"),
         ("--latency-ratio 0.8 --model own.safetensors --data none.yaml", 9, "none.yaml: No such file"),
         (&format!("--latency-ratio 0.8 {model} --data set/data.yaml --floor cube=0.9"), 9, "no class `cube`"),
-        ("--latency-ratio 0.8 --imgsz 100", 9, "imgsz 100: expected a multiple of 32"),
-        (&format!("--latency-ratio 0.8 {model} --data torn/data.yaml"), 9, &torn.file_name().unwrap().to_string_lossy()),
+        ("--latency-ratio 0.8 --imgsz 100", 2, "imgsz 100: expected a multiple of 32"),
+        (
+            &format!("--latency-ratio 0.8 {model} --data torn/data.yaml"),
+            9,
+            &torn.file_name().unwrap().to_string_lossy(),
+        ),
         ("--latency-ratio 0.8 --profile command.toml", 9, "`no-such-bench` is in no folder of PATH"),
         ("--latency-ratio 0.8 --profile board.toml --require-device", 7, "cannot be measured on the device"),
     ];
     for (flags, code, expected) in cases {
         for more in [&[][..], &["--dry-run"]] {
-            let words: Vec<&str> = ["prune"].into_iter().chain(flags.split_whitespace()).chain(more.iter().copied()).collect();
+            let words: Vec<&str> =
+                ["prune"].into_iter().chain(flags.split_whitespace()).chain(more.iter().copied()).collect();
             let (found, text) = worker(&words, folder);
             assert_eq!(found, code, "{words:?}\n{text}");
             assert!(text.contains(expected), "{words:?}: `{expected}` is not in\n{text}");
@@ -115,7 +121,8 @@ fn a_missed_verdict_has_its_exit_code_and_the_next_run_replaces_the_whole_set() 
     let base = tempfile::tempdir().unwrap();
     let folder = base.path();
     let out = folder.join("out");
-    fs::write(folder.join("strict.toml"), "[budget]\nmin-map = 1.0\n[bench]\nruns = 4\nwarmup = 0\n").unwrap();
+    fs::write(folder.join("strict.toml"), "[budget]\nmin-map = 1.0\n[bench]\nruns = 4\nwarmup = 0\nquiet = false\n")
+        .unwrap();
     // A cache that cannot be written costs time, not the job.
     fs::write(folder.join("no-cache"), "").unwrap();
     let common = "prune --memory-mib 2.2 --epochs 0 --calibration-images 16 --out out";
@@ -128,7 +135,7 @@ fn a_missed_verdict_has_its_exit_code_and_the_next_run_replaces_the_whole_set() 
     assert_eq!((read.device.threads, read.bench.runs, read.search.calibration_images), (2, 4, 16));
 
     // The profile of the target changes after the job; its verdict does not.
-    fs::write(folder.join("strict.toml"), "[device]\nthreads = 7\n").unwrap();
+    fs::write(folder.join("strict.toml"), "[device]\nthreads = 1\n[bench]\nruns = 4\nquiet = false\n").unwrap();
     let binary = folder.join("built");
     built(&binary, &out.join("model.safetensors"));
     let finish = || worker(&["finish", "--out", "out", "--binary", "built"], folder);
