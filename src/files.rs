@@ -13,21 +13,48 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// The whole file, refused when it is larger than `limit` bytes.
+/// The whole file, refused when it is larger than `limit` bytes. Only regular files are read, and links to them: a pipe
+/// would be waited for, and a device need not end.
 ///
 /// # Errors
-/// Those of the operating system, and `FileTooLarge` over the limit.
+/// Those of the operating system, `FileTooLarge` over the limit, `InvalidInput` for what is no regular file.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = fs::File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a folder, expected a file"));
-    }
+    let file = open(path)?;
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {limit} bytes")));
     }
     Ok(bytes)
+}
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// Those of the operating system, and `InvalidInput` for what is no regular file.
+pub fn open(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    // Opening a pipe must not wait for who writes into it.
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = match options.open(path) {
+        // A socket cannot even be opened.
+        Err(_) if fs::metadata(path).is_ok_and(|is| !is.is_file() && !is.is_dir()) => return Err(irregular()),
+        opened => opened?,
+    };
+    let is = file.metadata()?;
+    if is.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a folder, expected a file"));
+    }
+    if !is.is_file() {
+        return Err(irregular());
+    }
+    Ok(file)
+}
+
+fn irregular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "is a pipe, a socket or a device, expected a regular file")
 }
 
 /// Files that are only read. Writing to one of them, by whatever name, is refused.

@@ -186,7 +186,7 @@ fn write_one(image: &Path, label: &Path, index: u64) -> Result<(), DataError> {
     let (picture, labels) = draw(SEED, index, SIDE);
     picture.save(image).map_err(|e| match e {
         ImageError::Io { path, source } => DataError::Io { path, source },
-        ImageError::Format { path, problem } => DataError::Io { path, source: std::io::Error::other(problem) },
+        other => DataError::Io { path: image.into(), source: std::io::Error::other(other.to_string()) },
     })?;
     let line = |l: &Label| format!("{} {:.6} {:.6} {:.6} {:.6}\n", l.class, l.cx, l.cy, l.w, l.h);
     fs::write(label, labels.iter().map(line).collect::<String>())

@@ -39,7 +39,12 @@ impl<'a> Judge<'a> {
                 let mut chosen = sample(&mut StdRng::seed_from_u64(job.seed), all, TRAIN_SAMPLE.min(all)).into_vec();
                 chosen.sort_unstable();
                 let items = chosen.into_iter().map(|item| source.train.items[item].clone()).collect();
-                Truth::Classes(Dataset { names: source.train.names.clone(), items, annotations: None })
+                Truth::Classes(Dataset {
+                    names: source.train.names.clone(),
+                    items,
+                    annotations: None,
+                    notes: Vec::new(),
+                })
             }
             _ => Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?),
         };

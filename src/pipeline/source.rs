@@ -4,7 +4,7 @@ use super::PipelineError;
 use super::cache::{self, sha256};
 use super::floors;
 use super::job::{Event, Job, Listener, Timing};
-use crate::data::{Dataset, demo};
+use crate::data::{DataError, Dataset, demo, names_differ, overlap};
 use crate::detector::check_side;
 use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
@@ -135,13 +135,23 @@ impl Source {
         };
         let data_name =
             job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
-        let train = Dataset::open(&yaml, "train").map_err(|e| input(&e))?;
-        let val = Dataset::open(&yaml, "val").map_err(|e| input(&e))?;
+        let open = |split: &str| {
+            let mut set = Dataset::open(&yaml, split)?;
+            if job.skip_bad_images {
+                set.skip_unreadable()?;
+            }
+            Ok::<_, DataError>(set)
+        };
+        let (train, val) = (open("train").map_err(|e| input(&e))?, open("val").map_err(|e| input(&e))?);
         if train.names.len() != nc {
             return Err(PipelineError::Input(format!(
                 "{data_name} names {} classes, {model_name} knows {nc}; both must agree",
                 train.names.len()
             )));
+        }
+        let notes = train.notes.iter().chain(&val.notes);
+        for note in names_differ(&model.info.names, &train.names).iter().chain(&overlap(&train, &val)).chain(notes) {
+            tell(Event::Note(format!("warning: {note}")));
         }
         floors::check(&job.floors, &val)?;
         let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(640) };

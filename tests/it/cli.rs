@@ -108,7 +108,7 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
             9,
             &["three.yaml names 3 classes, small.safetensors knows 2"],
         ),
-        ("detect --model small.safetensors noise.png", 9, &["error: noise.png: not a readable JPEG or PNG image"]),
+        ("detect --model small.safetensors noise.png", 9, &["error: noise.png: not a readable image"]),
         ("detect --model small.safetensors none.png", 9, &["error: none.png: No such file"]),
         ("detect --model small.safetensors", 2, &["<IMAGE>..."]),
         ("detect --model small.safetensors photo.png --score 2", 2, &["is 2, expected a number from 0 to 1"]),

@@ -10,11 +10,15 @@ mod classifiers;
 mod classify;
 #[cfg(feature = "toolkit")]
 mod cli;
+#[cfg(feature = "toolkit")]
+mod cli_data;
 mod data;
+mod datasets;
 mod demo;
 mod engine_props;
 mod eval;
 mod forward;
+mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
 mod job;

@@ -82,6 +82,9 @@ pub struct Args {
     /// Where the inference binary is built; the device needs cargo for it, and gets the package over its connection
     #[arg(long, value_name = "WHERE", default_value = "here")]
     build: Place,
+    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
@@ -145,7 +148,8 @@ impl Args {
         ];
         let floors = self.floor.iter().map(|floor| ("--floor", Some(floor.clone())));
         let all = flags.into_iter().chain(floors);
-        all.filter_map(|(name, value)| value.map(|value| format!("{name}={value}"))).collect()
+        let all = all.filter_map(|(name, value)| value.map(|value| format!("{name}={value}")));
+        all.chain(self.skip_bad_images.then(|| "--skip-bad-images".to_owned())).collect()
     }
 }
 

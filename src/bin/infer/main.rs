@@ -310,12 +310,15 @@ fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
         if names.is_none() && output::is_closed() {
             break;
         }
-        let opened = image.and_then(|path| match Image::open(&path) {
-            Ok(pixels) => Ok((path, pixels)),
+        let opened = image.and_then(|path| match Image::open_partial(&path) {
+            Ok((pixels, part)) => Ok((path, pixels, part)),
             Err(error) => Err(error.to_string()),
         });
         match opened {
-            Ok((path, mut pixels)) => {
+            Ok((path, mut pixels, part)) => {
+                if part {
+                    output::tell("", "warning", &format!(": {}", ImageError::CutOff { path: path.clone() }));
+                }
                 let found = finder.find(&path, &pixels, model)?;
                 if let Some(names) = &names {
                     found.save_as(&mut pixels, names.path(position), names.inputs())?;

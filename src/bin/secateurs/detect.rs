@@ -1,13 +1,13 @@
 //! `secateurs detect`: what is in images.
 
 use super::failure::Failure;
-use super::input::{ModelArgs, ThreadArgs};
+use super::input::{ModelArgs, ThreadArgs, warn};
 use super::output;
 use secateurs::detector::Finder;
 use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::engine::Options;
 use secateurs::profile::Ratio;
-use secateurs::vision::Image;
+use secateurs::vision::{Image, ImageError};
 use std::path::{Path, PathBuf};
 
 /// Where to look for what.
@@ -17,7 +17,7 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     threads: ThreadArgs,
-    /// Image files, folders of them, or patterns such as 'photos/*.jpg'
+    /// Image files (JPEG, PNG, WebP, BMP or TIFF), folders of them, or patterns such as 'photos/*.jpg'
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Also save every image with its boxes drawn
@@ -50,12 +50,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         if names.is_none() && output::is_closed() {
             break;
         }
-        let opened = image.and_then(|path| match Image::open(&path) {
-            Ok(pixels) => Ok((path, pixels)),
+        let opened = image.and_then(|path| match Image::open_partial(&path) {
+            Ok((pixels, part)) => Ok((path, pixels, part)),
             Err(error) => Err(error.to_string()),
         });
         match opened {
-            Ok((path, mut pixels)) => {
+            Ok((path, mut pixels, part)) => {
+                if part {
+                    warn([ImageError::CutOff { path: path.clone() }]);
+                }
                 let found = finder.find(&path, &pixels, &model)?;
                 if let Some(names) = &names {
                     found.save_as(&mut pixels, names.path(position), names.inputs())?;

@@ -1,10 +1,10 @@
 //! `secateurs eval`: mean average precision of a detector, accuracy of a classifier.
 
 use super::failure::Failure;
-use super::input::ModelArgs;
+use super::input::{ModelArgs, figure, figures, warn};
 use super::output;
 use super::terminal;
-use secateurs::data::Dataset;
+use secateurs::data::{Dataset, OpenOptions, names_differ};
 use secateurs::eval::{self, Accuracy};
 use secateurs::graph::Head;
 use std::fmt::Write;
@@ -18,9 +18,15 @@ pub struct Args {
     /// The dataset's YAML file, as ultralytics write it; for classifiers also a folder of MNIST's files
     #[arg(long, value_name = "YAML")]
     data: PathBuf,
-    /// Split of the dataset
+    /// Split of the dataset: train, val (also valid and validation) or test
     #[arg(long, value_name = "NAME", default_value = "val")]
     split: String,
+    /// COCO annotations of the split [default: annotations/instances_<split>.json of the dataset, else its label files]
+    #[arg(long, value_name = "FILE")]
+    annotations: Option<PathBuf>,
+    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Images at a time; 0 takes one thread per processor. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u16,
@@ -33,7 +39,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.load()?;
     let side = args.model.imgsz(&model)?;
-    let dataset = Dataset::open(&args.data, &args.split).map_err(Failure::input)?;
+    let options = OpenOptions { annotations: args.annotations.clone(), ..OpenOptions::default() };
+    let mut dataset = Dataset::open_with(&args.data, &args.split, &options).map_err(Failure::input)?;
     if dataset.names.len() != model.graph.classes() {
         return Err(Failure::Input(format!(
             "{} names {} classes, {} knows {}; both must agree",
@@ -43,6 +50,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             model.graph.classes()
         )));
     }
+    if args.skip_bad_images {
+        dataset.skip_unreadable().map_err(Failure::input)?;
+    }
+    warn(names_differ(&model.info.names, &dataset.names).iter().chain(&dataset.notes));
     let threads = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads.into(),
@@ -59,10 +70,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     bar.finish_and_clear();
     let result = result?;
     if args.json {
-        return Ok(output::print_json(&result)?);
+        return Ok(output::print_json(&figures(&result)?)?);
     }
     let mut out = String::new();
     let _ = writeln!(out, "{} images at {side} px", result.images);
+    if result.map50_95 < 0.0 {
+        output::print(&format!("{out}  mAP       {}\n", figure(result.map50_95)));
+        return Ok(());
+    }
     let _ =
         writeln!(out, "  mAP50-95  {:.4}  (rules of ultralytics: {:.4})", result.map50_95, result.map50_95_ultralytics);
     let _ = writeln!(out, "  mAP50     {:.4}", result.map50);

@@ -67,6 +67,9 @@ pub struct Args {
     /// Training images that show what the layers do; fewer are faster, and prune worse
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     calibration_images: Option<u32>,
+    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Threads of the network on the device
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -156,7 +159,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     let timing = timing(&profile, args.binary.as_deref(), &mut terminal)?;
-    let job = Job { cuda: args.cuda, timing, ..job(&profile, &out, &cache) };
+    let job = Job { cuda: args.cuda, skip_bad_images: args.skip_bad_images, timing, ..job(&profile, &out, &cache) };
     execute(&job, &mut terminal)
 }
 
@@ -290,6 +293,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         min_keep: search.min_keep.get(),
         criterion: Criterion::from_name(&search.importance).unwrap_or_default(),
         calibration_images: search.calibration_images,
+        skip_bad_images: false,
         seed: search.seed,
         repair: Method::LeastSquares,
         tune: Tune {

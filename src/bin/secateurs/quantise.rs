@@ -1,9 +1,9 @@
 //! `secateurs quantise`: a model in 8-bit whole numbers, or in half precision.
 
 use super::failure::Failure;
-use super::input::ModelArgs;
+use super::input::{ModelArgs, warn};
 use super::terminal;
-use secateurs::data::Dataset;
+use secateurs::data::{Dataset, Need, OpenOptions};
 use secateurs::files::{self, Inputs};
 use secateurs::graph::Dtype;
 use secateurs::model::{self, Model};
@@ -65,7 +65,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 /// Images as the network reads them.
 fn images(args: &Args, data: &Path, model: &Model, side: usize) -> Result<Vec<Vec<f32>>, Failure> {
-    let dataset = Dataset::open(data, &args.split).map_err(Failure::input)?;
+    let options = OpenOptions { labels: Need::Ignored, ..OpenOptions::default() };
+    let dataset = Dataset::open_with(data, &args.split, &options).map_err(Failure::input)?;
+    warn(&dataset.notes);
     let step = (dataset.items.len() / usize::from(args.images)).max(1);
     let preprocess = Preprocess::new(model).map_err(Failure::input)?;
     let load = |item: &secateurs::data::Item| {

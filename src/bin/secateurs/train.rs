@@ -1,9 +1,10 @@
 //! `secateurs train`: trains a network of the zoo from nothing, or a model file further.
 
 use super::failure::Failure;
+use super::input::{figure, figures};
 use super::terminal::{Terminal, TerminalArgs};
 use clap::ValueEnum;
-use secateurs::data::{Dataset, demo};
+use secateurs::data::{Dataset, demo, names_differ, overlap};
 use secateurs::detector::check_side;
 use secateurs::files::{self, Inputs};
 use secateurs::graph::{Graph, Head};
@@ -53,6 +54,9 @@ pub struct Args {
     /// Threads; 0 takes one per processor. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u16,
+    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
@@ -94,9 +98,18 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         files::check_writable(path, &inputs).map_err(fail)?;
     }
     let (data, drawn) = data(args, &mut terminal)?;
-    let train = Dataset::open(&data, "train").map_err(Failure::input)?;
-    let val = Dataset::open(&data, "val").map_err(Failure::input)?;
-    let mut start = start(&args.arch, &train, args.seed)?;
+    let open = |split: &str| {
+        let mut set = Dataset::open(&data, split).map_err(Failure::input)?;
+        if args.skip_bad_images {
+            set.skip_unreadable().map_err(Failure::input)?;
+        }
+        Ok::<_, Failure>(set)
+    };
+    let (train, val) = (open("train")?, open("val")?);
+    let (mut start, renamed) = start(&args.arch, &train, args.seed)?;
+    for note in train.notes.iter().chain(&val.notes).chain(&overlap(&train, &val)).chain(&renamed) {
+        terminal.note(&format!("warning: {note}"));
+    }
     let own = if args.arch == SIMPLE { simple_cnn::SIDE } else { 640 };
     let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { demo::SIDE } else { own });
     let side = check_side(side, start.graph.stride()).map_err(|e| Failure::Usage(e.to_string()))?;
@@ -149,8 +162,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?)
     } else {
         let found = eval::evaluate_model(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
-        let text = format!("  {:<12}{:.4}\n  {:<12}{:.4}", "mAP50-95", found.map50_95, "mAP50", found.map50);
-        (text, serde_json::to_value(found)?)
+        let (strict, loose) = (figure(found.map50_95), figure(found.map50));
+        let text = format!("  {:<12}{strict}\n  {:<12}{loose}", "mAP50-95", "mAP50");
+        (text, figures(&found)?)
     };
     terminal.result(
         &text,
@@ -170,8 +184,8 @@ fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure
     Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1)?, true))
 }
 
-/// Fresh weights of a named network, or the model of a file.
-fn start(arch: &str, data: &Dataset, seed: u64) -> Result<Model, Failure> {
+/// Fresh weights of a named network, or the model of a file; and what its class names were, where the data has others.
+fn start(arch: &str, data: &Dataset, seed: u64) -> Result<(Model, Option<String>), Failure> {
     let mut model = match named(arch, data.names.len())? {
         Some(graph) => {
             let weights = train::init(&graph, seed);
@@ -183,8 +197,9 @@ fn start(arch: &str, data: &Dataset, seed: u64) -> Result<Model, Failure> {
         let (classes, named) = (model.graph.classes(), data.names.len());
         return Err(Failure::Input(format!("{arch} has {classes} classes, the data names {named}; both must agree")));
     }
+    let renamed = names_differ(&model.info.names, &data.names);
     model.info.names.clone_from(&data.names);
-    Ok(model)
+    Ok((model, renamed))
 }
 
 /// The graph of a name, or none where it is no name.
