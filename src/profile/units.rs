@@ -73,6 +73,14 @@ impl Ratio {
     pub const EIGHTH: Self = Self(0.125);
     /// One half.
     pub const HALF: Self = Self(0.5);
+
+    /// The share, unless it is 0: as a floor that would ask for nothing.
+    ///
+    /// # Errors
+    /// If it is 0.
+    pub fn above_zero(self) -> Result<Self, UnitError> {
+        if self.0 > 0.0 { Ok(self) } else { Err(UnitError { found: "0".into(), expected: "more than 0, up to 1" }) }
+    }
 }
 
 impl Mib {
