@@ -4,6 +4,7 @@
 //! All of it is untrusted text. Nothing it names is executed or downloaded.
 
 mod compare;
+mod content;
 pub mod demo;
 mod idx;
 mod labels;
@@ -13,6 +14,7 @@ mod text;
 mod yaml;
 
 pub use compare::{names_differ, overlap};
+pub use content::file_digest;
 pub use labels::{BadLines, Label};
 pub use picture::{GreySet, Picture};
 

@@ -46,7 +46,7 @@ impl<'a> Judge<'a> {
                     notes: Vec::new(),
                 })
             }
-            _ => Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?),
+            _ => Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?),
         };
         Ok(Self { source, threads: job.threads, truth })
     }
@@ -77,7 +77,7 @@ impl<'a> Judge<'a> {
         let threads = rayon::current_num_threads();
         Ok(match &self.truth {
             Truth::Boxes(prepared) => {
-                let found = prepared.evaluate(model, threads).map_err(PipelineError::stage("evaluation"))?;
+                let found = prepared.evaluate(model, threads).map_err(super::evaluation)?;
                 Stage {
                     map50_95: found.map50_95,
                     map50: found.map50,
@@ -89,8 +89,8 @@ impl<'a> Judge<'a> {
             }
             Truth::Classes(train) => {
                 let of = |set| eval::accuracy(model, set, side, threads, &|_| {});
-                let found = of(&self.source.val).map_err(PipelineError::stage("evaluation"))?;
-                let train = of(train).map_err(PipelineError::stage("evaluation"))?;
+                let found = of(&self.source.val).map_err(super::evaluation)?;
+                let train = of(train).map_err(super::evaluation)?;
                 Stage {
                     map50_95: f64::NAN,
                     map50: f64::NAN,

@@ -74,12 +74,26 @@ impl Ratio {
     /// One half.
     pub const HALF: Self = Self(0.5);
 
-    /// The share, unless it is 0: as a floor that would ask for nothing.
+    /// Checks a share that must leave something: more than 0, up to 1.
     ///
     /// # Errors
-    /// If it is 0.
-    pub fn above_zero(self) -> Result<Self, UnitError> {
-        if self.0 > 0.0 { Ok(self) } else { Err(UnitError { found: "0".into(), expected: "more than 0, up to 1" }) }
+    /// If it is not.
+    pub fn above_zero(value: f64) -> Result<Self, UnitError> {
+        let expected = "a number more than 0, up to 1";
+        match Self::new(value) {
+            Ok(ratio) if ratio.0 > 0.0 => Ok(ratio),
+            _ => Err(UnitError { found: value.to_string(), expected }),
+        }
+    }
+
+    /// As [`Ratio::above_zero`], of what was typed.
+    ///
+    /// # Errors
+    /// If it is no such number.
+    pub fn parse_above_zero(text: &str) -> Result<Self, UnitError> {
+        let expected = "a number more than 0, up to 1";
+        let number = text.trim().parse::<f64>();
+        number.map_err(|_| UnitError { found: format!("`{text}`"), expected }).and_then(Self::above_zero)
     }
 }
 

@@ -79,6 +79,26 @@ impl Image {
         Self::decode_partial(path, &read(path)?)
     }
 
+    /// Width and height of an image file, from its head alone.
+    ///
+    /// # Errors
+    /// As [`Image::open`], as far as the head shows it.
+    pub fn sides(path: &Path) -> Result<[usize; 2], ImageError> {
+        let io = |source| ImageError::Io { path: path.into(), source };
+        let fail = |problem: String| ImageError::Format { path: path.into(), problem };
+        let facts = std::fs::metadata(path).map_err(io)?;
+        if !facts.is_file() || facts.len() > MAX_FILE {
+            let problem = if facts.is_file() { "is too large" } else { "is no file" };
+            return Err(fail(problem.into()));
+        }
+        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(io)?;
+        let (width, height) = reader.into_dimensions().map_err(|e| fail(e.to_string()))?;
+        if width == 0 || height == 0 || width.max(height) > MAX_SIDE {
+            return Err(fail(format!("has {width} x {height} pixels, expected sides from 1 to {MAX_SIDE}")));
+        }
+        Ok([width as usize, height as usize])
+    }
+
     /// Reads an image from the bytes of its file; `path` only names it in errors.
     ///
     /// # Errors

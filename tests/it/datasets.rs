@@ -218,7 +218,7 @@ fn splits_and_annotations_are_found_under_all_their_names() {
         let error = described(path, &yaml, "minival").unwrap_err();
         assert!(error.contains("no `minival:` entry") && error.ends_with("it has `train`, `val`"), "{error}");
     }
-    let error = described(path, &format!("{NAMES}"), "val").unwrap_err();
+    let error = described(path, NAMES, "val").unwrap_err();
     assert!(error.ends_with("it names no split at all"), "{error}");
 
     let found = |path: &Path| {

@@ -15,6 +15,7 @@ mod cli_data;
 mod data;
 mod datasets;
 mod demo;
+mod device;
 mod engine_props;
 mod eval;
 mod forward;
@@ -22,6 +23,8 @@ mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
 mod job;
+#[cfg(feature = "toolkit")]
+mod kept;
 #[cfg(feature = "toolkit")]
 mod loss;
 mod model_file;

@@ -317,7 +317,7 @@ fn negative_numbers_are_values_that_are_refused_as_such() {
         ),
         (WORKER, "bench --model small.safetensors --runs -2".to_owned(), "-2 is not in 1.."),
         (WORKER, "prune --latency-ratio 0.8 --floor nut=-1".to_owned(), "expected a number from 0 to 1"),
-        (WORKER, "prune --latency-ratio 0.8 --floor nut=0".to_owned(), "is 0, expected more than 0"),
+        (WORKER, "prune --latency-ratio 0.8 --floor nut=0".to_owned(), "is 0, expected a number more than 0"),
         (
             INFER,
             "detect --model small.safetensors a/x.png --score -1".to_owned(),

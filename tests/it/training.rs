@@ -126,7 +126,8 @@ fn a_training_that_was_stopped_goes_on_to_the_same_bits() {
 
     let other = FitConfig { lr: 1e-3, ..config };
     let refused = run(&model, Some(&model), &set, &other).map(|(_, losses)| losses);
-    assert!(matches!(refused, Err(TrainError::Checkpoint { .. })), "{refused:?}");
+    let problem = refused.unwrap_err().to_string();
+    assert!(problem.contains("(lr 0.004 instead of 0.001)"), "{problem}");
 }
 
 #[test]

@@ -8,12 +8,14 @@ mod cuda;
 mod devices;
 mod doctor;
 mod forward;
+mod locked;
 mod on_device;
 #[path = "../../src/bin/infer/output.rs"]
 #[allow(dead_code)]
 mod output;
 mod process;
 mod prune;
+mod readme;
 mod target;
 mod workspace;
 
@@ -52,6 +54,7 @@ enum Command {
     Devices(devices::Action),
     /// Run a program on a device: as CARGO_TARGET_..._RUNNER="cargo xtask runner --target NAME"
     Runner(forward::Runner),
+    Readme(readme::Args),
     /// Mean average precision of a model on a dataset
     #[command(disable_help_flag = true)]
     Eval(Words),
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Devices(action) => devices::run(&action),
         Command::Runner(args) => forward::runner(&args),
+        Command::Readme(args) => readme::run(&args),
         Command::Eval(words) => forward::run("eval", &words.words),
         Command::Bench(words) => forward::run("bench", &words.words),
         Command::Compare(words) => forward::run("compare", &words.words),

@@ -29,6 +29,12 @@ pub enum Failure {
     /// What building for the device takes is not installed.
     #[error("{0}")]
     Toolchain(String),
+    /// Something that the user named cannot be used.
+    #[error("{0}")]
+    Input(String),
+    /// This machine failed: disk, permission, memory.
+    #[error("{0}")]
+    Machine(String),
     /// The workspace cannot be read.
     #[error("{0}")]
     Workspace(String),
@@ -46,12 +52,25 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Of a file or folder that could not be written: the name is wrong, or the machine failed.
+    pub fn writing(path: &Path, error: &io::Error) -> Self {
+        use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
+        let text = format!("{}: {error}", path.display());
+        match error.kind() {
+            AlreadyExists | InvalidFilename | InvalidInput | IsADirectory | NotADirectory | NotFound => {
+                Self::Input(text)
+            }
+            _ => Self::Machine(text),
+        }
+    }
+
     /// The exit code: that of the worker where it has spoken.
     pub fn code(&self) -> u8 {
         match self {
             Self::Worker(code) => *code,
             Self::Profile(_) => 3,
-            Self::Write { .. } | Self::Output(_) => 10,
+            Self::Input(_) => 9,
+            Self::Machine(_) | Self::Write { .. } | Self::Output(_) => 10,
             Self::Build(_) | Self::Program { .. } | Self::Toolchain(_) | Self::Workspace(_) => 1,
         }
     }
@@ -147,8 +166,28 @@ pub fn run_worker(command: &mut Command) -> Result<(), Failure> {
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Worker(u8::try_from(code).unwrap_or(1))),
-        None => Err(Failure::Program { program: name(command), problem: status.to_string() }),
+        None => Err(killed(&name(command), status)),
     }
+}
+
+/// A program that a signal ended: where the system did it itself, memory was short.
+#[cfg(unix)]
+fn killed(program: &str, status: ExitStatus) -> Failure {
+    use std::os::unix::process::ExitStatusExt;
+    const ABORT: i32 = 6;
+    const KILL: i32 = 9;
+    match status.signal() {
+        Some(ABORT | KILL) => Failure::Machine(format!(
+            "{program}: {status}: most often this machine has too little memory; fewer --calibration-images or a smaller \
+             [finetune] batch take less"
+        )),
+        _ => Failure::Program { program: program.into(), problem: status.to_string() },
+    }
+}
+
+#[cfg(not(unix))]
+fn killed(program: &str, status: ExitStatus) -> Failure {
+    Failure::Program { program: program.into(), problem: status.to_string() }
 }
 
 fn name(command: &Command) -> String {

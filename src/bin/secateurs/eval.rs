@@ -75,7 +75,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut out = String::new();
     let _ = writeln!(out, "{} images at {side} px", result.images);
     if result.map50_95 < 0.0 {
-        output::print(&format!("{out}  mAP       {}\n", figure(result.map50_95)));
+        let _ = writeln!(out, "  mAP       {}", figure(result.map50_95));
+        output::print(&out);
         return Ok(());
     }
     let _ =

@@ -12,6 +12,7 @@ use secateurs::session::SessionError;
 use secateurs::vision::ImageError;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 
 /// What went wrong, by who can mend it.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub enum Failure {
     Input(String),
     /// A file cannot be used, and what the user can do about it is known.
     Mendable(String, &'static str),
+    /// This machine failed: disk, permission, memory.
+    Machine(String),
     /// Standard output takes nothing: its disk is full, say.
     Output(io::Error),
     /// A program of the user ended with a code of its own and has said why.
@@ -53,6 +56,11 @@ impl Failure {
         Self::Internal(problem.to_string())
     }
 
+    /// Of a file or folder that could not be written.
+    pub fn writing(path: &Path, error: &io::Error) -> Self {
+        PipelineError::writing(path, error).into()
+    }
+
     /// The exit code.
     pub fn code(&self) -> u8 {
         match self {
@@ -65,7 +73,7 @@ impl Failure {
             Self::Unsteady(_) => 8,
             Self::Program(code) => *code,
             Self::Input(_) | Self::Mendable(..) => 9,
-            Self::Output(_) => 10,
+            Self::Machine(_) | Self::Output(_) => 10,
             Self::Internal(_) => 1,
         }
     }
@@ -87,6 +95,7 @@ impl Failure {
             | Self::Unsteady(text)
             | Self::Input(text)
             | Self::Mendable(text, _)
+            | Self::Machine(text)
             | Self::Internal(text) => vec![text.clone()],
         }
     }
@@ -103,6 +112,7 @@ impl Failure {
             Self::Unsteady(_) => {
                 Some("end other programs, cool the board, fix its clock and power mode; then run again")
             }
+            Self::Machine(_) => Some("this machine could not do it: look at its disk space, permissions and memory"),
             Self::Internal(_) => Some("this is a fault of secateurs: please report it with the command you ran"),
             Self::Mendable(_, help) => Some(help),
             Self::Input(_) | Self::Output(_) | Self::Program(_) => None,
@@ -176,9 +186,15 @@ impl From<ImportError> for Failure {
 impl From<DeviceError> for Failure {
     fn from(error: DeviceError) -> Self {
         match error {
-            DeviceError::Missing { .. } | DeviceError::Unreachable { .. } => Self::Device(error.to_string()),
             DeviceError::File { .. } => Self::input(error),
-            DeviceError::Start { .. } | DeviceError::Failed { .. } => Self::internal(error),
+            // The exit code of a panic.
+            DeviceError::Failed { code: Some(101), .. } => Self::internal(error),
+            DeviceError::Missing { .. }
+            | DeviceError::Unreachable { .. }
+            | DeviceError::Flood { .. }
+            | DeviceError::Hangs { .. }
+            | DeviceError::Start { .. }
+            | DeviceError::Failed { .. } => Self::Device(error.to_string()),
         }
     }
 }
@@ -188,8 +204,9 @@ impl From<SessionError> for Failure {
         match error {
             SessionError::Device(error) => error.into(),
             SessionError::Unsteady(_) => Self::Unsteady(error.to_string()),
-            SessionError::File { .. } => Self::input(error),
-            SessionError::Output { .. } => Self::internal(error),
+            SessionError::File { path, source } => Self::writing(&path, &source),
+            // What runs there is our own program: another answer is another program's, or the line's.
+            SessionError::Output { .. } => Self::Device(error.to_string()),
         }
     }
 }
@@ -212,6 +229,7 @@ impl From<PipelineError> for Failure {
             PipelineError::Input(text) => Self::Input(text),
             PipelineError::Setting(text) => Self::Usage(text),
             PipelineError::Infeasible(text) => Self::Infeasible(text),
+            PipelineError::Machine(text) => Self::Machine(text),
             PipelineError::Session(error) => error.into(),
             PipelineError::Stage { .. } => Self::internal(error),
         }

@@ -1,6 +1,7 @@
 //! The worker: prunes, and looks at models before and after.
 
 mod bench;
+mod cache;
 mod compare;
 mod detect;
 mod eval;
@@ -35,7 +36,8 @@ Exit codes:
   1  internal error             6  accuracy floor missed
   2  wrong usage                7  the device cannot be reached
   3  bad profile                8  the device was never steady enough to measure
-  4  no plan meets the budget   9  an input cannot be used";
+  4  no plan meets the budget   9  an input cannot be used
+                               10  this machine failed: disk, permission, memory";
 
 #[derive(Subcommand)]
 enum Command {

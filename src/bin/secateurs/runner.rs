@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::output;
 use super::prune;
-use secateurs::device::{self, DeviceError, Word};
+use secateurs::device::{self, DeviceError, Limits, Word};
 use std::path::{Path, PathBuf};
 
 /// Where to run what.
@@ -30,7 +30,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         _ => Word::Text(text.clone()),
     };
     let words: Vec<Word> = args.words.iter().map(word).collect();
-    match runner.run(&args.program, &words) {
+    match runner.run_within(&args.program, &words, &Limits::ATTENDED) {
         Ok(output) => Ok(output::print_bytes(&output)),
         Err(DeviceError::Failed { code: Some(code), output, .. }) => {
             output::print_bytes(&output);

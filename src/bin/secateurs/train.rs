@@ -9,6 +9,7 @@ use secateurs::detector::check_side;
 use secateurs::files::{self, Inputs};
 use secateurs::graph::{Graph, Head};
 use secateurs::model::{self, Info, Model};
+use secateurs::pipeline::Event;
 use secateurs::train::optim::Rule;
 use secateurs::train::{Augment, FitConfig, FitEvent};
 use secateurs::zoo::simple_cnn;
@@ -94,7 +95,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let inputs = Inputs::new([&args.arch, &args.data]);
     let part = part(&args.output);
     for path in [&args.output, &part] {
-        let fail = |e| Failure::Input(format!("{}: {e}", path.display()));
+        let fail = |e: std::io::Error| Failure::writing(path, &e);
         files::check_writable(path, &inputs).map_err(fail)?;
     }
     let (data, drawn) = data(args, &mut terminal)?;
@@ -137,6 +138,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     note.iter().for_each(|note| terminal.note(note));
     let mut tell = |event: FitEvent| match event {
         FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
+        FitEvent::SetAside { problem, aside } => terminal.note(&format!(
+            "{} {problem}; set aside as {}, training starts anew",
+            part.display(),
+            aside.display()
+        )),
         FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
         FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
     };
@@ -181,7 +187,12 @@ fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure
     };
     terminal.stage("Drawing", &format!("{count} pictures to train on, {} to judge by", DRAWN.1));
     let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1)?, true))
+    let mut tell = |event| {
+        if let Event::Note(text) = event {
+            terminal.note(&text);
+        }
+    };
+    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1, &mut tell)?, true))
 }
 
 /// Fresh weights of a named network, or the model of a file; and what its class names were, where the data has others.
