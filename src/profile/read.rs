@@ -211,7 +211,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     b.file = s.number("file-mib", Mib::new);
     b.min_map = s.number("min-map", Ratio::new);
     b.max_map_drop = s.number("max-map-drop", Ratio::new);
-    b.floors = s.numbers("floors", Ratio::new).unwrap_or_default();
+    b.floors = s.numbers("floors", Ratio::above_zero).unwrap_or_default();
     if let (Some(asked), Some(whole)) = (b.memory, profile.device.memory)
         && asked > whole
     {

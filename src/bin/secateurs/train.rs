@@ -158,10 +158,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("seed", args.seed.to_string()),
     ];
     trained.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
-    model::save(&trained, &args.output).map_err(|e| match e {
-        model::FileError::Io { path, source } => Failure::writing(&path, &source),
-        other => Failure::input(other),
-    })?;
+    let bytes = model::to_bytes(&trained).map_err(Failure::internal)?;
+    files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
     // Only a finished training is done with what it would have gone on from.
     let _ = std::fs::remove_file(&part);
     terminal.stage("Evaluating", &format!("{} images", val.items.len()));
