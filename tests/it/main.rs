@@ -20,6 +20,7 @@ mod import;
 mod job;
 #[cfg(feature = "toolkit")]
 mod loss;
+mod notes;
 mod onnx;
 mod profile;
 mod quantise;
