@@ -69,7 +69,8 @@ fn the_inference_binary_holds_what_it_holds_over_50_000_frames() {
     samples.iter_mut().for_each(|held| held.kib = held.kib.saturating_sub(times));
     samples.pop();
     let warm = &samples[samples.len() / 3..];
-    let growth = warm.iter().map(|held| held.kib).max().unwrap_or(0).saturating_sub(warm.first().map_or(0, |held| held.kib));
+    let growth =
+        warm.iter().map(|held| held.kib).max().unwrap_or(0).saturating_sub(warm.first().map_or(0, |held| held.kib));
     assert!(growth <= SLACK_KIB + times, "grows by {growth} KiB, of which {times} are times: {samples:?}");
     assert!(warm.windows(2).all(|pair| pair[0].descriptors == pair[1].descriptors), "{samples:?}");
     println!("bench: {} samples, grows by {growth} KiB, of which at most {times} are times", samples.len());

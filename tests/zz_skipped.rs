@@ -16,6 +16,9 @@ fn main() {
     let skipped = notes::take();
     if !skipped.is_empty() {
         let count = skipped.len();
-        println!("\nSKIPPED {count} tests for want of real data (SECATEURS_DATA names its folder): {}\n", skipped.join(", "));
+        println!(
+            "\nSKIPPED {count} tests for want of real data (SECATEURS_DATA names its folder): {}\n",
+            skipped.join(", ")
+        );
     }
 }

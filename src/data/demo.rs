@@ -15,7 +15,9 @@ use ground::Canvas;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 use shape::{Kind, Mask, Shape};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +32,9 @@ pub const SEED: u64 = 11;
 
 /// Number of the first picture of the validation split; the training split starts at 0.
 pub const FIRST_VAL: u64 = 1 << 32;
+
+/// The digests of all files of a set, as `sha256sum` reads and writes them.
+const SUMS: &str = "sha256sums.txt";
 
 /// Changes whenever the same seed no longer gives the same pictures.
 const VERSION: u32 = 1;
@@ -104,22 +109,28 @@ fn label(shape: &Shape, mask: &Mask, size: usize) -> Option<Label> {
     Some(Label { class, cx: (x0 + x1) / 2.0, cy: (y0 + y1) / 2.0, w: x1 - x0, h: y1 - y0 })
 }
 
-/// Writes a dataset of `train` and `val` pictures to `folder` and gives the path of its `data.yaml`. The folder appears whole or not at
-/// all; one that holds the same set already is left as it is.
+/// Writes a dataset of `train` and `val` pictures to `folder` and gives the path of its `data.yaml`, as [`ensure`].
 ///
 /// # Errors
 /// If the folder exists with other contents, or cannot be written.
 pub fn write(folder: &Path, train: usize, val: usize) -> Result<PathBuf, DataError> {
+    ensure(folder, train, val).map(|(yaml, _)| yaml)
+}
+
+/// Makes sure that a dataset of `train` and `val` pictures is in `folder`. The folder appears whole or not at all. In one
+/// that holds the same set already, pictures whose file or label file is missing, or not as it was written, are drawn
+/// again. Gives the path of its `data.yaml`, and how many pictures were drawn again.
+///
+/// # Errors
+/// If the folder exists with other contents, or cannot be written.
+pub fn ensure(folder: &Path, train: usize, val: usize) -> Result<(PathBuf, usize), DataError> {
     let yaml = folder.join("data.yaml");
     let text = description(train, val);
     let same = |yaml: &Path| files::read(yaml, 1 << 16).is_ok_and(|found| found == text.as_bytes());
+    let all = pictures(train, val);
     if same(&yaml) {
-        return Ok(yaml);
+        return Ok((yaml, mend(folder, &all)?));
     }
-    let io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| DataError::Io { path, source }
-    };
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         let taken = std::io::Error::new(
             std::io::ErrorKind::AlreadyExists,
@@ -127,32 +138,134 @@ pub fn write(folder: &Path, train: usize, val: usize) -> Result<PathBuf, DataErr
         );
         return Err(io(folder)(taken));
     }
-    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(io(parent))?;
     // Built inside a private folder, so that the set itself gets the usual access rights.
-    let temporary = tempfile::Builder::new().prefix(".demo-").tempdir_in(parent).map_err(io(parent))?;
+    let temporary = Beside::new(folder)?;
     let set = temporary.path().join("set");
-    for (split, first, count) in [("train", 0, train), ("val", FIRST_VAL, val)] {
-        let (images, labels) = (set.join("images").join(split), set.join("labels").join(split));
-        fs::create_dir_all(&images).map_err(io(&images))?;
-        fs::create_dir_all(&labels).map_err(io(&labels))?;
-        let one = |number: usize| {
-            write_one(
-                &images.join(format!("{number:05}.png")),
-                &labels.join(format!("{number:05}.txt")),
-                first + number as u64,
-            )
-        };
-        (0..count).into_par_iter().try_for_each(one)?;
-    }
+    let sums: Vec<String> = all.par_iter().map(|one| one.write(&set)).collect::<Result<_, _>>()?;
+    let sums_file = set.join(SUMS);
+    fs::write(&sums_file, sums.concat()).map_err(io(&sums_file))?;
     let described = set.join("data.yaml");
     fs::write(&described, &text).map_err(io(&described))?;
     match fs::rename(&set, folder) {
         // Another process may have been faster with the same set.
-        Err(_) if same(&yaml) => Ok(yaml),
+        Err(_) if same(&yaml) => Ok((yaml, 0)),
         Err(e) => Err(io(folder)(e)),
-        Ok(()) => Ok(yaml),
+        Ok(()) => Ok((yaml, 0)),
     }
+}
+
+/// Draws again what is not as the sums of a folder say, and gives how much that was.
+fn mend(folder: &Path, all: &[One]) -> Result<usize, DataError> {
+    let sums_file = folder.join(SUMS);
+    let known = files::read(&sums_file, 1 << 30).unwrap_or_default();
+    let known = String::from_utf8_lossy(&known);
+    let known: HashSet<&str> = known.split_inclusive('\n').collect();
+    let found = |one: &One| one.sums(folder).ok().filter(|sums| sums.split_inclusive('\n').all(|s| known.contains(s)));
+    let sums: Vec<Option<String>> = all.par_iter().map(found).collect();
+    let again = sums.iter().filter(|sums| sums.is_none()).count();
+    if again == 0 {
+        return Ok(0);
+    }
+    let temporary = Beside::new(folder)?;
+    let draw = |(one, sums): (&One, Option<String>)| -> Result<String, DataError> {
+        if let Some(sums) = sums {
+            return Ok(sums);
+        }
+        let sums = one.write(temporary.path())?;
+        for file in one.files() {
+            let place = folder.join(&file);
+            let parent = place.parent().unwrap_or(folder);
+            fs::create_dir_all(parent).map_err(io(parent))?;
+            fs::rename(temporary.path().join(&file), &place).map_err(io(&place))?;
+        }
+        Ok(sums)
+    };
+    let sums: Vec<String> = all.par_iter().zip(sums).map(draw).collect::<Result<_, _>>()?;
+    files::write_atomic(&sums_file, sums.concat().as_bytes()).map_err(io(&sums_file))?;
+    Ok(again)
+}
+
+/// A private folder beside another one, which is removed unless it got another name.
+struct Beside(PathBuf);
+
+impl Beside {
+    fn new(folder: &Path) -> Result<Self, DataError> {
+        let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(io(parent))?;
+        Ok(Self(files::temporary_folder(parent).map_err(io(parent))?))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> DataError + use<> {
+    let path = path.to_path_buf();
+    move |source| DataError::Io { path: path.clone(), source }
+}
+
+/// A picture of a set.
+struct One {
+    split: &'static str,
+    number: usize,
+    /// Its number in the endless series.
+    index: u64,
+}
+
+/// All pictures of a set.
+fn pictures(train: usize, val: usize) -> Vec<One> {
+    let splits = [("train", 0, train), ("val", FIRST_VAL, val)].into_iter();
+    let of = |(split, first, count): (&'static str, u64, usize)| {
+        (0..count).map(move |number| One { split, number, index: first + number as u64 })
+    };
+    splits.flat_map(of).collect()
+}
+
+impl One {
+    /// Its picture and its labels, in the folder of the set.
+    fn files(&self) -> [PathBuf; 2] {
+        [("images", "png"), ("labels", "txt")]
+            .map(|(kind, ending)| Path::new(kind).join(self.split).join(format!("{:05}.{ending}", self.number)))
+    }
+
+    /// Draws it into a folder and gives its sums.
+    fn write(&self, set: &Path) -> Result<String, DataError> {
+        let [image, label] = self.files().map(|file| set.join(file));
+        for folder in [&image, &label].map(|file| file.parent().unwrap_or(set)) {
+            fs::create_dir_all(folder).map_err(io(folder))?;
+        }
+        write_one(&image, &label, self.index)?;
+        self.sums(set).map_err(io(&image))
+    }
+
+    /// The digests of its files, one line each.
+    fn sums(&self, set: &Path) -> std::io::Result<String> {
+        let mut lines = String::new();
+        for file in self.files() {
+            let digest = Sha256::digest(files::read(&set.join(&file), 1 << 30)?);
+            let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            lines += &format!("{digest}  {}\n", file.display());
+        }
+        Ok(lines)
+    }
+}
+
+/// How many pictures to train on a name such as `demo` (then `usual`) or `drawn:500` asks for; `None` where it names
+/// something else.
+///
+/// # Errors
+/// If what stands behind `drawn:` is no sensible number.
+pub fn named(name: &str, usual: usize) -> Option<Result<usize, String>> {
+    let Some(count) = name.strip_prefix("drawn:") else { return (name == "demo").then_some(Ok(usual)) };
+    let count = count.parse().ok().filter(|n| (1..=1_000_000).contains(n));
+    Some(count.ok_or_else(|| format!("{name}: expected a number from 1 to 1000000 behind `drawn:`")))
 }
 
 fn description(train: usize, val: usize) -> String {
@@ -167,7 +280,7 @@ fn write_one(image: &Path, label: &Path, index: u64) -> Result<(), DataError> {
     let (picture, labels) = draw(SEED, index, SIDE);
     picture.save(image).map_err(|e| match e {
         ImageError::Io { path, source } => DataError::Io { path, source },
-        ImageError::Format { path, problem } => DataError::Io { path, source: std::io::Error::other(problem) },
+        other => DataError::Io { path: image.into(), source: std::io::Error::other(other.to_string()) },
     })?;
     let line = |l: &Label| format!("{} {:.6} {:.6} {:.6} {:.6}\n", l.class, l.cx, l.cy, l.w, l.h);
     fs::write(label, labels.iter().map(line).collect::<String>())

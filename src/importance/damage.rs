@@ -7,7 +7,7 @@
 use super::Ranking;
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::{Boxes, Head, Op};
-use crate::group::Groups;
+use crate::group::{Group, Groups};
 use crate::model::Model;
 use crate::repair::{Calibration, Gram, Walk, apply};
 use crate::surgery::{Selection, SurgeryError, cut};
@@ -88,8 +88,9 @@ pub fn measure(
     let images = &images[..];
     let size = (calibration.height, calibration.width);
     let reference = outputs(model, images, size)?;
+    let all = groups.groups.iter().enumerate();
     let jobs: Vec<(usize, usize)> =
-        (0..groups.groups.len()).flat_map(|g| widths(groups, g, sampling).into_iter().map(move |w| (g, w))).collect();
+        all.flat_map(|(id, group)| sampling.widths(group).into_iter().map(move |width| (id, width))).collect();
     let mut curves = Curves(vec![BTreeMap::new(); groups.groups.len()]);
     for (done, (group, width)) in jobs.iter().enumerate() {
         let mut selection = Selection::all(groups);
@@ -104,17 +105,18 @@ pub fn measure(
     Ok(curves)
 }
 
-/// The sampled widths of a group: on the grid, legal for its heads, narrower than the whole.
-fn widths(groups: &Groups, group: usize, sampling: &Sampling) -> Vec<usize> {
-    let group = &groups.groups[group];
-    let unit = if group.width() > sampling.grid { sampling.grid.max(1) } else { 1 };
-    let unit = unit.next_multiple_of(group.heads);
-    let mut widths: Vec<usize> =
-        sampling.shares.iter().map(|s| ((s * group.width() as f64) as usize / unit * unit).max(unit)).collect();
-    widths.retain(|w| *w < group.width());
-    widths.extend(group.removable.then_some(0));
-    widths.dedup();
-    widths
+impl Sampling {
+    /// The sampled widths of a group, descending: on the grid, legal for its heads, narrower than the whole.
+    pub fn widths(&self, group: &Group) -> Vec<usize> {
+        let unit = if group.width() > self.grid { self.grid.max(1) } else { 1 };
+        let unit = unit.next_multiple_of(group.heads);
+        let mut widths: Vec<usize> =
+            self.shares.iter().map(|s| ((s * group.width() as f64) as usize / unit * unit).max(unit)).collect();
+        widths.retain(|w| *w < group.width());
+        widths.extend(group.removable.then_some(0));
+        widths.dedup();
+        widths
+    }
 }
 
 /// Refits the dense convolutions that read the group.

@@ -5,6 +5,7 @@
 //! other whatever criterion ordered their channels.
 
 mod activations;
+mod check;
 mod damage;
 mod elements;
 mod emphasis;
@@ -19,7 +20,7 @@ pub use elements::{Pattern, sparsify};
 pub use emphasis::emphasis;
 pub use gradients::{MaskGradients, mask_gradients};
 
-use crate::group::{Group, Groups};
+use crate::group::Groups;
 use crate::model::Model;
 use crate::repair::Emphasis;
 use crate::surgery::Selection;
@@ -31,7 +32,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 pub enum Criterion {
     /// Error that is left in the layers that read a channel after they were refitted without it; channels go one after
-    /// the other (Optimal Brain Surgeon in blocks; Kurtic et al., "ZipLM", NeurIPS 2023).
+    /// the other (Optimal Brain Surgeon in blocks; Kurtic et al., "ZipLM", NeurIPS 2023). Channels that no such layer
+    /// reads (queries and keys) count by their own variance, in the same units.
     #[default]
     Reconstruction,
     /// Squared per-image loss gradients of channel masks, with the interaction inside a group; channels go
@@ -44,7 +46,8 @@ pub enum Criterion {
     L1,
     /// Euclidean norm of the kernel.
     L2,
-    /// Absolute batch-norm scale (Liu et al., "Network Slimming", ICCV 2017).
+    /// Absolute batch-norm scale (Liu et al., "Network Slimming", ICCV 2017); where a layer has none while others do, the
+    /// norm of its kernel.
     BnScale,
     /// Distance to the other filters of the layer (He et al., "Filter Pruning via Geometric Median", CVPR 2019).
     Fpgm,
@@ -87,6 +90,11 @@ impl Criterion {
     pub fn needs_gradients(self) -> bool {
         matches!(self, Self::Fisher | Self::Taylor)
     }
+
+    /// Whether it reads the second moments of the layers' inputs.
+    pub fn needs_moments(self) -> bool {
+        self == Self::Reconstruction
+    }
 }
 
 /// For every group the order in which its channels go, first to last. In groups spread over heads, the first
@@ -109,7 +117,8 @@ impl Ranking {
     }
 }
 
-/// What the criteria read besides the weights. A criterion whose part is missing falls back on [`Criterion::BnScale`].
+/// What the criteria read besides the weights. A criterion whose part is missing is an error ([`Missing`]): none stands in
+/// for another.
 #[derive(Clone, Copy, Default)]
 pub struct Evidence<'a> {
     /// For [`Criterion::Fisher`] and [`Criterion::Taylor`].
@@ -124,57 +133,107 @@ pub struct Evidence<'a> {
     pub seed: u64,
 }
 
-/// Ranks the channels of every group.
-pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence) -> Ranking {
-    let one = |(id, group): (usize, &Group)| {
-        let greedy = match (criterion, evidence.gradients, evidence.grams) {
-            (Criterion::Reconstruction, _, Some((grams, ridge))) => {
-                reconstruction::order(model, groups, group, grams, evidence.emphasis, ridge)
-            }
-            (Criterion::Fisher, Some(gradients), _) => {
-                Some(greedy::fisher_order(&gradients.of_group(group), group.heads))
-            }
-            _ => None,
-        };
-        greedy.unwrap_or_else(|| greedy::order(&score(criterion, model, groups, (id, group), evidence), group.heads))
-    };
-    Ranking(groups.groups.par_iter().enumerate().map(one).collect())
+/// A criterion without what it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("importance `{}` needs {what}", criterion.name())]
+pub struct Missing {
+    /// The criterion.
+    pub criterion: Criterion,
+    /// What is not there.
+    pub what: &'static str,
 }
 
-/// A score for every channel of every group, for one threshold over all of them: in units of the loss for `taylor` and
-/// `fisher` (a sum over the channels tied together), by their papers' own scale for `bn-scale` and `lamp`, and with a
-/// mean of one per group for the others, whose scales differ from layer to layer.
-pub fn scores(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence) -> Vec<Vec<f64>> {
-    let one = |(id, group): (usize, &Group)| {
-        let mut scores = score(criterion, model, groups, (id, group), evidence);
-        let own_scale = matches!(
-            criterion,
-            Criterion::Taylor | Criterion::Fisher | Criterion::BnScale | Criterion::Lamp | Criterion::Random
-        );
+/// The evidence that a criterion reads, whole.
+enum Basis<'a> {
+    Reconstruction(reconstruction::Basis<'a>),
+    Fisher(&'a MaskGradients),
+    Taylor(&'a MaskGradients),
+    Activation(&'a Activations),
+    Random(u64),
+    Weights(Criterion),
+}
+
+impl<'a> Basis<'a> {
+    fn of(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence<'a>) -> Result<Self, Missing> {
+        let missing = |what| Missing { criterion, what };
+        let gradients = evidence.gradients.ok_or(missing("gradients of the loss"));
+        Ok(match criterion {
+            Criterion::Reconstruction => {
+                let (grams, ridge) = evidence.grams.ok_or(missing("second moments of the layers' inputs"))?;
+                Self::Reconstruction(reconstruction::Basis { grams, ridge, emphasis: evidence.emphasis })
+            }
+            Criterion::Fisher => Self::Fisher(gradients?),
+            Criterion::Taylor => Self::Taylor(gradients?),
+            Criterion::Activation => Self::Activation(evidence.activations.ok_or(missing("activations"))?),
+            Criterion::Random => Self::Random(evidence.seed),
+            Criterion::BnScale if !weights::has_scales(model, groups) => {
+                return Err(missing("a batch normalisation behind at least one layer that can be cut"));
+            }
+            Criterion::L1 | Criterion::L2 | Criterion::BnScale | Criterion::Fpgm | Criterion::Lamp => {
+                Self::Weights(criterion)
+            }
+        })
+    }
+
+    /// A score for every channel of a group.
+    fn scores(&self, model: &Model, groups: &Groups, id: usize) -> Vec<f64> {
+        let group = &groups.groups[id];
+        match self {
+            Self::Reconstruction(basis) => basis.order(model, groups, group).scores,
+            Self::Fisher(gradients) => gradients.fisher(group),
+            Self::Taylor(gradients) => gradients.taylor(group),
+            Self::Activation(activations) => activations.of_group(groups, group),
+            Self::Random(seed) => weights::random(group.width(), seed ^ ((id as u64) << 32)),
+            Self::Weights(criterion) => weights::scores(*criterion, model, groups, group),
+        }
+    }
+
+    /// The order in which the channels of a group go.
+    fn order(&self, model: &Model, groups: &Groups, id: usize) -> Vec<usize> {
+        let group = &groups.groups[id];
+        match self {
+            Self::Reconstruction(basis) => basis.order(model, groups, group).order,
+            Self::Fisher(gradients) => greedy::fisher_order(&gradients.of_group(group), group.heads),
+            _ => greedy::order(&self.scores(model, groups, id), group.heads),
+        }
+    }
+}
+
+/// Ranks the channels of every group.
+///
+/// # Errors
+/// If the evidence lacks what the criterion reads.
+pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence) -> Result<Ranking, Missing> {
+    let basis = Basis::of(criterion, model, groups, evidence)?;
+    Ok(Ranking((0..groups.groups.len()).into_par_iter().map(|id| basis.order(model, groups, id)).collect()))
+}
+
+/// A score for every channel of every group, for one threshold over all of them: in units of the loss for `taylor`,
+/// `fisher` (a sum over the channels tied together) and `reconstruction` (what its removal adds in its turn), by their
+/// papers' own scale for `bn-scale` and `lamp`, and with a mean of one per group for the others, whose scales differ from
+/// layer to layer.
+///
+/// # Errors
+/// As [`rank`].
+pub fn scores(
+    criterion: Criterion,
+    model: &Model,
+    groups: &Groups,
+    evidence: Evidence,
+) -> Result<Vec<Vec<f64>>, Missing> {
+    let basis = Basis::of(criterion, model, groups, evidence)?;
+    let one = |id: usize| {
+        let mut scores = basis.scores(model, groups, id);
+        let own_scale = match criterion {
+            Criterion::Reconstruction | Criterion::Taylor | Criterion::Fisher => true,
+            Criterion::BnScale | Criterion::Lamp | Criterion::Random => true,
+            Criterion::L1 | Criterion::L2 | Criterion::Fpgm | Criterion::Activation => false,
+        };
         if !own_scale {
             let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
             scores.iter_mut().for_each(|score| *score /= mean.max(f64::MIN_POSITIVE));
         }
         scores
     };
-    groups.groups.par_iter().enumerate().map(one).collect()
-}
-
-fn score(
-    criterion: Criterion,
-    model: &Model,
-    groups: &Groups,
-    (id, group): (usize, &Group),
-    evidence: Evidence,
-) -> Vec<f64> {
-    match (criterion, evidence.gradients, evidence.activations) {
-        (Criterion::Fisher, Some(gradients), _) => gradients.fisher(group),
-        (Criterion::Taylor, Some(gradients), _) => gradients.taylor(group),
-        (Criterion::Activation, _, Some(activations)) => activations.of_group(groups, group),
-        (Criterion::Random, ..) => weights::random(group.width(), evidence.seed ^ ((id as u64) << 32)),
-        (Criterion::L1 | Criterion::L2 | Criterion::Fpgm | Criterion::Lamp, ..) => {
-            weights::scores(criterion, model, groups, group)
-        }
-        _ => weights::scores(Criterion::BnScale, model, groups, group),
-    }
+    Ok((0..groups.groups.len()).into_par_iter().map(one).collect())
 }

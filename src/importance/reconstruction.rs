@@ -7,7 +7,7 @@
 //! made comparable by the scale of the batch normalisation behind them and, where it is known, by how much the network's
 //! outputs depend on them.
 
-use super::Grams;
+use super::{Grams, greedy};
 use crate::graph::{Conv, NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
@@ -92,38 +92,78 @@ pub(super) fn scales(model: &Model, conv: &Conv) -> Vec<f64> {
     scale.iter().zip(var).map(|(g, v)| f64::from(g.abs()) / f64::from(v + norm.eps).sqrt()).collect()
 }
 
-/// Order of removal of a group's channels; `None` where no dense layer reads them.
-pub(super) fn order(
-    model: &Model,
-    groups: &Groups,
-    group: &Group,
-    grams: &Grams,
-    emphasis: Option<&Emphasis>,
-    ridge: f64,
-) -> Option<Vec<usize>> {
-    let reader = |id: &NodeId| {
-        let node = model.graph.node(*id);
-        let Op::Conv(conv) = &node.op else { return None };
-        let mut scales = scales(model, conv);
-        let energies = emphasis.and_then(|e| e.channels.get(&id.0)).filter(|c| c.len() == conv.c_out);
-        scales.iter_mut().zip(energies.into_iter().flatten()).for_each(|(scale, energy)| *scale *= energy.sqrt());
-        Reader::new(model, groups, group, (conv, &scales), node.inputs[0].index(), grams.get(&id.0)?, ridge)
-    };
-    let mut readers: Vec<Reader> = group.consumers.iter().filter_map(reader).collect();
-    if readers.is_empty() {
-        return None;
-    }
-    let size = group.width() / group.heads;
-    let mut left: Vec<Vec<usize>> = (0..group.heads).map(|h| (h * size..(h + 1) * size).collect()).collect();
-    let mut order = Vec::with_capacity(group.width());
-    for _ in 0..size {
-        for head in &mut left {
-            let costs = head.iter().enumerate().map(|(at, p)| (at, readers.iter().map(|r| r.cost(*p)).sum::<f64>()));
-            let (at, _) = costs.min_by(|a, b| a.1.total_cmp(&b.1))?;
-            let position = head.remove(at);
-            readers.iter_mut().for_each(|r| r.remove(position));
-            order.push(position);
+/// What the criterion reads besides the weights.
+#[derive(Clone, Copy)]
+pub(super) struct Basis<'a> {
+    pub grams: &'a Grams,
+    pub ridge: f64,
+    pub emphasis: Option<&'a Emphasis>,
+}
+
+/// The order in which the channels of a group go, and a score for every channel by its position: the error that its
+/// removal adds in its turn, never less than that of one which went before.
+pub(super) struct Order {
+    pub order: Vec<usize>,
+    pub scores: Vec<f64>,
+}
+
+impl Basis<'_> {
+    /// Takes the channels of a group out one after the other. Where no dense layer reads them, those go first whose own
+    /// variance counts least.
+    pub(super) fn order(&self, model: &Model, groups: &Groups, group: &Group) -> Order {
+        let reader = |id: &NodeId| {
+            let node = model.graph.node(*id);
+            let Op::Conv(conv) = &node.op else { return None };
+            let (input, gram) = (node.inputs[0].index(), self.grams.get(&id.0)?);
+            Reader::new(model, groups, group, (conv, &self.scales(model, *id, conv)), input, gram, self.ridge)
+        };
+        let mut readers: Vec<Reader> = group.consumers.iter().filter_map(reader).collect();
+        if readers.is_empty() {
+            let scores = self.variances(model, groups, group);
+            return Order { order: greedy::order(&scores, group.heads), scores };
         }
+        let size = group.width() / group.heads;
+        let mut left: Vec<Vec<usize>> = (0..group.heads).map(|h| (h * size..(h + 1) * size).collect()).collect();
+        let mut found = Order { order: Vec::with_capacity(group.width()), scores: vec![0.0; group.width()] };
+        let mut most = 0.0f64;
+        for _ in 0..size {
+            for head in &mut left {
+                let cost = |position: &usize| readers.iter().map(|reader| reader.cost(*position)).sum::<f64>();
+                let costs = head.iter().map(cost).enumerate();
+                let Some((at, cost)) = costs.min_by(|a, b| a.1.total_cmp(&b.1)) else { continue };
+                let position = head.remove(at);
+                readers.iter_mut().for_each(|reader| reader.remove(position));
+                most = most.max(cost);
+                found.scores[position] = most;
+                found.order.push(position);
+            }
+        }
+        found
     }
-    Some(order)
+
+    /// Factor of every output of a layer to units in which errors of different layers can be compared.
+    fn scales(&self, model: &Model, id: NodeId, conv: &Conv) -> Vec<f64> {
+        let mut scales = scales(model, conv);
+        let energies = self.emphasis.and_then(|e| e.channels.get(&id.0)).filter(|c| c.len() == conv.c_out);
+        scales.iter_mut().zip(energies.into_iter().flatten()).for_each(|(scale, energy)| *scale *= energy.sqrt());
+        scales
+    }
+
+    /// The variance of what every channel says, added up over the layers that make it, in the units of errors.
+    fn variances(&self, model: &Model, groups: &Groups, group: &Group) -> Vec<f64> {
+        let mut scores = vec![0.0; group.width()];
+        for id in &group.producers {
+            let Op::Conv(conv) = &model.graph.node(*id).op else { continue };
+            let Some(gram) = self.grams.get(&id.0) else { continue };
+            let kernel = model.tensor(&conv.weight).data();
+            let rows = kernel.chunks(kernel.len() / conv.c_out.max(1));
+            let scaled = rows.zip(self.scales(model, *id, conv)).map(|(row, scale)| gram.spread(row) * scale * scale);
+            for (atom, score) in groups.channels[id.index()].iter().zip(scaled) {
+                if let Ok(position) = group.atoms.binary_search(atom) {
+                    scores[position] += score;
+                }
+            }
+        }
+        scores
+    }
 }

@@ -2,7 +2,7 @@
 //! mean of one where its scale differs from layer to layer.
 
 use super::Criterion;
-use crate::graph::Conv;
+use crate::graph::{Conv, NodeId};
 use crate::group::{Group, Groups};
 use crate::model::Model;
 use rand::SeedableRng;
@@ -23,6 +23,12 @@ pub(super) fn scores(criterion: Criterion, model: &Model, groups: &Groups, group
         }
     }
     total
+}
+
+/// Whether any layer that makes channels which can be cut has a batch normalisation.
+pub(super) fn has_scales(model: &Model, groups: &Groups) -> bool {
+    let makes = |id: &NodeId| groups.groups.iter().any(|group| group.producers.contains(id));
+    model.graph.convs().any(|(id, conv)| conv.norm.is_some() && makes(&id))
 }
 
 fn rows(criterion: Criterion, model: &Model, conv: &Conv) -> Vec<f64> {

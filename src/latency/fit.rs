@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Tiles that are tried.
-const TILES: [usize; 8] = [1, 4, 6, 8, 12, 16, 24, 32];
+pub(super) const TILES: [usize; 8] = [1, 4, 6, 8, 12, 16, 24, 32];
 
 /// The fitted time of one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

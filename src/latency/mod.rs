@@ -5,6 +5,7 @@
 //! output width is fitted to what was seen ([`LayerTime`]). Timing inside whole networks keeps caches and memory
 //! traffic as they will be, and networks that took no part in the fit show how far predictions can be trusted.
 
+mod check;
 mod estimate;
 mod fit;
 mod measure;

@@ -12,7 +12,7 @@ use crate::graph::Graph;
 use half::f16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -144,6 +144,9 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
         half_keys(&model.graph).filter_map(|key| Some((key, halves(model.tensor(key))?))).collect();
     let narrow = |key: &str| rounded.contains_key(key) || halves.contains_key(key);
     let rest = model.weights.iter().filter(|(key, _)| !narrow(key));
+    // Only kernels that the graph names are unpacked again; a checkpoint has further tensors.
+    let named: HashSet<String> = model.graph.params().into_iter().map(|param| param.key).collect();
+    let rest = rest.filter(|(key, _)| named.contains(*key));
     let packed: BTreeMap<&str, Packed> =
         rest.filter_map(|(key, tensor)| Some((key.as_str(), sparse::pack(tensor)?))).collect();
     let version = match (model.graph.dtype.is_f32(), packed.is_empty()) {

@@ -1,13 +1,21 @@
 //! Results of long measurements, kept by the content they were made from.
+//!
+//! An entry is a JSON object whose key `sha256` is the digest of its kind, its key and all its other values. Whoever asks
+//! for an entry also says what makes one meaningful; one that is damaged, or means nothing, is computed anew.
 
+use super::job::{Event, Listener};
 use crate::files;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The largest cache entry that is read.
 const MAX_ENTRY: u64 = 256 << 20;
+
+/// The digest of an entry, among its values.
+const DIGEST: &str = "sha256";
 
 /// Hex digits of the SHA-256 of some bytes.
 pub fn sha256(bytes: &[u8]) -> String {
@@ -19,37 +27,139 @@ pub fn key(parts: &[&dyn std::fmt::Debug]) -> String {
     sha256(format!("{} {parts:?}", env!("CARGO_PKG_VERSION")).as_bytes())[..16].to_owned()
 }
 
-/// The result of an earlier run with the same key, or a fresh one, which is then kept. A cache that cannot be read or
-/// written only costs time.
+/// The place of an entry.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    /// The folder of all entries.
+    pub folder: &'a Path,
+    /// What kind of result it is.
+    pub kind: &'a str,
+    /// The [`key`] of what it was made from.
+    pub key: &'a str,
+}
+
+/// The result of an earlier run with the same key, or a fresh one, which is then kept; and whether it was kept. `check`
+/// says what is wrong with a result; what the file holds goes through it, and a fresh one with something wrong is not
+/// kept. A cache that cannot be read or written only costs time.
 pub fn cached<T: Serialize + DeserializeOwned, E>(
-    folder: &Path,
-    kind: &str,
-    key: &str,
-    compute: impl FnOnce() -> Result<T, E>,
+    entry: Entry,
+    check: impl Fn(&T) -> Result<(), String>,
+    tell: Listener,
+    compute: impl FnOnce(Listener) -> Result<T, E>,
 ) -> Result<(T, bool), E> {
-    let path: PathBuf = folder.join(format!("{kind}-{key}.json"));
-    let found = files::read(&path, MAX_ENTRY).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    if let Some(value) = found {
-        return Ok((value, true));
+    let path = entry.folder.join(format!("{}-{}.json", entry.kind, entry.key));
+    match files::read(&path, MAX_ENTRY) {
+        Ok(bytes) => match entry.open(&bytes).and_then(|value: T| check(&value).map(|()| value)) {
+            Ok(value) => return Ok((value, true)),
+            Err(problem) => {
+                tell(Event::Note(format!("{}: {problem}; computed anew", path.display())));
+            }
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => tell(Event::Note(format!("{}: {e}; computed anew", path.display()))),
     }
-    let value = compute()?;
-    if let Ok(bytes) = serde_json::to_vec(&value) {
+    let value = compute(tell)?;
+    if check(&value).is_ok()
+        && let Some(bytes) = entry.seal(&value)
+    {
         let _ = files::write_atomic(&path, &bytes);
     }
     Ok((value, false))
 }
 
+impl Entry<'_> {
+    fn digest(&self, value: &Value) -> String {
+        sha256(format!("{}-{} {value}", self.kind, self.key).as_bytes())
+    }
+
+    /// The value in an entry's bytes.
+    fn open<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, String> {
+        let mut value: Value = serde_json::from_slice(bytes).map_err(|e| format!("is not JSON ({e})"))?;
+        let digest = value.as_object_mut().and_then(|map| map.remove(DIGEST));
+        let digest = digest.ok_or_else(|| format!("has no `{DIGEST}`"))?;
+        if digest != self.digest(&value) {
+            return Err("has been damaged: its content does not have the digest that it names".into());
+        }
+        serde_json::from_value(value).map_err(|e| format!("cannot be understood ({e})"))
+    }
+
+    /// The bytes of an entry; none for what is no JSON object.
+    fn seal<T: Serialize>(&self, value: &T) -> Option<Vec<u8>> {
+        let mut value = serde_json::to_value(value).ok()?;
+        let digest = self.digest(&value);
+        value.as_object_mut()?.insert(DIGEST.into(), digest.into());
+        serde_json::to_vec(&value).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+
+    #[derive(Serialize, Deserialize, PartialEq, Debug, Clone)]
+    struct Losses {
+        losses: BTreeMap<usize, f64>,
+    }
+
+    fn losses(loss: f64) -> Losses {
+        Losses { losses: BTreeMap::from([(8, loss), (16, 0.1 + 0.2)]) }
+    }
+
+    /// What is found, whether it was kept, and the notes.
+    fn run(folder: &Path, key: &str, fresh: f64) -> (Losses, bool, Vec<String>) {
+        let mut notes = Vec::new();
+        let mut tell = |event| {
+            if let Event::Note(text) = event {
+                notes.push(text);
+            }
+        };
+        let check = |found: &Losses| {
+            let bad = found.losses.values().find(|loss| **loss < 0.0);
+            bad.map_or(Ok(()), |loss| Err(format!("has a loss of {loss}")))
+        };
+        let entry = Entry { folder, kind: "table", key };
+        let (value, kept) = cached::<_, ()>(entry, check, &mut tell, |_| Ok(losses(fresh))).unwrap();
+        (value, kept, notes)
+    }
 
     #[test]
     fn a_second_run_reads_what_the_first_wrote() {
         let folder = tempfile::tempdir().unwrap();
-        let run = |value: u32| cached::<u32, ()>(folder.path(), "table", &key(&[&1, &"a"]), || Ok(value)).unwrap();
-        assert_eq!(run(7), (7, false));
-        assert_eq!(run(8), (7, true));
-        std::fs::write(folder.path().join(format!("table-{}.json", key(&[&1, &"a"]))), b"torn").unwrap();
-        assert_eq!(run(9), (9, false));
+        assert_eq!(run(folder.path(), "k", 7.0), (losses(7.0), false, vec![]));
+        assert_eq!(run(folder.path(), "k", 8.0), (losses(7.0), true, vec![]));
+        assert_eq!(run(folder.path(), "l", 9.0), (losses(9.0), false, vec![]));
+    }
+
+    #[test]
+    fn an_entry_that_was_changed_or_means_nothing_is_computed_anew_with_a_note() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("table-k.json");
+        run(folder.path(), "k", 7.0);
+        let good = std::fs::read_to_string(&path).unwrap();
+        let entry = Entry { folder: folder.path(), kind: "table", key: "k" };
+        let cases = [
+            (good[..good.len() / 2].to_owned(), "is not JSON"),
+            (String::new(), "is not JSON"),
+            ("[]".into(), "has no `sha256`"),
+            (r#"{"losses":{"8":7.0,"16":0.3}}"#.into(), "has no `sha256`"),
+            (good.replace("7.0", "7.5"), "has been damaged"),
+            (good.replace(",\"8\":7.0", ""), "has been damaged"),
+            (String::from_utf8(entry.seal(&losses(-1.0)).unwrap()).unwrap(), "has a loss of -1"),
+            (String::from_utf8(entry.seal(&BTreeMap::from([("loss", 1)])).unwrap()).unwrap(), "cannot be understood"),
+            // The entry of another key under this one's name.
+            (String::from_utf8(Entry { key: "l", ..entry }.seal(&losses(1.0)).unwrap()).unwrap(), "has been damaged"),
+        ];
+        for (bytes, expected) in cases {
+            std::fs::write(&path, &bytes).unwrap();
+            let (value, kept, notes) = run(folder.path(), "k", 7.0);
+            assert_eq!((value, kept), (losses(7.0), false), "{bytes}");
+            assert!(notes.len() == 1 && notes[0].contains(expected) && notes[0].contains("table-k.json"), "{notes:?}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), good);
+        }
+        // What is wrong from the start is given, and not kept.
+        let fresh = || run(folder.path(), "m", -2.0);
+        assert_eq!((fresh(), fresh().1), ((losses(-2.0), false, vec![]), false));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::allocate::{self, Rule};
 use super::job::{Event, Job, Listener};
-use super::plan::{Evident, levels, table, worth};
+use super::plan::{Evident, levels, missing, table, worth};
 use super::{PipelineError, Source, measure, settle};
 use crate::eval::{Found, Prepared};
 use crate::importance::{self, Criterion, Ranking};
@@ -73,9 +73,16 @@ pub fn compare(
     let source = Source::gather(job, tell)?;
     let levels = levels(job, &source);
     let table = table(job, &source, &levels, tell)?;
-    let prepared = Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
+    let prepared = Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?;
     let judge = Judge { prepared: &prepared, seed: job.seed };
     let uncut = judge.find(&source.model)?;
+    // Below zero stands for a figure that there is not: no difference of such figures means anything.
+    if judge.score(&uncut).map50_95 < 0.0 {
+        return Err(PipelineError::Input(format!(
+            "{}: accuracy is undefined, because the validation images show no labelled object; there is nothing to compare",
+            source.data_name
+        )));
+    }
     let mut comparison = Comparison {
         version: env!("CARGO_PKG_VERSION").into(),
         device: table.fingerprint.clone(),
@@ -154,8 +161,8 @@ fn by_rule(
 ) -> Result<Selection, PipelineError> {
     let found = Evident::gather(job, criterion, source, tell)?;
     let evidence = found.evidence(job, source);
-    let scores = importance::scores(criterion, &source.model, &source.groups, evidence);
-    let ranking: Ranking = importance::rank(criterion, &source.model, &source.groups, evidence);
+    let scores = importance::scores(criterion, &source.model, &source.groups, evidence).map_err(missing)?;
+    let ranking: Ranking = importance::rank(criterion, &source.model, &source.groups, evidence).map_err(missing)?;
     let network = (&source.model.graph, &source.groups, table);
     let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
     let allowed = job.budget.latency_ratio.unwrap_or(1.0);
@@ -188,7 +195,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn find(&self, model: &Model) -> Result<Vec<Found>, PipelineError> {
-        self.prepared.find(model, rayon::current_num_threads(), &|_| {}).map_err(PipelineError::stage("evaluation"))
+        self.prepared.find(model, rayon::current_num_threads(), &|_| {}).map_err(super::evaluation)
     }
 
     fn score(&self, found: &[Found]) -> Score {

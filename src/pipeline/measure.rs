@@ -1,5 +1,6 @@
 //! Times uncut and cut networks in turn, and judges the budgets.
 
+use super::floors::Floors;
 use super::job::{Event, Job, Listener, Timing};
 use super::{PipelineError, Source, external};
 use crate::bench::{self, Distribution, Measured, TableSpec};
@@ -276,31 +277,51 @@ fn judge_rest(report: &Report) -> Verdict {
         let mib = last.file_bytes as f64 / f64::from(1 << 20);
         check(&mut verdict.memory_ok, format!("file of {mib:.2} MiB, {limit:.2} MiB allowed"), mib <= limit);
     }
+    accuracy(asked, &report.floors, (&report.uncut, last), &mut |what, ok| {
+        check(&mut verdict.accuracy_ok, what, ok);
+    });
+    verdict
+}
+
+/// Whether the last stage holds the budgets of accuracy. Where there is no accuracy, it holds none.
+pub(super) fn accuracy(
+    asked: &Asked,
+    floors: &Floors,
+    (uncut, last): (&Stage, &Stage),
+    check: &mut dyn FnMut(String, bool),
+) {
+    let name = last.score_name();
+    let undefined = format!("{name} is undefined, because no validation image shows a labelled object");
     if let Some(floor) = asked.min_map {
-        check(
-            &mut verdict.accuracy_ok,
-            format!("{} {:.4}, at least {floor:.4}", last.score_name(), last.score()),
-            last.score() >= floor,
-        );
+        match last.defined_score() {
+            Some(score) => check(format!("{name} {score:.4}, at least {floor:.4}"), score >= floor),
+            None => check(format!("{undefined}: at least {floor:.4}"), false),
+        }
     }
-    for (name, share) in &report.floors {
-        let of = |stage: &Stage| stage.recall.get(name).copied().unwrap_or(0.0);
-        let (before, after) = (of(&report.uncut), of(last));
-        check(
-            &mut verdict.accuracy_ok,
-            format!("recall of {name} {after:.4}, at least {share} of {before:.4}"),
-            after >= share * before,
-        );
+    for (class, share) in floors {
+        let of = |stage: &Stage| stage.recall.get(class).copied().filter(|recall| *recall >= 0.0);
+        match (of(uncut), of(last)) {
+            (Some(before), Some(after)) if before > 0.0 => {
+                check(format!("recall of {class} {after:.4}, at least {share} of {before:.4}"), after >= share * before)
+            }
+            (Some(_), Some(_)) => check(
+                format!("recall of {class}: the uncut network finds none, so a share of that says nothing"),
+                false,
+            ),
+            _ => check(
+                format!("recall of {class} is undefined, because no validation image shows one: at least {share}"),
+                false,
+            ),
+        }
     }
     if let Some(most) = asked.max_map_drop {
-        let drop = report.uncut.score() - last.score();
-        check(
-            &mut verdict.accuracy_ok,
-            format!("{} {drop:.4} lower, at most {most:.4}", last.score_name()),
-            drop <= most,
-        );
+        match uncut.defined_score().zip(last.defined_score()) {
+            Some((before, after)) => {
+                check(format!("{name} {:.4} lower, at most {most:.4}", before - after), before - after <= most);
+            }
+            None => check(format!("{undefined}: at most {most:.4} lower"), false),
+        }
     }
-    verdict
 }
 
 /// The budgets in words.

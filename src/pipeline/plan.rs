@@ -1,9 +1,9 @@
 //! From importance and latency to widths that hold the budgets when measured.
 
 use super::job::{Event, Job, Listener, Timing};
-use super::{Clock, PipelineError, Source, cache, measure, problem, settle};
+use super::{Clock, PipelineError, Source, cache, conditions, measure, problem, settle};
 use crate::importance::{
-    Activations, Criterion, Curves, Evidence, MaskGradients, Pattern, Ranking, Sampling, mask_gradients,
+    Activations, Criterion, Curves, Evidence, Grams, MaskGradients, Pattern, Ranking, Sampling, mask_gradients,
 };
 use crate::latency::LatencyTable;
 use crate::model::Model;
@@ -95,13 +95,21 @@ pub(super) struct Worth {
 /// Ranks by a criterion, and measures what its order costs; kept for the next run.
 pub(super) fn worth(job: &Job, criterion: Criterion, source: &Source, tell: Listener) -> Result<Worth, PipelineError> {
     let sampling = Sampling { shares: DAMAGE_SHARES.to_vec(), grid: job.grid, images: DAMAGE_IMAGES };
-    let key = cache::key(&[&source.model_hash, &source.calibration_hash, &criterion, &job.seed, &sampling]);
-    let compute = || {
+    let key = source.importance_key(job, criterion, &sampling);
+    let check = |worth: &Worth| {
+        worth.ranking.check(&source.groups)?;
+        worth.curves.check(&source.groups, &sampling)
+    };
+    let compute = |tell: Listener| {
         let calibration = source.calibration(job);
         let found = Evident::gather(job, criterion, source, tell)?;
-        let grams = importance::grams(&source.model, &calibration).map_err(PipelineError::stage("importance"))?;
-        let evidence = Evidence { grams: Some((&grams, calibration.ridge)), ..found.evidence(job, source) };
-        let ranking = importance::rank(criterion, &source.model, &source.groups, evidence);
+        let ranking =
+            importance::rank(criterion, &source.model, &source.groups, found.evidence(job, source)).map_err(missing)?;
+        // The losses are measured after refitting, whatever ranked the channels.
+        let grams = match found.grams {
+            Some(grams) => grams,
+            None => importance::grams(&source.model, &calibration).map_err(PipelineError::stage("importance"))?,
+        };
         tell(Event::Stage(
             "Weighing",
             format!("every group at {} widths over {DAMAGE_IMAGES} images", DAMAGE_SHARES.len()),
@@ -119,13 +127,20 @@ pub(super) fn worth(job: &Job, criterion: Criterion, source: &Source, tell: List
         .map_err(PipelineError::stage("importance"))?;
         Ok(Worth { ranking, curves })
     };
-    Ok(cache::cached(&job.cache, "importance", &key, compute)?.0)
+    let entry = cache::Entry { folder: &job.cache, kind: "importance", key: &key };
+    Ok(cache::cached(entry, check, tell, compute)?.0)
 }
 
-/// What a criterion reads besides weights and second moments.
+/// A network that a criterion says nothing about is the user's to rank otherwise.
+pub(super) fn missing(missing: importance::Missing) -> PipelineError {
+    PipelineError::Input(missing.to_string())
+}
+
+/// What a criterion reads besides weights.
 pub(super) struct Evident {
     gradients: Option<MaskGradients>,
     activations: Option<Activations>,
+    grams: Option<Grams>,
 }
 
 impl Evident {
@@ -141,14 +156,21 @@ impl Evident {
             _ => None,
         };
         let gradients = if criterion.needs_gradients() { Some(gradients(source, tell)?) } else { None };
-        Ok(Self { gradients, activations })
+        let grams = match criterion.needs_moments() {
+            true => Some(
+                importance::grams(&source.model, &source.calibration(job))
+                    .map_err(PipelineError::stage("importance"))?,
+            ),
+            false => None,
+        };
+        Ok(Self { gradients, activations, grams })
     }
 
     /// As the criteria take it.
     pub fn evidence<'a>(&'a self, job: &Job, source: &'a Source) -> Evidence<'a> {
         Evidence {
             gradients: self.gradients.as_ref(),
-            grams: None,
+            grams: self.grams.as_ref().map(|grams| (grams, source.calibration(job).ridge)),
             emphasis: Some(&source.emphasis),
             activations: self.activations.as_ref(),
             seed: job.seed,
@@ -193,6 +215,23 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
     .map_err(PipelineError::stage("importance"))
 }
 
+fn table_sampling(job: &Job, source: &Source) -> latency::Sampling {
+    latency::Sampling {
+        size: (source.imgsz, source.imgsz),
+        threads: job.threads,
+        networks: TABLE_NETWORKS,
+        rounds: TABLE_ROUNDS,
+        seed: job.seed,
+    }
+}
+
+/// The key of all that a latency table depends on. Weights are not among it: they do not change times.
+pub(super) fn table_key(job: &Job, source: &Source, levels: &[Vec<usize>]) -> String {
+    let fingerprint = measure::fingerprint(job, source.imgsz);
+    let (conditions, sampling) = (conditions::conditions(job), table_sampling(job, source));
+    cache::key(&[&source.model.graph, &levels, &fingerprint, &conditions, &sampling])
+}
+
 pub(super) fn table(
     job: &Job,
     source: &Source,
@@ -200,26 +239,22 @@ pub(super) fn table(
     tell: Listener,
 ) -> Result<LatencyTable, PipelineError> {
     let fingerprint = measure::fingerprint(job, source.imgsz);
+    let key = table_key(job, source, levels);
     match job.timing {
         Timing::Estimate(_) => tell(Event::Stage("Estimating", format!("every layer: {fingerprint}"))),
         _ => tell(Event::Stage("Timing", format!("{TABLE_NETWORKS} networks on {fingerprint}"))),
     }
-    let sampling = latency::Sampling {
-        size: (source.imgsz, source.imgsz),
-        threads: job.threads,
-        networks: TABLE_NETWORKS,
-        rounds: TABLE_ROUNDS,
-        seed: job.seed,
-    };
+    let sampling = table_sampling(job, source);
     // Layers that are there are timed; those that vanish take no time.
     let levels: Vec<Vec<usize>> =
         levels.iter().map(|widths| widths.iter().copied().filter(|w| *w > 0).collect()).collect();
-    let key = cache::key(&[&source.model.graph, &levels, &fingerprint, &sampling]);
-    let compute = || {
+    let check = |table: &LatencyTable| table.check(&source.model.graph, &source.groups, &fingerprint);
+    let compute = |tell: Listener| {
         let mut progress = |done, all| tell(Event::Progress(done, all));
         measure::table(job, source, &levels, &sampling, &mut progress)
     };
-    let (table, kept) = cache::cached(&job.cache, "latency", &key, compute)?;
+    let entry = cache::Entry { folder: &job.cache, kind: "latency", key: &key };
+    let (table, kept) = cache::cached(entry, check, tell, compute)?;
     let worst = table.held_out_errors.last().copied().unwrap_or(0.0);
     let from = if kept { " (kept from an earlier run)" } else { "" };
     if !table.held_out_errors.is_empty() {

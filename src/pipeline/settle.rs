@@ -4,9 +4,13 @@
 //!    search's budget is corrected until the measured figures hold and use what is allowed.
 //! 2. Losses of groups are measured one by one, and how they add up is not known. So the search is asked again with
 //!    the losses bent, which spreads the cuts more or less evenly, under the corrected budget.
+//!    Bent losses only propose plans: nothing is claimed by them.
 //! 3. Every plan that holds is cut and repaired on most of the calibration images. The one whose outputs stay
 //!    closest to the uncut network's on the remaining ones is kept.
+//! 4. What is proven is about that plan, under the losses as they were measured and the widest of the corrected budgets
+//!    under which plans held ([`Settling::certify`]).
 
+use super::advice::{distance, enough};
 use super::job::{Event, Job, Listener, Timing};
 use super::plan::Worth;
 use super::problem::Limits;
@@ -40,7 +44,13 @@ const TRIAL_IMAGES: usize = 128;
 /// A plan that was cut and measured.
 struct Trial {
     selection: Selection,
-    search: Search,
+    /// The level of every group.
+    plan: Vec<usize>,
+    /// The budget that it was searched under.
+    aim: Limits,
+    /// Its loss by the curves it was found with, which may be bent.
+    loss: f64,
+    round: usize,
     cut: Model,
     /// Measured latency as a share of the uncut network's, and of what is allowed, where there is a latency budget.
     measured: Option<f64>,
@@ -58,10 +68,9 @@ struct Trial {
 impl Trial {
     fn describe(&self, round: usize, how: &str) -> String {
         format!(
-            "plan {round}: {}{:.1} MiB, gap {:.2} %{}",
+            "plan {round}: {}{:.1} MiB{}",
             self.measured.map(|m| format!("{m:.3}x {how} latency, ")).unwrap_or_default(),
             self.bytes / f64::from(1 << 20),
-            100.0 * self.search.gap,
             if self.holds { "" } else { ", over the budget" },
         )
     }
@@ -119,9 +128,11 @@ pub(super) fn settle(
     settling.approach(&worth.curves, ROUNDS, &mut aim, &mut holding, &mut closest, tell)?;
     // On a noisy machine the closest plan goes on, and the final measurement judges it.
     let Some(first) = best(&mut holding) else {
-        let closest = closest.map(|trial: Trial| (trial.selection, trial.search));
-        return closest
-            .ok_or_else(|| PipelineError::Infeasible(format!("no widths meet {}", measure::describe(&job.budget))));
+        let Some(closest) = closest else {
+            return Err(PipelineError::Infeasible(format!("no widths meet {}", measure::describe(&job.budget))));
+        };
+        let search = settling.certify(&closest, closest.aim)?;
+        return Ok((closest.selection, search));
     };
     let mut candidates = vec![first];
     for bend in BENDS {
@@ -132,8 +143,10 @@ pub(super) fn settle(
         candidates.extend(best(&mut holding).filter(fresh));
     }
     let chosen = settling.compare(&candidates, tell)?;
-    let Trial { selection, search, .. } = candidates.swap_remove(chosen);
-    Ok((selection, search))
+    let widest = candidates.iter().map(|trial| trial.aim).reduce(Limits::widest).unwrap_or_default();
+    let chosen = candidates.swap_remove(chosen);
+    let search = settling.certify(&chosen, widest)?;
+    Ok((chosen.selection, search))
 }
 
 /// The least loss at other latencies than the one asked for, from the uncut model's down to the fastest plan.
@@ -166,7 +179,7 @@ pub(super) fn front(
 
 /// The trial of the least loss, by the curves it was found with.
 fn best(holding: &mut Vec<Trial>) -> Option<Trial> {
-    let losses = holding.iter().enumerate().map(|(i, trial)| (i, trial.search.loss));
+    let losses = holding.iter().enumerate().map(|(i, trial)| (i, trial.loss));
     let (at, _) = losses.min_by(|a, b| a.1.total_cmp(&b.1))?;
     Some(holding.swap_remove(at))
 }
@@ -274,13 +287,6 @@ impl Settling<'_> {
             None => None,
         };
         let slack = measured.zip(self.ratio).map(|(is, may)| is / may);
-        let search = Search {
-            loss: found.loss,
-            lower_bound: found.lower_bound,
-            gap: found.gap,
-            predicted_ms: found.latency_ms,
-            rounds: round,
-        };
         Ok(Ok(Trial {
             excess: slack.unwrap_or(0.0).max(self.memory.map_or(0.0, |limit| bytes / limit)).max(size.unwrap_or(0.0)),
             holds: self.memory.is_none_or(|limit| bytes <= limit)
@@ -288,12 +294,33 @@ impl Settling<'_> {
                 && slack.is_none_or(|slack| slack <= SAFE),
             size,
             selection,
-            search,
+            plan: found.levels,
+            aim,
+            loss: found.loss,
+            round,
             cut,
             measured,
             slack,
             bytes,
         }))
+    }
+
+    /// What is proven about a plan: its loss by the exact evaluator, and the least loss of any plan under the budget, both
+    /// by the losses as they were measured.
+    fn certify(&self, trial: &Trial, budget: Limits) -> Result<Search, PipelineError> {
+        let (graph, groups) = (self.source.graph_on_device(), &self.source.groups);
+        let size = (self.source.imgsz, self.source.imgsz);
+        let problem = problem::problem(&graph, groups, self.levels, &self.worth.curves, self.table, size, budget)
+            .map_err(PipelineError::stage("search"))?;
+        let proven = search::certify(&problem, &trial.plan, &search::Options::default());
+        let proven = proven.map_err(PipelineError::stage("search"))?;
+        Ok(Search {
+            loss: Some(proven.loss),
+            lower_bound: Some(proven.lower_bound),
+            gap: Some(proven.gap),
+            predicted_ms: Some(proven.latency_ms),
+            rounds: trial.round,
+        })
     }
 
     /// Repairs every candidate on most of the calibration images and answers which one is closest to the uncut network on
@@ -331,7 +358,7 @@ impl Settling<'_> {
             let other = floors::recall(source, seen.len(), &found);
             let missing = floors::missing(&job.floors, &source.train.names, &uncut, &other);
             let floors = if missing > 0.0 { format!(", recall {missing:.3} below the floors") } else { String::new() };
-            tell(Event::Note(format!("plan {}: {loss:.4} nats per confident prediction{floors}", number + 1)));
+            tell(Event::Note(format!("plan {}: {}{floors}", number + 1, distance(loss))));
             // Floors go first, on all classes together.
             if (missing, loss) < least.1 {
                 least = (number, (missing, loss));
@@ -357,10 +384,7 @@ fn explain(why: &Infeasible, uncut_ms: f64, job: &Job, source: &Source) -> Strin
     for way in &why.relaxations {
         let parts = [
             way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms / uncut_ms * 1000.0).ceil() / 1000.0)),
-            way.memory_bytes.map(|bytes| {
-                let flag = if weights_only { "--file-mib" } else { "--memory-mib" };
-                format!("{flag} {:.2}", (mib(bytes) * 100.0).ceil() / 100.0)
-            }),
+            way.memory_bytes.map(|bytes| enough(bytes, &job.budget)),
         ];
         text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
     }

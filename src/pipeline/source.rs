@@ -2,27 +2,31 @@
 
 use super::PipelineError;
 use super::cache::{self, sha256};
+use super::check;
 use super::floors;
 use super::job::{Event, Job, Listener, Timing};
-use crate::data::{Dataset, demo};
+use crate::data::{DataError, Dataset, demo, names_differ, overlap};
+use crate::detector::check_side;
 use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
-use crate::importance::emphasis;
+use crate::importance::{Criterion, Sampling, emphasis};
 use crate::model::{self, Model};
 use crate::quantise::{self, Ranges};
 use crate::repair::{Calibration, Emphasis};
 use crate::report::Report;
 use crate::train::Augment;
 use crate::train::loss::Target;
-use crate::vision;
-use crate::{board, files, import, memory};
+use crate::vision::Preprocess;
+use crate::{board, files, import, memory, train};
 use candle_core::Device;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The model of the embedded demo: a narrow YOLO11 trained on the drawn set of [`demo`].
 pub const DEMO_MODEL: &[u8] = include_bytes!("demo.safetensors");
@@ -72,8 +76,10 @@ pub struct Source {
     pub calibration_items: Vec<usize>,
     /// The class of every calibration image; empty for a detector.
     classes: Vec<usize>,
-    /// Identifies the calibration images.
+    /// Identifies the calibration images, without their labels.
     pub calibration_hash: String,
+    /// Identifies the training data, once it has been asked for.
+    train_content: OnceLock<String>,
     /// Where the model's outputs depend on its layers, on the calibration images.
     pub emphasis: Emphasis,
     /// The numbers that the device computes with.
@@ -85,11 +91,18 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads and checks everything the job names.
+    /// Reads and checks everything the job names, and makes ready what the stages need of it.
     ///
     /// # Errors
     /// Names the first file or setting that cannot be used.
     pub fn gather(job: &Job, tell: Listener) -> Result<Self, PipelineError> {
+        let source = Self::open(job, tell)?;
+        check::inputs(&source, job, tell)?;
+        source.prepare(job, tell)
+    }
+
+    /// Reads model and dataset, and checks that they and the job's settings go together.
+    pub(super) fn open(job: &Job, tell: Listener) -> Result<Self, PipelineError> {
         let input = |e: &dyn std::fmt::Display| PipelineError::Input(e.to_string());
         let model_name = job.model.as_ref().map_or("the embedded demo".to_owned(), |path| path.display().to_string());
         tell(Event::Stage("Importing", model_name.clone()));
@@ -118,40 +131,46 @@ impl Source {
                 )));
             }
         };
-        if !matches!(model.graph.input_channels(), 1 | 3) {
-            let channels = model.graph.input_channels();
-            return Err(PipelineError::Input(format!(
-                "{model_name}: reads {channels} channels, images have 3, or 1 if grey"
-            )));
-        }
-        let yaml = match &job.data {
-            Some(path) => path.clone(),
-            None if job.model.is_some() => {
+        Preprocess::new(&model).map_err(|e| input(&format!("{model_name}: {e}")))?;
+        let name = job.data.as_ref().and_then(|path| path.to_str());
+        let drawn_here = name.and_then(|name| demo::named(name, DEMO_IMAGES.0)).transpose();
+        let drawn_here = drawn_here.map_err(|e| PipelineError::Setting(format!("data: {e}")))?;
+        let yaml = match (&job.data, drawn_here) {
+            (_, Some(count)) => drawn(&job.cache, count, DEMO_IMAGES.1, tell)?,
+            (Some(path), None) => path.clone(),
+            (None, None) if job.model.is_some() => {
                 return Err(PipelineError::Input(
                     "a model without data: name its dataset with --data data.yaml".into(),
                 ));
             }
-            None => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1)?,
+            (None, None) => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1, tell)?,
         };
         let data_name =
             job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
-        let train = Dataset::open(&yaml, "train").map_err(|e| input(&e))?;
-        let val = Dataset::open(&yaml, "val").map_err(|e| input(&e))?;
+        let open = |split: &str| {
+            let mut set = Dataset::open(&yaml, split)?;
+            if job.skip_bad_images {
+                set.skip_unreadable()?;
+            }
+            Ok::<_, DataError>(set)
+        };
+        let (train, val) = (open("train").map_err(|e| input(&e))?, open("val").map_err(|e| input(&e))?);
         if train.names.len() != nc {
             return Err(PipelineError::Input(format!(
                 "{data_name} names {} classes, {model_name} knows {nc}; both must agree",
                 train.names.len()
             )));
         }
+        let notes = train.notes.iter().chain(&val.notes);
+        for note in names_differ(&model.info.names, &train.names).iter().chain(&overlap(&train, &val)).chain(notes) {
+            tell(Event::Note(format!("warning: {note}")));
+        }
         floors::check(&job.floors, &val)?;
         let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(640) };
-        let imgsz = job.imgsz.unwrap_or(default);
-        let stride = model.graph.stride();
-        if imgsz == 0 || !imgsz.is_multiple_of(stride) || imgsz > 4096 {
-            return Err(PipelineError::Input(format!("imgsz {imgsz}: expected a multiple of {stride}, at most 4096")));
-        }
+        let imgsz = check_side(job.imgsz.unwrap_or(default), model.graph.stride())
+            .map_err(|e| PipelineError::Setting(e.to_string()))?;
         let groups = groups(&model.graph);
-        let mut source = Self {
+        Ok(Self {
             model,
             model_name,
             model_hash,
@@ -165,12 +184,20 @@ impl Source {
             calibration_items: Vec::new(),
             classes: Vec::new(),
             calibration_hash: String::new(),
+            train_content: OnceLock::new(),
             emphasis: Emphasis::default(),
             dtype: job.dtype,
             cpu: cpu(job),
             ranges: Ranges::default(),
-        };
-        source.calibrate(job, tell)?;
+        })
+    }
+
+    /// Loads the calibration images, and finds out how the outputs depend on the layers.
+    pub(super) fn prepare(mut self, job: &Job, tell: Listener) -> Result<Self, PipelineError> {
+        let source = &mut self;
+        let preprocess =
+            Preprocess::new(&source.model).map_err(|e| PipelineError::Input(format!("{}: {e}", source.model_name)))?;
+        source.calibrate(job, &preprocess, tell)?;
         if job.dtype == Dtype::F16 && !source.cpu.halves {
             tell(Event::Note(
                 "the processor has no half-precision arithmetic: f16 is stored, and computed as f32".into(),
@@ -188,12 +215,12 @@ impl Source {
         source.emphasis =
             emphasis(&source.model, &source.images, size, PROBE_BATCH, job.seed, &Device::Cpu, &mut progress)
                 .map_err(PipelineError::stage("emphasis"))?;
-        Ok(source)
+        Ok(self)
     }
 
     /// Chooses and loads the calibration images. Where there are fewer than asked for, mirrored ones join them, if objects
     /// may be mirrored.
-    fn calibrate(&mut self, job: &Job, tell: Listener) -> Result<(), PipelineError> {
+    fn calibrate(&mut self, job: &Job, preprocess: &Preprocess, tell: Listener) -> Result<(), PipelineError> {
         let all = self.train.items.len();
         let asked = self.affordable(job.calibration_images, tell)?.max(1);
         let count = asked.min(all);
@@ -205,8 +232,8 @@ impl Source {
             let item = &self.train.items[*index];
             let image = item.image.load().map_err(|e| PipelineError::Input(e.to_string()))?;
             let side = self.imgsz;
-            let mut tensor = vec![0.0; self.model.graph.input_channels() * side * side];
-            let letterbox = vision::fit(&image, side, &mut tensor);
+            let mut tensor = vec![0.0; preprocess.channels() * side * side];
+            let letterbox = preprocess.write(&image, side, &mut tensor);
             if matches!(self.model.graph.head, Head::Classify { .. }) {
                 self.classes.push(item.class().ok_or_else(|| {
                     PipelineError::Input(format!("{} has no class as a whole", item.image.display()))
@@ -235,7 +262,9 @@ impl Source {
         if self.augment().mirror > 0.0 && self.classes.is_empty() {
             self.mirror(asked - count);
         }
-        self.calibration_hash = sha256(bytemuck::cast_slice(&self.images.concat()));
+        let mut digest = Sha256::new();
+        self.images.iter().for_each(|image| digest.update(bytemuck::cast_slice::<f32, u8>(image)));
+        self.calibration_hash = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(())
     }
 
@@ -342,11 +371,25 @@ impl Source {
         }
     }
 
-    /// Identifies a training run: where it starts and how it goes.
-    pub fn tuning_key(&self, job: &Job, start: &Model) -> String {
-        let weights: Vec<u8> =
-            start.weights.values().flat_map(|t| bytemuck::cast_slice::<f32, u8>(t.data()).to_vec()).collect();
-        cache::key(&[&sha256(&weights), &self.data_name, &self.imgsz, &job.tune, &job.seed])
+    /// Identifies the training data, pictures and labels.
+    ///
+    /// # Errors
+    /// Names the picture that cannot be read.
+    pub fn train_content(&self) -> Result<String, PipelineError> {
+        if let Some(known) = self.train_content.get() {
+            return Ok(known.clone());
+        }
+        let found = self.train.content().map_err(|e| PipelineError::Input(e.to_string()))?;
+        Ok(self.train_content.get_or_init(|| found).clone())
+    }
+
+    /// What a ranking and its losses depend on: the model, the calibration images, their labels where the criterion reads
+    /// them, and how it is done.
+    pub(super) fn importance_key(&self, job: &Job, criterion: Criterion, sampling: &Sampling) -> String {
+        let labels = criterion.needs_gradients().then(|| format!("{:?} {:?}", self.labels, self.classes));
+        let labels = labels.map(|text| sha256(text.as_bytes()));
+        let model = train::content(&self.model);
+        cache::key(&[&model, &self.imgsz, &self.calibration_hash, &labels, &criterion, &job.seed, sampling, &RIDGE])
     }
 
     /// Writes into a model where it came from and what was done to it.
@@ -379,11 +422,20 @@ fn cpu(job: &Job) -> Cpu {
     Cpu { halves, ..Cpu::here() }
 }
 
-/// A drawn dataset, made once in a folder that is kept: its `data.yaml`.
+/// A drawn dataset, made once in a folder that is kept: its `data.yaml`. Pictures and labels that are not as they were
+/// drawn are drawn again.
 ///
 /// # Errors
 /// If the folder cannot be written.
-pub fn drawn(cache: &Path, train: usize, val: usize) -> Result<PathBuf, PipelineError> {
+pub fn drawn(cache: &Path, train: usize, val: usize, tell: Listener) -> Result<PathBuf, PipelineError> {
     let folder = cache.join(format!("drawn-{}-{train}-{val}", demo::SIDE));
-    demo::write(&folder, train, val).map_err(PipelineError::stage("drawn pictures"))
+    let (yaml, again) = demo::ensure(&folder, train, val).map_err(|e| match e {
+        DataError::Io { path, source } => PipelineError::writing(&path, &source),
+        other => PipelineError::Input(other.to_string()),
+    })?;
+    if again > 0 {
+        let place = folder.display();
+        tell(Event::Note(format!("{place}: {again} pictures were missing or changed; they are drawn again")));
+    }
+    Ok(yaml)
 }

@@ -298,6 +298,13 @@ impl Gram {
         (0..self.mean.len()).map(|i| self.xx[(i, i)].max(0.0)).collect()
     }
 
+    /// The variance of what a row of weights makes of the inputs.
+    pub fn spread(&self, row: &[f32]) -> f64 {
+        let d = self.mean.len().min(row.len());
+        let dot = |j: usize| (0..d).map(|i| self.xx[(i, j)] * f64::from(row[i])).sum::<f64>();
+        (0..d).map(|j| f64::from(row[j]) * dot(j)).sum::<f64>().max(0.0)
+    }
+
     /// The covariance with `ridge` times its mean variance on the diagonal, and that value.
     fn ridged(&self, ridge: f64) -> (Mat<f64>, f64) {
         let d = self.mean.len();
@@ -339,11 +346,24 @@ fn solve(gram: &Gram, xy: &Mat<f64>, target_mean: &[f64], start: &[f32], ridge: 
     let mut fit = Fit { kernel: Vec::with_capacity(d * m), intercept: Vec::with_capacity(m) };
     for (j, target) in target_mean.iter().enumerate() {
         let row = solution.col_as_slice(j);
-        if row.iter().any(|v| !v.is_finite()) {
-            return None;
-        }
         fit.kernel.extend(row.iter().map(|v| *v as f32));
         fit.intercept.push((target - row.iter().zip(&gram.mean).map(|(w, x)| w * x).sum::<f64>()) as f32);
     }
-    Some(fit)
+    // What is too large for the kernel is no solution either.
+    fit.kernel.iter().chain(&fit.intercept).all(|v| v.is_finite()).then_some(fit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_solution_that_is_too_large_for_a_kernel_is_none() {
+        let gram = |variance: f64| Gram { mean: vec![0.5], xx: Mat::from_fn(1, 1, |_, _| variance) };
+        let found = |variance, xy: f64| solve(&gram(variance), &Mat::from_fn(1, 1, |_, _| xy), &[1.0], &[0.25], 0.0);
+        let fit = found(2.0, 3.0).unwrap();
+        assert_eq!((fit.kernel, fit.intercept), (vec![1.5], vec![0.25]));
+        assert!(found(1e-100, 1e-30).is_none(), "1e70 is a number, but not one of f32");
+        assert!(found(1e-100, 1e300).is_none());
+    }
 }

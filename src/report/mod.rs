@@ -175,6 +175,12 @@ impl Stage {
         self.accuracy.unwrap_or(self.map50_95)
     }
 
+    /// [`Stage::score`], where there is one: mAP is below zero where no image shows an object, and not a number where it
+    /// was not taken. Such figures are never compared.
+    pub fn defined_score(&self) -> Option<f64> {
+        Some(self.score()).filter(|score| *score >= 0.0)
+    }
+
     /// The name of [`Stage::score`].
     pub fn score_name(&self) -> &'static str {
         if self.accuracy.is_some() { "accuracy" } else { "mAP50-95" }
@@ -191,19 +197,26 @@ fn is_none(figure: &f64) -> bool {
     figure.is_nan()
 }
 
-/// What the search can prove about its plan.
+/// What can be proven about the plan that was chosen. Figures are null where nothing was searched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Search {
-    /// Loss of the plan in the units of the importance.
-    pub loss: f64,
-    /// No plan within the budget can lose less than this.
-    pub lower_bound: f64,
+    /// Loss of the plan: the losses of its groups, as they were measured, added up.
+    pub loss: Option<f64>,
+    /// No plan of the offered widths that is predicted to keep to the same budget loses less than this, by the same losses.
+    pub lower_bound: Option<f64>,
     /// `(loss - lower_bound) / loss`.
-    pub gap: f64,
+    pub gap: Option<f64>,
     /// Predicted milliseconds of the plan.
-    pub predicted_ms: f64,
+    pub predicted_ms: Option<f64>,
     /// How often plan and measurement were brought together.
     pub rounds: usize,
+}
+
+impl Search {
+    /// What the gap covers, and what it does not.
+    pub const COVERS: &'static str = "of all plans of the offered widths that are predicted to be as fast and as small, \
+                                      none loses less by more than this, as far as the measured losses of single groups \
+                                      add up";
 }
 
 /// A plan at another latency budget.

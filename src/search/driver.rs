@@ -6,7 +6,7 @@ use super::dual::{Dual, Effort};
 use super::infeasible::{self, NoPlan};
 use super::local::State;
 use super::primal::{EQUAL, Pool, close, improve, reach};
-use super::{Alternative, Options, Problem, Progress, SearchError, Solution, check};
+use super::{Alternative, Certificate, Options, Problem, Progress, SearchError, Solution, check, evaluate};
 
 /// The most that all multipliers may sum up to, in units of the greatest possible loss per relative excess.
 pub(super) const PRICE: f64 = 1e6;
@@ -29,6 +29,36 @@ pub fn solve(
         .map_err(|no_plan| SearchError::Infeasible(Box::new(infeasible::explain(problem, options, no_plan))))
 }
 
+/// Proves how far a plan within the budgets, whoever found it, is from the best one.
+///
+/// # Errors
+/// As [`solve`]; also if the plan has not one existing level per variable, or is not within the budgets.
+pub fn certify(problem: &Problem, plan: &[usize], options: &Options) -> Result<Certificate, SearchError> {
+    check::check(problem)?;
+    let invalid = |problem: &str| SearchError::InvalidProblem { place: "plan".into(), problem: problem.into() };
+    let levels = problem.variables.iter().map(|variable| variable.widths.len());
+    if plan.len() != problem.variables.len() || plan.iter().zip(levels).any(|(level, levels)| *level >= levels) {
+        return Err(invalid("has not one existing level per variable"));
+    }
+    let evaluation = evaluate(problem, plan);
+    // What is over a budget by rounding alone is within: the bound is then for what the plan takes.
+    let mut problem = problem.clone();
+    let figures = [evaluation.latency_ms, evaluation.memory_bytes];
+    for (budget, is) in [&mut problem.budget.latency_ms, &mut problem.budget.memory_bytes].into_iter().zip(figures) {
+        let Some(most) = budget else { continue };
+        if is > *most * (1.0 + ROUNDING) {
+            return Err(invalid("is not within the budgets"));
+        }
+        *most = most.max(is);
+    }
+    // The plan is known to fit, so there is always one.
+    let found = find(&problem, options, &[plan.to_vec()], &mut |_| {});
+    let bound = found.map_or(0.0, |found| found.lower_bound);
+    let (loss, lower_bound) = (evaluation.loss, bound.min(evaluation.loss));
+    let gap = (loss - lower_bound) / loss.max(f64::MIN_POSITIVE);
+    Ok(Certificate { loss, latency_ms: evaluation.latency_ms, lower_bound, gap })
+}
+
 /// As [`solve`], for a checked problem, and with plans that are known to fit.
 pub(super) fn find(
     problem: &Problem,
@@ -46,7 +76,7 @@ pub(super) fn find(
     if pool.offer(&least)
         && let Some(best) = pool.best.clone()
     {
-        return Ok(certify(best, pool, f64::INFINITY, options, &compiled));
+        return Ok(conclude(best, pool, f64::INFINITY, options, &compiled));
     }
 
     // 2. Whether anything fits.
@@ -86,13 +116,13 @@ pub(super) fn find(
         bound = if closed { f64::INFINITY } else { branch(&mut dual, ascent, &mut pool, bound, options) };
     }
     match pool.best.clone() {
-        Some(best) => Ok(certify(best, pool, bound, options, &compiled)),
+        Some(best) => Ok(conclude(best, pool, bound, options, &compiled)),
         None => Err(NoPlan { levels: least, violation: f64::INFINITY, bound: 0.0, proven: false }),
     }
 }
 
 /// The best plan with its bound; a bound above its loss says that it is optimal.
-fn certify(best: Alternative, mut pool: Pool, bound: f64, options: &Options, compiled: &Compiled) -> Solution {
+fn conclude(best: Alternative, mut pool: Pool, bound: f64, options: &Options, compiled: &Compiled) -> Solution {
     if options.alternatives > 0 {
         let mut state = State::new(compiled, best.levels.clone());
         for (_, levels) in state.neighbours(4 * options.alternatives) {

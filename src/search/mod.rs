@@ -33,7 +33,7 @@ mod local;
 mod master;
 mod primal;
 
-pub use driver::solve;
+pub use driver::{certify, solve};
 pub use evaluate::{Evaluation, evaluate};
 pub use infeasible::{Infeasible, Reachable, Relaxation};
 
@@ -149,6 +149,19 @@ pub struct Solution {
     pub gap: f64,
     /// As many further plans as [`Options::alternatives`] asked for and the search met, by ascending loss.
     pub alternatives: Vec<Alternative>,
+}
+
+/// What is proven about a plan that came from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Certificate {
+    /// Sum of the plan's losses.
+    pub loss: f64,
+    /// Sum of its latency factors.
+    pub latency_ms: f64,
+    /// No plan within the budgets loses less.
+    pub lower_bound: f64,
+    /// `(loss - lower_bound) / loss`, 0 when the plan is proven best.
+    pub gap: f64,
 }
 
 /// Another plan within the budgets.

@@ -2,13 +2,17 @@
 //!
 //! The file is a model file: what loads models loads the averaged model of the last finished epoch. Further tensors,
 //! which that reader leaves out, hold the rest: `train/raw/{key}` the weights that are being trained,
-//! `train/{slot}/{key}` the optimiser. Counters and settings stand in the provenance below `train.`. One file, written
-//! beside and renamed, so that an interrupted training never leaves parts of two epochs.
+//! `train/{slot}/{key}` the optimiser. Counters, the training's [`Identity`] and a digest of all of it stand in the
+//! provenance below `train.`. One file, written beside and renamed, so that an interrupted training never leaves parts of
+//! two epochs; what has been changed since, by whatever, is not continued.
 
 use super::config::TrainError;
+use super::identity::{Identity, hex};
 use crate::files;
-use crate::model::{self, FileError, Info, Model, Weights};
-use std::path::Path;
+use crate::model::{self, Info, Model, Weights};
+use sha2::{Digest, Sha256};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// All that a training goes on from after a finished epoch.
 #[derive(Clone, Debug)]
@@ -29,49 +33,85 @@ pub(super) struct State {
 
 const PREFIX: &str = "train/";
 const RAW: &str = "raw/";
-const KEYS: [&str; 4] = ["train.epochs", "train.updates", "train.steps", "train.settings"];
+const KEYS: [&str; 4] = ["train.epochs", "train.updates", "train.steps", "train.identity"];
+const DIGEST: &str = "train.sha256";
+
+impl State {
+    /// SHA-256 of everything in it, and of whose it is.
+    fn digest(&self, identity: &str) -> String {
+        let mut digest = Sha256::new();
+        let counts = [self.epochs as u64, self.updates, self.steps, identity.len() as u64];
+        counts.iter().for_each(|count| digest.update(count.to_le_bytes()));
+        digest.update(identity);
+        for weights in [&self.raw, &self.average, &self.slots] {
+            digest.update((weights.len() as u64).to_le_bytes());
+            for (key, tensor) in weights {
+                digest.update(format!("{key} {:?} ", tensor.shape()));
+                digest.update(bytemuck::cast_slice::<f32, u8>(tensor.data()));
+            }
+        }
+        hex(&digest.finalize())
+    }
+}
 
 /// Writes a state; `model` lends its graph and its info.
-pub(super) fn save(state: &State, model: &Model, settings: &str, path: &Path) -> Result<(), TrainError> {
+pub(super) fn save(state: &State, model: &Model, identity: &Identity, path: &Path) -> Result<(), TrainError> {
     let mut weights = state.average.clone();
     let raw = state.raw.iter().map(|(key, tensor)| (format!("{PREFIX}{RAW}{key}"), tensor.clone()));
     let slots = state.slots.iter().map(|(key, tensor)| (format!("{PREFIX}{key}"), tensor.clone()));
     weights.extend(raw.chain(slots));
     let mut info = model.info.clone();
-    let values = [state.epochs.to_string(), state.updates.to_string(), state.steps.to_string(), settings.to_owned()];
+    let identity = identity.text();
+    let digest = state.digest(&identity);
+    let values = [state.epochs.to_string(), state.updates.to_string(), state.steps.to_string(), identity];
     info.provenance.extend(KEYS.map(str::to_owned).into_iter().zip(values));
+    info.provenance.insert(DIGEST.to_owned(), digest);
     // Not through `Model::new`, which drops the further tensors.
     model::save(&Model { graph: model.graph.clone(), weights, info }, path)?;
     Ok(())
 }
 
-/// Reads a state that was written for the same graph and settings.
-pub(super) fn load(model: &Model, settings: &str, path: &Path) -> Result<State, TrainError> {
+/// Reads a state that was written by the same training.
+///
+/// # Errors
+/// [`TrainError::Checkpoint`] if the file cannot be used by anyone, [`TrainError::OtherTraining`] if it belongs to another
+/// training.
+pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<State, TrainError> {
     let fail = |problem: String| TrainError::Checkpoint { path: path.into(), problem };
-    let bytes = files::read(path, model::MAX_FILE).map_err(|source| FileError::Io { path: path.into(), source })?;
-    let saved = model::from_bytes(path, &bytes)?;
-    if saved.graph != model.graph {
-        return Err(fail("is the checkpoint of another network".into()));
-    }
+    let bytes = files::read(path, model::MAX_FILE).map_err(|e| fail(e.to_string()))?;
+    // A file's own errors begin with its path, which stands before the problem already.
+    let place = format!("{}: ", path.display());
+    let unread = |e: &dyn std::fmt::Display| {
+        let text = e.to_string();
+        fail(text.strip_prefix(&place).map_or(text.clone(), str::to_owned))
+    };
+    let saved = model::from_bytes(path, &bytes).map_err(|e| unread(&e))?;
     let found = |key: &str| saved.info.provenance.get(key).ok_or_else(|| fail("is a model, not a checkpoint".into()));
-    if found(KEYS[3])? != settings {
-        return Err(fail(format!("was written with other settings ({})", found(KEYS[3])?)));
-    }
     let count = |key: &str| found(key)?.parse::<u64>().map_err(|_| fail(format!("`{key}` is not a number")));
     let mut state = State {
         epochs: count(KEYS[0])? as usize,
         updates: count(KEYS[1])?,
         steps: count(KEYS[2])?,
         raw: Weights::new(),
-        average: saved.weights,
+        average: saved.weights.clone(),
         slots: Weights::new(),
     };
-    for (key, tensor) in model::tensors(path, &bytes)? {
+    for (key, tensor) in model::tensors(path, &bytes).map_err(|e| unread(&e))? {
         let Some(key) = key.strip_prefix(PREFIX) else { continue };
         match key.strip_prefix(RAW) {
             Some(key) => state.raw.insert(key.to_owned(), tensor),
             None => state.slots.insert(key.to_owned(), tensor),
         };
+    }
+    let written = found(KEYS[3])?;
+    let whose: Identity = serde_json::from_str(written).map_err(|_| fail(format!("`{}` cannot be read", KEYS[3])))?;
+    if *found(DIGEST)? != state.digest(written) {
+        return Err(fail("has been damaged: its content does not have the digest that it names".into()));
+    }
+    if whose != *identity || saved.graph != model.graph {
+        let differences = identity.differences(&whose);
+        let differences = if differences.is_empty() { "another network".into() } else { differences };
+        return Err(TrainError::OtherTraining { path: path.into(), differences });
     }
     for (key, tensor) in &state.slots {
         let param = key.split_once('/').map_or(key.as_str(), |(_, param)| param);
@@ -80,7 +120,19 @@ pub(super) fn load(model: &Model, settings: &str, path: &Path) -> Result<State, 
         }
     }
     // Refuses missing tensors and wrong shapes.
-    let raw = Model::new(model.graph.clone(), std::mem::take(&mut state.raw), Info::default())?;
-    state.raw = raw.weights;
+    let raw = Model::new(model.graph.clone(), std::mem::take(&mut state.raw), Info::default());
+    state.raw = raw.map_err(|e| fail(e.to_string()))?.weights;
     Ok(state)
+}
+
+/// Moves a checkpoint that cannot be continued out of the way, beside its place, and says where it is now.
+///
+/// # Errors
+/// Those of the operating system.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".unusable");
+    let aside = PathBuf::from(name);
+    std::fs::rename(path, &aside)?;
+    Ok(aside)
 }

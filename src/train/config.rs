@@ -5,6 +5,7 @@ use super::distill::Distillation;
 use super::loss::LossError;
 use super::optim::Rule;
 use super::schedule::Decay;
+use crate::data::DataError;
 use crate::model::{FileError, ModelError};
 use crate::vision::ImageError;
 use std::path::PathBuf;
@@ -57,6 +58,8 @@ pub struct FitConfig {
     pub cache_bytes: usize,
     /// Whether weights of kernels that are zero at the start stay zero.
     pub keep_zeros: bool,
+    /// The content of the data, where it is known already: what [`Dataset::content`](crate::data::Dataset::content) says.
+    pub content: Option<String>,
     /// Written after every epoch and continued from where it is there.
     pub checkpoint: Option<PathBuf>,
 }
@@ -84,18 +87,13 @@ impl Default for FitConfig {
             threads: 0,
             cache_bytes: 1 << 30,
             keep_zeros: false,
+            content: None,
             checkpoint: None,
         }
     }
 }
 
 impl FitConfig {
-    /// Settings that decide the result, as text: a checkpoint of other settings is not continued.
-    pub(super) fn fingerprint(&self, images: usize, teacher: bool) -> String {
-        let same = Self { checkpoint: None, threads: 0, cache_bytes: 0, ..self.clone() };
-        format!("{images} images, teacher {teacher}, {same:?}")
-    }
-
     pub(super) fn check(&self, stride: usize) -> Result<(), TrainError> {
         let fail = |setting: &'static str, problem: String| Err(TrainError::Setting { setting, problem });
         let stride = stride.max(1);
@@ -172,6 +170,13 @@ pub enum FitEvent {
         /// Epochs done.
         epochs: usize,
     },
+    /// A checkpoint was found that cannot be used; training starts anew.
+    SetAside {
+        /// What is wrong with it.
+        problem: String,
+        /// Where it is now.
+        aside: PathBuf,
+    },
     /// A step is done.
     Step {
         /// Which.
@@ -218,7 +223,7 @@ pub enum TrainError {
         /// Learning rate of the step.
         lr: f64,
     },
-    /// A checkpoint that cannot be continued.
+    /// A checkpoint that no training can continue.
     #[error("{path}: {problem}; remove the file to start over")]
     Checkpoint {
         /// The file.
@@ -226,13 +231,24 @@ pub enum TrainError {
         /// What is wrong.
         problem: String,
     },
+    /// A checkpoint that another training wrote.
+    #[error("{path}: was left by another training ({differences}); remove the file to start over")]
+    OtherTraining {
+        /// The file.
+        path: PathBuf,
+        /// What that training has and this one has not.
+        differences: String,
+    },
+    /// A picture whose content a checkpoint depends on cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// An image that cannot be read.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// Labels that do not fit the model.
     #[error(transparent)]
     Loss(#[from] LossError),
-    /// A checkpoint that cannot be read or written.
+    /// A checkpoint that cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
     /// Weights that do not fit their graph, or are not finite.

@@ -6,6 +6,7 @@
 use super::batch::{Batch, Loader};
 use super::checkpoint::{self, State};
 use super::config::{At, FitConfig, FitEvent, Terms, TrainError};
+use super::identity::Identity;
 use super::optim::{self, Optimizer, clip_scale, grad_norm};
 use super::schedule::{Ema, Schedule};
 use super::{distill, loss};
@@ -15,13 +16,14 @@ use crate::graph::Head;
 use crate::model::Model;
 use candle_core::{Device, Tensor, Var};
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 /// Trains a detector or a classifier and gives back the moving average of its weights.
 ///
 /// With a teacher, which must have the same head, the model also learns from the teacher's outputs on the same
 /// images (see [`distill`]). With `config.checkpoint`, the state is saved after every epoch, and a training that
-/// finds the file goes on from there; on the CPU the result is the same to the bit.
+/// finds the file goes on from there, if it is the same one ([`Identity`]); on the CPU the result is the same to the bit.
 ///
 /// # Errors
 /// Settings or data that do not fit the model, images that cannot be read, a loss that is not finite any more, a
@@ -37,11 +39,22 @@ pub fn fit(
     config.check(model.graph.stride())?;
     check_models(model, teacher, config.imgsz)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build()?;
-    let loader = Loader::new(dataset, &model.graph, config)?;
-    let settings = config.fingerprint(dataset.items.len(), teacher.is_some());
-    let saved = config.checkpoint.as_deref().filter(|path| path.exists());
+    let loader = Loader::new(dataset, model, config)?;
+    // Where it is kept, and whose it is.
+    let kept = match &config.checkpoint {
+        Some(path) => {
+            let data = config.content.clone().map_or_else(|| dataset.content(), Ok)?;
+            Some((path.as_path(), Identity::of(model, teacher, &data, config)))
+        }
+        None => None,
+    };
+    let saved = match kept.as_ref().filter(|(path, _)| path.exists()) {
+        Some((path, identity)) => continued(model, identity, path, progress)?,
+        None => None,
+    };
+    let resumed = saved.is_some();
     let mut state = match saved {
-        Some(path) => checkpoint::load(model, &settings, path)?,
+        Some(state) => state,
         None => State {
             epochs: 0,
             raw: model.weights.clone(),
@@ -51,7 +64,7 @@ pub fn fit(
             steps: 0,
         },
     };
-    if saved.is_some() {
+    if resumed {
         progress(FitEvent::Resumed { epochs: state.epochs });
     }
 
@@ -83,17 +96,37 @@ pub fn fit(
             Ok::<Terms, TrainError>(mean)
         })?;
         state.epochs = epoch + 1;
-        if let Some(path) = &config.checkpoint {
+        if let Some((path, identity)) = &kept {
             state.raw = trainer.net.to_model()?.weights;
             state.average.clone_from(&trainer.ema.weights);
             state.updates = trainer.ema.updates;
             state.steps = trainer.optimizer.steps();
             state.slots = trainer.optimizer.state()?;
-            checkpoint::save(&state, model, &settings, path)?;
+            checkpoint::save(&state, model, identity, path)?;
         }
         progress(FitEvent::Epoch { epoch, terms });
     }
     Ok(Model::new(model.graph.clone(), trainer.ema.weights, model.info.clone())?)
+}
+
+/// What a training goes on from. A checkpoint that no training can use is moved out of the way; one of another training
+/// is an error.
+fn continued(
+    model: &Model,
+    identity: &Identity,
+    path: &Path,
+    progress: &mut dyn FnMut(FitEvent),
+) -> Result<Option<State>, TrainError> {
+    match checkpoint::load(model, identity, path) {
+        Err(TrainError::Checkpoint { path, problem }) => match checkpoint::set_aside(&path) {
+            Ok(aside) => {
+                progress(FitEvent::SetAside { problem, aside });
+                Ok(None)
+            }
+            Err(_) => Err(TrainError::Checkpoint { path, problem }),
+        },
+        other => other.map(Some),
+    }
 }
 
 fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(), TrainError> {
@@ -101,9 +134,6 @@ fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(
     let graph = &model.graph;
     if !matches!(graph.head, Head::Detect { .. } | Head::Classify { .. }) {
         return unfit(format!("its task is `{}`, detectors and classifiers are trained", graph.head.task()));
-    }
-    if !matches!(graph.input_channels(), 1 | 3) {
-        return unfit(format!("its input has {} channels, images have 3, or 1 if grey", graph.input_channels()));
     }
     if matches!(graph.head, Head::Classify { .. }) {
         let shapes = graph.shapes(side, side).map_err(|e| TrainError::Unfit(e.to_string()))?;

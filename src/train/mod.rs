@@ -9,13 +9,16 @@ mod checkpoint;
 mod config;
 pub mod distill;
 mod fit;
+mod identity;
 mod init;
 pub mod loss;
 pub mod optim;
 mod schedule;
 
 pub use augment::Augment;
+pub use checkpoint::set_aside;
 pub use config::{At, FitConfig, FitEvent, Terms, TrainError};
 pub use fit::fit;
+pub use identity::{Identity, content};
 pub use init::init;
 pub use schedule::{Decay, Ema, Schedule};

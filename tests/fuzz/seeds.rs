@@ -248,7 +248,7 @@ pub fn windows() -> Vec<Vec<u8>> {
 /// Times of layers as a device sends them.
 pub fn times() -> Vec<Vec<u8>> {
     let nodes = harness::graph().nodes.len();
-    let times = LeastTimes { nodes: vec![0.25; nodes], frame: 0.25 * nodes as f64 };
+    let times = LeastTimes { nodes: vec![0.25; nodes], frame: 0.25 * nodes as f64, frames: vec![0.5; 4] };
     vec![serde_json::to_vec(&[times.clone(), times]).unwrap()]
 }
 

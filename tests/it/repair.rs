@@ -5,7 +5,9 @@ use rand::{RngExt, SeedableRng};
 use secateurs::engine::{Engine, Options};
 use secateurs::graph::{Activation, Builder, Conv, Head, Norm, Op};
 use secateurs::group::{Groups, groups};
-use secateurs::importance::{Criterion, Evidence, Ranking, Sampling, grams, measure, rank};
+use secateurs::importance::{
+    Criterion, Evidence, MaskGradients, Ranking, Sampling, activations, grams, mask_gradients, measure, rank, scores,
+};
 use secateurs::model::{Info, Model, Tensor, Weights};
 use secateurs::repair::{Calibration, Method, repair};
 use secateurs::surgery::{Selection, cut};
@@ -142,7 +144,7 @@ fn copies_go_first_and_cost_nothing() {
     let calibration = calibration(&images);
     let grams = grams(&model, &calibration).unwrap();
     let evidence = Evidence { grams: Some((&grams, calibration.ridge)), ..Evidence::default() };
-    let ranking = rank(Criterion::Reconstruction, &model, &groups, evidence);
+    let ranking = rank(Criterion::Reconstruction, &model, &groups, evidence).unwrap();
     // The first four to go are one of each pair.
     let mut first: Vec<usize> = ranking.0[0][..4].iter().map(|c| c % 4).collect();
     first.sort_unstable();
@@ -162,11 +164,70 @@ fn copies_go_first_and_cost_nothing() {
 fn every_criterion_ranks_every_channel_once() {
     let model = twins();
     let groups: Groups = groups(&model.graph);
+    let images = images(4);
+    let calibration = calibration(&images);
+    let grams = grams(&model, &calibration).unwrap();
+    let activations = activations(&model, &calibration).unwrap();
+    let gradients = gradients(&model, &groups, &images);
+    let whole = Evidence {
+        grams: Some((&grams, calibration.ridge)),
+        gradients: Some(&gradients),
+        activations: Some(&activations),
+        ..Evidence::default()
+    };
     for (name, criterion) in Criterion::ALL {
-        let ranking = rank(criterion, &model, &groups, Evidence::default());
+        let ranking = rank(criterion, &model, &groups, whole).unwrap();
         let mut order = ranking.0[0].clone();
         order.sort_unstable();
         assert_eq!(order, (0..8).collect::<Vec<_>>(), "{name}");
         assert_eq!(Criterion::from_name(name), Some(criterion));
     }
+}
+
+/// Of the sum of the outputs.
+fn gradients(model: &Model, groups: &Groups, images: &[Vec<f32>]) -> MaskGradients {
+    let mut ones = |_: usize, outputs: &[candle_core::Tensor]| outputs.iter().map(|o| o.ones_like()).collect();
+    let device = candle_core::Device::Cpu;
+    mask_gradients(model, groups, images, (SIDE, SIDE), 2, &device, &mut ones, &mut |_, _| {}).unwrap()
+}
+
+#[test]
+fn no_criterion_stands_in_for_another() {
+    let model = twins();
+    let groups = groups(&model.graph);
+    for (criterion, what) in [
+        (Criterion::Reconstruction, Some("second moments")),
+        (Criterion::Fisher, Some("gradients")),
+        (Criterion::Taylor, Some("gradients")),
+        (Criterion::Activation, Some("activations")),
+        (Criterion::L1, None),
+        (Criterion::L2, None),
+        (Criterion::BnScale, None),
+        (Criterion::Fpgm, None),
+        (Criterion::Lamp, None),
+        (Criterion::Random, None),
+    ] {
+        let ranked = rank(criterion, &model, &groups, Evidence::default()).map(|_| ());
+        let scored = scores(criterion, &model, &groups, Evidence::default()).map(|_| ());
+        assert_eq!(ranked, scored);
+        match (ranked, what) {
+            (Ok(()), None) => {}
+            (Err(missing), Some(what)) => {
+                let text = missing.to_string();
+                assert!(text.contains(what) && text.contains(criterion.name()), "{text}");
+            }
+            (found, _) => panic!("{criterion:?}: {found:?}"),
+        }
+    }
+    // Scores by reconstruction agree with its order, and are not those of the normalisation.
+    let images = images(8);
+    let calibration = calibration(&images);
+    let grams = grams(&model, &calibration).unwrap();
+    let evidence = Evidence { grams: Some((&grams, calibration.ridge)), ..Evidence::default() };
+    let order = rank(Criterion::Reconstruction, &model, &groups, evidence).unwrap().0.remove(0);
+    let found = scores(Criterion::Reconstruction, &model, &groups, evidence).unwrap().remove(0);
+    assert!(order.is_sorted_by(|a, b| found[*a] <= found[*b]), "{order:?} {found:?}");
+    assert!(found[order[3]] < 0.05 * found[order[4]], "copies cost next to nothing: {found:?}");
+    let scales = scores(Criterion::BnScale, &model, &groups, Evidence::default()).unwrap().remove(0);
+    assert_ne!(found, scales);
 }

@@ -75,7 +75,13 @@ fn sample(with_tuning: bool) -> Report {
         dtype: Default::default(),
         rounded: None,
         controls: BTreeMap::from([("uncut + repair".to_owned(), stage(0.3702, 2_624_080, &classes))]),
-        search: Search { loss: 0.0412, lower_bound: 0.041, gap: 0.0048, predicted_ms: 21.4, rounds: 3 },
+        search: Search {
+            loss: Some(0.0412),
+            lower_bound: Some(0.041),
+            gap: Some(0.0048),
+            predicted_ms: Some(21.4),
+            rounds: 3,
+        },
         table_errors: vec![0.004, 0.011, 0.019],
         groups: (0..71).map(group).collect(),
         layers: (0..87).map(layer).collect(),
@@ -277,7 +283,7 @@ fn an_empty_report_still_gives_a_page() {
     for stage in [&mut report.uncut, &mut report.cut, &mut report.repaired] {
         *stage = Stage::default();
     }
-    report.search.gap = f64::NAN;
+    report.search.gap = Some(f64::NAN);
     assert!(!render(&report).contains("NaN"));
     // Figures that are no numbers stay out of the drawings.
     let strange = FrontPoint { latency_ratio: f64::NAN, loss: f64::INFINITY, lower_bound: f64::NAN };

@@ -7,7 +7,7 @@ use network::network;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use secateurs::search::{
-    Budget, Evaluation, Factor, MemoryTerm, Options, Problem, SearchError, Solution, Variable, evaluate, solve,
+    Budget, Evaluation, Factor, MemoryTerm, Options, Problem, SearchError, Solution, Variable, certify, evaluate, solve,
 };
 use secateurs::zoo::yolo11::{Scale, detect};
 
@@ -75,6 +75,40 @@ fn check_solution(problem: &Problem, solution: &Solution, case: &str) {
     assert!(solution.lower_bound <= solution.loss, "{case}");
     let gap = (solution.loss - solution.lower_bound) / solution.loss.max(1e-12);
     assert!((solution.gap - gap).abs() < 1e-9, "{case}: gap {} for {gap}", solution.gap);
+}
+
+/// Plans that the search did not choose are certified by the least loss that there is, not by what they were made from.
+#[test]
+fn a_plan_from_elsewhere_is_certified_against_the_least_loss() {
+    let (mut within, mut worse, mut beyond) = (0, 0, 0);
+    for seed in 0..400 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut problem = random_problem(&mut random);
+        let plans = all_plans(&problem);
+        let all: Vec<Evaluation> = plans.iter().map(|plan| evaluate(&problem, plan)).collect();
+        let other = &all[random.random_range(0..all.len())];
+        problem.budget.latency_ms = Some(other.latency_ms).filter(|ms| *ms > 0.0);
+        problem.budget.memory_bytes = Some(other.memory_bytes).filter(|bytes| *bytes > 0.0 && seed % 2 == 0);
+        let least = all.iter().filter(|e| e.fits(&problem.budget)).map(|e| e.loss).fold(f64::INFINITY, f64::min);
+        let chosen = random.random_range(0..plans.len());
+        let found = certify(&problem, &plans[chosen], &Options::default());
+        if !all[chosen].fits(&problem.budget) {
+            assert!(found.is_err(), "case {seed}: over the budget");
+            beyond += 1;
+            continue;
+        }
+        let found = found.unwrap();
+        let (loss, case) = (all[chosen].loss, format!("case {seed}: {found:?}, least {least}"));
+        assert_eq!((found.loss, found.latency_ms), (loss, all[chosen].latency_ms), "{case}");
+        assert!((found.lower_bound - least).abs() <= 1e-6 * (1.0 + least), "{case}");
+        assert!((found.gap - (loss - found.lower_bound) / loss.max(f64::MIN_POSITIVE)).abs() < 1e-12, "{case}");
+        within += 1;
+        worse += usize::from(found.gap > 0.01);
+    }
+    assert!(within > 100 && worse > 50 && beyond > 30, "{within} {worse} {beyond}");
+    let problem = random_problem(&mut StdRng::seed_from_u64(1));
+    assert!(certify(&problem, &[], &Options::default()).is_err());
+    assert!(certify(&problem, &vec![99; problem.variables.len()], &Options::default()).is_err());
 }
 
 #[test]

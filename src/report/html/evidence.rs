@@ -66,11 +66,13 @@ pub fn front(report: &Report) -> String {
             number(point.lower_bound, 4)
         );
     }
-    let (x, y) = place(report.verdict.latency_ratio, report.search.loss);
-    let _ = writeln!(
-        inside,
-        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"6\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"2\"><title>the plan that was taken, where it was measured</title></circle>"
-    );
+    if let Some(loss) = report.search.loss {
+        let (x, y) = place(report.verdict.latency_ratio, loss);
+        let _ = writeln!(
+            inside,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"6\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"2\"><title>the plan that was taken, where it was measured</title></circle>"
+        );
+    }
     format!(
         "<h2>What other latencies would cost</h2>\n<p class=\"soft\">The least loss over predicted latency, as a share of the uncut model\u{2019}s. \
          The ring is the plan that was taken, at its measured latency.</p>\n{}",

@@ -8,7 +8,7 @@ pub mod comparison;
 mod evidence;
 mod text;
 
-use super::{Asked, Report, Stage};
+use super::{Asked, Report, Search, Stage};
 use chart::{Bars, Scale};
 use text::{NOTHING, change, count, escape, mib, millis, number, signed};
 
@@ -230,18 +230,24 @@ fn search(report: &Report) -> String {
     let percent = |value: f64| format!("{} %", number(100.0 * value, 2));
     let worst = errors.last().map_or(NOTHING.into(), |e| percent(*e));
     let middle = errors.get(errors.len() / 2).map_or(NOTHING.into(), |e| percent(*e));
-    let rows = [
-        ("certified gap", format!("{}: no plan within the budget loses less by more than this", percent(search.gap))),
-        ("loss of the plan", format!("{:.6}", search.loss)),
-        ("lower bound", format!("{:.6}", search.lower_bound)),
-        ("predicted latency", millis(search.predicted_ms)),
-        ("rounds", format!("{} of search, cut and measurement", search.rounds)),
+    let figure = |value: Option<f64>| value.map_or(NOTHING.into(), |value| number(value, 6));
+    let mut rows = Vec::new();
+    if let Some(gap) = search.gap {
+        rows = vec![
+            ("certified gap", format!("{}: {}", percent(gap), Search::COVERS)),
+            ("loss of the plan", figure(search.loss)),
+            ("lower bound", figure(search.lower_bound)),
+            ("predicted latency", search.predicted_ms.map_or(NOTHING.into(), millis)),
+            ("rounds", format!("{} of search, cut and measurement", search.rounds)),
+        ];
+    }
+    rows.extend([
         (
             "latency table",
             format!("{middle} median and {worst} largest error on {} networks it has not seen", errors.len()),
         ),
         ("importance", report.importance.clone()),
-    ];
+    ]);
     format!("<h2>Search</h2>\n{}", list(&rows))
 }
 

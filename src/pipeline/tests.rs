@@ -1,0 +1,286 @@
+//! The keys of what is kept between runs: each changes with every input of what it stands for, one at a time, by
+//! content.
+
+use super::job::{Event, Job, Timing, Tune};
+use super::{Source, cache, conditions, measure, plan};
+use crate::data::demo;
+use crate::graph::Dtype;
+use crate::importance::{self, Criterion, Sampling};
+use crate::latency::Speed;
+use crate::model::{self, Model};
+use crate::repair::Method;
+use crate::report::{Asked, Stage};
+use crate::train::optim::Rule;
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+fn job(folder: &Path) -> Job {
+    Job {
+        target: "host".into(),
+        model: Some(folder.join("model.safetensors")),
+        data: Some(folder.join("set/data.yaml")),
+        imgsz: Some(64),
+        sizes: Vec::new(),
+        dtype: Dtype::F32,
+        threads: 1,
+        budget: Asked { memory_mib: Some(1.0), percentile: 95, ..Asked::default() },
+        floors: Default::default(),
+        pattern: None,
+        grid: 8,
+        min_keep: 0.125,
+        criterion: Criterion::Reconstruction,
+        calibration_images: 3,
+        seed: 0,
+        repair: Method::LeastSquares,
+        tune: Tune { epochs: 1, batch: 2, lr: 1e-3, rule: Rule::ADAM_W, distill: 1.0, sparsity: 0.0, control: false },
+        cuda: false,
+        skip_bad_images: false,
+        warmup: 1,
+        runs: 2,
+        timing: Timing::Estimate(Speed { gflops: 8.0, bandwidth: 8.0 }),
+        out: folder.join("out"),
+        cache: folder.join("cache"),
+    }
+}
+
+/// A folder with a model and three pictures, all of which calibrate.
+fn inputs() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    demo::write(&folder.path().join("set"), 3, 1).unwrap();
+    fs::write(folder.path().join("model.safetensors"), super::DEMO_MODEL).unwrap();
+    folder
+}
+
+fn gather(job: &Job) -> Source {
+    Source::gather(job, &mut |_: Event| ()).unwrap()
+}
+
+fn sampling(job: &Job) -> Sampling {
+    Sampling { shares: vec![0.5], grid: job.grid, images: 2 }
+}
+
+/// The key of the importance, of the training and of the latency table.
+fn keys(job: &Job) -> [String; 3] {
+    let source = gather(job);
+    let importance = source.importance_key(job, job.criterion, &sampling(job));
+    let training = super::tuning(job, &source, &source.model, "tuned").unwrap().checkpoint.unwrap();
+    let levels = plan::levels(job, &source);
+    [importance, training.display().to_string(), plan::table_key(job, &source, &levels)]
+}
+
+#[test]
+fn every_input_changes_the_keys_of_what_depends_on_it() {
+    let folder = inputs();
+    let place = |name: &str| folder.path().join(name);
+    let read = |name: &str| fs::read(place(name)).unwrap();
+    let base = job(folder.path());
+    let fisher = Job { criterion: Criterion::Fisher, ..base.clone() };
+    let (known, known_fisher) = (keys(&base), keys(&fisher));
+    assert_eq!(keys(&base), known, "the same inputs have the same keys");
+
+    let (label, picture) = ("set/labels/train/00001.txt", "set/images/train/00001.png");
+    let (labels, pixels, weights) = (read(label), read(picture), read("model.safetensors"));
+    let check = |job: &Job, known: &[String; 3], expected: [bool; 3], what: &str| {
+        let found = keys(job);
+        let changed: [bool; 3] = std::array::from_fn(|at| found[at] != known[at]);
+        assert_eq!(changed, expected, "importance, training, table after another {what}");
+    };
+    // Labels: the training reads them, and so do the criteria that need gradients.
+    fs::write(place(label), "2 0.5 0.5 0.25 0.25\n").unwrap();
+    check(&base, &known, [false, true, false], "label");
+    check(&fisher, &known_fisher, [true, true, false], "label");
+    fs::write(place(label), &labels).unwrap();
+    // A picture under the same name.
+    fs::write(place(picture), read("set/images/val/00000.png")).unwrap();
+    check(&base, &known, [true, true, false], "picture");
+    fs::write(place(picture), &pixels).unwrap();
+    // A weight of the model under the same name.
+    let mut other: Model = model::load(&place("model.safetensors")).unwrap();
+    other.weights.values_mut().next().unwrap().data_mut()[0] += 0.01;
+    model::save(&other, &place("model.safetensors")).unwrap();
+    check(&base, &known, [true, true, false], "weight");
+    fs::write(place("model.safetensors"), weights).unwrap();
+    check(&base, &known, [false; 3], "nothing");
+
+    let with = |change: fn(&mut Job)| {
+        let mut job = base.clone();
+        change(&mut job);
+        job
+    };
+    let settings: [(fn(&mut Job), [bool; 3], &str); 15] = [
+        (|j| j.criterion = Criterion::L1, [true, false, false], "criterion"),
+        (|j| j.imgsz = Some(96), [true, true, true], "image size"),
+        (|j| j.seed = 1, [true, true, true], "seed"),
+        (|j| j.grid = 4, [true, false, true], "grid"),
+        (|j| j.calibration_images = 2, [true, false, false], "number of calibration images"),
+        (|j| j.min_keep = 0.5, [false, false, true], "least share"),
+        (|j| j.threads = 2, [false, false, true], "number of threads"),
+        (|j| j.dtype = Dtype::F16, [false, false, true], "dtype"),
+        (|j| j.timing = Timing::Here, [false, false, true], "place of timing"),
+        (|j| j.tune.epochs = 2, [false, true, false], "number of epochs"),
+        (|j| j.tune.batch = 1, [false, true, false], "batch"),
+        (|j| j.tune.lr = 0.5, [false, true, false], "learning rate"),
+        (|j| j.tune.distill = 0.5, [false, true, false], "distillation"),
+        (|j| j.tune.sparsity = 0.5, [false, true, false], "sparsity"),
+        (
+            |j| j.pattern = Some(crate::importance::Pattern::TwoOfFour),
+            [false, true, false],
+            "pattern, whose zeros stay",
+        ),
+    ];
+    for (change, expected, what) in settings {
+        check(&with(change), &known, expected, what);
+    }
+    // Where the results go, and what is asked of them, change nothing.
+    check(&with(|j| j.out = "elsewhere".into()), &known, [false; 3], "output folder");
+    check(&with(|j| j.budget.memory_mib = Some(0.5)), &known, [false; 3], "budget");
+}
+
+#[test]
+fn the_content_of_a_benchmark_command_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (script, settings) = (folder.path().join("bench.sh"), folder.path().join("settings"));
+    let speed = Speed { gflops: 8.0, bandwidth: 8.0 };
+    let of = |words: &[&Path], speed: Speed| {
+        let words = words.iter().map(|word| word.display().to_string()).collect();
+        conditions::conditions(&Job { timing: Timing::Command(words, speed), ..job(folder.path()) })
+    };
+    let words: [&Path; 4] = [Path::new("sh"), &script, &settings, Path::new("{model}")];
+    let mut seen = HashSet::new();
+    for (first, second) in [("echo 1", "a"), ("echo 2", "a"), ("echo 2", "b")] {
+        fs::write(&script, first).unwrap();
+        fs::write(&settings, second).unwrap();
+        assert!(seen.insert(of(&words, speed)), "{first} {second}");
+        assert!(!seen.insert(of(&words, speed)), "the same again");
+    }
+    assert!(seen.insert(of(&words, Speed { bandwidth: 9.0, ..speed })));
+    assert!(seen.insert(of(&words[..3], speed)));
+    // The program itself, which is found through `PATH` or named.
+    assert_ne!(of(&[Path::new("sh")], speed), of(&[Path::new("no-such-program")], speed));
+}
+
+#[test]
+fn an_entry_that_is_whole_but_of_another_network_is_computed_anew() {
+    let folder = inputs();
+    let job = Job { criterion: Criterion::L1, ..job(folder.path()) };
+    let source = gather(&job);
+    let mut notes = Vec::new();
+    let mut worth = || {
+        plan::worth(&job, job.criterion, &source, &mut |event| {
+            if let Event::Note(text) = event {
+                notes.push(text);
+            }
+        })
+        .map_err(|e| e.to_string())
+        .unwrap()
+    };
+    let first = worth();
+    let path = fs::read_dir(&job.cache).unwrap().next().unwrap().unwrap().path();
+    let good = fs::read_to_string(&path).unwrap();
+    assert!(path.file_name().unwrap().to_str().unwrap().starts_with("importance-"));
+    // Sealed anew, as a faulty build would have written it.
+    let mut cut = plan::Worth { ranking: first.ranking.clone(), curves: first.curves.clone() };
+    cut.ranking.0[0].pop();
+    let name = path.file_stem().unwrap().to_str().unwrap();
+    let key = name.strip_prefix("importance-").unwrap();
+    fs::remove_file(&path).unwrap();
+    let entry = cache::Entry { folder: &job.cache, kind: "importance", key };
+    cache::cached::<_, ()>(entry, |_| Ok(()), &mut |_| (), |_| Ok(cut)).unwrap();
+    let second = worth();
+    assert_eq!((&second.ranking, &second.curves), (&first.ranking, &first.curves));
+    assert_eq!(fs::read_to_string(&path).unwrap(), good);
+    assert!(notes.len() == 1 && notes[0].contains("computed anew") && notes[0].contains("channels of"), "{notes:?}");
+}
+
+#[test]
+fn the_chosen_plan_is_certified_under_the_measured_losses() {
+    let folder = inputs();
+    let budget = Asked { latency_ratio: Some(0.7), percentile: 95, ..Asked::default() };
+    let job = Job { criterion: Criterion::L1, calibration_images: 3, budget, ..job(folder.path()) };
+    let source = gather(&job);
+    let planned = plan::plan(&job, &source, &mut |_| (), &mut super::Clock::default()).map_err(|e| e.to_string());
+    let planned = planned.unwrap();
+    let curves = plan::worth(&job, job.criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap().curves;
+    // By the losses as they were measured, whichever losses it was found with. A narrower group never costs less.
+    let levels = plan::levels(&job, &source);
+    let widths = planned.selection.widths();
+    let loss_of = |group: usize| {
+        let full = source.groups.groups[group].width();
+        let wider = levels[group].iter().filter(|width| **width >= widths[group]);
+        wider.map(|width| curves.loss(group, *width, full)).fold(0.0, f64::max)
+    };
+    let loss: f64 = (0..widths.len()).map(loss_of).sum();
+    let search = planned.search;
+    let (found, bound, gap) = (search.loss.unwrap(), search.lower_bound.unwrap(), search.gap.unwrap());
+    assert!((found - loss).abs() <= 1e-9 * loss, "{found} {loss}");
+    assert!(bound > 0.0 && bound <= found && (gap - (found - bound) / found).abs() < 1e-12, "{search:?}");
+    let ms = planned.table.predict(&source.model.graph, &source.groups, &widths);
+    assert!((search.predicted_ms.unwrap() - ms).abs() < 1e-9 * ms);
+    assert_eq!(plan::Planned::whole(&job, &source).search.gap, None);
+}
+
+#[test]
+fn the_rules_of_compare_get_what_their_criterion_reads() {
+    let folder = inputs();
+    let job = job(folder.path());
+    let source = gather(&job);
+    let scores = |criterion| {
+        let found = plan::Evident::gather(&job, criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap();
+        importance::scores(criterion, &source.model, &source.groups, found.evidence(&job, &source)).unwrap()
+    };
+    let mut all: Vec<(&str, Vec<Vec<f64>>)> = Vec::new();
+    for (name, criterion) in Criterion::ALL {
+        let found = scores(criterion);
+        let finite = found.iter().flatten().all(|score| score.is_finite() && *score >= 0.0);
+        assert!(finite && found.iter().any(|group| group.iter().any(|score| *score > 0.0)), "{name}");
+        for (group, scores) in source.groups.groups.iter().zip(&found) {
+            assert_eq!(scores.len(), group.width(), "{name}");
+        }
+        if let Some((other, _)) = all.iter().find(|(_, known)| *known == found) {
+            panic!("{name} scores as {other}");
+        }
+        all.push((name, found));
+    }
+}
+
+#[test]
+fn accuracy_that_is_undefined_holds_no_budget() {
+    let stage = |map: f64, recall: &[(&str, f64)]| Stage {
+        map50_95: map,
+        recall: recall.iter().map(|(class, recall)| ((*class).to_owned(), *recall)).collect(),
+        ..Stage::default()
+    };
+    let floors = |floors: &[(&str, f64)]| floors.iter().map(|(class, share)| ((*class).to_owned(), *share)).collect();
+    let judge = |min_map, max_map_drop, floor: &[(&str, f64)], before: &Stage, after: &Stage| {
+        let asked = Asked { min_map, max_map_drop, ..Asked::default() };
+        let mut found = Vec::new();
+        measure::accuracy(&asked, &floors(floor), (before, after), &mut |what, ok| found.push((what, ok)));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    };
+    let (good, less) = (stage(0.5, &[("a", 0.8)]), stage(0.45, &[("a", 0.7)]));
+    let (none, nan) = (stage(-1.0, &[]), stage(f64::NAN, &[]));
+    for (min_map, drop, floor, before, after, holds, words) in [
+        (Some(0.4), None, &[][..], &good, &less, true, "0.4500, at least 0.4000"),
+        (Some(0.46), None, &[], &good, &less, false, "0.4500, at least 0.4600"),
+        (Some(0.0), None, &[], &none, &none, false, "is undefined"),
+        (Some(0.0), None, &[], &nan, &nan, false, "is undefined"),
+        (None, Some(0.06), &[], &good, &less, true, "0.0500 lower"),
+        (None, Some(0.04), &[], &good, &less, false, "0.0500 lower"),
+        (None, Some(0.04), &[], &none, &none, false, "is undefined"),
+        (None, Some(0.04), &[], &none, &good, false, "is undefined"),
+        (None, Some(0.04), &[], &good, &none, false, "is undefined"),
+        (None, None, &[("a", 0.8)], &good, &less, true, "recall of a 0.7000"),
+        (None, None, &[("a", 0.9)], &good, &less, false, "recall of a 0.7000"),
+        (None, None, &[("b", 0.0)], &good, &less, false, "recall of b is undefined"),
+        (None, None, &[("a", 0.9)], &stage(0.5, &[("a", 0.0)]), &less, false, "finds none"),
+    ] {
+        let (what, ok) = judge(min_map, drop, floor, before, after);
+        assert!(ok == holds && what.contains(words), "{words}: {what} {ok}");
+    }
+    // A classifier has no mAP, and is judged by its accuracy.
+    let right = |share| Stage { accuracy: Some(share), ..stage(f64::NAN, &[]) };
+    assert_eq!(judge(None, Some(0.02), &[], &right(0.9), &right(0.89)).1, true);
+    assert_eq!(judge(Some(0.9), None, &[], &right(0.9), &right(0.89)).1, false);
+}
