@@ -21,6 +21,16 @@ pub enum BenchError {
     /// The structure contradicts itself.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A table asks for more than any has.
+    #[error("{what} is {found}, expected {expected}")]
+    Table {
+        /// What is asked for.
+        what: &'static str,
+        /// How much of it.
+        found: String,
+        /// How much there may be.
+        expected: String,
+    },
 }
 
 /// How a network is timed.

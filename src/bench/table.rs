@@ -1,10 +1,21 @@
 //! Times the layers of many networks in turn, given their structure alone: values do not change how long they take.
 
 use super::BenchError;
-use crate::engine::{Device, Engine, LeastTimes, Options, time_round};
+use crate::board;
+use crate::engine::{Device, Engine, EngineError, LeastTimes, Options, plan_memory, time_round};
 use crate::graph::Graph;
 use crate::model::{Info, Model, ModelError, Tensor, Weights};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The most of what one table may ask for; a job asks for 30 networks, and two rounds at a time.
+const MAX_NETWORKS: usize = 1000;
+const MAX_ROUNDS: usize = 1000;
+const MAX_THREADS: usize = 1024;
+const MAX_SIDE: usize = 4096;
+
+/// Bytes that all networks may take together on a machine that does not say how much memory it has.
+const UNKNOWN_MEMORY: f64 = (8u64 << 30) as f64;
 
 /// What to time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,8 +35,10 @@ pub struct TableSpec {
 /// The least times of every network on a device, in their order.
 ///
 /// # Errors
-/// If a graph contradicts itself, or the engine refuses one.
+/// If a graph contradicts itself, the engine refuses one, or more is asked for than a table may be: before anything is
+/// timed.
 pub fn time_table(spec: &TableSpec, device: Device) -> Result<Vec<LeastTimes>, BenchError> {
+    check(spec, board::total_memory(Path::new("/")).unwrap_or(UNKNOWN_MEMORY))?;
     let (height, width) = spec.size;
     let options = Options { threads: spec.threads, device, ..Options::default() };
     let mut engines = Vec::new();
@@ -39,11 +52,49 @@ pub fn time_table(spec: &TableSpec, device: Device) -> Result<Vec<LeastTimes>, B
     let input = vec![0.5; channels * height * width];
     let mut order: Vec<usize> = (0..engines.len()).collect();
     let mut state = spec.seed | 1;
-    for _ in 0..spec.rounds.max(1) {
+    for _ in 0..spec.rounds {
         shuffle(&mut order, &mut state);
         time_round(&mut engines, &order, &input, &mut least, &mut || ())?;
     }
     Ok(least)
+}
+
+/// Holds what is asked for against the bounds, and against the bytes of memory of the machine.
+fn check(spec: &TableSpec, memory: f64) -> Result<(), BenchError> {
+    let whole = [
+        ("the number of networks", spec.networks.len(), MAX_NETWORKS),
+        ("the number of rounds", spec.rounds, MAX_ROUNDS),
+        ("the number of threads", spec.threads, MAX_THREADS),
+        ("the height of the image", spec.size.0, MAX_SIDE),
+        ("the width of the image", spec.size.1, MAX_SIDE),
+    ];
+    for (what, found, most) in whole {
+        if !(1..=most).contains(&found) {
+            let expected = format!("a whole number from 1 to {most}");
+            return Err(BenchError::Table { what, found: found.to_string(), expected });
+        }
+    }
+    let options = Options { threads: spec.threads, ..Options::default() };
+    let mut engines = 0.0;
+    for graph in &spec.networks {
+        graph.check().map_err(EngineError::from)?;
+        // In floating point: shapes of an untrusted file may multiply beyond any integer.
+        let product = |shape: &[usize]| shape.iter().map(|n| *n as f64).product::<f64>();
+        let values = 4.0 * graph.params().iter().map(|param| product(&param.shape)).sum::<f64>();
+        // The values, and packed kernels that take about as much: what cannot fit is not planned.
+        let mut bytes = engines + 2.0 * values;
+        if bytes <= memory {
+            let planned = plan_memory(graph, spec.size.0, spec.size.1, &options)?.total() as f64;
+            bytes = engines + values + planned;
+            engines += planned;
+        }
+        if bytes > memory {
+            let gib = |bytes: f64| format!("{:.1} GiB", bytes / f64::from(1 << 30));
+            let (found, expected) = (gib(bytes), format!("at most the {} of this machine", gib(memory)));
+            return Err(BenchError::Table { what: "the memory of all networks together", found, expected });
+        }
+    }
+    Ok(())
 }
 
 /// A model with values that keep activations in the usual range, so that no denormal numbers slow it down.

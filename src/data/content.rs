@@ -83,7 +83,7 @@ mod tests {
         let set = |names: &[&str], items| Dataset {
             names: names.iter().map(|n| (*n).to_owned()).collect(),
             items,
-            annotations: None,
+            ..Dataset::default()
         };
         let one = set(&["a", "b"], vec![item(put("1", b"one"), &[label]), item(put("2", b"two"), &[])]);
         let content = one.content().unwrap();

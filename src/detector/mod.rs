@@ -6,6 +6,7 @@
 mod classifier;
 mod found;
 mod mask;
+pub mod pictures;
 
 pub use classifier::Classifier;
 pub use found::{Found, Named, NamedClass};
@@ -22,7 +23,7 @@ use thiserror::Error;
 
 /// An image size that a network cannot take.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("imgsz {side}: expected a multiple of {stride}, for example {}", side.next_multiple_of(*stride))]
+#[error("imgsz {side}: expected a multiple of {stride}, for example {}", self.near())]
 pub struct SideError {
     /// What was asked for, pixels.
     pub side: usize,
@@ -30,13 +31,32 @@ pub struct SideError {
     pub stride: usize,
 }
 
+/// The largest side of an input image, pixels.
+pub const MAX_SIDE: usize = 4096;
+
+impl SideError {
+    /// The next side that is allowed.
+    fn near(&self) -> usize {
+        let most = (MAX_SIDE / self.stride * self.stride).max(self.stride);
+        self.side.clamp(1, most).next_multiple_of(self.stride)
+    }
+}
+
+/// Refuses a side that a network with this stride cannot take.
+///
+/// # Errors
+/// If it is 0, no multiple of the stride, or larger than [`MAX_SIDE`].
+pub fn check_side(side: usize, stride: usize) -> Result<usize, SideError> {
+    let stride = stride.max(1);
+    if side > 0 && side <= MAX_SIDE && side.is_multiple_of(stride) { Ok(side) } else { Err(SideError { side, stride }) }
+}
+
 /// The side of the square input image: the one that was asked for, else the model's own, else 640 pixels.
 ///
 /// # Errors
-/// If it is no multiple of the network's stride.
+/// As [`check_side`].
 pub fn input_side(model: &Model, asked: Option<usize>) -> Result<usize, SideError> {
-    let (side, stride) = (asked.or(model.info.imgsz).unwrap_or(640), model.graph.stride().max(1));
-    if side.is_multiple_of(stride) { Ok(side) } else { Err(SideError { side, stride }) }
+    check_side(asked.or(model.info.imgsz).unwrap_or(640), model.graph.stride())
 }
 
 /// A detector that cannot be built or run.

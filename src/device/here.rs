@@ -1,6 +1,6 @@
 //! Programs that run on this machine: as they are, or behind a command such as an emulator.
 
-use super::{DeviceError, Runner, Word};
+use super::{DeviceError, Limits, Runner, Word, answer};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -19,7 +19,7 @@ impl Prefixed {
 }
 
 impl Runner for Prefixed {
-    fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError> {
+    fn run_within(&self, program: &Path, words: &[Word], limits: &Limits) -> Result<Vec<u8>, DeviceError> {
         // A bare name would be looked up in PATH.
         let place = if program.components().count() == 1 { Path::new(".").join(program) } else { program.to_owned() };
         let mut command = match self.command.split_first() {
@@ -31,16 +31,26 @@ impl Runner for Prefixed {
             }
         };
         let started = self.command.first().map_or_else(|| program.to_owned(), PathBuf::from);
-        let output = command.args(words).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-        let output = output.map_err(|source| DeviceError::Start { program: started, source })?;
-        if !output.status.success() {
+        let command = command.args(words).stdin(Stdio::null()).stderr(Stdio::inherit());
+        let answer = answer(command, &started, limits)?;
+        if !answer.status.success() {
             return Err(DeviceError::Failed {
                 program: program.into(),
-                code: output.status.code(),
-                output: output.stdout,
+                code: answer.status.code(),
+                output: answer.output,
             });
         }
-        Ok(output.stdout)
+        Ok(answer.output)
+    }
+
+    fn reach(&self) -> Result<(), DeviceError> {
+        let Some(first) = self.command.first() else { return Ok(()) };
+        let bare = Path::new(first).components().count() == 1;
+        if Path::new(first).is_file() || (bare && in_path(first).is_some()) {
+            return Ok(());
+        }
+        let problem = format!("the profile's command `{first}` is not there");
+        Err(DeviceError::Unreachable { host: first.clone(), problem })
     }
 
     fn emulates(&self) -> bool {
@@ -83,7 +93,10 @@ mod tests {
         let fail = [Word::Text("-c".into()), Word::Text("exit 7".into())];
         assert!(matches!(local.run(Path::new("/bin/sh"), &fail), Err(DeviceError::Failed { code: Some(7), .. })));
         assert!(matches!(local.run(Path::new("/bin/none"), &[]), Err(DeviceError::Start { .. })));
-        assert!(!local.emulates());
+        assert!(!local.emulates() && local.reach().is_ok());
+        let command = |first: &str| Prefixed::new(vec![first.into()]).reach();
+        assert!(command("sh").is_ok() && command("/bin/sh").is_ok());
+        assert!(matches!(command("/bin/none"), Err(DeviceError::Unreachable { .. })) && command("no-runner").is_err());
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! A [`Runner`] takes a program, copies what it reads to where the device can see it, runs it there and gives back what
 //! it printed. It knows nothing about what the programs do.
 
+mod answer;
 mod here;
 mod script;
 mod ssh;
 
+pub use answer::{Answer, Limits, answer, collect};
 pub use ssh::Settings as SshSettings;
 
 use crate::profile::{Connect, Profile};
@@ -59,6 +61,22 @@ pub enum DeviceError {
         /// What the last attempt ended with.
         problem: String,
     },
+    /// The program prints more than any answer has.
+    #[error("{program}: the device printed more than {bytes} bytes, expected a short answer; it was stopped")]
+    Flood {
+        /// The program.
+        program: PathBuf,
+        /// The most that is read.
+        bytes: u64,
+    },
+    /// The program does not end.
+    #[error("{program}: the device gave no whole answer within {seconds} seconds; it was stopped")]
+    Hangs {
+        /// The program.
+        program: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+    },
 }
 
 /// A word of the command line.
@@ -84,8 +102,24 @@ pub trait Runner: Send + Sync {
     /// Runs a program and gives what it wrote to its standard output; what it writes to standard error is shown.
     ///
     /// # Errors
-    /// If it cannot be started or does not succeed.
-    fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError>;
+    /// If it cannot be started, does not succeed, or breaks the limits of an answer.
+    fn run_within(&self, program: &Path, words: &[Word], limits: &Limits) -> Result<Vec<u8>, DeviceError>;
+
+    /// As [`Runner::run_within`], for a program that runs networks.
+    ///
+    /// # Errors
+    /// As [`Runner::run_within`].
+    fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError> {
+        self.run_within(program, words, &Limits::LONG)
+    }
+
+    /// Whether the device answers, found out without a program built for it.
+    ///
+    /// # Errors
+    /// If it does not.
+    fn reach(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Whether the device is emulated: results are right, times mean nothing.
     fn emulates(&self) -> bool {

@@ -14,18 +14,46 @@ pub(super) const END: &str = "\nsecateurs-end ";
 /// Seconds between two looks of the keeper.
 const TICK: u64 = 2;
 
+/// The file that marks a session's folder as ours; it holds the folder's name.
+const MARK: &str = ".secateurs-session";
+
+/// The file that marks the folder of all sessions as made by us.
+const MADE: &str = ".secateurs-folder";
+
+/// A function of the shell: whether a folder's name is one that we give, and our mark lies in it. Nothing else is ever
+/// removed: the folder of a profile may be one in which the user keeps other things.
+fn ours() -> String {
+    format!(
+        r#"ours() {{
+    rest=${{1#s-}}; a=${{rest%%-*}}; rest=${{rest#*-}}; b=${{rest%%-*}}; c=${{rest#*-}}
+    [ "$1" = "s-$a-$b-$c" ] && [ -n "$a" ] && [ -n "$b" ] && [ -n "$c" ] || return 1
+    case "$a$c" in *[!0-9]*) return 1 ;; esac
+    case "$b" in *[!0-9a-f]*) return 1 ;; esac
+    [ ! -L "$1" ] && [ -d "$1" ] && [ ! -L "$1/{MARK}" ] && [ "$(cat "$1/{MARK}" 2>/dev/null)" = "$1" ]
+}}
+empty() {{
+    [ -f {MADE} ] || return 0
+    rm -f {MADE}; place=$(pwd); cd ..
+    rmdir "$place" 2>/dev/null || : > "$place/{MADE}"
+}}
+"#
+    )
+}
+
 /// Makes the session's folder, signs that somebody is there, and starts the keeper unless one is running. The keeper
 /// gives up when for `lease` seconds nobody has signed and no file that arrives has grown.
 ///
-/// Folders of other sessions without a keeper, from before a reboot, are removed on the way.
+/// Folders of other sessions without a keeper, from before a reboot, are removed on the way: those that carry our mark and
+/// a whole name of ours. The folder of all sessions goes when it is empty and was made here.
 pub(super) fn open(folder: &str, session: &str, lease: u64) -> String {
-    let (folder, session, looks) = (quote(folder), quote(session), lease.div_ceil(TICK));
+    let (folder, session, looks, ours) = (quote(folder), quote(session), lease.div_ceil(TICK), ours());
     format!(
         r#"set -e
-home=$(pwd)
-mkdir -p {folder}; cd {folder}
+{ours}home=$(pwd)
+if [ ! -d {folder} ]; then mkdir -p {folder}; : > {folder}/{MADE}; fi
+cd {folder}
 for other in s-*; do
-    if [ -d "$other" ] && [ "$other" != {session} ] && ! kill -0 "$(cat "$other/keeper" 2>/dev/null || echo none)" 2>/dev/null; then
+    if [ "$other" != {session} ] && ours "$other" && ! kill -0 "$(cat "$other/keeper" 2>/dev/null || echo none)" 2>/dev/null; then
         rm -rf "$other"
     fi
 done
@@ -34,16 +62,19 @@ echo "$$ $(date +%s)" > signed
 if [ {looks} -gt 0 ] && ! kill -0 "$(cat keeper 2>/dev/null || echo none)" 2>/dev/null; then
     (
         trap '' HUP; set +e
+        # First the keeper, then the mark: what has a mark and no keeper was left behind.
+        sh -c 'echo "$PPID"' > keeper; echo {session} > {MARK}
         last= idle=0
         while [ -e signed ] && [ $idle -lt {looks} ]; do
             sleep {TICK}
             now=$(cat signed; ls -l in.* 2>/dev/null)
             if [ "$now" = "$last" ]; then idle=$((idle + 1)); else last=$now idle=0; fi
         done
-        here=$(pwd)
-        rm -rf "$here"; cd "$home"; rmdir "$(dirname "$here")"
+        cd "$home"; cd {folder} || exit
+        if ours {session}; then rm -rf {session}; fi
+        empty
     ) >/dev/null 2>&1 </dev/null &
-    echo $! > keeper
+    echo $! > keeper; echo {session} > {MARK}
 fi
 cd "$home"
 "#
@@ -105,10 +136,8 @@ printf '{}%d\n' $code
 
 /// Removes the session. The keeper ends by itself when it finds nothing signed.
 pub(super) fn close(folder: &str, session: &str) -> String {
-    let (folder, session) = (quote(folder), quote(session));
-    format!(
-        "d=$(pwd); cd {folder} 2>/dev/null || exit 0\nrm -rf {session}; cd \"$d\"; rmdir {folder} 2>/dev/null; exit 0\n"
-    )
+    let (folder, session, ours) = (quote(folder), quote(session), ours());
+    format!("{ours}cd {folder} 2>/dev/null || exit 0\nif ours {session}; then rm -rf {session}; fi\nempty\nexit 0\n")
 }
 
 #[cfg(test)]

@@ -8,13 +8,13 @@
 //!
 //! Configuration, agent, known hosts and jump hosts are OpenSSH's business.
 
-use super::{DeviceError, Runner, Word, script};
+use super::{DeviceError, Limits, Runner, Word, collect, script};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, mpsc};
 use std::thread;
@@ -110,7 +110,13 @@ impl Ssh {
     }
 
     /// One attempt: files are brought there unless they are known to be, then the program is run.
-    fn attempt(&self, state: &mut State, files: &[(String, PathBuf)], line: &str) -> Result<(Vec<u8>, i32), Broken> {
+    fn attempt(
+        &self,
+        state: &mut State,
+        files: &[(String, PathBuf)],
+        line: &str,
+        limits: &Limits,
+    ) -> Result<(Vec<u8>, i32), Broken> {
         let Settings { folder, lease, silence, .. } = &self.settings;
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         if !state.open {
@@ -125,7 +131,7 @@ impl Ssh {
             }
             state.open = true;
         }
-        let done = self.execute(&script::run(folder, &self.session, line, silence.as_secs().max(4)));
+        let done = self.execute(&script::run(folder, &self.session, line, silence.as_secs().max(4)), limits);
         if !matches!(done, Err(Broken::Dropped(_))) {
             state.contact = Some(Instant::now());
         }
@@ -138,11 +144,14 @@ impl Ssh {
         let file = input.map(|path| File::open(path).map_err(|e| source(path, e))).transpose()?;
         let stdin = file.map_or_else(Stdio::null, Stdio::from);
         let child = self.ssh(text).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let output = child.and_then(Child::wait_with_output).map_err(cannot_start)?;
+        // A large file takes its time on a slow line.
+        let limits = if input.is_some() { Limits::LONG } else { Limits::SHORT };
+        let output = collect(child.map_err(cannot_start)?, Path::new(&self.settings.host), &limits);
+        let output = output.map_err(Broken::Final)?;
         if output.status.success() {
-            return Ok(output.stdout);
+            return Ok(output.output);
         }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let said = String::from_utf8_lossy(&output.complaint).trim().to_owned();
         let last = said.lines().last().map(|line| line.trim().to_owned());
         match output.status.code() {
             Some(255 | GONE | TORN) | None => {
@@ -156,7 +165,7 @@ impl Ssh {
     }
 
     /// Runs the script of a program, and says all the while that somebody is there.
-    fn execute(&self, text: &str) -> Result<(Vec<u8>, i32), Broken> {
+    fn execute(&self, text: &str, limits: &Limits) -> Result<(Vec<u8>, i32), Broken> {
         let mut command = self.ssh(text);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().map_err(cannot_start)?;
@@ -170,14 +179,15 @@ impl Ssh {
                 }
             }
         });
-        let mut output = Vec::new();
-        let read = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut output));
-        let status = child.wait();
+        let answer = collect(child, Path::new(&self.settings.host), limits);
         drop(stop);
         let _ = beat.join();
         let dropped = |problem: &dyn std::fmt::Display| Broken::Dropped(problem.to_string());
-        read.map_err(|e| dropped(&e))?;
-        let status = status.map_err(|e| dropped(&e))?;
+        let (mut output, status) = match answer {
+            Ok(answer) => (answer.output, answer.status),
+            Err(DeviceError::File { source, .. }) => return Err(dropped(&source)),
+            Err(error) => return Err(Broken::Final(error)),
+        };
         if status.code() == Some(GONE) {
             return Err(Broken::Gone);
         }
@@ -224,7 +234,11 @@ impl Ssh {
 }
 
 impl Runner for Ssh {
-    fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError> {
+    fn reach(&self) -> Result<(), DeviceError> {
+        self.answers()
+    }
+
+    fn run_within(&self, program: &Path, words: &[Word], limits: &Limits) -> Result<Vec<u8>, DeviceError> {
         let mut state = self.state();
         let mut files = vec![(self.name(&mut state, program)?, program.to_path_buf())];
         let mut line = format!("./{}", files[0].0);
@@ -243,7 +257,7 @@ impl Runner for Ssh {
         loop {
             attempt += 1;
             let before = state.contact;
-            let problem = match self.attempt(&mut state, &files, &line) {
+            let problem = match self.attempt(&mut state, &files, &line, limits) {
                 Ok((output, 0)) => return Ok(output),
                 Ok((output, code)) => {
                     return Err(DeviceError::Failed { program: program.into(), code: Some(code), output });
@@ -260,6 +274,20 @@ impl Runner for Ssh {
                 return Err(DeviceError::Unreachable { host: self.settings.host.clone(), problem });
             }
             thread::sleep(pause);
+        }
+    }
+}
+
+impl Ssh {
+    /// Asks for nothing, to see whether the device answers.
+    fn answers(&self) -> Result<(), DeviceError> {
+        match self.ask("true", None) {
+            Ok(_) => Ok(()),
+            Err(Broken::Final(error)) => Err(error),
+            Err(Broken::Dropped(problem)) => {
+                Err(DeviceError::Unreachable { host: self.settings.host.clone(), problem })
+            }
+            Err(Broken::Gone) => Ok(()),
         }
     }
 }

@@ -96,6 +96,14 @@ fn read(pixels: &Pixels, imgsz: usize, rgb: &mut [f32]) -> Result<(Letterbox, [u
     Ok((letterbox, [image.width(), image.height()]))
 }
 
+/// Whether the COCO annotations of a split, where it has any, can be used.
+///
+/// # Errors
+/// If they cannot be read, or do not belong to the split.
+pub fn check_annotations(dataset: &Dataset) -> Result<(), EvalError> {
+    dataset.annotations.as_ref().map_or(Ok(()), |path| truth::annotated(path, dataset).map(|_| ()))
+}
+
 impl Prepared {
     /// Reads and letterboxes all images of a split into squares of `imgsz`. Where the dataset has COCO annotations for the split,
     /// they are the truth, with their crowd regions and areas; else the label files are.

@@ -53,7 +53,7 @@ pub use halves::{computes_halves, pack_half};
 pub use int8::{input_scale, pack_int8, weight_number, weight_scale};
 pub use peak::peak_flops;
 pub use pixels::{activate, unfold};
-pub use pool::Pool;
+pub use pool::{Pool, available};
 pub use simple::{add, copy, export, global_average, import, max_pool, upsample, values};
 pub use words::{conv_words, words_shared};
 

@@ -3,8 +3,8 @@
 use super::pin::pin_thread;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 type Job = *const (dyn Fn(usize, usize) + Sync);
@@ -14,6 +14,10 @@ const SPINS: usize = 4_000;
 
 /// Turns of waiting before the caller lets other programs have the core.
 const PATIENCE: usize = 20_000;
+
+/// Turns of waiting where there are more threads than processors: whoever waits busily keeps from its processor the
+/// thread that it waits for.
+const CROWDED_TURNS: usize = 1;
 
 /// A thread's run of items, on cache lines of its own (two, because they are fetched in pairs).
 #[repr(align(128))]
@@ -34,6 +38,9 @@ struct Shared {
     asleep: Vec<AtomicBool>,
     stop: AtomicBool,
     failed: AtomicBool,
+    /// Turns of waiting of a worker before it sleeps, and of the caller before it lets others have its processor.
+    spins: usize,
+    patience: usize,
 }
 
 // SAFETY: `job` is written only while no worker is busy, before the epoch changes (release), and read only after
@@ -57,6 +64,7 @@ impl Pool {
     /// As [`Pool::new`], each new thread on a processor of its own if `pinned`; the first is left to the caller's.
     pub(super) fn start(threads: usize, pinned: bool) -> Self {
         let workers = threads.saturating_sub(1);
+        let crowded = threads > available();
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
@@ -65,6 +73,8 @@ impl Pool {
             asleep: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            spins: if crowded { CROWDED_TURNS } else { SPINS },
+            patience: if crowded { CROWDED_TURNS } else { PATIENCE },
         });
         let start = |index: usize| {
             let shared = Arc::clone(&shared);
@@ -119,7 +129,7 @@ impl Pool {
         let mut turns = 0usize;
         while shared.busy.load(Ordering::Acquire) > 0 {
             turns += 1;
-            if turns > PATIENCE { thread::yield_now() } else { std::hint::spin_loop() }
+            if turns > shared.patience { thread::yield_now() } else { std::hint::spin_loop() }
         }
         assert!(own.is_ok() && !shared.failed.load(Ordering::Relaxed), "a kernel panicked");
     }
@@ -134,6 +144,12 @@ impl Drop for Pool {
             let _ = worker.join();
         }
     }
+}
+
+/// Processors that this process may use, as it was started: a thread that is bound to one sees only that.
+pub fn available() -> usize {
+    static FOUND: OnceLock<usize> = OnceLock::new();
+    *FOUND.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
 fn take_items(shared: &Shared, job: &(dyn Fn(usize, usize) + Sync), thread: usize) {
@@ -155,7 +171,7 @@ fn work(shared: &Shared, index: usize) {
         let mut turns = 0;
         while shared.epoch.load(Ordering::Acquire) == seen {
             turns += 1;
-            if turns < SPINS {
+            if turns < shared.spins {
                 std::hint::spin_loop();
                 continue;
             }

@@ -613,6 +613,25 @@ fn a_pool_wakes_threads_that_are_about_to_sleep() {
     finished.recv_timeout(Duration::from_secs(60)).expect("a thread sleeps while there is work");
 }
 
+/// Threads that wait busily for threads without a processor would take a time slice, some milliseconds, for every job.
+#[test]
+fn many_more_threads_than_processors_still_end() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let threads = (4 * super::available()).max(16);
+        let mut pool = Pool::new(threads);
+        let count = AtomicUsize::new(0);
+        for _ in 0..300 {
+            pool.run(64, &|_, _| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        done.send(count.into_inner()).unwrap();
+    });
+    assert_eq!(finished.recv_timeout(Duration::from_secs(30)).expect("the threads keep each other waiting"), 300 * 64);
+}
+
 #[test]
 #[should_panic(expected = "a kernel panicked")]
 fn a_panic_in_a_job_reaches_the_caller() {

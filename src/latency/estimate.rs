@@ -52,7 +52,12 @@ pub fn estimate(
                 let macs = (a.heads * (a.key_dim + a.head_dim)) as f64 * (out.area() * out.area()) as f64;
                 [START_MS, read, write + macs / macs_per_ms / out.c.max(1) as f64, 0.0]
             }
-            Op::MaxPool { .. } | Op::Upsample { .. } | Op::Add | Op::GlobalAvgPool => [0.0, read, write, 0.0],
+            Op::MaxPool { kernel, .. } => {
+                // Every output is compared with all values of its window, at the rate of other arithmetic.
+                let compared = (kernel * kernel * out.area()) as f64 / macs_per_ms;
+                [0.0, read, write + compared, 0.0]
+            }
+            Op::Upsample { .. } | Op::Add | Op::GlobalAvgPool => [0.0, read, write, 0.0],
             // Views of other tensors.
             _ => return None,
         };

@@ -79,15 +79,16 @@ impl<'a> Networks<'a> {
     }
 
     /// Fits the table to the times of all networks, in their order. Every fifth network is held out first, to see how
-    /// far predictions can be trusted; then all are fitted for the table itself.
+    /// far predictions are from its whole frames as they were measured; then all are fitted for the table itself.
     pub fn tabulate(&self, runs: &[LeastTimes], fingerprint: &str) -> LatencyTable {
         let (model, groups, plans) = (self.model, self.groups, &self.plans);
         let held_out = |network: usize| network % 5 == 4;
         let fitted = fit(model, groups, plans, runs, fingerprint, |n| !held_out(n));
-        let mut errors: Vec<f64> = (0..runs.len())
-            .filter(|n| held_out(*n))
-            .map(|n| (fitted.predict(&model.graph, groups, &plans[n]) / frame(&runs[n]) - 1.0).abs())
-            .collect();
+        let error = |n: usize| {
+            let measured = runs[n].measured()?;
+            Some((fitted.predict(&model.graph, groups, &plans[n]) / measured - 1.0).abs())
+        };
+        let mut errors: Vec<f64> = (0..runs.len()).filter(|n| held_out(*n)).filter_map(error).collect();
         errors.sort_by(f64::total_cmp);
         LatencyTable { held_out_errors: errors, ..fit(model, groups, plans, runs, fingerprint, |_| true) }
     }
@@ -129,10 +130,10 @@ pub fn measure(
     Ok(networks.tabulate(&runs, &fingerprint))
 }
 
-/// Milliseconds of a frame as the sum of the least times of its layers: on a busy machine hardly any whole frame runs
-/// undisturbed, but most layers do in one round or another.
+/// Milliseconds of a network's frame: as measured as a whole, or else the least times of its layers together.
 fn frame(run: &LeastTimes) -> f64 {
-    run.nodes.iter().filter(|millis| millis.is_finite()).sum()
+    let layers = || run.nodes.iter().filter(|millis| millis.is_finite()).sum();
+    run.measured().unwrap_or_else(layers)
 }
 
 fn fit(
@@ -161,4 +162,51 @@ fn fit(
     factors.sort_by(f64::total_cmp);
     table.frame_factor = factors.get(factors.len() / 2).copied().unwrap_or(1.0);
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::groups;
+    use crate::model::{Info, Tensor, Weights};
+    use crate::zoo::yolo11::{Scale, detect};
+
+    /// Frames take a fifth more than their layers alone, and one network, held out, twice that: the factor is that of the
+    /// frames, and the error is that of the frame.
+    #[test]
+    fn predictions_are_held_against_frames_and_not_against_sums_of_layers() {
+        let graph = detect(Scale { depth: 0.3, width: 0.05, max_channels: 256, c3k_everywhere: false }, 2).unwrap();
+        let mut weights = Weights::new();
+        for param in graph.params() {
+            let len = param.shape.iter().product();
+            weights.insert(param.key.clone(), Tensor::new(param.shape.clone(), vec![1.0; len]));
+        }
+        let model = Model::new(graph, weights, Info::default()).unwrap();
+        let groups = groups(&model.graph);
+        let levels: Vec<Vec<usize>> = groups.groups.iter().map(|g| (1..=g.width()).collect()).collect();
+        let sampling = Sampling { size: (64, 64), threads: 1, networks: 20, rounds: 3, seed: 1 };
+        let networks = Networks::new(&model, &groups, &levels, &sampling);
+        // Layers that follow the model of a layer exactly.
+        let truth = LayerTime { tile: 1, coefficients: [0.01, 0.001, 0.001, 0.0001] };
+        let times = |n: usize| {
+            let width = |g: crate::group::GroupId| networks.plans[n][g.index()];
+            let layer = |id| {
+                let (input, output) = compositions(&model.graph, &groups, id);
+                truth.millis(input.width(width), output.width(width))
+            };
+            let nodes: Vec<f64> = model.graph.ids().map(layer).collect();
+            let sum: f64 = nodes.iter().sum();
+            let whole = sum * if n == 9 { 2.4 } else { 1.2 };
+            LeastTimes { nodes, frame: sum, frames: vec![whole, 0.9 * whole, 7.0 * whole] }
+        };
+        let runs: Vec<LeastTimes> = (0..20).map(times).collect();
+        let table = networks.tabulate(&runs, "test");
+        assert!((table.frame_factor - 1.2).abs() < 1e-3, "{}", table.frame_factor);
+        let errors = &table.held_out_errors;
+        assert_eq!(errors.len(), 4);
+        assert!(errors[..3].iter().all(|e| *e < 1e-3) && (errors[3] - 0.5).abs() < 1e-3, "{errors:?}");
+        // Without whole frames nothing is said of them.
+        let bare: Vec<LeastTimes> = runs.into_iter().map(|run| LeastTimes { frames: vec![], ..run }).collect();
+        assert!(networks.tabulate(&bare, "test").held_out_errors.is_empty());
+    }
 }

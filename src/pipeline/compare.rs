@@ -73,7 +73,7 @@ pub fn compare(
     let source = Source::gather(job, tell)?;
     let levels = levels(job, &source);
     let table = table(job, &source, &levels, tell)?;
-    let prepared = Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
+    let prepared = Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?;
     let judge = Judge { prepared: &prepared, seed: job.seed };
     let uncut = judge.find(&source.model)?;
     // Below zero stands for a figure that there is not: no difference of such figures means anything.
@@ -195,7 +195,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn find(&self, model: &Model) -> Result<Vec<Found>, PipelineError> {
-        self.prepared.find(model, rayon::current_num_threads(), &|_| {}).map_err(PipelineError::stage("evaluation"))
+        self.prepared.find(model, rayon::current_num_threads(), &|_| {}).map_err(super::evaluation)
     }
 
     fn score(&self, found: &[Found]) -> Score {

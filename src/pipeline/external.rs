@@ -6,10 +6,12 @@
 
 use super::PipelineError;
 use crate::bench::{Distribution, Pair, Samples};
+use crate::device::{DeviceError, Limits, answer};
 use crate::emit::onnx;
 use crate::files;
 use crate::model::Model;
 use crate::pipeline::Against;
+use crate::session::SessionError;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -24,26 +26,45 @@ const MOST_RUNS: usize = 20;
 /// # Errors
 /// If the model cannot be exported, or the command fails or prints no number.
 pub fn frames(command: &[String], model: &Model, imgsz: usize, folder: &Path) -> Result<Vec<f64>, PipelineError> {
-    let failed = PipelineError::stage("benchmark command");
     let path = folder.join(format!("bench-{}.onnx", std::process::id()));
     let bytes = onnx::export(model, imgsz, imgsz).map_err(PipelineError::stage("benchmark command"))?;
-    files::write_atomic(&path, &bytes).map_err(failed)?;
+    files::write_atomic(&path, &bytes).map_err(|e| PipelineError::writing(&path, &e))?;
     let times = run(command, &path);
     let _ = std::fs::remove_file(&path);
-    times.map_err(PipelineError::stage("benchmark command"))
+    times.map_err(PipelineError::Session)
 }
 
-fn run(command: &[String], model: &Path) -> Result<Vec<f64>, String> {
+/// Refuses a command whose program is not there.
+///
+/// # Errors
+/// Names the program.
+pub fn check(command: &[String]) -> Result<(), PipelineError> {
+    let Some(program) = command.first().filter(|word| !word.contains(MODEL)) else { return Ok(()) };
+    let bare = Path::new(program).components().count() == 1 && !program.contains(std::path::is_separator);
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = if bare {
+        std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+    } else {
+        Path::new(program).is_file()
+    };
+    let place = if bare { "is in no folder of PATH" } else { "is no file" };
+    if found { Ok(()) } else { Err(PipelineError::Input(format!("[bench] command: `{program}` {place}"))) }
+}
+
+fn run(command: &[String], model: &Path) -> Result<Vec<f64>, SessionError> {
     let place = model.to_string_lossy();
     let words: Vec<String> = command.iter().map(|word| word.replace(MODEL, &place)).collect();
-    let (program, words) = words.split_first().ok_or("is empty")?;
-    let output = Command::new(program).args(words).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let output = output.map_err(|e| format!("{program}: {e}"))?;
-    if !output.status.success() {
-        return Err(format!("{program}: {}", output.status));
+    let odd = |program: &str, problem: &str| SessionError::Output { program: program.into(), problem: problem.into() };
+    let (program, words) = words.split_first().ok_or_else(|| odd("[bench] command", "is empty"))?;
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let answer = answer(&mut command, Path::new(program), &Limits::LONG)?;
+    if !answer.status.success() {
+        let (code, output) = (answer.status.code(), answer.output);
+        return Err(DeviceError::Failed { program: program.into(), code, output }.into());
     }
-    let times = numbers(&String::from_utf8_lossy(&output.stdout));
-    if times.is_empty() { Err(format!("{program}: printed no milliseconds")) } else { Ok(times) }
+    let times = numbers(&String::from_utf8_lossy(&answer.output));
+    if times.is_empty() { Err(odd(program, "printed no milliseconds")) } else { Ok(times) }
 }
 
 /// All positive numbers of a text.
@@ -104,9 +125,18 @@ mod tests {
     fn the_command_gets_the_model_and_its_failures_are_told() {
         let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
         let echo = words(&["/bin/sh", "-c", "test \"$1\" = a/b.onnx && echo 2.5", "sh", "{model}"]);
-        assert_eq!(run(&echo, Path::new("a/b.onnx")), Ok(vec![2.5]));
-        assert!(run(&echo, Path::new("other")).unwrap_err().contains("exit status: 1"));
-        assert!(run(&words(&["/bin/true"]), Path::new("x")).unwrap_err().contains("printed no milliseconds"));
+        assert_eq!(run(&echo, Path::new("a/b.onnx")).unwrap(), vec![2.5]);
+        let refused = |words: &[String]| run(words, Path::new("x")).unwrap_err().to_string();
+        assert!(refused(&echo).contains("ended with exit code 1"));
+        assert!(refused(&words(&["/bin/true"])).contains("printed no milliseconds"));
+        assert!(refused(&words(&["/bin/sh", "-c", "yes 1.5"])).contains("printed more than"));
         assert!(run(&words(&["/bin/none"]), Path::new("x")).is_err());
+        for (program, expected) in
+            [("sh", None), ("/bin/sh", None), ("/bin/none", Some("is no file")), ("no-bench", Some("PATH"))]
+        {
+            let refused = check(&words(&[program, "{model}"])).err().map(|e| e.to_string());
+            assert_eq!(refused.is_some(), expected.is_some(), "{program}: {refused:?}");
+            assert!(refused.unwrap_or_default().contains(expected.unwrap_or_default()), "{program}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! 4. What is proven is about that plan, under the losses as they were measured and the corrected budget that it was
 //!    searched under.
 
+use super::advice::{distance, enough};
 use super::job::{Event, Job, Listener, Timing};
 use super::plan::Worth;
 use super::problem::Limits;
@@ -356,7 +357,7 @@ impl Settling<'_> {
             let other = floors::recall(source, seen.len(), &found);
             let missing = floors::missing(&job.floors, &source.train.names, &uncut, &other);
             let floors = if missing > 0.0 { format!(", recall {missing:.3} below the floors") } else { String::new() };
-            tell(Event::Note(format!("plan {}: {loss:.4} nats per confident prediction{floors}", number + 1)));
+            tell(Event::Note(format!("plan {}: {}{floors}", number + 1, distance(loss))));
             // Floors go first, on all classes together.
             if (missing, loss) < least.1 {
                 least = (number, (missing, loss));
@@ -382,10 +383,7 @@ fn explain(why: &Infeasible, uncut_ms: f64, job: &Job, source: &Source) -> Strin
     for way in &why.relaxations {
         let parts = [
             way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms / uncut_ms * 1000.0).ceil() / 1000.0)),
-            way.memory_bytes.map(|bytes| {
-                let flag = if weights_only { "--file-mib" } else { "--memory-mib" };
-                format!("{flag} {:.2}", (mib(bytes) * 100.0).ceil() / 100.0)
-            }),
+            way.memory_bytes.map(|bytes| enough(bytes, &job.budget)),
         ];
         text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
     }

@@ -35,6 +35,7 @@ fn job(folder: &Path) -> Job {
         repair: Method::LeastSquares,
         tune: Tune { epochs: 1, batch: 2, lr: 1e-3, rule: Rule::ADAM_W, distill: 1.0, sparsity: 0.0, control: false },
         cuda: false,
+        skip_bad_images: false,
         warmup: 1,
         runs: 2,
         timing: Timing::Estimate(Speed { gflops: 8.0, bandwidth: 8.0 }),

@@ -78,7 +78,8 @@ pub fn read(path: &Path) -> Result<Profile, ProfileError> {
 fn text_of(path: &Path) -> Result<String, ProfileError> {
     let io = |source| ProfileError::Io { path: path.into(), source };
     let bytes = files::read(path, MAX_FILE).map_err(io)?;
-    String::from_utf8(bytes).map_err(|e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))
+    let text = String::from_utf8(bytes);
+    text.map_err(|_| io(std::io::Error::new(std::io::ErrorKind::InvalidData, "is no text in UTF-8")))
 }
 
 /// Reads the text of `NAME.local.toml`.
@@ -178,7 +179,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     let mut s = Section::new(problems, "budget", budget);
     let b = &mut profile.budget;
     b.latency = s.number("latency-ms", Millis::new);
-    b.latency_ratio = s.number("latency-ratio", Ratio::new);
+    b.latency_ratio = s.number("latency-ratio", Ratio::above_zero);
     b.percentile = match s.whole("percentile", 1..=99) {
         None => b.percentile,
         Some(percentile @ (50 | 95 | 99)) => percentile as u8,
@@ -188,7 +189,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         }
     };
     b.memory = s.number("memory-mib", Mib::new);
-    b.params = s.count("params", 1..=usize::MAX);
+    b.params = s.count("params", 1..=i64::MAX as usize);
     b.file = s.number("file-mib", Mib::new);
     b.min_map = s.number("min-map", Ratio::new);
     b.max_map_drop = s.number("max-map-drop", Ratio::new);

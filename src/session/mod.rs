@@ -13,7 +13,7 @@ pub use windows::{Collected, Unsteady, collect};
 
 use crate::bench::{Distribution, Measured, Pair, TableSpec, Versus, Window};
 use crate::board::{self, Board, State};
-use crate::device::{self, DeviceError, Runner, Word};
+use crate::device::{self, DeviceError, Limits, Runner, Word};
 use crate::engine::LeastTimes;
 use crate::files;
 use crate::profile::Profile;
@@ -129,7 +129,7 @@ impl Session {
     /// # Errors
     /// As [`Session::open`].
     pub fn with_runner(runner: Box<dyn Runner>, profile: &Profile, binary: &Path) -> Result<Self, SessionError> {
-        let output = runner.run(binary, &[text("device"), text("--json")])?;
+        let output = runner.run_within(binary, &[text("device"), text("--json")], &Limits::SHORT)?;
         let About { board } = parse(binary, &output)?;
         let simulated = simulated(profile, &board, runner.emulates());
         let (threads, pin, quiet) = (profile.device.threads, profile.device.pin, profile.bench.quiet);
@@ -289,13 +289,13 @@ impl Session {
         struct Now {
             state: State,
         }
-        let output = self.runner.run(&self.binary, &[text("device"), text("--json")])?;
+        let output = self.runner.run_within(&self.binary, &[text("device"), text("--json")], &Limits::SHORT)?;
         Ok(parse::<Now>(&self.binary, &output)?.state)
     }
 }
 
 /// Why times from a machine mean nothing for a profile, where they do.
-fn simulated(profile: &Profile, board: &Board, emulates: bool) -> Option<String> {
+pub fn simulated(profile: &Profile, board: &Board, emulates: bool) -> Option<String> {
     if emulates || board.emulated {
         return Some("emulated".into());
     }

@@ -4,6 +4,7 @@ mod decode;
 pub mod draw;
 mod glyphs;
 mod image;
+mod jpeg;
 mod letterbox;
 mod nms;
 mod preprocess;

@@ -108,7 +108,7 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
             9,
             &["three.yaml names 3 classes, small.safetensors knows 2"],
         ),
-        ("detect --model small.safetensors noise.png", 9, &["error: noise.png: not a readable JPEG or PNG image"]),
+        ("detect --model small.safetensors noise.png", 9, &["error: noise.png: not a readable image"]),
         ("detect --model small.safetensors none.png", 9, &["error: none.png: No such file"]),
         ("detect --model small.safetensors", 2, &["<IMAGE>..."]),
         ("detect --model small.safetensors photo.png --score 2", 2, &["is 2, expected a number from 0 to 1"]),
@@ -137,7 +137,11 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
         ("train --arch yolo11n --data drawn:0 -o x", 2, &["from 1 to 1000000 behind `drawn:`"]),
         ("train --arch yolo11n --data none.yaml -o x", 9, &["error: none.yaml: No such file"]),
         ("train --arch small.safetensors --data three.yaml -o x", 9, &["has 2 classes, the data names 3"]),
-        ("train --arch small.safetensors --data data.yaml --imgsz 65 -o x", 2, &["`imgsz` is 65", "multiple of 32"]),
+        (
+            "train --arch small.safetensors --data data.yaml --imgsz 65 -o x",
+            2,
+            &["imgsz 65: expected a multiple of 32, for example 96"],
+        ),
         (
             "prune --profile remote.toml",
             2,

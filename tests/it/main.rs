@@ -10,11 +10,16 @@ mod classifiers;
 mod classify;
 #[cfg(feature = "toolkit")]
 mod cli;
+#[cfg(feature = "toolkit")]
+mod cli_data;
 mod data;
+mod datasets;
 mod demo;
+mod device;
 mod engine_props;
 mod eval;
 mod forward;
+mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
 mod job;
@@ -22,7 +27,10 @@ mod job;
 mod kept;
 #[cfg(feature = "toolkit")]
 mod loss;
+mod model_file;
 mod onnx;
+#[cfg(feature = "toolkit")]
+mod output;
 #[cfg(feature = "toolkit")]
 mod preprocess;
 mod profile;
