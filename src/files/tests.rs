@@ -1,3 +1,5 @@
+//! What is written, replaced, kept and cleaned up.
+
 use super::*;
 
 fn names(folder: &Path) -> Vec<String> {

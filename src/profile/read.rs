@@ -111,6 +111,10 @@ fn with_problems<T>(
     text: &str,
     read: impl for<'t> FnOnce(&DeTable<'t>, &mut Problems<'t>) -> T,
 ) -> Result<T, ProfileError> {
+    if text.len() as u64 > MAX_FILE {
+        let source = std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("is larger than {MAX_FILE} bytes"));
+        return Err(ProfileError::Io { path: path.into(), source });
+    }
     let mut problems = Problems::new(path, text);
     let (table, syntax) = DeTable::parse_recoverable(text);
     for error in syntax {

@@ -143,6 +143,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             part.display(),
             aside.display()
         )),
+        FitEvent::NotSaved { problem } => {
+            terminal.note(&format!("warning: {problem}; an interrupted training would start anew"));
+        }
         FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
         FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
     };

@@ -1,3 +1,5 @@
+//! Flags, profiles and what the verdict is given by.
+
 use super::*;
 use clap::Parser;
 
