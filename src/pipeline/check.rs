@@ -4,6 +4,7 @@ use super::job::{Event, Job, Listener, Timing};
 use super::results::{Results, room};
 use super::{PipelineError, Source, external};
 use crate::data::{Item, Picture};
+use crate::detector::check_side;
 use crate::eval;
 use crate::files::Inputs;
 use crate::graph::Head;
@@ -36,10 +37,7 @@ pub fn check(job: &Job, results: &Results, tell: Listener) -> Result<(), Pipelin
 pub(super) fn inputs(source: &Source, job: &Job, tell: Listener) -> Result<(), PipelineError> {
     let stride = source.model.graph.stride();
     for side in &job.sizes {
-        if *side == 0 || !side.is_multiple_of(stride) {
-            let problem = format!("imgsz {side}: expected a multiple of {stride}, at most 4096");
-            return Err(PipelineError::Input(problem));
-        }
+        check_side(*side, stride).map_err(|e| PipelineError::Setting(e.to_string()))?;
     }
     let estimated = matches!(job.timing, Timing::Estimate(_));
     if job.sizes.len() > 1 && estimated {

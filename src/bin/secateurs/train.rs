@@ -242,10 +242,11 @@ fn part(output: &Path) -> PathBuf {
 
 /// Settings are the user's, and so are data and checkpoints.
 fn failure(error: train::TrainError) -> Failure {
-    use train::TrainError::{Backend, Setting, Threads};
+    use train::TrainError::{Backend, File, Setting, Threads};
     match error {
         Setting { .. } => Failure::Usage(error.to_string()),
         Backend(_) | Threads(_) => Failure::internal(error),
+        File(model::FileError::Io { path, source }) => Failure::writing(&path, &source),
         _ => Failure::input(error),
     }
 }
