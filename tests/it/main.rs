@@ -28,6 +28,7 @@ mod kept;
 #[cfg(feature = "toolkit")]
 mod loss;
 mod model_file;
+mod notes;
 mod onnx;
 #[cfg(feature = "toolkit")]
 mod output;
