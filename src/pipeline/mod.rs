@@ -10,6 +10,7 @@
 //!
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
+mod aim;
 mod allocate;
 mod cache;
 mod compare;
@@ -34,7 +35,7 @@ pub use compare::{Scheme, compare};
 pub use floors::Floors;
 pub use job::{Event, Job, Listener, Timing, Tune};
 pub use judge::Judge;
-pub use measure::{Against, judge, judge_simulated};
+pub use measure::{Against, judge, judge_simulated, verdict_runs};
 pub use plan::{Planned, plan};
 pub use problem::levels;
 pub use source::{DEMO_MODEL, Source, drawn};

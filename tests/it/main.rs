@@ -12,6 +12,7 @@ mod classify;
 mod cli;
 mod data;
 mod demo;
+#[cfg(feature = "toolkit")]
 mod device;
 mod engine_props;
 mod eval;

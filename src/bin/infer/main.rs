@@ -10,6 +10,7 @@ use secateurs::board::{Board, State};
 use secateurs::detector::{DetectorError, Finder, input_side};
 use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
+use secateurs::kernels::available;
 use secateurs::model::{self, FileError, Model};
 use secateurs::vision::{Image, ImageError};
 use std::fmt;
@@ -36,7 +37,8 @@ Commands:
 
 Options:
   --json            One JSON object a line instead of text
-  --threads N       Threads of the network [default: 1]
+  --threads N       Threads of the network, at most one for each processor [default: 1]
+  --force-threads   More threads than processors, where --threads says so
   --imgsz N         Side of the square input image, pixels [default: the model's own]
   --model FILE      A model file instead of the embedded model
   --device NAME     cpu, cuda, or auto: CUDA where this binary has it and a device is there [default: auto]
@@ -154,7 +156,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// Threads beyond the processors only delay each other.
+fn capped(args: Args) -> Args {
+    let most = available();
+    if args.threads <= most || args.force_threads {
+        return args;
+    }
+    let asked = args.threads;
+    eprintln!(
+        "note: --threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})"
+    );
+    Args { threads: most, ..args }
+}
+
 fn run(args: Args) -> Result<(), Failure> {
+    let args = capped(args);
     let mut out = io::stdout().lock();
     match &args.command {
         Command::Help => write!(out, "{HELP}")?,

@@ -36,7 +36,7 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.load()?;
-    let options = Options { threads: args.threads.threads.into(), ..Options::default() };
+    let options = Options { threads: args.threads.count(), ..Options::default() };
     let mut finder = Finder::new(&model, args.model.imgsz(&model)?, &options)?;
     finder.set_thresholds(args.score.get() as f32, args.iou.get() as f32);
     let mut out = io::stdout().lock();

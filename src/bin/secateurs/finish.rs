@@ -28,9 +28,6 @@ pub struct Args {
     pub terminal: TerminalArgs,
 }
 
-/// Frames that a claim about the 99th percentile rests on.
-const P99_RUNS: usize = 1000;
-
 /// What the binary measured.
 const BENCH: &str = "bench.json";
 
@@ -45,9 +42,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return judge(&args.out, &Outcome::Measured(&against), &mut terminal);
     }
     let session = Session::open(&profile, &args.binary)?;
-    // A claim about one frame in a hundred needs this many, whatever the profile says.
-    let least = if profile.budget.percentile == 99 { P99_RUNS } else { 1 };
-    let frames = Frames { imgsz, warmup: profile.bench.warmup, runs: profile.bench.runs.max(least), phases: true };
+    // As plans were measured.
+    let runs = pipeline::verdict_runs(profile.budget.percentile, profile.bench.runs);
+    let percentile = profile.budget.latency.map(|_| profile.budget.percentile);
+    let frames = Frames { imgsz, warmup: profile.bench.warmup, runs, phases: true, percentile };
     let uncut = args.out.join("uncut.safetensors");
     let record = session.versus(None, &uncut, &frames, &mut |done, all| terminal.progress(done, all))?;
     if !record.discarded.is_empty() {
@@ -62,7 +60,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 /// Enters the measurement into the reports and judges the budgets by it.
 fn complete(out: &std::path::Path, record: &Record, terminal: &mut Terminal) -> Result<(), Failure> {
-    let against = Against::of(&record.measured)
+    let against = Against::of_record(record)
         .ok_or_else(|| Failure::Internal("the binary did not measure the uncut model".into()))?;
     let outcome = match &record.simulated {
         Some(why) => Outcome::Simulated(why),

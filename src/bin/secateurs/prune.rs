@@ -5,6 +5,7 @@ use super::terminal::{Terminal, TerminalArgs};
 use secateurs::device;
 use secateurs::graph::Dtype;
 use secateurs::importance::{Criterion, Pattern};
+use secateurs::kernels::available;
 use secateurs::latency::Speed;
 use secateurs::pipeline::{self, Event, Job, Timing, Tune};
 use secateurs::profile::{
@@ -152,7 +153,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     let timing = timing(&profile, args.binary.as_deref(), &mut terminal)?;
-    let job = Job { cuda: args.cuda, timing, ..job(&profile, &out, &cache) };
+    let threads = threads(&profile, &timing, &mut terminal);
+    let job = Job { cuda: args.cuda, timing, threads, ..job(&profile, &out, &cache) };
     execute(&job, &mut terminal)
 }
 
@@ -191,6 +193,21 @@ fn timing(profile: &Profile, binary: Option<&Path>, terminal: &mut Terminal) -> 
     terminal
         .note(&format!("{}: {why}; latency is estimated from the profile, and none is claimed", profile.device.name));
     Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
+}
+
+/// Threads of the network: the profile's, at most one for each processor of the device where networks are timed.
+fn threads(profile: &Profile, timing: &Timing, terminal: &mut Terminal) -> usize {
+    let asked = profile.device.threads;
+    let threads = match timing {
+        Timing::Here => asked.min(available()),
+        Timing::Device(session) => session.threads(),
+        _ => asked,
+    };
+    if threads < asked {
+        terminal
+            .note(&format!("{asked} threads asked for, but the device has {threads} processors: {threads} are used"));
+    }
+    threads
 }
 
 /// What the job will do, in order.
