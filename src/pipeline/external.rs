@@ -5,7 +5,7 @@
 //! between them are passed over. It answers for the device; nothing here can tell whether that was steady.
 
 use super::PipelineError;
-use crate::bench::{Distribution, Pair, Samples};
+use crate::bench::{Pair, Samples};
 use crate::device::{DeviceError, Limits, answer};
 use crate::emit::onnx;
 use crate::files;
@@ -98,11 +98,10 @@ pub fn versus(
         }
         turn += 1;
     }
-    Ok(Against {
-        uncut: Distribution::of(&a.wall, &a.cpu),
-        cut: Distribution::of(&b.wall, &b.cpu),
-        ratio: Pair::of(&a, &b).ratio,
-    })
+    // Frames of two runs of a command are no pairs of neighbours.
+    let pair = Pair::of(&a, &b);
+    let ratio = pair.ratio;
+    Ok(Against { ratio, ratio_bound: None, ..pair.into() })
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod cli_data;
 mod data;
 mod datasets;
 mod demo;
+#[cfg(feature = "toolkit")]
 mod device;
 mod engine_props;
 mod eval;

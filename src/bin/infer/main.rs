@@ -12,6 +12,7 @@ use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::detector::{DetectorError, Finder, input_side};
 use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
+use secateurs::kernels::available;
 use secateurs::model::{self, FileError, Model};
 use secateurs::vision::{Image, ImageError};
 use std::fmt;
@@ -39,7 +40,8 @@ Commands:
 
 Options:
   --json            One JSON object a line instead of text
-  --threads N       Threads of the network [default: 1]
+  --threads N       Threads of the network, at most one for each processor [default: 1]
+  --force-threads   More threads than processors, where --threads says so
   --imgsz N         Side of the square input image, pixels [default: the model's own]
   --model FILE      A model file instead of the embedded model
   --device NAME     cpu, cuda, or auto: CUDA where this binary has it and a device is there [default: auto]
@@ -156,7 +158,20 @@ fn main() -> ExitCode {
     done.map_or_else(|failure| ExitCode::from(failure.code()), |()| ExitCode::SUCCESS)
 }
 
+/// Threads beyond the processors only delay each other.
+fn capped(args: Args) -> Args {
+    let most = available();
+    if args.threads <= most || args.force_threads {
+        return args;
+    }
+    let asked = args.threads;
+    let problem = format!("there are {most} processors, {most} threads are used (--force-threads: {asked})");
+    output::tell("", "note", &format!(": --threads {asked}: {problem}"));
+    Args { threads: most, ..args }
+}
+
 fn run(args: Args) -> Result<(), Failure> {
+    let args = capped(args);
     match &args.command {
         Command::Help => output::print(HELP),
         Command::Version => output::print(&format!("secateurs-infer {}\n", env!("CARGO_PKG_VERSION"))),

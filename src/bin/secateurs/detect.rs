@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     listed.notes.iter().for_each(|note| output::tell("", "note", &format!(": {note}")));
     let names = args.save.as_deref().map(|folder| names(folder, &listed)).transpose()?;
     let model = args.model.load()?;
-    let options = Options { threads: args.threads.threads.into(), ..Options::default() };
+    let options = Options { threads: args.threads.count(), ..Options::default() };
     let mut finder = Finder::new(&model, args.model.imgsz(&model)?, &options)?;
     finder.set_thresholds(args.score.get() as f32, args.iou.get() as f32);
     let all = listed.images.len();

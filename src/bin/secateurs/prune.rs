@@ -7,6 +7,7 @@ use secateurs::board::Board;
 use secateurs::device;
 use secateurs::graph::Dtype;
 use secateurs::importance::{Criterion, Pattern};
+use secateurs::kernels::available;
 use secateurs::latency::Speed;
 use secateurs::pipeline::{self, Event, Job, Results, Timing, Tune};
 use secateurs::profile::{
@@ -155,8 +156,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let results = Results::open(&out, args.first_stage)?;
     let timing = timing(&profile, &args, &mut terminal)?;
     let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
-    let job =
-        Job { cuda: args.cuda, skip_bad_images: args.skip_bad_images, timing, ..job(&profile, &out, &cache.folder) };
+    let (threads, skip_bad_images) = (threads(&profile, &timing, &mut terminal), args.skip_bad_images);
+    let job = Job { cuda: args.cuda, skip_bad_images, timing, threads, ..job(&profile, &out, &cache.folder) };
     let verdict = execute(&job, &profile, &results, &mut terminal)?;
     if args.first_stage { Ok(()) } else { judge(&verdict, args.require_device) }
 }
@@ -262,6 +263,21 @@ fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Tim
 /// Why nothing can be claimed about the device, where that was asked for.
 fn no_device(why: &str) -> Failure {
     Failure::Device(format!("--require-device: latency cannot be measured on the device ({why})"))
+}
+
+/// Threads of the network: the profile's, at most one for each processor of the device where networks are timed.
+fn threads(profile: &Profile, timing: &Timing, terminal: &mut Terminal) -> usize {
+    let asked = profile.device.threads;
+    let threads = match timing {
+        Timing::Here => asked.min(available()),
+        Timing::Device(session) => session.threads(),
+        _ => asked,
+    };
+    if threads < asked {
+        terminal
+            .note(&format!("{asked} threads asked for, but the device has {threads} processors: {threads} are used"));
+    }
+    threads
 }
 
 /// What the job will do, in order.
