@@ -3,7 +3,7 @@
 use super::allocate::{self, Rule};
 use super::job::{Event, Job, Listener};
 use super::plan::{Evident, levels, missing, table, worth};
-use super::{PipelineError, Source, measure, settle};
+use super::{PipelineError, Source, check, measure, settle};
 use crate::eval::{Found, Prepared};
 use crate::importance::{self, Criterion, Ranking};
 use crate::latency::LatencyTable;
@@ -71,6 +71,7 @@ pub fn compare(
     tell: Listener,
 ) -> Result<Comparison, PipelineError> {
     let source = Source::gather(job, tell)?;
+    check::doubts(&source, tell);
     let levels = levels(job, &source);
     let table = table(job, &source, &levels, tell)?;
     let prepared = Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?;

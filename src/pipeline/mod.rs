@@ -276,6 +276,9 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
             "the training kept from an earlier run {problem}; set aside as {}, training starts anew",
             aside.display()
         ))),
+        train::FitEvent::NotSaved { problem } => {
+            tell(Event::Note(format!("warning: {problem}; an interrupted training would start anew")));
+        }
         train::FitEvent::Step { at, .. } => {
             tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps))
         }

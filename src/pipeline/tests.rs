@@ -281,6 +281,6 @@ fn accuracy_that_is_undefined_holds_no_budget() {
     }
     // A classifier has no mAP, and is judged by its accuracy.
     let right = |share| Stage { accuracy: Some(share), ..stage(f64::NAN, &[]) };
-    assert_eq!(judge(None, Some(0.02), &[], &right(0.9), &right(0.89)).1, true);
-    assert_eq!(judge(Some(0.9), None, &[], &right(0.9), &right(0.89)).1, false);
+    assert!(judge(None, Some(0.02), &[], &right(0.9), &right(0.89)).1);
+    assert!(!judge(Some(0.9), None, &[], &right(0.9), &right(0.89)).1);
 }

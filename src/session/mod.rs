@@ -245,17 +245,28 @@ impl Session {
         folder: &Path,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<LeastTimes>, SessionError> {
+        let io = |source| SessionError::File { path: folder.into(), source };
+        let own = files::temporary_folder(folder).map_err(io)?;
+        let taken = self.table_in(spec, &own, progress);
+        let _ = std::fs::remove_dir_all(&own);
+        taken
+    }
+
+    fn table_in(
+        &self,
+        spec: &TableSpec,
+        own: &Path,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<LeastTimes>, SessionError> {
         let mut least: Vec<LeastTimes> = spec.networks.iter().map(|g| LeastTimes::unseen(g.nodes.len())).collect();
         let mut done = 0;
         while done < spec.rounds.max(1) {
             let rounds = TABLE_ROUNDS.min(spec.rounds.max(1) - done);
             let part = TableSpec { rounds, seed: spec.seed.wrapping_add(done as u64), ..spec.clone() };
-            let path = folder.join(format!("table-{}.json", std::process::id()));
+            let path = own.join("table.json");
             let io = |source| SessionError::File { path: path.clone(), source };
             files::write_atomic(&path, &serde_json::to_vec(&part).map_err(|e| io(e.into()))?).map_err(io)?;
-            let taken = self.rounds(&path);
-            let _ = std::fs::remove_file(&path);
-            let taken = taken?;
+            let taken = self.rounds(&path)?;
             if taken.len() != least.len() {
                 let problem = format!("times of {} networks, expected {}", taken.len(), least.len());
                 return Err(SessionError::Output { program: self.binary.clone(), problem });

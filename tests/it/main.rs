@@ -39,6 +39,8 @@ mod quantise;
 #[cfg(feature = "toolkit")]
 mod repair;
 mod report;
+#[cfg(all(feature = "toolkit", unix))]
+mod results;
 mod search;
 #[cfg(feature = "toolkit")]
 mod sparse;

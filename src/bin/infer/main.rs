@@ -76,6 +76,7 @@ enum Failure {
     Usage(Usage),
     Device(EngineError),
     Input(String),
+    Machine(String),
     Output(io::Error),
     Internal(String),
 }
@@ -86,7 +87,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Device(_) => 7,
             Self::Input(_) => 9,
-            Self::Output(_) => 10,
+            Self::Machine(_) | Self::Output(_) => 10,
             Self::Internal(_) => 1,
         }
     }
@@ -97,7 +98,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(usage) => write!(f, "{usage}\n  help: secateurs-infer --help lists commands and options"),
             Self::Device(error) => write!(f, "{error}\n  help: --device cpu runs on the processor"),
-            Self::Input(problem) | Self::Internal(problem) => f.write_str(problem),
+            Self::Input(problem) | Self::Machine(problem) | Self::Internal(problem) => f.write_str(problem),
             Self::Output(problem) => write!(f, "standard output cannot be written: {problem}"),
         }
     }
@@ -323,7 +324,8 @@ fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
             Ok((path, mut pixels)) => {
                 let found = finder.find(&path, &pixels, model)?;
                 if let Some(names) = &names {
-                    found.save_as(&mut pixels, names.path(position), names.inputs())?;
+                    let saved = found.save_as(&mut pixels, names.path(position), names.inputs());
+                    saved.map_err(|error| Failure::Machine(error.to_string()))?;
                 }
                 if args.json { output::print_json(&found)? } else { output::print(&found.to_string()) }
             }
@@ -343,6 +345,11 @@ fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
 /// Where the images with their boxes go, those that cannot be read included.
 fn save_names(folder: &Path, listed: &Listed) -> Result<SaveNames, Failure> {
     let images: Vec<&Path> = listed.paths().collect();
-    let fail = |error| Failure::Usage(Usage(format!("--save {}: {error}", folder.display())));
-    SaveNames::new(folder, &images).map_err(fail)
+    SaveNames::new(folder, &images).map_err(|error| {
+        let problem = format!("--save {}: {error}", folder.display());
+        match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => Failure::Usage(Usage(problem)),
+            _ => Failure::Machine(problem),
+        }
+    })
 }

@@ -1,6 +1,7 @@
 //! The flags that several commands share, and the files behind them.
 
 use super::failure::Failure;
+use super::output;
 use clap::Args;
 use secateurs::detector::input_side;
 use secateurs::eval::EvalResult;
@@ -42,7 +43,7 @@ pub struct ThreadArgs {
 /// Writes to standard error what the user should know and what does not end the command.
 pub fn warn(notes: impl IntoIterator<Item = impl std::fmt::Display>) {
     for note in notes {
-        eprintln!("warning: {note}");
+        output::tell("", "warning", &format!(": {note}"));
     }
 }
 

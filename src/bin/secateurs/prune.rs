@@ -113,11 +113,8 @@ pub fn load(path: Option<&Path>) -> Result<Profile, Failure> {
 /// Reads `CLASS=R`; names may have any character.
 fn floor(text: &str) -> Result<(String, Ratio), String> {
     let (name, share) = text.rsplit_once('=').ok_or("expected CLASS=R, such as person=0.95")?;
-    let share: Ratio = share.parse().map_err(|e: secateurs::profile::UnitError| e.to_string())?;
-    if share.get() == 0.0 {
-        return Err("a floor of 0 asks for nothing: expected more than 0, up to 1".into());
-    }
-    Ok((name.to_owned(), share))
+    let share = share.parse().and_then(|share: Ratio| Ratio::above_zero(share.get()));
+    Ok((name.to_owned(), share.map_err(|e| e.to_string())?))
 }
 
 impl Args {
@@ -335,7 +332,9 @@ fn execute(job: &Job, profile: &Profile, results: &Results, terminal: &mut Termi
 
 /// The exit code of a verdict.
 pub fn judge(verdict: &Verdict, require_device: bool) -> Result<(), Failure> {
-    let missed = verdict.sentences.join("; ");
+    let missed: Vec<&str> =
+        verdict.sentences.iter().map(String::as_str).filter(|text| text.contains("missed")).collect();
+    let missed = missed.join("; ");
     if !verdict.latency_ok || !verdict.memory_ok {
         return Err(Failure::Budget(missed));
     }
