@@ -57,7 +57,7 @@ fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Fo
     let profile = &bundle.profile;
     let session = Session::open(profile, &args.binary)?;
     // As plans were measured.
-    let runs = pipeline::verdict_runs(profile.budget.percentile, profile.bench.runs);
+    let runs = secateurs::pipeline::verdict_runs(profile.budget.percentile, profile.bench.runs);
     let percentile = profile.budget.latency.map(|_| profile.budget.percentile);
     let frames = Frames { imgsz: bundle.report.imgsz, warmup: profile.bench.warmup, runs, phases: true, percentile };
     let uncut = args.out.join("uncut.safetensors");
