@@ -261,6 +261,7 @@ fn create_new(folder: &Path) -> io::Result<(PathBuf, File)> {
 /// # Errors
 /// Those of the operating system.
 pub fn temporary_folder(parent: &Path) -> io::Result<PathBuf> {
+    fs::create_dir_all(parent)?;
     clean_once(parent);
     let folder = parent.join(temporary_name());
     fs::create_dir(&folder).map(|()| folder)

@@ -40,9 +40,8 @@ fn design_effect(marks: &[bool]) -> f64 {
     if blocks.len() < 4 || alone <= 0.0 {
         return 1.0;
     }
-    let covariance = |lag: usize| {
-        blocks.iter().zip(&blocks[lag..]).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>() / count
-    };
+    let covariance =
+        |lag: usize| blocks.iter().zip(&blocks[lag..]).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>() / count;
     let (mut sum, mut least, mut lags) = (0.0, f64::INFINITY, 0.0);
     for lag in (0..blocks.len() / 4).step_by(2) {
         let pair = covariance(lag) + covariance(lag + 1);

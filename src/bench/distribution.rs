@@ -1,5 +1,7 @@
-//! Percentiles of frame times.
+//! Percentiles of frame times, and what they are at most, whatever the distribution and though frames that follow each
+//! other resemble each other.
 
+use super::dependence::worth;
 use serde::{Deserialize, Serialize};
 
 /// Confidence of the upper bounds.
@@ -14,34 +16,57 @@ pub struct Distribution {
     pub p95_ms: f64,
     /// 99th percentile of the wall times, nearest rank.
     pub p99_ms: f64,
-    /// With 95 % confidence the true 95th percentile is at most this; absent when there were too few runs to say.
+    /// With 95 % confidence the true median is at most this; absent when there were too few runs to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50_bound_ms: Option<f64>,
+    /// The same for the 95th percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p95_bound_ms: Option<f64>,
-    /// The same for the 99th percentile (needs 299 runs).
+    /// The same for the 99th percentile (needs what 299 independent runs are worth).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p99_bound_ms: Option<f64>,
     /// Median of the processor times: all threads together.
     pub cpu_p50_ms: f64,
     /// Frames on the clock.
     pub runs: usize,
+    /// How many independent frames these are worth for the bounds; 0 where nobody asked.
+    #[serde(default)]
+    pub independent_runs: usize,
 }
 
 impl Distribution {
-    /// The distribution of wall and processor times, milliseconds per frame. Without frames everything is 0.
+    /// The distribution of wall and processor times, milliseconds per frame, in the order they ran: the order says how far
+    /// frames depend on each other. Without frames everything is 0.
     pub fn of(wall: &[f64], cpu: &[f64]) -> Self {
-        let (wall, cpu) = (sorted(wall), sorted(cpu));
+        let (order, wall, cpu) = (wall, sorted(wall), sorted(cpu));
         let at = |times: &[f64], percentile| nearest_rank(times.len(), percentile).map_or(0.0, |rank| times[rank - 1]);
-        let bound = |percentile| bound_rank(wall.len(), percentile).map(|rank| wall[rank - 1]);
+        let bound = |percentile| bound(order, &wall, percentile);
         Self {
             p50_ms: at(&wall, 50),
             p95_ms: at(&wall, 95),
             p99_ms: at(&wall, 99),
+            p50_bound_ms: bound(50),
             p95_bound_ms: bound(95),
             p99_bound_ms: bound(99),
+            independent_runs: worth(order, &wall, 99),
             cpu_p50_ms: at(&cpu, 50),
             runs: wall.len(),
         }
     }
+}
+
+/// What a percentile of a series is at most with 95 % confidence; none when the series is too short, or worth too few
+/// independent values.
+pub fn upper_bound(series: &[f64], percentile: usize) -> Option<f64> {
+    bound(series, &sorted(series), percentile)
+}
+
+/// The share of the values that as many independent ones would need below the bound is that of these.
+fn bound(series: &[f64], sorted: &[f64], percentile: usize) -> Option<f64> {
+    let independent = worth(series, sorted, percentile);
+    let rank = bound_rank(independent, percentile)?;
+    let at = (rank * sorted.len()).div_ceil(independent);
+    sorted.get(at.clamp(1, sorted.len()) - 1).copied()
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {
@@ -82,6 +107,96 @@ pub fn bound_rank(count: usize, percentile: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
+    /// xorshift64 (Marsaglia, 2003).
+    struct Random(u64);
+
+    impl Random {
+        fn uniform(&mut self) -> f64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 11) as f64 / (1u64 << 53) as f64
+        }
+
+        fn normal(&mut self) -> f64 {
+            (-2.0 * self.uniform().max(1e-300).ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
+        }
+    }
+
+    /// Frames of about 10 ms.
+    type Machine = fn(&mut Random, usize) -> Vec<f64>;
+
+    fn smooth(random: &mut Random, count: usize, memory: f64) -> Vec<f64> {
+        let mut state = random.normal();
+        let mut frame = |_| {
+            state = memory * state + (1.0 - memory * memory).sqrt() * random.normal();
+            10.0 * (0.05 * state).exp()
+        };
+        (0..count).map(&mut frame).collect()
+    }
+
+    /// Every so many frames the machine is a little slower or faster.
+    fn phases(random: &mut Random, count: usize, length: usize) -> Vec<f64> {
+        let mut shift = 0.0;
+        let mut frame = |i: usize| {
+            if i % length == 0 {
+                shift = random.normal();
+            }
+            10.0 * (0.05 * (shift + random.normal())).exp()
+        };
+        (0..count).map(&mut frame).collect()
+    }
+
+    /// A disturbance begins now and then and lasts for five frames or so.
+    fn stalls(random: &mut Random, count: usize) -> Vec<f64> {
+        let mut stalled = random.uniform() < 0.2;
+        let mut frame = |_| {
+            let turn = random.uniform();
+            stalled = if stalled { turn >= 0.2 } else { turn < 0.05 };
+            10.0 * (0.05 * random.normal()).exp() + if stalled { 4.0 } else { 0.0 }
+        };
+        (0..count).map(&mut frame).collect()
+    }
+
+    /// On machines whose frames depend on each other the bounds hold as often as they say, where they say anything;
+    /// counting frames as independent they do not.
+    #[test]
+    fn bounds_hold_with_their_confidence_though_frames_depend_on_each_other() {
+        const TRIALS: usize = 400;
+        let machines: [(&str, Machine); 6] = [
+            ("independent", |r, n| smooth(r, n, 0.0)),
+            ("memory of 0.5", |r, n| smooth(r, n, 0.5)),
+            ("memory of 0.8", |r, n| smooth(r, n, 0.8)),
+            ("memory of 0.95", |r, n| smooth(r, n, 0.95)),
+            ("phases of 20", |r, n| phases(r, n, 20)),
+            ("stalls", stalls),
+        ];
+        let (mut naive, mut claims) = (1.0f64, 0);
+        for (name, machine) in machines {
+            let mut random = Random(0x9e37_79b9);
+            let truth = sorted(&machine(&mut random, 400_000));
+            let windows: Vec<Vec<f64>> = (0..TRIALS).map(|_| machine(&mut random, 1000)).collect();
+            for percentile in [50, 95, 99] {
+                let truth = truth[truth.len() * percentile / 100];
+                let bounds: Vec<f64> = windows.iter().filter_map(|w| upper_bound(w, percentile)).collect();
+                let share = |held: usize, of: usize| held as f64 / of.max(1) as f64;
+                let held = share(bounds.iter().filter(|b| **b >= truth).count(), bounds.len());
+                if bounds.len() > TRIALS / 10 {
+                    claims += 1;
+                    // Three standard errors of the count below 95 %.
+                    let least = 0.95 - 3.0 * (0.95 * 0.05 / bounds.len() as f64).sqrt();
+                    assert!(held >= least, "{name}, p{percentile}: {held:.3} of {} bounds hold", bounds.len());
+                }
+                let rank = bound_rank(1000, percentile).unwrap();
+                naive = naive.min(share(windows.iter().filter(|w| sorted(w)[rank - 1] >= truth).count(), TRIALS));
+            }
+        }
+        assert!(naive < 0.85 && claims >= 12, "{naive}, {claims}");
+        // A machine that gets slower all the time gives no bound at all.
+        let drift: Vec<f64> = (0..1000).map(|i| 10.0 + f64::from(i)).collect();
+        assert_eq!(upper_bound(&drift, 99), None);
+    }
+
     #[test]
     fn ranks_are_those_of_the_tables() {
         let cases = [
@@ -111,13 +226,21 @@ mod tests {
 
     #[test]
     fn a_distribution_has_the_keys_that_scripts_rely_on() {
-        let wall: Vec<f64> = (1..=1000).rev().map(f64::from).collect();
+        let mut wall: Vec<f64> = (1..=1000).map(f64::from).collect();
+        let mut random = Random(5);
+        (1..1000).rev().for_each(|i| wall.swap(i, (random.uniform() * (i + 1) as f64) as usize));
         let found = Distribution::of(&wall, &[3.0, 1.0, 2.0]);
+        let mut value = serde_json::to_value(&found).unwrap();
+        // Independent frames, of which some are given away because nobody knows that they are.
+        let keys = ["p50_bound_ms", "p95_bound_ms", "p99_bound_ms", "independent_runs"];
+        let [p50, p95, p99, worth] = keys.map(|key| value[key].as_f64().unwrap());
+        assert!((526.0..=540.0).contains(&p50) && (962.0..=968.0).contains(&p95), "{p50}, {p95}");
+        assert!((996.0..=999.0).contains(&p99) && (500.0..=1000.0).contains(&worth), "{p99}, {worth}");
+        keys.iter().for_each(|key| assert!(value.as_object_mut().unwrap().remove(*key).is_some()));
         let expected = serde_json::json!({
-            "p50_ms": 500.0, "p95_ms": 950.0, "p99_ms": 990.0, "p95_bound_ms": 962.0, "p99_bound_ms": 996.0,
-            "cpu_p50_ms": 2.0, "runs": 1000
+            "p50_ms": 500.0, "p95_ms": 950.0, "p99_ms": 990.0, "cpu_p50_ms": 2.0, "runs": 1000
         });
-        assert_eq!(serde_json::to_value(&found).unwrap(), expected);
+        assert_eq!(value, expected);
         assert_eq!(Distribution::of(&[], &[]), Distribution::default());
     }
 }

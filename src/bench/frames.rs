@@ -1,7 +1,7 @@
 //! Clocks around closures.
 
 use super::Distribution;
-use super::distribution::median;
+use super::distribution::{median, upper_bound};
 use crate::kernels::clock::cpu_millis;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -61,6 +61,8 @@ pub struct Pair {
     pub ratio: f64,
     /// Median over all pairs of neighbours of the wall time of `b` over that of `a`: blind to slow drifts.
     pub pair_ratio: f64,
+    /// What `pair_ratio` is at most with 95 % confidence, where there are pairs enough.
+    pub pair_ratio_bound: Option<f64>,
     /// Median processor time of `b` over that of `a`.
     pub cpu_ratio: f64,
 }
@@ -100,6 +102,7 @@ impl Pair {
         Self {
             ratio: over(b.p50_ms, a.p50_ms),
             pair_ratio: median(&ratios),
+            pair_ratio_bound: upper_bound(&ratios, 50),
             cpu_ratio: over(b.cpu_p50_ms, a.cpu_p50_ms),
             a,
             b,

@@ -3,6 +3,7 @@
 //!
 //! This room knows frames as closures, and networks only in [`interleave`] and its neighbours.
 
+mod dependence;
 mod distribution;
 mod frames;
 mod memory;
@@ -11,7 +12,7 @@ mod profile;
 mod table;
 mod window;
 
-pub use distribution::{Distribution, bound_rank, nearest_rank};
+pub use distribution::{Distribution, bound_rank, nearest_rank, upper_bound};
 pub use frames::{Pair, Samples, compare, phases, time};
 pub use memory::peak_resident;
 pub use network::{BenchError, Measured, Options, Phases, Versus, interleave, measure, versus};

@@ -106,6 +106,9 @@ pub struct Versus {
     pub ratio: f64,
     /// The same over pairs of neighbouring frames.
     pub pair_ratio: f64,
+    /// What that is at most with 95 % confidence, where there are pairs enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair_ratio_bound: Option<f64>,
     /// Median processor time of the measured network over the other's.
     pub cpu_ratio: f64,
 }
@@ -123,7 +126,7 @@ impl fmt::Display for Measured {
             if self.threads == 1 { "" } else { "s" },
             time.runs
         )?;
-        writeln!(f, "  p50     {:9.2} ms", time.p50_ms)?;
+        writeln!(f, "  p50     {:9.2} ms{}", time.p50_ms, bound(time.p50_bound_ms))?;
         writeln!(f, "  p95     {:9.2} ms{}", time.p95_ms, bound(time.p95_bound_ms))?;
         writeln!(f, "  p99     {:9.2} ms{}", time.p99_ms, bound(time.p99_bound_ms))?;
         writeln!(f, "  CPU p50 {:9.2} ms", time.cpu_p50_ms)?;
@@ -187,6 +190,7 @@ pub fn versus(model: &Model, other: &Model, options: &Options) -> Result<Measure
         peak_memory_bytes: two.memory().total(),
         ratio: pair.ratio,
         pair_ratio: pair.pair_ratio,
+        pair_ratio_bound: pair.pair_ratio_bound,
         cpu_ratio: pair.cpu_ratio,
     };
     drop(two);

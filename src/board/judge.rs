@@ -1,4 +1,7 @@
 //! Whether times can be believed that were taken between the states of a machine.
+//!
+//! Only what the machine says of itself counts: flags, clocks, counters. How long the frames took is never evidence: who
+//! throws away slow frames because they are slow has fast ones left, and bounds that hold for nobody.
 
 use super::State;
 
@@ -12,18 +15,9 @@ const MOST_SLOWDOWN: f64 = 0.03;
 const MOST_OTHERS: f64 = 0.10;
 const RESOLUTION_MS: f64 = 40.0;
 
-/// The most that the 95th percentile may be above the median, and one half's median above the other's.
-const MOST_SPREAD: f64 = 1.25;
-const MOST_DRIFT: f64 = 1.05;
-
-/// Fewer frames than this say nothing about spread and drift.
-const LEAST_FRAMES: usize = 20;
-
-/// The frames that ran between the first and the last state.
+/// How long frames ran between the first and the last state, and how much of it was their own work.
 #[derive(Clone, Copy, Debug)]
-pub struct Frames<'a> {
-    /// Milliseconds of every frame, in the order they ran.
-    pub wall: &'a [f64],
+pub struct Frames {
     /// Processor milliseconds that the measuring process took between the first and the last state.
     pub own_cpu_ms: f64,
     /// Milliseconds between the first and the last state.
@@ -104,23 +98,4 @@ fn disturbed(first: &State, last: &State, frames: &Frames, against: &mut Vec<Str
             against.push(format!("other programs took {share:.0} % of a processor"));
         }
     }
-    if frames.wall.len() < LEAST_FRAMES {
-        return;
-    }
-    let (head, tail) = frames.wall.split_at(frames.wall.len() / 2);
-    let (a, b) = (rank(head, 0.5), rank(tail, 0.5));
-    if a.max(b) > MOST_DRIFT * a.min(b) {
-        against.push(format!("the median frame went from {a:.2} ms to {b:.2} ms"));
-    }
-    let (p50, p95) = (rank(frames.wall, 0.5), rank(frames.wall, 0.95));
-    if p95 > MOST_SPREAD * p50 {
-        against.push(format!("frames of {p50:.2} ms took up to {p95:.2} ms"));
-    }
-}
-
-/// The value at a share of the sorted values; 0 of nothing.
-fn rank(values: &[f64], share: f64) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values.get((share * values.len() as f64) as usize).or(values.last()).copied().unwrap_or(0.0)
 }

@@ -50,6 +50,16 @@ impl Board {
         read::board(root)
     }
 
+    /// Number of processors that are online, where the machine says.
+    pub fn processors(&self) -> Option<usize> {
+        let number = |text: &str| text.trim().parse::<usize>().ok();
+        let count = |part: &str| match part.split_once('-') {
+            None => number(part).map(|_| 1),
+            Some((first, last)) => Some(number(last)?.checked_sub(number(first)?)?.saturating_add(1)),
+        };
+        self.cores.split(',').map(count).sum()
+    }
+
     /// In one line; the same only for machines that can be compared.
     pub fn fingerprint(&self) -> String {
         let mut text = format!("{} ({}), cores {}", self.model, self.arch, self.cores);

@@ -1,3 +1,5 @@
+//! What is written, replaced, kept and cleaned up.
+
 use super::*;
 
 fn names(folder: &Path) -> Vec<String> {
@@ -52,6 +54,27 @@ fn folders_and_names_that_are_none_are_refused() {
 mod unix {
     use super::*;
     use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+
+    #[test]
+    fn only_regular_files_are_read_and_pipes_are_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap();
+        assert!(made.success());
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        symlink(path("pipe"), path("link")).unwrap();
+        fs::write(path("file"), b"x").unwrap();
+        symlink(path("file"), path("good")).unwrap();
+        for name in ["pipe", "link", "socket", "/dev/zero", "/dev/null"] {
+            let error = read(&path(name), 8).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}: {error}");
+            assert!(error.to_string().contains("expected a regular file"), "{name}: {error}");
+        }
+        assert_eq!(read(folder.path(), 8).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(read(&path("good"), 8).unwrap(), b"x");
+        // What the kernel says about itself has no length, and is read all the same.
+        assert!(!cfg!(target_os = "linux") || !read(Path::new("/proc/self/status"), 1 << 20).unwrap().is_empty());
+    }
 
     #[test]
     fn links_stay_and_their_targets_are_replaced() {

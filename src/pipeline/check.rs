@@ -3,7 +3,8 @@
 use super::job::{Event, Job, Listener, Timing};
 use super::results::{Results, room};
 use super::{PipelineError, Source, external};
-use crate::data::{Item, Picture};
+use crate::data::{Item, Picture, names_differ, overlap};
+use crate::detector::check_side;
 use crate::eval;
 use crate::files::Inputs;
 use crate::graph::Head;
@@ -32,14 +33,21 @@ pub fn check(job: &Job, results: &Results, tell: Listener) -> Result<(), Pipelin
     outputs(&source, job, results)
 }
 
+/// Says what is doubtful about the data, as `Event::Note`: it is used all the same.
+pub(super) fn doubts(source: &Source, tell: Listener) {
+    let (train, val) = (&source.train, &source.val);
+    let notes = train.notes.iter().chain(&val.notes);
+    for note in names_differ(&source.model.info.names, &train.names).iter().chain(&overlap(train, val)).chain(notes) {
+        tell(Event::Note(format!("warning: {note}")));
+    }
+}
+
 /// Refuses sizes, floors, images and annotations that a later stage could not use.
 pub(super) fn inputs(source: &Source, job: &Job, tell: Listener) -> Result<(), PipelineError> {
+    doubts(source, tell);
     let stride = source.model.graph.stride();
     for side in &job.sizes {
-        if *side == 0 || !side.is_multiple_of(stride) {
-            let problem = format!("imgsz {side}: expected a multiple of {stride}, at most 4096");
-            return Err(PipelineError::Input(problem));
-        }
+        check_side(*side, stride).map_err(|e| PipelineError::Setting(e.to_string()))?;
     }
     let estimated = matches!(job.timing, Timing::Estimate(_));
     if job.sizes.len() > 1 && estimated {
@@ -56,12 +64,12 @@ pub(super) fn inputs(source: &Source, job: &Job, tell: Listener) -> Result<(), P
     images(source, tell)
 }
 
-/// Refuses images whose heads cannot be read.
+/// Refuses images whose heads cannot be read, or that are cut off.
 fn images(source: &Source, tell: Listener) -> Result<(), PipelineError> {
     let items: Vec<_> = source.val.items.iter().chain(&source.train.items).collect();
     tell(Event::Stage("Checking", format!("the heads of {} images", items.len())));
     let head = |item: &&Item| match &item.image {
-        Picture::File(path) => Image::sides(path).err(),
+        Picture::File(path) => Image::check(path).err(),
         Picture::Grey(..) => None,
     };
     let bad: Vec<String> = items.par_iter().filter_map(head).map(|e| e.to_string()).collect();

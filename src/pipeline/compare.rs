@@ -1,9 +1,10 @@
 //! Prunes one model in several ways to the same measured latency, and says how sure the differences are.
 
+use super::aim::Aim;
 use super::allocate::{self, Rule};
 use super::job::{Event, Job, Listener};
 use super::plan::{Evident, levels, missing, table, worth};
-use super::{PipelineError, Source, measure, settle};
+use super::{PipelineError, Source, check, measure, settle};
 use crate::eval::{Found, Prepared};
 use crate::importance::{self, Criterion, Ranking};
 use crate::latency::LatencyTable;
@@ -71,6 +72,7 @@ pub fn compare(
     tell: Listener,
 ) -> Result<Comparison, PipelineError> {
     let source = Source::gather(job, tell)?;
+    check::doubts(&source, tell);
     let levels = levels(job, &source);
     let table = table(job, &source, &levels, tell)?;
     let prepared = Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?;
@@ -131,7 +133,7 @@ pub fn compare(
                     scheme: scheme.name(),
                     repair: method.name().into(),
                     asked_ratio: *ratio,
-                    latency_ratio: against.steady_ratio(job.threads),
+                    latency_ratio: against.ratio,
                     p50_ms: against.cut.p50_ms,
                     params: cost.params,
                     macs: cost.macs,
@@ -166,23 +168,23 @@ fn by_rule(
     let network = (&source.model.graph, &source.groups, table);
     let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
     let allowed = job.budget.latency_ratio.unwrap_or(1.0);
-    let mut aim = allowed * table.predict(network.0, network.1, &full);
-    let mut closest: Option<(f64, Selection)> = None;
+    let whole = table.predict(network.0, network.1, &full);
+    let mut aim = allowed * whole;
+    let (mut closest, mut known): (Option<(f64, Selection)>, Aim) = (None, Aim::default());
     for _ in 0..ROUNDS {
         let widths = allocate::widths(rule, &scores, levels, network, aim);
         let selection = ranking.select(&widths);
         let cut = surgery::cut(&source.model, &source.groups, &selection).map_err(PipelineError::stage("surgery"))?;
-        let against = measure::in_turn(&source.model, &cut, source, job, measure::SETTLE_RUNS)?;
-        let slack = against.steady_ratio(job.threads) / allowed;
+        let predicted = table.predict(network.0, network.1, &widths) / whole;
+        let (usage, _) = measure::usage(&cut, predicted, allowed, source, job)?;
+        let slack = usage.share;
         // Over the budget counts for more than under it.
         let distance = if slack > 1.0 { 10.0 * (slack - 1.0) } else { 1.0 - slack };
         if closest.as_ref().is_none_or(|(least, _)| distance < *least) {
             closest = Some((distance, selection));
         }
-        if (settle::TIGHT..=settle::SAFE).contains(&slack) {
-            break;
-        }
-        aim *= (settle::SAFE + settle::TIGHT) / 2.0 / slack;
+        let Some(next) = known.next(aim, &usage) else { break };
+        aim = next;
     }
     closest.map(|(_, selection)| selection).ok_or_else(|| PipelineError::Infeasible("nothing was cut".into()))
 }

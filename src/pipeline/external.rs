@@ -5,7 +5,7 @@
 //! between them are passed over. It answers for the device; nothing here can tell whether that was steady.
 
 use super::PipelineError;
-use crate::bench::{Distribution, Pair, Samples};
+use crate::bench::{Pair, Samples};
 use crate::device::{DeviceError, Limits, answer};
 use crate::emit::onnx;
 use crate::files;
@@ -26,11 +26,13 @@ const MOST_RUNS: usize = 20;
 /// # Errors
 /// If the model cannot be exported, or the command fails or prints no number.
 pub fn frames(command: &[String], model: &Model, imgsz: usize, folder: &Path) -> Result<Vec<f64>, PipelineError> {
-    let path = folder.join(format!("bench-{}.onnx", std::process::id()));
     let bytes = onnx::export(model, imgsz, imgsz).map_err(PipelineError::stage("benchmark command"))?;
-    files::write_atomic(&path, &bytes).map_err(|e| PipelineError::writing(&path, &e))?;
-    let times = run(command, &path);
-    let _ = std::fs::remove_file(&path);
+    let own = files::temporary_folder(folder).map_err(|e| PipelineError::writing(folder, &e))?;
+    let path = own.join("bench.onnx");
+    let written = files::write_atomic(&path, &bytes).map_err(|e| PipelineError::writing(&path, &e));
+    let times = written.map(|()| run(command, &path));
+    let _ = std::fs::remove_dir_all(&own);
+    let times = times?;
     times.map_err(PipelineError::Session)
 }
 
@@ -96,11 +98,10 @@ pub fn versus(
         }
         turn += 1;
     }
-    Ok(Against {
-        uncut: Distribution::of(&a.wall, &a.cpu),
-        cut: Distribution::of(&b.wall, &b.cpu),
-        ratio: Pair::of(&a, &b).ratio,
-    })
+    // Frames of two runs of a command are no pairs of neighbours.
+    let pair = Pair::of(&a, &b);
+    let ratio = pair.ratio;
+    Ok(Against { ratio, ratio_bound: None, ..pair.into() })
 }
 
 #[cfg(test)]

@@ -1,20 +1,26 @@
 //! Times uncut and cut networks in turn, and judges the budgets.
 
+use super::aim::{self, Usage};
 use super::floors::Floors;
 use super::job::{Event, Job, Listener, Timing};
 use super::{PipelineError, Source, external};
-use crate::bench::{self, Distribution, Measured, TableSpec};
+use crate::bench::{self, Distribution, Measured, Pair, TableSpec};
 use crate::board::Board;
 use crate::engine::{Engine, Options};
 use crate::latency::{self, LatencyError, LatencyTable, Networks, Sampling, Speed};
 use crate::model::{self, Model};
 use crate::report::{Asked, Report, Stage, Verdict};
-use crate::session::{Frames, Session};
+use crate::session::{Frames, Record, Session};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Runs of each network while plans are settled.
-pub const SETTLE_RUNS: usize = 200;
+/// Frames that a claim about the 99th percentile rests on at least.
+const P99_RUNS: usize = 1000;
+
+/// Frames that a verdict rests on, and every measurement of a plan for it.
+pub fn verdict_runs(percentile: u8, runs: usize) -> usize {
+    runs.max(if percentile == 99 { P99_RUNS } else { 1 })
+}
 
 /// Networks that a benchmark command of the user times for the latency table.
 const COMMAND_NETWORKS: usize = 15;
@@ -28,22 +34,38 @@ pub struct Against {
     pub cut: Distribution,
     /// The other one's time over the uncut one's.
     pub ratio: f64,
+    /// What that is at most with 95 % confidence, where there are frames enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio_bound: Option<f64>,
+    /// The other one in all windows, those too that were discarded for what the machine did; none without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_windows: Option<Distribution>,
+}
+
+impl From<Pair> for Against {
+    /// Frames that ran in turn, the uncut network's first.
+    fn from(pair: Pair) -> Self {
+        let (ratio, ratio_bound) = (pair.pair_ratio, pair.pair_ratio_bound);
+        Self { uncut: pair.a, cut: pair.b, ratio, ratio_bound, all_windows: None }
+    }
 }
 
 impl Against {
     /// What a measurement in turn says; none if there was only one network.
     pub fn of(measured: &Measured) -> Option<Self> {
         let uncut = measured.against.as_ref()?;
-        Some(Self { uncut: uncut.latency.clone(), cut: measured.latency.clone(), ratio: uncut.pair_ratio })
+        Some(Self {
+            uncut: uncut.latency.clone(),
+            cut: measured.latency.clone(),
+            ratio: uncut.pair_ratio,
+            ratio_bound: uncut.pair_ratio_bound,
+            all_windows: None,
+        })
     }
 
-    /// The ratio for settling plans, steadier on a busy machine: processor times where one thread runs.
-    pub fn steady_ratio(&self, threads: usize) -> f64 {
-        if threads == 1 && self.uncut.cpu_p50_ms > 0.0 {
-            self.cut.cpu_p50_ms / self.uncut.cpu_p50_ms
-        } else {
-            self.ratio
-        }
+    /// What a session says; none if there was only one network.
+    pub fn of_record(record: &Record) -> Option<Self> {
+        Some(Self { all_windows: record.all_windows.clone(), ..Self::of(&record.measured)? })
     }
 }
 
@@ -69,7 +91,7 @@ pub fn in_turn(
     let input = &source.images[0];
     let found = bench::interleave(&mut a, &mut b, input, job.warmup.min(runs), runs)
         .map_err(PipelineError::stage("measurement"))?;
-    Ok(Against { uncut: found.a, cut: found.b, ratio: found.pair_ratio })
+    Ok(found.into())
 }
 
 fn on_device(
@@ -84,14 +106,15 @@ fn on_device(
     let path = |name: &str| job.cache.join(format!("{name}-{}.safetensors", std::process::id()));
     let (one, two) = (path("uncut"), path("cut"));
     let saved = [(uncut, &one), (other, &two)].into_iter().try_for_each(|(model, path)| model::save(model, path));
-    let frames = Frames { imgsz: source.imgsz, warmup: job.warmup.min(runs), runs, phases: false };
+    let percentile = job.budget.latency_ms.map(|_| job.budget.percentile);
+    let frames = Frames { imgsz: source.imgsz, warmup: job.warmup.min(runs), runs, phases: false, percentile };
     let record = saved
         .map_err(PipelineError::stage("measurement"))
         .and_then(|()| session.versus(Some(&two), &one, &frames, &mut |_, _| ()).map_err(PipelineError::Session));
     for path in [&one, &two] {
         let _ = std::fs::remove_file(path);
     }
-    Against::of(&record?.measured).ok_or_else(|| PipelineError::stage("measurement")("nothing ran in turn"))
+    Against::of_record(&record?).ok_or_else(|| PipelineError::stage("measurement")("nothing ran in turn"))
 }
 
 /// A latency table of the job's networks, measured or estimated where the job says.
@@ -134,12 +157,27 @@ pub fn table(
     }
 }
 
-/// The cut model's share of the uncut one's latency: measured, or as predicted where nothing can be measured.
-pub fn ratio(cut: &Model, predicted: f64, source: &Source, job: &Job) -> Result<f64, PipelineError> {
-    match job.timing {
-        Timing::Estimate(_) => Ok(predicted),
-        _ => Ok(in_turn(&source.model, &source.on_device(cut), source, job, SETTLE_RUNS)?.steady_ratio(job.threads)),
+/// How much of the latency budgets the cut model uses, measured as the verdict will measure it, and its latency as a share of
+/// the uncut one's. Where nothing can be measured, `predicted` is that share, of `allowed`.
+pub(super) fn usage(
+    cut: &Model,
+    predicted: f64,
+    allowed: f64,
+    source: &Source,
+    job: &Job,
+) -> Result<(Usage, f64), PipelineError> {
+    let exact = Usage { share: predicted / allowed, noise: 0.0 };
+    if let Timing::Estimate(_) = job.timing {
+        return Ok((exact, predicted));
     }
+    let (runs, cut) = (verdict_runs(job.budget.percentile, job.runs), source.on_device(cut));
+    let mut ratio = predicted;
+    let usage = aim::measured(&mut || {
+        let against = in_turn(&source.model, &cut, source, job, runs)?;
+        ratio = against.ratio;
+        Ok::<_, PipelineError>(Usage::of(&job.budget, &against).unwrap_or(exact))
+    })?;
+    Ok((usage, ratio))
 }
 
 /// The last measurement of a job, on the way to the device's own: entered into the report with the verdict.
@@ -155,8 +193,9 @@ pub fn conclude(
         enter_simulated(report, "estimated");
         return Ok(());
     }
-    tell(Event::Stage("Measuring", format!("uncut and cut in turn, {} runs each", job.runs)));
-    let against = in_turn(uncut, last, source, job, job.runs)?;
+    let runs = verdict_runs(job.budget.percentile, job.runs);
+    tell(Event::Stage("Measuring", format!("uncut and cut in turn, {runs} runs each")));
+    let against = in_turn(uncut, last, source, job, runs)?;
     enter(report, &against);
     Ok(())
 }
@@ -166,16 +205,21 @@ pub fn conclude(
 pub fn allowed_ratio(job: &Job, source: &Source, predicted_ms: f64) -> Result<Option<f64>, PipelineError> {
     let by_millis = match job.budget.latency_ms {
         Some(limit) if matches!(job.timing, Timing::Estimate(_)) => Some(limit / predicted_ms),
-        Some(limit) => {
-            let uncut = in_turn(&source.model, &source.model, source, job, SETTLE_RUNS)?.uncut;
-            Some(limit / percentile(&uncut, job.budget.percentile))
-        }
+        Some(limit) => Some(limit / uncut_millis(source, job)?),
         None => None,
     };
     Ok(match (job.budget.latency_ratio, by_millis) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     })
+}
+
+/// The uncut network's milliseconds as a verdict would judge them.
+pub fn uncut_millis(source: &Source, job: &Job) -> Result<f64, PipelineError> {
+    let percentage = job.budget.percentile;
+    let runs = verdict_runs(percentage, job.runs);
+    let uncut = in_turn(&source.model, &source.model, source, job, runs)?.uncut;
+    Ok(bound(&uncut, percentage).unwrap_or_else(|| percentile(&uncut, percentage)))
 }
 
 /// The milliseconds of a percentile: 50, 95 or 99.
@@ -235,7 +279,11 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
         let bound = bound(&against.cut, asked.percentile);
         let measured = bound.unwrap_or_else(|| percentile(&against.cut, asked.percentile));
         let sure = if bound.is_some() { " with 95 % confidence" } else { "" };
-        check(format!("p{} {measured:.2} ms{sure} of {limit:.2} ms", asked.percentile), measured <= limit);
+        let every = against.all_windows.as_ref().map_or(String::new(), |all| {
+            let ms = self::bound(all, asked.percentile).unwrap_or_else(|| percentile(all, asked.percentile));
+            format!(" ({ms:.2} ms with the windows that were discarded)")
+        });
+        check(format!("p{} {measured:.2} ms{sure}{every} of {limit:.2} ms", asked.percentile), measured <= limit);
     }
     if let Some(limit) = asked.latency_ratio {
         check(format!("{:.3}x of {limit:.3}x latency", against.ratio), against.ratio <= limit);
@@ -245,11 +293,11 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
 }
 
 /// What a percentile is at most with 95 % confidence; none without frames enough.
-fn bound(distribution: &Distribution, percentile: u8) -> Option<f64> {
+pub(super) fn bound(distribution: &Distribution, percentile: u8) -> Option<f64> {
     match percentile {
         99 => distribution.p99_bound_ms,
         95 => distribution.p95_bound_ms,
-        _ => None,
+        _ => distribution.p50_bound_ms,
     }
 }
 

@@ -11,6 +11,7 @@
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
 mod advice;
+mod aim;
 mod allocate;
 mod cache;
 mod check;
@@ -38,7 +39,7 @@ pub use compare::{Scheme, compare};
 pub use floors::Floors;
 pub use job::{Event, Job, Listener, Timing, Tune};
 pub use judge::Judge;
-pub use measure::{Against, judge, judge_simulated};
+pub use measure::{Against, judge, judge_simulated, verdict_runs};
 pub use plan::{Planned, plan};
 pub use problem::levels;
 pub use results::{Lock, Results, room};
@@ -276,6 +277,9 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
             "the training kept from an earlier run: {problem}; set aside as {}, training starts anew",
             aside.display()
         ))),
+        train::FitEvent::NotSaved { problem } => {
+            tell(Event::Note(format!("warning: {problem}; an interrupted training would start anew")));
+        }
         train::FitEvent::Step { at, .. } => {
             tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps))
         }

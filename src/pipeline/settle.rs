@@ -11,6 +11,7 @@
 //!    searched under.
 
 use super::advice::{distance, enough};
+use super::aim::{Aim, LEAST_USE, Usage};
 use super::job::{Event, Job, Listener, Timing};
 use super::plan::Worth;
 use super::problem::Limits;
@@ -20,17 +21,15 @@ use crate::latency::LatencyTable;
 use crate::model::{self, Model};
 use crate::repair::{self, Calibration};
 use crate::report::{FrontPoint, Search};
-use crate::search::{self, Infeasible, SearchError};
+use crate::search::{self, Infeasible, SearchError, Solution};
 use crate::surgery::{self, Selection};
 
 /// How often plan and measurement are brought together, for the first plan and for each of the others.
 const ROUNDS: usize = 7;
-const MORE_ROUNDS: usize = 2;
+const MORE_ROUNDS: usize = 3;
 
-/// A plan must measure below this share of the latency budget, so that noise does not tip the verdict later, and is good
-/// enough when it uses the second.
-pub(super) const SAFE: f64 = 0.98;
-pub(super) const TIGHT: f64 = 0.96;
+/// How often the search is asked for each measured plan, at most: it may answer with a plan that was measured before.
+const ASKED: usize = 3;
 
 /// Exponents that bend the losses for further plans.
 const BENDS: [f64; 2] = [0.7, 1.4];
@@ -52,9 +51,10 @@ struct Trial {
     loss: f64,
     round: usize,
     cut: Model,
-    /// Measured latency as a share of the uncut network's, and of what is allowed, where there is a latency budget.
+    /// Measured latency as a share of the uncut network's, and what it uses of what is allowed, where there is a latency
+    /// budget.
     measured: Option<f64>,
-    slack: Option<f64>,
+    usage: Option<Usage>,
     /// Peak memory in the runtime that ships.
     bytes: f64,
     /// Parameters, or bytes of the file, over what is allowed: the greater of the two.
@@ -63,6 +63,14 @@ struct Trial {
     excess: f64,
     /// Whether all hold.
     holds: bool,
+}
+
+/// A plan that was searched and not measured yet: level of every group, its loss, and the budget it was found under.
+struct Found {
+    plan: Vec<usize>,
+    loss: f64,
+    aim: Limits,
+    round: usize,
 }
 
 impl Trial {
@@ -202,42 +210,50 @@ impl Settling<'_> {
         closest: &mut Option<Trial>,
         tell: Listener,
     ) -> Result<(), PipelineError> {
-        // Predicted milliseconds whose plan held, and whose plan did not: what is measured between them is a staircase.
-        let (mut held, mut missed): (Option<f64>, Option<f64>) = (None, None);
-        for round in 1..=rounds {
-            let trial = match self.attempt(curves, *aim, round)? {
-                Ok(trial) => trial,
+        let (mut known, mut seen) = (Aim::default(), Vec::<(Selection, Option<Usage>)>::new());
+        for _ in 0..ASKED * rounds {
+            let round = seen.len() + 1;
+            if round > rounds {
+                break;
+            }
+            let (found, millis) = match self.search(curves, *aim)? {
+                Ok(found) => (Found { plan: found.levels, loss: found.loss, aim: *aim, round }, aim.latency_ms),
                 // A corrected or bent problem may be out of reach although an earlier plan held.
-                Err(_) if !holding.is_empty() || rounds == MORE_ROUNDS => return Ok(()),
-                Err(why) => {
-                    return Err(PipelineError::Infeasible(explain(&why, self.uncut_ms, self.job, self.source)));
-                }
+                Err(_) if !holding.is_empty() || rounds == MORE_ROUNDS => break,
+                Err(why) => self.fastest(*why, *aim, round, &seen)?,
             };
-            let slack = trial.slack;
-            let (bytes, size) = (trial.bytes, trial.size);
+            let selection = self.selection(&found.plan);
+            if let Some((_, usage)) = seen.iter().find(|(known, _)| *known == selection) {
+                match millis.zip(*usage).and_then(|(millis, usage)| known.next(millis, &usage)) {
+                    Some(next) if Some(next) != aim.latency_ms => aim.latency_ms = Some(next),
+                    _ => break,
+                }
+                continue;
+            }
+            let trial = self.attempt(found)?;
+            let (usage, bytes, size) = (trial.usage, trial.bytes, trial.size);
+            seen.push((trial.selection.clone(), usage));
             let how = if matches!(self.job.timing, Timing::Estimate(_)) { "estimated" } else { "measured" };
             tell(Event::Note(trial.describe(round, how)));
             // Whole numbers alone may do.
-            let whole = trial.selection == Selection::all(&self.source.groups);
-            let done = trial.holds && (whole || slack.is_none_or(|s| s >= TIGHT));
-            if slack.is_none_or(|s| s <= SAFE) {
-                held = aim.latency_ms.map(|ms| held.map_or(ms, |known| known.max(ms)));
-            } else {
-                missed = aim.latency_ms.map(|ms| missed.map_or(ms, |known| known.min(ms)));
-            }
+            let whole = trial.holds && trial.selection == Selection::all(&self.source.groups);
+            let others = trial.holds || usage.is_some_and(|usage| usage.holds() != trial.holds);
+            let next = millis.zip(usage).map(|(millis, usage)| known.next(millis, &usage));
             if trial.holds {
                 holding.push(trial);
             } else if closest.as_ref().is_none_or(|known| trial.excess < known.excess) {
                 *closest = Some(trial);
             }
-            if done {
-                return Ok(());
-            }
-            // Aim between the two shares, or halfway where both sides are known.
-            aim.latency_ms = match (held, missed) {
-                (Some(held), Some(missed)) if held < missed => Some((held + missed) / 2.0),
-                _ => aim.latency_ms.zip(slack).map(|(ms, slack)| ms * (SAFE + TIGHT) / 2.0 / slack),
+            aim.latency_ms = match next {
+                Some(Some(next)) => Some(next),
+                // Good enough, or nothing is left to try, unless another budget is missed.
+                Some(None) if others && size.is_none_or(|size| size <= 1.0) && self.fits(bytes) => break,
+                Some(None) => millis,
+                None => None,
             };
+            if whole || (next.is_none() && !holding.is_empty()) {
+                break;
+            }
             aim.weight_bytes =
                 aim.weight_bytes.zip(size).map(|(bytes, size)| if size > 1.0 { bytes / size } else { bytes });
             aim.memory_bytes = self
@@ -245,29 +261,74 @@ impl Settling<'_> {
                 .zip(aim.memory_bytes)
                 .map(|(limit, now)| if bytes > limit { (now - (bytes - limit) * 1.05).max(0.5 * now) } else { now });
         }
-        aim.latency_ms = held.or(aim.latency_ms);
+        aim.latency_ms = known.held.or(aim.latency_ms);
         Ok(())
     }
 
-    /// Searches under the aim, cuts and measures; or why no plan fits.
-    fn attempt(
+    fn fits(&self, bytes: f64) -> bool {
+        self.memory.is_none_or(|limit| bytes <= limit)
+    }
+
+    fn selection(&self, plan: &[usize]) -> Selection {
+        self.worth.ranking.select(&self.widths(plan))
+    }
+
+    fn widths(&self, plan: &[usize]) -> Vec<usize> {
+        plan.iter().zip(self.levels).map(|(level, widths)| widths[*level]).collect()
+    }
+
+    /// The plan of the least predicted latency, where the search finds none that is predicted to fit: the prediction may be
+    /// wrong, and only what is measured may say that a budget is out of reach. With it, the milliseconds it is
+    /// predicted.
+    ///
+    /// # Errors
+    /// If latency is not what is missing, or that plan was measured and takes longer than is allowed: says what would do.
+    fn fastest(
         &self,
-        curves: &Curves,
+        why: Infeasible,
         aim: Limits,
         round: usize,
-    ) -> Result<Result<Trial, Box<Infeasible>>, PipelineError> {
-        let Self { job, source, .. } = *self;
-        let (graph, groups) = (source.graph_on_device(), &source.groups);
-        let size = (source.imgsz, source.imgsz);
+        seen: &[(Selection, Option<Usage>)],
+    ) -> Result<(Found, Option<f64>), PipelineError> {
+        let refused =
+            |measured: f64| PipelineError::Infeasible(explain(&why, self.uncut_ms, measured, self.job, self.source));
+        let Some(least) = &why.least_latency else { return Err(refused(1.0)) };
+        let millis = least.evaluation.latency_ms;
+        let slow = aim.latency_ms.is_some_and(|limit| millis > limit) && !self.estimated();
+        if !slow || why.least_memory.as_ref().is_some_and(|m| aim.memory_bytes.is_some_and(|b| m.bound > b)) {
+            return Err(refused(1.0));
+        }
+        let selection = self.selection(&least.levels);
+        let usage = seen.iter().find(|(known, _)| *known == selection).and_then(|(_, usage)| *usage);
+        match usage.zip(self.ratio) {
+            // How much longer it takes than predicted.
+            Some((usage, ratio)) if usage.share > 1.0 => Err(refused(usage.share * ratio * self.uncut_ms / millis)),
+            _ => Ok((Found { plan: least.levels.clone(), loss: least.evaluation.loss, aim, round }, Some(millis))),
+        }
+    }
+
+    fn estimated(&self) -> bool {
+        matches!(self.job.timing, Timing::Estimate(_))
+    }
+
+    /// Searches under the aim; or why no plan fits.
+    fn search(&self, curves: &Curves, aim: Limits) -> Result<Result<Solution, Box<Infeasible>>, PipelineError> {
+        let (graph, groups) = (self.source.graph_on_device(), &self.source.groups);
+        let size = (self.source.imgsz, self.source.imgsz);
         let problem = problem::problem(&graph, groups, self.levels, curves, self.table, size, aim)
             .map_err(PipelineError::stage("search"))?;
-        let found = match search::solve(&problem, &search::Options::default(), &mut |_| {}) {
-            Ok(found) => found,
-            Err(SearchError::Infeasible(why)) => return Ok(Err(why)),
-            Err(problem) => return Err(PipelineError::stage("search")(problem)),
-        };
-        let widths: Vec<usize> = found.levels.iter().zip(self.levels).map(|(level, widths)| widths[*level]).collect();
-        let selection = self.worth.ranking.select(&widths);
+        match search::solve(&problem, &search::Options::default(), &mut |_| {}) {
+            Ok(found) => Ok(Ok(found)),
+            Err(SearchError::Infeasible(why)) => Ok(Err(why)),
+            Err(problem) => Err(PipelineError::stage("search")(problem)),
+        }
+    }
+
+    /// Cuts and measures.
+    fn attempt(&self, found: Found) -> Result<Trial, PipelineError> {
+        let Self { job, source, .. } = *self;
+        let groups = &source.groups;
+        let (widths, selection) = (self.widths(&found.plan), self.selection(&found.plan));
         let cut = surgery::cut(&source.model, groups, &selection).map_err(PipelineError::stage("surgery"))?;
         let bytes = source.memory(&source.on_device(&cut), job.threads)? as f64;
         let cost = cut.graph.cost(source.imgsz, source.imgsz).map_err(PipelineError::stage("search"))?;
@@ -278,30 +339,32 @@ impl Settling<'_> {
         };
         let sizes = [over(self.params.map(|n| n as f64), cost.params as f64), over(self.file, file)];
         let size = sizes.into_iter().flatten().reduce(f64::max);
-        let measured = match self.ratio {
-            Some(_) => {
+        let latency = match self.ratio {
+            Some(allowed) => {
                 let predicted = self.table.predict(&source.model.graph, groups, &widths) / self.uncut_ms;
-                Some(measure::ratio(&cut, predicted, source, job)?)
+                Some(measure::usage(&cut, predicted, allowed, source, job)?)
             }
             None => None,
         };
-        let slack = measured.zip(self.ratio).map(|(is, may)| is / may);
-        Ok(Ok(Trial {
-            excess: slack.unwrap_or(0.0).max(self.memory.map_or(0.0, |limit| bytes / limit)).max(size.unwrap_or(0.0)),
-            holds: self.memory.is_none_or(|limit| bytes <= limit)
+        let (usage, measured) = latency.unzip();
+        let Found { plan, loss, aim, round } = found;
+        let share = usage.map_or(0.0, |usage| usage.share);
+        Ok(Trial {
+            excess: share.max(self.memory.map_or(0.0, |limit| bytes / limit)).max(size.unwrap_or(0.0)),
+            holds: self.fits(bytes)
                 && size.is_none_or(|size| size <= 1.0)
-                && slack.is_none_or(|slack| slack <= SAFE),
+                && usage.is_none_or(|usage: Usage| usage.holds()),
             size,
             selection,
-            plan: found.levels,
+            plan,
             aim,
-            loss: found.loss,
+            loss,
             round,
             cut,
             measured,
-            slack,
+            usage,
             bytes,
-        }))
+        })
     }
 
     /// What is proven about a plan: its loss by the exact evaluator, and the least loss of any plan under the corrected
@@ -367,8 +430,12 @@ impl Settling<'_> {
     }
 }
 
-/// What can least be reached, and what would do, in the user's units.
-fn explain(why: &Infeasible, uncut_ms: f64, job: &Job, source: &Source) -> String {
+/// What can least be reached, and what would do, in the user's units. `longer` is how much longer the fastest plan was measured
+/// to take than the table predicts: all predictions are corrected by it.
+fn explain(why: &Infeasible, uncut_ms: f64, longer: f64, job: &Job, source: &Source) -> String {
+    let uncut_ms = uncut_ms / longer;
+    // A measured plan must stay below what is asked for by more than noise.
+    let room = if matches!(job.timing, Timing::Estimate(_)) { 1.0 } else { 1.0 / LEAST_USE };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     let mut text = format!("no widths meet {}", measure::describe(&job.budget));
     if let Some(least) = &why.least_latency {
@@ -382,7 +449,7 @@ fn explain(why: &Infeasible, uncut_ms: f64, job: &Job, source: &Source) -> Strin
     }
     for way in &why.relaxations {
         let parts = [
-            way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms / uncut_ms * 1000.0).ceil() / 1000.0)),
+            way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms * room / uncut_ms * 1000.0).ceil() / 1000.0)),
             way.memory_bytes.map(|bytes| enough(bytes, &job.budget)),
         ];
         text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));

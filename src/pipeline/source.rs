@@ -5,7 +5,7 @@ use super::cache::{self, sha256};
 use super::check;
 use super::floors;
 use super::job::{Event, Job, Listener, Timing};
-use crate::data::{DataError, Dataset, demo, names_differ, overlap};
+use crate::data::{DataError, Dataset, demo};
 use crate::detector::check_side;
 use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
@@ -160,10 +160,6 @@ impl Source {
                 "{data_name} names {} classes, {model_name} knows {nc}; both must agree",
                 train.names.len()
             )));
-        }
-        let notes = train.notes.iter().chain(&val.notes);
-        for note in names_differ(&model.info.names, &train.names).iter().chain(&overlap(&train, &val)).chain(notes) {
-            tell(Event::Note(format!("warning: {note}")));
         }
         floors::check(&job.floors, &val)?;
         let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(640) };

@@ -1,6 +1,7 @@
 //! Writes a profile as text that [`parse`](super::parse) reads back to the same profile: every default filled in, every
 //! flag entered.
 
+use super::read::is_drawn;
 use super::{Bench, Budget, Connect, Device, Finetune, ModelChoice, Optimizer, Profile, Search, Strategy};
 use crate::graph::Dtype;
 use std::path::Path;
@@ -19,8 +20,9 @@ pub fn write(profile: &Profile) -> String {
         ("finetune", finetune(&profile.finetune)),
         ("bench", bench(&profile.bench)),
     ];
-    let text: Vec<String> = sections.into_iter().map(|(name, table)| format!("[{name}]\n{table}")).collect();
-    text.join("\n")
+    // One at a time, for the order of the schema.
+    let text = sections.into_iter().map(|(name, section)| table([(name, Some(Value::Table(section)))]).to_string());
+    text.collect::<Vec<_>>().join("\n")
 }
 
 fn device(device: &Device) -> Table {
@@ -135,5 +137,8 @@ fn words(words: &[String]) -> Option<Value> {
 }
 
 fn place(path: &Path) -> Value {
+    if path.to_str().is_some_and(is_drawn) {
+        return path.to_string_lossy().into_owned().into();
+    }
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned().into()
 }

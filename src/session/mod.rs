@@ -11,7 +11,7 @@ mod windows;
 
 pub use windows::{Collected, Unsteady, collect};
 
-use crate::bench::{Distribution, Measured, Pair, TableSpec, Versus, Window};
+use crate::bench::{Distribution, Measured, Pair, TableSpec, Versus, Window, upper_bound};
 use crate::board::{self, Board, State};
 use crate::device::{self, DeviceError, Limits, Runner, Word};
 use crate::engine::LeastTimes;
@@ -27,6 +27,9 @@ const WINDOW: usize = 100;
 
 /// Rounds of a latency table per run of the program.
 const TABLE_ROUNDS: usize = 2;
+
+/// How often as many frames as asked for are taken at most, so that they give a bound.
+const MOST_TIMES: usize = 3;
 
 /// Frames that prove that a program runs, where times mean nothing.
 const PROOF: usize = 3;
@@ -73,6 +76,10 @@ pub struct Record {
     pub windows: usize,
     /// What spoke against windows that were not.
     pub discarded: Vec<String>,
+    /// The network's frames of all windows, discarded ones too, where there are any: whoever doubts the evidence against
+    /// those finds here what their frames change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_windows: Option<Distribution>,
     /// The machine before the first window, after its warm-up.
     pub before: State,
     /// The machine after the last window.
@@ -90,6 +97,9 @@ pub struct Frames {
     pub runs: usize,
     /// Whether the way from a photo to its detections is timed too.
     pub phases: bool,
+    /// A percentile that a bound is wanted of: where frames depend on each other so much that there is none, up to
+    /// [`MOST_TIMES`] as many are taken.
+    pub percentile: Option<u8>,
 }
 
 /// A device with the program that measures there.
@@ -132,7 +142,10 @@ impl Session {
         let output = runner.run_within(binary, &[text("device"), text("--json")], &Limits::SHORT)?;
         let About { board } = parse(binary, &output)?;
         let simulated = simulated(profile, &board, runner.emulates());
-        let (threads, pin, quiet) = (profile.device.threads, profile.device.pin, profile.bench.quiet);
+        let (pin, quiet) = (profile.device.pin, profile.bench.quiet);
+        // The program there starts no more either; where it is only simulated, it proves that it runs, and no more.
+        let most = board.processors().filter(|n| *n > 0 && simulated.is_none()).unwrap_or(usize::MAX);
+        let threads = profile.device.threads.min(most);
         Ok(Self { runner, binary: binary.into(), threads, pin, quiet, board, simulated })
     }
 
@@ -144,6 +157,11 @@ impl Session {
     /// The machine.
     pub fn board(&self) -> &Board {
         &self.board
+    }
+
+    /// Threads of the network there: the profile's, at most one for each processor.
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     /// The machine in one line, for caches and reports.
@@ -199,18 +217,28 @@ impl Session {
             Ok(window)
         };
         let believe = (!proof).then_some(self.quiet);
-        let collected = collect(runs, WINDOW, believe, &mut take)?;
+        let mut collected = collect(runs, WINDOW, believe, &mut take)?;
+        for _ in 1..MOST_TIMES {
+            let wall = &collected.network.samples.wall;
+            let wanted = frames.percentile.filter(|_| !proof && runs >= WINDOW);
+            if wanted.is_none_or(|percentile| upper_bound(wall, percentile.into()).is_some()) {
+                break;
+            }
+            collected.add(collect(runs, WINDOW, believe, &mut take)?);
+        }
         Ok(self.record(collected, frames))
     }
 
     fn record(&self, collected: Collected, frames: &Frames) -> Record {
-        let Collected { windows, discarded, network, against } = collected;
+        let Collected { windows, discarded, network, against, everything } = collected;
+        let everything = Distribution::of(&everything.samples.wall, &everything.samples.cpu);
         let pair = Pair::of(&against.samples, &network.samples);
         let versus = Versus {
             latency: pair.a,
             peak_memory_bytes: against.peak_memory_bytes,
             ratio: pair.ratio,
             pair_ratio: pair.pair_ratio,
+            pair_ratio_bound: pair.pair_ratio_bound,
             cpu_ratio: pair.cpu_ratio,
         };
         let first = windows.first();
@@ -228,6 +256,7 @@ impl Session {
             device: self.board.fingerprint(),
             simulated: self.simulated.clone(),
             windows: windows.len(),
+            all_windows: (!discarded.is_empty()).then_some(everything),
             discarded,
             before: state(first.and_then(|w| w.states.first())),
             after: state(windows.last().and_then(|w| w.states.last())),
@@ -245,17 +274,28 @@ impl Session {
         folder: &Path,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<LeastTimes>, SessionError> {
+        let io = |source| SessionError::File { path: folder.into(), source };
+        let own = files::temporary_folder(folder).map_err(io)?;
+        let taken = self.table_in(spec, &own, progress);
+        let _ = std::fs::remove_dir_all(&own);
+        taken
+    }
+
+    fn table_in(
+        &self,
+        spec: &TableSpec,
+        own: &Path,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<LeastTimes>, SessionError> {
         let mut least: Vec<LeastTimes> = spec.networks.iter().map(|g| LeastTimes::unseen(g.nodes.len())).collect();
         let mut done = 0;
         while done < spec.rounds.max(1) {
             let rounds = TABLE_ROUNDS.min(spec.rounds.max(1) - done);
             let part = TableSpec { rounds, seed: spec.seed.wrapping_add(done as u64), ..spec.clone() };
-            let path = folder.join(format!("table-{}.json", std::process::id()));
+            let path = own.join("table.json");
             let io = |source| SessionError::File { path: path.clone(), source };
             files::write_atomic(&path, &serde_json::to_vec(&part).map_err(|e| io(e.into()))?).map_err(io)?;
-            let taken = self.rounds(&path);
-            let _ = std::fs::remove_file(&path);
-            let taken = taken?;
+            let taken = self.rounds(&path)?;
             if taken.len() != least.len() {
                 let problem = format!("times of {} networks, expected {}", taken.len(), least.len());
                 return Err(SessionError::Output { program: self.binary.clone(), problem });

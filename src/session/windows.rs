@@ -40,6 +40,19 @@ pub struct Collected {
     pub network: Recording,
     /// All frames of the network that ran in turn with it.
     pub against: Recording,
+    /// All frames of the network, those of discarded windows too, in the order they ran.
+    pub everything: Recording,
+}
+
+impl Collected {
+    /// The windows of another collection, taken after these.
+    pub fn add(&mut self, later: Self) {
+        self.windows.extend(later.windows);
+        self.discarded.extend(later.discarded);
+        append(&mut self.network, later.network);
+        append(&mut self.against, later.against);
+        append(&mut self.everything, later.everything);
+    }
 }
 
 /// Takes windows of at most `most` frames until there are `runs`. `take` measures a window of the given number of
@@ -64,6 +77,7 @@ pub fn collect<E: From<Unsteady>>(
         for _ in 0..TRIES {
             let window = take(size)?;
             let against = objections(&window, believe);
+            append(&mut all.everything, window.network.clone());
             if against.is_empty() {
                 believed = Some(window);
                 break;
@@ -79,11 +93,10 @@ pub fn collect<E: From<Unsteady>>(
 
 /// What speaks against a window.
 fn objections(window: &Window, believe: Option<bool>) -> Vec<String> {
-    let wall = &window.network.samples.wall;
-    if wall.is_empty() {
+    if window.network.samples.wall.is_empty() {
         return vec!["the window has no frames".into()];
     }
-    let frames = Frames { wall, own_cpu_ms: window.own_cpu_ms, elapsed_ms: window.elapsed_ms };
+    let frames = Frames { own_cpu_ms: window.own_cpu_ms, elapsed_ms: window.elapsed_ms };
     believe.map_or_else(Vec::new, |quiet| judge(&window.states, Some(&frames), quiet))
 }
 

@@ -102,7 +102,11 @@ pub fn fit(
             state.updates = trainer.ema.updates;
             state.steps = trainer.optimizer.steps();
             state.slots = trainer.optimizer.state()?;
-            checkpoint::save(&state, model, identity, path)?;
+            match checkpoint::save(&state, model, identity, path) {
+                // A full disk costs what an interruption would lose, not the training.
+                Err(TrainError::File(problem)) => progress(FitEvent::NotSaved { problem: problem.to_string() }),
+                saved => saved?,
+            }
         }
         progress(FitEvent::Epoch { epoch, terms });
     }

@@ -4,7 +4,7 @@ use super::jpeg::{self, End};
 use crate::files::{self, Inputs};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
-use std::io::Cursor;
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -97,6 +97,17 @@ impl Image {
             return Err(fail(format!("has {width} x {height} pixels, expected sides from 1 to {MAX_SIDE}")));
         }
         Ok([width as usize, height as usize])
+    }
+
+    /// Refuses a file whose head cannot be read, or whose end is missing. Only what does not end as JPEG and PNG files do is
+    /// decoded for that; the end of other formats is not looked at.
+    ///
+    /// # Errors
+    /// As [`Image::open`], as far as head and end show it.
+    pub fn check(path: &Path) -> Result<(), ImageError> {
+        Self::sides(path)?;
+        let whole = ends(path).map_err(|source| ImageError::Io { path: path.into(), source })?;
+        if whole { Ok(()) } else { Self::open(path).map(drop) }
     }
 
     /// Reads an image from the bytes of its file; `path` only names it in errors.
@@ -228,6 +239,20 @@ impl Image {
     pub fn data_mut(&mut self) -> &mut [u8] {
         &mut self.data
     }
+}
+
+/// Whether a file ends as whole ones of its kind do, as far as that is known.
+fn ends(path: &Path) -> std::io::Result<bool> {
+    let mut file = crate::files::open(path)?;
+    let (mut head, mut tail) = ([0; 4], [0; 8]);
+    file.read_exact(&mut head)?;
+    file.seek(SeekFrom::End(-(tail.len() as i64)))?;
+    file.read_exact(&mut tail)?;
+    Ok(match head {
+        [0xff, 0xd8, ..] => tail.ends_with(jpeg::END),
+        [0x89, b'P', b'N', b'G'] => tail == *b"IEND\xae\x42\x60\x82",
+        _ => true,
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ImageError> {

@@ -129,7 +129,7 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
         ),
         ("prune", 2, &["no budget"]),
         ("prune --latency-ratio 0.5 --latency-ms 3", 2, &["cannot be used with"]),
-        ("prune --latency-ratio 1.5", 2, &["is 1.5, expected a number from 0 to 1"]),
+        ("prune --latency-ratio 1.5", 2, &["is 1.5, expected a number more than 0, up to 1"]),
         ("prune --latency-ratio 0.5 --model small.safetensors", 2, &["a model without data"]),
         ("prune --latency-ratio 0.5 --importance tayler", 2, &["'tayler'", "taylor"]),
         ("train --arch yolo12n --data data.yaml -o x", 2, &["--arch yolo12n: neither a model file nor one of yolo11n"]),

@@ -89,6 +89,7 @@ fn doubtful_data_is_told_by_every_command_that_learns_or_judges_by_it() {
         assert_eq!(found, code, "{command}: {said}");
         assert!(said.contains(&format!("warning: {names}")), "{command}: {said}");
         assert!(said.contains(&format!("warning: {overlap}")), "{command}: {said}");
+        assert_eq!(said.matches("warning: ").count(), 2, "each is said once: {said}");
     }
 }
 
@@ -104,6 +105,8 @@ fn pictures_that_are_cut_off_end_a_judgement_and_not_a_look() {
     assert!(code == 0 && shown.starts_with("1 images at 64 px"), "{code}: {shown}{said}");
     assert!(said.contains("warning: 1 of 2 images cannot be read and were left out"), "{said}");
     let prune = "prune --model small.safetensors --data data.yaml --memory-mib 0.01 --epochs 0 --calibration-images 2";
+    let (code, _, said) = run(&folder, prune);
+    assert!(code == 9 && said.contains("images/val/c.jpg: is cut off") && !said.contains("Probing"), "{code}: {said}");
     let (code, _, said) = run(&folder, &format!("{prune} --skip-bad-images"));
     assert!(code == 4 && said.contains("warning: 1 of 2 images cannot be read and were left out"), "{code}: {said}");
     let (code, _, said) = run(&folder, "detect --model small.safetensors images/val/c.jpg");

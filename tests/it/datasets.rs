@@ -83,6 +83,15 @@ fn pictures_that_are_cut_off_are_refused_by_name_or_skipped_with_a_count() {
     let mut set = open(folder.path(), "val").unwrap();
     let error = set.items[0].image.load().unwrap_err().to_string();
     assert!(error.contains("images/val/c.jpg: is cut off"), "{error}");
+    // Without decoding what is whole, a job finds it before anything else is done.
+    let check = |name: &str| Image::check(&folder.path().join(name)).map_err(|e| e.to_string());
+    assert_eq!(check("images/val/d.jpg"), Ok(()));
+    assert!(check("images/val/c.jpg").unwrap_err().contains("c.jpg: is cut off"));
+    picture(1).save(&folder.path().join("whole.png")).unwrap();
+    let bytes = fs::read(folder.path().join("whole.png")).unwrap();
+    write(folder.path(), "cut.png", &bytes[..bytes.len() - 30]);
+    assert_eq!(check("whole.png"), Ok(()));
+    assert!(check("cut.png").unwrap_err().contains("cut.png: not a readable image"));
     set.skip_unreadable().unwrap();
     assert_eq!(files(&set), ["d.jpg"]);
     assert!(

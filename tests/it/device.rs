@@ -113,3 +113,34 @@ fn a_table_that_would_never_end_is_refused() {
     }
     assert_eq!(run(&sane).status.code(), Some(0));
 }
+
+#[test]
+fn threads_beyond_the_processors_are_capped_unless_forced() {
+    let folder = tempfile::tempdir().unwrap();
+    secateurs::model::save(&super::cli::small_model(), &folder.path().join("small.safetensors")).unwrap();
+    let most = secateurs::kernels::available();
+    let asked = (4 * most).max(8);
+    let bench = |program: &str, forced: &[&str]| {
+        let mut command = Command::new(program);
+        command.current_dir(folder.path()).timeout(Duration::from_secs(120));
+        command.args(["bench", "--model", "small.safetensors", "--imgsz", "32", "--runs", "20", "--json", "--threads"]);
+        let output = command.arg(asked.to_string()).args(forced).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (found["threads"].as_u64().unwrap() as usize, said(&output).contains(&format!("--threads {asked}: there are")))
+    };
+    for program in [env!("CARGO_BIN_EXE_secateurs-infer"), env!("CARGO_BIN_EXE_secateurs")] {
+        assert_eq!(bench(program, &[]), (most, true), "{program}");
+        // These end too: threads that wait let others have the processor.
+        assert_eq!(bench(program, &["--force-threads"]), (asked, false), "{program}");
+    }
+}
+
+#[test]
+fn processors_are_counted_as_linux_lists_them() {
+    let count = |cores: &str| secateurs::board::Board { cores: cores.into(), ..Default::default() }.processors();
+    let cases = [("0-3", Some(4)), ("0", Some(1)), ("0-1,4,6-7", Some(5)), ("unknown", None), ("3-1", None)];
+    for (text, expected) in cases {
+        assert_eq!(count(text), expected, "{text}");
+    }
+}

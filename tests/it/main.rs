@@ -15,6 +15,7 @@ mod cli_data;
 mod data;
 mod datasets;
 mod demo;
+#[cfg(feature = "toolkit")]
 mod device;
 mod engine_props;
 mod eval;
@@ -28,6 +29,7 @@ mod kept;
 #[cfg(feature = "toolkit")]
 mod loss;
 mod model_file;
+mod notes;
 mod onnx;
 #[cfg(feature = "toolkit")]
 mod output;
@@ -38,6 +40,8 @@ mod quantise;
 #[cfg(feature = "toolkit")]
 mod repair;
 mod report;
+#[cfg(all(feature = "toolkit", unix))]
+mod results;
 mod search;
 #[cfg(feature = "toolkit")]
 mod sparse;

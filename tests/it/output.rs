@@ -304,7 +304,7 @@ fn negative_numbers_are_values_that_are_refused_as_such() {
     let folder = folder();
     let train = "train --arch small.safetensors --data data.yaml -o x";
     let cases = [
-        (WORKER, "prune --latency-ratio -0.5".to_owned(), "is -0.5, expected a number from 0 to 1"),
+        (WORKER, "prune --latency-ratio -0.5".to_owned(), "is -0.5, expected a number"),
         (WORKER, "prune --latency-ms -3".to_owned(), "is -3, expected"),
         (WORKER, "prune --params -3".to_owned(), "'-3' for '--params <N>'"),
         (WORKER, format!("{train} --lr -1"), "`lr` is -1"),
@@ -317,7 +317,7 @@ fn negative_numbers_are_values_that_are_refused_as_such() {
         ),
         (WORKER, "bench --model small.safetensors --runs -2".to_owned(), "-2 is not in 1.."),
         (WORKER, "prune --latency-ratio 0.8 --floor nut=-1".to_owned(), "expected a number from 0 to 1"),
-        (WORKER, "prune --latency-ratio 0.8 --floor nut=0".to_owned(), "a floor of 0 asks for nothing"),
+        (WORKER, "prune --latency-ratio 0.8 --floor nut=0".to_owned(), "is 0, expected a number more than 0"),
         (
             INFER,
             "detect --model small.safetensors a/x.png --score -1".to_owned(),
@@ -364,4 +364,19 @@ fn what_a_killed_run_left_is_gone_after_the_next() {
 
 fn names_or_none(folder: &Path) -> Vec<String> {
     if folder.exists() { names(folder) } else { Vec::new() }
+}
+
+#[test]
+fn prune_takes_the_drawn_pictures_by_name_as_train_does() {
+    let folder = folder();
+    let prune = |data: &str| {
+        let line = format!("prune --model small.safetensors --data {data} --latency-ratio 0.8 --out out");
+        let output = run(WORKER, &folder, &line);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = prune("drawn:0");
+    assert!(code == Some(2) && text.contains("from 1 to 1000000 behind `drawn:`"), "{text}");
+    // It was drawn: its classes are known.
+    let (code, text) = prune("drawn:2");
+    assert!(code == Some(9) && text.contains("drawn:2 names 3 classes, small.safetensors knows 2"), "{text}");
 }

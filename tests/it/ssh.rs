@@ -153,6 +153,7 @@ impl Bed {
         let Some(sshd) = program("sshd") else {
             assert!(std::env::var_os("CI").is_none(), "sshd is missing, and in CI nothing skips");
             eprintln!("skipped: no sshd (install openssh-server)");
+            crate::notes::add("sshd");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
@@ -182,7 +183,7 @@ impl Bed {
         let binary = Path::new(env!("CARGO_BIN_EXE_secateurs-infer"));
         let session = Session::with_runner(device::ssh(self.settings()), &profile, binary)?;
         let path = |name: &str| self.root.join(format!("{name}.safetensors"));
-        let frames = Frames { imgsz: 32, warmup: 1, runs: 240, phases: false };
+        let frames = Frames { imgsz: 32, warmup: 1, runs: 240, phases: false, percentile: None };
         // Whatever else runs on this machine is no matter here.
         let record = session.quiet(false).versus(Some(&path("cut")), &path("uncut"), &frames, &mut |_, _| ())?;
         Ok(record.measured.latency.runs)

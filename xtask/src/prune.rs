@@ -227,12 +227,9 @@ impl Built {
     /// Copies a program from the target folder, which belongs to every run.
     fn take(&self, program: &Path, name: &str) -> Result<PathBuf, Failure> {
         let copy = self.0.join(name);
-        let done = fs::create_dir_all(&self.0).and_then(|()| match fs::remove_file(&copy) {
-            // A program that still runs somewhere cannot be written over, but replaced.
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-            _ => fs::copy(program, &copy).map(|_| ()),
-        });
-        done.map(|()| copy.clone()).map_err(|e| Failure::writing(&copy, &e))
+        fs::create_dir_all(&self.0).map_err(|e| Failure::writing(&self.0, &e))?;
+        install(program, &copy)?;
+        Ok(copy)
     }
 }
 
@@ -399,8 +396,17 @@ mod tests {
     ];
 
     /// Those that are about this driver, or get their own words.
-    const OTHERS: [&str; 8] =
-        ["target", "out", "build", "cuda", "require-device", "require-gpu", "dry-run", "message-format"];
+    const OTHERS: [&str; 9] = [
+        "target",
+        "out",
+        "build",
+        "cuda",
+        "skip-bad-images",
+        "require-device",
+        "require-gpu",
+        "dry-run",
+        "message-format",
+    ];
 
     #[test]
     fn every_flag_reaches_the_worker() {

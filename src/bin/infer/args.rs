@@ -41,6 +41,8 @@ pub struct Args {
     pub profile: bool,
     pub pin: bool,
     pub threads: usize,
+    /// Whether there may be more threads than processors.
+    pub force_threads: bool,
     pub imgsz: Option<usize>,
     pub runs: usize,
     pub warmup: usize,
@@ -72,6 +74,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
         profile: false,
         pin: false,
         threads: 1,
+        force_threads: false,
         imgsz: None,
         runs: 300,
         warmup: 20,
@@ -108,6 +111,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
             "--json" if attached.is_none() => args.json = true,
             "--pin" if attached.is_none() => args.pin = true,
             "--profile" if attached.is_none() => args.profile = true,
+            "--force-threads" if attached.is_none() => args.force_threads = true,
             "--phases" if attached.is_none() => args.phases = true,
             "--root" => args.root = value()?.into(),
             "--device" => args.device = device(&value()?)?,
@@ -142,7 +146,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
         "help" => (Command::Help, &[]),
         other => return Err(Usage(format!("unknown command `{other}`"))),
     };
-    let common = ["--json", "--threads", "--imgsz", "--model", "--device"];
+    let common = ["--json", "--threads", "--force-threads", "--imgsz", "--model", "--device"];
     if args.profile && args.device == Choice::Cuda {
         return Err(Usage("--profile holds layers against the processor's peak: it needs --device cpu".into()));
     }

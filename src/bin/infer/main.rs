@@ -12,6 +12,7 @@ use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::detector::{DetectorError, Finder, input_side};
 use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
+use secateurs::kernels::available;
 use secateurs::model::{self, FileError, Model};
 use secateurs::vision::{Image, ImageError};
 use std::fmt;
@@ -39,7 +40,8 @@ Commands:
 
 Options:
   --json            One JSON object a line instead of text
-  --threads N       Threads of the network [default: 1]
+  --threads N       Threads of the network, at most one for each processor [default: 1]
+  --force-threads   More threads than processors, where --threads says so
   --imgsz N         Side of the square input image, pixels [default: the model's own]
   --model FILE      A model file instead of the embedded model
   --device NAME     cpu, cuda, or auto: CUDA where this binary has it and a device is there [default: auto]
@@ -76,6 +78,7 @@ enum Failure {
     Usage(Usage),
     Device(EngineError),
     Input(String),
+    Machine(String),
     Output(io::Error),
     Internal(String),
 }
@@ -86,7 +89,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Device(_) => 7,
             Self::Input(_) => 9,
-            Self::Output(_) => 10,
+            Self::Machine(_) | Self::Output(_) => 10,
             Self::Internal(_) => 1,
         }
     }
@@ -97,7 +100,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(usage) => write!(f, "{usage}\n  help: secateurs-infer --help lists commands and options"),
             Self::Device(error) => write!(f, "{error}\n  help: --device cpu runs on the processor"),
-            Self::Input(problem) | Self::Internal(problem) => f.write_str(problem),
+            Self::Input(problem) | Self::Machine(problem) | Self::Internal(problem) => f.write_str(problem),
             Self::Output(problem) => write!(f, "standard output cannot be written: {problem}"),
         }
     }
@@ -155,7 +158,20 @@ fn main() -> ExitCode {
     done.map_or_else(|failure| ExitCode::from(failure.code()), |()| ExitCode::SUCCESS)
 }
 
+/// Threads beyond the processors only delay each other.
+fn capped(args: Args) -> Args {
+    let most = available();
+    if args.threads <= most || args.force_threads {
+        return args;
+    }
+    let asked = args.threads;
+    let problem = format!("there are {most} processors, {most} threads are used (--force-threads: {asked})");
+    output::tell("", "note", &format!(": --threads {asked}: {problem}"));
+    Args { threads: most, ..args }
+}
+
 fn run(args: Args) -> Result<(), Failure> {
+    let args = capped(args);
     match &args.command {
         Command::Help => output::print(HELP),
         Command::Version => output::print(&format!("secateurs-infer {}\n", env!("CARGO_PKG_VERSION"))),
@@ -323,7 +339,8 @@ fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
             Ok((path, mut pixels)) => {
                 let found = finder.find(&path, &pixels, model)?;
                 if let Some(names) = &names {
-                    found.save_as(&mut pixels, names.path(position), names.inputs())?;
+                    let saved = found.save_as(&mut pixels, names.path(position), names.inputs());
+                    saved.map_err(|error| Failure::Machine(error.to_string()))?;
                 }
                 if args.json { output::print_json(&found)? } else { output::print(&found.to_string()) }
             }
@@ -343,6 +360,11 @@ fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
 /// Where the images with their boxes go, those that cannot be read included.
 fn save_names(folder: &Path, listed: &Listed) -> Result<SaveNames, Failure> {
     let images: Vec<&Path> = listed.paths().collect();
-    let fail = |error| Failure::Usage(Usage(format!("--save {}: {error}", folder.display())));
-    SaveNames::new(folder, &images).map_err(fail)
+    SaveNames::new(folder, &images).map_err(|error| {
+        let problem = format!("--save {}: {error}", folder.display());
+        match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => Failure::Usage(Usage(problem)),
+            _ => Failure::Machine(problem),
+        }
+    })
 }

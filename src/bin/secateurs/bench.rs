@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.load()?;
     let options = Options {
         imgsz: args.model.imgsz(&model)?,
-        threads: args.threads.threads.into(),
+        threads: args.threads.count(),
         pin: args.pin,
         warmup: args.warmup as usize,
         runs: args.runs as usize,

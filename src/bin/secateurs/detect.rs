@@ -8,6 +8,7 @@ use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::engine::Options;
 use secateurs::profile::Ratio;
 use secateurs::vision::{Image, ImageError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Where to look for what.
@@ -40,7 +41,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     listed.notes.iter().for_each(|note| output::tell("", "note", &format!(": {note}")));
     let names = args.save.as_deref().map(|folder| names(folder, &listed)).transpose()?;
     let model = args.model.load()?;
-    let options = Options { threads: args.threads.threads.into(), ..Options::default() };
+    let options = Options { threads: args.threads.count(), ..Options::default() };
     let mut finder = Finder::new(&model, args.model.imgsz(&model)?, &options)?;
     finder.set_thresholds(args.score.get() as f32, args.iou.get() as f32);
     let all = listed.images.len();
@@ -63,7 +64,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             Ok((path, mut pixels)) => {
                 let found = finder.find(&path, &pixels, &model)?;
                 if let Some(names) = &names {
-                    found.save_as(&mut pixels, names.path(position), names.inputs())?;
+                    found.save_as(&mut pixels, names.path(position), names.inputs()).map_err(unsaved)?;
                 }
                 if args.json { output::print_json(&found)? } else { output::print(&found.to_string()) }
             }
@@ -83,6 +84,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// Where the images with their boxes go, those that cannot be read included.
 fn names(folder: &Path, listed: &Listed) -> Result<SaveNames, Failure> {
     let images: Vec<&Path> = listed.paths().collect();
-    let fail = |error| Failure::Usage(format!("--save {}: {error}", folder.display()));
-    SaveNames::new(folder, &images).map_err(fail)
+    SaveNames::new(folder, &images).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+            Failure::Usage(format!("--save {}: {error}", folder.display()))
+        }
+        _ => Failure::writing(folder, &error),
+    })
+}
+
+fn unsaved(error: ImageError) -> Failure {
+    match error {
+        ImageError::Io { path, source } => Failure::writing(&path, &source),
+        error => error.into(),
+    }
 }

@@ -35,7 +35,7 @@ enum Format {
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let inputs = Inputs::new([&args.model.model]);
-    let fail = |e: std::io::Error| Failure::Input(format!("{}: {e}", args.output.display()));
+    let fail = |e: std::io::Error| Failure::writing(&args.output, &e);
     files::check_writable(&args.output, &inputs).map_err(fail)?;
     let loaded = args.model.load()?;
     let bytes = match args.format {

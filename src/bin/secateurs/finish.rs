@@ -30,9 +30,6 @@ pub struct Args {
     pub terminal: TerminalArgs,
 }
 
-/// Frames that a claim about the 99th percentile rests on.
-const P99_RUNS: usize = 1000;
-
 /// Runs it.
 pub fn run(args: Args) -> Result<(), Failure> {
     let mut terminal = Terminal::new(args.terminal);
@@ -59,10 +56,10 @@ type Found = (Result<Against, String>, Evidence);
 fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Found, Failure> {
     let profile = &bundle.profile;
     let session = Session::open(profile, &args.binary)?;
-    // A claim about one frame in a hundred needs this many, whatever the profile says.
-    let least = if profile.budget.percentile == 99 { P99_RUNS } else { 1 };
-    let runs = profile.bench.runs.max(least);
-    let frames = Frames { imgsz: bundle.report.imgsz, warmup: profile.bench.warmup, runs, phases: true };
+    // As plans were measured.
+    let runs = secateurs::pipeline::verdict_runs(profile.budget.percentile, profile.bench.runs);
+    let percentile = profile.budget.latency.map(|_| profile.budget.percentile);
+    let frames = Frames { imgsz: bundle.report.imgsz, warmup: profile.bench.warmup, runs, phases: true, percentile };
     let uncut = args.out.join("uncut.safetensors");
     let record = session.versus(None, &uncut, &frames, &mut |done, all| terminal.progress(done, all))?;
     if !record.discarded.is_empty() {
@@ -73,7 +70,7 @@ fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Fo
     if planned != measured {
         return Err(Failure::Internal(format!("planned for {planned} threads, measured with {measured}")));
     }
-    let against = Against::of(&record.measured)
+    let against = Against::of_record(&record)
         .ok_or_else(|| Failure::Internal("the binary did not measure the uncut model".into()))?;
     let evidence = Evidence { bench: serde_json::to_vec_pretty(&record)?, onnx: None };
     Ok((record.simulated.map_or(Ok(against), Err), evidence))

@@ -1,10 +1,12 @@
 //! The flags that several commands share, and the files behind them.
 
 use super::failure::Failure;
+use super::output;
 use clap::Args;
 use secateurs::detector::input_side;
 use secateurs::eval::EvalResult;
 use secateurs::import;
+use secateurs::kernels::available;
 use secateurs::model::Model;
 use std::path::PathBuf;
 
@@ -37,12 +39,30 @@ pub struct ThreadArgs {
     /// Threads of the network
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: u16,
+    /// Start as many threads as asked for, even where there are fewer processors
+    #[arg(long)]
+    pub force_threads: bool,
+}
+
+impl ThreadArgs {
+    /// As many threads as asked for, but not more than there are processors: threads that wait for a processor only
+    /// delay the others.
+    pub fn count(&self) -> usize {
+        let (asked, most) = (usize::from(self.threads), available());
+        if asked <= most || self.force_threads {
+            return asked;
+        }
+        eprintln!(
+            "note: --threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})"
+        );
+        most
+    }
 }
 
 /// Writes to standard error what the user should know and what does not end the command.
 pub fn warn(notes: impl IntoIterator<Item = impl std::fmt::Display>) {
     for note in notes {
-        eprintln!("warning: {note}");
+        output::tell("", "warning", &format!(": {note}"));
     }
 }
 

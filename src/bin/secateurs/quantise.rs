@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         _ => None,
     };
     let inputs = Inputs::new(std::iter::once(&args.model.model).chain(&args.data));
-    let fail = |e: std::io::Error| Failure::Input(format!("{}: {e}", args.output.display()));
+    let fail = |e: std::io::Error| Failure::writing(&args.output, &e);
     files::check_writable(&args.output, &inputs).map_err(fail)?;
     let model = args.model.load()?;
     let side = args.model.imgsz(&model)?;

@@ -95,7 +95,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let inputs = Inputs::new([&args.arch, &args.data]);
     let part = part(&args.output);
     for path in [&args.output, &part] {
-        let fail = |e| Failure::Input(format!("{}: {e}", path.display()));
+        let fail = |e: std::io::Error| Failure::writing(path, &e);
         files::check_writable(path, &inputs).map_err(fail)?;
     }
     let (data, drawn) = data(args, &mut terminal)?;
@@ -143,6 +143,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             part.display(),
             aside.display()
         )),
+        FitEvent::NotSaved { problem } => {
+            terminal.note(&format!("warning: {problem}; an interrupted training would start anew"));
+        }
         FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
         FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
     };
@@ -158,7 +161,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("seed", args.seed.to_string()),
     ];
     trained.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
-    model::save(&trained, &args.output).map_err(Failure::input)?;
+    let bytes = model::to_bytes(&trained).map_err(Failure::internal)?;
+    files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
     // Only a finished training is done with what it would have gone on from.
     let _ = std::fs::remove_file(&part);
     terminal.stage("Evaluating", &format!("{} images", val.items.len()));
@@ -241,10 +245,11 @@ fn part(output: &Path) -> PathBuf {
 
 /// Settings are the user's, and so are data and checkpoints.
 fn failure(error: train::TrainError) -> Failure {
-    use train::TrainError::{Backend, Setting, Threads};
+    use train::TrainError::{Backend, File, Setting, Threads};
     match error {
         Setting { .. } => Failure::Usage(error.to_string()),
         Backend(_) | Threads(_) => Failure::internal(error),
+        File(model::FileError::Io { path, source }) => Failure::writing(&path, &source),
         _ => Failure::input(error),
     }
 }

@@ -1,3 +1,5 @@
+//! The folder of the results: replaced as a set, locked, repaired after a kill.
+
 use super::*;
 
 fn names(folder: &Path) -> Vec<String> {

@@ -1,3 +1,5 @@
+//! Flags, profiles and what the verdict is given by.
+
 use super::*;
 use clap::Parser;
 
@@ -28,8 +30,18 @@ const FLAGS: [&str; 16] = [
 ];
 
 /// Flags about this one run, which no profile has.
-const OTHERS: [&str; 9] =
-    ["profile", "out", "binary", "cache", "cuda", "require-device", "dry-run", "first-stage", "message-format"];
+const OTHERS: [&str; 10] = [
+    "profile",
+    "out",
+    "binary",
+    "cache",
+    "cuda",
+    "skip-bad-images",
+    "require-device",
+    "dry-run",
+    "first-stage",
+    "message-format",
+];
 
 fn resolve(flags: &[&str]) -> Profile {
     let words = ["prune", "--memory-mib=64", "--data=/d.yaml"].into_iter();
