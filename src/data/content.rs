@@ -3,7 +3,6 @@
 use super::{DataError, Dataset, Picture};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -53,7 +52,7 @@ fn digest(picture: &Picture) -> Result<[u8; 32], DataError> {
 /// # Errors
 /// Those of the operating system.
 pub fn file_digest(path: &Path) -> io::Result<[u8; 32]> {
-    let mut file = fs::File::open(path)?;
+    let mut file = crate::files::open(path)?;
     let (mut digest, mut part) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
         match file.read(&mut part) {
@@ -69,6 +68,7 @@ pub fn file_digest(path: &Path) -> io::Result<[u8; 32]> {
 mod tests {
     use super::super::{Item, Label};
     use super::*;
+    use std::fs;
 
     #[test]
     fn pictures_labels_and_names_count_and_places_do_not() {
@@ -83,7 +83,7 @@ mod tests {
         let set = |names: &[&str], items| Dataset {
             names: names.iter().map(|n| (*n).to_owned()).collect(),
             items,
-            annotations: None,
+            ..Dataset::default()
         };
         let one = set(&["a", "b"], vec![item(put("1", b"one"), &[label]), item(put("2", b"two"), &[])]);
         let content = one.content().unwrap();

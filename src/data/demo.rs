@@ -139,7 +139,7 @@ pub fn ensure(folder: &Path, train: usize, val: usize) -> Result<(PathBuf, usize
         return Err(io(folder)(taken));
     }
     // Built inside a private folder, so that the set itself gets the usual access rights.
-    let temporary = beside(folder)?;
+    let temporary = Beside::new(folder)?;
     let set = temporary.path().join("set");
     let sums: Vec<String> = all.par_iter().map(|one| one.write(&set)).collect::<Result<_, _>>()?;
     let sums_file = set.join(SUMS);
@@ -166,7 +166,7 @@ fn mend(folder: &Path, all: &[One]) -> Result<usize, DataError> {
     if again == 0 {
         return Ok(0);
     }
-    let temporary = beside(folder)?;
+    let temporary = Beside::new(folder)?;
     let draw = |(one, sums): (&One, Option<String>)| -> Result<String, DataError> {
         if let Some(sums) = sums {
             return Ok(sums);
@@ -185,11 +185,25 @@ fn mend(folder: &Path, all: &[One]) -> Result<usize, DataError> {
     Ok(again)
 }
 
-/// A private folder beside another one.
-fn beside(folder: &Path) -> Result<tempfile::TempDir, DataError> {
-    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(io(parent))?;
-    tempfile::Builder::new().prefix(".demo-").tempdir_in(parent).map_err(io(parent))
+/// A private folder beside another one, which is removed unless it got another name.
+struct Beside(PathBuf);
+
+impl Beside {
+    fn new(folder: &Path) -> Result<Self, DataError> {
+        let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(io(parent))?;
+        Ok(Self(files::temporary_folder(parent).map_err(io(parent))?))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> DataError + use<> {
@@ -243,6 +257,17 @@ impl One {
     }
 }
 
+/// How many pictures to train on a name such as `demo` (then `usual`) or `drawn:500` asks for; `None` where it names
+/// something else.
+///
+/// # Errors
+/// If what stands behind `drawn:` is no sensible number.
+pub fn named(name: &str, usual: usize) -> Option<Result<usize, String>> {
+    let Some(count) = name.strip_prefix("drawn:") else { return (name == "demo").then_some(Ok(usual)) };
+    let count = count.parse().ok().filter(|n| (1..=1_000_000).contains(n));
+    Some(count.ok_or_else(|| format!("{name}: expected a number from 1 to 1000000 behind `drawn:`")))
+}
+
 fn description(train: usize, val: usize) -> String {
     let names: String = NAMES.iter().enumerate().map(|(class, name)| format!("  {class}: {name}\n")).collect();
     format!(
@@ -255,7 +280,7 @@ fn write_one(image: &Path, label: &Path, index: u64) -> Result<(), DataError> {
     let (picture, labels) = draw(SEED, index, SIDE);
     picture.save(image).map_err(|e| match e {
         ImageError::Io { path, source } => DataError::Io { path, source },
-        ImageError::Format { path, problem } => DataError::Io { path, source: std::io::Error::other(problem) },
+        other => DataError::Io { path: image.into(), source: std::io::Error::other(other.to_string()) },
     })?;
     let line = |l: &Label| format!("{} {:.6} {:.6} {:.6} {:.6}\n", l.class, l.cx, l.cy, l.w, l.h);
     fs::write(label, labels.iter().map(line).collect::<String>())

@@ -2,18 +2,25 @@
 //! 1998): grey pictures of one size and one class number each, plain or compressed by gzip.
 //!
 //! A file says in its header how much follows. That much is read, and not a byte more: a small file that unpacks to a
-//! huge one is refused.
+//! huge one is refused, and so is one that declares more pictures than its bytes can hold.
 
 use super::picture::{GreySet, Picture};
 use super::{DataError, Dataset, Item, Label};
+use crate::files;
 use flate2::read::GzDecoder;
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The most bytes a file may unpack to.
 const MAX_BYTES: usize = 1 << 30;
+
+/// What a file may unpack to: this often its own size, and this many bytes more (numbers in order pack to nothing).
+const MAX_RATIO: usize = 100;
+const SLACK: usize = 64 << 20;
+
+/// Pictures that are believed of a file of any size; further ones need four bytes each.
+const FREE_PICTURES: usize = 1000;
 
 /// The largest side of a picture.
 const MAX_SIDE: usize = 4096;
@@ -29,7 +36,7 @@ pub(super) fn open(folder: &Path, split: &str) -> Result<Dataset, DataError> {
         "train" => "train",
         "val" | "test" => "t10k",
         _ => {
-            let problem = format!("has no split `{split}`; such a set has train and val");
+            let problem = format!("has no split `{split}`; there are `train` and `val`");
             return Err(DataError::Idx { path: folder.into(), problem });
         }
     };
@@ -62,6 +69,7 @@ pub(super) fn open(folder: &Path, split: &str) -> Result<Dataset, DataError> {
         names: (0..classes).map(|class| class.to_string()).collect(),
         items: labels.iter().enumerate().map(item).collect(),
         annotations: None,
+        notes: Vec::new(),
     })
 }
 
@@ -81,7 +89,9 @@ fn place(folder: &Path, stem: &str, part: &str, axes: usize) -> Result<PathBuf, 
 fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>), DataError> {
     let io = |source: io::Error| DataError::Io { path: path.into(), source };
     let fail = |problem: String| DataError::Idx { path: path.into(), problem };
-    let file = BufReader::new(File::open(path).map_err(io)?);
+    let file = files::open(path).map_err(io)?;
+    let present = file.metadata().map_err(io)?.len().min(usize::MAX as u64) as usize;
+    let file = BufReader::new(file);
     let packed = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"));
     let mut bytes: Box<dyn Read> = if packed { Box::new(GzDecoder::new(file)) } else { Box::new(file) };
     let short = |e: io::Error| fail(format!("ends too early or is damaged: {e}"));
@@ -95,9 +105,13 @@ fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>), DataError>
         bytes.read_exact(&mut word).map_err(short)?;
         *side = u32::from_be_bytes(word) as usize;
     }
-    let len = sides.iter().try_fold(1usize, |n, side| n.checked_mul(*side)).filter(|n| *n <= MAX_BYTES);
-    let len = len.ok_or_else(|| fail(format!("says it holds {sides:?} bytes, expected at most {MAX_BYTES} in all")))?;
-    let mut data = Vec::new();
+    let most = present.saturating_mul(MAX_RATIO).saturating_add(SLACK).min(MAX_BYTES);
+    let len = sides.iter().try_fold(1usize, |n, side| n.checked_mul(*side)).filter(|n| *n <= most);
+    let len = len.ok_or_else(|| fail(format!("says it holds {sides:?} bytes, expected at most {most} in all")))?;
+    if N > 1 && sides[0] > FREE_PICTURES + present / 4 {
+        return Err(fail(format!("says it holds {} pictures, but has only {present} bytes", sides[0])));
+    }
+    let mut data = Vec::with_capacity(len + 1);
     bytes.take(len as u64 + 1).read_to_end(&mut data).map_err(short)?;
     if data.len() != len {
         let found = if data.len() > len { "more".to_owned() } else { data.len().to_string() };

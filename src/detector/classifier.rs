@@ -2,8 +2,8 @@
 
 use super::DetectorError;
 use crate::engine::{Engine, Options};
-use crate::model::{Model, Normalise};
-use crate::vision::{Image, Letterbox};
+use crate::model::Model;
+use crate::vision::{Image, Preprocess};
 
 /// How many classes are named.
 const TOP: usize = 5;
@@ -12,7 +12,7 @@ const TOP: usize = 5;
 pub struct Classifier {
     engine: Engine,
     side: usize,
-    normalise: Option<Normalise>,
+    preprocess: Preprocess,
 }
 
 impl Classifier {
@@ -22,14 +22,15 @@ impl Classifier {
     /// If the model is no classifier at this size, or the engine refuses it.
     pub fn new(model: &Model, side: usize, options: &Options) -> Result<Self, DetectorError> {
         let none = DetectorError::NoClassifier { side };
-        if model.graph.head.boxes().is_some() || model.graph.input_channels() != 3 {
+        if model.graph.head.boxes().is_some() {
             return Err(none);
         }
+        let preprocess = Preprocess::new(model)?;
         let engine = Engine::new(model, side, side, options)?;
         if engine.output_shape(0).area() != 1 {
             return Err(none);
         }
-        Ok(Self { engine, side, normalise: model.info.normalise })
+        Ok(Self { engine, side, preprocess })
     }
 
     /// The likeliest classes of an image and their probabilities, best first. The largest square in the image's middle
@@ -38,12 +39,7 @@ impl Classifier {
     /// # Errors
     /// If the engine fails.
     pub fn classify(&mut self, image: &Image) -> Result<Vec<(usize, f32)>, DetectorError> {
-        let square = image.centre_square();
-        let input = self.engine.input_mut();
-        Letterbox::new(square.width(), square.height(), self.side, self.side).forward(&square, input);
-        if let Some(normalise) = self.normalise {
-            normalise.apply(input);
-        }
+        self.preprocess.write(image, self.side, self.engine.input_mut());
         self.engine.run_in_place()?;
         let logits = self.engine.output(0);
         let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

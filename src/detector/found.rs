@@ -1,6 +1,8 @@
 //! What was found in an image, for people and programs.
 
+use super::pictures::SaveNames;
 use super::{Detail, Mask, Object};
+use crate::files::{self, Inputs};
 use crate::model::Info;
 use crate::vision::{Image, ImageError, Rotated, draw};
 use serde::Serialize;
@@ -10,7 +12,8 @@ use std::path::{Path, PathBuf};
 /// What was found in one image, with the names of the classes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Found {
-    /// The image file.
+    /// The image file. In JSON, what is not UTF-8 in its name is replaced.
+    #[serde(serialize_with = "files::lossy")]
     pub image: PathBuf,
     /// Objects, best first; nothing for a classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,8 +76,19 @@ impl Found {
     /// Draws what was found into the image and saves it in a folder under the image file's own name.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written, or is the image itself.
     pub fn save(&self, pixels: &mut Image, folder: &Path) -> Result<PathBuf, ImageError> {
+        let fail = |source| ImageError::Io { path: folder.into(), source };
+        let names = SaveNames::new(folder, &[&self.image]).map_err(fail)?;
+        self.save_as(pixels, names.path(0), names.inputs())?;
+        Ok(names.path(0).into())
+    }
+
+    /// Draws what was found into the image, and saves it.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or is one of the inputs.
+    pub fn save_as(&self, pixels: &mut Image, path: &Path, inputs: &Inputs) -> Result<(), ImageError> {
         for d in self.detections.iter().flatten().rev() {
             d.draw(pixels);
         }
@@ -82,10 +96,13 @@ impl Found {
             let line = format!("{} {:.2}", best.name, best.score);
             draw::caption(pixels, [0.0; 4], &line, draw::colour(best.class));
         }
-        let path = folder.join(self.image.file_name().unwrap_or("image.png".as_ref()));
-        pixels.save(&path)?;
-        Ok(path)
+        pixels.save_except(path, inputs)
     }
+}
+
+/// A name on one line.
+fn line(name: &str) -> String {
+    name.replace('\n', "\\n").replace('\t', "\\t")
 }
 
 /// A keypoint is drawn if it is more likely visible than this.
@@ -131,14 +148,14 @@ impl Named {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         if let Some(classes) = &self.classes {
-            writeln!(f, "{}:", self.image.display())?;
-            return classes.iter().try_for_each(|c| writeln!(f, "  {:5.1} %  {}", 100.0 * c.score, c.name));
+            writeln!(f, "{}:", line(&self.image.to_string_lossy()))?;
+            return classes.iter().try_for_each(|c| writeln!(f, "  {:5.1} %  {}", 100.0 * c.score, line(&c.name)));
         }
         let detections = self.detections.as_deref().unwrap_or_default();
-        writeln!(f, "{}: {} found", self.image.display(), detections.len())?;
+        writeln!(f, "{}: {} found", line(&self.image.to_string_lossy()), detections.len())?;
         for d in detections {
             let [x0, y0, x1, y1] = d.bbox;
-            write!(f, "  {:5.1} %  {:<16} {x0:.1},{y0:.1} to {x1:.1},{y1:.1}", 100.0 * d.score, d.name)?;
+            write!(f, "  {:5.1} %  {:<16} {x0:.1},{y0:.1} to {x1:.1},{y1:.1}", 100.0 * d.score, line(&d.name))?;
             if let Some(mask) = &d.mask {
                 write!(f, ", {} pixels", mask.area())?;
             }

@@ -6,6 +6,7 @@
 mod classifier;
 mod found;
 mod mask;
+pub mod pictures;
 
 pub use classifier::Classifier;
 pub use found::{Found, Named, NamedClass};
@@ -14,13 +15,15 @@ pub use mask::Mask;
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::Head;
 use crate::model::Model;
-use crate::vision::{self, Detection, Extra, Image, ImageError, Letterbox, NmsOptions, Rotated};
+use crate::vision::{
+    self, Detection, Extra, Image, ImageError, Letterbox, NmsOptions, Preprocess, PreprocessError, Rotated,
+};
 use std::path::Path;
 use thiserror::Error;
 
 /// An image size that a network cannot take.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("imgsz {side}: expected a multiple of {stride}, for example {}", side.next_multiple_of(*stride))]
+#[error("imgsz {side}: expected a multiple of {stride}, for example {}", self.near())]
 pub struct SideError {
     /// What was asked for, pixels.
     pub side: usize,
@@ -28,13 +31,32 @@ pub struct SideError {
     pub stride: usize,
 }
 
+/// The largest side of an input image, pixels.
+pub const MAX_SIDE: usize = 4096;
+
+impl SideError {
+    /// The next side that is allowed.
+    fn near(&self) -> usize {
+        let most = (MAX_SIDE / self.stride * self.stride).max(self.stride);
+        self.side.clamp(1, most).next_multiple_of(self.stride)
+    }
+}
+
+/// Refuses a side that a network with this stride cannot take.
+///
+/// # Errors
+/// If it is 0, no multiple of the stride, or larger than [`MAX_SIDE`].
+pub fn check_side(side: usize, stride: usize) -> Result<usize, SideError> {
+    let stride = stride.max(1);
+    if side > 0 && side <= MAX_SIDE && side.is_multiple_of(stride) { Ok(side) } else { Err(SideError { side, stride }) }
+}
+
 /// The side of the square input image: the one that was asked for, else the model's own, else 640 pixels.
 ///
 /// # Errors
-/// If it is no multiple of the network's stride.
+/// As [`check_side`].
 pub fn input_side(model: &Model, asked: Option<usize>) -> Result<usize, SideError> {
-    let (side, stride) = (asked.or(model.info.imgsz).unwrap_or(640), model.graph.stride().max(1));
-    if side.is_multiple_of(stride) { Ok(side) } else { Err(SideError { side, stride }) }
+    check_side(asked.or(model.info.imgsz).unwrap_or(640), model.graph.stride())
 }
 
 /// A detector that cannot be built or run.
@@ -49,6 +71,9 @@ pub enum DetectorError {
         /// Side of the input image, pixels.
         side: usize,
     },
+    /// No image fills its input.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
     /// The engine refused the network or the image size.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -63,6 +88,7 @@ pub struct Detector {
     head: Head,
     outputs: usize,
     side: usize,
+    preprocess: Preprocess,
     /// Thresholds on scores and overlaps.
     pub options: NmsOptions,
 }
@@ -76,9 +102,10 @@ impl Detector {
         if model.graph.head.boxes().is_none() {
             return Err(DetectorError::NoDetector);
         }
+        let preprocess = Preprocess::new(model)?;
         let engine = Engine::new(model, side, side, options)?;
         let (head, outputs) = (model.graph.head.clone(), model.graph.outputs.len());
-        Ok(Self { engine, head, outputs, side, options: NmsOptions::default() })
+        Ok(Self { engine, head, outputs, side, preprocess, options: NmsOptions::default() })
     }
 
     /// The engine.
@@ -98,9 +125,7 @@ impl Detector {
 
     /// First phase of [`Detector::detect`]: writes the letterboxed image into the engine's input.
     pub fn prepare(&mut self, image: &Image) -> Letterbox {
-        let letterbox = Letterbox::new(image.width(), image.height(), self.side, self.side);
-        letterbox.forward(image, self.engine.input_mut());
-        letterbox
+        self.preprocess.write(image, self.side, self.engine.input_mut())
     }
 
     /// Second phase: runs the network.

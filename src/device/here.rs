@@ -43,6 +43,16 @@ impl Runner for Prefixed {
         Ok(answer.output)
     }
 
+    fn reach(&self) -> Result<(), DeviceError> {
+        let Some(first) = self.command.first() else { return Ok(()) };
+        let bare = Path::new(first).components().count() == 1;
+        if Path::new(first).is_file() || (bare && in_path(first).is_some()) {
+            return Ok(());
+        }
+        let problem = format!("the profile's command `{first}` is not there");
+        Err(DeviceError::Unreachable { host: first.clone(), problem })
+    }
+
     fn emulates(&self) -> bool {
         self.emulates
     }
@@ -83,7 +93,10 @@ mod tests {
         let fail = [Word::Text("-c".into()), Word::Text("exit 7".into())];
         assert!(matches!(local.run(Path::new("/bin/sh"), &fail), Err(DeviceError::Failed { code: Some(7), .. })));
         assert!(matches!(local.run(Path::new("/bin/none"), &[]), Err(DeviceError::Start { .. })));
-        assert!(!local.emulates());
+        assert!(!local.emulates() && local.reach().is_ok());
+        let command = |first: &str| Prefixed::new(vec![first.into()]).reach();
+        assert!(command("sh").is_ok() && command("/bin/sh").is_ok());
+        assert!(matches!(command("/bin/none"), Err(DeviceError::Unreachable { .. })) && command("no-runner").is_err());
     }
 
     #[test]

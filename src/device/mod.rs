@@ -113,6 +113,14 @@ pub trait Runner: Send + Sync {
         self.run_within(program, words, &Limits::LONG)
     }
 
+    /// Whether the device answers, found out without a program built for it.
+    ///
+    /// # Errors
+    /// If it does not.
+    fn reach(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Whether the device is emulated: results are right, times mean nothing.
     fn emulates(&self) -> bool {
         false

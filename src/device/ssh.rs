@@ -234,6 +234,10 @@ impl Ssh {
 }
 
 impl Runner for Ssh {
+    fn reach(&self) -> Result<(), DeviceError> {
+        self.answers()
+    }
+
     fn run_within(&self, program: &Path, words: &[Word], limits: &Limits) -> Result<Vec<u8>, DeviceError> {
         let mut state = self.state();
         let mut files = vec![(self.name(&mut state, program)?, program.to_path_buf())];
@@ -270,6 +274,20 @@ impl Runner for Ssh {
                 return Err(DeviceError::Unreachable { host: self.settings.host.clone(), problem });
             }
             thread::sleep(pause);
+        }
+    }
+}
+
+impl Ssh {
+    /// Asks for nothing, to see whether the device answers.
+    fn answers(&self) -> Result<(), DeviceError> {
+        match self.ask("true", None) {
+            Ok(_) => Ok(()),
+            Err(Broken::Final(error)) => Err(error),
+            Err(Broken::Dropped(problem)) => {
+                Err(DeviceError::Unreachable { host: self.settings.host.clone(), problem })
+            }
+            Err(Broken::Gone) => Ok(()),
         }
     }
 }

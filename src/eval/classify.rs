@@ -5,7 +5,7 @@ use crate::data::{Dataset, Item};
 use crate::engine::{Engine, Options};
 use crate::graph::Head;
 use crate::model::Model;
-use crate::vision;
+use crate::vision::Preprocess;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -56,6 +56,7 @@ pub fn accuracy(
             return Err(EvalError::Unfit(format!("the model's task is `{task}`, expected a classifier")));
         }
     }
+    let preprocess = Preprocess::new(model)?;
     let share = dataset.items.len().div_ceil(threads.max(1)).max(1);
     let work = |items: &[Item]| {
         let mut engine = Engine::new(model, imgsz, imgsz, &Options { threads: 1, ..Options::default() })?;
@@ -65,7 +66,7 @@ pub fn accuracy(
                 .class()
                 .filter(|class| *class < classes)
                 .ok_or_else(|| EvalError::Unfit(format!("{} has no class as a whole", item.image.display())))?;
-            vision::fit(&item.image.load()?, imgsz, engine.input_mut());
+            preprocess.write(&item.image.load()?, imgsz, engine.input_mut());
             engine.run_in_place()?;
             answers.push(answer(engine.output(0), class)?);
             progress(1);

@@ -10,7 +10,7 @@ pub mod ultralytics;
 
 pub use bootstrap::{Interval, bootstrap};
 pub use classify::{Accuracy, accuracy};
-pub use model::{ClassResult, EvalError, EvalResult, Prepared, evaluate_model};
+pub use model::{ClassResult, EvalError, EvalResult, Prepared, check_annotations, evaluate_model};
 
 /// An object that is there. Boxes are left, top, width, height in pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -5,7 +5,7 @@ use crate::data::{Dataset, Item, Picture as Pixels};
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::Head;
 use crate::model::Model;
-use crate::vision::{self, ImageError, Letterbox, NmsOptions, detect};
+use crate::vision::{ImageError, Letterbox, NmsOptions, Preprocess, PreprocessError, detect};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -17,6 +17,9 @@ pub enum EvalError {
     /// The network could not be run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// No image fills the network's input.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
     /// An image could not be read.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -85,10 +88,20 @@ const MAX_PREPARED: usize = 4 << 30;
 /// The largest side of a square, pixels.
 const MAX_IMGSZ: usize = 1 << 13;
 
-/// Reads an image into the tensor `[3, imgsz, imgsz]`; gives where it lies in it, and its sides.
-fn read(pixels: &Pixels, imgsz: usize, tensor: &mut [f32]) -> Result<(Letterbox, [usize; 2]), ImageError> {
+/// Reads an image into the letterboxed square `[3, imgsz, imgsz]`; gives where it lies in it, and its sides.
+fn read(pixels: &Pixels, imgsz: usize, rgb: &mut [f32]) -> Result<(Letterbox, [usize; 2]), ImageError> {
     let image = pixels.load()?;
-    Ok((vision::fit(&image, imgsz, tensor), [image.width(), image.height()]))
+    let letterbox = Letterbox::new(image.width(), image.height(), imgsz, imgsz);
+    letterbox.forward(&image, rgb);
+    Ok((letterbox, [image.width(), image.height()]))
+}
+
+/// Whether the COCO annotations of a split, where it has any, can be used.
+///
+/// # Errors
+/// If they cannot be read, or do not belong to the split.
+pub fn check_annotations(dataset: &Dataset) -> Result<(), EvalError> {
+    dataset.annotations.as_ref().map_or(Ok(()), |path| truth::annotated(path, dataset).map(|_| ()))
 }
 
 impl Prepared {
@@ -150,16 +163,18 @@ impl Prepared {
                 return Err(EvalError::Unfit(format!("the task of the model is `{task}`, expected `detect`")));
             }
         }
+        let preprocess = Preprocess::new(model)?;
         let share = self.pictures.len().div_ceil(threads.max(1)).max(1);
         let work = |(part, pictures): (usize, &[Picture])| {
             let mut engine = Engine::new(model, self.imgsz, self.imgsz, &Options { threads: 1, ..Options::default() })?;
             let mut all = Vec::new();
+            let mut rgb = vec![0.0; 3 * self.imgsz * self.imgsz];
             for (at, picture) in pictures.iter().enumerate() {
-                let input = engine.input_mut();
                 match &picture.bytes {
-                    Some(bytes) => input.iter_mut().zip(bytes).for_each(|(i, b)| *i = f32::from(*b) / 255.0),
-                    None => drop(read(&picture.pixels, self.imgsz, input)?),
+                    Some(bytes) => rgb.iter_mut().zip(bytes).for_each(|(v, b)| *v = f32::from(*b) / 255.0),
+                    None => drop(read(&picture.pixels, self.imgsz, &mut rgb)?),
                 }
+                preprocess.adapt(&rgb, engine.input_mut());
                 engine.run_in_place()?;
                 let outputs: Vec<&[f32]> = (0..model.graph.outputs.len()).map(|i| engine.output(i)).collect();
                 let found = detect(&model.graph.head, (self.imgsz, self.imgsz), &outputs, &NmsOptions::EVALUATION);

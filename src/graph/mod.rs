@@ -44,8 +44,9 @@ pub struct Node {
     pub inputs: Vec<NodeId>,
 }
 
-/// A network: nodes in execution order.
+/// A network: nodes in execution order. What is read from a file has passed [`Graph::check`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Graph {
     /// The nodes; each reads only earlier ones. The first is the only [`Op::Input`].
     pub nodes: Vec<Node>,
@@ -56,6 +57,26 @@ pub struct Graph {
     /// The numbers that its convolutions compute with.
     #[serde(default, skip_serializing_if = "Dtype::is_f32")]
     pub dtype: Dtype,
+}
+
+/// A graph as a file has it.
+#[derive(Deserialize)]
+#[serde(rename = "Graph")]
+struct Unchecked {
+    nodes: Vec<Node>,
+    outputs: Vec<NodeId>,
+    head: Head,
+    #[serde(default)]
+    dtype: Dtype,
+}
+
+impl TryFrom<Unchecked> for Graph {
+    type Error = GraphError;
+
+    fn try_from(Unchecked { nodes, outputs, head, dtype }: Unchecked) -> Result<Self, GraphError> {
+        let graph = Self { nodes, outputs, head, dtype };
+        graph.check().map(|()| graph)
+    }
 }
 
 /// A graph that contradicts itself.

@@ -1,20 +1,26 @@
 //! The zip archive that PyTorch writes: `<name>/data.pkl`, `<name>/data/<key>` per storage, `<name>/byteorder`.
 //!
-//! Declared sizes are not trusted: an entry is read up to its declared size, and the sum of all that is read is bounded
-//! by the size of the archive.
+//! Declared sizes are not trusted: an entry is read up to its declared size, and the sums of all that is read and of all
+//! that becomes tensors are bounded by the size of the archive.
 
 use super::error::Fault;
 use super::pickle::{Dtype, MAX_PICKLE, Storage, TensorView};
 use crate::model::Tensor;
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
+use std::sync::Arc;
 use zip::ZipArchive;
 
 /// What may be unpacked beyond the archive's own size, bytes (weights do not compress well, zeros do).
 const SLACK: u64 = 64 << 20;
 
-/// How much larger than the archive its contents may be.
+/// How much larger than the archive its contents may be, up to this many bytes more.
 const RATIO: u64 = 16;
+const MAX_GROWTH: u64 = 512 << 20;
+
+/// The least bytes of an entry in an archive's directory, and what it begins with.
+const ENTRY_BYTES: usize = 46;
+const ENTRY: &[u8] = b"PK\x01\x02";
 
 /// The most entries of an archive.
 const MAX_ENTRIES: usize = 200_000;
@@ -28,7 +34,7 @@ pub struct Archive<'a> {
     unpack_left: u64,
     /// Elements that may still become tensors.
     elements_left: u64,
-    storages: HashMap<String, Vec<u8>>,
+    storages: HashMap<Arc<str>, Vec<u8>>,
 }
 
 impl<'a> Archive<'a> {
@@ -37,6 +43,11 @@ impl<'a> Archive<'a> {
     /// # Errors
     /// If it is no zip archive, or no checkpoint in one.
     pub fn open(bytes: &'a [u8]) -> Result<Self, Fault> {
+        // Counted before the reader makes room for each of them.
+        let possible = bytes.len() / ENTRY_BYTES > MAX_ENTRIES;
+        if possible && bytes.windows(ENTRY.len()).filter(|at| *at == ENTRY).count() > MAX_ENTRIES {
+            return Err(Fault::Archive(format!("has more than {MAX_ENTRIES} entries")));
+        }
         let zip = ZipArchive::new(Cursor::new(bytes)).map_err(|e| Fault::Archive(e.to_string()))?;
         if zip.len() > MAX_ENTRIES {
             return Err(Fault::Archive(format!("has {} entries, the limit is {MAX_ENTRIES}", zip.len())));
@@ -44,13 +55,20 @@ impl<'a> Archive<'a> {
         let roots = zip.file_names().filter_map(|name| Some(name.ok()?.strip_suffix("data.pkl")?.to_owned()));
         let root = roots.filter(|r| r.is_empty() || r.ends_with('/')).min_by_key(|r| r.len());
         let Some(root) = root else {
-            return Err(Fault::Unrecognised { found: "a zip archive without `data.pkl`".into() });
+            let found = "a zip archive without `data.pkl`".into();
+            let help = Some("where the checkpoint lies inside the archive, unpack it first");
+            return Err(Fault::Unrecognised { found, help });
         };
         if zip.index_for_name(&format!("{root}constants.pkl")).is_some() {
-            return Err(Fault::Unrecognised { found: "a TorchScript archive".into() });
+            let help =
+                Some("give the checkpoint that it was exported from (`best.pt`): TorchScript has code for layers");
+            return Err(Fault::Unrecognised { found: "a TorchScript archive".into(), help });
         }
-        let unpack_left = (bytes.len() as u64).saturating_mul(RATIO).saturating_add(SLACK);
-        let mut archive = Self { zip, root, unpack_left, elements_left: unpack_left, storages: HashMap::new() };
+        let size = bytes.len() as u64;
+        let growth = size.saturating_mul(RATIO - 1).min(MAX_GROWTH);
+        let unpack_left = size.saturating_add(growth).saturating_add(SLACK);
+        // No element of a storage has less than two bytes.
+        let mut archive = Self { zip, root, unpack_left, elements_left: unpack_left / 2, storages: HashMap::new() };
         if archive.zip.index_for_name(&format!("{}byteorder", archive.root)).is_some() {
             let order = archive.entry("byteorder", 64)?;
             if order.trim_ascii() != b"little" {
@@ -100,8 +118,11 @@ impl<'a> Archive<'a> {
         let (Some(shape), Some(count)) = (shape, count) else {
             return Err(fail(format!("sizes {:?} are too large", view.shape)));
         };
-        if count > view.storage.len || count > self.elements_left {
+        if count > view.storage.len {
             return Err(fail(format!("has {count} elements, its storage has {}", view.storage.len)));
+        }
+        if count > self.elements_left {
+            return Err(fail("has more elements, with the tensors before it, than the file can hold".into()));
         }
         // The last element that the strides reach, if there is any element.
         let reach = view.shape.iter().zip(&view.strides).try_fold(view.offset, |sum, (n, stride)| {

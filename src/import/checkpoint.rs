@@ -1,18 +1,37 @@
 //! Finds the network in a checkpoint: its modules by path, its tensors by state-dict name, its facts.
 //!
 //! A module is an inert object whose attributes hold `_modules`, `_parameters` and `_buffers`; the walk over them gives
-//! the names of a state dict. Shared or circular modules cannot make the walk grow: its depth, its number of visits and
-//! the number of entries it looks at are bounded.
+//! the names of a state dict. Shared or circular modules cannot make the walk grow: its depth, its number of visits, the
+//! number of entries it looks at and the bytes of all names are bounded.
 
-use super::error::Fault;
-use super::pickle::{Heap, Ref, TensorView, Value};
+use super::error::{self, Fault};
+use super::pickle::{Heap, MAX_NAME, Ref, TensorView, Value};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
 const MAX_DEPTH: usize = 32;
 const MAX_VISITS: usize = 50_000;
+/// The most tensors, and the most bytes that the paths of all modules and tensors may take together.
+const MAX_TENSORS: usize = 50_000;
+const MAX_PATHS: usize = 16 << 20;
+/// The most classes that names are looked up for.
+const MAX_CLASSES: usize = 100_000;
 /// Dictionary entries that may be looked at.
 const MAX_LOOKS: u64 = 50_000_000;
+
+/// Under which keys training scripts keep a network or its tensors, averages first.
+const KEYS: [&str; 10] = [
+    "ema",
+    "state_dict_ema",
+    "model_ema",
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "net",
+    "module",
+    "weights",
+];
 
 /// What a checkpoint holds.
 pub struct Checkpoint<'a> {
@@ -25,6 +44,8 @@ pub struct Checkpoint<'a> {
     /// Floating-point and integer tensors by state-dict name.
     pub tensors: BTreeMap<String, &'a TensorView>,
     looks: Cell<u64>,
+    /// Bytes that further paths may take.
+    paths_left: Cell<usize>,
 }
 
 impl<'a> Checkpoint<'a> {
@@ -40,10 +61,11 @@ impl<'a> Checkpoint<'a> {
             modules: BTreeMap::new(),
             tensors: BTreeMap::new(),
             looks: Cell::new(MAX_LOOKS),
+            paths_left: Cell::new(MAX_PATHS),
         };
         let mut candidates = vec![("checkpoint", root)];
         // As the reference does: the moving average where it is kept, otherwise the model.
-        for key in ["ema", "model", "state_dict"] {
+        for key in KEYS {
             candidates.extend(found.entry(root, key).map(|at| (key, at)));
         }
         let network = candidates.iter().find(|(_, at)| found.attributes(*at).is_some());
@@ -51,16 +73,24 @@ impl<'a> Checkpoint<'a> {
             found.network = Some(at);
             found.walk(place, at)?;
         } else {
-            let bare = candidates.iter().find_map(|(_, at)| found.bare(*at));
-            let Some(bare) = bare else {
+            // Beside the tensors that are looked for a loss or a step may stand at the top: the largest set counts.
+            let mut bare = BTreeMap::new();
+            for (_, at) in &candidates {
+                let tensors = found.bare(*at)?;
+                if tensors.len() > bare.len() {
+                    bare = tensors;
+                }
+            }
+            if bare.is_empty() {
                 return Err(Fault::checkpoint(
                     "data.pkl",
                     format!(
-                        "holds {}, expected a dictionary with a network under `model` or `ema`",
-                        heap.describe(root)
+                        "holds {}, expected a dictionary with a network under `model` or `ema`, or with tensors by name{}",
+                        heap.describe(root),
+                        found.keys(root)
                     ),
                 ));
-            };
+            }
             found.tensors = bare;
         }
         found.check_bounds()?;
@@ -78,20 +108,41 @@ impl<'a> Checkpoint<'a> {
         Ok(())
     }
 
-    /// A dictionary of names and tensors, as `state_dict()` gives it.
-    fn bare(&self, at: Ref) -> Option<BTreeMap<String, &'a TensorView>> {
-        let entries = self.heap.dict(at)?;
-        let tensors = entries.iter().filter_map(|(key, value)| match self.heap.at(*value) {
-            Value::Tensor(view) => Some((self.heap.text(*key)?.to_owned(), &**view)),
-            _ => None,
-        });
-        Some(tensors.collect::<BTreeMap<_, _>>()).filter(|found| !found.is_empty())
+    /// A dictionary of names and tensors, as `state_dict()` gives it; nothing where there is none.
+    fn bare(&self, at: Ref) -> Result<BTreeMap<String, &'a TensorView>, Fault> {
+        let mut found = BTreeMap::new();
+        for (key, value) in self.heap.dict(at).unwrap_or_default() {
+            let (Some(name), Value::Tensor(view)) = (self.heap.text(*key), self.heap.at(*value)) else { continue };
+            let name = self.path("", name).map_err(|problem| Fault::checkpoint("data.pkl", problem))?;
+            found.insert(name, &**view);
+            check_count(found.len())?;
+        }
+        Ok(found)
+    }
+
+    /// A few keys of a dictionary, for a message.
+    fn keys(&self, at: Ref) -> String {
+        let texts = self.heap.dict(at).unwrap_or_default().iter().filter_map(|(key, _)| self.heap.text(*key));
+        let keys: Vec<String> = texts.take(6).map(|key| format!("`{}`", error::shown(key))).collect();
+        if keys.is_empty() { String::new() } else { format!("; its keys are {}", keys.join(", ")) }
+    }
+
+    /// The path of something below a module. All paths together are bounded, as a few shared modules can have any number.
+    fn path(&self, module: &str, name: &str) -> Result<String, String> {
+        let name_limit = MAX_NAME * if module.is_empty() { MAX_DEPTH } else { 1 };
+        if name.len() > name_limit {
+            return Err(format!("has a name of {} bytes, the limit is {name_limit}", name.len()));
+        }
+        let left = self.paths_left.get().checked_sub(module.len() + 1 + name.len());
+        let left = left.ok_or_else(|| format!("has names of more than {MAX_PATHS} bytes in all"))?;
+        self.paths_left.set(left);
+        Ok(if module.is_empty() { name.to_owned() } else { format!("{module}.{name}") })
     }
 
     fn walk(&mut self, place: &str, network: Ref) -> Result<(), Fault> {
         let mut todo = vec![(String::new(), network, 0)];
         while let Some((path, module, depth)) = todo.pop() {
-            let shown = || if path.is_empty() { place.to_owned() } else { path.clone() };
+            let shown = || if path.is_empty() { place.to_owned() } else { error::shown(&path) };
             if depth > MAX_DEPTH || self.modules.len() >= MAX_VISITS || self.looks.get() == 0 {
                 return Err(Fault::checkpoint(shown(), "modules are nested without end"));
             }
@@ -101,23 +152,22 @@ impl<'a> Checkpoint<'a> {
                     format!("is {}, expected a module", self.heap.describe(module)),
                 ));
             };
-            let below = |key: Ref| match (self.heap.text(key), path.as_str()) {
-                (Some(name), _) if name.len() > 200 => Err("a module's name is longer than 200 bytes".to_owned()),
-                (Some(name), "") => Ok(name.to_owned()),
-                (Some(name), path) => Ok(format!("{path}.{name}")),
-                (None, _) => Err("a module's name is not a text".to_owned()),
+            let below = |found: &Self, key: Ref| match found.heap.text(key) {
+                Some(name) => found.path(&path, name),
+                None => Err("has a name that is not a text".to_owned()),
             };
             for group in ["_parameters", "_buffers"] {
                 for (key, value) in self.entries(attributes, group) {
                     if let Value::Tensor(view) = self.heap.at(*value) {
-                        let name = below(*key).map_err(|p| Fault::checkpoint(shown(), p))?;
+                        let name = below(self, *key).map_err(|p| Fault::checkpoint(shown(), p))?;
                         self.tensors.insert(name, view);
+                        check_count(self.tensors.len())?;
                     }
                 }
             }
             for (key, value) in self.entries(attributes, "_modules") {
                 if !matches!(self.heap.at(*value), Value::None) {
-                    let name = below(*key).map_err(|p| Fault::checkpoint(shown(), p))?;
+                    let name = below(self, *key).map_err(|p| Fault::checkpoint(shown(), p))?;
                     todo.push((name, *value, depth + 1));
                 }
                 if todo.len() > MAX_VISITS {
@@ -155,7 +205,7 @@ impl<'a> Checkpoint<'a> {
     /// Name of a module's class.
     pub fn class(&self, path: &str) -> Option<&str> {
         let module = self.modules.get(path)?;
-        self.heap.class(*module).map(|class| class.name.as_str())
+        self.heap.class(*module).map(|class| &*class.name)
     }
 
     /// An attribute of a module.
@@ -243,6 +293,9 @@ impl<'a> Checkpoint<'a> {
 
     /// Class names in class order for `nc` classes; a class without a name gets its number.
     pub fn names(&self, nc: usize) -> Vec<String> {
+        if nc > MAX_CLASSES {
+            return Vec::new();
+        }
         let mut names = vec![None; nc];
         let Some(at) = self.network.and_then(|_| self.attribute("", "names")) else { return Vec::new() };
         let text = |at| self.heap.text(at).map(|t| t.chars().take(200).collect::<String>());
@@ -258,4 +311,11 @@ impl<'a> Checkpoint<'a> {
         }
         names.into_iter().enumerate().map(|(class, name)| name.unwrap_or_else(|| format!("class {class}"))).collect()
     }
+}
+
+fn check_count(tensors: usize) -> Result<(), Fault> {
+    if tensors > MAX_TENSORS {
+        return Err(Fault::checkpoint("data.pkl", format!("has more than {MAX_TENSORS} tensors")));
+    }
+    Ok(())
 }

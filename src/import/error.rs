@@ -8,6 +8,9 @@ use thiserror::Error;
 /// What can be imported.
 const SUPPORTED: &str = "supported are YOLO11 and YOLOv8 of any width and depth, ResNet, VGG and MobileNetV4";
 
+/// The characters of a name that are shown.
+const MAX_SHOWN: usize = 80;
+
 /// A file that cannot be imported.
 #[derive(Debug, Error)]
 #[error("{}: {fault}", path.display())]
@@ -36,6 +39,8 @@ pub enum Fault {
     Unrecognised {
         /// What the content looks like.
         found: String,
+        /// What can be done about it.
+        help: Option<&'static str>,
     },
     /// The zip archive around a checkpoint is broken or hostile.
     #[error("not a readable checkpoint archive: {0}")]
@@ -53,6 +58,17 @@ pub enum Fault {
         "data.pkl, byte {offset}: asks for `{global}`, which a checkpoint has no need of; refused, nothing was run"
     )]
     Refused {
+        /// Offset in `data.pkl`.
+        offset: usize,
+        /// Module and name of what it asks for.
+        global: String,
+    },
+    /// The pickle asks for a class of somebody's own program, or of a library that no network here comes from.
+    #[error(
+        "data.pkl, byte {offset}: asks for `{global}`, which belongs to no network that can be read; without its program \
+         the object cannot be told, and nothing was run"
+    )]
+    Foreign {
         /// Offset in `data.pkl`.
         offset: usize,
         /// Module and name of what it asks for.
@@ -76,8 +92,11 @@ pub enum Fault {
     #[error("{0}")]
     File(String),
     /// The tensors' names are those of no network that is known.
-    #[error("its tensors have the names of no known network; {SUPPORTED}")]
-    Names,
+    #[error("its tensors have the names of no known network ({found}); {SUPPORTED}")]
+    Names {
+        /// A few of the names.
+        found: String,
+    },
     /// The tensors are not those of the network that their names are of.
     #[error("not a {family} network: {error}")]
     Zoo {
@@ -103,10 +122,12 @@ impl Fault {
                  you trust",
             ),
             Self::Archive(_) => Some("the file may be cut off: compare its size with the original and copy it again"),
-            Self::Unrecognised { .. } => Some(
-                "an old checkpoint can be rewritten in Python: torch.save(torch.load(\"old.pt\", weights_only=False), \"new.pt\")",
+            Self::Unrecognised { help, .. } => *help,
+            Self::Foreign { .. } => Some(
+                "save the tensors alone: in Python, with that program, torch.save(model.state_dict(), \"weights.pt\")",
             ),
-            Self::Zoo { .. } | Self::Names => {
+            Self::File(_) => Some("the file may be cut off or damaged: compare its size with the original's"),
+            Self::Zoo { .. } | Self::Names { .. } => {
                 Some("tensor names must be those of a state dict: of ultralytics (`model.0.conv.weight`, …) or of timm")
             }
             Self::Unsupported { .. } => Some("train or fine-tune a `yolo11*.pt` or `yolov8*.pt` and prune that"),
@@ -124,4 +145,13 @@ impl From<FileError> for Fault {
             FileError::Model { source, .. } => Self::Model(source),
         }
     }
+}
+
+/// A name of the file as it may be shown: of a sensible length, and without control characters.
+pub(super) fn shown(name: &str) -> String {
+    let mut shown: String = name.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect();
+    if name.chars().nth(MAX_SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
 }

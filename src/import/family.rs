@@ -1,6 +1,6 @@
 //! Which network tensors belong to, told by their names, and its graph.
 
-use super::error::Fault;
+use super::error::{Fault, shown};
 use crate::graph::Graph;
 use crate::model::{Normalise, Weights};
 use crate::zoo::{Shapes, ZooError, mobilenet, resnet, vgg, yolo11, yolov8};
@@ -35,7 +35,7 @@ impl Family {
             () if has("layer1.0.conv1.") => Ok(Self::ResNet),
             () if has("pre_logits.fc1.") => Ok(Self::Vgg),
             () if has("conv_stem.") && has("blocks.0.0.") => Ok(Self::MobileNetV4),
-            () => Err(Fault::Names),
+            () => Err(Fault::Names { found: some(weights) }),
         }
     }
 
@@ -81,5 +81,16 @@ impl Family {
     /// A fault of its graph.
     pub fn fault(self, error: ZooError) -> Fault {
         Fault::Zoo { family: self.name(), error }
+    }
+}
+
+/// A few of the tensors' names, for a message.
+fn some(weights: &Weights) -> String {
+    let count = weights.len();
+    let spread = weights.keys().step_by((count / 4).max(1)).take(4).map(|name| format!("`{}`", shown(name)));
+    match spread.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => "there are none".into(),
+        names if count > 4 => format!("{names} and {} more", count - 4),
+        names => names,
     }
 }

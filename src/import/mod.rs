@@ -54,19 +54,42 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Model, Fault> {
         // The header's length, then its JSON.
         [_, _, _, _, _, _, _, _, b'{', ..] if model::is_own_format(bytes) => Ok(model::from_bytes(path, bytes)?),
         [_, _, _, _, _, _, _, _, b'{', ..] => yolo::from_tensors(model::tensors(path, bytes)?),
-        _ => Err(Fault::Unrecognised { found: describe(bytes).into() }),
+        _ => {
+            let (found, help) = describe(bytes);
+            Err(Fault::Unrecognised { found: found.into(), help })
+        }
     }
 }
 
-fn describe(bytes: &[u8]) -> &'static str {
+/// What a file is that cannot be read, and what can be done about it.
+fn describe(bytes: &[u8]) -> (&'static str, Option<&'static str>) {
+    const AGAIN: &str = "the download or the copy has failed: get the file again";
+    const SOURCE: &str = "give the checkpoint that it was exported from (`best.pt`)";
+    const REWRITE: &str = "rewrite it in Python: torch.save(torch.load(\"old.pt\", weights_only=False), \"new.pt\")";
     match bytes {
-        [] => "an empty file",
-        [0x80, 1..=5, ..] => "a bare pickle (PyTorch before 1.6)",
-        [0x89, b'H', b'D', b'F', ..] => "an HDF5 file",
-        [0x08, ..] => "perhaps an ONNX file",
-        [b'G', b'G', b'U', b'F', ..] => "a GGUF file",
-        [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', ..] => "a Git LFS pointer, not the file itself",
-        [b'<', ..] => "a web page or an XML file",
-        _ => "an unknown kind of file",
+        [] => ("an empty file", Some(AGAIN)),
+        [0x80, 1..=5, ..] => ("a bare pickle (PyTorch before 1.6)", Some(REWRITE)),
+        [0x89, b'H', b'D', b'F', ..] => ("an HDF5 file", None),
+        [0x08, ..] => ("perhaps an ONNX file", Some(SOURCE)),
+        [_, _, _, _, b'T', b'F', b'L', b'3', ..] => ("a TensorFlow Lite file", Some(SOURCE)),
+        [b'G', b'G', b'U', b'F', ..] => ("a GGUF file", None),
+        [0x1f, 0x8b, ..] => ("a gzip archive", Some("unpack it first: gunzip FILE")),
+        [0xff, 0xd8, ..] | [0x89, b'P', b'N', b'G', ..] => ("an image", None),
+        [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', ..] => {
+            ("a Git LFS pointer, not the file itself", Some("`git lfs pull` in its repository gets the file itself"))
+        }
+        _ => match bytes.trim_ascii_start() {
+            [b'<', ..] => (
+                "a web page or an XML file",
+                Some("where it was downloaded, that has saved an error page: look into it, and download again"),
+            ),
+            [b'{' | b'[', ..] => (
+                "a JSON text",
+                Some("where it was downloaded, that has saved an error: look into it, and download again"),
+            ),
+            all if all.len() < bytes.len() && all.is_empty() => ("a file of blanks", Some(AGAIN)),
+            _ if bytes.iter().take(4096).all(|b| *b == 0) => ("a file of zeros", Some(AGAIN)),
+            _ => ("an unknown kind of file", None),
+        },
     }
 }

@@ -101,12 +101,42 @@ fn layers(family: Family, task: &str) -> Vec<Layer> {
 /// # Errors
 /// If they are not those of a network that is known.
 pub fn from_tensors(weights: Weights) -> Result<Model, Fault> {
-    let weights = connected(weights);
-    let family = Family::of(&weights)?;
+    let (family, weights) = known(connected(weights))?;
     refuse_other_bins(&weights)?;
     let shapes = Shapes { tensors: shapes_of(&weights), ..Shapes::default() };
     let graph = family.graph(&shapes)?;
     Ok(Model::new(graph, weights, Info { imgsz: family.imgsz(), normalise: family.normalise(), ..Info::default() })?)
+}
+
+/// The family of tensors, under its own names: those who wrap a network put a word before all of them (`module.`,
+/// `_orig_mod.`, `model.`), and who saves ultralytics' list of layers alone leaves `model.` out.
+fn known(weights: Weights) -> Result<(Family, Weights), Fault> {
+    let unknown = match Family::of(&weights) {
+        Err(unknown @ Fault::Names { .. }) => unknown,
+        found => return found.map(|family| (family, weights)),
+    };
+    let mut inner = weights;
+    while let Some(length) = common(&inner) {
+        inner = inner.into_iter().map(|(key, tensor)| (key[length..].to_owned(), tensor)).collect();
+        match Family::of(&inner) {
+            Err(Fault::Names { .. }) => {}
+            found => return found.map(|family| (family, inner)),
+        }
+    }
+    if inner.keys().all(|key| key.starts_with(|c: char| c.is_ascii_digit())) {
+        inner = inner.into_iter().map(|(key, tensor)| (format!("model.{key}"), tensor)).collect();
+    }
+    match Family::of(&inner) {
+        Err(Fault::Names { .. }) => Err(unknown),
+        found => found.map(|family| (family, inner)),
+    }
+}
+
+/// The length of the word and the dot that all names begin with, if they do. Names are sorted: the first and the last tell.
+fn common(weights: &Weights) -> Option<usize> {
+    let (first, last) = (weights.keys().next()?, weights.keys().next_back()?);
+    let length = first.find('.')? + 1;
+    (first.len() > length && last.len() > length && last.starts_with(&first[..length])).then_some(length)
 }
 
 /// Kernels `[out, in]` of fully connected layers as those of 1x1 convolutions.
@@ -224,8 +254,7 @@ fn check_layers(found: &Checkpoint, family: Family, task: &str) -> Result<(), Fa
                 "{architecture}layer {layer} is `{is}`, in {name} `{class}`; this network"
             )));
         }
-        let wired = found.numbers(&path, "f");
-        if wired.as_ref().is_some_and(|f| f != inputs) {
+        if let Some(wired) = found.numbers(&path, "f").filter(|f| f != inputs) {
             return Err(unsupported(format!(
                 "{architecture}layer {layer} reads {wired:?}, in {name} {inputs:?}; this wiring"
             )));
@@ -255,7 +284,8 @@ fn check_strides(found: &Checkpoint, archive: &mut Archive) -> Result<(), Fault>
         if !strides.data().iter().zip(STRIDES).all(|(found, stride)| *found == stride as f32)
             || strides.data().len() != STRIDES.len()
         {
-            return Err(unsupported(format!("strides {:?} (expected {STRIDES:?}); this head", strides.data())));
+            let found = &strides.data()[..strides.data().len().min(8)];
+            return Err(unsupported(format!("strides {found:?} (expected {STRIDES:?}); this head")));
         }
     }
     Ok(())

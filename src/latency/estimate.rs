@@ -52,7 +52,12 @@ pub fn estimate(
                 let macs = (a.heads * (a.key_dim + a.head_dim)) as f64 * (out.area() * out.area()) as f64;
                 [START_MS, read, write + macs / macs_per_ms / out.c.max(1) as f64, 0.0]
             }
-            Op::MaxPool { .. } | Op::Upsample { .. } | Op::Add | Op::GlobalAvgPool => [0.0, read, write, 0.0],
+            Op::MaxPool { kernel, .. } => {
+                // Every output is compared with all values of its window, at the rate of other arithmetic.
+                let compared = (kernel * kernel * out.area()) as f64 / macs_per_ms;
+                [0.0, read, write + compared, 0.0]
+            }
+            Op::Upsample { .. } | Op::Add | Op::GlobalAvgPool => [0.0, read, write, 0.0],
             // Views of other tensors.
             _ => return None,
         };
@@ -84,6 +89,14 @@ mod tests {
         let expected = graph.cost(320, 320).unwrap().macs as f64 * 2.0 / 10e9 * 1e3 / REACHED;
         let found = table.predict(&graph, &groups, &full);
         assert!((found / expected - 1.0).abs() < 0.02, "{found} ms, arithmetic alone {expected} ms");
+        // Windows are compared value by value.
+        let pool = graph.nodes.iter().position(|node| matches!(node.op, Op::MaxPool { .. })).unwrap();
+        let mut wide = graph.clone();
+        wide.nodes[pool].op = Op::MaxPool { kernel: 25, stride: 1, padding: 12 };
+        let of = |graph: &Graph| {
+            estimate(graph, (320, 320), &speed, "test").unwrap().layers[pool].clone().unwrap().coefficients[2]
+        };
+        assert!((of(&wide) / of(&graph) - 25.0).abs() < 0.1, "{} to {}", of(&graph), of(&wide));
         let slower = estimate(&graph, (320, 320), &Speed { bandwidth: 5.0, ..speed }, "test").unwrap();
         assert!(slower.predict(&graph, &groups, &full) > found * 1.02);
     }

@@ -130,18 +130,21 @@ impl Model {
         graph.check()?;
         let mut kept = Weights::default();
         for param in graph.params() {
+            let shape = |tensor: &Tensor| ModelError::Shape {
+                key: param.key.clone(),
+                found: tensor.shape().to_vec(),
+                expected: param.shape.clone(),
+            };
             let Some(tensor) = weights.remove(&param.key) else {
-                if kept.contains_key(&param.key) {
-                    continue;
+                match kept.get(&param.key) {
+                    Some(tensor) if tensor.shape() == param.shape => continue,
+                    // Two layers of different sizes name the same tensor.
+                    Some(tensor) => return Err(shape(tensor)),
+                    None => return Err(ModelError::Missing { key: param.key, expected: param.shape }),
                 }
-                return Err(ModelError::Missing { key: param.key, expected: param.shape });
             };
             if tensor.shape() != param.shape {
-                return Err(ModelError::Shape {
-                    key: param.key,
-                    found: tensor.shape().to_vec(),
-                    expected: param.shape,
-                });
+                return Err(shape(&tensor));
             }
             if let Some(position) = tensor.data().iter().position(|v| !v.is_finite()) {
                 return Err(ModelError::NotFinite { value: tensor.data()[position], key: param.key, position });

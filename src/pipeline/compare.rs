@@ -4,7 +4,7 @@ use super::aim::Aim;
 use super::allocate::{self, Rule};
 use super::job::{Event, Job, Listener};
 use super::plan::{Evident, levels, missing, table, worth};
-use super::{PipelineError, Source, measure, settle};
+use super::{PipelineError, Source, check, measure, settle};
 use crate::eval::{Found, Prepared};
 use crate::importance::{self, Criterion, Ranking};
 use crate::latency::LatencyTable;
@@ -72,9 +72,10 @@ pub fn compare(
     tell: Listener,
 ) -> Result<Comparison, PipelineError> {
     let source = Source::gather(job, tell)?;
+    check::doubts(&source, tell);
     let levels = levels(job, &source);
     let table = table(job, &source, &levels, tell)?;
-    let prepared = Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
+    let prepared = Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?;
     let judge = Judge { prepared: &prepared, seed: job.seed };
     let uncut = judge.find(&source.model)?;
     // Below zero stands for a figure that there is not: no difference of such figures means anything.
@@ -196,7 +197,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn find(&self, model: &Model) -> Result<Vec<Found>, PipelineError> {
-        self.prepared.find(model, rayon::current_num_threads(), &|_| {}).map_err(PipelineError::stage("evaluation"))
+        self.prepared.find(model, rayon::current_num_threads(), &|_| {}).map_err(super::evaluation)
     }
 
     fn score(&self, found: &[Found]) -> Score {

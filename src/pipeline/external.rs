@@ -26,13 +26,31 @@ const MOST_RUNS: usize = 20;
 /// # Errors
 /// If the model cannot be exported, or the command fails or prints no number.
 pub fn frames(command: &[String], model: &Model, imgsz: usize, folder: &Path) -> Result<Vec<f64>, PipelineError> {
-    let failed = PipelineError::stage("benchmark command");
-    let path = folder.join(format!("bench-{}.onnx", std::process::id()));
     let bytes = onnx::export(model, imgsz, imgsz).map_err(PipelineError::stage("benchmark command"))?;
-    files::write_atomic(&path, &bytes).map_err(failed)?;
-    let times = run(command, &path);
-    let _ = std::fs::remove_file(&path);
+    let own = files::temporary_folder(folder).map_err(|e| PipelineError::writing(folder, &e))?;
+    let path = own.join("bench.onnx");
+    let written = files::write_atomic(&path, &bytes).map_err(|e| PipelineError::writing(&path, &e));
+    let times = written.map(|()| run(command, &path));
+    let _ = std::fs::remove_dir_all(&own);
+    let times = times?;
     times.map_err(PipelineError::Session)
+}
+
+/// Refuses a command whose program is not there.
+///
+/// # Errors
+/// Names the program.
+pub fn check(command: &[String]) -> Result<(), PipelineError> {
+    let Some(program) = command.first().filter(|word| !word.contains(MODEL)) else { return Ok(()) };
+    let bare = Path::new(program).components().count() == 1 && !program.contains(std::path::is_separator);
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = if bare {
+        std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+    } else {
+        Path::new(program).is_file()
+    };
+    let place = if bare { "is in no folder of PATH" } else { "is no file" };
+    if found { Ok(()) } else { Err(PipelineError::Input(format!("[bench] command: `{program}` {place}"))) }
 }
 
 fn run(command: &[String], model: &Path) -> Result<Vec<f64>, SessionError> {
@@ -114,5 +132,12 @@ mod tests {
         assert!(refused(&words(&["/bin/true"])).contains("printed no milliseconds"));
         assert!(refused(&words(&["/bin/sh", "-c", "yes 1.5"])).contains("printed more than"));
         assert!(run(&words(&["/bin/none"]), Path::new("x")).is_err());
+        for (program, expected) in
+            [("sh", None), ("/bin/sh", None), ("/bin/none", Some("is no file")), ("no-bench", Some("PATH"))]
+        {
+            let refused = check(&words(&[program, "{model}"])).err().map(|e| e.to_string());
+            assert_eq!(refused.is_some(), expected.is_some(), "{program}: {refused:?}");
+            assert!(refused.unwrap_or_default().contains(expected.unwrap_or_default()), "{program}");
+        }
     }
 }

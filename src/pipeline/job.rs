@@ -42,6 +42,8 @@ pub struct Job {
     pub criterion: Criterion,
     /// Training images for importance and repair.
     pub calibration_images: usize,
+    /// Leave out images that cannot be read, instead of ending at the first.
+    pub skip_bad_images: bool,
     /// Seed of everything random.
     pub seed: u64,
     /// How the cut model is repaired.

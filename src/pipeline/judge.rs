@@ -39,9 +39,14 @@ impl<'a> Judge<'a> {
                 let mut chosen = sample(&mut StdRng::seed_from_u64(job.seed), all, TRAIN_SAMPLE.min(all)).into_vec();
                 chosen.sort_unstable();
                 let items = chosen.into_iter().map(|item| source.train.items[item].clone()).collect();
-                Truth::Classes(Dataset { names: source.train.names.clone(), items, annotations: None })
+                Truth::Classes(Dataset {
+                    names: source.train.names.clone(),
+                    items,
+                    annotations: None,
+                    notes: Vec::new(),
+                })
             }
-            _ => Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(PipelineError::stage("evaluation"))?),
+            _ => Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?),
         };
         Ok(Self { source, threads: job.threads, truth })
     }
@@ -72,7 +77,7 @@ impl<'a> Judge<'a> {
         let threads = rayon::current_num_threads();
         Ok(match &self.truth {
             Truth::Boxes(prepared) => {
-                let found = prepared.evaluate(model, threads).map_err(PipelineError::stage("evaluation"))?;
+                let found = prepared.evaluate(model, threads).map_err(super::evaluation)?;
                 Stage {
                     map50_95: found.map50_95,
                     map50: found.map50,
@@ -84,8 +89,8 @@ impl<'a> Judge<'a> {
             }
             Truth::Classes(train) => {
                 let of = |set| eval::accuracy(model, set, side, threads, &|_| {});
-                let found = of(&self.source.val).map_err(PipelineError::stage("evaluation"))?;
-                let train = of(train).map_err(PipelineError::stage("evaluation"))?;
+                let found = of(&self.source.val).map_err(super::evaluation)?;
+                let train = of(train).map_err(super::evaluation)?;
                 Stage {
                     map50_95: f64::NAN,
                     map50: f64::NAN,

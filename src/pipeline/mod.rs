@@ -10,9 +10,11 @@
 //!
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
+mod advice;
 mod aim;
 mod allocate;
 mod cache;
+mod check;
 mod compare;
 mod conditions;
 pub mod external;
@@ -23,6 +25,7 @@ mod measure;
 mod photos;
 mod plan;
 mod problem;
+mod results;
 mod settle;
 mod sizes;
 mod source;
@@ -31,6 +34,7 @@ mod tests;
 mod write;
 
 pub use cache::sha256;
+pub use check::{check, has_room};
 pub use compare::{Scheme, compare};
 pub use floors::Floors;
 pub use job::{Event, Job, Listener, Timing, Tune};
@@ -38,15 +42,16 @@ pub use judge::Judge;
 pub use measure::{Against, judge, judge_simulated, verdict_runs};
 pub use plan::{Planned, plan};
 pub use problem::levels;
+pub use results::{Lock, Results, room};
 pub use source::{DEMO_MODEL, Source, drawn};
-pub use write::{Outcome, PlanFile, finish, report_of, write};
+pub use write::{Bundle, Evidence, Outcome, PlanFile, write};
 
 use crate::graph::Graph;
-use crate::model::Model;
+use crate::model::{self, Model};
 use crate::report::{GroupWidths, LayerTimes, MemoryStep, Report};
 use crate::session::SessionError;
 use crate::surgery::Selection;
-use crate::{backend, repair, surgery, train};
+use crate::{backend, eval, repair, surgery, train};
 use std::collections::BTreeMap;
 use std::time::Instant;
 use thiserror::Error;
@@ -57,12 +62,18 @@ pub enum PipelineError {
     /// Something that the user gave cannot be used.
     #[error("{0}")]
     Input(String),
+    /// A setting makes no sense with what it is for.
+    #[error("{0}")]
+    Setting(String),
     /// No widths meet the budgets.
     #[error("{0}")]
     Infeasible(String),
     /// The device could not be measured.
     #[error("{0}")]
     Session(#[source] SessionError),
+    /// This machine failed: its disk is full, or it may not write there.
+    #[error("{0}")]
+    Machine(String),
     /// A stage failed for a reason of its own.
     #[error("{stage}: {problem}")]
     Stage {
@@ -76,6 +87,18 @@ pub enum PipelineError {
 impl PipelineError {
     fn stage<E: std::fmt::Display>(stage: &'static str) -> impl Fn(E) -> Self {
         move |e| Self::Stage { stage, problem: e.to_string() }
+    }
+
+    /// Of a file or folder that could not be written: the name is wrong, or the machine failed.
+    pub fn writing(path: &std::path::Path, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
+        let text = format!("{}: {error}", path.display());
+        match error.kind() {
+            AlreadyExists | InvalidFilename | InvalidInput | IsADirectory | NotADirectory | NotFound => {
+                Self::Input(text)
+            }
+            _ => Self::Machine(text),
+        }
     }
 }
 
@@ -91,21 +114,33 @@ pub struct Done {
     pub report: Report,
 }
 
-/// Runs a job. Nothing is written but the cache and training checkpoints.
+/// An image or annotations that cannot be used are the user's; a network that does not run is ours.
+fn evaluation(error: eval::EvalError) -> PipelineError {
+    match error {
+        eval::EvalError::Engine(_) => PipelineError::stage("evaluation")(error),
+        _ => PipelineError::Input(error.to_string()),
+    }
+}
+
+/// Runs a job. Nothing is written but the cache and training checkpoints; that `results` can be is found out first.
 ///
 /// # Errors
 /// If an input cannot be used, no plan meets the budgets, or a stage fails.
-pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
+pub fn run(job: &Job, results: &Results, tell: Listener) -> Result<Done, PipelineError> {
     let mut clock = Clock::default();
+    let mut source = Source::open(job, tell)?;
+    check::inputs(&source, job, tell)?;
+    check::outputs(&source, job, results)?;
     let chosen;
     let job = if job.sizes.len() > 1 && job.pattern.is_none() {
         chosen = sizes::choose(job, tell)?;
         clock.lap("image size");
+        source = Source::open(&chosen, tell)?;
         &chosen
     } else {
         job
     };
-    let source = Source::gather(job, tell)?;
+    let source = source.prepare(job, tell)?;
     clock.lap("gather");
     let (planned, sparse) = match job.pattern {
         None => (plan(job, &source, tell, &mut clock)?, None),
@@ -192,14 +227,15 @@ pub fn run(job: &Job, tell: Listener) -> Result<Done, PipelineError> {
     }
     clock.lap("evaluate");
 
-    let last = rounded.or(tuned).unwrap_or(repaired);
+    let last = source.sign(rounded.or(tuned).unwrap_or(repaired), job, &report);
+    // Names and provenance are part of the file.
+    report.last_mut().file_bytes = model::to_bytes(&last).map_err(PipelineError::stage("evaluation"))?.len();
     if let Some(prepared) = judge.prepared() {
         report.photos = photos::photos(&source, prepared, model, &last)?;
     }
     measure::conclude(&mut report, model, &last, &source, job, tell)?;
     clock.lap("measure");
     report.seconds = clock.laps;
-    let last = source.sign(last, job, &report);
     Ok(Done { model: last, uncut: source.model, selection: planned.selection, report })
 }
 
@@ -241,6 +277,9 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
             "the training kept from an earlier run {problem}; set aside as {}, training starts anew",
             aside.display()
         ))),
+        train::FitEvent::NotSaved { problem } => {
+            tell(Event::Note(format!("warning: {problem}; an interrupted training would start anew")));
+        }
         train::FitEvent::Step { at, .. } => {
             tell(Event::Progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps))
         }
@@ -256,7 +295,11 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
     {
         fitted = fit();
     }
-    fitted.map_err(PipelineError::stage("fine-tuning"))
+    fitted.map_err(|e| match e {
+        train::TrainError::File(model::FileError::Io { path, source }) => PipelineError::writing(&path, &source),
+        train::TrainError::Image(e) => PipelineError::Input(e.to_string()),
+        other => PipelineError::stage("fine-tuning")(other),
+    })
 }
 
 /// How a network of the job is trained. Its checkpoint's name has the key of all that the training depends on.

@@ -32,7 +32,7 @@ pub(super) fn photos(
     let find = |model: &Model| {
         let found = prepared.find(model, rayon::current_num_threads(), &|_| {});
         let mut by_image = vec![Vec::new(); source.val.items.len()];
-        for one in found.map_err(PipelineError::stage("evaluation"))?.into_iter().filter(|f| f.score >= CONFIDENT) {
+        for one in found.map_err(super::evaluation)?.into_iter().filter(|f| f.score >= CONFIDENT) {
             by_image[one.image].push(one);
         }
         Ok::<Vec<Vec<Found>>, PipelineError>(by_image)

@@ -21,18 +21,6 @@ pub struct Limits {
     pub weight_bytes: Option<f64>,
 }
 
-impl Limits {
-    /// What allows all that either allows.
-    pub fn widest(self, other: Self) -> Self {
-        let most = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.max(b));
-        Self {
-            latency_ms: most(self.latency_ms, other.latency_ms),
-            memory_bytes: most(self.memory_bytes, other.memory_bytes),
-            weight_bytes: most(self.weight_bytes, other.weight_bytes),
-        }
-    }
-}
-
 /// The widths a group may have, ascending; the last is its full width. Multiples of the grid (and of the
 /// head count) from `min_keep` of the full width on; where that gives more than eight, eight evenly spread. A group
 /// that may vanish may also have none.

@@ -7,9 +7,10 @@
 //!    Bent losses only propose plans: nothing is claimed by them.
 //! 3. Every plan that holds is cut and repaired on most of the calibration images. The one whose outputs stay
 //!    closest to the uncut network's on the remaining ones is kept.
-//! 4. What is proven is about that plan, under the losses as they were measured and the widest of the corrected budgets
-//!    under which plans held ([`Settling::certify`]).
+//! 4. What is proven is about that plan, under the losses as they were measured and the corrected budget that it was
+//!    searched under.
 
+use super::advice::{distance, enough};
 use super::aim::{Aim, LEAST_USE, Usage};
 use super::job::{Event, Job, Listener, Timing};
 use super::plan::Worth;
@@ -138,7 +139,7 @@ pub(super) fn settle(
         let Some(closest) = closest else {
             return Err(PipelineError::Infeasible(format!("no widths meet {}", measure::describe(&job.budget))));
         };
-        let search = settling.certify(&closest, closest.aim)?;
+        let search = settling.certify(&closest)?;
         return Ok((closest.selection, search));
     };
     let mut candidates = vec![first];
@@ -150,9 +151,8 @@ pub(super) fn settle(
         candidates.extend(best(&mut holding).filter(fresh));
     }
     let chosen = settling.compare(&candidates, tell)?;
-    let widest = candidates.iter().map(|trial| trial.aim).reduce(Limits::widest).unwrap_or_default();
     let chosen = candidates.swap_remove(chosen);
-    let search = settling.certify(&chosen, widest)?;
+    let search = settling.certify(&chosen)?;
     Ok((chosen.selection, search))
 }
 
@@ -367,12 +367,12 @@ impl Settling<'_> {
         })
     }
 
-    /// What is proven about a plan: its loss by the exact evaluator, and the least loss of any plan under the budget, both
-    /// by the losses as they were measured.
-    fn certify(&self, trial: &Trial, budget: Limits) -> Result<Search, PipelineError> {
+    /// What is proven about a plan: its loss by the exact evaluator, and the least loss of any plan under the corrected
+    /// budget that it was searched under, both by the losses as they were measured.
+    fn certify(&self, trial: &Trial) -> Result<Search, PipelineError> {
         let (graph, groups) = (self.source.graph_on_device(), &self.source.groups);
         let size = (self.source.imgsz, self.source.imgsz);
-        let problem = problem::problem(&graph, groups, self.levels, &self.worth.curves, self.table, size, budget)
+        let problem = problem::problem(&graph, groups, self.levels, &self.worth.curves, self.table, size, trial.aim)
             .map_err(PipelineError::stage("search"))?;
         let proven = search::certify(&problem, &trial.plan, &search::Options::default());
         let proven = proven.map_err(PipelineError::stage("search"))?;
@@ -420,7 +420,7 @@ impl Settling<'_> {
             let other = floors::recall(source, seen.len(), &found);
             let missing = floors::missing(&job.floors, &source.train.names, &uncut, &other);
             let floors = if missing > 0.0 { format!(", recall {missing:.3} below the floors") } else { String::new() };
-            tell(Event::Note(format!("plan {}: {loss:.4} nats per confident prediction{floors}", number + 1)));
+            tell(Event::Note(format!("plan {}: {}{floors}", number + 1, distance(loss))));
             // Floors go first, on all classes together.
             if (missing, loss) < least.1 {
                 least = (number, (missing, loss));
@@ -450,10 +450,7 @@ fn explain(why: &Infeasible, uncut_ms: f64, longer: f64, job: &Job, source: &Sou
     for way in &why.relaxations {
         let parts = [
             way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms * room / uncut_ms * 1000.0).ceil() / 1000.0)),
-            way.memory_bytes.map(|bytes| {
-                let flag = if weights_only { "--file-mib" } else { "--memory-mib" };
-                format!("{flag} {:.2}", (mib(bytes) * 100.0).ceil() / 100.0)
-            }),
+            way.memory_bytes.map(|bytes| enough(bytes, &job.budget)),
         ];
         text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
     }

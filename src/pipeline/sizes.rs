@@ -4,7 +4,7 @@
 //! different sizes cannot be compared, so each repaired network is evaluated on training images, those that calibration did
 //! not see first.
 
-use super::job::{Event, Job, Listener, Timing};
+use super::job::{Event, Job, Listener};
 use super::{Clock, PipelineError, Source, measure, plan};
 use crate::data::Dataset;
 use crate::eval::Prepared;
@@ -16,11 +16,6 @@ const IMAGES: usize = 128;
 
 /// The job with its size settled, and the budget in milliseconds.
 pub(super) fn choose(job: &Job, tell: Listener) -> Result<Job, PipelineError> {
-    if let Timing::Estimate(_) = job.timing {
-        return Err(PipelineError::Input(
-            "several image sizes can only be compared where networks can be timed: name one imgsz".into(),
-        ));
-    }
     let mut budget = job.budget;
     let mut best: Option<(f64, Job)> = None;
     let mut refused = None;
@@ -79,9 +74,9 @@ fn attempt(job: &Job, source: &Source, tell: Listener) -> Result<f64, PipelineEr
     order.sort_by_key(seen);
     let items = order.into_iter().take(IMAGES).map(|index| source.train.items[index].clone()).collect();
     let sample = Dataset { items, annotations: None, ..source.train.clone() };
-    let prepared = Prepared::new(&sample, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
+    let prepared = Prepared::new(&sample, source.imgsz).map_err(super::evaluation)?;
     let found = prepared.evaluate(&repaired, rayon::current_num_threads());
-    let map = found.map_err(PipelineError::stage("evaluation"))?.map50_95;
+    let map = found.map_err(super::evaluation)?.map50_95;
     // Below zero stands for a figure that there is not.
     if map < 0.0 {
         return Err(PipelineError::Input(format!(

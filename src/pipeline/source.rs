@@ -2,9 +2,11 @@
 
 use super::PipelineError;
 use super::cache::{self, sha256};
+use super::check;
 use super::floors;
 use super::job::{Event, Job, Listener, Timing};
-use crate::data::{Dataset, demo};
+use crate::data::{DataError, Dataset, demo};
+use crate::detector::check_side;
 use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
@@ -15,7 +17,7 @@ use crate::repair::{Calibration, Emphasis};
 use crate::report::Report;
 use crate::train::Augment;
 use crate::train::loss::Target;
-use crate::vision;
+use crate::vision::Preprocess;
 use crate::{board, files, import, memory, train};
 use candle_core::Device;
 use rand::SeedableRng;
@@ -89,11 +91,18 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads and checks everything the job names.
+    /// Reads and checks everything the job names, and makes ready what the stages need of it.
     ///
     /// # Errors
     /// Names the first file or setting that cannot be used.
     pub fn gather(job: &Job, tell: Listener) -> Result<Self, PipelineError> {
+        let source = Self::open(job, tell)?;
+        check::inputs(&source, job, tell)?;
+        source.prepare(job, tell)
+    }
+
+    /// Reads model and dataset, and checks that they and the job's settings go together.
+    pub(super) fn open(job: &Job, tell: Listener) -> Result<Self, PipelineError> {
         let input = |e: &dyn std::fmt::Display| PipelineError::Input(e.to_string());
         let model_name = job.model.as_ref().map_or("the embedded demo".to_owned(), |path| path.display().to_string());
         tell(Event::Stage("Importing", model_name.clone()));
@@ -122,25 +131,30 @@ impl Source {
                 )));
             }
         };
-        if !matches!(model.graph.input_channels(), 1 | 3) {
-            let channels = model.graph.input_channels();
-            return Err(PipelineError::Input(format!(
-                "{model_name}: reads {channels} channels, images have 3, or 1 if grey"
-            )));
-        }
-        let yaml = match &job.data {
-            Some(path) => path.clone(),
-            None if job.model.is_some() => {
+        Preprocess::new(&model).map_err(|e| input(&format!("{model_name}: {e}")))?;
+        let name = job.data.as_ref().and_then(|path| path.to_str());
+        let drawn_here = name.and_then(|name| demo::named(name, DEMO_IMAGES.0)).transpose();
+        let drawn_here = drawn_here.map_err(|e| PipelineError::Setting(format!("data: {e}")))?;
+        let yaml = match (&job.data, drawn_here) {
+            (_, Some(count)) => drawn(&job.cache, count, DEMO_IMAGES.1, tell)?,
+            (Some(path), None) => path.clone(),
+            (None, None) if job.model.is_some() => {
                 return Err(PipelineError::Input(
                     "a model without data: name its dataset with --data data.yaml".into(),
                 ));
             }
-            None => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1, tell)?,
+            (None, None) => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1, tell)?,
         };
         let data_name =
             job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
-        let train = Dataset::open(&yaml, "train").map_err(|e| input(&e))?;
-        let val = Dataset::open(&yaml, "val").map_err(|e| input(&e))?;
+        let open = |split: &str| {
+            let mut set = Dataset::open(&yaml, split)?;
+            if job.skip_bad_images {
+                set.skip_unreadable()?;
+            }
+            Ok::<_, DataError>(set)
+        };
+        let (train, val) = (open("train").map_err(|e| input(&e))?, open("val").map_err(|e| input(&e))?);
         if train.names.len() != nc {
             return Err(PipelineError::Input(format!(
                 "{data_name} names {} classes, {model_name} knows {nc}; both must agree",
@@ -149,13 +163,10 @@ impl Source {
         }
         floors::check(&job.floors, &val)?;
         let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(640) };
-        let imgsz = job.imgsz.unwrap_or(default);
-        let stride = model.graph.stride();
-        if imgsz == 0 || !imgsz.is_multiple_of(stride) || imgsz > 4096 {
-            return Err(PipelineError::Input(format!("imgsz {imgsz}: expected a multiple of {stride}, at most 4096")));
-        }
+        let imgsz = check_side(job.imgsz.unwrap_or(default), model.graph.stride())
+            .map_err(|e| PipelineError::Setting(e.to_string()))?;
         let groups = groups(&model.graph);
-        let mut source = Self {
+        Ok(Self {
             model,
             model_name,
             model_hash,
@@ -174,8 +185,15 @@ impl Source {
             dtype: job.dtype,
             cpu: cpu(job),
             ranges: Ranges::default(),
-        };
-        source.calibrate(job, tell)?;
+        })
+    }
+
+    /// Loads the calibration images, and finds out how the outputs depend on the layers.
+    pub(super) fn prepare(mut self, job: &Job, tell: Listener) -> Result<Self, PipelineError> {
+        let source = &mut self;
+        let preprocess =
+            Preprocess::new(&source.model).map_err(|e| PipelineError::Input(format!("{}: {e}", source.model_name)))?;
+        source.calibrate(job, &preprocess, tell)?;
         if job.dtype == Dtype::F16 && !source.cpu.halves {
             tell(Event::Note(
                 "the processor has no half-precision arithmetic: f16 is stored, and computed as f32".into(),
@@ -193,12 +211,12 @@ impl Source {
         source.emphasis =
             emphasis(&source.model, &source.images, size, PROBE_BATCH, job.seed, &Device::Cpu, &mut progress)
                 .map_err(PipelineError::stage("emphasis"))?;
-        Ok(source)
+        Ok(self)
     }
 
     /// Chooses and loads the calibration images. Where there are fewer than asked for, mirrored ones join them, if objects
     /// may be mirrored.
-    fn calibrate(&mut self, job: &Job, tell: Listener) -> Result<(), PipelineError> {
+    fn calibrate(&mut self, job: &Job, preprocess: &Preprocess, tell: Listener) -> Result<(), PipelineError> {
         let all = self.train.items.len();
         let asked = self.affordable(job.calibration_images, tell)?.max(1);
         let count = asked.min(all);
@@ -210,8 +228,8 @@ impl Source {
             let item = &self.train.items[*index];
             let image = item.image.load().map_err(|e| PipelineError::Input(e.to_string()))?;
             let side = self.imgsz;
-            let mut tensor = vec![0.0; self.model.graph.input_channels() * side * side];
-            let letterbox = vision::fit(&image, side, &mut tensor);
+            let mut tensor = vec![0.0; preprocess.channels() * side * side];
+            let letterbox = preprocess.write(&image, side, &mut tensor);
             if matches!(self.model.graph.head, Head::Classify { .. }) {
                 self.classes.push(item.class().ok_or_else(|| {
                     PipelineError::Input(format!("{} has no class as a whole", item.image.display()))
@@ -407,7 +425,10 @@ fn cpu(job: &Job) -> Cpu {
 /// If the folder cannot be written.
 pub fn drawn(cache: &Path, train: usize, val: usize, tell: Listener) -> Result<PathBuf, PipelineError> {
     let folder = cache.join(format!("drawn-{}-{train}-{val}", demo::SIDE));
-    let (yaml, again) = demo::ensure(&folder, train, val).map_err(PipelineError::stage("drawn pictures"))?;
+    let (yaml, again) = demo::ensure(&folder, train, val).map_err(|e| match e {
+        DataError::Io { path, source } => PipelineError::writing(&path, &source),
+        other => PipelineError::Input(other.to_string()),
+    })?;
     if again > 0 {
         let place = folder.display();
         tell(Event::Note(format!("{place}: {again} pictures were missing or changed; they are drawn again")));

@@ -35,6 +35,7 @@ fn job(folder: &Path) -> Job {
         repair: Method::LeastSquares,
         tune: Tune { epochs: 1, batch: 2, lr: 1e-3, rule: Rule::ADAM_W, distill: 1.0, sparsity: 0.0, control: false },
         cuda: false,
+        skip_bad_images: false,
         warmup: 1,
         runs: 2,
         timing: Timing::Estimate(Speed { gflops: 8.0, bandwidth: 8.0 }),
@@ -280,6 +281,6 @@ fn accuracy_that_is_undefined_holds_no_budget() {
     }
     // A classifier has no mAP, and is judged by its accuracy.
     let right = |share| Stage { accuracy: Some(share), ..stage(f64::NAN, &[]) };
-    assert_eq!(judge(None, Some(0.02), &[], &right(0.9), &right(0.89)).1, true);
-    assert_eq!(judge(Some(0.9), None, &[], &right(0.9), &right(0.89)).1, false);
+    assert!(judge(None, Some(0.02), &[], &right(0.9), &right(0.89)).1);
+    assert!(!judge(Some(0.9), None, &[], &right(0.9), &right(0.89)).1);
 }

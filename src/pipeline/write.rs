@@ -2,26 +2,17 @@
 
 use super::cache::sha256;
 use super::measure::{self, Against};
+use super::results::{
+    BENCH, BINARY, Listed, MANIFEST, MODEL, New, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, Results, UNCUT,
+};
 use super::{Done, PipelineError};
+use crate::profile::{self, Profile};
 use crate::report::{self, Report};
 use crate::surgery::Selection;
 use crate::{files, model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// The model that ships.
-pub const MODEL: &str = "model.safetensors";
-/// The model it was made from, for comparisons on the device.
-pub const UNCUT: &str = "uncut.safetensors";
-/// Widths and kept channels.
-pub const PLAN: &str = "plan.toml";
-/// The figures for programs.
-pub const REPORT_JSON: &str = "report.json";
-/// The figures for people.
-pub const REPORT_HTML: &str = "report.html";
-/// Hashes of everything.
-pub const MANIFEST: &str = "manifest.json";
 
 /// `plan.toml`: what was cut, group by group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,23 +53,26 @@ struct Manifest<'a> {
     last: &'a report::Stage,
 }
 
-/// Writes everything a job found into its folder.
+/// Writes everything a job found into its folder, in place of what an earlier run left there. `profile` is what was asked
+/// for, with the flags of the command line.
 ///
 /// # Errors
-/// If a file cannot be written.
-pub fn write(out: &Path, done: &Done) -> Result<(), PipelineError> {
-    let put = |name: &str, bytes: &[u8]| {
-        files::write_atomic(&out.join(name), bytes).map_err(|e| PipelineError::Stage {
-            stage: "writing",
-            problem: format!("{}: {e}", out.join(name).display()),
-        })
-    };
-    put(MODEL, &model::to_bytes(&done.model).map_err(PipelineError::stage("writing"))?)?;
-    put(UNCUT, &model::to_bytes(&done.uncut).map_err(PipelineError::stage("writing"))?)?;
+/// If a file cannot be written: then the results of the earlier run stay.
+pub fn write(results: &Results, profile: &Profile, done: &Done) -> Result<(), PipelineError> {
+    let bytes = |model| model::to_bytes(model).map_err(PipelineError::stage("writing"));
+    let (last, uncut) = (bytes(&done.model)?, bytes(&done.uncut)?);
     let source = done.model.info.provenance.get("source-sha256").cloned().unwrap_or_default();
-    let plan = plan_file(&done.report, &done.selection, source);
-    put(PLAN, toml::to_string(&plan).map_err(PipelineError::stage("writing"))?.as_bytes())?;
-    reports(out, &done.report, &plan.model_sha256)
+    let plan = plan_file(&done.report, &done.selection, source.clone());
+    let plan = toml::to_string(&plan).map_err(PipelineError::stage("writing"))?;
+    let profile = profile::write(profile);
+    let new =
+        vec![file(MODEL, &last), file(UNCUT, &uncut), file(PLAN, plan.as_bytes()), file(PROFILE, profile.as_bytes())];
+    let inputs = BTreeMap::from([("model".to_owned(), source)]);
+    replace(results, &done.report, new, &Listed { files: BTreeMap::new(), inputs })
+}
+
+fn file<'a>(name: &'static str, bytes: &'a [u8]) -> New<'a> {
+    New { name, bytes, program: name == BINARY }
 }
 
 fn plan_file(report: &Report, selection: &Selection, model_sha256: String) -> PlanFile {
@@ -91,21 +85,15 @@ fn plan_file(report: &Report, selection: &Selection, model_sha256: String) -> Pl
     PlanFile { model_sha256, group: group.collect() }
 }
 
-fn reports(out: &Path, report: &Report, source: &str) -> Result<(), PipelineError> {
-    let put =
-        |name: &str, bytes: &[u8]| files::write_atomic(&out.join(name), bytes).map_err(PipelineError::stage("writing"));
-    put(REPORT_JSON, &serde_json::to_vec_pretty(report).map_err(PipelineError::stage("writing"))?)?;
-    put(REPORT_HTML, report::render(report).as_bytes())?;
-    let mut hashes = BTreeMap::new();
-    for entry in std::fs::read_dir(out).map_err(PipelineError::stage("writing"))?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name != MANIFEST && !name.starts_with('.') && entry.path().is_file() {
-            hashes.insert(
-                name,
-                sha256(&files::read(&entry.path(), model::MAX_FILE).map_err(PipelineError::stage("writing"))?),
-            );
-        }
-    }
+/// Replaces the set by new files, the reports and a manifest of both; what `kept` lists stays. The hashes are of what is
+/// written, whatever lies in the folder.
+fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> Result<(), PipelineError> {
+    let json = serde_json::to_vec_pretty(report).map_err(PipelineError::stage("writing"))?;
+    let page = report::render(report);
+    let mut new = new;
+    new.extend([file(REPORT_JSON, &json), file(REPORT_HTML, page.as_bytes())]);
+    let mut hashes = kept.files.clone();
+    hashes.extend(new.iter().map(|file| (file.name.to_owned(), sha256(file.bytes))));
     let manifest = Manifest {
         version: &report.version,
         target: &report.target,
@@ -113,12 +101,15 @@ fn reports(out: &Path, report: &Report, source: &str) -> Result<(), PipelineErro
         model: &report.model,
         data: &report.data,
         files: hashes,
-        inputs: BTreeMap::from([("model".to_owned(), source.to_owned())]),
+        inputs: kept.inputs.clone(),
         latency_ratio: report.verdict.latency_ratio,
         uncut: &report.uncut,
         last: report.last(),
     };
-    put(MANIFEST, &serde_json::to_vec_pretty(&manifest).map_err(PipelineError::stage("writing"))?)
+    let manifest = serde_json::to_vec_pretty(&manifest).map_err(PipelineError::stage("writing"))?;
+    new.push(file(MANIFEST, &manifest));
+    let keep: Vec<&str> = kept.files.keys().map(String::as_str).collect();
+    results.replace(&new, &keep)
 }
 
 /// What came of the inference binary on its device.
@@ -129,29 +120,85 @@ pub enum Outcome<'a> {
     Simulated(&'a str),
 }
 
-/// Reads the report of a folder.
-///
-/// # Errors
-/// If the folder holds no job's results.
-pub fn report_of(out: &Path) -> Result<Report, PipelineError> {
-    let path = out.join(REPORT_JSON);
-    let input = |e: &dyn std::fmt::Display| PipelineError::Input(format!("{}: {e}", path.display()));
-    let bytes = files::read(&path, 64 << 20).map_err(|e| input(&e))?;
-    serde_json::from_slice(&bytes).map_err(|e| input(&e))
+/// A built bundle, checked: everything in its folder is what one run wrote, and the inference binary carries its model.
+pub struct Bundle {
+    /// What was asked for.
+    pub profile: Profile,
+    /// What was found out so far.
+    pub report: Report,
+    listed: Listed,
+    binary: Vec<u8>,
 }
 
-/// Enters what came of the inference binary into the reports of a folder, and judges the budgets by it.
-///
-/// # Errors
-/// If the folder holds no job's results, or a file cannot be written.
-pub fn finish(out: &Path, outcome: &Outcome) -> Result<Report, PipelineError> {
-    let mut report = report_of(out)?;
-    match outcome {
-        Outcome::Measured(against) => measure::enter(&mut report, against),
-        Outcome::Simulated(why) => measure::enter_simulated(&mut report, why),
+impl Bundle {
+    /// Reads and checks the results of a run, and the inference binary that was built of its model.
+    ///
+    /// # Errors
+    /// If a file is missing, or is not what the manifest says, or the binary carries another model.
+    pub fn open(results: &Results, binary: &Path) -> Result<Self, PipelineError> {
+        let folder = results.folder();
+        let input = |path: &Path, e: &dyn std::fmt::Display| PipelineError::Input(format!("{}: {e}", path.display()));
+        let listed = results.listed()?.ok_or_else(|| input(folder, &"holds no results of a run: run prune first"))?;
+        let (model, json) = (results.read(&listed, MODEL)?, results.read(&listed, REPORT_JSON)?);
+        let text = results.read(&listed, PROFILE)?;
+        for name in [UNCUT, PLAN, REPORT_HTML] {
+            results.read(&listed, name)?;
+        }
+        let path = folder.join(REPORT_JSON);
+        let report = serde_json::from_slice(&json).map_err(|e| input(&path, &e))?;
+        let path = folder.join(PROFILE);
+        let text = std::str::from_utf8(&text).map_err(|e| input(&path, &e))?;
+        let profile = profile::parse(&path, text).map_err(|e| PipelineError::Input(e.to_string()))?;
+        let program = files::read(binary, model::MAX_FILE).map_err(|e| input(binary, &e))?;
+        if !carries(&program, &model) {
+            let problem = format!("carries another model than {}: build it again", folder.join(MODEL).display());
+            return Err(input(binary, &problem));
+        }
+        Ok(Self { profile, report, listed, binary: program })
     }
-    let plan = files::read(&out.join(PLAN), 64 << 20).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let plan = plan.and_then(|text| toml::from_str::<PlanFile>(&text).ok());
-    reports(out, &report, &plan.map(|p| p.model_sha256).unwrap_or_default())?;
-    Ok(report)
+
+    /// Enters what came of the inference binary into the reports, judges the budgets by it, and puts binary, reports and
+    /// what else was written on the way into the folder.
+    ///
+    /// # Errors
+    /// If a file cannot be written: then everything stays as it was.
+    pub fn finish(self, results: &Results, outcome: &Outcome, evidence: &Evidence) -> Result<Report, PipelineError> {
+        let Self { mut report, listed, binary, .. } = self;
+        match outcome {
+            Outcome::Measured(against) => measure::enter(&mut report, against),
+            Outcome::Simulated(why) => measure::enter_simulated(&mut report, why),
+        }
+        let mut new = vec![file(BINARY, &binary), file(BENCH, &evidence.bench)];
+        new.extend(evidence.onnx.as_deref().map(|bytes| file(ONNX, bytes)));
+        let Listed { mut files, inputs } = listed;
+        files.retain(|name, _| [MODEL, UNCUT, PLAN, PROFILE].contains(&name.as_str()));
+        replace(results, &report, new, &Listed { files, inputs })?;
+        Ok(report)
+    }
+}
+
+/// What a measurement leaves beside the reports.
+pub struct Evidence {
+    /// `bench.json`.
+    pub bench: Vec<u8>,
+    /// `model.onnx`, where a benchmark command of the user needs it.
+    pub onnx: Option<Vec<u8>>,
+}
+
+/// Whether a program has the bytes of a model in it.
+fn carries(program: &[u8], model: &[u8]) -> bool {
+    !model.is_empty() && program.windows(model.len()).any(|part| part == model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_carries_the_model_that_lies_in_it_and_no_other() {
+        let program = b"\x7fELF code {model one} more";
+        assert!(carries(program, b"{model one}"));
+        assert!(!carries(program, b"{model two}") && !carries(program, b"{model one} more and more"));
+        assert!(!carries(program, b""), "a program without a model");
+    }
 }

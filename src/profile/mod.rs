@@ -1,7 +1,8 @@
 //! What a user asks for: `targets/<name>.toml`, parsed once into a [`Profile`] whose values are checked and carry units.
 //!
 //! A profile is read against a schema ([`read`] lists it): unknown keys, wrong types and values out of range are all
-//! reported at once, each with its place in the file. Flags of the command line are an [`Overrides`] on top.
+//! reported at once, each with its place in the file. Flags of the command line are an [`Overrides`] on top; [`write`]
+//! gives the outcome as a profile again.
 //! This room knows no model and no device: whether a budget can be met is the pipeline's business.
 
 mod error;
@@ -9,13 +10,16 @@ mod overrides;
 mod read;
 mod section;
 mod units;
+mod write;
 
 pub use error::{Problem, ProfileError};
 pub use overrides::Overrides;
 pub use read::{parse, read};
 pub use section::nearest;
 pub use units::{Mib, Millis, Ratio, UnitError};
+pub use write::write;
 
+use crate::files;
 use crate::graph::Dtype;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -38,6 +42,7 @@ pub struct Profile {
     /// The network to prune.
     pub model: ModelChoice,
     /// The dataset's YAML file; the embedded demo's drawn set without one.
+    #[serde(serialize_with = "files::lossy_option")]
     pub data: Option<PathBuf>,
     /// How widths are chosen.
     pub search: Search,
@@ -133,6 +138,7 @@ pub struct Budget {
 #[serde(rename_all = "kebab-case")]
 pub struct ModelChoice {
     /// Its file; the embedded demo without one.
+    #[serde(serialize_with = "files::lossy_option")]
     pub path: Option<PathBuf>,
     /// Side of the square input image, pixels; the model's own without one.
     pub imgsz: Option<usize>,

@@ -78,7 +78,8 @@ pub fn read(path: &Path) -> Result<Profile, ProfileError> {
 fn text_of(path: &Path) -> Result<String, ProfileError> {
     let io = |source| ProfileError::Io { path: path.into(), source };
     let bytes = files::read(path, MAX_FILE).map_err(io)?;
-    String::from_utf8(bytes).map_err(|e| io(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))
+    let text = String::from_utf8(bytes);
+    text.map_err(|_| io(std::io::Error::new(std::io::ErrorKind::InvalidData, "is no text in UTF-8")))
 }
 
 /// Reads the text of `NAME.local.toml`.
@@ -110,16 +111,38 @@ fn with_problems<T>(
     text: &str,
     read: impl for<'t> FnOnce(&DeTable<'t>, &mut Problems<'t>) -> T,
 ) -> Result<T, ProfileError> {
+    if text.len() as u64 > MAX_FILE {
+        let source = std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("is larger than {MAX_FILE} bytes"));
+        return Err(ProfileError::Io { path: path.into(), source });
+    }
     let mut problems = Problems::new(path, text);
     let (table, syntax) = DeTable::parse_recoverable(text);
     for error in syntax {
-        problems.add(error.span(), error.message().to_owned(), None);
+        let found = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+        problems.add(error.span(), in_plain_words(error.message(), found), None);
     }
     if !problems.found.is_empty() {
         return Err(ProfileError::Invalid(sorted(problems.found)));
     }
     let value = read(table.get_ref(), &mut problems);
     if problems.found.is_empty() { Ok(value) } else { Err(ProfileError::Invalid(sorted(problems.found))) }
+}
+
+/// What the parser says of some text, for people who do not know its terms.
+fn in_plain_words(message: &str, found: &str) -> String {
+    let found = found.trim().trim_matches(['"', '\'']);
+    let about = if found.is_empty() { "the value is missing".to_owned() } else { format!("is `{found}`") };
+    match message {
+        "duplicate key" => format!("`{found}` is given twice"),
+        message if message.starts_with("string values must be quoted") => {
+            format!("{about}, expected a number, true or false, or text in quotes")
+        }
+        message if message.starts_with("invalid boolean") => format!("{about}, expected true or false"),
+        message if message.starts_with("invalid basic string") || message.starts_with("invalid literal string") => {
+            "text does not end on its line: a quote is missing".to_owned()
+        }
+        other => other.to_owned(),
+    }
 }
 
 fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
@@ -178,7 +201,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     let mut s = Section::new(problems, "budget", budget);
     let b = &mut profile.budget;
     b.latency = s.number("latency-ms", Millis::new);
-    b.latency_ratio = s.number("latency-ratio", Ratio::new);
+    b.latency_ratio = s.number("latency-ratio", Ratio::above_zero);
     b.percentile = match s.whole("percentile", 1..=99) {
         None => b.percentile,
         Some(percentile @ (50 | 95 | 99)) => percentile as u8,
@@ -188,11 +211,11 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
         }
     };
     b.memory = s.number("memory-mib", Mib::new);
-    b.params = s.count("params", 1..=usize::MAX);
+    b.params = s.count("params", 1..=i64::MAX as usize);
     b.file = s.number("file-mib", Mib::new);
     b.min_map = s.number("min-map", Ratio::new);
     b.max_map_drop = s.number("max-map-drop", Ratio::new);
-    b.floors = s.numbers("floors", Ratio::new).unwrap_or_default();
+    b.floors = s.numbers("floors", Ratio::above_zero).unwrap_or_default();
     if let (Some(asked), Some(whole)) = (b.memory, profile.device.memory)
         && asked > whole
     {
@@ -213,7 +236,7 @@ fn walk<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Pr
     s.close(OWNERS);
 
     let mut s = Section::new(problems, "data", data);
-    profile.data = s.text("path").map(beside);
+    profile.data = s.text("path").map(|text| if is_drawn(&text) { text.into() } else { beside(text) });
     s.close(OWNERS);
 
     let mut s = Section::new(problems, "search", search);
@@ -285,6 +308,11 @@ fn read_connect(s: &mut Section) -> Connect {
         "command" => Connect::Command { command: command.unwrap_or_default() },
         _ => Connect::Local,
     }
+}
+
+/// Whether a name stands for pictures that are drawn on the spot, and not for a file.
+pub(super) fn is_drawn(name: &str) -> bool {
+    name == "demo" || name.starts_with("drawn:")
 }
 
 fn positive(value: f64) -> Result<f64, UnitError> {

@@ -73,6 +73,28 @@ impl Ratio {
     pub const EIGHTH: Self = Self(0.125);
     /// One half.
     pub const HALF: Self = Self(0.5);
+
+    /// Checks a share that must leave something: more than 0, up to 1.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn above_zero(value: f64) -> Result<Self, UnitError> {
+        let expected = "a number more than 0, up to 1";
+        match Self::new(value) {
+            Ok(ratio) if ratio.0 > 0.0 => Ok(ratio),
+            _ => Err(UnitError { found: value.to_string(), expected }),
+        }
+    }
+
+    /// As [`Ratio::above_zero`], of what was typed.
+    ///
+    /// # Errors
+    /// If it is no such number.
+    pub fn parse_above_zero(text: &str) -> Result<Self, UnitError> {
+        let expected = "a number more than 0, up to 1";
+        let number = text.trim().parse::<f64>();
+        number.map_err(|_| UnitError { found: format!("`{text}`"), expected }).and_then(Self::above_zero)
+    }
 }
 
 impl Mib {

@@ -144,7 +144,7 @@ impl Session {
         let simulated = simulated(profile, &board, runner.emulates());
         let (pin, quiet) = (profile.device.pin, profile.bench.quiet);
         // The program there starts no more either; where it is only simulated, it proves that it runs, and no more.
-        let most = board.processors().filter(|n| *n > 0 && simulated.is_none()).unwrap_or(usize::MAX);
+        let most = board.available.filter(|n| *n > 0 && simulated.is_none()).unwrap_or(usize::MAX);
         let threads = profile.device.threads.min(most);
         Ok(Self { runner, binary: binary.into(), threads, pin, quiet, board, simulated })
     }
@@ -274,17 +274,28 @@ impl Session {
         folder: &Path,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<LeastTimes>, SessionError> {
+        let io = |source| SessionError::File { path: folder.into(), source };
+        let own = files::temporary_folder(folder).map_err(io)?;
+        let taken = self.table_in(spec, &own, progress);
+        let _ = std::fs::remove_dir_all(&own);
+        taken
+    }
+
+    fn table_in(
+        &self,
+        spec: &TableSpec,
+        own: &Path,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<LeastTimes>, SessionError> {
         let mut least: Vec<LeastTimes> = spec.networks.iter().map(|g| LeastTimes::unseen(g.nodes.len())).collect();
         let mut done = 0;
         while done < spec.rounds.max(1) {
             let rounds = TABLE_ROUNDS.min(spec.rounds.max(1) - done);
             let part = TableSpec { rounds, seed: spec.seed.wrapping_add(done as u64), ..spec.clone() };
-            let path = folder.join(format!("table-{}.json", std::process::id()));
+            let path = own.join("table.json");
             let io = |source| SessionError::File { path: path.clone(), source };
             files::write_atomic(&path, &serde_json::to_vec(&part).map_err(|e| io(e.into()))?).map_err(io)?;
-            let taken = self.rounds(&path);
-            let _ = std::fs::remove_file(&path);
-            let taken = taken?;
+            let taken = self.rounds(&path)?;
             if taken.len() != least.len() {
                 let problem = format!("times of {} networks, expected {}", taken.len(), least.len());
                 return Err(SessionError::Output { program: self.binary.clone(), problem });
@@ -324,7 +335,7 @@ impl Session {
 }
 
 /// Why times from a machine mean nothing for a profile, where they do.
-fn simulated(profile: &Profile, board: &Board, emulates: bool) -> Option<String> {
+pub fn simulated(profile: &Profile, board: &Board, emulates: bool) -> Option<String> {
     if emulates || board.emulated {
         return Some("emulated".into());
     }

@@ -4,8 +4,9 @@ use super::augment;
 use super::config::{FitConfig, TrainError};
 use super::loss::Target;
 use crate::data::{Dataset, Label};
-use crate::graph::{Graph, Head};
-use crate::vision::{self, Image};
+use crate::graph::Head;
+use crate::model::Model;
+use crate::vision::{Image, Preprocess};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -15,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 /// Images and what they show.
 pub(super) struct Batch {
-    /// `[size, C, imgsz, imgsz]`, 0..1: RGB, or brightness alone where the network reads one channel.
+    /// `[size, C, imgsz, imgsz]` as the network reads it: see [`Preprocess`].
     pub images: Vec<f32>,
     /// Number of images.
     pub size: usize,
@@ -29,8 +30,7 @@ pub(super) struct Batch {
 pub(super) struct Loader<'a> {
     dataset: &'a Dataset,
     config: &'a FitConfig,
-    /// Input channels of the network.
-    channels: usize,
+    preprocess: Preprocess,
     /// Whether the network tells classes of whole images.
     classifies: bool,
     cache: Vec<OnceLock<Arc<Image>>>,
@@ -39,9 +39,15 @@ pub(super) struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     /// Refuses an empty dataset and labels that the graph's head has no use for.
-    pub fn new(dataset: &'a Dataset, graph: &Graph, config: &'a FitConfig) -> Result<Self, TrainError> {
-        let (classes, channels) = (graph.classes(), graph.input_channels());
-        let classifies = matches!(graph.head, Head::Classify { .. });
+    pub fn new(dataset: &'a Dataset, model: &Model, config: &'a FitConfig) -> Result<Self, TrainError> {
+        let classes = model.graph.classes();
+        let classifies = matches!(model.graph.head, Head::Classify { .. });
+        let preprocess = Preprocess::new(model).map_err(|e| TrainError::Unfit(e.to_string()))?;
+        if classifies && config.mosaic_until > 0 {
+            return Err(TrainError::Unfit(
+                "mosaics put four images into one, and a classifier names whole images".into(),
+            ));
+        }
         if dataset.items.is_empty() {
             return Err(TrainError::Unfit("the dataset has no images".into()));
         }
@@ -59,7 +65,7 @@ impl<'a> Loader<'a> {
             return Err(TrainError::Unfit(format!("it is a classifier, and {image} has no class as a whole")));
         }
         let cache = dataset.items.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { dataset, config, channels, classifies, cache, cached: AtomicUsize::new(0) })
+        Ok(Self { dataset, config, preprocess, classifies, cache, cached: AtomicUsize::new(0) })
     }
 
     /// Batches of an epoch.
@@ -73,19 +79,17 @@ impl<'a> Loader<'a> {
         let order = self.order(epoch);
         let batches = self.batches();
         let chosen = &order[index * order.len() / batches..(index + 1) * order.len() / batches];
-        let len = self.channels * self.config.imgsz * self.config.imgsz;
+        let area = self.config.imgsz * self.config.imgsz;
+        let len = self.preprocess.channels() * area;
         let mut images = vec![0.0; chosen.len() * len];
         let targets = images
             .par_chunks_exact_mut(len)
             .enumerate()
-            .map(|(i, input)| match self.channels {
-                1 => {
-                    let mut rgb = vec![0.0; 3 * input.len()];
-                    let targets = self.image(epoch, chosen[i], i, &mut rgb)?;
-                    vision::brightness(&rgb, input);
-                    Ok(targets)
-                }
-                _ => self.image(epoch, chosen[i], i, input),
+            .map(|(i, input)| {
+                let mut rgb = vec![0.0; 3 * area];
+                let targets = self.image(epoch, chosen[i], i, &mut rgb)?;
+                self.preprocess.adapt(&rgb, input);
+                Ok(targets)
             })
             .collect::<Result<Vec<_>, TrainError>>()?;
         let (mut targets, mut classes) = (targets.into_iter().flatten().collect(), Vec::new());
@@ -134,7 +138,8 @@ impl<'a> Loader<'a> {
         if let Some(image) = self.cache[item].get() {
             return Ok(image.clone());
         }
-        let image = Arc::new(self.dataset.items[item].image.load()?);
+        let image = self.dataset.items[item].image.load()?;
+        let image = Arc::new(self.preprocess.part(&image).into_owned());
         let bytes = image.data().len();
         if self.cached.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.config.cache_bytes {
             let _ = self.cache[item].set(image.clone());
@@ -142,5 +147,43 @@ impl<'a> Loader<'a> {
             self.cached.fetch_sub(bytes, Ordering::Relaxed);
         }
         Ok(image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Item;
+    use crate::graph::{Builder, Op};
+    use crate::model::{Info, Normalise};
+    use crate::train::Augment;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn without_variation_a_classifier_trains_on_what_it_ships_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wide.png");
+        let image = Image::new(6, 4, (0..72u8).map(|v| v.wrapping_mul(31)).collect());
+        image.save(&path).unwrap();
+        let item = Item { image: path.into(), labels: vec![Label::whole(1)] };
+        let dataset = Dataset { names: vec!["a".into(); 3], items: vec![item], ..Dataset::default() };
+        for (channels, normalise) in [(3, Some(Normalise::IMAGENET)), (3, None), (1, None)] {
+            let mut builder = Builder::default();
+            let input = builder.push("images", Op::Input { channels }, &[]);
+            let graph = builder.finish(vec![input], Head::Classify { nc: channels }).unwrap();
+            let model = Model { graph, weights: BTreeMap::new(), info: Info { normalise, ..Info::default() } };
+            let config = FitConfig { imgsz: 4, augment: Augment::NONE, ..FitConfig::default() };
+            let item = Item { labels: vec![Label::whole(0)], ..dataset.items[0].clone() };
+            let dataset = Dataset { items: vec![item], ..dataset.clone() };
+            let batch = Loader::new(&dataset, &model, &config).unwrap().batch(0, 0).unwrap();
+            let mut wanted = vec![0.0; channels * 16];
+            Preprocess::new(&model).unwrap().write(&image, 4, &mut wanted);
+            assert_eq!(batch.images.len(), wanted.len());
+            for (found, wanted) in batch.images.iter().zip(&wanted) {
+                assert!((found - wanted).abs() < 1e-5, "{channels} channels: {found} {wanted}");
+            }
+            let config = FitConfig { mosaic_until: 1, ..config };
+            assert!(Loader::new(&dataset, &model, &config).is_err(), "a mosaic has four classes");
+        }
     }
 }

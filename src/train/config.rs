@@ -188,7 +188,12 @@ pub enum FitEvent {
         /// Norm of its gradient before clipping.
         norm: f64,
     },
-    /// An epoch is done, and saved if there is a checkpoint.
+    /// The checkpoint cannot be written; training goes on without it.
+    NotSaved {
+        /// The file, and why.
+        problem: String,
+    },
+    /// An epoch is done, and saved if there is a checkpoint that can be written.
     Epoch {
         /// Which, from 0.
         epoch: usize,

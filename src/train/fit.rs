@@ -39,7 +39,7 @@ pub fn fit(
     config.check(model.graph.stride())?;
     check_models(model, teacher, config.imgsz)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build()?;
-    let loader = Loader::new(dataset, &model.graph, config)?;
+    let loader = Loader::new(dataset, model, config)?;
     // Where it is kept, and whose it is.
     let kept = match &config.checkpoint {
         Some(path) => {
@@ -102,7 +102,11 @@ pub fn fit(
             state.updates = trainer.ema.updates;
             state.steps = trainer.optimizer.steps();
             state.slots = trainer.optimizer.state()?;
-            checkpoint::save(&state, model, identity, path)?;
+            match checkpoint::save(&state, model, identity, path) {
+                // A full disk costs what an interruption would lose, not the training.
+                Err(TrainError::File(problem)) => progress(FitEvent::NotSaved { problem: problem.to_string() }),
+                saved => saved?,
+            }
         }
         progress(FitEvent::Epoch { epoch, terms });
     }
@@ -134,9 +138,6 @@ fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(
     let graph = &model.graph;
     if !matches!(graph.head, Head::Detect { .. } | Head::Classify { .. }) {
         return unfit(format!("its task is `{}`, detectors and classifiers are trained", graph.head.task()));
-    }
-    if !matches!(graph.input_channels(), 1 | 3) {
-        return unfit(format!("its input has {} channels, images have 3, or 1 if grey", graph.input_channels()));
     }
     if matches!(graph.head, Head::Classify { .. }) {
         let shapes = graph.shapes(side, side).map_err(|e| TrainError::Unfit(e.to_string()))?;

@@ -1,8 +1,10 @@
 //! 8-bit RGB images, read with bounds and turned upright.
 
+use super::jpeg::{self, End};
+use crate::files::{self, Inputs};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
-use std::io::Cursor;
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -35,12 +37,18 @@ pub enum ImageError {
         source: std::io::Error,
     },
     /// The bytes are no image that we read.
-    #[error("{path}: not a readable JPEG or PNG image: {problem}")]
+    #[error("{path}: not a readable image: {problem}")]
     Format {
         /// The file.
         path: PathBuf,
         /// What the decoder says.
         problem: String,
+    },
+    /// A picture without its lower part; decoders fill that with grey.
+    #[error("{path}: is cut off: the file ends before the picture does; copy it again, or take it out")]
+    CutOff {
+        /// The file.
+        path: PathBuf,
     },
 }
 
@@ -54,14 +62,52 @@ impl Image {
         Self { width, height, data }
     }
 
-    /// Reads a JPEG or PNG file and turns it as its EXIF orientation says.
+    /// Reads an image file and turns it as its EXIF orientation says: JPEG and PNG; with the feature `tools` WebP, BMP and
+    /// TIFF as well. The content decides, not the name.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no image, is cut off, or is larger than the bounds.
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
+        Self::decode(path, &read(path)?)
+    }
+
+    /// As [`Image::open`], but of a picture that is cut off what there is: then the second value is true.
     ///
     /// # Errors
     /// If the file cannot be read, is no image, or is larger than the bounds.
-    pub fn open(path: &Path) -> Result<Self, ImageError> {
-        let bytes =
-            crate::files::read(path, MAX_FILE).map_err(|source| ImageError::Io { path: path.into(), source })?;
-        Self::decode(path, &bytes)
+    pub fn open_partial(path: &Path) -> Result<(Self, bool), ImageError> {
+        Self::decode_partial(path, &read(path)?)
+    }
+
+    /// Width and height of an image file, from its head alone.
+    ///
+    /// # Errors
+    /// As [`Image::open`], as far as the head shows it.
+    pub fn sides(path: &Path) -> Result<[usize; 2], ImageError> {
+        let io = |source| ImageError::Io { path: path.into(), source };
+        let fail = |problem: String| ImageError::Format { path: path.into(), problem };
+        let facts = std::fs::metadata(path).map_err(io)?;
+        if !facts.is_file() || facts.len() > MAX_FILE {
+            let problem = if facts.is_file() { "is too large" } else { "is no file" };
+            return Err(fail(problem.into()));
+        }
+        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(io)?;
+        let (width, height) = reader.into_dimensions().map_err(|e| fail(e.to_string()))?;
+        if width == 0 || height == 0 || width.max(height) > MAX_SIDE {
+            return Err(fail(format!("has {width} x {height} pixels, expected sides from 1 to {MAX_SIDE}")));
+        }
+        Ok([width as usize, height as usize])
+    }
+
+    /// Refuses a file whose head cannot be read, or whose end is missing. Only what does not end as JPEG and PNG files do is
+    /// decoded for that; the end of other formats is not looked at.
+    ///
+    /// # Errors
+    /// As [`Image::open`], as far as head and end show it.
+    pub fn check(path: &Path) -> Result<(), ImageError> {
+        Self::sides(path)?;
+        let whole = ends(path).map_err(|source| ImageError::Io { path: path.into(), source })?;
+        if whole { Ok(()) } else { Self::open(path).map(drop) }
     }
 
     /// Reads an image from the bytes of its file; `path` only names it in errors.
@@ -69,38 +115,59 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self, ImageError> {
-        let fail = |problem: String| ImageError::Format { path: path.into(), problem };
-        let mut limits = Limits::default();
-        limits.max_image_width = Some(MAX_SIDE);
-        limits.max_image_height = Some(MAX_SIDE);
-        limits.max_alloc = Some(MAX_ALLOC);
-        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| fail(e.to_string()))?;
-        reader.limits(limits);
-        let mut decoder = reader.into_decoder().map_err(|e| fail(e.to_string()))?;
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let mut image = DynamicImage::from_decoder(decoder).map_err(|e| fail(e.to_string()))?;
-        image.apply_orientation(orientation);
-        let rgb = image.into_rgb8();
-        let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-        if width == 0 || height == 0 {
-            return Err(fail("has no pixels".into()));
+        match Self::decode_partial(path, bytes)? {
+            (image, false) => Ok(image),
+            (_, true) => Err(ImageError::CutOff { path: path.into() }),
         }
-        Ok(Self { width, height, data: rgb.into_raw() })
     }
 
-    /// Writes a PNG or, where the name ends so, a JPEG file, under a temporary name first.
+    /// As [`Image::open_partial`], from the bytes of a file.
     ///
     /// # Errors
-    /// If it cannot be encoded or written.
+    /// As [`Image::open_partial`].
+    pub fn decode_partial(path: &Path, bytes: &[u8]) -> Result<(Self, bool), ImageError> {
+        let image = pixels(path, bytes)?;
+        let cut_off = match jpeg::end(bytes) {
+            Some(End::Marked) | None => false,
+            Some(End::CutOff) => true,
+            Some(End::Unmarked) => {
+                // Where nothing but the end's mark is missing, what is put behind the data has no pixel to change.
+                let longer = pixels(path, &[bytes, jpeg::FILLER, jpeg::END].concat());
+                longer.is_ok_and(|longer| longer != image)
+            }
+        };
+        Ok((image, cut_off))
+    }
+
+    /// Writes a PNG or JPEG file, as its name ends.
+    ///
+    /// # Errors
+    /// If the name ends otherwise, or the image cannot be encoded or written.
     pub fn save(&self, path: &Path) -> Result<(), ImageError> {
-        let jpeg = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpg") || e.eq_ignore_ascii_case("jpeg"));
-        let format = if jpeg { image::ImageFormat::Jpeg } else { image::ImageFormat::Png };
+        self.save_except(path, &Inputs::default())
+    }
+
+    /// As [`Image::save`], but refuses to replace one of the inputs.
+    ///
+    /// # Errors
+    /// As [`Image::save`], and if the file is an input.
+    pub fn save_except(&self, path: &Path, inputs: &Inputs) -> Result<(), ImageError> {
+        let ends = |end: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
+        let format = match () {
+            () if ends("jpg") || ends("jpeg") => image::ImageFormat::Jpeg,
+            () if ends("png") => image::ImageFormat::Png,
+            () => {
+                let problem = "expected a name that ends in .png, .jpg or .jpeg: other formats are not written";
+                let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, problem);
+                return Err(ImageError::Io { path: path.into(), source });
+            }
+        };
         let fail = |problem: String| ImageError::Format { path: path.into(), problem };
         let rgb = image::RgbImage::from_raw(self.width as u32, self.height as u32, self.data.clone());
         let rgb = rgb.ok_or_else(|| fail("its sides do not fit its bytes".into()))?;
         let mut bytes = Cursor::new(Vec::new());
         rgb.write_to(&mut bytes, format).map_err(|e| fail(e.to_string()))?;
-        let written = crate::files::write_atomic(path, bytes.get_ref());
+        let written = files::write_except(path, bytes.get_ref(), inputs);
         written.map_err(|source| ImageError::Io { path: path.into(), source })
     }
 
@@ -174,6 +241,45 @@ impl Image {
     }
 }
 
+/// Whether a file ends as whole ones of its kind do, as far as that is known.
+fn ends(path: &Path) -> std::io::Result<bool> {
+    let mut file = crate::files::open(path)?;
+    let (mut head, mut tail) = ([0; 4], [0; 8]);
+    file.read_exact(&mut head)?;
+    file.seek(SeekFrom::End(-(tail.len() as i64)))?;
+    file.read_exact(&mut tail)?;
+    Ok(match head {
+        [0xff, 0xd8, ..] => tail.ends_with(jpeg::END),
+        [0x89, b'P', b'N', b'G'] => tail == *b"IEND\xae\x42\x60\x82",
+        _ => true,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
+    crate::files::read(path, MAX_FILE).map_err(|source| ImageError::Io { path: path.into(), source })
+}
+
+/// What the decoder makes of the bytes, upright.
+fn pixels(path: &Path, bytes: &[u8]) -> Result<Image, ImageError> {
+    let fail = |problem: String| ImageError::Format { path: path.into(), problem };
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_ALLOC);
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| fail(e.to_string()))?;
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|e| fail(e.to_string()))?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| fail(e.to_string()))?;
+    image.apply_orientation(orientation);
+    let rgb = image.into_rgb8();
+    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
+    if width == 0 || height == 0 {
+        return Err(fail("has no pixels".into()));
+    }
+    Ok(Image { width, height, data: rgb.into_raw() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,5 +299,23 @@ mod tests {
         let image = Image::decode(Path::new("a.jpg"), &bytes).unwrap();
         assert_eq!((image.width(), image.height()), (16, 8));
         assert!(image.data().iter().all(|v| v.abs_diff(90) < 4));
+    }
+
+    #[test]
+    fn a_picture_without_its_lower_part_is_refused_and_only_then() {
+        let noise = |seed: usize| (0..3 * 64 * 64).map(|i| ((i * 7919 + seed) % 251) as u8).collect();
+        let whole = Image::new(64, 64, noise(1)).jpeg(80).unwrap();
+        let (decode, partial) = (|b: &[u8]| Image::decode(Path::new("a.jpg"), b), Image::decode_partial);
+        let image = decode(&whole).unwrap();
+        let trailer = [&whole[..], b"appended by a phone"].concat();
+        assert!(decode(&trailer).unwrap() == image, "bytes behind the end");
+        let unmarked = &whole[..whole.len() - 2];
+        assert!(decode(unmarked).unwrap() == image, "only the end's mark is missing");
+        for length in [whole.len() / 3, whole.len() / 2, whole.len() - 40] {
+            let cut = &whole[..length];
+            let error = decode(cut).unwrap_err().to_string();
+            assert!(error.starts_with("a.jpg: is cut off"), "{length}: {error}");
+            assert!(matches!(partial(Path::new("a.jpg"), cut), Ok((image, true)) if image.height() == 64), "{length}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Scaling is bilinear with half-pixel centres in the fixed-point arithmetic that camera pipelines built on OpenCV use (11-bit weights);
 //! an exact halving averages blocks of four, as there. Models are trained and judged on such images.
 
-use super::{Image, Rotated};
+use super::{Image, Rotated, preprocess::luma};
 
 /// Grey of the border.
 const PAD: u8 = 114;
@@ -41,13 +41,13 @@ impl Letterbox {
         Self { source: (width, height), input: (input_width, input_height), content, offset, gain }
     }
 
-    /// Writes the input tensor `[3, H, W]`, RGB 0 to 1.
+    /// Writes the input tensor, 0 to 1: `[3, H, W]` red, green and blue, or `[1, H, W]` brightness.
     ///
     /// # Panics
-    /// If the image is not of the size this placement was made for, or `out` is not `3 * H * W` long.
+    /// If the image is not of the size this placement was made for, or `out` is neither `3 * H * W` nor `H * W` long.
     pub fn forward(&self, image: &Image, out: &mut [f32]) {
         let (w, h) = self.input;
-        assert_eq!(out.len(), 3 * w * h, "the input tensor");
+        assert!(out.len() == 3 * w * h || out.len() == w * h, "the input tensor");
         let ((left, top), (cw, ch)) = (self.offset, self.content);
         let shades: [f32; 256] = std::array::from_fn(|byte| byte as f32 / 255.0);
         // The border: rows above and below, then what is left and right of the content.
@@ -60,6 +60,15 @@ impl Letterbox {
                 row[..left].fill(pad);
                 row[left + cw..].fill(pad);
             }
+        }
+        if out.len() == w * h {
+            self.rows(image, |y, line| {
+                let at = (top + y) * w + left;
+                for (grey, pixel) in out[at..at + cw].iter_mut().zip(line.chunks_exact(3)) {
+                    *grey = luma([pixel[0], pixel[1], pixel[2]].map(|byte| shades[usize::from(byte)]));
+                }
+            });
+            return;
         }
         let (red, rest) = out.split_at_mut(w * h);
         let (green, blue) = rest.split_at_mut(w * h);

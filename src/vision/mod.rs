@@ -4,14 +4,17 @@ mod decode;
 pub mod draw;
 mod glyphs;
 mod image;
+mod jpeg;
 mod letterbox;
 mod nms;
+mod preprocess;
 mod tasks;
 
 pub use self::image::{Image, ImageError};
 pub use decode::{Candidate, Candidates, decode, decode_all};
 pub use letterbox::Letterbox;
 pub use nms::{NmsOptions, iou, nms};
+pub use preprocess::{Preprocess, PreprocessError};
 pub use tasks::{Extra, Rotated, find};
 
 use crate::graph::Head;
@@ -26,31 +29,6 @@ pub struct Detection {
     pub score: f32,
     /// Left, top, right, bottom in pixels.
     pub bbox: [f32; 4],
-}
-
-/// Fits an image into a network's input `[channels, side, side]`, 0 to 1: RGB for three channels, brightness for one.
-/// Gives where it lies there.
-///
-/// # Panics
-/// If `input` is not `3 * side * side` or `side * side` long.
-pub fn fit(image: &Image, side: usize, input: &mut [f32]) -> Letterbox {
-    let letterbox = Letterbox::new(image.width(), image.height(), side, side);
-    if input.len() == side * side {
-        let mut rgb = vec![0.0; 3 * side * side];
-        letterbox.forward(image, &mut rgb);
-        brightness(&rgb, input);
-    } else {
-        letterbox.forward(image, input);
-    }
-    letterbox
-}
-
-/// The brightness of planes `[3, area]` of red, green and blue (ITU-R BT.601).
-pub fn brightness(rgb: &[f32], grey: &mut [f32]) {
-    let (red, rest) = rgb.split_at(grey.len().min(rgb.len()));
-    let (green, blue) = rest.split_at(rest.len() / 2);
-    let colours = red.iter().zip(green).zip(blue);
-    grey.iter_mut().zip(colours).for_each(|(v, ((r, g), b))| *v = g + 0.299 * (r - g) + 0.114 * (b - g));
 }
 
 /// Detections in pixels of the network's input, best first: [`decode`], then [`nms`].

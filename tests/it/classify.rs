@@ -249,6 +249,20 @@ fn a_classifier_goes_through_the_whole_job() {
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["images"], 90);
     assert!(shown["accuracy"].as_f64().unwrap() > 0.8, "{shown}");
+
+    // The pruned network names picture files too.
+    let val = Dataset::open(folder.path(), "val").unwrap();
+    let mut words = vec!["detect".to_owned(), "--json".into(), "--model".into(), "bn-scale/model.safetensors".into()];
+    for (number, item) in val.items.iter().take(20).enumerate() {
+        words.push(format!("{number}.png"));
+        item.image.load().unwrap().save(&folder.path().join(&words[words.len() - 1])).unwrap();
+    }
+    let lines = worker(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let right = lines.lines().zip(&val.items).filter(|(line, item)| {
+        let found: Value = serde_json::from_str(line).unwrap();
+        found["classes"][0]["class"].as_u64() == item.class().map(|class| class as u64)
+    });
+    assert!(right.count() >= 15 && lines.lines().count() == 20, "{lines}");
 }
 
 /// Real digits: 6,000 of them must be enough for an error below 4 %.

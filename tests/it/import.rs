@@ -256,19 +256,34 @@ fn files_of_the_wrong_kind_say_what_they_are() {
     assert!(matches!(&missing.fault, Fault::Io(e) if e.kind() == std::io::ErrorKind::NotFound), "{missing}");
     assert!(missing.to_string().contains("best.pt"), "{missing}");
     assert!(load(folder.path()).is_err());
-    for (bytes, expected) in [
-        (&b""[..], "an empty file"),
-        (b"\x80\x02}q\x00.", "a bare pickle"),
-        (b"\x08\x08\x12\x07pytorch", "perhaps an ONNX file"),
-        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
-        (b"<!DOCTYPE html>", "a web page"),
-        (b"hello", "an unknown kind"),
-        (b"PK\x03\x04", "not a readable checkpoint archive"),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "no known network"),
-        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "not a safetensors file"),
+    // What the file is, and the word that tells the advice for it from that for another.
+    for (bytes, expected, help) in [
+        (&b""[..], "an empty file", "get the file again"),
+        (b"\x80\x02}q\x00.", "a bare pickle", "torch.save"),
+        (b"\x08\x08\x12\x07pytorch", "perhaps an ONNX file", "exported from"),
+        (b"\x1c\0\0\0TFL3....", "a TensorFlow Lite file", "exported from"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer", "git lfs pull"),
+        (b"<!DOCTYPE html>", "a web page", "download again"),
+        (b"\n  <html>", "a web page", "download again"),
+        (b"{\"error\":\"not found\"}", "a JSON text", "download again"),
+        (b"\x1f\x8b\x08\0", "a gzip archive", "unpack"),
+        (&[0; 5000], "a file of zeros", "get the file again"),
+        (b"hello", "an unknown kind", ""),
+        (b"PK\x03\x04", "not a readable checkpoint archive", "cut off"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "no known network (there are none)", "state dict"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "not a safetensors file", "cut off"),
     ] {
-        let found = fault(bytes).to_string();
-        assert!(found.contains(expected), "{found}");
+        let error = from_bytes(Path::new("case.pt"), bytes).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        let said = error.help().unwrap_or_default();
+        assert!(said.contains(help) && (help.is_empty() == said.is_empty()), "{error}: {said}");
+    }
+    for (name, expected) in [("readme.md", "unpack it first"), ("constants.pkl", "exported from")] {
+        let entries = [("data.pkl", &b"N."[..]), (name, b"")];
+        let only = if name == "readme.md" { &entries[1..] } else { &entries[..] };
+        let bytes = zip(only.iter().copied(), zip::CompressionMethod::Stored);
+        let error = from_bytes(Path::new("case.pt"), &bytes).unwrap_err();
+        assert!(error.help().unwrap().contains(expected), "{error}");
     }
 }
 

@@ -159,6 +159,10 @@ fn the_demo_ships_in_whole_numbers_and_in_halves() {
     assert!(of(&report["controls"]["uncut + int8"], "map50_95") > 0.4, "{report}");
     let shipped = model::load(&out.join("model.safetensors")).unwrap();
     assert_eq!((shipped.graph.dtype, uncut.graph.dtype), (Dtype::Int8, Dtype::F32));
+    // Names and provenance are in the file, and in the figure.
+    assert_eq!(of(after, "file_bytes"), std::fs::metadata(out.join("model.safetensors")).unwrap().len() as f64);
+    let first = std::fs::metadata(out.join("uncut.safetensors")).unwrap().len() as f64;
+    assert_eq!(of(&report["uncut"], "file_bytes"), first);
     assert_eq!(mib(&shipped.graph) * f64::from(1 << 20), of(after, "peak_memory_bytes"));
 
     // What came out can be pruned further, and is taken as f32 for that. This time it shall ship in halves.

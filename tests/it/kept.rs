@@ -20,7 +20,7 @@ fn set(folder: &Path, count: usize) -> Dataset {
         let labels = vec![Label { class: number % 2, cx: 0.5, cy: 0.5, w: 0.4, h: 0.4 }];
         Item { image: path.into(), labels }
     };
-    Dataset { items: (0..count).map(one).collect(), names: vec!["a".into(), "b".into()], annotations: None }
+    Dataset { items: (0..count).map(one).collect(), names: vec!["a".into(), "b".into()], ..Dataset::default() }
 }
 
 /// A small detector, every second weight of its kernels at zero.

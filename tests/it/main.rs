@@ -10,13 +10,17 @@ mod classifiers;
 mod classify;
 #[cfg(feature = "toolkit")]
 mod cli;
+#[cfg(feature = "toolkit")]
+mod cli_data;
 mod data;
+mod datasets;
 mod demo;
 #[cfg(feature = "toolkit")]
 mod device;
 mod engine_props;
 mod eval;
 mod forward;
+mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
 mod job;
@@ -24,12 +28,20 @@ mod job;
 mod kept;
 #[cfg(feature = "toolkit")]
 mod loss;
+mod model_file;
+mod notes;
 mod onnx;
+#[cfg(feature = "toolkit")]
+mod output;
+#[cfg(feature = "toolkit")]
+mod preprocess;
 mod profile;
 mod quantise;
 #[cfg(feature = "toolkit")]
 mod repair;
 mod report;
+#[cfg(all(feature = "toolkit", unix))]
+mod results;
 mod search;
 #[cfg(feature = "toolkit")]
 mod sparse;

@@ -112,6 +112,28 @@ fn all_syntax_errors_are_reported_at_their_places() {
     ");
 }
 
+/// What the parser calls things is no help to who wrote the file.
+#[test]
+fn syntax_errors_are_told_in_plain_words() {
+    let cases = [
+        ("[budget]\nparams = 3\nparams = 4\n", "targets/board.toml:3:1: `params` is given twice"),
+        ("[budget]\nfloors = { a = 1, \"a\" = 2 }\n", "`a` is given twice"),
+        ("[budget]\n[model]\n[budget]\n", "`budget` is given twice"),
+        ("[budget]\nlatency-ratio =\n", "the value is missing, expected a number"),
+        ("[bench]\nquiet = yes\n", "is `yes`, expected a number, true or false, or text in quotes"),
+        ("[bench]\nquiet = tru\n", "expected true or false"),
+        ("[model]\npath = \"best.pt\n", "a quote is missing"),
+        ("[budget]\nlatency-ratio = 0\n", "`latency-ratio` is 0, expected a number more than 0, up to 1"),
+    ];
+    for (text, expected) in cases {
+        let found = parse(text).unwrap_err();
+        assert!(found.contains(expected), "{text}: `{expected}` is not in {found}");
+        assert!(!found.contains("literal string") && !found.contains("duplicate key"), "{found}");
+    }
+    // A mark that some editors put in front is no mistake.
+    assert_eq!(parse("\u{feff}[budget]\nparams = 3\n").unwrap().budget.params, Some(3));
+}
+
 #[test]
 fn a_private_file_beside_a_profile_replaces_its_connection_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ use secateurs::graph::{Dtype, Graph};
 use secateurs::kernels::Isa;
 use secateurs::model::{self, Model, Tensor};
 use secateurs::quantise::{halve, quantise, ranges};
-use secateurs::vision;
+use secateurs::vision::Preprocess;
 use secateurs::zoo::yolo11;
 use std::path::Path;
 
@@ -171,11 +171,12 @@ fn yolo11n_keeps_its_accuracy_at_half_and_at_a_third_of_the_size() {
         return;
     };
     let train = Dataset::open(&yaml, "train").unwrap();
+    let preprocess = Preprocess::new(&model).unwrap();
     let images: Vec<Vec<f32>> = (0..train.items.len())
         .step_by(6)
         .map(|item| {
             let mut tensor = vec![0.0; 3 * 320 * 320];
-            vision::fit(&train.items[item].image.load().unwrap(), 320, &mut tensor);
+            preprocess.write(&train.items[item].image.load().unwrap(), 320, &mut tensor);
             tensor
         })
         .collect();

@@ -353,3 +353,17 @@ fn floors_hold_or_not_by_the_recall_of_the_stage_that_ships() {
     assert!(held.accuracy_ok && !missed.accuracy_ok && missed.memory_ok);
     assert_eq!(missed.sentences, ["recall of person 0.7500, at least 0.95 of 0.8000: is missed"]);
 }
+
+#[test]
+fn a_floor_under_nothing_holds_nothing() {
+    let mut report = sample(true);
+    report.budget = Asked::default();
+    for uncut in [BTreeMap::from([("person".to_owned(), 0.0)]), BTreeMap::new()] {
+        report.uncut.recall = uncut;
+        report.last_mut().recall = BTreeMap::from([("person".into(), 0.5)]);
+        let verdict = pipeline::judge_simulated(&report, "emulated");
+        assert!(!verdict.accuracy_ok);
+        let sentence = &verdict.sentences[0];
+        assert!(sentence.contains("cannot be judged") && sentence.ends_with("is missed"), "{sentence}");
+    }
+}

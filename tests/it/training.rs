@@ -34,7 +34,7 @@ fn squares(folder: &Path, images: usize) -> Dataset {
         picture.save(&path).unwrap();
         Item { image: path.into(), labels }
     });
-    Dataset { items: items.collect(), names: vec!["red".into(), "blue".into()], annotations: None }
+    Dataset { items: items.collect(), names: vec!["red".into(), "blue".into()], annotations: None, notes: vec![] }
 }
 
 fn small_model() -> Model {
@@ -178,6 +178,6 @@ fn settings_and_data_that_cannot_work_are_refused() {
     let mut wrong = squares(folder.path(), 2);
     wrong.items[1].labels[0].class = 7;
     assert!(failure(&model, &wrong, &config()).contains("class 7"));
-    let empty = Dataset { items: vec![], names: vec![], annotations: None };
+    let empty = Dataset { items: vec![], names: vec![], annotations: None, notes: vec![] };
     assert!(run(&model, None, &empty, &config()).is_err());
 }

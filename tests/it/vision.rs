@@ -193,7 +193,7 @@ fn unreadable_images_are_named() {
     ];
     for (name, bytes) in cases {
         let error = Image::decode(Path::new(name), bytes).unwrap_err().to_string();
-        assert!(error.starts_with(name) && error.contains("not a readable JPEG or PNG image"), "{error}");
+        assert!(error.starts_with(name) && error.contains("not a readable image"), "{error}");
     }
     let missing = Image::open(Path::new("nowhere/x.jpg")).unwrap_err().to_string();
     assert!(missing.starts_with("nowhere/x.jpg"), "{missing}");

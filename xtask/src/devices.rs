@@ -1,5 +1,6 @@
 //! `cargo xtask devices`: the profiles that are there, and new ones.
 
+use crate::output;
 use crate::process::Failure;
 use crate::target;
 use crate::workspace::Workspace;
@@ -36,17 +37,17 @@ pub fn run(action: &Action) -> Result<(), Failure> {
     match action {
         Action::List => {
             for name in target::names(&folder) {
-                println!("{name:<18} {}", purpose(&text(&folder, &name)?));
+                output::print(&format!("{name:<18} {}\n", purpose(&text(&folder, &name)?)));
             }
             Ok(())
         }
         Action::Show { name } => {
-            print!("{}", text(&folder, name)?);
+            output::print(&text(&folder, name)?);
             Ok(())
         }
         Action::New { name, from } => {
             let path = create(&folder, name, from)?;
-            println!("{path}: edit it, then: cargo xtask doctor --target {name}");
+            output::print(&format!("{path}: edit it, then: cargo xtask doctor --target {name}\n"));
             Ok(())
         }
     }

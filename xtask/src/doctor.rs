@@ -2,6 +2,7 @@
 
 use crate::cross::{self, Facts};
 use crate::cuda;
+use crate::output;
 use crate::process::Failure;
 use crate::prune::Bench;
 use crate::target::{self, Connection, Target};
@@ -35,7 +36,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let target = target::find(&workspace.root.join("targets"), &args.target)?;
     let facts = Bench::facts(&target)?;
     let tool = cross::choose(&facts, target.glibc);
-    println!("{} ({})", args.target, facts.triple);
+    output::print(&format!("{} ({})\n", args.target, facts.triple));
     let findings = findings(&facts, &target, tool.is_ok(), cuda::nvcc().is_some());
     for finding in &findings {
         let mark = match (finding.there, finding.needed) {
@@ -43,16 +44,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             (false, true) => "MISSING",
             (false, false) => "-      ",
         };
-        println!("  {mark}  {}", finding.what);
+        output::print(&format!("  {mark}  {}\n", finding.what));
         if !finding.there {
-            println!("           {}", finding.install);
+            output::print(&format!("           {}\n", finding.install));
         }
     }
     match &tool {
-        Ok(tool) => println!("  builds with {}", tool.name()),
+        Ok(tool) => output::print(&format!("  builds with {}\n", tool.name())),
         Err(commands) => {
-            println!("  cannot be built for; the first of these that you can run, and those after it:");
-            commands.iter().for_each(|command| println!("    {command}"));
+            output::print("  cannot be built for; the first of these that you can run, and those after it:\n");
+            commands.iter().for_each(|command| output::print(&format!("    {command}\n")));
         }
     }
     match findings.iter().find(|f| f.needed && !f.there) {

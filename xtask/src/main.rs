@@ -8,14 +8,19 @@ mod cuda;
 mod devices;
 mod doctor;
 mod forward;
+mod locked;
 mod on_device;
+#[path = "../../src/bin/infer/output.rs"]
+#[allow(dead_code)]
+mod output;
 mod process;
 mod prune;
+mod readme;
 mod target;
 mod workspace;
 
-use clap::{Parser, Subcommand};
-use process::Tell;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use process::{Failure, Tell};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -36,7 +41,7 @@ Examples:
 
 Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 bad profile, 4 no plan meets the budget,
 5 measured budget missed, 6 accuracy floor missed, 7 the device cannot be reached, 8 the device was never quiet enough
-to measure, 9 an input cannot be used.";
+to measure, 9 an input cannot be used, 10 this machine failed: disk, permission, memory.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -49,6 +54,7 @@ enum Command {
     Devices(devices::Action),
     /// Run a program on a device: as CARGO_TARGET_..._RUNNER="cargo xtask runner --target NAME"
     Runner(forward::Runner),
+    Readme(readme::Args),
     /// Mean average precision of a model on a dataset
     #[command(disable_help_flag = true)]
     Eval(Words),
@@ -83,8 +89,20 @@ struct Words {
     words: Vec<OsString>,
 }
 
+/// The command line. A negative number is a value, so that what reads it can say which are allowed.
+fn command() -> clap::Command {
+    let numbers = |arg: clap::Arg| {
+        let takes_value = arg.get_action().takes_values() && !arg.is_trailing_var_arg_set();
+        if takes_value { arg.allow_negative_numbers(true) } else { arg }
+    };
+    Cli::command().mut_subcommand("prune", |command| command.mut_args(numbers))
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match command().try_get_matches().and_then(|found| Cli::from_arg_matches(&found)) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(process::command_line(&error)),
+    };
     let tell = match &cli.command {
         Command::Prune(args) => args.tell(),
         _ => Tell::Human,
@@ -94,6 +112,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Devices(action) => devices::run(&action),
         Command::Runner(args) => forward::runner(&args),
+        Command::Readme(args) => readme::run(&args),
         Command::Eval(words) => forward::run("eval", &words.words),
         Command::Bench(words) => forward::run("bench", &words.words),
         Command::Compare(words) => forward::run("compare", &words.words),
@@ -103,11 +122,8 @@ fn main() -> ExitCode {
         Command::Quantise(words) => forward::run("quantise", &words.words),
         Command::Train(words) => forward::run("train", &words.words),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            tell.failure(&failure);
-            ExitCode::from(failure.code())
-        }
-    }
+    let done = done.inspect_err(|failure| tell.failure(failure));
+    let show = |failure: &Failure| Tell::Human.failure(failure);
+    let done = done.and_then(|()| output::finish().map_err(Failure::Output).inspect_err(show));
+    done.map_or_else(|failure| ExitCode::from(failure.code()), |()| ExitCode::SUCCESS)
 }

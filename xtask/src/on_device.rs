@@ -4,11 +4,10 @@
 //! there. The device needs cargo, a linker, and a way to the registry.
 
 use crate::cross::{self, Tool};
-use crate::process::Failure;
+use crate::process::{Failure, write_program};
 use crate::target::{Connection, Target};
 use crate::workspace::Workspace;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -88,29 +87,8 @@ fn package(workspace: &Workspace) -> Result<PathBuf, Failure> {
     Ok(workspace.target.join("package").join(format!("secateurs-{}.crate", env!("CARGO_PKG_VERSION"))))
 }
 
-/// Writes a program under a temporary name first, so that nobody ever sees half of it.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let temporary = path.with_extension("tmp");
-    let written = fs::File::create(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        executable(&file)?;
-        fs::rename(&temporary, path)
-    });
-    written.map_err(|e| {
-        let _ = fs::remove_file(&temporary);
-        Failure::Workspace(format!("{}: {e}", path.display()))
-    })
-}
-
-#[cfg(unix)]
-fn executable(file: &fs::File) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o755))
-}
-
-#[cfg(not(unix))]
-fn executable(_: &fs::File) -> std::io::Result<()> {
-    Ok(())
+    write_program(path, &mut { bytes })
 }
 
 #[cfg(test)]

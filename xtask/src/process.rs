@@ -1,6 +1,8 @@
 //! Running other programs, and telling about it.
 
-use std::io::{self, IsTerminal};
+use crate::output;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use thiserror::Error;
 
@@ -27,17 +29,48 @@ pub enum Failure {
     /// What building for the device takes is not installed.
     #[error("{0}")]
     Toolchain(String),
-    /// The workspace cannot be read or written.
+    /// Something that the user named cannot be used.
+    #[error("{0}")]
+    Input(String),
+    /// This machine failed: disk, permission, memory.
+    #[error("{0}")]
+    Machine(String),
+    /// The workspace cannot be read.
     #[error("{0}")]
     Workspace(String),
+    /// A file cannot be written.
+    #[error("{path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Standard output takes nothing: its disk is full, say.
+    #[error("standard output cannot be written: {0}")]
+    Output(io::Error),
 }
 
 impl Failure {
+    /// Of a file or folder that could not be written: the name is wrong, or the machine failed.
+    pub fn writing(path: &Path, error: &io::Error) -> Self {
+        use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
+        let text = format!("{}: {error}", path.display());
+        match error.kind() {
+            AlreadyExists | InvalidFilename | InvalidInput | IsADirectory | NotADirectory | NotFound => {
+                Self::Input(text)
+            }
+            _ => Self::Machine(text),
+        }
+    }
+
     /// The exit code: that of the worker where it has spoken.
     pub fn code(&self) -> u8 {
         match self {
             Self::Worker(code) => *code,
             Self::Profile(_) => 3,
+            Self::Input(_) => 9,
+            Self::Machine(_) | Self::Write { .. } | Self::Output(_) => 10,
             Self::Build(_) | Self::Program { .. } | Self::Toolchain(_) | Self::Workspace(_) => 1,
         }
     }
@@ -55,32 +88,66 @@ pub enum Tell {
 impl Tell {
     /// A stage begins.
     pub fn stage(self, verb: &str, what: &str) {
-        let (green, plain) = colours("\x1b[1;32m");
         match self {
-            Self::Human => eprintln!("{green}{verb:>12}{plain} {what}"),
-            Self::Json => println!("{}", serde_json::json!({ "reason": "stage", "stage": verb, "detail": what })),
+            Self::Human => output::tell(colour("\x1b[1;32m"), &format!("{verb:>12}"), &format!(" {what}")),
+            Self::Json => line(&serde_json::json!({ "reason": "stage", "stage": verb, "detail": what })),
         }
     }
 
     /// The end, unless the worker has already said why.
     pub fn failure(self, failure: &Failure) {
-        let (red, plain) = colours("\x1b[1;31m");
         match (self, failure) {
             (_, Failure::Worker(_)) => {}
-            (Self::Human, _) => eprintln!("{red}error{plain}: {failure}"),
+            (Self::Human, _) => output::tell(colour("\x1b[1;31m"), "error", &format!(": {failure}")),
             (Self::Json, _) => {
                 let value = serde_json::json!({
                     "reason": "error", "code": failure.code(), "messages": [failure.to_string()],
                 });
-                println!("{value}");
+                line(&value);
             }
         }
     }
 }
 
-fn colours(on: &'static str) -> (&'static str, &'static str) {
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    if colour { (on, "\x1b[0m") } else { ("", "") }
+fn line(value: &serde_json::Value) {
+    // A value is JSON already: nothing can be wrong with it.
+    let _ = output::print_json(value);
+}
+
+fn colour(on: &'static str) -> &'static str {
+    if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() { on } else { "" }
+}
+
+/// Shows what is wrong with the command line, or the help that it asks for, and gives the exit code.
+pub fn command_line(error: &clap::Error) -> u8 {
+    let text = error.render().to_string();
+    let to_error = error.use_stderr();
+    let terminal = if to_error { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
+    let coloured = terminal && std::env::var_os("NO_COLOR").is_none() && output::escape(&text) == text;
+    match (coloured, to_error) {
+        (true, _) => drop(error.print()),
+        (false, true) => output::tell("", "", text.trim_end()),
+        (false, false) => output::print(&text),
+    }
+    let printed = output::finish().map_err(Failure::Output).inspect_err(|failure| Tell::Human.failure(failure));
+    printed.map_or_else(|failure| failure.code(), |()| u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Writes a program under a fresh temporary name first, so that nobody ever sees half of it.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_program(path: &Path, program: &mut dyn Read) -> Result<(), Failure> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut write = || {
+        let mut file = tempfile::Builder::new().prefix(".xtask-").suffix(".tmp").tempfile_in(folder)?;
+        io::copy(program, &mut file)?;
+        #[cfg(unix)]
+        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|e| e.error)
+    };
+    write().map(drop).map_err(|source| Failure::Write { path: path.into(), source })
 }
 
 /// Runs a program that shares our terminal.
@@ -99,8 +166,28 @@ pub fn run_worker(command: &mut Command) -> Result<(), Failure> {
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Worker(u8::try_from(code).unwrap_or(1))),
-        None => Err(Failure::Program { program: name(command), problem: status.to_string() }),
+        None => Err(killed(&name(command), status)),
     }
+}
+
+/// A program that a signal ended: where the system did it itself, memory was short.
+#[cfg(unix)]
+fn killed(program: &str, status: ExitStatus) -> Failure {
+    use std::os::unix::process::ExitStatusExt;
+    const ABORT: i32 = 6;
+    const KILL: i32 = 9;
+    match status.signal() {
+        Some(ABORT | KILL) => Failure::Machine(format!(
+            "{program}: {status}: most often this machine has too little memory; fewer --calibration-images or a smaller \
+             [finetune] batch take less"
+        )),
+        _ => Failure::Program { program: program.into(), problem: status.to_string() },
+    }
+}
+
+#[cfg(not(unix))]
+fn killed(program: &str, status: ExitStatus) -> Failure {
+    Failure::Program { program: program.into(), problem: status.to_string() }
 }
 
 fn name(command: &Command) -> String {

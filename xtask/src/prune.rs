@@ -4,15 +4,20 @@
 //! 2. Build the worker, and for a device that is not this machine the inference binary without a model, which times
 //!    networks there; let the worker prune: it leaves the model, the plan and the reports in the results' folder.
 //! 3. Build the inference binary for the device with that model embedded.
-//! 4. Let the worker measure it on the device through the profile's connection, complete the reports and judge.
+//! 4. Let the worker measure it on the device through the profile's connection, put it among the results, complete the
+//!    reports and judge.
+//!
+//! The folder of the results is locked all the while, the target folder while a binary is built there and copied.
 
 use crate::cross::{self, Facts, Tool};
 use crate::cuda;
+use crate::locked::Locked;
 use crate::on_device;
-use crate::process::{Failure, Tell, run_worker};
+use crate::process::{Failure, Tell, run_worker, write_program};
 use crate::target::{self, Connection, Target};
 use crate::workspace::{Build, Workspace, host_triple};
 use clap::ValueEnum;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -81,9 +86,15 @@ pub struct Args {
     /// Where the inference binary is built; the device needs cargo for it, and gets the package over its connection
     #[arg(long, value_name = "WHERE", default_value = "here")]
     build: Place,
+    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
+    /// Fail (exit code 7) where latency cannot be measured on the device itself, instead of claiming nothing about it
+    #[arg(long)]
+    require_device: bool,
     /// Fail where nvcc is missing, instead of building for the device's processor only
     #[arg(long)]
     require_gpu: bool,
@@ -144,7 +155,8 @@ impl Args {
         ];
         let floors = self.floor.iter().map(|floor| ("--floor", Some(floor.clone())));
         let all = flags.into_iter().chain(floors);
-        all.filter_map(|(name, value)| value.map(|value| format!("{name}={value}"))).collect()
+        let all = all.filter_map(|(name, value)| value.map(|value| format!("{name}={value}")));
+        all.chain(self.skip_bad_images.then(|| "--skip-bad-images".to_owned())).collect()
     }
 }
 
@@ -174,28 +186,57 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     prune.arg("prune").arg("--profile").arg(&target.path).arg("--out").arg(&out);
     prune.arg("--cache").arg(workspace.target.join("secateurs-cache"));
     prune.args(args.forwarded()).args(args.cuda.then_some("--cuda")).args(["--message-format", format]);
+    prune.args(args.require_device.then_some("--require-device"));
     if args.dry_run {
         run_worker(prune.arg("--dry-run"))?;
         tell.stage("Would", &format!("build {}", build.describe("with the model embedded")));
         tell.stage("Would", "measure it on the device in turn with the uncut model, and complete the reports");
         return Ok(());
     }
+    let _held = Locked::results(&out)?;
+    let built = Built(out.join(BUILT));
     // Where a device is reached that is not this machine, networks are timed there while plans are made.
-    if matches!(target.connect, Connection::Ssh | Connection::Command) {
+    if timed_on_device(&target, |name| std::env::var_os(name)) {
         tell.stage("Building", &build.describe("without a model, to time networks on the device"));
-        prune.arg("--binary").arg(build.run(&workspace, &worker, &target, None)?);
+        let _target = Locked::wait_for(&workspace.target)?;
+        let program = build.run(&workspace, &worker, &target, None)?;
+        prune.arg("--binary").arg(built.take(&program, "bare")?);
     }
-    run_worker(&mut prune)?;
+    run_worker(prune.arg("--first-stage"))?;
 
     tell.stage("Building", &build.describe("with the model embedded"));
-    let built = build.run(&workspace, &worker, &target, Some(&out.join("model.safetensors")))?;
-    let binary = out.join(BINARY);
-    install(&built, &binary)?;
-
+    let binary = {
+        // Another run with another model builds in the same place.
+        let _target = Locked::wait_for(&workspace.target)?;
+        let program = build.run(&workspace, &worker, &target, Some(&out.join("model.safetensors")))?;
+        built.take(&program, BINARY)?
+    };
     let mut finish = Command::new(&worker);
-    finish.arg("finish").arg("--profile").arg(&target.path).arg("--out").arg(&out).arg("--binary").arg(&binary);
-    finish.args(args.threads.iter().map(|threads| format!("--threads={threads}")));
+    finish.arg("finish").arg("--out").arg(&out).arg("--binary").arg(&binary).arg("--held");
+    finish.args(args.require_device.then_some("--require-device"));
     run_worker(finish.args(["--message-format", format]))
+}
+
+/// Where programs lie in the folder of the results until the worker has measured them.
+const BUILT: &str = ".built";
+
+/// Programs of this run alone, in a folder that goes at its end.
+struct Built(PathBuf);
+
+impl Built {
+    /// Copies a program from the target folder, which belongs to every run.
+    fn take(&self, program: &Path, name: &str) -> Result<PathBuf, Failure> {
+        let copy = self.0.join(name);
+        fs::create_dir_all(&self.0).map_err(|e| Failure::writing(&self.0, &e))?;
+        install(program, &copy)?;
+        Ok(copy)
+    }
+}
+
+impl Drop for Built {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Who builds the inference binary.
@@ -315,12 +356,104 @@ impl Bench {
     }
 }
 
-/// Copies a program under a temporary name first, so that nobody ever sees half of it.
+/// Copies a program, so that nobody ever sees half of it.
 fn install(from: &Path, to: &Path) -> Result<(), Failure> {
-    let temporary = to.with_extension("tmp");
-    let copied = fs::copy(from, &temporary).and_then(|_| fs::rename(&temporary, to));
-    copied.map_err(|e| {
-        let _ = fs::remove_file(&temporary);
-        Failure::Workspace(format!("{}: {e}", to.display()))
-    })
+    let mut program = fs::File::open(from).map_err(|e| Failure::Workspace(format!("{}: {e}", from.display())))?;
+    write_program(to, &mut program)
+}
+
+/// Whether the worker times networks on a device while it makes plans: one that is reached over a connection, or through
+/// the runner that cargo is told to use (`CARGO_TARGET_<TRIPLE>_RUNNER`), which wins over the profile's connection.
+fn timed_on_device(target: &Target, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let runner = target.triple.as_deref().and_then(|triple| variable(&cross::variable(triple, "RUNNER")));
+    let by_cargo = runner.is_some_and(|words| !words.to_string_lossy().trim().is_empty());
+    by_cargo || matches!(target.connect, Connection::Ssh | Connection::Command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args as _, FromArgMatches};
+
+    /// What is typed for every flag that the worker shall get.
+    const TYPED: [(&str, &str); 16] = [
+        ("model", "a.pt"),
+        ("data", "a.yaml"),
+        ("imgsz", "96"),
+        ("dtype", "int8"),
+        ("latency-ms", "3"),
+        ("latency-ratio", "0.5"),
+        ("memory-mib", "7"),
+        ("params", "1000"),
+        ("file-mib", "2"),
+        ("floor", "person=0.9"),
+        ("strategy", "2:4"),
+        ("epochs", "0"),
+        ("importance", "l1"),
+        ("calibration-images", "16"),
+        ("threads", "3"),
+        ("seed", "9"),
+    ];
+
+    /// Those that are about this driver, or get their own words.
+    const OTHERS: [&str; 9] = [
+        "target",
+        "out",
+        "build",
+        "cuda",
+        "skip-bad-images",
+        "require-device",
+        "require-gpu",
+        "dry-run",
+        "message-format",
+    ];
+
+    #[test]
+    fn every_flag_reaches_the_worker() {
+        let command = Args::augment_args(clap::Command::new("prune"));
+        let all: Vec<String> = command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
+        let known = |name: &String| OTHERS.contains(&name.as_str()) || TYPED.iter().any(|(flag, _)| flag == name);
+        let unknown: Vec<&String> = all.iter().filter(|name| !known(name)).collect();
+        assert!(unknown.is_empty(), "neither forwarded nor known as the driver's: {unknown:?}");
+        for (flag, value) in TYPED {
+            let typed = format!("--{flag}={value}");
+            let matches = command.clone().try_get_matches_from(["prune", "--target", "host", typed.as_str()]).unwrap();
+            assert_eq!(Args::from_arg_matches(&matches).unwrap().forwarded(), [typed]);
+        }
+    }
+
+    #[test]
+    fn a_runner_of_cargo_is_a_device_whatever_the_profile_says() {
+        let triple = "aarch64-unknown-linux-gnu";
+        let target = |connect| Target { triple: Some(triple.into()), connect, ..Target::default() };
+        let set = |name: &str| (name == "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").then(|| "board-run".into());
+        for (connect, alone) in [
+            (Connection::Qemu, false),
+            (Connection::Local, false),
+            (Connection::Ssh, true),
+            (Connection::Command, true),
+        ] {
+            assert!(timed_on_device(&target(connect), set), "{connect:?}");
+            assert_eq!(timed_on_device(&target(connect), |_| None), alone, "{connect:?}");
+            assert_eq!(timed_on_device(&target(connect), |_| Some("  ".into())), alone, "{connect:?}");
+        }
+        assert!(!timed_on_device(&Target::default(), |_| Some("x".into())), "without a triple there is no variable");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_program_is_installed_through_no_link_that_lies_there() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("victim"), "precious").unwrap();
+        fs::write(path("built"), "program").unwrap();
+        symlink("victim", path("infer.tmp")).unwrap();
+        install(&path("built"), &path("infer")).unwrap();
+        assert_eq!(fs::read_to_string(path("victim")).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(path("infer")).unwrap(), "program");
+        assert_eq!(fs::metadata(path("infer")).unwrap().permissions().mode() & 0o777, 0o755);
+        let error = install(&path("built"), &path("none/infer")).unwrap_err();
+        assert_eq!(error.code(), 10, "{error}");
+    }
 }

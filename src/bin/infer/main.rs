@@ -3,10 +3,12 @@
 //! It is the lean runtime alone, so that it stays small and starts fast.
 
 mod args;
+mod output;
 
 use args::{Args, Choice, Command, Usage};
 use secateurs::bench::{self, BenchError};
 use secateurs::board::{Board, State};
+use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::detector::{DetectorError, Finder, input_side};
 use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
@@ -14,7 +16,7 @@ use secateurs::kernels::available;
 use secateurs::model::{self, FileError, Model};
 use secateurs::vision::{Image, ImageError};
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -27,7 +29,8 @@ Runs a pruned network: finds objects in images, and measures how fast it does.
 Usage: secateurs-infer COMMAND
 
 Commands:
-  detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees
+  detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees; folders of images and patterns
+                    such as 'photos/*.jpg' work too
   bench             Measure the time per frame
   info              Say what the model is
   device            Say what the machine is and what it is doing
@@ -66,7 +69,8 @@ Examples:
   secateurs-infer detect street.jpg --save out
   secateurs-infer bench --runs 1000 --json
 
-Exit codes: 0 done, 1 internal error, 2 wrong usage, 7 the CUDA device cannot be used, 9 an input cannot be used.
+Exit codes: 0 done, 1 internal error, 2 wrong usage, 7 the CUDA device cannot be used, 9 an input cannot be used,
+10 this machine failed: disk, permission, memory.
 ";
 
 /// Why it ended early.
@@ -74,6 +78,7 @@ enum Failure {
     Usage(Usage),
     Device(EngineError),
     Input(String),
+    Machine(String),
     Output(io::Error),
     Internal(String),
 }
@@ -84,7 +89,8 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Device(_) => 7,
             Self::Input(_) => 9,
-            Self::Output(_) | Self::Internal(_) => 1,
+            Self::Machine(_) | Self::Output(_) => 10,
+            Self::Internal(_) => 1,
         }
     }
 }
@@ -94,8 +100,8 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(usage) => write!(f, "{usage}\n  help: secateurs-infer --help lists commands and options"),
             Self::Device(error) => write!(f, "{error}\n  help: --device cpu runs on the processor"),
-            Self::Input(problem) | Self::Internal(problem) => f.write_str(problem),
-            Self::Output(problem) => write!(f, "cannot write: {problem}"),
+            Self::Input(problem) | Self::Machine(problem) | Self::Internal(problem) => f.write_str(problem),
+            Self::Output(problem) => write!(f, "standard output cannot be written: {problem}"),
         }
     }
 }
@@ -145,15 +151,11 @@ impl From<BenchError> for Failure {
 
 fn main() -> ExitCode {
     let done = args::parse(std::env::args_os().skip(1)).map_err(Failure::Usage).and_then(run);
-    match done {
-        // A reader that has seen enough (`| head`) is no error.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::from(failure.code())
-        }
-        Ok(()) => ExitCode::SUCCESS,
-    }
+    let show = |failure: &Failure| output::tell("", "error", &format!(": {failure}"));
+    let done = done.inspect_err(show);
+    // Where the work went wrong, that is what the code says.
+    let done = done.and_then(|()| output::finish().map_err(Failure::Output).inspect_err(show));
+    done.map_or_else(|failure| ExitCode::from(failure.code()), |()| ExitCode::SUCCESS)
 }
 
 /// Threads beyond the processors only delay each other.
@@ -163,26 +165,25 @@ fn capped(args: Args) -> Args {
         return args;
     }
     let asked = args.threads;
-    eprintln!(
-        "note: --threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})"
-    );
+    let text =
+        format!("--threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})");
+    output::tell("", "note", &format!(": {text}"));
     Args { threads: most, ..args }
 }
 
 fn run(args: Args) -> Result<(), Failure> {
     let args = capped(args);
-    let mut out = io::stdout().lock();
     match &args.command {
-        Command::Help => write!(out, "{HELP}")?,
-        Command::Version => writeln!(out, "secateurs-infer {}", env!("CARGO_PKG_VERSION"))?,
-        Command::Info => info(&args, &load(&args)?, &mut out)?,
-        Command::Bench => run_bench(&args, &load(&args)?, &mut out)?,
-        Command::Device => device(&args, &mut out)?,
-        Command::Window => run_window(&args, &load(&args)?, &mut out)?,
-        Command::Table(path) => run_table(&args, path, &mut out)?,
-        Command::Detect(images) => detect(&args, &load(&args)?, images, &mut out)?,
+        Command::Help => output::print(HELP),
+        Command::Version => output::print(&format!("secateurs-infer {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Info => info(&args, &load(&args)?)?,
+        Command::Bench => run_bench(&args, &load(&args)?)?,
+        Command::Device => device(&args)?,
+        Command::Window => run_window(&args, &load(&args)?)?,
+        Command::Table(path) => run_table(&args, path)?,
+        Command::Detect(images) => detect(&args, images)?,
     }
-    Ok(out.flush()?)
+    Ok(())
 }
 
 fn load(args: &Args) -> Result<Model, Failure> {
@@ -203,7 +204,7 @@ fn place(args: &Args) -> Result<Device, Failure> {
         Choice::Auto if !HAS_CUDA => Ok(Device::Cpu),
         Choice::Auto => Ok(cuda_device().map_or_else(
             |problem| {
-                eprintln!("note: {problem}; running on the processor");
+                output::tell("", "note", &format!(": {problem}; running on the processor"));
                 Device::Cpu
             },
             |_| Device::Cuda,
@@ -215,7 +216,7 @@ fn imgsz(args: &Args, model: &Model) -> Result<usize, Failure> {
     input_side(model, args.imgsz).map_err(|e| Failure::Usage(Usage(e.to_string())))
 }
 
-fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
+fn info(args: &Args, model: &Model) -> Result<(), Failure> {
     let side = imgsz(args, model)?;
     let cost = model.graph.cost(side, side).map_err(|e| Failure::Input(e.to_string()))?;
     let device = match place(args)? {
@@ -227,37 +228,41 @@ fn info(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> 
             "names": model.info.names, "imgsz": side, "params": cost.params, "macs": cost.macs,
             "provenance": model.info.provenance, "device": device,
         });
-        writeln!(out, "{value}")?;
-        return Ok(());
+        return Ok(output::print_json(&value)?);
     }
-    let names = &model.info.names;
-    writeln!(out, "{} parameters, {:.3} G multiply-accumulates at {side} px", cost.params, cost.macs as f64 / 1e9)?;
-    writeln!(out, "{} classes: {}", model.graph.classes(), names.join(", "))?;
+    let names: Vec<String> = model.info.names.iter().map(|name| output::line(name)).collect();
+    let mut text = format!(
+        "{} parameters, {:.3} G multiply-accumulates at {side} px\n{} classes: {}\n",
+        cost.params,
+        cost.macs as f64 / 1e9,
+        model.graph.classes(),
+        names.join(", ")
+    );
     for (key, value) in &model.info.provenance {
-        writeln!(out, "{key}: {value}")?;
+        text += &format!("{}: {}\n", output::line(key), output::line(value));
     }
-    writeln!(out, "device: {device}")?;
+    output::print(&format!("{text}device: {device}\n"));
     Ok(())
 }
 
-fn device(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
+fn device(args: &Args) -> Result<(), Failure> {
     let gpu = match place(args)? {
         Device::Cpu => None,
         Device::Cuda => Some(cuda_device().map_err(Failure::Device)?),
     };
     let (board, state) = (Board { gpu, ..Board::read(&args.root) }, State::read(&args.root));
     if args.json {
-        writeln!(out, "{}", serde_json::json!({ "board": board, "state": state }))?;
-        return Ok(());
+        return Ok(output::print_json(&serde_json::json!({ "board": board, "state": state }))?);
     }
-    writeln!(out, "{}", board.fingerprint())?;
+    let mut text = format!("{}\n", board.fingerprint());
     if board.emulated {
-        writeln!(out, "emulated: times mean nothing")?;
+        text += "emulated: times mean nothing\n";
     }
     let facts = serde_json::to_value(&state)?;
     for (name, value) in facts.as_object().into_iter().flatten() {
-        writeln!(out, "  {name}: {value}")?;
+        text += &format!("  {name}: {value}\n");
     }
+    output::print(&text);
     Ok(())
 }
 
@@ -269,66 +274,98 @@ fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     Ok(bench::Options { imgsz, threads, pin, warmup, runs, device })
 }
 
-fn run_window(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
+fn run_window(args: &Args, model: &Model) -> Result<(), Failure> {
     let other = args.against.as_ref().map(|path| model::load(path)).transpose()?;
     let window = bench::window(model, other.as_ref(), &options(args, model)?, args.phases, &args.root)?;
-    serde_json::to_writer(&mut *out, &window)?;
-    Ok(writeln!(out)?)
+    Ok(output::print_json(&window)?)
 }
 
 /// The largest file of networks that is read.
 const MAX_TABLE: u64 = 256 << 20;
 
-fn run_table(args: &Args, path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+fn run_table(args: &Args, path: &Path) -> Result<(), Failure> {
     let input = |problem: &dyn fmt::Display| Failure::Input(format!("{}: {problem}", path.display()));
     let bytes = files::read(path, MAX_TABLE).map_err(|e| input(&e))?;
     let spec: bench::TableSpec = serde_json::from_slice(&bytes).map_err(|e| input(&e))?;
     let times = bench::time_table(&spec, place(args)?).map_err(|e| input(&e))?;
-    serde_json::to_writer(&mut *out, &times)?;
-    Ok(writeln!(out)?)
+    Ok(output::print_json(&times)?)
 }
 
-fn run_bench(args: &Args, model: &Model, out: &mut dyn Write) -> Result<(), Failure> {
+fn run_bench(args: &Args, model: &Model) -> Result<(), Failure> {
     let options = options(args, model)?;
     if args.profile {
-        let profile = bench::profile(model, &options)?;
-        if args.json {
-            serde_json::to_writer(&mut *out, &profile)?;
-            writeln!(out)?;
-        } else {
-            write!(out, "{profile}")?;
-        }
-        return Ok(());
+        return show(&bench::profile(model, &options)?, args.json);
     }
     let measured = match &args.against {
         Some(path) => bench::versus(model, &model::load(path)?, &options)?,
         None => bench::measure(model, &options)?,
     };
-    if args.json {
-        serde_json::to_writer(&mut *out, &measured)?;
-        writeln!(out)?;
+    show(&measured, args.json)
+}
+
+fn show(figures: &(impl serde::Serialize + fmt::Display), json: bool) -> Result<(), Failure> {
+    if json {
+        output::print_json(figures)?
     } else {
-        write!(out, "{measured}")?;
+        output::print(&figures.to_string())
     }
     Ok(())
 }
 
-fn detect(args: &Args, model: &Model, images: &[PathBuf], out: &mut dyn Write) -> Result<(), Failure> {
+fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
+    let listed = pictures::list(words);
+    listed.notes.iter().for_each(|note| output::tell("", "note", &format!(": {note}")));
+    let names = args.save.as_deref().map(|folder| save_names(folder, &listed)).transpose()?;
+    let model = &load(args)?;
     let options = engine::Options { threads: args.threads, device: place(args)?, ..engine::Options::default() };
     let mut finder = Finder::new(model, imgsz(args, model)?, &options)?;
     finder.set_thresholds(args.score, args.iou);
-    for path in images {
-        let mut image = Image::open(path)?;
-        let found = finder.find(path, &image, model)?;
-        if let Some(folder) = &args.save {
-            found.save(&mut image, folder).map_err(|e| Failure::Input(e.to_string()))?;
+    let all = listed.images.len();
+    let mut bad = 0;
+    for (position, image) in listed.images.into_iter().enumerate() {
+        // What only prints may stop where nobody reads on.
+        if names.is_none() && output::is_closed() {
+            break;
         }
-        if args.json {
-            serde_json::to_writer(&mut *out, &found)?;
-            writeln!(out)?;
-        } else {
-            write!(out, "{found}")?;
+        let opened = image.and_then(|path| match Image::open_partial(&path) {
+            Ok((pixels, cut_off)) => {
+                if cut_off {
+                    output::tell("", "warning", &format!(": {}", ImageError::CutOff { path: path.clone() }));
+                }
+                Ok((path, pixels))
+            }
+            Err(error) => Err(error.to_string()),
+        });
+        match opened {
+            Ok((path, mut pixels)) => {
+                let found = finder.find(&path, &pixels, model)?;
+                if let Some(names) = &names {
+                    let saved = found.save_as(&mut pixels, names.path(position), names.inputs());
+                    saved.map_err(|error| Failure::Machine(error.to_string()))?;
+                }
+                if args.json { output::print_json(&found)? } else { output::print(&found.to_string()) }
+            }
+            Err(problem) if all == 1 => return Err(Failure::Input(problem)),
+            Err(problem) => {
+                output::tell("", "error", &format!(": {problem}"));
+                bad += 1;
+            }
         }
     }
+    if bad > 0 {
+        return Err(Failure::Input(format!("{bad} of {all} images could not be used")));
+    }
     Ok(())
+}
+
+/// Where the images with their boxes go, those that cannot be read included.
+fn save_names(folder: &Path, listed: &Listed) -> Result<SaveNames, Failure> {
+    let images: Vec<&Path> = listed.paths().collect();
+    SaveNames::new(folder, &images).map_err(|error| {
+        let problem = format!("--save {}: {error}", folder.display());
+        match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => Failure::Usage(Usage(problem)),
+            _ => Failure::Machine(problem),
+        }
+    })
 }

@@ -2,10 +2,12 @@
 
 use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
+use super::output;
 use secateurs::bench::{Options, measure, profile, versus};
 use secateurs::engine::Device;
 use secateurs::import;
-use std::io::{self, Write};
+use serde::Serialize;
+use std::fmt::Display;
 use std::path::PathBuf;
 
 /// What to measure, and how long.
@@ -46,26 +48,22 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         runs: args.runs as usize,
         device: Device::Cpu,
     };
-    let mut out = io::stdout().lock();
     if args.profile {
         let profile = profile(&model, &options)?;
-        if args.json {
-            serde_json::to_writer(&mut out, &profile)?;
-            writeln!(out)?;
-        } else {
-            write!(out, "{profile}")?;
-        }
-        return Ok(out.flush()?);
+        return show(&profile, args.json);
     }
     let measured = match &args.against {
         Some(path) => versus(&model, &import::load(path)?, &options)?,
         None => measure(&model, &options)?,
     };
-    if args.json {
-        serde_json::to_writer(&mut out, &measured)?;
-        writeln!(out)?;
+    show(&measured, args.json)
+}
+
+fn show(figures: &(impl Serialize + Display), json: bool) -> Result<(), Failure> {
+    if json {
+        output::print_json(figures)?
     } else {
-        write!(out, "{measured}")?;
+        output::print(&figures.to_string())
     }
-    Ok(out.flush()?)
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! `secateurs compare`: several ways to prune one model, side by side.
 
+use super::cache::Cache;
 use super::failure::Failure;
 use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
@@ -25,7 +26,8 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     imgsz: Option<u16>,
     /// Latency budgets as shares of the uncut model's latency
-    #[arg(long, value_name = "R,...", value_delimiter = ',', default_value = "0.8")]
+    #[arg(long, value_name = "R,...", value_delimiter = ',', default_value = "0.8", value_parser = Ratio::parse_above_zero,
+        allow_negative_numbers = true)]
     latency_ratio: Vec<Ratio>,
     /// Ways to choose: a criterion by itself searches the widths, with `-global` or `-uniform` behind it the widths follow a
     /// threshold or one share. The first is what the others are compared with; `uniform` always takes part
@@ -73,26 +75,29 @@ pub fn run(args: Args) -> Result<(), Failure> {
         ..Overrides::default()
     };
     let profile = overrides.apply(Profile::default());
-    let cache = args.cache.unwrap_or_else(|| args.out.join(".cache"));
+    let mut terminal = Terminal::new(args.terminal);
+    files::check_folder(&args.out).map_err(|e| Failure::writing(&args.out, &e))?;
+    let cache = Cache::open(&args.cache.unwrap_or_else(|| args.out.join(".cache")), &mut terminal)?;
     // Ways to prune are compared in f32.
-    let job = Job { dtype: Dtype::F32, ..prune::job(&profile, &args.out, &cache) };
+    let job = Job { dtype: Dtype::F32, ..prune::job(&profile, &args.out, &cache.folder) };
     let mut schemes = args.importance;
     if !schemes.contains(&Scheme::UNIFORM) {
         schemes.push(Scheme::UNIFORM);
     }
     let ratios: Vec<f64> = args.latency_ratio.iter().map(|r| r.get()).collect();
-    let mut terminal = Terminal::new(args.terminal);
     let mut tell = |event: Event| match event {
         Event::Stage(verb, what) => terminal.stage(verb, &what),
         Event::Progress(done, all) => terminal.progress(done, all),
         Event::Note(text) => terminal.note(&text),
     };
     let found = pipeline::compare(&job, &schemes, &ratios, &args.repair, &mut tell)?;
-    files::write_atomic(&args.out.join("compare.json"), &serde_json::to_vec_pretty(&found)?).map_err(Failure::input)?;
     let page = report::render_comparison(&found);
-    files::write_atomic(&args.out.join("compare.html"), page.as_bytes()).map_err(Failure::input)?;
+    for (name, bytes) in [("compare.json", serde_json::to_vec_pretty(&found)?), ("compare.html", page.into_bytes())] {
+        let path = args.out.join(name);
+        files::write_atomic(&path, &bytes).map_err(|e| Failure::writing(&path, &e))?;
+    }
     terminal.stage("Writing", &args.out.display().to_string());
-    let value = serde_json::json!({ "reason": "compared", "out": args.out, "comparison": found });
+    let value = serde_json::json!({ "reason": "compared", "out": args.out.to_string_lossy(), "comparison": found });
     terminal.result(&table(&found), value);
     Ok(())
 }

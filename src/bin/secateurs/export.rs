@@ -2,10 +2,12 @@
 
 use super::failure::Failure;
 use super::input::ModelArgs;
+use super::output;
 use clap::ValueEnum;
 use prost::Message;
 use secateurs::emit::onnx;
-use secateurs::{files, model};
+use secateurs::files::{self, Inputs};
+use secateurs::model;
 use std::path::PathBuf;
 
 /// What to write where.
@@ -32,6 +34,9 @@ enum Format {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    let inputs = Inputs::new([&args.model.model]);
+    let fail = |e: std::io::Error| Failure::writing(&args.output, &e);
+    files::check_writable(&args.output, &inputs).map_err(fail)?;
     let loaded = args.model.load()?;
     let bytes = match args.format {
         Format::Safetensors => model::to_bytes(&loaded).map_err(Failure::internal)?,
@@ -39,11 +44,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let side = args.model.imgsz(&loaded)?;
             let file = onnx::file(&loaded, side, side).map_err(Failure::input)?;
             for problem in onnx::tensorrt::refused(&file) {
-                eprintln!("warning: TensorRT would refuse {problem}");
+                output::tell("", "warning", &format!(": TensorRT would refuse {problem}"));
             }
             file.encode_to_vec()
         }
     };
-    let written = files::write_atomic(&args.output, &bytes);
-    written.map_err(|e| Failure::Input(format!("{}: {e}", args.output.display())))
+    files::write_except(&args.output, &bytes, &inputs).map_err(fail)
 }

@@ -1,5 +1,6 @@
 //! Why a command ended early, and the exit code that says so.
 
+use super::output;
 use secateurs::bench::BenchError;
 use secateurs::detector::DetectorError;
 use secateurs::device::DeviceError;
@@ -11,6 +12,7 @@ use secateurs::session::SessionError;
 use secateurs::vision::ImageError;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 
 /// What went wrong, by who can mend it.
 #[derive(Debug)]
@@ -33,7 +35,9 @@ pub enum Failure {
     Input(String),
     /// A file cannot be used, and what the user can do about it is known.
     Mendable(String, &'static str),
-    /// Nothing can be written to the terminal or pipe.
+    /// This machine failed: disk, permission, memory.
+    Machine(String),
+    /// Standard output takes nothing: its disk is full, say.
     Output(io::Error),
     /// A program of the user ended with a code of its own and has said why.
     Program(u8),
@@ -52,6 +56,11 @@ impl Failure {
         Self::Internal(problem.to_string())
     }
 
+    /// Of a file or folder that could not be written.
+    pub fn writing(path: &Path, error: &io::Error) -> Self {
+        PipelineError::writing(path, error).into()
+    }
+
     /// The exit code.
     pub fn code(&self) -> u8 {
         match self {
@@ -64,7 +73,8 @@ impl Failure {
             Self::Unsteady(_) => 8,
             Self::Program(code) => *code,
             Self::Input(_) | Self::Mendable(..) => 9,
-            Self::Output(_) | Self::Internal(_) => 1,
+            Self::Machine(_) | Self::Output(_) => 10,
+            Self::Internal(_) => 1,
         }
     }
 
@@ -75,7 +85,7 @@ impl Failure {
                 error.problems().iter().map(ToString::to_string).collect()
             }
             Self::Profile(error) => vec![error.to_string()],
-            Self::Output(error) => vec![format!("cannot write: {error}")],
+            Self::Output(error) => vec![format!("standard output cannot be written: {error}")],
             Self::Program(_) => vec![],
             Self::Usage(text)
             | Self::Infeasible(text)
@@ -85,6 +95,7 @@ impl Failure {
             | Self::Unsteady(text)
             | Self::Input(text)
             | Self::Mendable(text, _)
+            | Self::Machine(text)
             | Self::Internal(text) => vec![text.clone()],
         }
     }
@@ -101,6 +112,7 @@ impl Failure {
             Self::Unsteady(_) => {
                 Some("end other programs, cool the board, fix its clock and power mode; then run again")
             }
+            Self::Machine(_) => Some("this machine could not do it: look at its disk space, permissions and memory"),
             Self::Internal(_) => Some("this is a fault of secateurs: please report it with the command you ran"),
             Self::Mendable(_, help) => Some(help),
             Self::Input(_) | Self::Output(_) | Self::Program(_) => None,
@@ -114,18 +126,34 @@ impl Failure {
             let value = serde_json::json!({
                 "reason": "error", "code": self.code(), "messages": messages, "help": help,
             });
-            println!("{value}");
+            // A value is JSON already: nothing can be wrong with it.
+            let _ = output::print_json(&value);
             return;
         }
         let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let (red, cyan, plain) = if colour { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
+        let (red, cyan) = if colour { ("\x1b[1;31m", "\x1b[1;36m") } else { ("", "") };
         for message in messages {
-            eprintln!("{red}error{plain}: {message}");
+            output::tell(red, "error", &format!(": {message}"));
         }
         if let Some(help) = help {
-            eprintln!("  {cyan}help{plain}: {help}");
+            output::tell(cyan, "  help", &format!(": {help}"));
         }
     }
+}
+
+/// Shows what is wrong with the command line, or the help that it asks for, and gives the exit code.
+pub fn command_line(error: &clap::Error) -> u8 {
+    let text = error.render().to_string();
+    let to_error = error.use_stderr();
+    let terminal = if to_error { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
+    let coloured = terminal && std::env::var_os("NO_COLOR").is_none() && output::escape(&text) == text;
+    match (coloured, to_error) {
+        (true, _) => drop(error.print()),
+        (false, true) => output::tell("", "", text.trim_end()),
+        (false, false) => output::print(&text),
+    }
+    let printed = output::finish().map_err(Failure::Output).inspect_err(|failure| failure.show(false));
+    printed.map_or_else(|failure| failure.code(), |()| u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 impl From<ProfileError> for Failure {
@@ -176,7 +204,7 @@ impl From<SessionError> for Failure {
         match error {
             SessionError::Device(error) => error.into(),
             SessionError::Unsteady(_) => Self::Unsteady(error.to_string()),
-            SessionError::File { .. } => Self::input(error),
+            SessionError::File { path, source } => Self::writing(&path, &source),
             // What runs there is our own program: another answer is another program's, or the line's.
             SessionError::Output { .. } => Self::Device(error.to_string()),
         }
@@ -199,7 +227,9 @@ impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Self {
         match error {
             PipelineError::Input(text) => Self::Input(text),
+            PipelineError::Setting(text) => Self::Usage(text),
             PipelineError::Infeasible(text) => Self::Infeasible(text),
+            PipelineError::Machine(text) => Self::Machine(text),
             PipelineError::Session(error) => error.into(),
             PipelineError::Stage { .. } => Self::internal(error),
         }

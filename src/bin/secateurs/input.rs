@@ -1,8 +1,10 @@
 //! The flags that several commands share, and the files behind them.
 
 use super::failure::Failure;
+use super::output;
 use clap::Args;
 use secateurs::detector::input_side;
+use secateurs::eval::EvalResult;
 use secateurs::import;
 use secateurs::kernels::available;
 use secateurs::model::Model;
@@ -55,4 +57,27 @@ impl ThreadArgs {
         );
         most
     }
+}
+
+/// Writes to standard error what the user should know and what does not end the command.
+pub fn warn(notes: impl IntoIterator<Item = impl std::fmt::Display>) {
+    for note in notes {
+        output::tell("", "warning", &format!(": {note}"));
+    }
+}
+
+/// A figure for people: where there was nothing to judge by, -1 stands for none.
+pub fn figure(value: f64) -> String {
+    if value < 0.0 { "undefined: the split has no objects".into() } else { format!("{value:.4}") }
+}
+
+/// Figures of a detector as JSON, where undefined ones are null.
+pub fn figures(result: &EvalResult) -> Result<serde_json::Value, serde_json::Error> {
+    let mut value = serde_json::to_value(result)?;
+    if result.map50_95 < 0.0 {
+        for key in ["map50_95", "map50", "map50_95_ultralytics", "map50_ultralytics"] {
+            value[key] = serde_json::Value::Null;
+        }
+    }
+    Ok(value)
 }

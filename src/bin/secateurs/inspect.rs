@@ -2,13 +2,13 @@
 
 use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
+use super::output;
 use secateurs::engine::{self, Memory};
 use secateurs::graph::{Activation, Cost, Op, Shape};
 use secateurs::group::{self, Groups};
 use secateurs::model::Model;
 use serde::Serialize;
 use std::fmt;
-use std::io::{self, Write};
 
 /// What to look at.
 #[derive(clap::Args)]
@@ -81,14 +81,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let memory = engine::plan_memory(&model.graph, side, side, &options).map_err(Failure::input)?;
     let groups = args.groups.then(|| rows(&model, &group::groups(&model.graph)));
     let inspected = gather(&model, side, cost, memory, &shapes, groups);
-    let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer(&mut out, &inspected)?;
-        writeln!(out)?;
+        output::print_json(&inspected)?
     } else {
-        write!(out, "{inspected}")?;
+        output::print(&inspected.to_string())
     }
-    Ok(out.flush()?)
+    Ok(())
 }
 
 fn gather(
@@ -169,16 +167,18 @@ impl fmt::Display for Inspected {
         for layer in &self.layers {
             let [c, h, w] = layer.shape;
             let shape = format!("{c}x{h}x{w}");
-            writeln!(f, "{:<28} {:<20} {shape:>16} {:>10} {:>14}", layer.name, layer.op, layer.params, layer.macs)?;
+            let name = output::line(&layer.name);
+            writeln!(f, "{name:<28} {:<20} {shape:>16} {:>10} {:>14}", layer.op, layer.params, layer.macs)?;
         }
         if let Some(groups) = &self.groups {
             writeln!(f, "\n{:<28} {:>6}  cut with it", "group", "width")?;
             for group in groups {
                 let heads = if group.heads > 1 { format!(" ({} heads)", group.heads) } else { String::new() };
                 let removable = if group.removable { " (may vanish)" } else { "" };
-                let others: Vec<&str> =
-                    group.producers.iter().map(String::as_str).filter(|name| *name != group.name).collect();
-                writeln!(f, "{:<28} {:>6}  {}{heads}{removable}", group.name, group.width, others.join(", "))?;
+                let others: Vec<String> =
+                    group.producers.iter().filter(|name| **name != group.name).map(|name| output::line(name)).collect();
+                let (name, others) = (output::line(&group.name), others.join(", "));
+                writeln!(f, "{name:<28} {:>6}  {others}{heads}{removable}", group.width)?;
             }
             let channels: usize = groups.iter().map(|group| group.width).sum();
             writeln!(f, "{} groups, {channels} channels", groups.len())?;
@@ -199,6 +199,6 @@ impl fmt::Display for Inspected {
 }
 
 fn abridged(names: &[String]) -> String {
-    let shown = names.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let shown = names.iter().take(8).map(|name| output::line(name)).collect::<Vec<_>>().join(", ");
     if names.len() > 8 { format!("{shown}, ...") } else { shown }
 }

@@ -1,6 +1,7 @@
 //! The worker: prunes, and looks at models before and after.
 
 mod bench;
+mod cache;
 mod compare;
 mod detect;
 mod eval;
@@ -9,15 +10,16 @@ mod failure;
 mod finish;
 mod input;
 mod inspect;
+#[path = "../infer/output.rs"]
+mod output;
 mod prune;
 mod quantise;
 mod runner;
 mod terminal;
 mod train;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use failure::Failure;
-use std::io;
 use std::process::ExitCode;
 
 /// Prunes a trained detector to a measured latency and memory budget.
@@ -34,7 +36,8 @@ Exit codes:
   1  internal error             6  accuracy floor missed
   2  wrong usage                7  the device cannot be reached
   3  bad profile                8  the device was never steady enough to measure
-  4  no plan meets the budget   9  an input cannot be used";
+  4  no plan meets the budget   9  an input cannot be used
+                               10  this machine failed: disk, permission, memory";
 
 #[derive(Subcommand)]
 enum Command {
@@ -65,7 +68,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match command().try_get_matches().and_then(|found| Cli::from_arg_matches(&found)) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(failure::command_line(&error)),
+    };
     let json = match &cli.command {
         Command::Prune(args) => args.terminal.is_json(),
         Command::Compare(args) => args.terminal.is_json(),
@@ -89,15 +95,19 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Finish(args) => finish::run(args),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        // A reader that has seen enough (`| head`) is no error.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(failure) => {
-            failure.show(json);
-            ExitCode::from(failure.code())
-        }
-    }
+    let done = done.inspect_err(|failure| failure.show(json));
+    // Where the work went wrong, that is what the code says.
+    let done = done.and_then(|()| output::finish().map_err(Failure::Output).inspect_err(|failure| failure.show(false)));
+    done.map_or_else(|failure| ExitCode::from(failure.code()), |()| ExitCode::SUCCESS)
+}
+
+/// The command line. A negative number is a value, so that what reads it can say which are allowed.
+fn command() -> clap::Command {
+    let numbers = |arg: clap::Arg| {
+        let takes_value = arg.get_action().takes_values() && !arg.is_trailing_var_arg_set();
+        if takes_value { arg.allow_negative_numbers(true) } else { arg }
+    };
+    Cli::command().mut_subcommands(|command| command.mut_args(numbers))
 }
 
 /// Candle splits small operations over threads that wait for each other busily, beside ours; only the environment of a new

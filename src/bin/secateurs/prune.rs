@@ -1,19 +1,21 @@
 //! `secateurs prune`: the whole job, up to the bundle; `cargo xtask prune` builds its binary and measures it.
 
+use super::cache::{Cache, scratch};
 use super::failure::Failure;
 use super::terminal::{Terminal, TerminalArgs};
+use secateurs::board::Board;
 use secateurs::device;
 use secateurs::graph::Dtype;
 use secateurs::importance::{Criterion, Pattern};
 use secateurs::kernels::available;
 use secateurs::latency::Speed;
-use secateurs::pipeline::{self, Event, Job, Timing, Tune};
+use secateurs::pipeline::{self, Event, Job, Results, Timing, Tune};
 use secateurs::profile::{
     self, Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio, Strategy,
 };
 use secateurs::repair::Method;
-use secateurs::report::{Asked, Report, Stage};
-use secateurs::session::Session;
+use secateurs::report::{Asked, Report, Stage, Verdict};
+use secateurs::session::{self, Session};
 use secateurs::train::optim::Rule;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +29,8 @@ pub struct Args {
     /// Model file: an ultralytics .pt, safetensors, or a model file of ours [default: the profile's, else the demo]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// The dataset's YAML file [default: the profile's, else the demo's drawn set]
+    /// The dataset's YAML file; `demo` or `drawn:N` for pictures that are drawn on the spot [default: the profile's, else the
+    /// demo's]
     #[arg(long, value_name = "YAML")]
     data: Option<PathBuf>,
     /// Side of the square input image, pixels
@@ -38,25 +41,26 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Dtype::ALL.map(|(name, _)| name)))]
     dtype: Option<String>,
     /// Latency budget per frame, milliseconds
-    #[arg(long, value_name = "X", conflicts_with = "latency_ratio")]
+    #[arg(long, value_name = "X", conflicts_with = "latency_ratio", allow_negative_numbers = true)]
     latency_ms: Option<Millis>,
     /// Latency budget as a share of the uncut model's latency
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", value_parser = Ratio::parse_above_zero, allow_negative_numbers = true)]
     latency_ratio: Option<Ratio>,
     /// Memory budget: weights, peak activations and workspace, MiB
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     memory_mib: Option<Mib>,
     /// Budget of trained values
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=i64::MAX as u64),
+        allow_negative_numbers = true)]
     params: Option<u64>,
     /// Budget of the model's file, MiB
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     file_mib: Option<Mib>,
     /// A class must still be found at this share of the uncut model's recall: `--floor person=0.95`; may be repeated
     #[arg(long, value_name = "CLASS=R", value_parser = floor)]
     floor: Vec<(String, Ratio)>,
     /// Passes over the training images; 0 skips training
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1_000_000), allow_negative_numbers = true)]
     epochs: Option<u32>,
     /// What is taken away: whole channels, or single weights, which shrinks the file but not the time
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(["structured", "unstructured", "2:4"]))]
@@ -67,11 +71,15 @@ pub struct Args {
     /// Training images that show what the layers do; fewer are faster, and prune worse
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     calibration_images: Option<u32>,
+    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Threads of the network on the device
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Seed of everything random
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64),
+        allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Folder of the results [default: dist/<target>]
     #[arg(long, value_name = "DIR")]
@@ -85,9 +93,15 @@ pub struct Args {
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
+    /// Fail (exit code 7) where latency cannot be measured on the device itself, instead of claiming nothing about it
+    #[arg(long)]
+    require_device: bool,
     /// Check everything and print what would be done
     #[arg(long)]
     dry_run: bool,
+    /// The caller has locked the folder of the results, and judges with `finish`
+    #[arg(long, hide = true)]
+    first_stage: bool,
     #[command(flatten)]
     pub terminal: TerminalArgs,
 }
@@ -100,30 +114,79 @@ pub fn load(path: Option<&Path>) -> Result<Profile, Failure> {
 /// Reads `CLASS=R`; names may have any character.
 fn floor(text: &str) -> Result<(String, Ratio), String> {
     let (name, share) = text.rsplit_once('=').ok_or("expected CLASS=R, such as person=0.95")?;
-    Ok((name.to_owned(), share.parse().map_err(|e: secateurs::profile::UnitError| e.to_string())?))
+    let share = share.parse().and_then(|share: Ratio| Ratio::above_zero(share.get()));
+    Ok((name.to_owned(), share.map_err(|e| e.to_string())?))
+}
+
+impl Args {
+    /// What was asked for: the profile, and the flags in place of its values.
+    fn resolve(&self) -> Result<Profile, Failure> {
+        let overrides = Overrides {
+            model: self.model.clone(),
+            data: self.data.clone(),
+            imgsz: self.imgsz.map(usize::from),
+            dtype: self.dtype.as_deref().and_then(Dtype::from_name),
+            latency: self.latency_ms,
+            latency_ratio: self.latency_ratio,
+            memory: self.memory_mib,
+            params: self.params.map(|n| n as usize),
+            file: self.file_mib,
+            floors: self.floor.clone(),
+            epochs: self.epochs.map(|n| n as usize),
+            strategy: self.strategy.as_deref().and_then(Strategy::from_name),
+            importance: self.importance.clone(),
+            threads: self.threads.map(usize::from),
+            calibration_images: self.calibration_images.map(|n| n as usize),
+            seed: self.seed,
+        };
+        let profile = overrides.apply(load(self.profile.as_deref())?);
+        refuse_contradictions(&profile)?;
+        Ok(profile)
+    }
 }
 
 /// Runs it.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let overrides = Overrides {
-        model: args.model,
-        data: args.data,
-        imgsz: args.imgsz.map(usize::from),
-        dtype: args.dtype.as_deref().and_then(Dtype::from_name),
-        latency: args.latency_ms,
-        latency_ratio: args.latency_ratio,
-        memory: args.memory_mib,
-        params: args.params.map(|n| n as usize),
-        file: args.file_mib,
-        floors: args.floor,
-        epochs: args.epochs.map(|n| n as usize),
-        strategy: args.strategy.as_deref().and_then(Strategy::from_name),
-        importance: args.importance,
-        threads: args.threads.map(usize::from),
-        calibration_images: args.calibration_images.map(|n| n as usize),
-        seed: args.seed,
+    let mut profile = args.resolve()?;
+    let out = args.out.clone().unwrap_or_else(|| Path::new("dist").join(&profile.device.name));
+    let mut terminal = Terminal::new(args.terminal);
+    if args.dry_run {
+        return dry_run(&args, &profile, &out, &mut terminal);
+    }
+    let results = Results::open(&out, args.first_stage)?;
+    let timing = timing(&profile, &args, &mut terminal)?;
+    profile.device.threads = threads(&profile, &timing, &mut terminal);
+    let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
+    let job =
+        Job { cuda: args.cuda, skip_bad_images: args.skip_bad_images, timing, ..job(&profile, &out, &cache.folder) };
+    let verdict = execute(&job, &profile, &results, &mut terminal)?;
+    if args.first_stage { Ok(()) } else { judge(&verdict, args.require_device) }
+}
+
+/// Checks all that can be without doing any of it, and tells what would be done.
+fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) -> Result<(), Failure> {
+    let results = Results::look(out)?;
+    let timing = match args.binary {
+        // `cargo xtask prune` builds it only for a run that is one.
+        None if profile.connect != Connect::Local && profile.bench.command.is_none() => {
+            let runner = device::runner(profile)?;
+            if runner.emulates() { timing(profile, args, terminal)? } else { runner.reach().map(|()| Timing::Here)? }
+        }
+        _ => timing(profile, args, terminal)?,
     };
-    let profile = overrides.apply(load(args.profile.as_deref())?);
+    // Drawn pictures of the demo, for as long as they are looked at.
+    let scratch = scratch()?;
+    let job = Job { skip_bad_images: args.skip_bad_images, timing, ..job(profile, out, scratch.path()) };
+    pipeline::check(&job, &results, &mut listener(terminal))?;
+    let steps = steps(profile, out);
+    let value = serde_json::json!({ "reason": "plan", "profile": profile, "out": out, "steps": steps });
+    let text: Vec<String> = steps.iter().enumerate().map(|(i, step)| format!("{:>2}. {step}", i + 1)).collect();
+    terminal.result(&text.join("\n"), value);
+    Ok(())
+}
+
+/// Refuses what no job could do, and what only the profile and the flags together get wrong.
+fn refuse_contradictions(profile: &Profile) -> Result<(), Failure> {
     let budget = &profile.budget;
     let sizes = budget.memory.is_some() || budget.params.is_some() || budget.file.is_some();
     if budget.latency.is_none() && budget.latency_ratio.is_none() && !sizes {
@@ -141,25 +204,18 @@ pub fn run(args: Args) -> Result<(), Failure> {
             profile.model.dtype.name()
         )));
     }
-    let out = args.out.unwrap_or_else(|| Path::new("dist").join(&profile.device.name));
-    let cache = args.cache.unwrap_or_else(|| out.join(".cache"));
-    let mut terminal = Terminal::new(args.terminal);
-    if args.dry_run {
-        let value =
-            serde_json::json!({ "reason": "plan", "profile": profile, "out": out, "steps": steps(&profile, &out) });
-        let steps = steps(&profile, &out);
-        let text: Vec<String> = steps.iter().enumerate().map(|(i, step)| format!("{:>2}. {step}", i + 1)).collect();
-        terminal.result(&text.join("\n"), value);
-        return Ok(());
+    if let (Some(asked), Some(whole)) = (budget.memory, profile.device.memory)
+        && asked > whole
+    {
+        return Err(Failure::Usage(format!("--memory-mib: {asked} is more than the device has ({whole})")));
     }
-    let timing = timing(&profile, args.binary.as_deref(), &mut terminal)?;
-    let threads = threads(&profile, &timing, &mut terminal);
-    let job = Job { cuda: args.cuda, timing, threads, ..job(&profile, &out, &cache) };
-    execute(&job, &mut terminal)
+    // `finish` judges by this text.
+    profile::parse(Path::new("the profile with its flags"), &profile::write(profile))?;
+    Ok(())
 }
 
 /// Where networks are timed while plans are made: on the device, or nowhere where it is only simulated.
-fn timing(profile: &Profile, binary: Option<&Path>, terminal: &mut Terminal) -> Result<Timing, Failure> {
+fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Timing, Failure> {
     if let Some(command) = &profile.bench.command {
         // Only the proportions of layers come from these figures; those of a small core serve where there are none.
         let gflops = profile.device.core_gflops.unwrap_or(8.0) * profile.device.threads as f64;
@@ -167,9 +223,16 @@ fn timing(profile: &Profile, binary: Option<&Path>, terminal: &mut Terminal) -> 
         return Ok(Timing::Command(command.clone(), Speed { gflops, bandwidth }));
     }
     let runner = device::runner(profile)?;
-    let why = match binary {
+    let why = match args.binary.as_deref() {
         _ if runner.emulates() => "it is emulated".to_owned(),
-        None if profile.connect == Connect::Local => return Ok(Timing::Here),
+        None if profile.connect == Connect::Local => {
+            // What is measured here only serves for planning where the device is another machine.
+            let other = session::simulated(profile, &Board::read(Path::new("/")), false);
+            return match other.filter(|_| args.require_device) {
+                None => Ok(Timing::Here),
+                Some(why) => Err(no_device(&why)),
+            };
+        }
         None => {
             let problem = "the device needs the inference binary built for it: `cargo xtask prune` builds and gives it";
             return Err(Failure::Usage(problem.into()));
@@ -182,6 +245,9 @@ fn timing(profile: &Profile, binary: Option<&Path>, terminal: &mut Terminal) -> 
             }
         }
     };
+    if args.require_device {
+        return Err(no_device(&why));
+    }
     let Device { core_gflops: Some(gflops), bandwidth: Some(bandwidth), threads, .. } = profile.device else {
         let problem = format!(
             "no times can be had of {} ({why}): give [device] core-gflops and bandwidth-gb-s for an estimate, or a \
@@ -193,6 +259,11 @@ fn timing(profile: &Profile, binary: Option<&Path>, terminal: &mut Terminal) -> 
     terminal
         .note(&format!("{}: {why}; latency is estimated from the profile, and none is claimed", profile.device.name));
     Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
+}
+
+/// Why nothing can be claimed about the device, where that was asked for.
+fn no_device(why: &str) -> Failure {
+    Failure::Device(format!("--require-device: latency cannot be measured on the device ({why})"))
 }
 
 /// Threads of the network: the profile's, at most one for each processor of the device where networks are timed.
@@ -254,20 +325,43 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
     steps
 }
 
-/// Does the job.
-fn execute(job: &Job, terminal: &mut Terminal) -> Result<(), Failure> {
-    let out = &job.out;
-    let mut tell = |event: Event| match event {
+/// Passes on what happens.
+fn listener(terminal: &mut Terminal) -> impl FnMut(Event) {
+    |event: Event| match event {
         Event::Stage(verb, what) => terminal.stage(verb, &what),
         Event::Progress(done, all) => terminal.progress(done, all),
         Event::Note(text) => terminal.note(&text),
-    };
-    let done = pipeline::run(job, &mut tell)?;
-    pipeline::write(out, &done)?;
+    }
+}
+
+/// Does the job, and gives its verdict.
+fn execute(job: &Job, profile: &Profile, results: &Results, terminal: &mut Terminal) -> Result<Verdict, Failure> {
+    let out = results.folder();
+    let done = pipeline::run(job, results, &mut listener(terminal))?;
+    pipeline::write(results, profile, &done)?;
     terminal.stage("Writing", &out.display().to_string());
-    terminal
-        .result(&summary(&done.report), serde_json::json!({ "reason": "pruned", "out": out, "report": done.report }));
-    Ok(())
+    terminal.result(
+        &summary(&done.report),
+        serde_json::json!({ "reason": "pruned", "out": out.to_string_lossy(), "report": done.report }),
+    );
+    Ok(done.report.verdict)
+}
+
+/// The exit code of a verdict.
+pub fn judge(verdict: &Verdict, require_device: bool) -> Result<(), Failure> {
+    let missed: Vec<&str> =
+        verdict.sentences.iter().map(String::as_str).filter(|text| text.contains("missed")).collect();
+    let missed = missed.join("; ");
+    if !verdict.latency_ok || !verdict.memory_ok {
+        return Err(Failure::Budget(missed));
+    }
+    if !verdict.accuracy_ok {
+        return Err(Failure::Accuracy(missed));
+    }
+    match &verdict.simulated {
+        Some(why) if require_device => Err(no_device(why)),
+        _ => Ok(()),
+    }
 }
 
 /// The job of a profile.
@@ -301,6 +395,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         min_keep: search.min_keep.get(),
         criterion: Criterion::from_name(&search.importance).unwrap_or_default(),
         calibration_images: search.calibration_images,
+        skip_bad_images: false,
         seed: search.seed,
         repair: Method::LeastSquares,
         tune: Tune {
@@ -354,5 +449,11 @@ pub fn summary(report: &Report) -> String {
         lines.push(format!("  {:<12}{:.2} % certified gap ({covers})", "plan", 100.0 * gap));
     }
     lines.extend(report.verdict.sentences.iter().map(|sentence| format!("  {:<12}{sentence}", "budget")));
+    if let Some(why) = &report.verdict.simulated {
+        lines.push(format!("  {:<12}nothing was measured on the device ({why}): no latency is claimed", "note"));
+    }
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests;

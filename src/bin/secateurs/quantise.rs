@@ -1,13 +1,14 @@
 //! `secateurs quantise`: a model in 8-bit whole numbers, or in half precision.
 
 use super::failure::Failure;
-use super::input::ModelArgs;
+use super::input::{ModelArgs, warn};
 use super::terminal;
-use secateurs::data::Dataset;
+use secateurs::data::{Dataset, Need, OpenOptions};
+use secateurs::files::{self, Inputs};
 use secateurs::graph::Dtype;
 use secateurs::model::{self, Model};
 use secateurs::quantise::{halve, quantise, ranges};
-use secateurs::vision;
+use secateurs::vision::Preprocess;
 use std::path::{Path, PathBuf};
 
 /// What to round, and on what.
@@ -41,6 +42,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         })?),
         _ => None,
     };
+    let inputs = Inputs::new(std::iter::once(&args.model.model).chain(&args.data));
+    let fail = |e: std::io::Error| Failure::writing(&args.output, &e);
+    files::check_writable(&args.output, &inputs).map_err(fail)?;
     let model = args.model.load()?;
     let side = args.model.imgsz(&model)?;
     let mut rounded = match data {
@@ -55,20 +59,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         None => halve(&model),
     };
     rounded.info.imgsz = Some(side);
-    model::save(&rounded, &args.output).map_err(Failure::input)
+    let bytes = model::to_bytes(&rounded).map_err(Failure::internal)?;
+    files::write_except(&args.output, &bytes, &inputs).map_err(fail)
 }
 
 /// Images as the network reads them.
 fn images(args: &Args, data: &Path, model: &Model, side: usize) -> Result<Vec<Vec<f32>>, Failure> {
-    let dataset = Dataset::open(data, &args.split).map_err(Failure::input)?;
+    let options = OpenOptions { labels: Need::Ignored, ..OpenOptions::default() };
+    let dataset = Dataset::open_with(data, &args.split, &options).map_err(Failure::input)?;
+    warn(&dataset.notes);
     let step = (dataset.items.len() / usize::from(args.images)).max(1);
+    let preprocess = Preprocess::new(model).map_err(Failure::input)?;
     let load = |item: &secateurs::data::Item| {
         let image = item.image.load().map_err(Failure::input)?;
-        let mut tensor = vec![0.0; model.graph.input_channels() * side * side];
-        vision::fit(&image, side, &mut tensor);
-        if let Some(normalise) = model.info.normalise {
-            normalise.apply(&mut tensor);
-        }
+        let mut tensor = vec![0.0; preprocess.channels() * side * side];
+        preprocess.write(&image, side, &mut tensor);
         Ok(tensor)
     };
     dataset.items.iter().step_by(step).take(args.images.into()).map(load).collect()

@@ -1,9 +1,9 @@
 //! `secateurs runner`: a program on the device of a profile, for cargo's `CARGO_TARGET_<TRIPLE>_RUNNER`.
 
 use super::failure::Failure;
+use super::output;
 use super::prune;
 use secateurs::device::{self, DeviceError, Limits, Word};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Where to run what.
@@ -31,9 +31,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let words: Vec<Word> = args.words.iter().map(word).collect();
     match runner.run_within(&args.program, &words, &Limits::ATTENDED) {
-        Ok(output) => Ok(io::stdout().lock().write_all(&output)?),
+        Ok(output) => Ok(output::print_bytes(&output)),
         Err(DeviceError::Failed { code: Some(code), output, .. }) => {
-            io::stdout().lock().write_all(&output)?;
+            output::print_bytes(&output);
             Err(Failure::Program(u8::try_from(code).unwrap_or(1)))
         }
         Err(error) => Err(error.into()),

@@ -1,5 +1,6 @@
 //! Tells what happens: in cargo's style on standard error, or as one JSON object a line on standard output.
 
+use super::output;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -43,6 +44,10 @@ impl Terminal {
     /// A terminal in the given format.
     pub fn new(args: TerminalArgs) -> Self {
         let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        #[cfg(unix)]
+        if args.message_format == Format::Human && io::stderr().is_terminal() {
+            close_line_at_interrupt();
+        }
         Self { format: args.message_format, colour, stage: String::new(), bar: None, told: 0 }
     }
 
@@ -51,18 +56,20 @@ impl Terminal {
         self.clear();
         self.stage = verb.to_owned();
         match self.format {
-            Format::Json => line(json!({ "reason": "stage", "stage": verb, "detail": what })),
-            Format::Human if self.colour => eprintln!("\x1b[1;32m{verb:>12}\x1b[0m {what}"),
-            Format::Human => eprintln!("{verb:>12} {what}"),
+            Format::Json => line(&json!({ "reason": "stage", "stage": verb, "detail": what })),
+            Format::Human => {
+                let colour = if self.colour { "\x1b[1;32m" } else { "" };
+                output::tell(colour, &format!("{verb:>12}"), &format!(" {what}"));
+            }
         }
     }
 
     /// Something worth a line.
     pub fn note(&mut self, text: &str) {
         match (self.format, &self.bar) {
-            (Format::Json, _) => line(json!({ "reason": "note", "text": text })),
-            (Format::Human, Some(bar)) => bar.suspend(|| eprintln!("{:>12} {text}", "")),
-            (Format::Human, None) => eprintln!("{:>12} {text}", ""),
+            (Format::Json, _) => line(&json!({ "reason": "note", "text": text })),
+            (Format::Human, Some(bar)) => bar.suspend(|| output::tell("", "", &format!("{:>12} {text}", ""))),
+            (Format::Human, None) => output::tell("", "", &format!("{:>12} {text}", "")),
         }
     }
 
@@ -73,7 +80,7 @@ impl Terminal {
                 let twentieths = 20 * done / all.max(1);
                 if twentieths > self.told {
                     self.told = twentieths;
-                    line(json!({ "reason": "progress", "stage": self.stage, "done": done, "of": all }));
+                    line(&json!({ "reason": "progress", "stage": self.stage, "done": done, "of": all }));
                 }
             }
             Format::Human => {
@@ -92,8 +99,8 @@ impl Terminal {
     pub fn result(&mut self, text: &str, value: Value) {
         self.clear();
         match self.format {
-            Format::Json => line(value),
-            Format::Human => println!("{}", text.trim_end()),
+            Format::Json => line(&value),
+            Format::Human => output::print(&format!("{}\n", text.trim_end())),
         }
     }
 
@@ -111,8 +118,30 @@ impl Drop for Terminal {
     }
 }
 
-fn line(value: Value) {
-    println!("{value}");
+fn line(value: &Value) {
+    // A value is JSON already: nothing can be wrong with it.
+    let _ = output::print_json(value);
+}
+
+/// At Ctrl-C ends the line that a bar may stand on, so that the shell begins on its own; then the signal does its work.
+#[cfg(unix)]
+fn close_line_at_interrupt() {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::{iterator::Signals, low_level::emulate_default_handler};
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
+        let wait = move || {
+            for signal in &mut signals {
+                output::tell("", "", "");
+                let _ = emulate_default_handler(signal);
+            }
+        };
+        // Without the thread the line would stay open, and the signal unheard.
+        if std::thread::Builder::new().name("signals".into()).spawn(wait).is_err() {
+            std::process::abort();
+        }
+    });
 }
 
 /// A bar on standard error; invisible where that is no terminal.

@@ -1,9 +1,12 @@
 //! `secateurs train`: trains a network of the zoo from nothing, or a model file further.
 
 use super::failure::Failure;
+use super::input::{figure, figures};
 use super::terminal::{Terminal, TerminalArgs};
 use clap::ValueEnum;
-use secateurs::data::{Dataset, demo};
+use secateurs::data::{Dataset, demo, names_differ, overlap};
+use secateurs::detector::check_side;
+use secateurs::files::{self, Inputs};
 use secateurs::graph::{Graph, Head};
 use secateurs::model::{self, Info, Model};
 use secateurs::pipeline::Event;
@@ -30,10 +33,10 @@ pub struct Args {
     imgsz: Option<u16>,
     /// Passes over the training images
     #[arg(long, value_name = "N", default_value_t = 10)]
-    epochs: usize,
+    epochs: u32,
     /// Images per step
     #[arg(long, value_name = "N", default_value_t = 16)]
-    batch: usize,
+    batch: u32,
     /// Highest learning rate
     #[arg(long, value_name = "X", default_value_t = 1e-3)]
     lr: f64,
@@ -42,7 +45,7 @@ pub struct Args {
     optimizer: Optimizer,
     /// Epochs, from the first on, whose images are mosaics of four
     #[arg(long, value_name = "N", default_value_t = 0)]
-    mosaic: usize,
+    mosaic: u32,
     /// L1 penalty on the scales of the normalisations, so that channels that matter little can be told
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     sparsity: f64,
@@ -51,7 +54,10 @@ pub struct Args {
     seed: u64,
     /// Threads; 0 takes one per processor. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    threads: u16,
+    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
@@ -86,28 +92,43 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if !Path::new(&args.arch).exists() && named(&args.arch, 1)?.is_none() {
         return Err(Failure::Usage(format!("--arch {}: neither a model file nor one of {NAMES}", args.arch)));
     }
+    let inputs = Inputs::new([&args.arch, &args.data]);
+    let part = part(&args.output);
+    for path in [&args.output, &part] {
+        let fail = |e: std::io::Error| Failure::writing(path, &e);
+        files::check_writable(path, &inputs).map_err(fail)?;
+    }
     let (data, drawn) = data(args, &mut terminal)?;
-    let train = Dataset::open(&data, "train").map_err(Failure::input)?;
-    let val = Dataset::open(&data, "val").map_err(Failure::input)?;
-    let mut start = start(&args.arch, &train, args.seed)?;
+    let open = |split: &str| {
+        let mut set = Dataset::open(&data, split).map_err(Failure::input)?;
+        if args.skip_bad_images {
+            set.skip_unreadable().map_err(Failure::input)?;
+        }
+        Ok::<_, Failure>(set)
+    };
+    let (train, val) = (open("train")?, open("val")?);
+    let (mut start, renamed) = start(&args.arch, &train, args.seed)?;
+    for note in train.notes.iter().chain(&val.notes).chain(&overlap(&train, &val)).chain(&renamed) {
+        terminal.note(&format!("warning: {note}"));
+    }
     let own = if args.arch == SIMPLE { simple_cnn::SIDE } else { 640 };
     let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { demo::SIDE } else { own });
+    let side = check_side(side, start.graph.stride()).map_err(|e| Failure::Usage(e.to_string()))?;
     start.info.imgsz = Some(side);
-    let part = part(&args.output);
     let config = FitConfig {
-        epochs: args.epochs,
-        batch: args.batch,
+        epochs: args.epochs as usize,
+        batch: args.batch as usize,
         imgsz: side,
         lr: args.lr,
         optimizer: match args.optimizer {
             Optimizer::Adamw => Rule::ADAM_W,
             Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
         },
-        mosaic_until: args.mosaic,
+        mosaic_until: args.mosaic as usize,
         sparsity: args.sparsity,
         augment: if start.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() },
         seed: args.seed,
-        threads: args.threads,
+        threads: args.threads.into(),
         checkpoint: Some(part.clone()),
         ..FitConfig::default()
     };
@@ -122,6 +143,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             part.display(),
             aside.display()
         )),
+        FitEvent::NotSaved { problem } => {
+            terminal.note(&format!("warning: {problem}; an interrupted training would start anew"));
+        }
         FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
         FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
     };
@@ -137,7 +161,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("seed", args.seed.to_string()),
     ];
     trained.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
-    model::save(&trained, &args.output).map_err(Failure::input)?;
+    let bytes = model::to_bytes(&trained).map_err(Failure::internal)?;
+    files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
     // Only a finished training is done with what it would have gone on from.
     let _ = std::fs::remove_file(&part);
     terminal.stage("Evaluating", &format!("{} images", val.items.len()));
@@ -147,20 +172,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?)
     } else {
         let found = eval::evaluate_model(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
-        let text = format!("  {:<12}{:.4}\n  {:<12}{:.4}", "mAP50-95", found.map50_95, "mAP50", found.map50);
-        (text, serde_json::to_value(found)?)
+        let (strict, loose) = (figure(found.map50_95), figure(found.map50));
+        let text = format!("  {:<12}{strict}\n  {:<12}{loose}", "mAP50-95", "mAP50");
+        (text, figures(&found)?)
     };
-    terminal.result(&text, serde_json::json!({ "reason": "trained", "output": args.output, "val": found }));
+    terminal.result(
+        &text,
+        serde_json::json!({ "reason": "trained", "output": args.output.to_string_lossy(), "val": found }),
+    );
     Ok(())
 }
 
 /// The dataset, and whether it is a drawn one.
 fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure> {
-    let count = match args.data.strip_prefix("drawn:") {
-        Some(count) => count.parse().ok().filter(|n| (1..=1_000_000).contains(n)).ok_or_else(|| {
-            Failure::Usage(format!("--data {}: expected a number from 1 to 1000000 behind `drawn:`", args.data))
-        })?,
-        None if args.data == "demo" => DRAWN.0,
+    let count = match demo::named(&args.data, DRAWN.0) {
+        Some(count) => count.map_err(|e| Failure::Usage(format!("--data {e}")))?,
         None => return Ok((PathBuf::from(&args.data), false)),
     };
     terminal.stage("Drawing", &format!("{count} pictures to train on, {} to judge by", DRAWN.1));
@@ -173,8 +199,8 @@ fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure
     Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1, &mut tell)?, true))
 }
 
-/// Fresh weights of a named network, or the model of a file.
-fn start(arch: &str, data: &Dataset, seed: u64) -> Result<Model, Failure> {
+/// Fresh weights of a named network, or the model of a file; and what its class names were, where the data has others.
+fn start(arch: &str, data: &Dataset, seed: u64) -> Result<(Model, Option<String>), Failure> {
     let mut model = match named(arch, data.names.len())? {
         Some(graph) => {
             let weights = train::init(&graph, seed);
@@ -186,8 +212,9 @@ fn start(arch: &str, data: &Dataset, seed: u64) -> Result<Model, Failure> {
         let (classes, named) = (model.graph.classes(), data.names.len());
         return Err(Failure::Input(format!("{arch} has {classes} classes, the data names {named}; both must agree")));
     }
+    let renamed = names_differ(&model.info.names, &data.names);
     model.info.names.clone_from(&data.names);
-    Ok(model)
+    Ok((model, renamed))
 }
 
 /// The graph of a name, or none where it is no name.
@@ -218,10 +245,11 @@ fn part(output: &Path) -> PathBuf {
 
 /// Settings are the user's, and so are data and checkpoints.
 fn failure(error: train::TrainError) -> Failure {
-    use train::TrainError::{Backend, Setting, Threads};
+    use train::TrainError::{Backend, File, Setting, Threads};
     match error {
         Setting { .. } => Failure::Usage(error.to_string()),
         Backend(_) | Threads(_) => Failure::internal(error),
+        File(model::FileError::Io { path, source }) => Failure::writing(&path, &source),
         _ => Failure::input(error),
     }
 }

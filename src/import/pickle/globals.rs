@@ -1,6 +1,7 @@
 //! The names that a checkpoint may ask for, and what applying them means here.
 
 use super::value::{Dtype, Global};
+use std::sync::Arc;
 
 /// What applying an allowed name to arguments gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +45,123 @@ const CLASSES: &[(&str, &[&str])] = &[
 ];
 
 /// The global of a module and a name, or nothing if the allow-list does not have it.
-pub(super) fn allowed(module: &str, name: &str) -> Option<Global> {
+pub(super) fn allowed(module: &Arc<str>, name: &Arc<str>) -> Option<Global> {
     let kind = kind(module, name)?;
-    Some(Global { module: module.into(), name: name.into(), kind })
+    Some(Global { module: module.clone(), name: name.clone(), kind })
+}
+
+/// Where a name that is not allowed comes from, as far as it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A function, or something of Python's own that runs programs or opens files.
+    Code,
+    /// A class of the author's own program, or of a library.
+    Foreign,
+    /// The programs of YOLOv5, and those that began as a copy of it.
+    Yolov5,
+}
+
+/// Modules of Python itself, and of what runs programs: a class among them is not that of a network.
+const PYTHON: &[&str] = &[
+    "__builtin__",
+    "_io",
+    "_posixsubprocess",
+    "_pyio",
+    "_socket",
+    "asyncio",
+    "bdb",
+    "bz2",
+    "builtins",
+    "cloudpickle",
+    "code",
+    "codecs",
+    "codeop",
+    "commands",
+    "concurrent",
+    "ctypes",
+    "dill",
+    "distutils",
+    "doctest",
+    "email",
+    "fileinput",
+    "ftplib",
+    "functools",
+    "glob",
+    "gzip",
+    "http",
+    "httplib",
+    "importlib",
+    "inspect",
+    "io",
+    "joblib",
+    "linecache",
+    "logging",
+    "lzma",
+    "mailbox",
+    "marshal",
+    "mmap",
+    "multiprocessing",
+    "nt",
+    "ntpath",
+    "operator",
+    "os",
+    "pathlib",
+    "pdb",
+    "pickle",
+    "pip",
+    "pkgutil",
+    "platform",
+    "popen2",
+    "posix",
+    "posixpath",
+    "profile",
+    "pty",
+    "pydoc",
+    "requests",
+    "runpy",
+    "setuptools",
+    "shelve",
+    "shutil",
+    "signal",
+    "site",
+    "smtplib",
+    "socket",
+    "socketserver",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "sys",
+    "tarfile",
+    "telnetlib",
+    "tempfile",
+    "threading",
+    "timeit",
+    "trace",
+    "types",
+    "unittest",
+    "urllib",
+    "urllib2",
+    "urllib3",
+    "uuid",
+    "venv",
+    "webbrowser",
+    "xmlrpc",
+    "zipfile",
+    "zipimport",
+];
+
+/// Tells where a name that is not allowed comes from.
+pub(super) fn origin(module: &str, name: &str) -> Origin {
+    let program = module.split('.').next().unwrap_or_default();
+    let simple = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    match program {
+        _ if !simple => Origin::Code,
+        "models" if ["models.yolo", "models.common", "models.experimental"].contains(&module) => Origin::Yolov5,
+        "__main__" | "__mp_main__" => Origin::Foreign,
+        "" => Origin::Code,
+        _ if PYTHON.contains(&program) || !name.starts_with(|c: char| c.is_ascii_uppercase()) => Origin::Code,
+        _ => Origin::Foreign,
+    }
 }
 
 fn kind(module: &str, name: &str) -> Option<Kind> {
@@ -96,7 +211,7 @@ mod tests {
             ("torch.nn.modules.conv", "Conv2d"),
             ("torch", "HalfStorage"),
         ] {
-            assert!(allowed(module, name).is_some(), "{module} {name}");
+            assert!(allowed(&module.into(), &name.into()).is_some(), "{module} {name}");
         }
         for (module, name) in [
             ("os", "system"),
@@ -113,7 +228,29 @@ mod tests {
             ("ultralytics.nn.tasks", "os.system"),
             ("", ""),
         ] {
-            assert!(allowed(module, name).is_none(), "{module} {name}");
+            assert!(allowed(&module.into(), &name.into()).is_none(), "{module} {name}");
+        }
+    }
+
+    #[test]
+    fn code_is_told_from_classes_of_others() {
+        for (module, name, expected) in [
+            ("os", "system", Origin::Code),
+            ("subprocess", "Popen", Origin::Code),
+            ("builtins", "eval", Origin::Code),
+            ("torch", "load", Origin::Code),
+            ("types", "CodeType", Origin::Code),
+            ("ultralytics.nn.tasks", "os.system", Origin::Code),
+            ("__main__", "os.system", Origin::Code),
+            ("", "", Origin::Code),
+            ("__main__", "Net", Origin::Foreign),
+            ("src.model", "Net", Origin::Foreign),
+            ("torch.optim.sgd", "SGD", Origin::Foreign),
+            ("models.resnet", "ResNet", Origin::Foreign),
+            ("models.yolo", "DetectionModel", Origin::Yolov5),
+            ("models.common", "Conv", Origin::Yolov5),
+        ] {
+            assert_eq!(origin(module, name), expected, "{module} {name}");
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A pickle is a program for a small stack machine. The dangerous instructions are those that look a name up and call
 //! it; here a name must be on an allow-list (`globals`), and "calling" it only records that it would have been called.
-//! Memory is linear in the length of the pickle: values are shared by position, never copied, and their number is
-//! bounded. Protocols 2 to 5, the instructions that PyTorch and Python's own pickler write.
+//! Memory is bounded, however the pickle repeats itself: values are shared by position and texts by reference, names and
+//! keys have a greatest length, and all values together may take [`MAX_VALUES`] places and [`MAX_BYTES`]. Protocols 2 to 5, the instructions that PyTorch and Python's own pickler write.
 
 mod globals;
 mod value;
@@ -11,8 +11,9 @@ mod value;
 pub use value::{Dtype, Heap, Ref, Storage, TensorView, Value};
 
 use super::error::Fault;
-use globals::Kind;
+use globals::{Kind, Origin};
 use std::collections::HashMap;
+use std::sync::Arc;
 use value::Object;
 
 /// The longest pickle that is read.
@@ -20,6 +21,12 @@ pub const MAX_PICKLE: usize = 32 << 20;
 
 /// The most values, and the most references between them, in one pickle.
 pub const MAX_VALUES: usize = 2 << 20;
+
+/// The most bytes that all values and their references may take.
+pub const MAX_BYTES: usize = 256 << 20;
+
+/// The longest name of a module, a class, a storage or a tensor, bytes.
+pub const MAX_NAME: usize = 200;
 
 /// The most axes of a tensor.
 const MAX_AXES: usize = 8;
@@ -42,6 +49,11 @@ pub fn parse(bytes: &[u8]) -> Result<(Heap, Ref), Fault> {
             Ok(None) => {}
             Ok(Some(result)) => return Ok((machine.heap, result)),
             Err(Stop::Refused(global)) => return Err(Fault::Refused { offset: start, global }),
+            Err(Stop::Foreign(global)) => return Err(Fault::Foreign { offset: start, global }),
+            Err(Stop::Yolov5(global)) => {
+                let found = format!("a checkpoint of the programs of YOLOv5 and YOLOv7 (it asks for `{global}`)");
+                return Err(Fault::Unsupported { found });
+            }
             Err(Stop::Broken(problem)) => return Err(Fault::Pickle { offset: start, problem }),
         }
     }
@@ -50,6 +62,8 @@ pub fn parse(bytes: &[u8]) -> Result<(Heap, Ref), Fault> {
 enum Stop {
     Broken(String),
     Refused(String),
+    Foreign(String),
+    Yolov5(String),
 }
 
 impl From<&str> for Stop {
@@ -68,6 +82,8 @@ struct Machine<'a> {
     memo: HashMap<u32, Ref>,
     /// References held by containers.
     links: usize,
+    /// Bytes that values and references take.
+    held: usize,
 }
 
 impl Machine<'_> {
@@ -240,6 +256,7 @@ impl Machine<'_> {
         if self.heap.values.len() >= MAX_VALUES {
             return Err(Stop::Broken(format!("more than {MAX_VALUES} values")));
         }
+        self.hold(value.bytes())?;
         let at = Ref(self.heap.values.len() as u32);
         self.heap.values.push(value);
         self.push_ref(at)
@@ -262,6 +279,16 @@ impl Machine<'_> {
         self.links += count;
         if self.links > MAX_VALUES {
             return Err(Stop::Broken(format!("more than {MAX_VALUES} references between values")));
+        }
+        // A growing list has up to twice the room that it needs.
+        self.hold(2 * count * size_of::<Ref>())
+    }
+
+    /// Counts bytes before they are allocated for good.
+    fn hold(&mut self, bytes: usize) -> Result<(), Stop> {
+        self.held = self.held.saturating_add(bytes);
+        if self.held > MAX_BYTES {
+            return Err(Stop::Broken(format!("values of more than {MAX_BYTES} bytes")));
         }
         Ok(())
     }
@@ -317,25 +344,36 @@ impl Machine<'_> {
     }
 
     fn global(&mut self, op: u8) -> Result<(), Stop> {
-        let (module, name) = if op == b'c' {
-            (self.line()?, self.line()?)
+        let (module, name): (Arc<str>, Arc<str>) = if op == b'c' {
+            (self.line()?.into(), self.line()?.into())
         } else {
             let name = self.pop()?;
             let module = self.pop()?;
-            match (self.heap.text(module), self.heap.text(name)) {
-                (Some(module), Some(name)) => (module.to_owned(), name.to_owned()),
+            match (self.heap.shared_text(module), self.heap.shared_text(name)) {
+                (Some(module), Some(name)) => (module.clone(), name.clone()),
                 _ => return Err("a global whose name is not a text".into()),
             }
         };
-        let shown = |text: &str| text.chars().filter(|c| !c.is_control()).take(200).collect::<String>();
-        let global = globals::allowed(&module, &name)
-            .ok_or_else(|| Stop::Refused(format!("{}.{}", shown(&module), shown(&name))))?;
+        if module.len() > MAX_NAME || name.len() > MAX_NAME {
+            return Err(Stop::Broken(format!("the name of a global is longer than {MAX_NAME} bytes")));
+        }
+        let shown = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+        let global = globals::allowed(&module, &name).ok_or_else(|| {
+            let global = format!("{}.{}", shown(&module), shown(&name));
+            match globals::origin(&module, &name) {
+                Origin::Code => Stop::Refused(global),
+                Origin::Foreign => Stop::Foreign(global),
+                Origin::Yolov5 => Stop::Yolov5(global),
+            }
+        })?;
         self.push(Value::Global(global.into()))
     }
 
     fn line(&mut self) -> Result<String, Stop> {
         let rest = &self.bytes[self.at..];
-        let end = rest.iter().take(1000).position(|b| *b == b'\n').ok_or("the name of a global has no end")?;
+        let end = rest.iter().take(MAX_NAME + 1).position(|b| *b == b'\n').ok_or_else(|| {
+            Stop::Broken(format!("the name of a global has no end, or is longer than {MAX_NAME} bytes"))
+        })?;
         let line = String::from_utf8_lossy(&rest[..end]).into_owned();
         self.at += end + 1;
         Ok(line)
@@ -391,7 +429,10 @@ impl Machine<'_> {
                     },
                     _ => None,
                 };
-                let key = self.heap.text(*key).map(str::to_owned);
+                let key = self.heap.shared_text(*key).cloned();
+                if key.as_ref().is_some_and(|key| key.len() > MAX_NAME) {
+                    return Err(Stop::Broken(format!("the name of a storage is longer than {MAX_NAME} bytes")));
+                }
                 let len = self.heap.int(*len).and_then(|n| u64::try_from(n).ok());
                 dtype.zip(key).zip(len).map(|((dtype, key), len)| Storage { dtype, key, len })
             }

@@ -101,3 +101,58 @@ proptest! {
         let _ = result(&ops);
     }
 }
+
+/// A text, put into the memo under `key`.
+fn memoised(text: &[u8], key: u8) -> Vec<u8> {
+    [&b"X"[..], &(text.len() as u32).to_le_bytes(), text, b"q", &[key]].concat()
+}
+
+#[test]
+fn texts_that_many_values_need_are_shared_and_names_are_short() {
+    // Two globals of one module, by reference to the same two texts, and two storages with the same key.
+    let global = b"h\x00h\x01\x93";
+    let storage = b"(h\x02ctorch\nFloatStorage\nh\x03h\x03K\x01tQ";
+    let texts = [
+        b"\x80\x04](".to_vec(),
+        memoised(b"ultralytics.nn.tasks", 0),
+        memoised(b"Model", 1),
+        memoised(b"storage", 2),
+        memoised(b"7", 3),
+    ];
+    let bytes = [&texts.concat()[..], global, global, storage, storage, b"e."].concat();
+    let (heap, root) = parse(&bytes).unwrap_or_else(|e| panic!("{e}"));
+    let [.., a, b, c, d] = heap.list(root).unwrap() else { panic!() };
+    let (Value::Global(a), Value::Global(b)) = (heap.at(*a), heap.at(*b)) else { panic!() };
+    assert!(Arc::ptr_eq(&a.module, &b.module) && Arc::ptr_eq(&a.name, &b.name));
+    let (Value::Storage(c), Value::Storage(d)) = (heap.at(*c), heap.at(*d)) else { panic!() };
+    assert!(Arc::ptr_eq(&c.key, &d.key));
+
+    let long = [&b"ultralytics.nn."[..], &vec![b'a'; MAX_NAME]].concat();
+    let line = [&b"\x80\x02c"[..], &long, b"\nX\n."].concat();
+    let module = [b"\x80\x04".to_vec(), memoised(&long, 0), memoised(b"X", 1), global.to_vec()].concat();
+    let name = [b"\x80\x04".to_vec(), memoised(b"torch.nn.modules", 0), memoised(&long, 1), global.to_vec()].concat();
+    let key = [texts[0].clone(), memoised(b"storage", 2), memoised(&long, 3), storage.to_vec()].concat();
+    for (bytes, expected) in [
+        (line, "the name of a global has no end, or is longer than 200 bytes"),
+        (module, "the name of a global is longer than 200 bytes"),
+        (name, "the name of a global is longer than 200 bytes"),
+        (key, "the name of a storage is longer than 200 bytes"),
+    ] {
+        let found = result(&bytes);
+        assert!(found.contains(expected), "{found}");
+    }
+}
+
+#[test]
+fn all_values_together_have_one_budget_of_bytes() {
+    // Each round views the same storage through eight axes: eleven bytes of the pickle become some 250.
+    let axes = b"(K\x01K\x01K\x01K\x01K\x01K\x01K\x01K\x01tq\x05";
+    let mut bytes =
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000K\x00K\x01tQq\x01".to_vec();
+    bytes.extend_from_slice(axes);
+    bytes.extend_from_slice(b"ctorch._utils\n_rebuild_tensor_v2\nq\x02(h\x01K\x00h\x05h\x05tq\x03");
+    (0..MAX_VALUES - 100).for_each(|_| bytes.extend_from_slice(b"h\x02h\x03R0"));
+    bytes.push(b'.');
+    let found = result(&bytes);
+    assert!(found.contains("values of more than 268435456 bytes"), "{found}");
+}

@@ -1,9 +1,11 @@
 //! The inert values that a pickle describes.
 //!
 //! All values live in one [`Heap`] and refer to each other by position, as a pickle's memo does: sharing costs four
-//! bytes, a cycle cannot leak, and nothing recurses when the heap is dropped.
+//! bytes, a cycle cannot leak, and nothing recurses when the heap is dropped. Texts that several values need (names of
+//! classes, keys of storages) are shared, never copied.
 
 use super::globals::Kind;
+use std::sync::Arc;
 
 /// Position of a value in its [`Heap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +23,7 @@ pub enum Value {
     /// A float.
     Float(f64),
     /// A text.
-    Str(Box<str>),
+    Str(Arc<str>),
     /// Bytes, which are not kept.
     Bytes,
     /// A list, tuple or set.
@@ -42,9 +44,9 @@ pub enum Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Global {
     /// Module.
-    pub module: String,
+    pub module: Arc<str>,
     /// Name in it.
-    pub name: String,
+    pub name: Arc<str>,
     /// What applying it means.
     pub(super) kind: Kind,
 }
@@ -91,7 +93,7 @@ pub struct Storage {
     /// Element type.
     pub dtype: Dtype,
     /// Name of the entry below `data/`.
-    pub key: String,
+    pub key: Arc<str>,
     /// Number of elements.
     pub len: u64,
 }
@@ -109,6 +111,21 @@ pub struct TensorView {
     pub strides: Vec<u64>,
 }
 
+impl Value {
+    /// Bytes that the value takes; references of lists and dictionaries are counted when they are added.
+    pub(super) fn bytes(&self) -> usize {
+        let beside = match self {
+            Self::Str(text) => text.len(),
+            Self::Global(_) => size_of::<Global>(),
+            Self::Object(_) => size_of::<Object>(),
+            Self::Storage(_) => size_of::<Storage>(),
+            Self::Tensor(view) => size_of::<TensorView>() + 8 * (view.shape.len() + view.strides.len()),
+            _ => 0,
+        };
+        size_of::<Self>() + beside
+    }
+}
+
 /// Every value of one pickle.
 #[derive(Debug, Default)]
 pub struct Heap {
@@ -124,6 +141,14 @@ impl Heap {
 
     /// The text at a position, if there is one.
     pub fn text(&self, at: Ref) -> Option<&str> {
+        match self.at(at) {
+            Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The text at a position as it is shared, if there is one.
+    pub(super) fn shared_text(&self, at: Ref) -> Option<&Arc<str>> {
         match self.at(at) {
             Value::Str(text) => Some(text),
             _ => None,

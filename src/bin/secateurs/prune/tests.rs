@@ -1,0 +1,133 @@
+//! Flags, profiles and what the verdict is given by.
+
+use super::*;
+use clap::Parser;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// Every flag that stands for a value of the profile, with a value that is no default.
+const FLAGS: [&str; 16] = [
+    "--model=/a/best.pt",
+    "--data=/a/data.yaml",
+    "--imgsz=96",
+    "--dtype=int8",
+    "--latency-ms=3.25",
+    "--latency-ratio=0.65",
+    "--memory-mib=7.5",
+    "--params=1000",
+    "--file-mib=2.5",
+    "--floor=stop sign=0.9",
+    "--epochs=3",
+    "--strategy=2:4",
+    "--importance=l1",
+    "--calibration-images=17",
+    "--threads=3",
+    "--seed=9223372036854775807",
+];
+
+/// Flags about this one run, which no profile has.
+const OTHERS: [&str; 10] = [
+    "profile",
+    "out",
+    "binary",
+    "cache",
+    "cuda",
+    "skip-bad-images",
+    "require-device",
+    "dry-run",
+    "first-stage",
+    "message-format",
+];
+
+fn resolve(flags: &[&str]) -> Profile {
+    let words = ["prune", "--memory-mib=64", "--data=/d.yaml"].into_iter();
+    let mut flags: Vec<&str> = flags.to_vec();
+    let own = |word: &&str| !flags.iter().any(|flag| flag.split('=').next() == word.split('=').next());
+    let base: Vec<&str> = words.filter(own).collect();
+    flags.splice(0..0, base);
+    Cli::try_parse_from(flags).unwrap().args.resolve().unwrap()
+}
+
+/// `finish` reads what the job wrote: every flag must be in there.
+#[test]
+fn every_flag_is_in_the_profile_that_the_verdict_is_given_by() {
+    let all = <Cli as clap::CommandFactory>::command();
+    for arg in all.get_arguments().filter_map(clap::Arg::get_long) {
+        let known = OTHERS.contains(&arg) || FLAGS.iter().any(|flag| flag[2..].split('=').next() == Some(arg));
+        assert!(known, "--{arg}: neither a value of the profile nor known as another");
+    }
+    let without = resolve(&[]);
+    for flag in FLAGS {
+        let with = resolve(&[flag]);
+        assert_ne!(with, without, "{flag} changes nothing");
+        let read = profile::parse(Path::new("profile.toml"), &profile::write(&with)).unwrap();
+        assert_eq!(read, with, "{flag}");
+    }
+    let most: Vec<&str> = FLAGS.into_iter().filter(|flag| !flag.starts_with("--latency-ratio")).collect();
+    let with = resolve(&most);
+    assert_eq!(profile::parse(Path::new("profile.toml"), &profile::write(&with)).unwrap(), with);
+    assert_eq!((with.device.threads, with.budget.floors["stop sign"].get()), (3, 0.9));
+}
+
+/// Every key of the schema, too: what a profile says reaches the verdict by the same way.
+#[test]
+fn a_profile_with_every_key_is_written_and_read_back_the_same() {
+    let text = "[device]\nname = 'b \"1\"'\ntriple = 'aarch64-unknown-linux-gnu'\ntarget-cpu = 'x'\nthreads = 5\npin = true\n\
+                memory-mib = 999.5\nboard = 'Pi'\nglibc = '2.36'\nfeatures = ['a', 'b']\ncuda = 'sm_87'\ncore-gflops = 0.1\n\
+                bandwidth-gb-s = 7\n[connect]\nkind = 'ssh'\nhost = 'u@h'\nfolder = 'f'\noptions = ['-p', '22']\nkeep = true\n\
+                [budget]\nlatency-ms = 0.3\nlatency-ratio = 0.7\npercentile = 99\nmemory-mib = 3\nparams = 5\nfile-mib = 1\n\
+                min-map = 0.3\nmax-map-drop = 0.02\nfloors = { 'a.b' = 0.5, \"gr\u{f6}\u{df}e\" = 1 }\n[model]\npath = '/m.pt'\n\
+                imgsz = [640, 512]\n[data]\npath = '/d.yaml'\n[search]\nstrategy = 'unstructured'\nsparsity = 0.3\ngrid = 4\n\
+                min-keep = 0.2\nimportance = 'l2'\ncalibration-images = 3\nseed = 4\n[finetune]\nepochs = 2\nlr = 0.0003\n\
+                batch = 3\noptimizer = 'sgd'\ndistill = 0.5\nsparsity = 0.01\ncontrol = false\n[bench]\nwarmup = 1\nruns = 7\n\
+                quiet = false\nruntime = 'command'\ncommand = ['t', '{model}']\n";
+    for text in [
+        text.to_owned(),
+        text.replace(
+            "kind = 'ssh'\nhost = 'u@h'\nfolder = 'f'\noptions = ['-p', '22']\nkeep = true",
+            "kind = 'command'\ncommand = ['run', 'it']",
+        ),
+        String::new(),
+    ] {
+        let read = profile::parse(Path::new("board.toml"), &text).unwrap();
+        let again = profile::parse(Path::new("profile.toml"), &profile::write(&read)).unwrap();
+        assert_eq!(again, read);
+    }
+}
+
+#[test]
+fn a_budget_that_no_flag_may_ask_for_is_refused() {
+    let parse = |flags: &[&str]| {
+        let words = ["prune"].into_iter().chain(flags.iter().copied());
+        Cli::try_parse_from(words)
+            .map_err(|e| e.to_string())
+            .and_then(|cli| cli.args.resolve().map_err(|e| format!("{e:?}")))
+    };
+    for ratio in ["0", "-0.5", "nan", "1.5", "inf"] {
+        let refused = parse(&["--latency-ratio", ratio]).unwrap_err();
+        assert!(refused.contains("expected a number more than 0, up to 1"), "{ratio}: {refused}");
+    }
+    for flag in ["--latency-ms", "--memory-mib", "--file-mib"] {
+        for value in ["0", "-3", "nan"] {
+            assert!(parse(&[flag, value]).unwrap_err().contains("more than 0"), "{flag} {value}");
+        }
+    }
+    assert!(parse(&["--params", "-1"]).unwrap_err().contains("invalid value '-1'"));
+    assert!(parse(&["--params", "5", "--epochs", "1000001"]).is_err());
+}
+
+#[test]
+fn a_verdict_has_its_exit_code() {
+    let good = Verdict { latency_ok: true, memory_ok: true, accuracy_ok: true, ..Verdict::default() };
+    let code = |verdict: Verdict, strict: bool| judge(&verdict, strict).map_or_else(|failure| failure.code(), |()| 0);
+    assert_eq!(code(good.clone(), true), 0);
+    assert_eq!(code(Verdict { latency_ok: false, ..good.clone() }, false), 5);
+    assert_eq!(code(Verdict { memory_ok: false, ..good.clone() }, false), 5);
+    assert_eq!(code(Verdict { accuracy_ok: false, ..good.clone() }, false), 6);
+    let simulated = Verdict { simulated: Some("emulated".into()), ..good };
+    assert_eq!((code(simulated.clone(), false), code(simulated, true)), (0, 7));
+}

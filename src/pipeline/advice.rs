@@ -1,0 +1,57 @@
+//! Figures of the search in the user's words and flags.
+
+use crate::report::Asked;
+
+/// The flags of the budgets that so many bytes exceed, with values that allow them: those that the user gave.
+pub(super) fn enough(bytes: f64, asked: &Asked) -> String {
+    let mib = bytes / f64::from(1 << 20);
+    let mib = |flag: &str| format!("{flag} {:.2}", (mib * 100.0).ceil() / 100.0);
+    if asked.memory_mib.is_some() {
+        return mib("--memory-mib");
+    }
+    // As where the search's limit is made: four bytes per trained value.
+    let params =
+        asked.params.filter(|n| 4.0 * (*n as f64) < bytes).map(|_| format!("--params {}", (bytes / 4.0).ceil()));
+    let file = asked.file_mib.filter(|most| most * f64::from(1 << 20) < bytes).map(|_| mib("--file-mib"));
+    params.into_iter().chain(file).collect::<Vec<_>>().join(" with ")
+}
+
+/// How far a plan is from the uncut network, in words.
+pub(super) fn distance(loss: f64) -> String {
+    if loss.is_finite() {
+        format!("{loss:.4} nats per confident prediction")
+    } else {
+        "set aside: its outputs are no finite numbers".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_names_the_flags_that_were_given() {
+        let bytes = f64::from(3 << 20);
+        let asked = |memory_mib, params, file_mib| Asked { memory_mib, params, file_mib, ..Asked::default() };
+        let cases = [
+            (asked(None, Some(10), None), "--params 786432"),
+            (asked(None, None, Some(0.1)), "--file-mib 3.00"),
+            (asked(Some(1.0), None, None), "--memory-mib 3.00"),
+            (asked(None, Some(10), Some(0.1)), "--params 786432 with --file-mib 3.00"),
+            // A budget that holds already stays.
+            (asked(None, Some(10), Some(5.0)), "--params 786432"),
+            (asked(None, Some(1_000_000), Some(0.1)), "--file-mib 3.00"),
+        ];
+        for (asked, expected) in cases {
+            assert_eq!(enough(bytes, &asked), expected);
+        }
+    }
+
+    #[test]
+    fn no_plan_is_said_to_be_nan_nats_away() {
+        assert_eq!(distance(0.5), "0.5000 nats per confident prediction");
+        for loss in [f64::NAN, f64::INFINITY] {
+            assert!(distance(loss).contains("no finite numbers") && !distance(loss).contains("NaN"));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! From an image to the numbers that a network reads. This is the one place that knows: training, calibration,
+//! evaluation, quantisation and use all come here, so that a network ships with the inputs it was judged on.
+//!
+//! A detector sees the whole image, letterboxed; a classifier the largest square in its middle. A network of one channel
+//! reads the brightness. What the model says of normalisation comes last.
+
+use super::{Image, Letterbox};
+use crate::graph::Head;
+use crate::model::{Model, Normalise};
+use std::borrow::Cow;
+use thiserror::Error;
+
+/// A network whose input no image fills.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PreprocessError {
+    /// Another number of channels than images have.
+    #[error("the network reads {0} channels, expected 3 (red, green, blue) or 1 (brightness)")]
+    Channels(usize),
+    /// Three means and deviations for one channel.
+    #[error("the network reads 1 channel, but its `normalise` is for red, green and blue")]
+    Normalise,
+}
+
+/// How images become the input of one network.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preprocess {
+    channels: usize,
+    centre: bool,
+    normalise: Option<Normalise>,
+}
+
+impl Preprocess {
+    /// What the model asks for.
+    ///
+    /// # Errors
+    /// If its input has neither three channels nor one, or it normalises three of one.
+    pub fn new(model: &Model) -> Result<Self, PreprocessError> {
+        let channels = model.graph.input_channels();
+        let normalise = model.info.normalise;
+        match channels {
+            3 => {}
+            1 if normalise.is_some() => return Err(PreprocessError::Normalise),
+            1 => {}
+            other => return Err(PreprocessError::Channels(other)),
+        }
+        Ok(Self { channels, centre: matches!(model.graph.head, Head::Classify { .. }), normalise })
+    }
+
+    /// Channels of the input.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The part of an image that the network is shown.
+    pub fn part<'a>(&self, image: &'a Image) -> Cow<'a, Image> {
+        if self.centre && image.width() != image.height() {
+            Cow::Owned(image.centre_square())
+        } else {
+            Cow::Borrowed(image)
+        }
+    }
+
+    /// Writes the input `[channels, side, side]`. Gives where the part of the image that is shown lies in it.
+    ///
+    /// # Panics
+    /// If `input` is not `channels * side * side` long.
+    pub fn write(&self, image: &Image, side: usize, input: &mut [f32]) -> Letterbox {
+        assert_eq!(input.len(), self.channels * side * side, "the input tensor");
+        let part = self.part(image);
+        let letterbox = Letterbox::new(part.width(), part.height(), side, side);
+        letterbox.forward(&part, input);
+        self.normalise(input);
+        letterbox
+    }
+
+    /// Writes the input from a square `[3, side, side]` of red, green and blue, 0 to 1, that shows the image already.
+    pub fn adapt(&self, rgb: &[f32], input: &mut [f32]) {
+        match self.channels {
+            1 => brightness(rgb, input),
+            _ => input.copy_from_slice(rgb),
+        }
+        self.normalise(input);
+    }
+
+    fn normalise(&self, input: &mut [f32]) {
+        if let Some(normalise) = self.normalise {
+            normalise.apply(input);
+        }
+    }
+}
+
+/// The brightness of a colour, 0 to 1 (ITU-R BT.601); of a grey it is exactly that grey.
+pub(super) fn luma([r, g, b]: [f32; 3]) -> f32 {
+    g + 0.299 * (r - g) + 0.114 * (b - g)
+}
+
+/// The brightness of planes `[3, area]` of red, green and blue.
+fn brightness(rgb: &[f32], grey: &mut [f32]) {
+    let (red, rest) = rgb.split_at(grey.len().min(rgb.len()));
+    let (green, blue) = rest.split_at(rest.len() / 2);
+    let colours = red.iter().zip(green).zip(blue);
+    grey.iter_mut().zip(colours).for_each(|(v, ((r, g), b))| *v = luma([*r, *g, *b]));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Builder, Op};
+    use crate::model::Info;
+    use std::collections::BTreeMap;
+
+    /// A classifier whose answer is its input.
+    fn model(channels: usize, normalise: Option<Normalise>) -> Model {
+        let mut builder = Builder::default();
+        let input = builder.push("images", Op::Input { channels }, &[]);
+        let graph = builder.finish(vec![input], Head::Classify { nc: channels }).unwrap();
+        Model { graph, weights: BTreeMap::new(), info: Info { normalise, ..Info::default() } }
+    }
+
+    /// 4 x 2: the middle square is green and blue, the rest red.
+    fn image() -> Image {
+        let row = [[255u8, 0, 0], [0, 255, 0], [0, 0, 255], [255, 0, 0]].concat();
+        Image::new(4, 2, row.repeat(2))
+    }
+
+    #[test]
+    fn a_classifier_sees_the_middle_square_normalised() {
+        let normalise = Normalise { mean: [0.5, 0.25, 0.0], deviation: [0.5, 0.25, 2.0] };
+        let preprocess = Preprocess::new(&model(3, Some(normalise))).unwrap();
+        let mut input = [9.0; 12];
+        preprocess.write(&image(), 2, &mut input);
+        assert_eq!(input[..4], [-1.0; 4], "no red in the middle");
+        assert_eq!(input[4..8], [3.0, -1.0, 3.0, -1.0]);
+        assert_eq!(input[8..], [0.0, 0.5, 0.0, 0.5]);
+    }
+
+    #[test]
+    fn one_channel_is_the_brightness_and_the_ways_agree() {
+        let preprocess = Preprocess::new(&model(1, None)).unwrap();
+        let mut input = [9.0; 4];
+        preprocess.write(&image(), 2, &mut input);
+        assert!((input[0] - 0.587).abs() < 1e-6 && (input[1] - 0.114).abs() < 1e-6, "{input:?}");
+        let mut rgb = [0.0; 12];
+        Letterbox::new(2, 2, 2, 2).forward(&image().centre_square(), &mut rgb);
+        let mut other = [9.0; 4];
+        preprocess.adapt(&rgb, &mut other);
+        assert_eq!(input, other);
+    }
+
+    #[test]
+    fn other_inputs_are_refused() {
+        let refused = |channels, normalise| Preprocess::new(&model(channels, normalise));
+        assert_eq!(refused(4, None), Err(PreprocessError::Channels(4)));
+        assert_eq!(refused(1, Some(Normalise::IMAGENET)), Err(PreprocessError::Normalise));
+    }
+}
