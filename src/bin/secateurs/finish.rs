@@ -81,8 +81,9 @@ fn by_command(command: &[String], bundle: &Bundle, out: &Path) -> Result<Found, 
     let load = |name: &str| model::load(&out.join(name)).map_err(Failure::input);
     let (uncut, cut) = (load("uncut.safetensors")?, load("model.safetensors")?);
     let side = bundle.report.imgsz;
+    let runs = verdict_runs(bundle.profile.budget.percentile, bundle.profile.bench.runs);
     let onnx = onnx::export(&cut, side, side).map_err(Failure::input)?;
-    let against = external::versus(command, &uncut, &cut, side, bundle.profile.bench.runs, out)?;
+    let against = external::versus(command, &uncut, &cut, side, runs, out)?;
     let evidence = Evidence { bench: serde_json::to_vec_pretty(&against)?, onnx: Some(onnx) };
     Ok((Ok(against), evidence))
 }
