@@ -139,7 +139,7 @@ mod tests {
     fn phases(random: &mut Random, count: usize, length: usize) -> Vec<f64> {
         let mut shift = 0.0;
         let mut frame = |i: usize| {
-            if i % length == 0 {
+            if i.is_multiple_of(length) {
                 shift = random.normal();
             }
             10.0 * (0.05 * (shift + random.normal())).exp()

@@ -37,6 +37,9 @@ pub struct Board {
     /// Whether the program's kernels compute in half precision there.
     #[serde(default)]
     pub halves: bool,
+    /// Processors that the program may use there, where it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available: Option<usize>,
     /// Version of the program that measures: it holds the kernels of the networks.
     pub runtime: String,
     /// Whether the program runs on another architecture's machine: times mean nothing.
@@ -48,16 +51,6 @@ impl Board {
     /// Describes the machine below a root folder.
     pub fn read(root: &Path) -> Self {
         read::board(root)
-    }
-
-    /// Number of processors that are online, where the machine says.
-    pub fn processors(&self) -> Option<usize> {
-        let number = |text: &str| text.trim().parse::<usize>().ok();
-        let count = |part: &str| match part.split_once('-') {
-            None => number(part).map(|_| 1),
-            Some((first, last)) => Some(number(last)?.checked_sub(number(first)?)?.saturating_add(1)),
-        };
-        self.cores.split(',').map(count).sum()
     }
 
     /// In one line; the same only for machines that can be compared.

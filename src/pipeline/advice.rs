@@ -1,6 +1,9 @@
 //! Figures of the search in the user's words and flags.
 
+use super::aim::LEAST_USE;
+use super::{Job, Source, Timing, measure};
 use crate::report::Asked;
+use crate::search::Infeasible;
 
 /// The flags of the budgets that so many bytes exceed, with values that allow them: those that the user gave.
 pub(super) fn enough(bytes: f64, asked: &Asked) -> String {
@@ -23,6 +26,38 @@ pub(super) fn distance(loss: f64) -> String {
     } else {
         "set aside: its outputs are no finite numbers".into()
     }
+}
+
+/// What can least be reached, and what would do, in the user's units. `longer` is how much longer the fastest plan was measured
+/// to take than the table predicts: all predictions are corrected by it.
+pub(super) fn explain(why: &Infeasible, uncut_ms: f64, longer: f64, job: &Job, source: &Source) -> String {
+    let uncut_ms = uncut_ms / longer;
+    // A measured plan must stay below what is asked for by more than noise.
+    let room = if matches!(job.timing, Timing::Estimate(_)) { 1.0 } else { 1.0 / LEAST_USE };
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    let mut text = format!("no widths meet {}", measure::describe(&job.budget));
+    if let Some(least) = &why.least_latency {
+        text += &format!("; the least latency is {:.3}x of the uncut model's", least.evaluation.latency_ms / uncut_ms);
+    }
+    // Where memory has no limit of its own, the search's limit is that of the weights.
+    let weights_only = job.budget.memory_mib.is_none();
+    if let Some(least) = &why.least_memory {
+        let what = if weights_only { "weights take" } else { "memory is" };
+        text += &format!("; the least {what} {:.2} MiB", mib(least.evaluation.memory_bytes));
+    }
+    for way in &why.relaxations {
+        let parts = [
+            way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms * room / uncut_ms * 1000.0).ceil() / 1000.0)),
+            way.memory_bytes.map(|bytes| enough(bytes, &job.budget)),
+        ];
+        text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
+    }
+    let smaller = source.imgsz.saturating_sub(source.model.graph.stride());
+    if smaller > 0 {
+        text +=
+            &format!("; a smaller image (--imgsz {smaller}) or a lower min-keep than {} may do as well", job.min_keep);
+    }
+    text
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@
 //! 4. What is proven is about that plan, under the losses as they were measured and the corrected budget that it was
 //!    searched under.
 
-use super::advice::{distance, enough};
-use super::aim::{Aim, LEAST_USE, Usage};
+use super::advice::{distance, explain};
+use super::aim::{Aim, Usage};
 use super::job::{Event, Job, Listener, Timing};
 use super::plan::Worth;
 use super::problem::Limits;
@@ -63,6 +63,14 @@ struct Trial {
     excess: f64,
     /// Whether all hold.
     holds: bool,
+}
+
+/// What was measured of a plan, as in [`Trial`].
+#[derive(Clone, Copy)]
+struct Figures {
+    usage: Option<Usage>,
+    bytes: f64,
+    size: Option<f64>,
 }
 
 /// A plan that was searched and not measured yet: level of every group, its loss, and the budget it was found under.
@@ -210,50 +218,47 @@ impl Settling<'_> {
         closest: &mut Option<Trial>,
         tell: Listener,
     ) -> Result<(), PipelineError> {
-        let (mut known, mut seen) = (Aim::default(), Vec::<(Selection, Option<Usage>)>::new());
+        let (mut known, mut seen) = (Aim::default(), Vec::<(Selection, Figures)>::new());
         for _ in 0..ASKED * rounds {
             let round = seen.len() + 1;
             if round > rounds {
                 break;
             }
-            let (found, millis) = match self.search(curves, *aim)? {
-                Ok(found) => (Found { plan: found.levels, loss: found.loss, aim: *aim, round }, aim.latency_ms),
+            let found = match self.search(curves, *aim)? {
+                Ok(found) => Found { plan: found.levels, loss: found.loss, aim: *aim, round },
                 // A corrected or bent problem may be out of reach although an earlier plan held.
                 Err(_) if !holding.is_empty() || rounds == MORE_ROUNDS => break,
                 Err(why) => self.fastest(*why, *aim, round, &seen)?,
             };
-            let selection = self.selection(&found.plan);
-            if let Some((_, usage)) = seen.iter().find(|(known, _)| *known == selection) {
-                match millis.zip(*usage).and_then(|(millis, usage)| known.next(millis, &usage)) {
-                    Some(next) if Some(next) != aim.latency_ms => aim.latency_ms = Some(next),
-                    _ => break,
+            let (selection, millis) = (self.selection(&found.plan), found.aim.latency_ms);
+            let known_plan = seen.iter().find(|(known, _)| *known == selection).map(|(_, figures)| *figures);
+            let figures = match known_plan {
+                Some(figures) => figures,
+                None => {
+                    let trial = self.attempt(found)?;
+                    tell(Event::Note(trial.describe(round, if self.estimated() { "estimated" } else { "measured" })));
+                    let figures = Figures { usage: trial.usage, bytes: trial.bytes, size: trial.size };
+                    seen.push((selection.clone(), figures));
+                    // Whole numbers alone may do.
+                    let whole = trial.holds && selection == Selection::all(&self.source.groups);
+                    if trial.holds {
+                        holding.push(trial);
+                    } else if closest.as_ref().is_none_or(|known| trial.excess < known.excess) {
+                        *closest = Some(trial);
+                    }
+                    if whole {
+                        break;
+                    }
+                    figures
                 }
-                continue;
-            }
-            let trial = self.attempt(found)?;
-            let (usage, bytes, size) = (trial.usage, trial.bytes, trial.size);
-            seen.push((trial.selection.clone(), usage));
-            let how = if matches!(self.job.timing, Timing::Estimate(_)) { "estimated" } else { "measured" };
-            tell(Event::Note(trial.describe(round, how)));
-            // Whole numbers alone may do.
-            let whole = trial.holds && trial.selection == Selection::all(&self.source.groups);
-            let others = trial.holds || usage.is_some_and(|usage| usage.holds() != trial.holds);
-            let next = millis.zip(usage).map(|(millis, usage)| known.next(millis, &usage));
-            if trial.holds {
-                holding.push(trial);
-            } else if closest.as_ref().is_none_or(|known| trial.excess < known.excess) {
-                *closest = Some(trial);
-            }
-            aim.latency_ms = match next {
-                Some(Some(next)) => Some(next),
-                // Good enough, or nothing is left to try, unless another budget is missed.
-                Some(None) if others && size.is_none_or(|size| size <= 1.0) && self.fits(bytes) => break,
-                Some(None) => millis,
-                None => None,
             };
-            if whole || (next.is_none() && !holding.is_empty()) {
+            let Figures { usage, bytes, size } = figures;
+            let next = millis.zip(usage).and_then(|(millis, usage)| known.next(millis, &usage));
+            // Good enough, or nothing is left to try, unless another budget is missed.
+            if next.is_none() && self.fits(bytes) && size.is_none_or(|size| size <= 1.0) {
                 break;
             }
+            aim.latency_ms = next.or(millis);
             aim.weight_bytes =
                 aim.weight_bytes.zip(size).map(|(bytes, size)| if size > 1.0 { bytes / size } else { bytes });
             aim.memory_bytes = self
@@ -278,8 +283,7 @@ impl Settling<'_> {
     }
 
     /// The plan of the least predicted latency, where the search finds none that is predicted to fit: the prediction may be
-    /// wrong, and only what is measured may say that a budget is out of reach. With it, the milliseconds it is
-    /// predicted.
+    /// wrong, and only what is measured may say that a budget is out of reach.
     ///
     /// # Errors
     /// If latency is not what is missing, or that plan was measured and takes longer than is allowed: says what would do.
@@ -288,8 +292,8 @@ impl Settling<'_> {
         why: Infeasible,
         aim: Limits,
         round: usize,
-        seen: &[(Selection, Option<Usage>)],
-    ) -> Result<(Found, Option<f64>), PipelineError> {
+        seen: &[(Selection, Figures)],
+    ) -> Result<Found, PipelineError> {
         let refused =
             |measured: f64| PipelineError::Infeasible(explain(&why, self.uncut_ms, measured, self.job, self.source));
         let Some(least) = &why.least_latency else { return Err(refused(1.0)) };
@@ -299,11 +303,14 @@ impl Settling<'_> {
             return Err(refused(1.0));
         }
         let selection = self.selection(&least.levels);
-        let usage = seen.iter().find(|(known, _)| *known == selection).and_then(|(_, usage)| *usage);
+        let usage = seen.iter().find(|(known, _)| *known == selection).and_then(|(_, figures)| figures.usage);
         match usage.zip(self.ratio) {
             // How much longer it takes than predicted.
             Some((usage, ratio)) if usage.share > 1.0 => Err(refused(usage.share * ratio * self.uncut_ms / millis)),
-            _ => Ok((Found { plan: least.levels.clone(), loss: least.evaluation.loss, aim, round }, Some(millis))),
+            _ => {
+                let aim = Limits { latency_ms: Some(millis), ..aim };
+                Ok(Found { plan: least.levels.clone(), loss: least.evaluation.loss, aim, round })
+            }
         }
     }
 
@@ -368,7 +375,8 @@ impl Settling<'_> {
     }
 
     /// What is proven about a plan: its loss by the exact evaluator, and the least loss of any plan under the corrected
-    /// budget that it was searched under, both by the losses as they were measured.
+    /// budget that it was searched under (or within what it takes itself, where it is over that), both by the losses as they
+    /// were measured.
     fn certify(&self, trial: &Trial) -> Result<Search, PipelineError> {
         let (graph, groups) = (self.source.graph_on_device(), &self.source.groups);
         let size = (self.source.imgsz, self.source.imgsz);
@@ -428,36 +436,4 @@ impl Settling<'_> {
         }
         Ok(least.0)
     }
-}
-
-/// What can least be reached, and what would do, in the user's units. `longer` is how much longer the fastest plan was measured
-/// to take than the table predicts: all predictions are corrected by it.
-fn explain(why: &Infeasible, uncut_ms: f64, longer: f64, job: &Job, source: &Source) -> String {
-    let uncut_ms = uncut_ms / longer;
-    // A measured plan must stay below what is asked for by more than noise.
-    let room = if matches!(job.timing, Timing::Estimate(_)) { 1.0 } else { 1.0 / LEAST_USE };
-    let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    let mut text = format!("no widths meet {}", measure::describe(&job.budget));
-    if let Some(least) = &why.least_latency {
-        text += &format!("; the least latency is {:.3}x of the uncut model's", least.evaluation.latency_ms / uncut_ms);
-    }
-    // Where memory has no limit of its own, the search's limit is that of the weights.
-    let weights_only = job.budget.memory_mib.is_none();
-    if let Some(least) = &why.least_memory {
-        let what = if weights_only { "weights take" } else { "memory is" };
-        text += &format!("; the least {what} {:.2} MiB", mib(least.evaluation.memory_bytes));
-    }
-    for way in &why.relaxations {
-        let parts = [
-            way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms * room / uncut_ms * 1000.0).ceil() / 1000.0)),
-            way.memory_bytes.map(|bytes| enough(bytes, &job.budget)),
-        ];
-        text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
-    }
-    let smaller = source.imgsz.saturating_sub(source.model.graph.stride());
-    if smaller > 0 {
-        text +=
-            &format!("; a smaller image (--imgsz {smaller}) or a lower min-keep than {} may do as well", job.min_keep);
-    }
-    text
 }

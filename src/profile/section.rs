@@ -9,7 +9,11 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-/// Collects problems of one file.
+/// So many problems are told of one file: nobody mends more at once, and to find the line of each takes a look at the
+/// whole text before it.
+const MOST: usize = 200;
+
+/// Collects problems of one file, the first [`MOST`] of them.
 pub(super) struct Problems<'t> {
     path: &'t Path,
     text: &'t str,
@@ -23,6 +27,9 @@ impl<'t> Problems<'t> {
 
     /// A problem at a place of the text, or of the whole file.
     pub(super) fn add(&mut self, span: Option<Range<usize>>, message: String, help: Option<String>) {
+        if self.found.len() >= MOST {
+            return;
+        }
         let (line, column) = span.map_or((0, 0), |span| place(self.text, span.start));
         self.found.push(Problem { path: self.path.into(), line, column, message, help });
     }

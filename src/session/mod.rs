@@ -144,7 +144,7 @@ impl Session {
         let simulated = simulated(profile, &board, runner.emulates());
         let (pin, quiet) = (profile.device.pin, profile.bench.quiet);
         // The program there starts no more either; where it is only simulated, it proves that it runs, and no more.
-        let most = board.processors().filter(|n| *n > 0 && simulated.is_none()).unwrap_or(usize::MAX);
+        let most = board.available.filter(|n| *n > 0 && simulated.is_none()).unwrap_or(usize::MAX);
         let threads = profile.device.threads.min(most);
         Ok(Self { runner, binary: binary.into(), threads, pin, quiet, board, simulated })
     }

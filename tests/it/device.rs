@@ -135,12 +135,3 @@ fn threads_beyond_the_processors_are_capped_unless_forced() {
         assert_eq!(bench(program, &["--force-threads"]), (asked, false), "{program}");
     }
 }
-
-#[test]
-fn processors_are_counted_as_linux_lists_them() {
-    let count = |cores: &str| secateurs::board::Board { cores: cores.into(), ..Default::default() }.processors();
-    let cases = [("0-3", Some(4)), ("0", Some(1)), ("0-1,4,6-7", Some(5)), ("unknown", None), ("3-1", None)];
-    for (text, expected) in cases {
-        assert_eq!(count(text), expected, "{text}");
-    }
-}

@@ -57,17 +57,3 @@ pub fn line(skipped: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
     let parts: Vec<String> = parts.collect();
     (count > 0).then(|| format!("SKIPPED {count} tests, {}", parts.join("; ")))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn skipped_tests_are_counted_and_named_by_what_they_lack() {
-        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let skipped = BTreeMap::from([("data".to_owned(), of(&["b::c", "a"])), ("sshd".to_owned(), of(&["ssh::d"]))]);
-        let expected = "SKIPPED 3 tests, without data: a, b::c; without sshd: ssh::d";
-        assert_eq!(line(&skipped).as_deref(), Some(expected));
-        assert_eq!(line(&BTreeMap::new()), None);
-    }
-}

@@ -255,3 +255,11 @@ fn the_architecture_of_a_gpu_is_checked() {
         assert!(refused.contains("board.toml:2:8: [device] `cuda` is") && refused.contains("sm_87"), "{refused}");
     }
 }
+
+#[test]
+fn a_megabyte_of_mistakes_is_told_in_part_and_at_once() {
+    let text = "x = \n".repeat(200_000);
+    let error = profile::parse(Path::new("board.toml"), &text).unwrap_err();
+    assert_eq!(error.problems().len(), 200);
+    assert_eq!(error.problems()[0].line, 1);
+}

@@ -367,3 +367,25 @@ fn a_floor_under_nothing_holds_nothing() {
         assert!(sentence.contains("cannot be judged") && sentence.ends_with("is missed"), "{sentence}");
     }
 }
+
+/// A claim about the median is about frames that were not measured, too; and whoever doubts the evidence against discarded
+/// windows is told what they change.
+#[test]
+fn a_median_is_judged_by_its_bound_and_discarded_windows_are_told() {
+    let with = |p50_ms: f64, bound: f64| Distribution { p50_ms, p50_bound_ms: Some(bound), ..distribution(p50_ms) };
+    let budget = Asked { latency_ms: Some(10.0), percentile: 50, ..Asked::default() };
+    let report = Report { budget, ..sample(false) };
+    let against = |bound: f64, all_windows| pipeline::Against {
+        uncut: distribution(20.0),
+        cut: with(9.9, bound),
+        ratio: 0.495,
+        ratio_bound: None,
+        all_windows,
+    };
+    let held = pipeline::judge(&report, &against(9.98, None));
+    assert!(held.latency_ok && held.sentences[0] == "p50 9.98 ms with 95 % confidence of 10.00 ms: holds", "{held:?}");
+    let missed = pipeline::judge(&report, &against(10.1, Some(with(10.4, 11.0))));
+    let expected =
+        "p50 10.10 ms with 95 % confidence (11.00 ms with the windows that were discarded) of 10.00 ms: is missed";
+    assert!(!missed.latency_ok && missed.sentences[0] == expected, "{missed:?}");
+}

@@ -19,3 +19,12 @@ pub fn data(path: &str) -> Option<PathBuf> {
     notes::add("real data (SECATEURS_DATA)");
     None
 }
+
+#[test]
+fn skipped_tests_are_counted_and_named_by_what_they_lack() {
+    let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let skipped = [("data".to_owned(), of(&["b::c", "a"])), ("sshd".to_owned(), of(&["ssh::d"]))].into();
+    let expected = "SKIPPED 3 tests, without data: a, b::c; without sshd: ssh::d";
+    assert_eq!(notes::line(&skipped).as_deref(), Some(expected));
+    assert_eq!(notes::line(&[].into()), None);
+}

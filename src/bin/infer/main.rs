@@ -165,8 +165,9 @@ fn capped(args: Args) -> Args {
         return args;
     }
     let asked = args.threads;
-    let problem = format!("there are {most} processors, {most} threads are used (--force-threads: {asked})");
-    output::tell("", "note", &format!(": --threads {asked}: {problem}"));
+    let text =
+        format!("--threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})");
+    output::tell("", "note", &format!(": {text}"));
     Args { threads: most, ..args }
 }
 

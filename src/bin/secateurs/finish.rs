@@ -7,7 +7,7 @@ use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::emit::onnx;
 use secateurs::model;
-use secateurs::pipeline::{Against, Bundle, Evidence, Outcome, Results, external};
+use secateurs::pipeline::{Against, Bundle, Evidence, Outcome, Results, external, verdict_runs};
 use secateurs::session::{Frames, Session};
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Fo
     let profile = &bundle.profile;
     let session = Session::open(profile, &args.binary)?;
     // As plans were measured.
-    let runs = secateurs::pipeline::verdict_runs(profile.budget.percentile, profile.bench.runs);
+    let runs = verdict_runs(profile.budget.percentile, profile.bench.runs);
     let percentile = profile.budget.latency.map(|_| profile.budget.percentile);
     let frames = Frames { imgsz: bundle.report.imgsz, warmup: profile.bench.warmup, runs, phases: true, percentile };
     let uncut = args.out.join("uncut.safetensors");
@@ -81,8 +81,9 @@ fn by_command(command: &[String], bundle: &Bundle, out: &Path) -> Result<Found, 
     let load = |name: &str| model::load(&out.join(name)).map_err(Failure::input);
     let (uncut, cut) = (load("uncut.safetensors")?, load("model.safetensors")?);
     let side = bundle.report.imgsz;
+    let runs = verdict_runs(bundle.profile.budget.percentile, bundle.profile.bench.runs);
     let onnx = onnx::export(&cut, side, side).map_err(Failure::input)?;
-    let against = external::versus(command, &uncut, &cut, side, bundle.profile.bench.runs, out)?;
+    let against = external::versus(command, &uncut, &cut, side, runs, out)?;
     let evidence = Evidence { bench: serde_json::to_vec_pretty(&against)?, onnx: Some(onnx) };
     Ok((Ok(against), evidence))
 }

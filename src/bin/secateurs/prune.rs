@@ -147,7 +147,7 @@ impl Args {
 
 /// Runs it.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let profile = args.resolve()?;
+    let mut profile = args.resolve()?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("dist").join(&profile.device.name));
     let mut terminal = Terminal::new(args.terminal);
     if args.dry_run {
@@ -155,6 +155,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     let results = Results::open(&out, args.first_stage)?;
     let timing = timing(&profile, &args, &mut terminal)?;
+    profile.device.threads = threads(&profile, &timing, &mut terminal);
     let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
     let (threads, skip_bad_images) = (threads(&profile, &timing, &mut terminal), args.skip_bad_images);
     let job = Job { cuda: args.cuda, skip_bad_images, timing, threads, ..job(&profile, &out, &cache.folder) };

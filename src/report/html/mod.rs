@@ -197,7 +197,10 @@ fn bounds(report: &Report) -> String {
     let Some(latency) = &report.last().latency else { return String::new() };
     let bound = |name: &str, value: Option<f64>| value.map(|ms| format!("{name} at most {}", millis(ms)));
     let known: Vec<String> =
-        [bound("p95", latency.p95_bound_ms), bound("p99", latency.p99_bound_ms)].into_iter().flatten().collect();
+        [bound("p50", latency.p50_bound_ms), bound("p95", latency.p95_bound_ms), bound("p99", latency.p99_bound_ms)]
+            .into_iter()
+            .flatten()
+            .collect();
     if known.is_empty() {
         String::new()
     } else {
