@@ -264,6 +264,21 @@ fn unsafe_stays_where_it_must_be() {
     fail_if_any(problems);
 }
 
+/// The macros panic where the output is closed, and let control characters through: binaries write by their `output`.
+#[test]
+fn nothing_prints_past_the_one_place_for_text() {
+    let mut problems = Vec::new();
+    for file in files_under(&["src/bin", "xtask/src"]) {
+        for (number, line) in file.code.lines().enumerate() {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '!');
+            if words.any(|word| ["print!", "println!", "eprint!", "eprintln!"].contains(&word)) {
+                problems.push(format!("{}:{}: expected a function of `output`", file.path.display(), number + 1));
+            }
+        }
+    }
+    fail_if_any(problems);
+}
+
 #[test]
 fn features_appear_on_module_lines_only() {
     let mut problems = Vec::new();

@@ -52,9 +52,10 @@ impl ThreadArgs {
         if asked <= most || self.force_threads {
             return asked;
         }
-        eprintln!(
-            "note: --threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})"
+        let note = format!(
+            ": --threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})"
         );
+        output::tell("", "note", &note);
         most
     }
 }
