@@ -103,15 +103,25 @@ int open64(const char *path, int flags, ...) {
     return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
+/* What a path below an open folder is called; the text lies in `full`. */
+static const char *below(int folder, const char *path, char *full, size_t size) {
+    char name[4096];
+    if (folder == AT_FDCWD || path[0] == '/' || !name_of(folder, name, sizeof name)) return path;
+    snprintf(full, size, "%s/%.250s", name, path);
+    return full;
+}
+
 int openat(int folder, const char *path, int flags, ...) {
     MODE
-    if (fails(kind(flags), path)) return -1;
+    char full[4400];
+    if (fails(kind(flags), below(folder, path, full, sizeof full))) return -1;
     return syscall(SYS_openat, folder, path, flags, mode);
 }
 
 int openat64(int folder, const char *path, int flags, ...) {
     MODE
-    if (fails(kind(flags), path)) return -1;
+    char full[4400];
+    if (fails(kind(flags), below(folder, path, full, sizeof full))) return -1;
     return syscall(SYS_openat, folder, path, flags, mode);
 }
 

@@ -190,6 +190,7 @@ fn python() -> Option<OsString> {
         eprintln!(
             "skipped: no ONNX Runtime (set SECATEURS_PYTHON to the interpreter that benches/peers/setup.sh made)"
         );
+        crate::notes::add("ONNX Runtime (SECATEURS_PYTHON)");
     }
     python
 }

@@ -153,6 +153,7 @@ impl Bed {
         let Some(sshd) = program("sshd") else {
             assert!(std::env::var_os("CI").is_none(), "sshd is missing, and in CI nothing skips");
             eprintln!("skipped: no sshd (install openssh-server)");
+            crate::notes::add("sshd");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();

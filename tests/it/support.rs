@@ -16,6 +16,6 @@ pub fn data(path: &str) -> Option<PathBuf> {
     }
     assert!(std::env::var_os("CI").is_none(), "{} is missing, and in CI nothing skips", full.display());
     eprintln!("skipped: {} is not there (set SECATEURS_DATA to the folder of the golden files)", full.display());
-    notes::add();
+    notes::add("real data (SECATEURS_DATA)");
     None
 }

@@ -8,6 +8,7 @@ mod cuda;
 mod devices;
 mod doctor;
 mod forward;
+mod fuzz;
 mod locked;
 mod on_device;
 #[path = "../../src/bin/infer/output.rs"]
@@ -55,6 +56,8 @@ enum Command {
     /// Run a program on a device: as CARGO_TARGET_..._RUNNER="cargo xtask runner --target NAME"
     Runner(forward::Runner),
     Readme(readme::Args),
+    /// Try damaged and hostile inputs of every kind, in processes of bounded memory, and keep those that break something
+    Fuzz(fuzz::Args),
     /// Mean average precision of a model on a dataset
     #[command(disable_help_flag = true)]
     Eval(Words),
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
         Command::Devices(action) => devices::run(&action),
         Command::Runner(args) => forward::runner(&args),
         Command::Readme(args) => readme::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Eval(words) => forward::run("eval", &words.words),
         Command::Bench(words) => forward::run("bench", &words.words),
         Command::Compare(words) => forward::run("compare", &words.words),

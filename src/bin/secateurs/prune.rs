@@ -157,8 +157,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let timing = timing(&profile, &args, &mut terminal)?;
     profile.device.threads = threads(&profile, &timing, &mut terminal);
     let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
-    let job =
-        Job { cuda: args.cuda, skip_bad_images: args.skip_bad_images, timing, ..job(&profile, &out, &cache.folder) };
+    let (threads, skip_bad_images) = (threads(&profile, &timing, &mut terminal), args.skip_bad_images);
+    let job = Job { cuda: args.cuda, skip_bad_images, timing, threads, ..job(&profile, &out, &cache.folder) };
     let verdict = execute(&job, &profile, &results, &mut terminal)?;
     if args.first_stage { Ok(()) } else { judge(&verdict, args.require_device) }
 }
