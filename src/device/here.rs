@@ -1,6 +1,7 @@
 //! Programs that run on this machine: as they are, or behind a command such as an emulator.
 
-use super::{DeviceError, Limits, Runner, Word, answer};
+use super::shown::{Shown, stderr};
+use super::{DeviceError, Limits, Runner, Word, collect};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -31,8 +32,13 @@ impl Runner for Prefixed {
             }
         };
         let started = self.command.first().map_or_else(|| program.to_owned(), PathBuf::from);
-        let command = command.args(words).stdin(Stdio::null()).stderr(Stdio::inherit());
-        let answer = answer(command, &started, limits)?;
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr(limits));
+        let child = command.spawn();
+        let mut child = child.map_err(|source| DeviceError::Start { program: started.clone(), source })?;
+        let shown = Shown::of(&mut child);
+        let answer = collect(child, &started, limits);
+        shown.finish();
+        let answer = answer?;
         if !answer.status.success() {
             return Err(DeviceError::Failed {
                 program: program.into(),

@@ -6,6 +6,7 @@
 mod answer;
 mod here;
 mod script;
+mod shown;
 mod ssh;
 
 pub use answer::{Answer, Limits, answer, collect};

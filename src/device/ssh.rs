@@ -8,6 +8,7 @@
 //!
 //! Configuration, agent, known hosts and jump hosts are OpenSSH's business.
 
+use super::shown::{Shown, stderr};
 use super::{DeviceError, Limits, Runner, Word, collect, script};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -167,8 +168,9 @@ impl Ssh {
     /// Runs the script of a program, and says all the while that somebody is there.
     fn execute(&self, text: &str, limits: &Limits) -> Result<(Vec<u8>, i32), Broken> {
         let mut command = self.ssh(text);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr(limits));
         let mut child = command.spawn().map_err(cannot_start)?;
+        let shown = Shown::of(&mut child);
         let (stop, stopped) = mpsc::channel::<()>();
         let stdin = child.stdin.take();
         let beat = thread::spawn(move || {
@@ -180,6 +182,7 @@ impl Ssh {
             }
         });
         let answer = collect(child, Path::new(&self.settings.host), limits);
+        shown.finish();
         drop(stop);
         let _ = beat.join();
         let dropped = |problem: &dyn std::fmt::Display| Broken::Dropped(problem.to_string());

@@ -274,7 +274,7 @@ fn tune(job: &Job, source: &Source, start: &Model, name: &str, tell: Listener) -
     let mut listen = |event: train::FitEvent| match event {
         train::FitEvent::Resumed { epochs } => tell(Event::Note(format!("resumed after {epochs} epochs"))),
         train::FitEvent::SetAside { problem, aside } => tell(Event::Note(format!(
-            "the training kept from an earlier run {problem}; set aside as {}, training starts anew",
+            "the training kept from an earlier run: {problem}; set aside as {}, training starts anew",
             aside.display()
         ))),
         train::FitEvent::NotSaved { problem } => {

@@ -375,7 +375,8 @@ impl Settling<'_> {
     }
 
     /// What is proven about a plan: its loss by the exact evaluator, and the least loss of any plan under the corrected
-    /// budget that it was searched under, both by the losses as they were measured.
+    /// budget that it was searched under (or within what it takes itself, where it is over that), both by the losses as they
+    /// were measured.
     fn certify(&self, trial: &Trial) -> Result<Search, PipelineError> {
         let (graph, groups) = (self.source.graph_on_device(), &self.source.groups);
         let size = (self.source.imgsz, self.source.imgsz);

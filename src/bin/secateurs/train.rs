@@ -139,7 +139,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut tell = |event: FitEvent| match event {
         FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
         FitEvent::SetAside { problem, aside } => terminal.note(&format!(
-            "{} {problem}; set aside as {}, training starts anew",
+            "{}: {problem}; set aside as {}, training starts anew",
             part.display(),
             aside.display()
         )),
