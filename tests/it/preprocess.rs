@@ -99,7 +99,7 @@ fn grey_detectors_find_in_eval_what_they_find_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let images = [(photo(90), 0), (photo(200), 1)];
     let mut set = dataset(folder.path(), &images);
-    set.items.iter_mut().for_each(|item| item.labels[0] = Label { w: 0.5, h: 0.5, ..item.labels[0].clone() });
+    set.items.iter_mut().for_each(|item| item.labels[0] = Label { w: 0.5, h: 0.5, ..item.labels[0] });
     for channels in [1, 3] {
         let model = detector(channels);
         let judged = Prepared::new(&set, SIDE).unwrap().find(&model, 1, &|_| {}).unwrap();

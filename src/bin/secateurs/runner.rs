@@ -31,7 +31,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let words: Vec<Word> = args.words.iter().map(word).collect();
     match runner.run_within(&args.program, &words, &Limits::ATTENDED) {
-        Ok(output) => Ok(output::print_bytes(&output)),
+        Ok(output) => {
+            output::print_bytes(&output);
+            Ok(())
+        }
         Err(DeviceError::Failed { code: Some(code), output, .. }) => {
             output::print_bytes(&output);
             Err(Failure::Program(u8::try_from(code).unwrap_or(1)))

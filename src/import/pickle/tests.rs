@@ -127,7 +127,7 @@ fn texts_that_many_values_need_are_shared_and_names_are_short() {
     let (Value::Storage(c), Value::Storage(d)) = (heap.at(*c), heap.at(*d)) else { panic!() };
     assert!(Arc::ptr_eq(&c.key, &d.key));
 
-    let long = [&b"ultralytics.nn."[..], &vec![b'a'; MAX_NAME]].concat();
+    let long = [&b"ultralytics.nn."[..], &[b'a'; MAX_NAME]].concat();
     let line = [&b"\x80\x02c"[..], &long, b"\nX\n."].concat();
     let module = [b"\x80\x04".to_vec(), memoised(&long, 0), memoised(b"X", 1), global.to_vec()].concat();
     let name = [b"\x80\x04".to_vec(), memoised(b"torch.nn.modules", 0), memoised(&long, 1), global.to_vec()].concat();
