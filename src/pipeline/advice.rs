@@ -28,10 +28,19 @@ pub(super) fn distance(loss: f64) -> String {
     }
 }
 
-/// What can least be reached, and what would do, in the user's units. `longer` is how much longer the fastest plan was measured
-/// to take than the table predicts: all predictions are corrected by it.
-pub(super) fn explain(why: &Infeasible, uncut_ms: f64, longer: f64, job: &Job, source: &Source) -> String {
-    let uncut_ms = uncut_ms / longer;
+/// How far the predictions are from what was measured of the least plans.
+pub(super) struct Missed {
+    /// How much longer the fastest plan was measured to take than predicted, as a factor.
+    pub longer: f64,
+    /// How much more memory the smallest plan takes than predicted, bytes.
+    pub more: f64,
+    /// The uncut network's predicted latency, milliseconds.
+    pub uncut_ms: f64,
+}
+
+/// What can least be reached, and what would do, in the user's units: all predictions are corrected by what was measured.
+pub(super) fn explain(why: &Infeasible, missed: &Missed, job: &Job, source: &Source) -> String {
+    let uncut_ms = missed.uncut_ms / missed.longer;
     // A measured plan must stay below what is asked for by more than noise.
     let room = if matches!(job.timing, Timing::Estimate(_)) { 1.0 } else { 1.0 / LEAST_USE };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
@@ -43,12 +52,12 @@ pub(super) fn explain(why: &Infeasible, uncut_ms: f64, longer: f64, job: &Job, s
     let weights_only = job.budget.memory_mib.is_none();
     if let Some(least) = &why.least_memory {
         let what = if weights_only { "weights take" } else { "memory is" };
-        text += &format!("; the least {what} {:.2} MiB", mib(least.evaluation.memory_bytes));
+        text += &format!("; the least {what} {:.2} MiB", mib(least.evaluation.memory_bytes + missed.more));
     }
     for way in &why.relaxations {
         let parts = [
             way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms * room / uncut_ms * 1000.0).ceil() / 1000.0)),
-            way.memory_bytes.map(|bytes| enough(bytes, &job.budget)),
+            way.memory_bytes.map(|bytes| enough(bytes + missed.more, &job.budget)),
         ];
         text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
     }

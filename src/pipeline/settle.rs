@@ -10,7 +10,7 @@
 //! 4. What is proven is about that plan, under the losses as they were measured and the corrected budget that it was
 //!    searched under.
 
-use super::advice::{distance, explain};
+use super::advice::{Missed, distance, explain};
 use super::aim::{Aim, Usage};
 use super::job::{Event, Job, Listener, Timing};
 use super::plan::Worth;
@@ -282,11 +282,12 @@ impl Settling<'_> {
         plan.iter().zip(self.levels).map(|(level, widths)| widths[*level]).collect()
     }
 
-    /// The plan of the least predicted latency, where the search finds none that is predicted to fit: the prediction may be
-    /// wrong, and only what is measured may say that a budget is out of reach.
+    /// The plan to try where the search finds none that is predicted to fit. Predictions may be wrong, and corrections may ask
+    /// for more than the user did, so that only what is measured may say that a budget is out of reach: the plan of the least
+    /// memory where the user's own budget allows it, else that of the least predicted latency.
     ///
     /// # Errors
-    /// If latency is not what is missing, or that plan was measured and takes longer than is allowed: says what would do.
+    /// If neither is what is missing, or that plan was measured and takes more than is allowed: says what would do.
     fn fastest(
         &self,
         why: Infeasible,
@@ -294,16 +295,32 @@ impl Settling<'_> {
         round: usize,
         seen: &[(Selection, Figures)],
     ) -> Result<Found, PipelineError> {
-        let refused =
-            |measured: f64| PipelineError::Infeasible(explain(&why, self.uncut_ms, measured, self.job, self.source));
+        let figures = |levels: &[usize]| {
+            let selection = self.selection(levels);
+            seen.iter().find(|(known, _)| *known == selection).map(|(_, figures)| *figures)
+        };
+        let smaller = why.relaxations.iter().find(|way| way.latency_ms.is_none() && self.memory.is_some());
+        let mut more = 0.0;
+        if let Some((way, predicted)) = smaller.and_then(|way| Some((way, way.memory_bytes?))) {
+            match figures(&way.solution.levels) {
+                Some(figures) => more = figures.bytes - predicted,
+                None => {
+                    let (plan, loss) = (way.solution.levels.clone(), way.solution.loss);
+                    return Ok(Found { plan, loss, aim: Limits { memory_bytes: Some(predicted), ..aim }, round });
+                }
+            }
+        }
+        let refused = |longer: f64| {
+            let error = Missed { longer, more, uncut_ms: self.uncut_ms };
+            PipelineError::Infeasible(explain(&why, &error, self.job, self.source))
+        };
         let Some(least) = &why.least_latency else { return Err(refused(1.0)) };
         let millis = least.evaluation.latency_ms;
         let slow = aim.latency_ms.is_some_and(|limit| millis > limit) && !self.estimated();
         if !slow || why.least_memory.as_ref().is_some_and(|m| aim.memory_bytes.is_some_and(|b| m.bound > b)) {
             return Err(refused(1.0));
         }
-        let selection = self.selection(&least.levels);
-        let usage = seen.iter().find(|(known, _)| *known == selection).and_then(|(_, figures)| figures.usage);
+        let usage = figures(&least.levels).and_then(|figures| figures.usage);
         match usage.zip(self.ratio) {
             // How much longer it takes than predicted.
             Some((usage, ratio)) if usage.share > 1.0 => Err(refused(usage.share * ratio * self.uncut_ms / millis)),

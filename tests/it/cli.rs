@@ -79,7 +79,9 @@ fn json(command: &mut Command) -> Value {
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    // One object a line; the last is the result.
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {text}"));
+    text.lines().map(parse).last().unwrap_or_else(|| panic!("no line of JSON: {text}"))
 }
 
 fn keys(value: &Value, expected: &[&str]) {

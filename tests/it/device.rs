@@ -90,7 +90,7 @@ fn a_table_that_would_never_end_is_refused() {
     let graph = detect(scale, 2).unwrap();
     let sane = TableSpec { size: (32, 32), threads: 1, networks: vec![graph.clone()], rounds: 1, seed: 1 };
     // Kernels of many GiB, which the structure alone allows.
-    let wide = detect(Scale { width: 32.0, max_channels: 1 << 20, ..scale }, 2).unwrap();
+    let wide = detect(Scale { width: 16.0, max_channels: 1 << 20, ..scale }, 2).unwrap();
     let cases = [
         (TableSpec { rounds: usize::MAX, ..sane.clone() }, "the number of rounds is 18446744073709551615"),
         (TableSpec { rounds: 0, ..sane.clone() }, "the number of rounds is 0, expected a whole number from 1 to 1000"),

@@ -4,6 +4,8 @@
 
 #[cfg(feature = "toolkit")]
 mod backend;
+#[cfg(all(feature = "toolkit", unix))]
+mod budgets;
 #[cfg(feature = "toolkit")]
 mod classifiers;
 #[cfg(feature = "toolkit")]
