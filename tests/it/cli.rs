@@ -80,8 +80,8 @@ fn json(command: &mut Command) -> Value {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // One object a line; the last is the result.
-    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {text}"));
-    text.lines().map(parse).last().unwrap_or_else(|| panic!("no line of JSON: {text}"))
+    let mut lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {text}")));
+    lines.next_back().unwrap_or_else(|| panic!("no line of JSON: {text}"))
 }
 
 fn keys(value: &Value, expected: &[&str]) {
