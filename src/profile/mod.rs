@@ -1,7 +1,7 @@
 //! What a user asks for: `targets/<name>.toml`, parsed once into a [`Profile`] whose values are checked and carry units.
 //!
 //! A profile is read against a schema ([`read`] lists it): unknown keys, wrong types and values out of range are all
-//! reported at once, each with its place in the file. Flags of the command line are an [`Overrides`] on top; [`write`]
+//! reported at once, each with its place in the file. Flags of the command line are an [`Overrides`] on top; [`write()`]
 //! gives the outcome as a profile again.
 //! This room knows no model and no device: whether a budget can be met is the pipeline's business.
 
