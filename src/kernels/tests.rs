@@ -629,7 +629,7 @@ fn many_more_threads_than_processors_still_end() {
         }
         done.send(count.into_inner()).unwrap();
     });
-    assert_eq!(finished.recv_timeout(Duration::from_secs(30)).expect("the threads keep each other waiting"), 300 * 64);
+    assert_eq!(finished.recv_timeout(Duration::from_secs(120)).expect("the threads keep each other waiting"), 300 * 64);
 }
 
 #[test]
