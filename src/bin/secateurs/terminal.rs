@@ -95,11 +95,12 @@ impl Terminal {
         }
     }
 
-    /// A result: `text` for people, `value` for programs.
+    /// A result: `text` for people, where there is any, and `value` for programs.
     pub fn result(&mut self, text: &str, value: Value) {
         self.clear();
         match self.format {
             Format::Json => line(&value),
+            Format::Human if text.is_empty() => {}
             Format::Human => output::print(&format!("{}\n", text.trim_end())),
         }
     }
