@@ -14,13 +14,13 @@ fn search(criterion: &mut Criterion) {
     for letter in ['n', 's', 'm', 'l', 'x'] {
         let Some(graph) = Scale::of(letter).and_then(|scale| detect(scale, 80).ok()) else { continue };
         let mut problem = network::network(&graph, 7);
-        let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
-        let uncut = evaluate(&problem, &uncut);
+        let baseline: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
+        let baseline = evaluate(&problem, &baseline);
         for (name, latency, memory) in
             [("latency", Some(0.8), None), ("memory", None, Some(0.7)), ("both", Some(0.7), Some(0.7))]
         {
-            let latency_ms = latency.map(|share: f64| share * uncut.latency_ms);
-            let memory_bytes = memory.map(|share: f64| share * uncut.memory_bytes);
+            let latency_ms = latency.map(|share: f64| share * baseline.latency_ms);
+            let memory_bytes = memory.map(|share: f64| share * baseline.memory_bytes);
             problem.budget = Budget { latency_ms, memory_bytes };
             group.bench_function(format!("{letter}/{name}"), |bench| {
                 bench.iter(|| solve(&problem, &Options::default(), &mut |_| {}));

@@ -8,7 +8,7 @@
 mod harness;
 
 use secateurs::data::demo;
-use secateurs::detector::Finder;
+use secateurs::detector::Predictor;
 use secateurs::engine::Options;
 use secateurs::model;
 use secateurs::vision::Image;
@@ -80,20 +80,20 @@ fn the_inference_binary_holds_what_it_holds_over_50_000_frames() {
 fn a_finder_holds_what_it_holds_over_50_000_pictures() {
     let model = harness::model();
     let options = Options { threads: 1, ..Options::default() };
-    let mut finder = Finder::new(&model, 32, &options).unwrap();
+    let mut predictor = Predictor::new(&model, 32, &options).unwrap();
     // Fresh weights are sure of nothing.
-    finder.set_thresholds(1e-5, 0.7);
+    predictor.set_thresholds(1e-5, 0.7);
     let pictures: Vec<Vec<u8>> = (0..16).map(|i| demo::draw(5, i, 40).0.jpeg(70).unwrap()).collect();
     let (mut samples, mut found) = (Vec::new(), 0);
     for frame in 0..FRAMES {
         let path = Path::new("picture.jpg");
         let image = Image::decode(path, &pictures[frame % pictures.len()]).unwrap();
-        let result = finder.find(path, &image, &model).unwrap();
+        let result = predictor.find(path, &image, &model).unwrap();
         found += usize::from(serde_json::to_string(&result).unwrap().contains("score"));
         if frame % (FRAMES / 50) == 0 {
             samples.push(held("self").unwrap());
         }
     }
     assert!(found > 0, "nothing was found, so that nothing was decoded");
-    assert_flat("finder", &samples);
+    assert_flat("predictor", &samples);
 }

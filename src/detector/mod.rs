@@ -1,16 +1,16 @@
 //! From a photo to what is in it: letterbox, network, decoding and suppression of duplicates in one place.
 //!
 //! A [`Detector`] finds boxes, and with them masks, keypoints or rotations where the network gives them; a
-//! [`Classifier`] names the whole image. [`Finder`] is whichever of the two a model is.
+//! [`Classifier`] names the whole image. [`Predictor`] is whichever of the two a model is.
 
 mod classifier;
-mod found;
 mod mask;
 pub mod pictures;
+mod predictions;
 
 pub use classifier::Classifier;
-pub use found::{Found, Named, NamedClass};
 pub use mask::Mask;
+pub use predictions::{Labelled, NamedClass, Predictions};
 
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::Head;
@@ -189,14 +189,14 @@ pub enum Detail {
 }
 
 /// A network that says what is in an image, in whichever way it can.
-pub enum Finder {
+pub enum Predictor {
     /// Objects with places.
     Detector(Detector),
     /// The whole image.
     Classifier(Classifier),
 }
 
-impl Finder {
+impl Predictor {
     /// Compiles a model for square input images of `side` pixels.
     ///
     /// # Errors
@@ -219,10 +219,10 @@ impl Finder {
     ///
     /// # Errors
     /// If the engine fails.
-    pub fn find(&mut self, path: &Path, image: &Image, model: &Model) -> Result<Found, DetectorError> {
+    pub fn find(&mut self, path: &Path, image: &Image, model: &Model) -> Result<Predictions, DetectorError> {
         Ok(match self {
-            Self::Detector(detector) => Found::objects(path, &detector.detect(image)?, &model.info),
-            Self::Classifier(classifier) => Found::classes(path, &classifier.classify(image)?, &model.info),
+            Self::Detector(detector) => Predictions::objects(path, &detector.detect(image)?, &model.info),
+            Self::Classifier(classifier) => Predictions::classes(path, &classifier.classify(image)?, &model.info),
         })
     }
 }

@@ -5,15 +5,15 @@
 //! channel, and no layer type or model is listed by hand. Atoms that a residual sum, or the product
 //! of queries and keys, holds together are merged. A [`Group`] collects the atoms that occur in
 //! the same tensors: they are interchangeable, and their number is one decision of the search. Where the network makes
-//! sense without any of them, the number may be 0: then a whole block, or a member of a join, goes ([`Absence`]).
+//! sense without any of them, the number may be 0: then a whole block, or a member of a join, goes ([`DeadNodes`]).
 //!
 //! The idea of dependency groups follows Fang et al., "DepGraph: Towards Any Structural Pruning" (CVPR 2023).
 //! This room knows no weights.
 
-mod absence;
 mod atoms;
+mod dead;
 
-pub use absence::Absence;
+pub use dead::DeadNodes;
 
 use crate::graph::{Graph, NodeId, Op};
 use serde::Serialize;
@@ -183,7 +183,7 @@ fn removable(graph: &Graph, groups: &Groups, occur: &[Vec<GroupId>], id: GroupId
         return false;
     }
     let gone = |atom: AtomId| groups.group_of[atom.index()] == Some(id);
-    let Ok(rest) = Absence::of(graph, &groups.channels, &gone) else { return false };
+    let Ok(rest) = DeadNodes::of(graph, &groups.channels, &gone) else { return false };
     let mut used = vec![false; groups.groups.len()];
     used[id.index()] = true;
     for (_, here) in occur.iter().enumerate().filter(|(node, _)| rest.needed[*node]) {

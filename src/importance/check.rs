@@ -1,6 +1,6 @@
 //! Whether rankings and curves that were kept can be those of a network.
 
-use super::{Curves, Ranking, Sampling};
+use super::{LossCurves, Ranking, Sampling};
 use crate::group::Groups;
 
 impl Ranking {
@@ -38,7 +38,7 @@ impl Ranking {
     }
 }
 
-impl Curves {
+impl LossCurves {
     /// Says what is wrong: every group has a finite loss of at least 0 at every width that is measured.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ mod tests {
         let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 4, images: 4 };
         let ranking = Ranking(groups.groups.iter().map(|g| (0..g.width()).rev().collect()).collect());
         let curve = |g| sampling.widths(g).into_iter().map(|w| (w, 1.0 / (w + 1) as f64)).collect();
-        let curves = Curves(groups.groups.iter().map(curve).collect());
+        let curves = LossCurves(groups.groups.iter().map(curve).collect());
         assert_eq!(ranking.check(&groups), Ok(()));
         assert_eq!(curves.check(&groups, &sampling), Ok(()));
 

@@ -5,11 +5,11 @@
 //! the outputs depend on its channel. The same score per row is that of Sun et al., "A Simple and Effective Pruning Approach for
 //! Large Language Models" (ICLR 2024).
 
-use super::Grams;
+use super::Covariances;
 use super::reconstruction::scales;
 use crate::graph::Op;
 use crate::model::Model;
-use crate::repair::Emphasis;
+use crate::repair::Sensitivity;
 
 /// Which weights may go.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,12 +22,17 @@ pub enum Pattern {
 
 /// The model with the weights set to zero that cost least. Depthwise convolutions, and under [`Pattern::TwoOfFour`] layers
 /// whose input channels are no multiple of four, stay as they are.
-pub fn sparsify(model: &Model, grams: &Grams, emphasis: Option<&Emphasis>, pattern: Pattern) -> Model {
+pub fn sparsify(
+    model: &Model,
+    covariances: &Covariances,
+    sensitivity: Option<&Sensitivity>,
+    pattern: Pattern,
+) -> Model {
     let mut scored: Vec<(String, Vec<f64>, [usize; 4])> = Vec::new();
     for (id, conv) in model.graph.convs() {
-        let (Op::Conv(_), Some(gram)) = (&model.graph.node(id).op, grams.get(&id.0)) else { continue };
-        let variances = gram.variances();
-        let energies = emphasis.and_then(|e| e.channels.get(&id.0)).filter(|c| c.len() == conv.c_out);
+        let (Op::Conv(_), Some(covariance)) = (&model.graph.node(id).op, covariances.get(&id.0)) else { continue };
+        let variances = covariance.variances();
+        let energies = sensitivity.and_then(|e| e.channels.get(&id.0)).filter(|c| c.len() == conv.c_out);
         let scales = scales(model, conv);
         let rows = model.tensor(&conv.weight).data().chunks(variances.len().max(1)).enumerate();
         let scores = rows.flat_map(|(row, weights)| {

@@ -1,28 +1,28 @@
 //! What a channel is worth: a [`Ranking`] orders the channels of every group from the first to go to the last.
 //!
 //! Criteria that read weights alone are in `weights`; those that need gradients of the loss in `gradients`.
-//! How much loss a group costs at a given width is then *measured* (`damage`), so that groups can be compared with each
+//! How much loss a group costs at a given width is then *measured* (`curves`), so that groups can be compared with each
 //! other whatever criterion ordered their channels.
 
 mod activations;
 mod check;
-mod damage;
+mod curves;
 mod elements;
-mod emphasis;
 mod gradients;
 mod greedy;
 mod reconstruction;
+mod sensitivity;
 mod weights;
 
 pub use activations::{Activations, activations};
-pub use damage::{Curves, DamageError, Grams, Sampling, divergence, grams, measure, outputs};
+pub use curves::{Covariances, DamageError, LossCurves, Sampling, covariances, divergence, measure, outputs};
 pub use elements::{Pattern, sparsify};
-pub use emphasis::emphasis;
 pub use gradients::{MaskGradients, mask_gradients};
+pub use sensitivity::sensitivity;
 
 use crate::group::Groups;
 use crate::model::Model;
-use crate::repair::Emphasis;
+use crate::repair::Sensitivity;
 use crate::surgery::Selection;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -120,13 +120,13 @@ impl Ranking {
 /// What the criteria read besides the weights. A criterion whose part is missing is an error ([`Missing`]): none stands in
 /// for another.
 #[derive(Clone, Copy, Default)]
-pub struct Evidence<'a> {
+pub struct Statistics<'a> {
     /// For [`Criterion::Fisher`] and [`Criterion::Taylor`].
     pub gradients: Option<&'a MaskGradients>,
     /// For [`Criterion::Reconstruction`], with the ridge of the repair.
-    pub grams: Option<(&'a Grams, f64)>,
+    pub covariances: Option<(&'a Covariances, f64)>,
     /// For [`Criterion::Reconstruction`]: how much the outputs depend on each channel; all count alike without it.
-    pub emphasis: Option<&'a Emphasis>,
+    pub sensitivity: Option<&'a Sensitivity>,
     /// For [`Criterion::Activation`].
     pub activations: Option<&'a Activations>,
     /// For [`Criterion::Random`].
@@ -143,7 +143,7 @@ pub struct Missing {
     pub what: &'static str,
 }
 
-/// The evidence that a criterion reads, whole.
+/// The statistics that a criterion reads, whole.
 enum Basis<'a> {
     Reconstruction(reconstruction::Basis<'a>),
     Fisher(&'a MaskGradients),
@@ -154,18 +154,19 @@ enum Basis<'a> {
 }
 
 impl<'a> Basis<'a> {
-    fn of(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence<'a>) -> Result<Self, Missing> {
+    fn of(criterion: Criterion, model: &Model, groups: &Groups, statistics: Statistics<'a>) -> Result<Self, Missing> {
         let missing = |what| Missing { criterion, what };
-        let gradients = evidence.gradients.ok_or(missing("gradients of the loss"));
+        let gradients = statistics.gradients.ok_or(missing("gradients of the loss"));
         Ok(match criterion {
             Criterion::Reconstruction => {
-                let (grams, ridge) = evidence.grams.ok_or(missing("second moments of the layers' inputs"))?;
-                Self::Reconstruction(reconstruction::Basis { grams, ridge, emphasis: evidence.emphasis })
+                let (covariances, ridge) =
+                    statistics.covariances.ok_or(missing("second moments of the layers' inputs"))?;
+                Self::Reconstruction(reconstruction::Basis { covariances, ridge, sensitivity: statistics.sensitivity })
             }
             Criterion::Fisher => Self::Fisher(gradients?),
             Criterion::Taylor => Self::Taylor(gradients?),
-            Criterion::Activation => Self::Activation(evidence.activations.ok_or(missing("activations"))?),
-            Criterion::Random => Self::Random(evidence.seed),
+            Criterion::Activation => Self::Activation(statistics.activations.ok_or(missing("activations"))?),
+            Criterion::Random => Self::Random(statistics.seed),
             Criterion::BnScale if !weights::has_scales(model, groups) => {
                 return Err(missing("a batch normalisation behind at least one layer that can be cut"));
             }
@@ -202,9 +203,9 @@ impl<'a> Basis<'a> {
 /// Ranks the channels of every group.
 ///
 /// # Errors
-/// If the evidence lacks what the criterion reads.
-pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, evidence: Evidence) -> Result<Ranking, Missing> {
-    let basis = Basis::of(criterion, model, groups, evidence)?;
+/// If the statistics lacks what the criterion reads.
+pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, statistics: Statistics) -> Result<Ranking, Missing> {
+    let basis = Basis::of(criterion, model, groups, statistics)?;
     Ok(Ranking((0..groups.groups.len()).into_par_iter().map(|id| basis.order(model, groups, id)).collect()))
 }
 
@@ -219,9 +220,9 @@ pub fn scores(
     criterion: Criterion,
     model: &Model,
     groups: &Groups,
-    evidence: Evidence,
+    statistics: Statistics,
 ) -> Result<Vec<Vec<f64>>, Missing> {
-    let basis = Basis::of(criterion, model, groups, evidence)?;
+    let basis = Basis::of(criterion, model, groups, statistics)?;
     let one = |id: usize| {
         let mut scores = basis.scores(model, groups, id);
         let own_scale = match criterion {

@@ -7,11 +7,11 @@
 //! made comparable by the scale of the batch normalisation behind them and, where it is known, by how much the network's
 //! outputs depend on them.
 
-use super::{Grams, greedy};
+use super::{Covariances, greedy};
 use crate::graph::{Conv, NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
-use crate::repair::{Emphasis, Gram};
+use crate::repair::{Covariance, Sensitivity};
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
 use faer::prelude::Solve;
@@ -35,7 +35,7 @@ impl Reader {
         group: &Group,
         (conv, scales): (&Conv, &[f64]),
         input: usize,
-        gram: &Gram,
+        covariance: &Covariance,
         ridge: f64,
     ) -> Option<Self> {
         let taps = conv.kernel * conv.kernel;
@@ -47,7 +47,7 @@ impl Reader {
             at.entry(*atom).or_default().extend(channel * taps..(channel + 1) * taps);
         }
         let columns = group.atoms.iter().map(|atom| at.remove(atom).unwrap_or_default()).collect();
-        Some(Self { inverse: gram.inverse(ridge)?, weights, columns })
+        Some(Self { inverse: covariance.inverse(ridge)?, weights, columns })
     }
 
     /// Error of the outputs when the channel at a position goes now.
@@ -95,9 +95,9 @@ pub(super) fn scales(model: &Model, conv: &Conv) -> Vec<f64> {
 /// What the criterion reads besides the weights.
 #[derive(Clone, Copy)]
 pub(super) struct Basis<'a> {
-    pub grams: &'a Grams,
+    pub covariances: &'a Covariances,
     pub ridge: f64,
-    pub emphasis: Option<&'a Emphasis>,
+    pub sensitivity: Option<&'a Sensitivity>,
 }
 
 /// The order in which the channels of a group go, and a score for every channel by its position: the error that its
@@ -114,8 +114,8 @@ impl Basis<'_> {
         let reader = |id: &NodeId| {
             let node = model.graph.node(*id);
             let Op::Conv(conv) = &node.op else { return None };
-            let (input, gram) = (node.inputs[0].index(), self.grams.get(&id.0)?);
-            Reader::new(model, groups, group, (conv, &self.scales(model, *id, conv)), input, gram, self.ridge)
+            let (input, covariance) = (node.inputs[0].index(), self.covariances.get(&id.0)?);
+            Reader::new(model, groups, group, (conv, &self.scales(model, *id, conv)), input, covariance, self.ridge)
         };
         let mut readers: Vec<Reader> = group.consumers.iter().filter_map(reader).collect();
         if readers.is_empty() {
@@ -144,7 +144,7 @@ impl Basis<'_> {
     /// Factor of every output of a layer to units in which errors of different layers can be compared.
     fn scales(&self, model: &Model, id: NodeId, conv: &Conv) -> Vec<f64> {
         let mut scales = scales(model, conv);
-        let energies = self.emphasis.and_then(|e| e.channels.get(&id.0)).filter(|c| c.len() == conv.c_out);
+        let energies = self.sensitivity.and_then(|e| e.channels.get(&id.0)).filter(|c| c.len() == conv.c_out);
         scales.iter_mut().zip(energies.into_iter().flatten()).for_each(|(scale, energy)| *scale *= energy.sqrt());
         scales
     }
@@ -154,10 +154,11 @@ impl Basis<'_> {
         let mut scores = vec![0.0; group.width()];
         for id in &group.producers {
             let Op::Conv(conv) = &model.graph.node(*id).op else { continue };
-            let Some(gram) = self.grams.get(&id.0) else { continue };
+            let Some(covariance) = self.covariances.get(&id.0) else { continue };
             let kernel = model.tensor(&conv.weight).data();
             let rows = kernel.chunks(kernel.len() / conv.c_out.max(1));
-            let scaled = rows.zip(self.scales(model, *id, conv)).map(|(row, scale)| gram.spread(row) * scale * scale);
+            let scaled =
+                rows.zip(self.scales(model, *id, conv)).map(|(row, scale)| covariance.spread(row) * scale * scale);
             for (atom, score) in groups.channels[id.index()].iter().zip(scaled) {
                 if let Ok(position) = group.atoms.binary_search(atom) {
                     scores[position] += score;

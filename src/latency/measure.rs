@@ -29,7 +29,7 @@ pub struct Sampling {
     pub size: (usize, usize),
     /// Threads of the runtime.
     pub threads: usize,
-    /// Number of differently cut networks, the uncut one included.
+    /// Number of differently cut networks, the baseline one included.
     pub networks: usize,
     /// How often each network runs.
     pub rounds: usize,
@@ -45,7 +45,7 @@ pub struct Networks<'a> {
 }
 
 impl<'a> Networks<'a> {
-    /// Networks of random widths; the first is uncut. `levels` are the widths each group may have.
+    /// Networks of random widths; the first is baseline. `levels` are the widths each group may have.
     pub fn new(model: &'a Model, groups: &'a Groups, levels: &[Vec<usize>], sampling: &Sampling) -> Self {
         let mut rng = StdRng::seed_from_u64(sampling.seed);
         let mut plans: Vec<Vec<usize>> = vec![groups.groups.iter().map(|g| g.width()).collect()];

@@ -19,7 +19,7 @@ pub(super) fn enough(bytes: f64, asked: &Asked) -> String {
     params.into_iter().chain(file).collect::<Vec<_>>().join(" with ")
 }
 
-/// How far a plan is from the uncut network, in words.
+/// How far a plan is from the baseline network, in words.
 pub(super) fn distance(loss: f64) -> String {
     if loss.is_finite() {
         format!("{loss:.4} nats per confident prediction")
@@ -34,19 +34,22 @@ pub(super) struct Missed {
     pub longer: f64,
     /// How much more memory the smallest plan takes than predicted, bytes.
     pub more: f64,
-    /// The uncut network's predicted latency, milliseconds.
-    pub uncut_ms: f64,
+    /// The baseline network's predicted latency, milliseconds.
+    pub baseline_ms: f64,
 }
 
 /// What can least be reached, and what would do, in the user's units: all predictions are corrected by what was measured.
 pub(super) fn explain(why: &Infeasible, missed: &Missed, job: &Job, source: &Source) -> String {
-    let uncut_ms = missed.uncut_ms / missed.longer;
+    let baseline_ms = missed.baseline_ms / missed.longer;
     // A measured plan must stay below what is asked for by more than noise.
     let room = if matches!(job.timing, Timing::Estimate(_)) { 1.0 } else { 1.0 / LEAST_USE };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     let mut text = format!("no widths meet {}", measure::describe(&job.budget));
     if let Some(least) = &why.least_latency {
-        text += &format!("; the least latency is {:.3}x of the uncut model's", least.evaluation.latency_ms / uncut_ms);
+        text += &format!(
+            "; the least latency is {:.3}x of the baseline model's",
+            least.evaluation.latency_ms / baseline_ms
+        );
     }
     // Where memory has no limit of its own, the search's limit is that of the weights.
     let weights_only = job.budget.memory_mib.is_none();
@@ -56,7 +59,8 @@ pub(super) fn explain(why: &Infeasible, missed: &Missed, job: &Job, source: &Sou
     }
     for way in &why.relaxations {
         let parts = [
-            way.latency_ms.map(|ms| format!("--latency-ratio {:.3}", (ms * room / uncut_ms * 1000.0).ceil() / 1000.0)),
+            way.latency_ms
+                .map(|ms| format!("--latency-ratio {:.3}", (ms * room / baseline_ms * 1000.0).ceil() / 1000.0)),
             way.memory_bytes.map(|bytes| enough(bytes + missed.more, &job.budget)),
         ];
         text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));

@@ -5,7 +5,7 @@
 //! much that is, the frames themselves say. A plan is good enough when it was measured twice as holding and uses
 //! [`LEAST_USE`] of what is allowed.
 
-use super::measure::{Against, bound, percentile};
+use super::measure::{PairedLatency, bound, percentile};
 use crate::report::Asked;
 
 /// The least share of what is allowed that a plan should use.
@@ -41,13 +41,14 @@ pub(super) struct Usage {
 
 impl Usage {
     /// The greatest share of the latency budgets; none without any.
-    pub fn of(asked: &Asked, against: &Against) -> Option<Self> {
+    pub fn of(asked: &Asked, against: &PairedLatency) -> Option<Self> {
         let usage = |limit: f64, point: f64, figure: f64, bound: Option<f64>| {
             let noise = bound.map_or(UNKNOWN, |bound| ((bound - point) / point.max(1e-9) / CONFIDENCE).max(0.0));
             Self { share: figure / limit, noise }
         };
         let by_millis = asked.latency_ms.map(|limit| {
-            let (point, bound) = (percentile(&against.cut, asked.percentile), bound(&against.cut, asked.percentile));
+            let (point, bound) =
+                (percentile(&against.pruned, asked.percentile), bound(&against.pruned, asked.percentile));
             usage(limit, point, bound.unwrap_or(point), bound)
         });
         let by_ratio = asked.latency_ratio.map(|limit| usage(limit, against.ratio, against.ratio, against.ratio_bound));
@@ -144,12 +145,12 @@ mod tests {
             (0..12).map(|_| self.rng.random_range(0.0..1.0)).sum::<f64>() - 6.0
         }
 
-        /// The true latency of the plan for some predicted milliseconds, over the uncut network's.
+        /// The true latency of the plan for some predicted milliseconds, over the baseline network's.
         fn truth(&self, millis: f64) -> f64 {
             ((millis / self.step).floor() * self.step / 10.0).powf(self.bend)
         }
 
-        fn measure(&mut self, millis: f64, runs: usize) -> Against {
+        fn measure(&mut self, millis: f64, runs: usize) -> PairedLatency {
             let (truth, mut state) = (self.truth(millis), 0.0);
             let mut samples = [Samples::default(), Samples::default()];
             for _ in 0..runs {
@@ -162,7 +163,7 @@ mod tests {
                 }
             }
             let pair = Pair::of(&samples[0], &samples[1]);
-            Against::from(pair)
+            PairedLatency::from(pair)
         }
 
         /// Plans for a budget as a job does; the plan's predicted milliseconds, and what was measured of it.

@@ -18,7 +18,7 @@ const NAMED: usize = 5;
 /// Room for reports and the code of the inference binary, bytes.
 const REPORTS: u64 = 32 << 20;
 
-/// Files of the size of the model that lie in the results' folder while a set is replaced: uncut, shipped, and the one
+/// Files of the size of the model that lie in the results' folder while a set is replaced: baseline, shipped, and the one
 /// in the binary, of the old and of the new set.
 const COPIES: u64 = 6;
 

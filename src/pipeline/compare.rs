@@ -3,8 +3,8 @@
 use super::aim::Aim;
 use super::allocate::{self, Rule};
 use super::job::{Event, Job, Listener};
-use super::plan::{Evident, levels, missing, table, worth};
-use super::{PipelineError, Source, check, measure, settle};
+use super::plan::{Gathered, levels, missing, sensitivity, table};
+use super::{PipelineError, Source, check, measure, refine};
 use crate::eval::{Found, Prepared};
 use crate::importance::{self, Criterion, Ranking};
 use crate::latency::LatencyTable;
@@ -77,9 +77,9 @@ pub fn compare(
     let table = table(job, &source, &levels, tell)?;
     let prepared = Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?;
     let judge = Judge { prepared: &prepared, seed: job.seed };
-    let uncut = judge.find(&source.model)?;
+    let baseline = judge.find(&source.model)?;
     // Below zero stands for a figure that there is not: no difference of such figures means anything.
-    if judge.score(&uncut).map50_95 < 0.0 {
+    if judge.score(&baseline).map50_95 < 0.0 {
         return Err(PipelineError::Input(format!(
             "{}: accuracy is undefined, because the validation images show no labelled object; there is nothing to compare",
             source.data_name
@@ -93,7 +93,7 @@ pub fn compare(
         imgsz: source.imgsz,
         images: prepared.len(),
         resamples: RESAMPLES,
-        uncut: judge.score(&uncut),
+        baseline: judge.score(&baseline),
         rows: Vec::new(),
     };
     // What the first scheme finds, by budget and repair.
@@ -105,8 +105,8 @@ pub fn compare(
             tell(Event::Stage("Pruning", format!("by {} to {ratio}x", scheme.name())));
             let selection = match scheme.rule {
                 None => {
-                    let worth = worth(&job, scheme.criterion, &source, tell)?;
-                    settle::settle(&job, &source, &worth, &levels, &table, tell)?.0
+                    let sensitivity = sensitivity(&job, scheme.criterion, &source, tell)?;
+                    refine::refine(&job, &source, &sensitivity, &levels, &table, tell)?.0
                 }
                 Some(rule) => by_rule(&job, &source, (scheme.criterion, rule), &levels, &table, tell)?,
             };
@@ -134,7 +134,7 @@ pub fn compare(
                     repair: method.name().into(),
                     asked_ratio: *ratio,
                     latency_ratio: against.ratio,
-                    p50_ms: against.cut.p50_ms,
+                    p50_ms: against.pruned.p50_ms,
                     params: cost.params,
                     macs: cost.macs,
                     score: judge.score(&found),
@@ -161,10 +161,10 @@ fn by_rule(
     table: &LatencyTable,
     tell: Listener,
 ) -> Result<Selection, PipelineError> {
-    let found = Evident::gather(job, criterion, source, tell)?;
-    let evidence = found.evidence(job, source);
-    let scores = importance::scores(criterion, &source.model, &source.groups, evidence).map_err(missing)?;
-    let ranking: Ranking = importance::rank(criterion, &source.model, &source.groups, evidence).map_err(missing)?;
+    let found = Gathered::gather(job, criterion, source, tell)?;
+    let statistics = found.statistics(job, source);
+    let scores = importance::scores(criterion, &source.model, &source.groups, statistics).map_err(missing)?;
+    let ranking: Ranking = importance::rank(criterion, &source.model, &source.groups, statistics).map_err(missing)?;
     let network = (&source.model.graph, &source.groups, table);
     let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
     let allowed = job.budget.latency_ratio.unwrap_or(1.0);

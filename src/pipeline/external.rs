@@ -10,7 +10,7 @@ use crate::device::{DeviceError, Limits, answer};
 use crate::emit::onnx;
 use crate::files;
 use crate::model::Model;
-use crate::pipeline::Against;
+use crate::pipeline::PairedLatency;
 use crate::session::SessionError;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -81,27 +81,27 @@ fn numbers(text: &str) -> Vec<f64> {
 /// As [`frames`].
 pub fn versus(
     command: &[String],
-    uncut: &Model,
+    baseline: &Model,
     cut: &Model,
     imgsz: usize,
     runs: usize,
     folder: &Path,
-) -> Result<Against, PipelineError> {
+) -> Result<PairedLatency, PipelineError> {
     let (mut a, mut b) = (Samples::default(), Samples::default());
     let mut turn = 0;
     // A B B A: neither always follows the other.
     while turn == 0 || (a.wall.len().min(b.wall.len()) < runs && turn < MOST_RUNS) {
-        let order = [(uncut, true), (cut, false)];
-        for (model, is_uncut) in if turn % 2 == 0 { order } else { [order[1], order[0]] } {
+        let order = [(baseline, true), (cut, false)];
+        for (model, is_baseline) in if turn % 2 == 0 { order } else { [order[1], order[0]] } {
             let times = frames(command, model, imgsz, folder)?;
-            if is_uncut { &mut a } else { &mut b }.wall.extend(times);
+            if is_baseline { &mut a } else { &mut b }.wall.extend(times);
         }
         turn += 1;
     }
     // Frames of two runs of a command are no pairs of neighbours.
     let pair = Pair::of(&a, &b);
     let ratio = pair.ratio;
-    Ok(Against { ratio, ratio_bound: None, ..pair.into() })
+    Ok(PairedLatency { ratio, ratio_bound: None, ..pair.into() })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Floors of single classes: how much of what the uncut network finds the pruned one must still find.
+//! Floors of single classes: how much of what the baseline network finds the pruned one must still find.
 //!
 //! A detector finds an object with a confidence of 0.25 and more and an IoU of 0.50 and more; a classifier with its likeliest
 //! class. Plans are compared by it on calibration images; the verdict is about the validation images.
@@ -11,7 +11,7 @@ use crate::profile::nearest;
 use crate::vision::{NmsOptions, detect};
 use std::collections::BTreeMap;
 
-/// The least recall of classes by name, as a share of the uncut network's.
+/// The least recall of classes by name, as a share of the baseline network's.
 pub type Floors = BTreeMap<String, f64>;
 
 /// Outputs of a network, image after image.
@@ -65,11 +65,11 @@ pub(super) fn recall(source: &Source, first: usize, outputs: &Outputs) -> Vec<Op
 }
 
 /// By how much a network misses the floors, added up over the classes; 0 if it holds all. Classes that no image shows, or that the
-/// uncut network does not find either, say nothing.
-pub(super) fn missing(floors: &Floors, names: &[String], uncut: &[Option<f64>], other: &[Option<f64>]) -> f64 {
+/// baseline network does not find either, say nothing.
+pub(super) fn missing(floors: &Floors, names: &[String], baseline: &[Option<f64>], other: &[Option<f64>]) -> f64 {
     let of_class = |(name, share): (&String, &f64)| {
         let class = names.iter().position(|known| known == name)?;
-        Some((share * uncut[class]? - other[class]?).max(0.0))
+        Some((share * baseline[class]? - other[class]?).max(0.0))
     };
     floors.iter().filter_map(of_class).sum()
 }
@@ -82,8 +82,8 @@ mod tests {
     fn what_is_missing_adds_up_over_the_classes_with_a_floor() {
         let names = ["a", "b", "c"].map(str::to_owned);
         let floors = Floors::from([("a".into(), 0.9), ("b".into(), 1.0)]);
-        let uncut = [Some(0.5), Some(0.8), Some(1.0)];
-        let lost = |a, b| missing(&floors, &names, &uncut, &[Some(a), Some(b), Some(0.0)]);
+        let baseline = [Some(0.5), Some(0.8), Some(1.0)];
+        let lost = |a, b| missing(&floors, &names, &baseline, &[Some(a), Some(b), Some(0.0)]);
         assert_eq!(lost(0.45, 0.8), 0.0);
         assert!((lost(0.40, 0.9) - 0.05).abs() < 1e-12);
         assert!((lost(0.40, 0.7) - 0.15).abs() < 1e-12);

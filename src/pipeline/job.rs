@@ -30,7 +30,7 @@ pub struct Job {
     pub threads: usize,
     /// Budgets and floors.
     pub budget: Asked,
-    /// The least recall of classes by name, as a share of the uncut network's.
+    /// The least recall of classes by name, as a share of the baseline network's.
     pub floors: Floors,
     /// Single weights to set to zero; none cuts channels.
     pub pattern: Option<Pattern>,
@@ -90,11 +90,11 @@ pub struct Tune {
     pub lr: f64,
     /// How steps follow from gradients.
     pub rule: Rule,
-    /// Weight of distillation from the uncut model; 0 turns it off.
+    /// Weight of distillation from the baseline model; 0 turns it off.
     pub distill: f64,
     /// L1 penalty on the scales of the normalisations.
     pub sparsity: f64,
-    /// Whether the uncut model gets the same epochs as a control.
+    /// Whether the baseline model gets the same epochs as a control.
     pub control: bool,
 }
 

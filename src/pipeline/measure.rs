@@ -1,4 +1,4 @@
-//! Times uncut and cut networks in turn, and judges the budgets.
+//! Times baseline and cut networks in turn, and judges the budgets.
 
 use super::aim::{self, Usage};
 use super::floors::Floors;
@@ -27,12 +27,14 @@ const COMMAND_NETWORKS: usize = 15;
 
 /// Two networks measured in turn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Against {
-    /// The uncut network.
-    pub uncut: Distribution,
+pub struct PairedLatency {
+    /// The baseline network.
+    #[serde(rename = "uncut")]
+    pub baseline: Distribution,
     /// The other one.
-    pub cut: Distribution,
-    /// The other one's time over the uncut one's.
+    #[serde(rename = "cut")]
+    pub pruned: Distribution,
+    /// The other one's time over the baseline one's.
     pub ratio: f64,
     /// What that is at most with 95 % confidence, where there are frames enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,23 +44,23 @@ pub struct Against {
     pub all_windows: Option<Distribution>,
 }
 
-impl From<Pair> for Against {
-    /// Frames that ran in turn, the uncut network's first.
+impl From<Pair> for PairedLatency {
+    /// Frames that ran in turn, the baseline network's first.
     fn from(pair: Pair) -> Self {
         let (ratio, ratio_bound) = (pair.pair_ratio, pair.pair_ratio_bound);
-        Self { uncut: pair.a, cut: pair.b, ratio, ratio_bound, all_windows: None }
+        Self { baseline: pair.a, pruned: pair.b, ratio, ratio_bound, all_windows: None }
     }
 }
 
-impl Against {
+impl PairedLatency {
     /// What a measurement in turn says; none if there was only one network.
     pub fn of(measured: &Measured) -> Option<Self> {
-        let uncut = measured.against.as_ref()?;
+        let baseline = measured.against.as_ref()?;
         Some(Self {
-            uncut: uncut.latency.clone(),
-            cut: measured.latency.clone(),
-            ratio: uncut.pair_ratio,
-            ratio_bound: uncut.pair_ratio_bound,
+            baseline: baseline.latency.clone(),
+            pruned: measured.latency.clone(),
+            ratio: baseline.pair_ratio,
+            ratio_bound: baseline.pair_ratio_bound,
             all_windows: None,
         })
     }
@@ -69,25 +71,25 @@ impl Against {
     }
 }
 
-/// Measures a model against the uncut one, alternating frame by frame, where the job says.
+/// Measures a model against the baseline one, alternating frame by frame, where the job says.
 pub fn in_turn(
-    uncut: &Model,
+    baseline: &Model,
     other: &Model,
     source: &Source,
     job: &Job,
     runs: usize,
-) -> Result<Against, PipelineError> {
+) -> Result<PairedLatency, PipelineError> {
     if let Timing::Device(session) = &job.timing {
-        return on_device(session, uncut, other, source, job, runs);
+        return on_device(session, baseline, other, source, job, runs);
     }
     if let Timing::Command(command, _) = &job.timing {
-        return external::versus(command, uncut, other, source.imgsz, runs, &job.cache);
+        return external::versus(command, baseline, other, source.imgsz, runs, &job.cache);
     }
     let engine = |model: &Model| {
         let options = Options { threads: job.threads, ..Options::default() };
         Engine::new(model, source.imgsz, source.imgsz, &options).map_err(PipelineError::stage("measurement"))
     };
-    let (mut a, mut b) = (engine(uncut)?, engine(other)?);
+    let (mut a, mut b) = (engine(baseline)?, engine(other)?);
     let input = &source.images[0];
     let found = bench::interleave(&mut a, &mut b, input, job.warmup.min(runs), runs)
         .map_err(PipelineError::stage("measurement"))?;
@@ -96,16 +98,16 @@ pub fn in_turn(
 
 fn on_device(
     session: &Session,
-    uncut: &Model,
+    baseline: &Model,
     other: &Model,
     source: &Source,
     job: &Job,
     runs: usize,
-) -> Result<Against, PipelineError> {
-    // The uncut model is always the same file, so that it is copied to the device once.
+) -> Result<PairedLatency, PipelineError> {
+    // The baseline model is always the same file, so that it is copied to the device once.
     let path = |name: &str| job.cache.join(format!("{name}-{}.safetensors", std::process::id()));
-    let (one, two) = (path("uncut"), path("cut"));
-    let saved = [(uncut, &one), (other, &two)].into_iter().try_for_each(|(model, path)| model::save(model, path));
+    let (one, two) = (path("baseline"), path("cut"));
+    let saved = [(baseline, &one), (other, &two)].into_iter().try_for_each(|(model, path)| model::save(model, path));
     let percentile = job.budget.latency_ms.map(|_| job.budget.percentile);
     let frames = Frames { imgsz: source.imgsz, warmup: job.warmup.min(runs), runs, phases: false, percentile };
     let record = saved
@@ -114,7 +116,7 @@ fn on_device(
     for path in [&one, &two] {
         let _ = std::fs::remove_file(path);
     }
-    Against::of_record(&record?).ok_or_else(|| PipelineError::stage("measurement")("nothing ran in turn"))
+    PairedLatency::of_record(&record?).ok_or_else(|| PipelineError::stage("measurement")("nothing ran in turn"))
 }
 
 /// A latency table of the job's networks, measured or estimated where the job says.
@@ -158,7 +160,7 @@ pub fn table(
 }
 
 /// How much of the latency budgets the cut model uses, measured as the verdict will measure it, and its latency as a share of
-/// the uncut one's. Where nothing can be measured, `predicted` is that share, of `allowed`.
+/// the baseline one's. Where nothing can be measured, `predicted` is that share, of `allowed`.
 pub(super) fn usage(
     cut: &Model,
     predicted: f64,
@@ -183,7 +185,7 @@ pub(super) fn usage(
 /// The last measurement of a job, on the way to the device's own: entered into the report with the verdict.
 pub fn conclude(
     report: &mut Report,
-    uncut: &Model,
+    baseline: &Model,
     last: &Model,
     source: &Source,
     job: &Job,
@@ -194,18 +196,18 @@ pub fn conclude(
         return Ok(());
     }
     let runs = verdict_runs(job.budget.percentile, job.runs);
-    tell(Event::Stage("Measuring", format!("uncut and cut in turn, {runs} runs each")));
-    let against = in_turn(uncut, last, source, job, runs)?;
+    tell(Event::Stage("Measuring", format!("baseline and pruned, interleaved, {runs} runs each")));
+    let against = in_turn(baseline, last, source, job, runs)?;
     enter(report, &against);
     Ok(())
 }
 
-/// The share of the uncut network's latency that the budgets allow: the tighter one where both are given.
-/// `predicted_ms` is the uncut network's latency by the table, for where nothing can be measured.
+/// The share of the baseline network's latency that the budgets allow: the tighter one where both are given.
+/// `predicted_ms` is the baseline network's latency by the table, for where nothing can be measured.
 pub fn allowed_ratio(job: &Job, source: &Source, predicted_ms: f64) -> Result<Option<f64>, PipelineError> {
     let by_millis = match job.budget.latency_ms {
         Some(limit) if matches!(job.timing, Timing::Estimate(_)) => Some(limit / predicted_ms),
-        Some(limit) => Some(limit / uncut_millis(source, job)?),
+        Some(limit) => Some(limit / baseline_millis(source, job)?),
         None => None,
     };
     Ok(match (job.budget.latency_ratio, by_millis) {
@@ -214,12 +216,12 @@ pub fn allowed_ratio(job: &Job, source: &Source, predicted_ms: f64) -> Result<Op
     })
 }
 
-/// The uncut network's milliseconds as a verdict would judge them.
-pub fn uncut_millis(source: &Source, job: &Job) -> Result<f64, PipelineError> {
+/// The baseline network's milliseconds as a verdict would judge them.
+pub fn baseline_millis(source: &Source, job: &Job) -> Result<f64, PipelineError> {
     let percentage = job.budget.percentile;
     let runs = verdict_runs(percentage, job.runs);
-    let uncut = in_turn(&source.model, &source.model, source, job, runs)?.uncut;
-    Ok(bound(&uncut, percentage).unwrap_or_else(|| percentile(&uncut, percentage)))
+    let baseline = in_turn(&source.model, &source.model, source, job, runs)?.baseline;
+    Ok(bound(&baseline, percentage).unwrap_or_else(|| percentile(&baseline, percentage)))
 }
 
 /// The milliseconds of a percentile: 50, 95 or 99.
@@ -232,15 +234,15 @@ pub fn percentile(distribution: &Distribution, percentile: u8) -> f64 {
 }
 
 /// Enters a measurement into the report and judges the budgets by it.
-pub fn enter(report: &mut Report, against: &Against) {
-    report.uncut.latency = Some(against.uncut.clone());
-    report.last_mut().latency = Some(against.cut.clone());
+pub fn enter(report: &mut Report, against: &PairedLatency) {
+    report.baseline.latency = Some(against.baseline.clone());
+    report.last_mut().latency = Some(against.pruned.clone());
     report.verdict = judge(report, against);
 }
 
 /// Enters that the device was simulated: no stage has a latency, and no latency budget is judged.
 pub fn enter_simulated(report: &mut Report, why: &str) {
-    report.uncut.latency = None;
+    report.baseline.latency = None;
     report.last_mut().latency = None;
     report.verdict = judge_simulated(report, why);
 }
@@ -257,7 +259,7 @@ pub fn judge_simulated(report: &Report, why: &str) -> Verdict {
 
 /// Whether the budgets hold, in words. Milliseconds are judged by the bound of their percentile where there are frames
 /// enough for one: the claim is about frames that were not measured, too.
-pub fn judge(report: &Report, against: &Against) -> Verdict {
+pub fn judge(report: &Report, against: &PairedLatency) -> Verdict {
     let asked = &report.budget;
     let mut verdict = Verdict { latency_ratio: against.ratio, ..judge_rest(report) };
     let mut sentences = Vec::new();
@@ -267,7 +269,7 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
             "{:.0} % of the weights are zero: the file is {:.2}x as large, but this engine multiplies by zeros too, so the latency \
              is {:.3}x",
             100.0 * last.zeros as f64 / last.params.max(1) as f64,
-            last.file_bytes as f64 / report.uncut.file_bytes.max(1) as f64,
+            last.file_bytes as f64 / report.baseline.file_bytes.max(1) as f64,
             against.ratio
         ));
     }
@@ -276,8 +278,8 @@ pub fn judge(report: &Report, against: &Against) -> Verdict {
         sentences.push(sentence(&what, ok));
     };
     if let Some(limit) = asked.latency_ms {
-        let bound = bound(&against.cut, asked.percentile);
-        let measured = bound.unwrap_or_else(|| percentile(&against.cut, asked.percentile));
+        let bound = bound(&against.pruned, asked.percentile);
+        let measured = bound.unwrap_or_else(|| percentile(&against.pruned, asked.percentile));
         let sure = if bound.is_some() { " with 95 % confidence" } else { "" };
         let every = against.all_windows.as_ref().map_or(String::new(), |all| {
             let ms = self::bound(all, asked.percentile).unwrap_or_else(|| percentile(all, asked.percentile));
@@ -325,7 +327,7 @@ fn judge_rest(report: &Report) -> Verdict {
         let mib = last.file_bytes as f64 / f64::from(1 << 20);
         check(&mut verdict.memory_ok, format!("file of {mib:.2} MiB, {limit:.2} MiB allowed"), mib <= limit);
     }
-    accuracy(asked, &report.floors, (&report.uncut, last), &mut |what, ok| {
+    accuracy(asked, &report.floors, (&report.baseline, last), &mut |what, ok| {
         check(&mut verdict.accuracy_ok, what, ok);
     });
     verdict
@@ -335,7 +337,7 @@ fn judge_rest(report: &Report) -> Verdict {
 pub(super) fn accuracy(
     asked: &Asked,
     floors: &Floors,
-    (uncut, last): (&Stage, &Stage),
+    (baseline, last): (&Stage, &Stage),
     check: &mut dyn FnMut(String, bool),
 ) {
     let name = last.score_name();
@@ -348,12 +350,12 @@ pub(super) fn accuracy(
     }
     for (class, share) in floors {
         let of = |stage: &Stage| stage.recall.get(class).copied().filter(|recall| *recall >= 0.0);
-        match (of(uncut), of(last)) {
+        match (of(baseline), of(last)) {
             (Some(before), Some(after)) if before > 0.0 => {
                 check(format!("recall of {class} {after:.4}, at least {share} of {before:.4}"), after >= share * before)
             }
             (Some(_), Some(_)) => check(
-                format!("recall of {class}: the uncut network finds none, so a share of that says nothing"),
+                format!("recall of {class}: the baseline network finds none, so a share of that says nothing"),
                 false,
             ),
             _ => check(
@@ -363,7 +365,7 @@ pub(super) fn accuracy(
         }
     }
     if let Some(most) = asked.max_map_drop {
-        match uncut.defined_score().zip(last.defined_score()) {
+        match baseline.defined_score().zip(last.defined_score()) {
             Some((before, after)) => {
                 check(format!("{name} {:.4} lower, at most {most:.4}", before - after), before - after <= most);
             }
@@ -376,7 +378,7 @@ pub(super) fn accuracy(
 pub fn describe(asked: &Asked) -> String {
     let parts = [
         asked.latency_ms.map(|ms| format!("p{} within {ms} ms", asked.percentile)),
-        asked.latency_ratio.map(|r| format!("{r}x the uncut latency")),
+        asked.latency_ratio.map(|r| format!("{r}x the baseline latency")),
         asked.memory_mib.map(|mib| format!("{mib} MiB")),
         asked.params.map(|params| format!("{params} parameters")),
         asked.file_mib.map(|mib| format!("a file of {mib} MiB")),

@@ -3,10 +3,10 @@
 //! 1. Gather: model, dataset, groups; everything that can be refused is refused here.
 //! 2. Rank the channels, and measure what every group costs in loss.
 //! 3. Measure the latency of every layer over its widths.
-//! 4. Search the widths under the budgets; cut, measure the cut network against the uncut one in turn, and
+//! 4. Search the widths under the budgets; cut, measure the cut network against the baseline one in turn, and
 //!    correct the search until plan and measurement agree.
 //! 5. Repair, then tune, then round where numbers of fewer bits are asked for.
-//! 6. Evaluate every stage, and the uncut model under the same treatment; write it all down.
+//! 6. Evaluate every stage, and the baseline model under the same treatment; write it all down.
 //!
 //! The stages are pure functions of lower floors; this room only connects them, caches, and tells.
 
@@ -25,8 +25,8 @@ mod measure;
 mod photos;
 mod plan;
 mod problem;
+mod refine;
 mod results;
-mod settle;
 mod sizes;
 mod source;
 #[cfg(test)]
@@ -39,7 +39,7 @@ pub use compare::{Scheme, compare};
 pub use floors::Floors;
 pub use job::{Event, Job, Listener, Timing, Tune};
 pub use judge::Judge;
-pub use measure::{Against, judge, judge_simulated, verdict_runs};
+pub use measure::{PairedLatency, judge, judge_simulated, verdict_runs};
 pub use plan::{Planned, plan};
 pub use problem::levels;
 pub use results::{Lock, Results, room};
@@ -107,7 +107,7 @@ pub struct Done {
     /// The final model.
     pub model: Model,
     /// The model it was made from.
-    pub uncut: Model,
+    pub baseline: Model,
     /// The channels that stayed.
     pub selection: Selection,
     /// The figures.
@@ -205,8 +205,8 @@ pub fn run(job: &Job, results: &Results, tell: Listener) -> Result<Done, Pipelin
         budget: job.budget,
         floors: job.floors.clone(),
         importance: job.criterion.name().into(),
-        uncut: evaluate(model)?,
-        cut: evaluate(&cut)?,
+        baseline: evaluate(model)?,
+        pruned: evaluate(&cut)?,
         repaired: evaluate(&repaired)?,
         tuned: tuned.as_ref().map(&evaluate).transpose()?,
         dtype: job.dtype,
@@ -236,7 +236,7 @@ pub fn run(job: &Job, results: &Results, tell: Listener) -> Result<Done, Pipelin
     measure::conclude(&mut report, model, &last, &source, job, tell)?;
     clock.lap("measure");
     report.seconds = clock.laps;
-    Ok(Done { model: last, uncut: source.model, selection: planned.selection, report })
+    Ok(Done { model: last, baseline: source.model, selection: planned.selection, report })
 }
 
 /// Seconds per stage.

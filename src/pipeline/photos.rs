@@ -23,10 +23,10 @@ const SAME: f64 = 0.5;
 pub(super) fn photos(
     source: &Source,
     prepared: &Prepared,
-    uncut: &Model,
+    baseline: &Model,
     shipped: &Model,
 ) -> Result<Vec<Photo>, PipelineError> {
-    if uncut.graph.head.boxes().is_none() {
+    if baseline.graph.head.boxes().is_none() {
         return Ok(Vec::new());
     }
     let find = |model: &Model| {
@@ -37,7 +37,7 @@ pub(super) fn photos(
         }
         Ok::<Vec<Vec<Found>>, PipelineError>(by_image)
     };
-    let (before, after) = (find(uncut)?, find(shipped)?);
+    let (before, after) = (find(baseline)?, find(shipped)?);
     let mut ranked: Vec<(usize, usize)> = before
         .iter()
         .zip(&after)

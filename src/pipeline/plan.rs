@@ -1,9 +1,10 @@
 //! From importance and latency to widths that hold the budgets when measured.
 
 use super::job::{Event, Job, Listener, Timing};
-use super::{Clock, PipelineError, Source, cache, conditions, measure, problem, settle};
+use super::{Clock, PipelineError, Source, cache, conditions, measure, problem, refine};
 use crate::importance::{
-    Activations, Criterion, Curves, Evidence, Grams, MaskGradients, Pattern, Ranking, Sampling, mask_gradients,
+    Activations, Covariances, Criterion, LossCurves, MaskGradients, Pattern, Ranking, Sampling, Statistics,
+    mask_gradients,
 };
 use crate::latency::LatencyTable;
 use crate::model::Model;
@@ -59,9 +60,9 @@ impl Planned {
 /// The model with zeros in place of the weights that cost least.
 pub(super) fn sparse(job: &Job, pattern: Pattern, source: &Source, tell: Listener) -> Result<Model, PipelineError> {
     tell(Event::Stage("Weighing", format!("single weights, {pattern:?}")));
-    let grams =
-        importance::grams(&source.model, &source.calibration(job)).map_err(PipelineError::stage("importance"))?;
-    Ok(importance::sparsify(&source.model, &grams, Some(&source.emphasis), pattern))
+    let covariances =
+        importance::covariances(&source.model, &source.calibration(job)).map_err(PipelineError::stage("importance"))?;
+    Ok(importance::sparsify(&source.model, &covariances, Some(&source.sensitivity), pattern))
 }
 
 /// Ranks, measures and searches.
@@ -69,13 +70,13 @@ pub(super) fn sparse(job: &Job, pattern: Pattern, source: &Source, tell: Listene
 /// # Errors
 /// If no widths meet the budgets, or a stage fails.
 pub fn plan(job: &Job, source: &Source, tell: Listener, clock: &mut Clock) -> Result<Planned, PipelineError> {
-    let worth = worth(job, job.criterion, source, tell)?;
+    let sensitivity = sensitivity(job, job.criterion, source, tell)?;
     clock.lap("importance");
     let levels = levels(job, source);
     let table = table(job, source, &levels, tell)?;
     clock.lap("latency table");
-    let (selection, search) = settle::settle(job, source, &worth, &levels, &table, tell)?;
-    let front = settle::front(source, &worth, &levels, &table)?;
+    let (selection, search) = refine::refine(job, source, &sensitivity, &levels, &table, tell)?;
+    let front = refine::front(source, &sensitivity, &levels, &table)?;
     clock.lap("search");
     Ok(Planned { selection, table, search, front })
 }
@@ -87,28 +88,33 @@ pub(super) fn levels(job: &Job, source: &Source) -> Vec<Vec<usize>> {
 
 /// The order in which channels go, and what groups cost at smaller widths.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Worth {
+pub(super) struct GroupSensitivity {
     pub ranking: Ranking,
-    pub curves: Curves,
+    pub curves: LossCurves,
 }
 
 /// Ranks by a criterion, and measures what its order costs; kept for the next run.
-pub(super) fn worth(job: &Job, criterion: Criterion, source: &Source, tell: Listener) -> Result<Worth, PipelineError> {
+pub(super) fn sensitivity(
+    job: &Job,
+    criterion: Criterion,
+    source: &Source,
+    tell: Listener,
+) -> Result<GroupSensitivity, PipelineError> {
     let sampling = Sampling { shares: DAMAGE_SHARES.to_vec(), grid: job.grid, images: DAMAGE_IMAGES };
     let key = source.importance_key(job, criterion, &sampling);
-    let check = |worth: &Worth| {
-        worth.ranking.check(&source.groups)?;
-        worth.curves.check(&source.groups, &sampling)
+    let check = |sensitivity: &GroupSensitivity| {
+        sensitivity.ranking.check(&source.groups)?;
+        sensitivity.curves.check(&source.groups, &sampling)
     };
     let compute = |tell: Listener| {
         let calibration = source.calibration(job);
-        let found = Evident::gather(job, criterion, source, tell)?;
-        let ranking =
-            importance::rank(criterion, &source.model, &source.groups, found.evidence(job, source)).map_err(missing)?;
+        let found = Gathered::gather(job, criterion, source, tell)?;
+        let ranking = importance::rank(criterion, &source.model, &source.groups, found.statistics(job, source))
+            .map_err(missing)?;
         // The losses are measured after refitting, whatever ranked the channels.
-        let grams = match found.grams {
-            Some(grams) => grams,
-            None => importance::grams(&source.model, &calibration).map_err(PipelineError::stage("importance"))?,
+        let covariances = match found.covariances {
+            Some(covariances) => covariances,
+            None => importance::covariances(&source.model, &calibration).map_err(PipelineError::stage("importance"))?,
         };
         tell(Event::Stage(
             "Weighing",
@@ -119,13 +125,13 @@ pub(super) fn worth(job: &Job, criterion: Criterion, source: &Source, tell: List
             &source.model,
             &source.groups,
             &ranking,
-            &grams,
+            &covariances,
             &calibration,
             &sampling,
             &mut progress,
         )
         .map_err(PipelineError::stage("importance"))?;
-        Ok(Worth { ranking, curves })
+        Ok(GroupSensitivity { ranking, curves })
     };
     let entry = cache::Entry { folder: &job.cache, kind: "importance", key: &key };
     Ok(cache::cached(entry, check, tell, compute)?.0)
@@ -137,13 +143,13 @@ pub(super) fn missing(missing: importance::Missing) -> PipelineError {
 }
 
 /// What a criterion reads besides weights.
-pub(super) struct Evident {
+pub(super) struct Gathered {
     gradients: Option<MaskGradients>,
     activations: Option<Activations>,
-    grams: Option<Grams>,
+    covariances: Option<Covariances>,
 }
 
-impl Evident {
+impl Gathered {
     /// Runs the network as the criterion needs it.
     pub fn gather(job: &Job, criterion: Criterion, source: &Source, tell: Listener) -> Result<Self, PipelineError> {
         let groups = source.groups.groups.len();
@@ -156,22 +162,22 @@ impl Evident {
             _ => None,
         };
         let gradients = if criterion.needs_gradients() { Some(gradients(source, tell)?) } else { None };
-        let grams = match criterion.needs_moments() {
+        let covariances = match criterion.needs_moments() {
             true => Some(
-                importance::grams(&source.model, &source.calibration(job))
+                importance::covariances(&source.model, &source.calibration(job))
                     .map_err(PipelineError::stage("importance"))?,
             ),
             false => None,
         };
-        Ok(Self { gradients, activations, grams })
+        Ok(Self { gradients, activations, covariances })
     }
 
     /// As the criteria take it.
-    pub fn evidence<'a>(&'a self, job: &Job, source: &'a Source) -> Evidence<'a> {
-        Evidence {
+    pub fn statistics<'a>(&'a self, job: &Job, source: &'a Source) -> Statistics<'a> {
+        Statistics {
             gradients: self.gradients.as_ref(),
-            grams: self.grams.as_ref().map(|grams| (grams, source.calibration(job).ridge)),
-            emphasis: Some(&source.emphasis),
+            covariances: self.covariances.as_ref().map(|covariances| (covariances, source.calibration(job).ridge)),
+            sensitivity: Some(&source.sensitivity),
             activations: self.activations.as_ref(),
             seed: job.seed,
         }

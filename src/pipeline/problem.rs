@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, GraphError};
 use crate::group::{Group, GroupId, Groups};
-use crate::importance::Curves;
+use crate::importance::LossCurves;
 use crate::latency::LatencyTable;
 use crate::memory;
 use crate::search::{Budget, Factor, MemoryTerm, Problem, Variable};
@@ -50,7 +50,7 @@ pub fn problem(
     graph: &Graph,
     groups: &Groups,
     levels: &[Vec<usize>],
-    curves: &Curves,
+    curves: &LossCurves,
     table: &LatencyTable,
     (height, width): (usize, usize),
     limits: Limits,
@@ -91,7 +91,7 @@ pub fn problem(
 }
 
 /// Losses at the levels, made monotone: a narrower group never costs less.
-fn losses(curves: &Curves, group: usize, levels: &[usize], full: usize) -> Vec<f64> {
+fn losses(curves: &LossCurves, group: usize, levels: &[usize], full: usize) -> Vec<f64> {
     let mut losses: Vec<f64> = levels.iter().map(|width| curves.loss(group, *width, full)).collect();
     for i in (0..losses.len().saturating_sub(1)).rev() {
         losses[i] = losses[i].max(losses[i + 1]);

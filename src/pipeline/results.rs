@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 /// The model that ships.
 pub const MODEL: &str = "model.safetensors";
 /// The model it was made from, for comparisons on the device.
-pub const UNCUT: &str = "uncut.safetensors";
+pub const BASELINE: &str = "uncut.safetensors";
 /// Widths and kept channels.
 pub const PLAN: &str = "plan.toml";
 /// What was asked for: the profile with all its defaults and the flags of the command line.
@@ -40,7 +40,7 @@ pub const BINARY: &str = "secateurs-infer";
 pub const MANIFEST: &str = "manifest.json";
 
 /// Every file that runs may leave.
-const OURS: [&str; 10] = [MODEL, UNCUT, PLAN, PROFILE, REPORT_JSON, REPORT_HTML, BENCH, ONNX, BINARY, MANIFEST];
+const OURS: [&str; 10] = [MODEL, BASELINE, PLAN, PROFILE, REPORT_JSON, REPORT_HTML, BENCH, ONNX, BINARY, MANIFEST];
 
 /// The new set, complete, on its way to its places.
 const READY: &str = ".secateurs-ready";

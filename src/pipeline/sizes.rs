@@ -25,7 +25,7 @@ pub(super) fn choose(job: &Job, tell: Listener) -> Result<Job, PipelineError> {
         if number == 0
             && let Some(ratio) = budget.latency_ratio.take()
         {
-            let allowed = ratio * measure::uncut_millis(&source, job)?;
+            let allowed = ratio * measure::baseline_millis(&source, job)?;
             budget.latency_ms = Some(budget.latency_ms.map_or(allowed, |known| known.min(allowed)));
         }
         let tried = Job { budget, ..tried };

@@ -10,10 +10,10 @@ use crate::detector::check_side;
 use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
-use crate::importance::{Criterion, Sampling, emphasis};
+use crate::importance::{Criterion, Sampling, sensitivity};
 use crate::model::{self, Model};
 use crate::quantise::{self, Ranges};
-use crate::repair::{Calibration, Emphasis};
+use crate::repair::{Calibration, Sensitivity};
 use crate::report::Report;
 use crate::train::Augment;
 use crate::train::loss::Target;
@@ -81,7 +81,7 @@ pub struct Source {
     /// Identifies the training data, once it has been asked for.
     train_content: OnceLock<String>,
     /// Where the model's outputs depend on its layers, on the calibration images.
-    pub emphasis: Emphasis,
+    pub sensitivity: Sensitivity,
     /// The numbers that the device computes with.
     dtype: Dtype,
     /// The processor that memory is planned for.
@@ -181,7 +181,7 @@ impl Source {
             classes: Vec::new(),
             calibration_hash: String::new(),
             train_content: OnceLock::new(),
-            emphasis: Emphasis::default(),
+            sensitivity: Sensitivity::default(),
             dtype: job.dtype,
             cpu: cpu(job),
             ranges: Ranges::default(),
@@ -208,9 +208,9 @@ impl Source {
         ));
         let size = (source.imgsz, source.imgsz);
         let mut progress = |done, all| tell(Event::Progress(done, all));
-        source.emphasis =
-            emphasis(&source.model, &source.images, size, PROBE_BATCH, job.seed, &Device::Cpu, &mut progress)
-                .map_err(PipelineError::stage("emphasis"))?;
+        source.sensitivity =
+            sensitivity(&source.model, &source.images, size, PROBE_BATCH, job.seed, &Device::Cpu, &mut progress)
+                .map_err(PipelineError::stage("sensitivity"))?;
         Ok(self)
     }
 
@@ -285,7 +285,7 @@ impl Source {
     }
 
     /// How many of the images that are asked for this machine's memory can hold, with the tensors that live at one time while
-    /// the uncut and the cut network walk through all of them.
+    /// the baseline and the cut network walk through all of them.
     fn affordable(&self, asked: usize, tell: Listener) -> Result<usize, PipelineError> {
         let live = memory::live_sets(&self.model.graph, &self.groups, self.imgsz, self.imgsz)
             .map_err(PipelineError::stage("memory"))?;
@@ -308,17 +308,17 @@ impl Source {
             .map_err(PipelineError::stage("ranges"))
     }
 
-    /// A model of the job as the device runs it, for its time and its size: its layers' inputs are rounded as the uncut
+    /// A model of the job as the device runs it, for its time and its size: its layers' inputs are rounded as the baseline
     /// model's are.
     pub fn on_device<'a>(&self, model: &'a Model) -> Cow<'a, Model> {
         match self.dtype {
             Dtype::F32 => Cow::Borrowed(model),
-            Dtype::F16 => Cow::Owned(quantise::halve(model)),
+            Dtype::F16 => Cow::Owned(quantise::to_f16(model)),
             Dtype::Int8 => Cow::Owned(quantise::quantise(model, &self.ranges)),
         }
     }
 
-    /// The structure of the uncut model as the device runs it.
+    /// The structure of the baseline model as the device runs it.
     pub fn graph_on_device(&self) -> Graph {
         let stored = self.dtype == Dtype::F16 && !self.cpu.halves;
         Graph { dtype: if stored { Dtype::F32 } else { self.dtype }, ..self.model.graph.clone() }
@@ -335,7 +335,7 @@ impl Source {
     pub fn rounded(&self, model: &Model) -> Result<Option<Model>, PipelineError> {
         Ok(match self.dtype {
             Dtype::F32 => None,
-            Dtype::F16 => Some(quantise::halve(model)),
+            Dtype::F16 => Some(quantise::to_f16(model)),
             Dtype::Int8 => Some(quantise::quantise(model, &self.ranges_of(model)?)),
         })
     }
@@ -363,7 +363,7 @@ impl Source {
             width: self.imgsz,
             ridge: RIDGE,
             seed: job.seed,
-            emphasis: Some(&self.emphasis),
+            sensitivity: Some(&self.sensitivity),
         }
     }
 

@@ -166,8 +166,8 @@ fn an_entry_that_is_whole_but_of_another_network_is_computed_anew() {
     let job = Job { criterion: Criterion::L1, ..job(folder.path()) };
     let source = gather(&job);
     let mut notes = Vec::new();
-    let mut worth = || {
-        plan::worth(&job, job.criterion, &source, &mut |event| {
+    let mut sensitivity = || {
+        plan::sensitivity(&job, job.criterion, &source, &mut |event| {
             if let Event::Note(text) = event {
                 notes.push(text);
             }
@@ -175,19 +175,19 @@ fn an_entry_that_is_whole_but_of_another_network_is_computed_anew() {
         .map_err(|e| e.to_string())
         .unwrap()
     };
-    let first = worth();
+    let first = sensitivity();
     let path = fs::read_dir(&job.cache).unwrap().next().unwrap().unwrap().path();
     let good = fs::read_to_string(&path).unwrap();
     assert!(path.file_name().unwrap().to_str().unwrap().starts_with("importance-"));
     // Sealed anew, as a faulty build would have written it.
-    let mut cut = plan::Worth { ranking: first.ranking.clone(), curves: first.curves.clone() };
+    let mut cut = plan::GroupSensitivity { ranking: first.ranking.clone(), curves: first.curves.clone() };
     cut.ranking.0[0].pop();
     let name = path.file_stem().unwrap().to_str().unwrap();
     let key = name.strip_prefix("importance-").unwrap();
     fs::remove_file(&path).unwrap();
     let entry = cache::Entry { folder: &job.cache, kind: "importance", key };
     cache::cached::<_, ()>(entry, |_| Ok(()), &mut |_| (), |_| Ok(cut)).unwrap();
-    let second = worth();
+    let second = sensitivity();
     assert_eq!((&second.ranking, &second.curves), (&first.ranking, &first.curves));
     assert_eq!(fs::read_to_string(&path).unwrap(), good);
     assert!(notes.len() == 1 && notes[0].contains("computed anew") && notes[0].contains("channels of"), "{notes:?}");
@@ -201,7 +201,8 @@ fn the_chosen_plan_is_certified_under_the_measured_losses() {
     let source = gather(&job);
     let planned = plan::plan(&job, &source, &mut |_| (), &mut super::Clock::default()).map_err(|e| e.to_string());
     let planned = planned.unwrap();
-    let curves = plan::worth(&job, job.criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap().curves;
+    let curves =
+        plan::sensitivity(&job, job.criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap().curves;
     // By the losses as they were measured, whichever losses it was found with. A narrower group never costs less.
     let levels = plan::levels(&job, &source);
     let widths = planned.selection.widths();
@@ -226,8 +227,8 @@ fn the_rules_of_compare_get_what_their_criterion_reads() {
     let job = job(folder.path());
     let source = gather(&job);
     let scores = |criterion| {
-        let found = plan::Evident::gather(&job, criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap();
-        importance::scores(criterion, &source.model, &source.groups, found.evidence(&job, &source)).unwrap()
+        let found = plan::Gathered::gather(&job, criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap();
+        importance::scores(criterion, &source.model, &source.groups, found.statistics(&job, &source)).unwrap()
     };
     let mut all: Vec<(&str, Vec<Vec<f64>>)> = Vec::new();
     for (name, criterion) in Criterion::ALL {

@@ -1,9 +1,9 @@
 //! What a job leaves behind: the model, the plan, the reports and the manifest.
 
 use super::cache::sha256;
-use super::measure::{self, Against};
+use super::measure::{self, PairedLatency};
 use super::results::{
-    BENCH, BINARY, Listed, MANIFEST, MODEL, New, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, Results, UNCUT,
+    BASELINE, BENCH, BINARY, Listed, MANIFEST, MODEL, New, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, Results,
 };
 use super::{Done, PipelineError};
 use crate::profile::{self, Profile};
@@ -49,7 +49,8 @@ struct Manifest<'a> {
     /// SHA-256 of what went in.
     inputs: BTreeMap<String, String>,
     latency_ratio: f64,
-    uncut: &'a report::Stage,
+    #[serde(rename = "uncut")]
+    baseline: &'a report::Stage,
     last: &'a report::Stage,
 }
 
@@ -60,13 +61,17 @@ struct Manifest<'a> {
 /// If a file cannot be written: then the results of the earlier run stay.
 pub fn write(results: &Results, profile: &Profile, done: &Done) -> Result<(), PipelineError> {
     let bytes = |model| model::to_bytes(model).map_err(PipelineError::stage("writing"));
-    let (last, uncut) = (bytes(&done.model)?, bytes(&done.uncut)?);
+    let (last, baseline) = (bytes(&done.model)?, bytes(&done.baseline)?);
     let source = done.model.info.provenance.get("source-sha256").cloned().unwrap_or_default();
     let plan = plan_file(&done.report, &done.selection, source.clone());
     let plan = toml::to_string(&plan).map_err(PipelineError::stage("writing"))?;
     let profile = profile::write(profile);
-    let new =
-        vec![file(MODEL, &last), file(UNCUT, &uncut), file(PLAN, plan.as_bytes()), file(PROFILE, profile.as_bytes())];
+    let new = vec![
+        file(MODEL, &last),
+        file(BASELINE, &baseline),
+        file(PLAN, plan.as_bytes()),
+        file(PROFILE, profile.as_bytes()),
+    ];
     let inputs = BTreeMap::from([("model".to_owned(), source)]);
     replace(results, &done.report, new, &Listed { files: BTreeMap::new(), inputs })
 }
@@ -103,7 +108,7 @@ fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> 
         files: hashes,
         inputs: kept.inputs.clone(),
         latency_ratio: report.verdict.latency_ratio,
-        uncut: &report.uncut,
+        baseline: &report.baseline,
         last: report.last(),
     };
     let manifest = serde_json::to_vec_pretty(&manifest).map_err(PipelineError::stage("writing"))?;
@@ -115,7 +120,7 @@ fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> 
 /// What came of the inference binary on its device.
 pub enum Outcome<'a> {
     /// It was measured.
-    Measured(&'a Against),
+    Measured(&'a PairedLatency),
     /// It ran, but its times claim nothing: why.
     Simulated(&'a str),
 }
@@ -141,7 +146,7 @@ impl Bundle {
         let listed = results.listed()?.ok_or_else(|| input(folder, &"holds no results of a run: run prune first"))?;
         let (model, json) = (results.read(&listed, MODEL)?, results.read(&listed, REPORT_JSON)?);
         let text = results.read(&listed, PROFILE)?;
-        for name in [UNCUT, PLAN, REPORT_HTML] {
+        for name in [BASELINE, PLAN, REPORT_HTML] {
             results.read(&listed, name)?;
         }
         let path = folder.join(REPORT_JSON);
@@ -171,7 +176,7 @@ impl Bundle {
         let mut new = vec![file(BINARY, &binary), file(BENCH, &evidence.bench)];
         new.extend(evidence.onnx.as_deref().map(|bytes| file(ONNX, bytes)));
         let Listed { mut files, inputs } = listed;
-        files.retain(|name, _| [MODEL, UNCUT, PLAN, PROFILE].contains(&name.as_str()));
+        files.retain(|name, _| [MODEL, BASELINE, PLAN, PROFILE].contains(&name.as_str()));
         replace(results, &report, new, &Listed { files, inputs })?;
         Ok(report)
     }

@@ -115,7 +115,7 @@ pub enum Connect {
 pub struct Budget {
     /// Time per frame.
     pub latency: Option<Millis>,
-    /// Time per frame as a share of the uncut network's, measured in turn with it.
+    /// Time per frame as a share of the baseline network's, measured in turn with it.
     pub latency_ratio: Option<Ratio>,
     /// Percentile of the frame times that must keep to `latency`: 50, 95 or 99.
     pub percentile: u8,
@@ -127,9 +127,9 @@ pub struct Budget {
     pub file: Option<Mib>,
     /// The least mAP50-95 on the validation images.
     pub min_map: Option<Ratio>,
-    /// The most mAP50-95 that may be lost against the uncut network.
+    /// The most mAP50-95 that may be lost against the baseline network.
     pub max_map_drop: Option<Ratio>,
-    /// The least recall of classes by name, as a share of the uncut network's.
+    /// The least recall of classes by name, as a share of the baseline network's.
     pub floors: BTreeMap<String, Ratio>,
 }
 
@@ -207,11 +207,11 @@ pub struct Finetune {
     pub batch: usize,
     /// How steps follow from gradients.
     pub optimizer: Optimizer,
-    /// Weight of the uncut network as a teacher; 0 turns it off.
+    /// Weight of the baseline network as a teacher; 0 turns it off.
     pub distill: f64,
     /// L1 penalty on the scales of the normalisations; 0 turns it off.
     pub sparsity: f64,
-    /// Whether the uncut network gets the same epochs, to compare with.
+    /// Whether the baseline network gets the same epochs, to compare with.
     pub control: bool,
 }
 

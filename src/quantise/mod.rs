@@ -109,7 +109,7 @@ pub fn quantise(model: &Model, ranges: &Ranges) -> Model {
 
 /// The model in halves: the weights of its [`Graph::narrow_convs`] rounded to 11 bits. A kernel with a weight that no half
 /// reaches keeps its values.
-pub fn halve(model: &Model) -> Model {
+pub fn to_f16(model: &Model) -> Model {
     let mut model = model.clone();
     model.graph.dtype = Dtype::F16;
     model.info.ranges.clear();

@@ -14,7 +14,7 @@ mod moments;
 mod positions;
 mod walk;
 
-pub use moments::{Fit, Gram, Inputs, Moments};
+pub use moments::{Covariance, Fit, Inputs, Moments};
 pub use walk::Walk;
 
 use crate::engine::EngineError;
@@ -78,12 +78,12 @@ pub struct Calibration<'a> {
     /// Seed of the choice of positions.
     pub seed: u64,
     /// How much the original's outputs depend on its layers; all positions count alike without it.
-    pub emphasis: Option<&'a Emphasis>,
+    pub sensitivity: Option<&'a Sensitivity>,
 }
 
 /// How much the outputs of a network depend on the outputs of its convolutions.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Emphasis {
+pub struct Sensitivity {
     /// By node number: for every image one value per position, with a mean of one over all images.
     pub positions: BTreeMap<u32, Vec<Vec<f32>>>,
     /// By node number: one value per channel, comparable between layers.
@@ -92,8 +92,8 @@ pub struct Emphasis {
 
 impl Calibration<'_> {
     /// What the positions of a node count, for every image.
-    pub fn worth(&self, id: NodeId) -> Option<&[Vec<f32>]> {
-        self.emphasis?.positions.get(&id.0).map(Vec::as_slice)
+    pub fn position_weights(&self, id: NodeId) -> Option<&[Vec<f32>]> {
+        self.sensitivity?.positions.get(&id.0).map(Vec::as_slice)
     }
 }
 
@@ -154,10 +154,10 @@ pub fn repair(
             let kernel = original.tensor(&conv.weight).select(0, &rows);
             let seed = calibration.seed ^ u64::from(id.0);
             let pair = (conv, &kernel, &rows[..]);
-            let worth = calibration.worth(id);
+            let weights = calibration.position_weights(id);
             let (whole, left) =
                 (before.inputs(original.graph.node(id).inputs[0]), after.inputs(cut.graph.node(mine).inputs[0]));
-            let moments = moments::collect(pair, whole, smaller, left, seed, worth);
+            let moments = moments::collect(pair, whole, smaller, left, seed, weights);
             let kernel = repaired.tensor(&smaller.weight);
             let small = kernel.data().len() / kernel.shape()[0].max(1) <= MAX_SPARSE_ROW;
             if method == Method::Sparse && small {

@@ -35,7 +35,7 @@ pub struct Inputs<'a> {
 
 /// Centred second moments of the inputs of one regression.
 #[derive(Clone)]
-pub struct Gram {
+pub struct Covariance {
     mean: Vec<f64>,
     /// `[d, d]` covariance.
     xx: Mat<f64>,
@@ -43,7 +43,7 @@ pub struct Gram {
 
 /// Moments of inputs and targets of one regression.
 struct Block {
-    gram: Gram,
+    covariance: Covariance,
     target_mean: Vec<f64>,
     /// `[d, m]` covariance of inputs and targets.
     xy: Mat<f64>,
@@ -128,12 +128,12 @@ impl Sums {
         let (x, y) = (mean(self.x), mean(self.y));
         let xx = Mat::from_fn(x.len(), x.len(), |i, j| self.xx[(i, j)] / n - x[i] * x[j]);
         let xy = Mat::from_fn(x.len(), y.len(), |i, j| self.xy[(i, j)] / n - x[i] * y[j]);
-        Block { gram: Gram { mean: x, xx }, target_mean: y, xy }
+        Block { covariance: Covariance { mean: x, xx }, target_mean: y, xy }
     }
 }
 
 /// Collects the moments for refitting `cut`, which reads `after`, to what `original` makes of `before` with the
-/// rows of its kernel that stay, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows. `worth` as in [`Gram::of`].
+/// rows of its kernel that stay, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows. `worth` as in [`Covariance::of`].
 pub(super) fn collect(
     original: (&Conv, &Tensor, &[usize]),
     before: Inputs,
@@ -180,7 +180,7 @@ impl Moments {
     /// The ridge regression toward `kernel`, the ridge chosen on images that the trial fit has not seen. `None` if
     /// the equations have no solution.
     pub fn fit(&self, kernel: &Tensor) -> Option<Fit> {
-        let size = |split: &Split| split.all.gram.mean.len() * split.all.target_mean.len();
+        let size = |split: &Split| split.all.covariance.mean.len() * split.all.target_mean.len();
         let starts: Vec<&[f32]> = self
             .blocks
             .iter()
@@ -193,7 +193,7 @@ impl Moments {
         let unseen = |ridge: f64| -> Option<f64> {
             let error = |(split, start): (&Split, &&[f32])| {
                 let [seen, unseen] = &split.halves;
-                let trial = solve(&seen.gram, &seen.xy, &seen.target_mean, start, ridge)?;
+                let trial = solve(&seen.covariance, &seen.xy, &seen.target_mean, start, ridge)?;
                 Some(unseen.error(&trial.kernel))
             };
             self.blocks.iter().zip(&starts).map(error).sum()
@@ -202,7 +202,7 @@ impl Moments {
         let (ridge, _) = ranked.min_by(|a, b| a.1.total_cmp(&b.1))?;
         let mut fit = Fit::default();
         for (split, start) in self.blocks.iter().zip(&starts) {
-            let part = solve(&split.all.gram, &split.all.xy, &split.all.target_mean, start, ridge)?;
+            let part = solve(&split.all.covariance, &split.all.xy, &split.all.target_mean, start, ridge)?;
             fit.kernel.extend(part.kernel);
             fit.intercept.extend(part.intercept);
         }
@@ -215,15 +215,15 @@ impl Moments {
     pub fn fit_nonzero(&self, kernel: &Tensor, ridge: f64) -> Fit {
         let mut rows = kernel.data();
         let mut fit = Fit::default();
-        for Block { gram, target_mean, xy } in self.blocks.iter().map(|split| &split.all) {
-            let d = gram.mean.len();
+        for Block { covariance, target_mean, xy } in self.blocks.iter().map(|split| &split.all) {
+            let d = covariance.mean.len();
             let (mine, others) = rows.split_at(d * target_mean.len());
             rows = others;
             let one = |(output, (row, target)): (usize, (&[f32], &f64))| {
                 let kept: Vec<usize> = (0..d).filter(|i| row[*i] != 0.0).collect();
-                let part = Gram {
-                    mean: kept.iter().map(|i| gram.mean[*i]).collect(),
-                    xx: Mat::from_fn(kept.len(), kept.len(), |i, j| gram.xx[(kept[i], kept[j])]),
+                let part = Covariance {
+                    mean: kept.iter().map(|i| covariance.mean[*i]).collect(),
+                    xx: Mat::from_fn(kept.len(), kept.len(), |i, j| covariance.xx[(kept[i], kept[j])]),
                 };
                 let right = Mat::from_fn(kept.len(), 1, |i, _| xy[(kept[i], output)]);
                 let start: Vec<f32> = kept.iter().map(|i| row[*i]).collect();
@@ -252,13 +252,13 @@ impl Moments {
         let kernel = model.tensor(&conv.weight).data();
         let (mut means, mut variances) = (Vec::new(), Vec::new());
         let mut at = 0;
-        for Block { gram, target_mean, .. } in self.blocks.iter().map(|split| &split.all) {
+        for Block { covariance, target_mean, .. } in self.blocks.iter().map(|split| &split.all) {
             for _ in target_mean {
-                let row: Vec<f64> = kernel[at..at + gram.mean.len()].iter().map(|v| f64::from(*v)).collect();
+                let row: Vec<f64> = kernel[at..at + covariance.mean.len()].iter().map(|v| f64::from(*v)).collect();
                 at += row.len();
                 let dot = |a: &[f64]| a.iter().zip(&row).map(|(x, y)| x * y).sum::<f64>();
-                let spread: f64 = (0..row.len()).map(|j| row[j] * dot(gram.xx.col_as_slice(j))).sum();
-                means.push(dot(&gram.mean) as f32);
+                let spread: f64 = (0..row.len()).map(|j| row[j] * dot(covariance.xx.col_as_slice(j))).sum();
+                means.push(dot(&covariance.mean) as f32);
                 variances.push(spread.max(0.0) as f32);
             }
         }
@@ -272,15 +272,15 @@ impl Moments {
 impl Block {
     /// Squared error of a kernel on these samples, less a constant: `w^T xx w - 2 w^T xy` over all outputs.
     fn error(&self, kernel: &[f32]) -> f64 {
-        let d = self.gram.mean.len();
+        let d = self.covariance.mean.len();
         let weights = Mat::from_fn(d, self.target_mean.len(), |i, j| f64::from(kernel[j * d + i]));
-        let spread = &self.gram.xx * &weights;
+        let spread = &self.covariance.xx * &weights;
         let of = |j: usize| (0..d).map(|i| weights[(i, j)] * (spread[(i, j)] - 2.0 * self.xy[(i, j)])).sum::<f64>();
         (0..weights.ncols()).map(of).sum()
     }
 }
 
-impl Gram {
+impl Covariance {
     /// The moments of a dense convolution's own inputs; `worth` says for every image how much each position of the output
     /// counts.
     pub fn of(conv: &Conv, inputs: Inputs, seed: u64, worth: Option<&[Vec<f32>]>) -> Self {
@@ -290,7 +290,7 @@ impl Gram {
         for chunk in positions.chunks(CHUNK) {
             sums.add(patches(conv, inputs, 0..conv.c_in, chunk), Mat::zeros(chunk.len(), 0), chunk);
         }
-        sums.centre().gram
+        sums.centre().covariance
     }
 
     /// The variance of every input.
@@ -328,26 +328,26 @@ impl Gram {
         let kept: Vec<usize> = columns.iter().flat_map(|c| c * taps..(c + 1) * taps).collect();
         let weights = Mat::from_fn(d, m, |i, j| f64::from(kernel.data()[j * d + i]));
         let some = Mat::from_fn(kept.len(), d, |i, j| self.xx[(kept[i], j)]);
-        let gram = Gram {
+        let covariance = Covariance {
             mean: kept.iter().map(|i| self.mean[*i]).collect(),
             xx: Mat::from_fn(kept.len(), kept.len(), |i, j| self.xx[(kept[i], kept[j])]),
         };
         let targets: Vec<f64> = (0..m).map(|j| (0..d).map(|i| weights[(i, j)] * self.mean[i]).sum()).collect();
-        solve(&gram, &(&some * &weights), &targets, kernel.select(1, columns).data(), ridge)
+        solve(&covariance, &(&some * &weights), &targets, kernel.select(1, columns).data(), ridge)
     }
 }
 
 /// Ridge regression: `(xx + r I) w = xy + r w0`, the intercept from the means.
-fn solve(gram: &Gram, xy: &Mat<f64>, target_mean: &[f64], start: &[f32], ridge: f64) -> Option<Fit> {
-    let (d, m) = (gram.mean.len(), target_mean.len());
-    let (left, pull) = gram.ridged(ridge);
+fn solve(covariance: &Covariance, xy: &Mat<f64>, target_mean: &[f64], start: &[f32], ridge: f64) -> Option<Fit> {
+    let (d, m) = (covariance.mean.len(), target_mean.len());
+    let (left, pull) = covariance.ridged(ridge);
     let right = Mat::from_fn(d, m, |i, j| xy[(i, j)] + pull * f64::from(start[j * d + i]));
     let solution = left.llt(Side::Lower).ok()?.solve(&right);
     let mut fit = Fit { kernel: Vec::with_capacity(d * m), intercept: Vec::with_capacity(m) };
     for (j, target) in target_mean.iter().enumerate() {
         let row = solution.col_as_slice(j);
         fit.kernel.extend(row.iter().map(|v| *v as f32));
-        fit.intercept.push((target - row.iter().zip(&gram.mean).map(|(w, x)| w * x).sum::<f64>()) as f32);
+        fit.intercept.push((target - row.iter().zip(&covariance.mean).map(|(w, x)| w * x).sum::<f64>()) as f32);
     }
     // What is too large for the kernel is no solution either.
     fit.kernel.iter().chain(&fit.intercept).all(|v| v.is_finite()).then_some(fit)
@@ -359,8 +359,9 @@ mod tests {
 
     #[test]
     fn a_solution_that_is_too_large_for_a_kernel_is_none() {
-        let gram = |variance: f64| Gram { mean: vec![0.5], xx: Mat::from_fn(1, 1, |_, _| variance) };
-        let found = |variance, xy: f64| solve(&gram(variance), &Mat::from_fn(1, 1, |_, _| xy), &[1.0], &[0.25], 0.0);
+        let covariance = |variance: f64| Covariance { mean: vec![0.5], xx: Mat::from_fn(1, 1, |_, _| variance) };
+        let found =
+            |variance, xy: f64| solve(&covariance(variance), &Mat::from_fn(1, 1, |_, _| xy), &[1.0], &[0.25], 0.0);
         let fit = found(2.0, 3.0).unwrap();
         assert_eq!((fit.kernel, fit.intercept), (vec![1.5], vec![0.25]));
         assert!(found(1e-100, 1e-30).is_none(), "1e70 is a number, but not one of f32");

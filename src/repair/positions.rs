@@ -1,6 +1,6 @@
 //! Where the original and the cut network are compared: positions of calibration images, with weights.
 //!
-//! Without an emphasis all positions count alike and a few of each image are drawn. With one, half of the draws go where the
+//! Without an sensitivity all positions count alike and a few of each image are drawn. With one, half of the draws go where the
 //! outputs depend on the layer most, and weights make up for how often a position was to be drawn.
 
 use super::Inputs;
@@ -121,7 +121,7 @@ mod tests {
         let whole = choose(&conv, inputs, 1 << 20, 7, Some(&worth));
         assert_eq!(whole.len(), images.len() * side * side);
         assert!((share(&whole) / truth - 1.0).abs() < 1e-9);
-        // Without an emphasis all count alike.
+        // Without an sensitivity all count alike.
         assert!(choose(&conv, inputs, 1, 7, None).iter().all(|p| p.weight == 1.0));
     }
 }

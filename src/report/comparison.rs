@@ -19,8 +19,9 @@ pub struct Comparison {
     pub images: usize,
     /// Resamples of the images that intervals are taken from.
     pub resamples: usize,
-    /// mAP50-95 of the uncut model, with its interval.
-    pub uncut: Score,
+    /// mAP50-95 of the baseline model, with its interval.
+    #[serde(rename = "uncut")]
+    pub baseline: Score,
     /// One per way to prune, budget and repair.
     pub rows: Vec<Row>,
 }
@@ -43,9 +44,9 @@ pub struct Row {
     pub scheme: String,
     /// How it was repaired.
     pub repair: String,
-    /// The latency that was asked for, as a share of the uncut model's.
+    /// The latency that was asked for, as a share of the baseline model's.
     pub asked_ratio: f64,
-    /// The latency that was measured, in turn with the uncut model.
+    /// The latency that was measured, in turn with the baseline model.
     pub latency_ratio: f64,
     /// Median milliseconds of a frame.
     pub p50_ms: f64,

@@ -32,15 +32,17 @@ pub struct Report {
     pub data: String,
     /// What was asked for.
     pub budget: Asked,
-    /// The least recall of classes by name, as a share of the uncut model's.
+    /// The least recall of classes by name, as a share of the baseline model's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub floors: BTreeMap<String, f64>,
     /// How channels were ranked.
     pub importance: String,
     /// The model as it came.
-    pub uncut: Stage,
+    #[serde(rename = "uncut")]
+    pub baseline: Stage,
     /// After surgery.
-    pub cut: Stage,
+    #[serde(rename = "cut")]
+    pub pruned: Stage,
     /// After repair.
     pub repaired: Stage,
     /// After fine-tuning; absent without epochs.
@@ -52,7 +54,7 @@ pub struct Report {
     /// In these numbers; absent where they are f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounded: Option<Stage>,
-    /// The uncut model given the same treatment, by name (`uncut + repair`, `uncut + tuning`).
+    /// The baseline model given the same treatment, by name (`uncut + repair`, `uncut + tuning`).
     #[serde(default)]
     pub controls: BTreeMap<String, Stage>,
     /// What the search can prove.
@@ -69,7 +71,7 @@ pub struct Report {
     /// Bytes of activations that live while each layer runs, in the order of the network.
     #[serde(default)]
     pub memory: Vec<MemoryStep>,
-    /// The validation images on which uncut and shipped model disagree most.
+    /// The validation images on which baseline and shipped model disagree most.
     #[serde(default)]
     pub photos: Vec<Photo>,
     /// What a user applies.
@@ -82,9 +84,14 @@ pub struct Report {
 impl Report {
     /// All stages in their order, with their names.
     pub fn stages(&self) -> impl Iterator<Item = (&'static str, &Stage)> {
-        let some = [("uncut", &self.uncut), ("cut", &self.cut), ("repaired", &self.repaired)];
+        let some = [("baseline", &self.baseline), ("pruned", &self.pruned), ("repaired", &self.repaired)];
         let more = [("tuned", self.tuned.as_ref()), (self.dtype.name(), self.rounded.as_ref())];
         some.into_iter().chain(more.into_iter().filter_map(|(name, stage)| Some((name, stage?))))
+    }
+
+    /// The controls, with the names that people read.
+    pub fn controls(&self) -> impl Iterator<Item = (String, &Stage)> {
+        self.controls.iter().map(|(key, stage)| (key.replacen("uncut", "baseline", 1), stage))
     }
 
     /// The stage that ships: the last one that there is.
@@ -104,7 +111,7 @@ pub struct Asked {
     /// Milliseconds a frame may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<f64>,
-    /// The same as a share of the uncut model's latency.
+    /// The same as a share of the baseline model's latency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ratio: Option<f64>,
     /// Percentile of the latency that must hold the budget: 50, 95 or 99.
@@ -222,7 +229,7 @@ impl Search {
 /// A plan at another latency budget.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FrontPoint {
-    /// Predicted latency over the uncut model's.
+    /// Predicted latency over the baseline model's.
     pub latency_ratio: f64,
     /// Loss of the plan in the units of the importance.
     pub loss: f64,
@@ -248,11 +255,11 @@ pub struct Photo {
     pub name: String,
     /// Confident detections of one model that the other does not share.
     pub disagreement: usize,
-    /// Confident detections of the uncut model.
+    /// Confident detections of the baseline model.
     pub found_before: usize,
     /// Confident detections of the shipped model.
     pub found_after: usize,
-    /// A small JPEG with the detections of the uncut model, base64.
+    /// A small JPEG with the detections of the baseline model, base64.
     pub before: String,
     /// The same of the shipped model.
     pub after: String,

@@ -120,9 +120,9 @@ impl Kind {
 /// The least of one figure, whatever the other.
 fn least(problem: &Problem, options: &Options, kind: Kind) -> Option<Reachable> {
     // The relative excess over a tiny budget is the figure itself in other units.
-    let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
-    let uncut = kind.of(&evaluate(problem, &uncut));
-    let scale = if uncut > 0.0 { 1e-3 * uncut } else { 1.0 };
+    let baseline: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
+    let baseline = kind.of(&evaluate(problem, &baseline));
+    let scale = if baseline > 0.0 { 1e-3 * baseline } else { 1.0 };
     let alone = Problem { budget: kind.with(Budget::default(), Some(scale)), ..problem.clone() };
     let compiled = compile(&alone, options.max_table);
     let mut dual = Dual::new(&compiled);

@@ -42,7 +42,7 @@ pub use infeasible::{Infeasible, Reachable, Relaxation};
 pub struct Variable {
     /// What errors call it.
     pub name: String,
-    /// Channels at each level, ascending; the last is uncut.
+    /// Channels at each level, ascending; the last is baseline.
     pub widths: Vec<usize>,
     /// Loss at each level, at least 0, in any unit that adds up over variables.
     pub loss: Vec<f64>,

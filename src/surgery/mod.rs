@@ -6,7 +6,7 @@
 //! same as the cut model.
 
 use crate::graph::{Attention, Conv, ConvTranspose, Graph, Node, NodeId, Norm, Op};
-use crate::group::{Absence, AtomId, Groups};
+use crate::group::{AtomId, DeadNodes, Groups};
 use crate::model::{Model, ModelError, Weights};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -143,7 +143,7 @@ pub fn mask(model: &Model, groups: &Groups, selection: &Selection) -> Result<Mod
     for id in model.graph.ids() {
         // A layer that reads nothing gives nothing, whichever of its channels live on elsewhere.
         let flags = kept.flags(id);
-        let gone: Vec<usize> = (0..flags.len()).filter(|c| !flags[*c] || kept.absence.absent[id.index()]).collect();
+        let gone: Vec<usize> = (0..flags.len()).filter(|c| !flags[*c] || kept.dead.absent[id.index()]).collect();
         let mut zero = |key: &str, outer: usize| {
             let tensor = masked.weights.get_mut(key).expect("a model has every tensor of its graph");
             let row = tensor.data().len() / outer / flags.len();
@@ -198,7 +198,7 @@ fn check(groups: &Groups, selection: &Selection) -> Result<(), SurgeryError> {
 struct Kept<'a> {
     groups: &'a Groups,
     atoms: Vec<bool>,
-    absence: Absence,
+    dead: DeadNodes,
 }
 
 impl<'a> Kept<'a> {
@@ -207,11 +207,11 @@ impl<'a> Kept<'a> {
         for (group, keep) in groups.groups.iter().zip(&selection.0) {
             keep.iter().for_each(|position| atoms[group.atoms[*position].index()] = true);
         }
-        let absence = Absence::of(graph, &groups.channels, &|atom| !atoms[atom.index()]);
-        let absence = absence.map_err(|id| {
+        let dead = DeadNodes::of(graph, &groups.channels, &|atom| !atoms[atom.index()]);
+        let dead = dead.map_err(|id| {
             SurgeryError::NotReached(format!("`{}` would be left without a part", graph.node(id).name))
         })?;
-        Ok(Self { groups, atoms, absence })
+        Ok(Self { groups, atoms, dead })
     }
 
     fn flags(&self, node: NodeId) -> Vec<bool> {
@@ -225,7 +225,7 @@ impl<'a> Kept<'a> {
 
     /// Whether a node is part of the cut graph. Unless something vanishes, all are.
     fn stays(&self, node: NodeId) -> bool {
-        self.absence.is_empty() || self.absence.needed[node.index()]
+        self.dead.is_empty() || self.dead.needed[node.index()]
     }
 }
 
@@ -238,12 +238,12 @@ fn shrink(graph: &Graph, kept: &Kept) -> Result<Graph, SurgeryError> {
     for id in graph.ids().filter(|id| kept.stays(*id)) {
         number[id.index()] = NodeId(cut.nodes.len() as u32);
         let node = graph.node(id);
-        let present = node.inputs.iter().filter(|input| !kept.absence.absent[input.index()]);
-        let inputs = present.map(|input| number[kept.absence.stand_in(graph, *input).index()]).collect();
+        let present = node.inputs.iter().filter(|input| !kept.dead.absent[input.index()]);
+        let inputs = present.map(|input| number[kept.dead.stand_in(graph, *input).index()]).collect();
         cut.nodes.push(Node { name: node.name.clone(), op: shrink_op(node, id, kept), inputs });
         asked.push(kept.positions(id).len());
     }
-    cut.outputs = graph.outputs.iter().map(|id| number[kept.absence.stand_in(graph, *id).index()]).collect();
+    cut.outputs = graph.outputs.iter().map(|id| number[kept.dead.stand_in(graph, *id).index()]).collect();
     reached(&cut, &asked)?;
     Ok(cut)
 }

@@ -1,4 +1,4 @@
-//! Distillation: a cut detector learns from the outputs of the uncut one.
+//! Distillation: a cut detector learns from the outputs of the baseline one.
 //!
 //! Two terms on the raw head outputs, whose shapes never depend on the widths inside:
 //! * class: cross-entropy of every class logit against the teacher's probability, less the teacher's own entropy;

@@ -6,7 +6,7 @@ use crate::mutate::{Rng, mutate};
 use crate::{json, pickle, seeds};
 use secateurs::bench::{TableSpec, time_table};
 use secateurs::data::Dataset;
-use secateurs::detector::{Finder, input_side};
+use secateurs::detector::{Predictor, input_side};
 use secateurs::device::{DeviceError, Limits, Runner, Word};
 use secateurs::emit::onnx;
 use secateurs::engine::{Device, Options, plan_memory};
@@ -334,10 +334,10 @@ fn use_it(model: &Model) {
         return;
     }
     let _ = onnx::export(model, 32, 32);
-    if let Ok(mut finder) = Finder::new(model, 32, &options) {
-        finder.set_thresholds(0.1, 0.7);
+    if let Ok(mut predictor) = Predictor::new(model, 32, &options) {
+        predictor.set_thresholds(0.1, 0.7);
         let image = Image::new(40, 30, (0..3 * 40 * 30).map(|i| (i % 251) as u8).collect());
-        if let Ok(found) = finder.find(Path::new("x.png"), &image, model) {
+        if let Ok(found) = predictor.find(Path::new("x.png"), &image, model) {
             let _ = serde_json::to_string(&found);
         }
     }

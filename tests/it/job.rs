@@ -44,8 +44,8 @@ fn flag(name: &str, value: f64) -> [String; 2] {
 #[test]
 fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let uncut = model::load(&demo()).unwrap();
-    let limit = 0.7 * mib(&uncut.graph);
+    let baseline = model::load(&demo()).unwrap();
+    let limit = 0.7 * mib(&baseline.graph);
     let (code, text) = prune(folder.path(), "a", &flag("memory-mib", limit));
     assert_eq!(code, 0, "{text}");
 
@@ -145,8 +145,8 @@ fn a_yolov8_is_pruned_and_tuned() {
 #[test]
 fn the_demo_ships_in_whole_numbers_and_in_halves() {
     let folder = tempfile::tempdir().unwrap();
-    let uncut = model::load(&demo()).unwrap();
-    let flags = [flag("memory-mib", 0.5 * mib(&uncut.graph)), ["--dtype".into(), "int8".into()]].concat();
+    let baseline = model::load(&demo()).unwrap();
+    let flags = [flag("memory-mib", 0.5 * mib(&baseline.graph)), ["--dtype".into(), "int8".into()]].concat();
     let (code, text) = prune(folder.path(), "a", &flags);
     assert_eq!(code, 0, "{text}");
     let out = folder.path().join("a");
@@ -158,7 +158,7 @@ fn the_demo_ships_in_whole_numbers_and_in_halves() {
     assert!(of(after, "peak_memory_bytes") < of(before, "peak_memory_bytes"), "{report}");
     assert!(of(&report["controls"]["uncut + int8"], "map50_95") > 0.4, "{report}");
     let shipped = model::load(&out.join("model.safetensors")).unwrap();
-    assert_eq!((shipped.graph.dtype, uncut.graph.dtype), (Dtype::Int8, Dtype::F32));
+    assert_eq!((shipped.graph.dtype, baseline.graph.dtype), (Dtype::Int8, Dtype::F32));
     // Names and provenance are in the file, and in the figure.
     assert_eq!(of(after, "file_bytes"), std::fs::metadata(out.join("model.safetensors")).unwrap().len() as f64);
     let first = std::fs::metadata(out.join("uncut.safetensors")).unwrap().len() as f64;
@@ -168,7 +168,7 @@ fn the_demo_ships_in_whole_numbers_and_in_halves() {
     // What came out can be pruned further, and is taken as f32 for that. This time it shall ship in halves.
     let data = demo::write(&folder.path().join("drawn"), 48, 12).unwrap();
     let again = [
-        &flag("memory-mib", 0.4 * mib(&uncut.graph))[..],
+        &flag("memory-mib", 0.4 * mib(&baseline.graph))[..],
         &[
             format!("--model={}", out.join("model.safetensors").display()),
             format!("--data={}", data.display()),

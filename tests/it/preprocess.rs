@@ -1,7 +1,7 @@
 //! A network is trained, judged and used on the same inputs, of one channel or three, normalised or not.
 
 use secateurs::data::{Dataset, Item, Label};
-use secateurs::detector::{Detector, Finder};
+use secateurs::detector::{Detector, Predictor};
 use secateurs::engine::Options;
 use secateurs::eval::{Prepared, accuracy};
 use secateurs::graph::{Activation, Builder, Conv, Graph, Head, Op};
@@ -62,8 +62,8 @@ fn dataset(folder: &Path, images: &[(Image, usize)]) -> Dataset {
 }
 
 fn first(model: &Model, image: &Image) -> usize {
-    let mut finder = Finder::new(model, SIDE, &Options::default()).unwrap();
-    let Finder::Classifier(classifier) = &mut finder else { panic!("a classifier") };
+    let mut predictor = Predictor::new(model, SIDE, &Options::default()).unwrap();
+    let Predictor::Classifier(classifier) = &mut predictor else { panic!("a classifier") };
     classifier.classify(image).unwrap()[0].0
 }
 
@@ -121,6 +121,6 @@ fn inputs_that_no_image_fills_are_refused() {
     let model = detector(4);
     let error = Detector::new(&model, SIDE, &Options::default()).err().unwrap().to_string();
     assert!(error.contains("reads 4 channels, expected 3"), "{error}");
-    let error = Finder::new(&sums(2, 0.0, None), SIDE, &Options::default()).err().unwrap().to_string();
+    let error = Predictor::new(&sums(2, 0.0, None), SIDE, &Options::default()).err().unwrap().to_string();
     assert!(error.contains("reads 2 channels, expected 3"), "{error}");
 }

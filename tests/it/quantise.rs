@@ -9,7 +9,7 @@ use secateurs::eval;
 use secateurs::graph::{Dtype, Graph};
 use secateurs::kernels::Isa;
 use secateurs::model::{self, Model, Tensor};
-use secateurs::quantise::{halve, quantise, ranges};
+use secateurs::quantise::{quantise, ranges, to_f16};
 use secateurs::vision::Preprocess;
 use secateurs::zoo::yolo11;
 use std::path::Path;
@@ -62,7 +62,7 @@ fn random_networks_stay_near_to_f32_and_do_not_depend_on_threads() {
     // Deep random networks multiply any error; most do not.
     let (median, tenth) = distances(|int8, _| int8);
     assert!(median < 0.02 && tenth < 0.1, "int8: median {median}, nine tenths {tenth}");
-    let (median, tenth) = distances(|_, f32| halve(f32));
+    let (median, tenth) = distances(|_, f32| to_f16(f32));
     assert!(median < 0.001 && tenth < 0.005, "f16: median {median}, nine tenths {tenth}");
     assert!(median > 0.0, "nothing was rounded");
 }
@@ -85,7 +85,7 @@ fn the_file_holds_a_byte_per_weight_and_comes_back_to_the_bit() {
 fn a_file_of_halves_holds_two_bytes_per_weight_and_comes_back_to_the_bit() {
     for seed in 6000..6060 {
         let Some((_, f32, _)) = rounded(seed) else { continue };
-        let halves = halve(&f32);
+        let halves = to_f16(&f32);
         let bytes = model::to_bytes(&halves).unwrap();
         let weights: usize =
             halves.graph.narrow_convs().map(|(_, conv)| halves.tensor(&conv.weight).data().len()).sum();
@@ -94,7 +94,7 @@ fn a_file_of_halves_holds_two_bytes_per_weight_and_comes_back_to_the_bit() {
         assert!((saved - 2 * weights as isize).abs() < 64, "seed {seed}: {saved} bytes less for {weights} weights");
         let back = model::from_bytes(Path::new("a"), &bytes).unwrap();
         assert_eq!((&back.weights, &back.graph, &back.info), (&halves.weights, &halves.graph, &halves.info));
-        assert_eq!(halve(&back).weights, back.weights, "seed {seed}: rounded twice");
+        assert_eq!(to_f16(&back).weights, back.weights, "seed {seed}: rounded twice");
     }
 }
 
@@ -117,13 +117,13 @@ fn memory_is_planned_for_processors_with_and_without_halves() {
 #[test]
 fn a_kernel_beyond_the_range_of_halves_keeps_its_values() {
     let (_, mut model, _) = (6000..).find_map(rounded).unwrap();
-    let graph = halve(&model).graph;
+    let graph = to_f16(&model).graph;
     let key = graph.narrow_convs().next().unwrap().1.weight.clone();
     let kernel = model.weights[&key].clone();
     let mut data = kernel.data().to_vec();
     data[0] = 1e9;
     model.weights.insert(key.clone(), Tensor::new(kernel.shape().to_vec(), data));
-    let halves = halve(&model);
+    let halves = to_f16(&model);
     assert_eq!(halves.tensor(&key), model.tensor(&key));
     let back = model::from_bytes(Path::new("a"), &model::to_bytes(&halves).unwrap()).unwrap();
     assert_eq!(back.weights, halves.weights);
@@ -188,7 +188,7 @@ fn yolo11n_keeps_its_accuracy_at_half_and_at_a_third_of_the_size() {
     let map = |model: &Model| eval::evaluate_model(model, &val, 320, 2, &|_| {}).unwrap().map50_95;
     let (before, after) = (map(&model), map(&int8));
     assert!(after > before - 0.02, "{before} -> {after}");
-    let halves = halve(&model);
+    let halves = to_f16(&model);
     assert!(1.9 * (size(&halves) as f64) < size(&model) as f64, "{} of {}", size(&halves), size(&model));
     let after = map(&halves);
     assert!((after - before).abs() < 0.005, "{before} -> {after}");

@@ -6,7 +6,8 @@ use secateurs::engine::{Engine, Options};
 use secateurs::graph::{Activation, Builder, Conv, Head, Norm, Op};
 use secateurs::group::{Groups, groups};
 use secateurs::importance::{
-    Criterion, Evidence, MaskGradients, Ranking, Sampling, activations, grams, mask_gradients, measure, rank, scores,
+    Criterion, MaskGradients, Ranking, Sampling, Statistics, activations, covariances, mask_gradients, measure, rank,
+    scores,
 };
 use secateurs::model::{Info, Model, Tensor, Weights};
 use secateurs::repair::{Calibration, Method, repair};
@@ -59,7 +60,7 @@ fn images(n: usize) -> Vec<Vec<f32>> {
 }
 
 fn calibration(images: &[Vec<f32>]) -> Calibration<'_> {
-    Calibration { images, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, emphasis: None }
+    Calibration { images, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, sensitivity: None }
 }
 
 /// Largest difference of the outputs, relative to the largest output.
@@ -142,16 +143,16 @@ fn copies_go_first_and_cost_nothing() {
     let groups = groups(&model.graph);
     let images = images(8);
     let calibration = calibration(&images);
-    let grams = grams(&model, &calibration).unwrap();
-    let evidence = Evidence { grams: Some((&grams, calibration.ridge)), ..Evidence::default() };
-    let ranking = rank(Criterion::Reconstruction, &model, &groups, evidence).unwrap();
+    let covariances = covariances(&model, &calibration).unwrap();
+    let statistics = Statistics { covariances: Some((&covariances, calibration.ridge)), ..Statistics::default() };
+    let ranking = rank(Criterion::Reconstruction, &model, &groups, statistics).unwrap();
     // The first four to go are one of each pair.
     let mut first: Vec<usize> = ranking.0[0][..4].iter().map(|c| c % 4).collect();
     first.sort_unstable();
     assert_eq!(first, [0, 1, 2, 3]);
     let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 1, images: 4 };
     let loss = |ranking: &Ranking| {
-        measure(&model, &groups, ranking, &grams, &calibration, &sampling, &mut |_, _| {}).unwrap().0.remove(0)
+        measure(&model, &groups, ranking, &covariances, &calibration, &sampling, &mut |_, _| {}).unwrap().0.remove(0)
     };
     let good = loss(&ranking);
     // Copies first: half of the channels go for almost nothing, the fifth and sixth cost.
@@ -166,14 +167,14 @@ fn every_criterion_ranks_every_channel_once() {
     let groups: Groups = groups(&model.graph);
     let images = images(4);
     let calibration = calibration(&images);
-    let grams = grams(&model, &calibration).unwrap();
+    let covariances = covariances(&model, &calibration).unwrap();
     let activations = activations(&model, &calibration).unwrap();
     let gradients = gradients(&model, &groups, &images);
-    let whole = Evidence {
-        grams: Some((&grams, calibration.ridge)),
+    let whole = Statistics {
+        covariances: Some((&covariances, calibration.ridge)),
         gradients: Some(&gradients),
         activations: Some(&activations),
-        ..Evidence::default()
+        ..Statistics::default()
     };
     for (name, criterion) in Criterion::ALL {
         let ranking = rank(criterion, &model, &groups, whole).unwrap();
@@ -207,8 +208,8 @@ fn no_criterion_stands_in_for_another() {
         (Criterion::Lamp, None),
         (Criterion::Random, None),
     ] {
-        let ranked = rank(criterion, &model, &groups, Evidence::default()).map(|_| ());
-        let scored = scores(criterion, &model, &groups, Evidence::default()).map(|_| ());
+        let ranked = rank(criterion, &model, &groups, Statistics::default()).map(|_| ());
+        let scored = scores(criterion, &model, &groups, Statistics::default()).map(|_| ());
         assert_eq!(ranked, scored);
         match (ranked, what) {
             (Ok(()), None) => {}
@@ -222,12 +223,12 @@ fn no_criterion_stands_in_for_another() {
     // Scores by reconstruction agree with its order, and are not those of the normalisation.
     let images = images(8);
     let calibration = calibration(&images);
-    let grams = grams(&model, &calibration).unwrap();
-    let evidence = Evidence { grams: Some((&grams, calibration.ridge)), ..Evidence::default() };
-    let order = rank(Criterion::Reconstruction, &model, &groups, evidence).unwrap().0.remove(0);
-    let found = scores(Criterion::Reconstruction, &model, &groups, evidence).unwrap().remove(0);
+    let covariances = covariances(&model, &calibration).unwrap();
+    let statistics = Statistics { covariances: Some((&covariances, calibration.ridge)), ..Statistics::default() };
+    let order = rank(Criterion::Reconstruction, &model, &groups, statistics).unwrap().0.remove(0);
+    let found = scores(Criterion::Reconstruction, &model, &groups, statistics).unwrap().remove(0);
     assert!(order.is_sorted_by(|a, b| found[*a] <= found[*b]), "{order:?} {found:?}");
     assert!(found[order[3]] < 0.05 * found[order[4]], "copies cost next to nothing: {found:?}");
-    let scales = scores(Criterion::BnScale, &model, &groups, Evidence::default()).unwrap().remove(0);
+    let scales = scores(Criterion::BnScale, &model, &groups, Statistics::default()).unwrap().remove(0);
     assert_ne!(found, scales);
 }

@@ -41,8 +41,8 @@ fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
 
 fn sample(with_tuning: bool) -> Report {
     let classes = ["person", "traffic light", "dog", "tie", "zebra"];
-    let mut uncut = stage(0.3705, 2_624_080, &classes);
-    uncut.latency = Some(distribution(27.0));
+    let mut baseline = stage(0.3705, 2_624_080, &classes);
+    baseline.latency = Some(distribution(27.0));
     let mut repaired = stage(0.2913, 1_971_240, &classes);
     let mut tuned = with_tuning.then(|| stage(0.3481, 1_971_240, &classes));
     tuned.as_mut().unwrap_or(&mut repaired).latency = Some(distribution(21.3));
@@ -68,8 +68,8 @@ fn sample(with_tuning: bool) -> Report {
         budget: Asked { latency_ratio: Some(0.8), percentile: 99, memory_mib: Some(20.0), ..Asked::default() },
         floors: BTreeMap::from([("person".into(), 0.95)]),
         importance: "fisher".into(),
-        uncut,
-        cut: stage(0.2104, 1_971_240, &classes),
+        baseline,
+        pruned: stage(0.2104, 1_971_240, &classes),
         repaired,
         tuned,
         dtype: Default::default(),
@@ -258,7 +258,7 @@ fn names_from_files_are_never_markup() {
     }
     report.seconds.insert(evil.into(), 1.0);
     report.controls.insert(evil.into(), Stage::default());
-    for stage in [&mut report.uncut, report.tuned.as_mut().unwrap()] {
+    for stage in [&mut report.baseline, report.tuned.as_mut().unwrap()] {
         stage.per_class.insert(evil.into(), 0.5);
     }
     let page = render(&report);
@@ -280,7 +280,7 @@ fn an_empty_report_still_gives_a_page() {
     report.front.clear();
     report.memory.clear();
     report.photos.clear();
-    for stage in [&mut report.uncut, &mut report.cut, &mut report.repaired] {
+    for stage in [&mut report.baseline, &mut report.pruned, &mut report.repaired] {
         *stage = Stage::default();
     }
     report.search.gap = Some(f64::NAN);
@@ -316,7 +316,7 @@ fn a_comparison_is_a_page_of_its_own() {
         imgsz: 320,
         images: 50,
         resamples: 500,
-        uncut: Score { map50_95: 0.37, low: 0.33, high: 0.41 },
+        baseline: Score { map50_95: 0.37, low: 0.33, high: 0.41 },
         rows: vec![
             row("reconstruction", "lsq", 0.28, None),
             row("l1-uniform", "bn", 0.23, behind),
@@ -344,7 +344,7 @@ fn a_comparison_is_a_page_of_its_own() {
 fn floors_hold_or_not_by_the_recall_of_the_stage_that_ships() {
     let mut report = sample(true);
     report.budget = Asked::default();
-    report.uncut.recall = BTreeMap::from([("person".into(), 0.8)]);
+    report.baseline.recall = BTreeMap::from([("person".into(), 0.8)]);
     let mut verdict = |after: f64| {
         report.last_mut().recall = BTreeMap::from([("person".into(), after)]);
         pipeline::judge_simulated(&report, "emulated")
@@ -359,8 +359,8 @@ fn a_floor_under_nothing_holds_nothing() {
     let mut report = sample(true);
     report.budget = Asked::default();
     let none = BTreeMap::from([("person".to_owned(), 0.0)]);
-    for (uncut, why) in [(none, "so a share of that says nothing"), (BTreeMap::new(), "is undefined")] {
-        report.uncut.recall = uncut;
+    for (baseline, why) in [(none, "so a share of that says nothing"), (BTreeMap::new(), "is undefined")] {
+        report.baseline.recall = baseline;
         report.last_mut().recall = BTreeMap::from([("person".into(), 0.5)]);
         let verdict = pipeline::judge_simulated(&report, "emulated");
         assert!(!verdict.accuracy_ok);
@@ -376,9 +376,9 @@ fn a_median_is_judged_by_its_bound_and_discarded_windows_are_told() {
     let with = |p50_ms: f64, bound: f64| Distribution { p50_ms, p50_bound_ms: Some(bound), ..distribution(p50_ms) };
     let budget = Asked { latency_ms: Some(10.0), percentile: 50, ..Asked::default() };
     let report = Report { budget, ..sample(false) };
-    let against = |bound: f64, all_windows| pipeline::Against {
-        uncut: distribution(20.0),
-        cut: with(9.9, bound),
+    let against = |bound: f64, all_windows| pipeline::PairedLatency {
+        baseline: distribution(20.0),
+        pruned: with(9.9, bound),
         ratio: 0.495,
         ratio_bound: None,
         all_windows,

@@ -201,11 +201,11 @@ fn yolo11_is_solved_within_one_percent() {
     for (letter, latency, memory) in cases {
         let graph = detect(Scale::of(*letter).unwrap(), 80).unwrap();
         let mut problem = network(&graph, 7);
-        let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
-        let uncut = evaluate(&problem, &uncut);
+        let baseline: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
+        let baseline = evaluate(&problem, &baseline);
         problem.budget = Budget {
-            latency_ms: Some(latency * uncut.latency_ms).filter(|b| *b > 0.0),
-            memory_bytes: Some(memory * uncut.memory_bytes).filter(|b| *b > 0.0),
+            latency_ms: Some(latency * baseline.latency_ms).filter(|b| *b > 0.0),
+            memory_bytes: Some(memory * baseline.memory_bytes).filter(|b| *b > 0.0),
         };
         let case = format!("yolo11{letter}, latency {latency}, memory {memory}");
         let start = std::time::Instant::now();
@@ -226,8 +226,8 @@ fn yolo11_is_solved_within_one_percent() {
 fn the_same_problem_gives_the_same_answer() {
     let graph = detect(Scale::of('n').unwrap(), 80).unwrap();
     let mut problem = network(&graph, 3);
-    let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
-    problem.budget.latency_ms = Some(0.8 * evaluate(&problem, &uncut).latency_ms);
+    let baseline: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
+    problem.budget.latency_ms = Some(0.8 * evaluate(&problem, &baseline).latency_ms);
     let options = Options { nodes: 2000, blocks: 20, alternatives: 4, ..Options::default() };
     let first = solve(&problem, &options, &mut |_| {}).unwrap();
     assert_eq!(first, solve(&problem, &options, &mut |_| {}).unwrap());
@@ -314,9 +314,10 @@ fn contradictions_are_refused_by_name() {
 fn an_impossible_budget_says_what_is_possible() {
     let graph = detect(Scale::of('n').unwrap(), 80).unwrap();
     let mut problem = network(&graph, 7);
-    let uncut: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
-    let uncut = evaluate(&problem, &uncut);
-    problem.budget = Budget { latency_ms: Some(0.01 * uncut.latency_ms), memory_bytes: Some(0.5 * uncut.memory_bytes) };
+    let baseline: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
+    let baseline = evaluate(&problem, &baseline);
+    problem.budget =
+        Budget { latency_ms: Some(0.01 * baseline.latency_ms), memory_bytes: Some(0.5 * baseline.memory_bytes) };
     let Err(SearchError::Infeasible(report)) = solve(&problem, &Options::default(), &mut |_| {}) else {
         panic!("a hundredth of the time is possible")
     };

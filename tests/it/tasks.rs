@@ -1,7 +1,7 @@
 //! What `detect` says for every task: the right fields, in pixels of the image, in JSON and in a picture.
 
 use crate::support;
-use secateurs::detector::Finder;
+use secateurs::detector::Predictor;
 use secateurs::engine::Options;
 use secateurs::import;
 use secateurs::vision::Image;
@@ -16,10 +16,10 @@ fn every_task_has_its_own_answer() {
     for task in ["seg", "pose", "obb", "cls"] {
         let Some(path) = support::data(&format!("golden/tasks/yolo11n-{task}-random.safetensors")) else { return };
         let model = import::load(&path).unwrap();
-        let mut finder = Finder::new(&model, 160, &Options::default()).unwrap();
+        let mut predictor = Predictor::new(&model, 160, &Options::default()).unwrap();
         // Random weights are sure of nothing, so that everything counts; few overlap this little.
-        finder.set_thresholds(0.0, 0.05);
-        let found = finder.find(&photo, &image, &model).unwrap();
+        predictor.set_thresholds(0.0, 0.05);
+        let found = predictor.find(&photo, &image, &model).unwrap();
         let json = serde_json::to_value(&found).unwrap();
         let saved = found.save(&mut image.clone(), folder.path()).unwrap();
         let drawn = Image::open(&saved).unwrap();

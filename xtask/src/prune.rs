@@ -47,7 +47,7 @@ pub struct Args {
     /// Latency budget per frame, milliseconds
     #[arg(long, value_name = "X", conflicts_with = "latency_ratio")]
     latency_ms: Option<String>,
-    /// Latency budget as a share of the uncut model's latency
+    /// Latency budget as a share of the baseline model's latency
     #[arg(long, value_name = "R")]
     latency_ratio: Option<String>,
     /// Memory budget: weights, peak activations and workspace, MiB
@@ -59,7 +59,7 @@ pub struct Args {
     /// Budget of the model's file, MiB
     #[arg(long, value_name = "X")]
     file_mib: Option<String>,
-    /// A class must still be found at this share of the uncut model's recall: `--floor person=0.95`; may be repeated
+    /// A class must still be found at this share of the baseline model's recall: `--floor person=0.95`; may be repeated
     #[arg(long, value_name = "CLASS=R")]
     floor: Vec<String>,
     /// What is taken away: structured, unstructured or 2:4
@@ -190,7 +190,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.dry_run {
         run_worker(prune.arg("--dry-run"))?;
         tell.stage("Would", &format!("build {}", build.describe("with the model embedded")));
-        tell.stage("Would", "measure it on the device in turn with the uncut model, and complete the reports");
+        tell.stage("Would", "measure it on the device in turn with the baseline model, and complete the reports");
         return Ok(());
     }
     let _held = Locked::results(&out)?;

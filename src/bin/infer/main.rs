@@ -9,7 +9,7 @@ use args::{Args, Choice, Command, Usage};
 use secateurs::bench::{self, BenchError};
 use secateurs::board::{Board, State};
 use secateurs::detector::pictures::{self, Listed, SaveNames};
-use secateurs::detector::{DetectorError, Finder, input_side};
+use secateurs::detector::{DetectorError, Predictor, input_side};
 use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
 use secateurs::kernels::available;
@@ -318,8 +318,8 @@ fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
     let names = args.save.as_deref().map(|folder| save_names(folder, &listed)).transpose()?;
     let model = &load(args)?;
     let options = engine::Options { threads: args.threads, device: place(args)?, ..engine::Options::default() };
-    let mut finder = Finder::new(model, imgsz(args, model)?, &options)?;
-    finder.set_thresholds(args.score, args.iou);
+    let mut predictor = Predictor::new(model, imgsz(args, model)?, &options)?;
+    predictor.set_thresholds(args.score, args.iou);
     let all = listed.images.len();
     let mut bad = 0;
     for (position, image) in listed.images.into_iter().enumerate() {
@@ -338,7 +338,7 @@ fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
         });
         match opened {
             Ok((path, mut pixels)) => {
-                let found = finder.find(&path, &pixels, model)?;
+                let found = predictor.find(&path, &pixels, model)?;
                 if let Some(names) = &names {
                     let saved = found.save_as(&mut pixels, names.path(position), names.inputs());
                     saved.map_err(|error| Failure::Machine(error.to_string()))?;

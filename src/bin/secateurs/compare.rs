@@ -25,7 +25,7 @@ pub struct Args {
     /// Side of the square input image, pixels
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     imgsz: Option<u16>,
-    /// Latency budgets as shares of the uncut model's latency
+    /// Latency budgets as shares of the baseline model's latency
     #[arg(long, value_name = "R,...", value_delimiter = ',', default_value = "0.8", value_parser = Ratio::parse_above_zero,
         allow_negative_numbers = true)]
     latency_ratio: Vec<Ratio>,
@@ -103,7 +103,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn table(found: &Comparison) -> String {
-    let uncut = &found.uncut;
+    let baseline = &found.baseline;
     let mut text = format!(
         "{:<24}{:<7}{:>7}{:>10}{:>12}{:>10}  {:<16}  {}\n{:<24}{:<7}{:>7}{:>10}{:>12}{:>10.4}  {:.3} to {:.3}\n",
         "importance",
@@ -114,14 +114,14 @@ fn table(found: &Comparison) -> String {
         "mAP50-95",
         "95 % interval",
         "first less this",
-        "uncut",
+        "baseline",
         "",
         "",
         "1.000x",
         "",
-        uncut.map50_95,
-        uncut.low,
-        uncut.high
+        baseline.map50_95,
+        baseline.low,
+        baseline.high
     );
     for row in &found.rows {
         let behind = row.behind.map_or(String::new(), |b| format!("{:+.4} \u{b1} {:.4}", b.difference, b.deviation));

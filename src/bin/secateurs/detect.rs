@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs, warn};
 use super::output;
-use secateurs::detector::Finder;
+use secateurs::detector::Predictor;
 use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::engine::Options;
 use secateurs::profile::Ratio;
@@ -42,8 +42,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let names = args.save.as_deref().map(|folder| names(folder, &listed)).transpose()?;
     let model = args.model.load()?;
     let options = Options { threads: args.threads.count(), ..Options::default() };
-    let mut finder = Finder::new(&model, args.model.imgsz(&model)?, &options)?;
-    finder.set_thresholds(args.score.get() as f32, args.iou.get() as f32);
+    let mut predictor = Predictor::new(&model, args.model.imgsz(&model)?, &options)?;
+    predictor.set_thresholds(args.score.get() as f32, args.iou.get() as f32);
     let all = listed.images.len();
     let mut bad = 0;
     for (position, image) in listed.images.into_iter().enumerate() {
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         });
         match opened {
             Ok((path, mut pixels)) => {
-                let found = finder.find(&path, &pixels, &model)?;
+                let found = predictor.find(&path, &pixels, &model)?;
                 if let Some(names) = &names {
                     found.save_as(&mut pixels, names.path(position), names.inputs()).map_err(unsaved)?;
                 }

@@ -7,7 +7,7 @@ use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::emit::onnx;
 use secateurs::model;
-use secateurs::pipeline::{Against, Bundle, Evidence, Outcome, Results, external, verdict_runs};
+use secateurs::pipeline::{Bundle, Evidence, Outcome, PairedLatency, Results, external, verdict_runs};
 use secateurs::session::{Frames, Session};
 use std::path::{Path, PathBuf};
 
@@ -50,7 +50,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// What was measured, or why it claims nothing; and the files that say so.
-type Found = (Result<Against, String>, Evidence);
+type Found = (Result<PairedLatency, String>, Evidence);
 
 /// Lets the inference binary measure both models on the device.
 fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Found, Failure> {
@@ -60,8 +60,8 @@ fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Fo
     let runs = verdict_runs(profile.budget.percentile, profile.bench.runs);
     let percentile = profile.budget.latency.map(|_| profile.budget.percentile);
     let frames = Frames { imgsz: bundle.report.imgsz, warmup: profile.bench.warmup, runs, phases: true, percentile };
-    let uncut = args.out.join("uncut.safetensors");
-    let record = session.versus(None, &uncut, &frames, &mut |done, all| terminal.progress(done, all))?;
+    let baseline = args.out.join("uncut.safetensors");
+    let record = session.versus(None, &baseline, &frames, &mut |done, all| terminal.progress(done, all))?;
     if !record.discarded.is_empty() {
         let (count, why) = (record.discarded.len(), record.discarded.join("; "));
         terminal.note(&format!("{count} windows were taken again: {why}"));
@@ -70,8 +70,8 @@ fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Fo
     if planned != measured {
         return Err(Failure::Internal(format!("planned for {planned} threads, measured with {measured}")));
     }
-    let against = Against::of_record(&record)
-        .ok_or_else(|| Failure::Internal("the binary did not measure the uncut model".into()))?;
+    let against = PairedLatency::of_record(&record)
+        .ok_or_else(|| Failure::Internal("the binary did not measure the baseline model".into()))?;
     let evidence = Evidence { bench: serde_json::to_vec_pretty(&record)?, onnx: None };
     Ok((record.simulated.map_or(Ok(against), Err), evidence))
 }
@@ -79,11 +79,11 @@ fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Fo
 /// Lets a benchmark command of the user measure both models; the ONNX file ships.
 fn by_command(command: &[String], bundle: &Bundle, out: &Path) -> Result<Found, Failure> {
     let load = |name: &str| model::load(&out.join(name)).map_err(Failure::input);
-    let (uncut, cut) = (load("uncut.safetensors")?, load("model.safetensors")?);
+    let (baseline, cut) = (load("uncut.safetensors")?, load("model.safetensors")?);
     let side = bundle.report.imgsz;
     let runs = verdict_runs(bundle.profile.budget.percentile, bundle.profile.bench.runs);
     let onnx = onnx::export(&cut, side, side).map_err(Failure::input)?;
-    let against = external::versus(command, &uncut, &cut, side, runs, out)?;
+    let against = external::versus(command, &baseline, &cut, side, runs, out)?;
     let evidence = Evidence { bench: serde_json::to_vec_pretty(&against)?, onnx: Some(onnx) };
     Ok((Ok(against), evidence))
 }

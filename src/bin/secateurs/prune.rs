@@ -43,7 +43,7 @@ pub struct Args {
     /// Latency budget per frame, milliseconds
     #[arg(long, value_name = "X", conflicts_with = "latency_ratio", allow_negative_numbers = true)]
     latency_ms: Option<Millis>,
-    /// Latency budget as a share of the uncut model's latency
+    /// Latency budget as a share of the baseline model's latency
     #[arg(long, value_name = "R", value_parser = Ratio::parse_above_zero, allow_negative_numbers = true)]
     latency_ratio: Option<Ratio>,
     /// Memory budget: weights, peak activations and workspace, MiB
@@ -56,7 +56,7 @@ pub struct Args {
     /// Budget of the model's file, MiB
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     file_mib: Option<Mib>,
-    /// A class must still be found at this share of the uncut model's recall: `--floor person=0.95`; may be repeated
+    /// A class must still be found at this share of the baseline model's recall: `--floor person=0.95`; may be repeated
     #[arg(long, value_name = "CLASS=R", value_parser = floor)]
     floor: Vec<(String, Ratio)>,
     /// Passes over the training images; 0 skips training
@@ -287,13 +287,13 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
     let (budget, search, tune) = (&profile.budget, &profile.search, &profile.finetune);
     let budgets = [
         budget.latency.map(|ms| format!("p{} within {ms}", budget.percentile)),
-        budget.latency_ratio.map(|ratio| format!("{ratio} the uncut latency")),
+        budget.latency_ratio.map(|ratio| format!("{ratio} the baseline latency")),
         budget.memory.map(|mib| format!("{mib} of memory")),
         budget.params.map(|params| format!("{params} parameters")),
         budget.file.map(|mib| format!("a file of {mib}")),
     ];
     let size = profile.model.imgsz.map_or("its own size".to_owned(), |side| format!("{side} px"));
-    let teacher = if tune.distill > 0.0 { ", the uncut model as teacher" } else { "" };
+    let teacher = if tune.distill > 0.0 { ", the baseline model as teacher" } else { "" };
     let mut steps = vec![
         format!("import {} for images of {size}", or(&profile.model.path, "the embedded demo")),
         format!("read {}", or(&profile.data, "the embedded drawn set")),
@@ -319,8 +319,8 @@ fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         Dtype::F16 => steps.push("round the weights of the layers to half precision".to_owned()),
         Dtype::Int8 => steps.push("round weights and inputs of the layers to 8-bit whole numbers".to_owned()),
     }
-    steps.push("evaluate the uncut, the cut, the repaired and the tuned model".to_owned());
-    steps.push(format!("measure uncut and pruned model in turn, {} frames each", profile.bench.runs));
+    steps.push("evaluate the baseline, the cut, the repaired and the tuned model".to_owned());
+    steps.push(format!("measure baseline and pruned model in turn, {} frames each", profile.bench.runs));
     steps.push(format!("write model, plan, reports and manifest to {}", out.display()));
     steps
 }
@@ -428,20 +428,23 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
 /// The verdict in a few lines.
 pub fn summary(report: &Report) -> String {
     let mib = |stage: &Stage| stage.peak_memory_bytes as f64 / f64::from(1 << 20);
-    let (uncut, last) = (&report.uncut, report.last());
+    let (baseline, last) = (&report.baseline, report.last());
     let mut lines = Vec::new();
-    if let (Some(a), Some(b)) = (&uncut.latency, &last.latency) {
+    if let (Some(a), Some(b)) = (&baseline.latency, &last.latency) {
         let row = |name: &str, a: f64, b: f64| format!("  {name:<12}{a:>10.2} -> {b:.2} ms ({:.3}x)", b / a);
         lines.extend([row("p50", a.p50_ms, b.p50_ms), row("p95", a.p95_ms, b.p95_ms), row("p99", a.p99_ms, b.p99_ms)]);
     }
-    lines.push(format!("  {:<12}{:>10.2} -> {:.2} MiB", "peak memory", mib(uncut), mib(last)));
-    lines.push(format!("  {:<12}{:>10} -> {}", "parameters", uncut.params, last.params));
-    lines.push(format!("  {:<12}{:>10.1} -> {:.1} million", "MACs", uncut.macs as f64 / 1e6, last.macs as f64 / 1e6));
+    lines.push(format!("  {:<12}{:>10.2} -> {:.2} MiB", "peak memory", mib(baseline), mib(last)));
+    lines.push(format!("  {:<12}{:>10} -> {}", "parameters", baseline.params, last.params));
+    lines.push(format!(
+        "  {:<12}{:>10.1} -> {:.1} million",
+        "MACs",
+        baseline.macs as f64 / 1e6,
+        last.macs as f64 / 1e6
+    ));
     let maps = report.stages().map(|(name, stage)| format!("{name} {:.4}", stage.score()));
-    lines.push(format!("  {:<12}{}", uncut.score_name(), maps.collect::<Vec<_>>().join(", ")));
-    lines.extend(
-        report.controls.iter().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.score())),
-    );
+    lines.push(format!("  {:<12}{}", baseline.score_name(), maps.collect::<Vec<_>>().join(", ")));
+    lines.extend(report.controls().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.score())));
     let gaps = report.stages().filter_map(|(name, stage)| {
         let (test, train) = stage.accuracy.zip(stage.train_accuracy)?;
         Some(format!("{name} {:+.4}", train - test))

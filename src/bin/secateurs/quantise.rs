@@ -7,7 +7,7 @@ use secateurs::data::{Dataset, Need, OpenOptions};
 use secateurs::files::{self, Inputs};
 use secateurs::graph::Dtype;
 use secateurs::model::{self, Model};
-use secateurs::quantise::{halve, quantise, ranges};
+use secateurs::quantise::{quantise, ranges, to_f16};
 use secateurs::vision::Preprocess;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             bar.finish_and_clear();
             quantise(&model, &found.map_err(Failure::input)?)
         }
-        None => halve(&model),
+        None => to_f16(&model),
     };
     rounded.info.imgsz = Some(side);
     let bytes = model::to_bytes(&rounded).map_err(Failure::internal)?;

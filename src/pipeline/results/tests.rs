@@ -127,14 +127,14 @@ fn a_run_killed_at_any_moment_leaves_one_set_for_the_next() {
     let base = tempfile::tempdir().unwrap();
     let old = base.path().join("old");
     let results = Results::open(&old, false).unwrap();
-    put(&results, "first", &[MODEL, UNCUT, REPORT_JSON, BINARY]).unwrap();
+    put(&results, "first", &[MODEL, BASELINE, REPORT_JSON, BINARY]).unwrap();
     let hash = sha256(b"second");
     let manifest =
-        serde_json::json!({ "files": { MODEL: hash, UNCUT: hash, PLAN: hash, REPORT_JSON: hash }, "inputs": {} });
+        serde_json::json!({ "files": { MODEL: hash, BASELINE: hash, PLAN: hash, REPORT_JSON: hash }, "inputs": {} });
     let manifest = manifest.to_string();
     let text = |name| New { name, bytes: b"second", program: false };
     let manifest = New { name: MANIFEST, bytes: manifest.as_bytes(), program: false };
-    let new = [text(MODEL), text(UNCUT), text(PLAN), text(REPORT_JSON), manifest];
+    let new = [text(MODEL), text(BASELINE), text(PLAN), text(REPORT_JSON), manifest];
     let mut journal = Journal {
         put: new.iter().map(|file| file.name.to_owned()).collect(),
         remove: vec![BINARY.into()],
@@ -184,7 +184,7 @@ fn a_replacement_that_fails_is_taken_back() {
     let before = names(base.path());
     // A folder with something in it cannot be renamed over.
     fs::create_dir_all(base.path().join(REPORT_HTML).join("inside")).unwrap();
-    let error = put(&results, "second", &[MODEL, UNCUT, REPORT_HTML, REPORT_JSON]).unwrap_err();
+    let error = put(&results, "second", &[MODEL, BASELINE, REPORT_HTML, REPORT_JSON]).unwrap_err();
     assert!(matches!(error, PipelineError::Input(_) | PipelineError::Machine(_)), "{error}");
     fs::remove_dir_all(base.path().join(REPORT_HTML)).unwrap();
     assert_eq!((text_of(base.path()), names(base.path())), ("first".into(), before));

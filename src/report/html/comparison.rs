@@ -21,7 +21,7 @@ pub fn render(comparison: &Comparison) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n\
          <p class=\"soft\">{} validation images of {}, {}. Whiskers are the middle 95 % of {} resamples of the images; latency is \
-         measured in turn with the uncut model.</p>\n{}{}<footer>Written by secateurs {}.</footer>\n</main>\n</body>\n</html>\n",
+         measured in turn with the baseline model.</p>\n{}{}<footer>Written by secateurs {}.</footer>\n</main>\n</body>\n</html>\n",
         comparison.images,
         escape(&comparison.data),
         escape(&comparison.device),
@@ -49,8 +49,8 @@ fn plot(comparison: &Comparison) -> String {
     let ratios = comparison.rows.iter().map(|row| finite(row.latency_ratio));
     let left = ratios.clone().fold(1.0, f64::min) - 0.02;
     let right = ratios.fold(1.0, f64::max) + 0.02;
-    let top =
-        comparison.rows.iter().map(|row| finite(row.score.high)).fold(finite(comparison.uncut.high), f64::max) * 1.05;
+    let top = comparison.rows.iter().map(|row| finite(row.score.high)).fold(finite(comparison.baseline.high), f64::max)
+        * 1.05;
     let top = top.max(1e-3);
     let x = |ratio: f64| MARGIN + (finite(ratio) - left) / (right - left) * (WIDTH - 2.0 * MARGIN);
     let y = |map: f64| HEIGHT - MARGIN - finite(map) / top * (HEIGHT - 2.0 * MARGIN);
@@ -76,13 +76,13 @@ fn plot(comparison: &Comparison) -> String {
         ));
     }
     put(format!(
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"currentColor\">latency of the uncut model</text>\n",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"currentColor\">latency of the baseline model</text>\n",
         WIDTH / 2.0,
         HEIGHT - 12.0
     ));
     let names = schemes(comparison);
     let colour = |name: &str| COLOURS[names.iter().position(|n| *n == name).unwrap_or(0) % COLOURS.len()];
-    put(mark((x(1.0), y(comparison.uncut.map50_95)), "lsq", "currentColor", "uncut"));
+    put(mark((x(1.0), y(comparison.baseline.map50_95)), "lsq", "currentColor", "baseline"));
     for row in &comparison.rows {
         let at = (x(row.latency_ratio), y(row.score.map50_95));
         let paint = colour(&row.scheme);
@@ -142,9 +142,9 @@ fn table(comparison: &Comparison) -> String {
     format!(
         "<div class=\"scroll\"><table>\n<tr><th></th><th>repair</th><th>asked</th><th>measured</th><th>p50</th>\
          <th>parameters</th><th>MACs</th><th>mAP50-95</th><th>against the first \u{b1} paired deviation</th></tr>\n{rows}</table></div>\n\
-         <p class=\"soft\">The uncut model has {}, {} to {}.</p>\n",
-        number(comparison.uncut.map50_95, 4),
-        number(comparison.uncut.low, 3),
-        number(comparison.uncut.high, 3)
+         <p class=\"soft\">The baseline model has {}, {} to {}.</p>\n",
+        number(comparison.baseline.map50_95, 4),
+        number(comparison.baseline.low, 3),
+        number(comparison.baseline.high, 3)
     )
 }

@@ -74,7 +74,7 @@ pub fn front(report: &Report) -> String {
         );
     }
     format!(
-        "<h2>What other latencies would cost</h2>\n<p class=\"soft\">The least loss over predicted latency, as a share of the uncut model\u{2019}s. \
+        "<h2>What other latencies would cost</h2>\n<p class=\"soft\">The least loss over predicted latency, as a share of the baseline model\u{2019}s. \
          The ring is the plan that was taken, at its measured latency.</p>\n{}",
         drawing(
             "loss over latency",
@@ -146,7 +146,7 @@ pub fn photos(report: &Report) -> String {
             let name = escape(&photo.name);
             format!(
                 "<div class=\"photos\" title=\"{name}\">{}{}</div>\n",
-                image(&photo.before, "uncut", &name, photo.found_before),
+                image(&photo.before, "baseline", &name, photo.found_before),
                 image(&photo.after, "shipped", &name, photo.found_after)
             )
         })

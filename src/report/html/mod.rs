@@ -83,7 +83,7 @@ fn verdict(report: &Report) -> String {
 }
 
 fn tiles(report: &Report) -> String {
-    let (from, to) = (&report.uncut, report.last());
+    let (from, to) = (&report.baseline, report.last());
     let tile = |name: &str, big: String, small: String| {
         format!("<div class=\"tile\"><span class=\"soft\">{name}</span><b>{big}</b><small>{small}</small></div>\n")
     };
@@ -141,7 +141,7 @@ const FIGURES: [(&str, Unit, Figure); 15] = [
     ("MACs", Unit::Count, |s| Some(s.macs as f64)),
 ];
 
-fn cell(unit: &Unit, uncut: Option<f64>, here: Option<f64>, is_uncut: bool) -> String {
+fn cell(unit: &Unit, baseline: Option<f64>, here: Option<f64>, is_baseline: bool) -> String {
     let Some(value) = here else { return format!("<td>{NOTHING}</td>") };
     let text = match unit {
         Unit::Accuracy => number(value, 4),
@@ -149,9 +149,9 @@ fn cell(unit: &Unit, uncut: Option<f64>, here: Option<f64>, is_uncut: bool) -> S
         Unit::Bytes => mib(value),
         Unit::Count => count(value),
     };
-    let difference = match (uncut, unit) {
-        (Some(uncut), Unit::Accuracy) if !is_uncut => signed(value - uncut, 4),
-        (Some(uncut), _) if !is_uncut => change(uncut, value),
+    let difference = match (baseline, unit) {
+        (Some(baseline), Unit::Accuracy) if !is_baseline => signed(value - baseline, 4),
+        (Some(baseline), _) if !is_baseline => change(baseline, value),
         _ => return format!("<td>{text}</td>"),
     };
     format!("<td>{text}<small>{difference}</small></td>")
@@ -165,9 +165,9 @@ fn table<'a>(columns: &[(String, &Stage)], figures: impl Iterator<Item = &'a (&'
     let rows: String = figures
         .filter(known)
         .map(|(name, unit, figure)| {
-            let uncut = columns.first().and_then(|(_, stage)| figure(stage));
+            let baseline = columns.first().and_then(|(_, stage)| figure(stage));
             let cells: String =
-                columns.iter().enumerate().map(|(i, (_, stage))| cell(unit, uncut, figure(stage), i == 0)).collect();
+                columns.iter().enumerate().map(|(i, (_, stage))| cell(unit, baseline, figure(stage), i == 0)).collect();
             format!("<tr><th scope=\"row\">{name}</th>{cells}</tr>\n")
         })
         .collect();
@@ -176,9 +176,9 @@ fn table<'a>(columns: &[(String, &Stage)], figures: impl Iterator<Item = &'a (&'
 
 fn stages(report: &Report) -> String {
     let columns: Vec<(String, &Stage)> = report.stages().map(|(name, stage)| (name.to_owned(), stage)).collect();
-    let runs = report.uncut.latency.as_ref().map_or(String::new(), |d| {
+    let runs = report.baseline.latency.as_ref().map_or(String::new(), |d| {
         format!(
-            " Latency: {} frames of each network in turn, {} thread{}, {} px; only the uncut model and the one that ships are measured.",
+            " Latency: {} frames of each network in turn, {} thread{}, {} px; only the baseline model and the one that ships are measured.",
             d.runs,
             report.threads,
             if report.threads == 1 { "" } else { "s" },
@@ -186,7 +186,7 @@ fn stages(report: &Report) -> String {
         )
     });
     format!(
-        "<h2>Stage by stage</h2>\n<p class=\"soft\">Below each figure its difference from the uncut model.{runs}{}</p>\n{}",
+        "<h2>Stage by stage</h2>\n<p class=\"soft\">Below each figure its difference from the baseline model.{runs}{}</p>\n{}",
         bounds(report),
         table(&columns, FIGURES.iter())
     )
@@ -212,10 +212,10 @@ fn controls(report: &Report) -> String {
     if report.controls.is_empty() {
         return String::new();
     }
-    let mut columns: Vec<(String, &Stage)> = vec![("uncut".into(), &report.uncut)];
-    columns.extend(report.controls.iter().map(|(name, stage)| (name.clone(), stage)));
+    let mut columns: Vec<(String, &Stage)> = vec![("baseline".into(), &report.baseline)];
+    columns.extend(report.controls());
     format!(
-        "<h2>Controls</h2>\n<p class=\"soft\">The uncut model given the same treatment: what the treatment alone changes.</p>\n{}",
+        "<h2>Controls</h2>\n<p class=\"soft\">The baseline model given the same treatment: what the treatment alone changes.</p>\n{}",
         table(&columns, FIGURES.iter().take(6))
     )
 }
@@ -306,7 +306,7 @@ fn layers(report: &Report) -> String {
 fn classes(report: &Report) -> String {
     let last = report.last();
     let mut found: Vec<(&String, f64, f64)> = report
-        .uncut
+        .baseline
         .per_class
         .iter()
         .filter_map(|(name, before)| Some((name, *before, *last.per_class.get(name)?)))
@@ -325,7 +325,7 @@ fn classes(report: &Report) -> String {
     format!(
         "<h2>Class by class</h2>\n<p class=\"soft\">{} of every class that the validation images show; the largest loss first.</p>\n{}{}",
         last.score_name(),
-        chart::key("uncut", "shipped"),
+        chart::key("baseline", "shipped"),
         chart::paired(&bars, Scale::Common)
     )
 }

@@ -7,7 +7,7 @@
 use crate::backend::{Mode, Net};
 use crate::graph::{Boxes, Head, NodeId, Op};
 use crate::model::Model;
-use crate::repair::Emphasis;
+use crate::repair::Sensitivity;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 ///
 /// # Errors
 /// Those of the tensor library.
-pub fn emphasis(
+pub fn sensitivity(
     model: &Model,
     images: &[Vec<f32>],
     (height, width): (usize, usize),
@@ -24,10 +24,10 @@ pub fn emphasis(
     seed: u64,
     device: &Device,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Emphasis> {
+) -> Result<Sensitivity> {
     let net = Net::new(model, device)?.frozen();
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut found = Emphasis::default();
+    let mut found = Sensitivity::default();
     for (number, part) in images.chunks(batch.max(1)).enumerate() {
         let input = Tensor::from_vec(part.concat(), (part.len(), model.graph.input_channels(), height, width), device)?;
         let mut probes: Vec<(NodeId, Var)> = Vec::new();

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 
 /// What was found in one image, with the names of the classes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Found {
+pub struct Predictions {
     /// The image file. In JSON, what is not UTF-8 in its name is replaced.
     #[serde(serialize_with = "files::lossy")]
     pub image: PathBuf,
     /// Objects, best first; nothing for a classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detections: Option<Vec<Named>>,
+    pub detections: Option<Vec<Labelled>>,
     /// The likeliest classes of the whole image, best first; nothing for a detector.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<NamedClass>>,
@@ -36,7 +36,7 @@ pub struct NamedClass {
 
 /// A detection with the name of its class.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Named {
+pub struct Labelled {
     /// Number of the class.
     pub class: usize,
     /// Its name.
@@ -56,12 +56,12 @@ pub struct Named {
     pub rotated: Option<Rotated>,
 }
 
-impl Found {
+impl Predictions {
     /// Names the objects of an image.
     pub fn objects(path: &Path, objects: &[Object], info: &Info) -> Self {
         Self {
             image: path.into(),
-            detections: Some(objects.iter().map(|o| Named::new(o, info)).collect()),
+            detections: Some(objects.iter().map(|o| Labelled::new(o, info)).collect()),
             classes: None,
         }
     }
@@ -108,7 +108,7 @@ fn line(name: &str) -> String {
 /// A keypoint is drawn if it is more likely visible than this.
 const VISIBLE: f32 = 0.5;
 
-impl Named {
+impl Labelled {
     fn new(object: &Object, info: &Info) -> Self {
         let d = object.detection;
         let mut named = Self {
@@ -145,7 +145,7 @@ impl Named {
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for Predictions {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         if let Some(classes) = &self.classes {
             writeln!(f, "{}:", line(&self.image.to_string_lossy()))?;

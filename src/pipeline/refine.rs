@@ -1,22 +1,22 @@
 //! From measured losses and times to the widths that are cut.
 //!
-//! 1. The search finds widths for the budgets. The cut network is measured against the uncut one in turn, and the
+//! 1. The search finds widths for the budgets. The cut network is measured against the baseline one in turn, and the
 //!    search's budget is corrected until the measured figures hold and use what is allowed.
 //! 2. Losses of groups are measured one by one, and how they add up is not known. So the search is asked again with
 //!    the losses bent, which spreads the cuts more or less evenly, under the corrected budget.
 //!    Bent losses only propose plans: nothing is claimed by them.
 //! 3. Every plan that holds is cut and repaired on most of the calibration images. The one whose outputs stay
-//!    closest to the uncut network's on the remaining ones is kept.
+//!    closest to the baseline network's on the remaining ones is kept.
 //! 4. What is proven is about that plan, under the losses as they were measured and the corrected budget that it was
 //!    searched under.
 
 use super::advice::{Missed, distance, explain};
 use super::aim::{Aim, Usage};
 use super::job::{Event, Job, Listener, Timing};
-use super::plan::Worth;
+use super::plan::GroupSensitivity;
 use super::problem::Limits;
 use super::{PipelineError, Source, floors, measure, problem};
-use crate::importance::{Curves, divergence, outputs};
+use crate::importance::{LossCurves, divergence, outputs};
 use crate::latency::LatencyTable;
 use crate::model::{self, Model};
 use crate::repair::{self, Calibration};
@@ -51,7 +51,7 @@ struct Trial {
     loss: f64,
     round: usize,
     cut: Model,
-    /// Measured latency as a share of the uncut network's, and what it uses of what is allowed, where there is a latency
+    /// Measured latency as a share of the baseline network's, and what it uses of what is allowed, where there is a latency
     /// budget.
     measured: Option<f64>,
     usage: Option<Usage>,
@@ -96,52 +96,52 @@ impl Trial {
 struct Settling<'a> {
     job: &'a Job,
     source: &'a Source,
-    worth: &'a Worth,
+    sensitivity: &'a GroupSensitivity,
     levels: &'a [Vec<usize>],
     table: &'a LatencyTable,
-    /// The share of the uncut latency that is allowed.
+    /// The share of the baseline latency that is allowed.
     ratio: Option<f64>,
     /// The bytes that are allowed.
     memory: Option<f64>,
     /// Parameters, and bytes of the file, that are allowed.
     params: Option<usize>,
     file: Option<f64>,
-    uncut_ms: f64,
+    baseline_ms: f64,
 }
 
 /// The plan to cut.
-pub(super) fn settle(
+pub(super) fn refine(
     job: &Job,
     source: &Source,
-    worth: &Worth,
+    sensitivity: &GroupSensitivity,
     levels: &[Vec<usize>],
     table: &LatencyTable,
     tell: Listener,
 ) -> Result<(Selection, Search), PipelineError> {
     let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
-    let uncut_ms = table.predict(&source.model.graph, &source.groups, &full);
+    let baseline_ms = table.predict(&source.model.graph, &source.groups, &full);
     let settling = Settling {
         job,
         source,
-        worth,
+        sensitivity,
         levels,
         table,
-        ratio: measure::allowed_ratio(job, source, uncut_ms)?,
+        ratio: measure::allowed_ratio(job, source, baseline_ms)?,
         memory: job.budget.memory_mib.map(|mib| mib * f64::from(1 << 20)),
         params: job.budget.params,
         file: job.budget.file_mib.map(|mib| mib * f64::from(1 << 20)),
-        uncut_ms,
+        baseline_ms,
     };
     tell(Event::Stage("Searching", measure::describe(&job.budget)));
     // The search counts four bytes per weight and bias, which is close to both sizes; what is missing is measured.
     let weights = settling.params.map(|n| 4.0 * n as f64);
     let mut aim = Limits {
-        latency_ms: settling.ratio.map(|r| r * settling.uncut_ms),
+        latency_ms: settling.ratio.map(|r| r * settling.baseline_ms),
         memory_bytes: settling.memory,
         weight_bytes: weights.into_iter().chain(settling.file).reduce(f64::min),
     };
     let (mut holding, mut closest) = (Vec::new(), None);
-    settling.approach(&worth.curves, ROUNDS, &mut aim, &mut holding, &mut closest, tell)?;
+    settling.approach(&sensitivity.curves, ROUNDS, &mut aim, &mut holding, &mut closest, tell)?;
     // On a noisy machine the closest plan goes on, and the final measurement judges it.
     let Some(first) = best(&mut holding) else {
         let Some(closest) = closest else {
@@ -153,7 +153,7 @@ pub(super) fn settle(
     let mut candidates = vec![first];
     for bend in BENDS {
         let mut holding = Vec::new();
-        let curves = bent(&worth.curves, bend);
+        let curves = bent(&sensitivity.curves, bend);
         settling.approach(&curves, MORE_ROUNDS, &mut aim.clone(), &mut holding, &mut None, tell)?;
         let fresh = |trial: &Trial| candidates.iter().all(|known| known.selection != trial.selection);
         candidates.extend(best(&mut holding).filter(fresh));
@@ -164,25 +164,25 @@ pub(super) fn settle(
     Ok((chosen.selection, search))
 }
 
-/// The least loss at other latencies than the one asked for, from the uncut model's down to the fastest plan.
+/// The least loss at other latencies than the one asked for, from the baseline model's down to the fastest plan.
 pub(super) fn front(
     source: &Source,
-    worth: &Worth,
+    sensitivity: &GroupSensitivity,
     levels: &[Vec<usize>],
     table: &LatencyTable,
 ) -> Result<Vec<FrontPoint>, PipelineError> {
     let (graph, groups, size) = (&source.model.graph, &source.groups, (source.imgsz, source.imgsz));
     let full: Vec<usize> = groups.groups.iter().map(|g| g.width()).collect();
-    let uncut_ms = table.predict(graph, groups, &full);
+    let baseline_ms = table.predict(graph, groups, &full);
     let options = search::Options { blocks: 60, nodes: 20_000, branches: 10, ..search::Options::default() };
     let mut points = vec![FrontPoint { latency_ratio: 1.0, loss: 0.0, lower_bound: 0.0 }];
     for twentieths in (6..20).rev() {
-        let budget = Limits { latency_ms: Some(uncut_ms * f64::from(twentieths) / 20.0), ..Limits::default() };
-        let problem = problem::problem(graph, groups, levels, &worth.curves, table, size, budget)
+        let budget = Limits { latency_ms: Some(baseline_ms * f64::from(twentieths) / 20.0), ..Limits::default() };
+        let problem = problem::problem(graph, groups, levels, &sensitivity.curves, table, size, budget)
             .map_err(PipelineError::stage("search"))?;
         match search::solve(&problem, &options, &mut |_| {}) {
             Ok(found) => points.push(FrontPoint {
-                latency_ratio: found.latency_ms / uncut_ms,
+                latency_ratio: found.latency_ms / baseline_ms,
                 loss: found.loss,
                 lower_bound: found.lower_bound,
             }),
@@ -200,18 +200,18 @@ fn best(holding: &mut Vec<Trial>) -> Option<Trial> {
 }
 
 /// Losses to a power, in units that keep numbers of ordinary size.
-fn bent(curves: &Curves, power: f64) -> Curves {
+fn bent(curves: &LossCurves, power: f64) -> LossCurves {
     let bend = |curve: &std::collections::BTreeMap<usize, f64>| {
         curve.iter().map(|(width, loss)| (*width, loss.max(0.0).powf(power))).collect()
     };
-    Curves(curves.0.iter().map(bend).collect())
+    LossCurves(curves.0.iter().map(bend).collect())
 }
 
 impl Settling<'_> {
     /// Searches and measures until a plan holds and uses what is allowed, or the rounds are over.
     fn approach(
         &self,
-        curves: &Curves,
+        curves: &LossCurves,
         rounds: usize,
         aim: &mut Limits,
         holding: &mut Vec<Trial>,
@@ -275,7 +275,7 @@ impl Settling<'_> {
     }
 
     fn selection(&self, plan: &[usize]) -> Selection {
-        self.worth.ranking.select(&self.widths(plan))
+        self.sensitivity.ranking.select(&self.widths(plan))
     }
 
     fn widths(&self, plan: &[usize]) -> Vec<usize> {
@@ -311,7 +311,7 @@ impl Settling<'_> {
             }
         }
         let refused = |longer: f64| {
-            let error = Missed { longer, more, uncut_ms: self.uncut_ms };
+            let error = Missed { longer, more, baseline_ms: self.baseline_ms };
             PipelineError::Infeasible(explain(&why, &error, self.job, self.source))
         };
         let Some(least) = &why.least_latency else { return Err(refused(1.0)) };
@@ -323,7 +323,7 @@ impl Settling<'_> {
         let usage = figures(&least.levels).and_then(|figures| figures.usage);
         match usage.zip(self.ratio) {
             // How much longer it takes than predicted.
-            Some((usage, ratio)) if usage.share > 1.0 => Err(refused(usage.share * ratio * self.uncut_ms / millis)),
+            Some((usage, ratio)) if usage.share > 1.0 => Err(refused(usage.share * ratio * self.baseline_ms / millis)),
             _ => {
                 let aim = Limits { latency_ms: Some(millis), ..aim };
                 Ok(Found { plan: least.levels.clone(), loss: least.evaluation.loss, aim, round })
@@ -336,7 +336,7 @@ impl Settling<'_> {
     }
 
     /// Searches under the aim; or why no plan fits.
-    fn search(&self, curves: &Curves, aim: Limits) -> Result<Result<Solution, Box<Infeasible>>, PipelineError> {
+    fn search(&self, curves: &LossCurves, aim: Limits) -> Result<Result<Solution, Box<Infeasible>>, PipelineError> {
         let (graph, groups) = (self.source.graph_on_device(), &self.source.groups);
         let size = (self.source.imgsz, self.source.imgsz);
         let problem = problem::problem(&graph, groups, self.levels, curves, self.table, size, aim)
@@ -365,7 +365,7 @@ impl Settling<'_> {
         let size = sizes.into_iter().flatten().reduce(f64::max);
         let latency = match self.ratio {
             Some(allowed) => {
-                let predicted = self.table.predict(&source.model.graph, groups, &widths) / self.uncut_ms;
+                let predicted = self.table.predict(&source.model.graph, groups, &widths) / self.baseline_ms;
                 Some(measure::usage(&cut, predicted, allowed, source, job)?)
             }
             None => None,
@@ -397,8 +397,9 @@ impl Settling<'_> {
     fn certify(&self, trial: &Trial) -> Result<Search, PipelineError> {
         let (graph, groups) = (self.source.graph_on_device(), &self.source.groups);
         let size = (self.source.imgsz, self.source.imgsz);
-        let problem = problem::problem(&graph, groups, self.levels, &self.worth.curves, self.table, size, trial.aim)
-            .map_err(PipelineError::stage("search"))?;
+        let problem =
+            problem::problem(&graph, groups, self.levels, &self.sensitivity.curves, self.table, size, trial.aim)
+                .map_err(PipelineError::stage("search"))?;
         let proven = search::certify(&problem, &trial.plan, &search::Options::default());
         let proven = proven.map_err(PipelineError::stage("search"))?;
         Ok(Search {
@@ -410,7 +411,7 @@ impl Settling<'_> {
         })
     }
 
-    /// Repairs every candidate on most of the calibration images and answers which one is closest to the uncut network on
+    /// Repairs every candidate on most of the calibration images and answers which one is closest to the baseline network on
     /// the others.
     fn compare(&self, candidates: &[Trial], tell: Listener) -> Result<usize, PipelineError> {
         let Self { job, source, .. } = *self;
@@ -425,7 +426,7 @@ impl Settling<'_> {
         let size = (source.imgsz, source.imgsz);
         let run = |model: &Model| outputs(model, unseen, size).map_err(PipelineError::stage("comparison"));
         let reference = run(&source.model)?;
-        let uncut = floors::recall(source, seen.len(), &reference);
+        let baseline = floors::recall(source, seen.len(), &reference);
         let mut least = (0, (f64::INFINITY, f64::INFINITY));
         for (number, trial) in candidates.iter().enumerate() {
             let repaired = repair::repair(
@@ -443,7 +444,7 @@ impl Settling<'_> {
             let loss: f64 = pairs.map(|(a, b)| divergence(&source.model.graph.head, a, b)).sum();
             let loss = loss / unseen.len() as f64;
             let other = floors::recall(source, seen.len(), &found);
-            let missing = floors::missing(&job.floors, &source.train.names, &uncut, &other);
+            let missing = floors::missing(&job.floors, &source.train.names, &baseline, &other);
             let floors = if missing > 0.0 { format!(", recall {missing:.3} below the floors") } else { String::new() };
             tell(Event::Note(format!("plan {}: {}{floors}", number + 1, distance(loss))));
             // Floors go first, on all classes together.

@@ -9,14 +9,14 @@ use crate::graph::{Graph, NodeId, Op};
 
 /// Which nodes vanish, and which of the others are still needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Absence {
+pub struct DeadNodes {
     /// By node: whether its tensor is gone.
     pub absent: Vec<bool>,
     /// By node: whether an output still depends on it. Absent nodes and sums with one operand left are not needed.
     pub needed: Vec<bool>,
 }
 
-impl Absence {
+impl DeadNodes {
     /// Follows the atoms that are gone through the graph; `channels` holds the atoms of every node.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! How much is lost when one group alone is cut to a width: measured, not predicted.
 //!
 //! A group is cut, the convolutions that read it are refitted by least squares (as the repair will do), and
-//! the outputs are compared with those of the uncut network on calibration images. Between the measured
+//! the outputs are compared with those of the baseline network on calibration images. Between the measured
 //! widths the loss is interpolated on logarithmic scales.
 
 use super::Ranking;
@@ -9,7 +9,7 @@ use crate::engine::{Engine, EngineError, Options};
 use crate::graph::{Boxes, Head, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
-use crate::repair::{Calibration, Gram, Walk, apply};
+use crate::repair::{Calibration, Covariance, Walk, apply};
 use crate::surgery::{Selection, SurgeryError, cut};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -40,9 +40,9 @@ pub struct Sampling {
 
 /// Measured loss over width, for every group.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Curves(pub Vec<BTreeMap<usize, f64>>);
+pub struct LossCurves(pub Vec<BTreeMap<usize, f64>>);
 
-impl Curves {
+impl LossCurves {
     /// The loss of a group at a width, between measured points by a power law in the number of removed channels.
     pub fn loss(&self, group: usize, width: usize, full: usize) -> f64 {
         let curve = &self.0[group];
@@ -77,11 +77,11 @@ pub fn measure(
     model: &Model,
     groups: &Groups,
     ranking: &Ranking,
-    grams: &Grams,
+    covariances: &Covariances,
     calibration: &Calibration,
     sampling: &Sampling,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Curves, DamageError> {
+) -> Result<LossCurves, DamageError> {
     // Spread over all of them: neighbours may be mirror images of each other.
     let apart = calibration.images.len() / sampling.images.max(1);
     let images = calibration.images.iter().step_by(apart.max(1)).take(sampling.images).cloned().collect::<Vec<_>>();
@@ -91,12 +91,12 @@ pub fn measure(
     let all = groups.groups.iter().enumerate();
     let jobs: Vec<(usize, usize)> =
         all.flat_map(|(id, group)| sampling.widths(group).into_iter().map(move |width| (id, width))).collect();
-    let mut curves = Curves(vec![BTreeMap::new(); groups.groups.len()]);
+    let mut curves = LossCurves(vec![BTreeMap::new(); groups.groups.len()]);
     for (done, (group, width)) in jobs.iter().enumerate() {
         let mut selection = Selection::all(groups);
         selection.0[*group] = ranking.keep(*group, *width);
         let mut smaller = cut(model, groups, &selection)?;
-        refit(model, &mut smaller, groups, &selection, *group, grams, calibration.ridge);
+        refit(model, &mut smaller, groups, &selection, *group, covariances, calibration.ridge);
         let found = outputs(&smaller, images, size)?;
         let loss = reference.iter().zip(&found).map(|(a, b)| divergence(&model.graph.head, a, b)).sum::<f64>();
         curves.0[*group].insert(*width, loss / images.len().max(1) as f64);
@@ -126,7 +126,7 @@ fn refit(
     groups: &Groups,
     selection: &Selection,
     group: usize,
-    grams: &Grams,
+    covariances: &Covariances,
     ridge: f64,
 ) {
     let mut gone = vec![false; groups.group_of.len()];
@@ -146,7 +146,7 @@ fn refit(
         let out = &groups.channels[consumer.index()];
         let rows: Vec<usize> = (0..out.len()).filter(|c| !gone[out[*c].index()]).collect();
         let kernel = model.tensor(&conv.weight).select(0, &rows);
-        let fit = grams.get(&consumer.0).and_then(|gram| gram.compensate(&kernel, &columns, ridge));
+        let fit = covariances.get(&consumer.0).and_then(|covariance| covariance.compensate(&kernel, &columns, ridge));
         let cut_conv = cut_conv.clone();
         // Without a solution the plain cut stands: a worse figure, never a wrong one.
         if let Some(fit) = fit {
@@ -156,26 +156,29 @@ fn refit(
 }
 
 /// Second moments of the inputs of every dense convolution, by node number.
-pub type Grams = BTreeMap<u32, Gram>;
+pub type Covariances = BTreeMap<u32, Covariance>;
 
 /// Collects the moments over the calibration images.
 ///
 /// # Errors
 /// If a layer cannot be run.
-pub fn grams(model: &Model, calibration: &Calibration) -> Result<Grams, EngineError> {
+pub fn covariances(model: &Model, calibration: &Calibration) -> Result<Covariances, EngineError> {
     let mut walk = Walk::new(&model.graph, calibration);
-    let mut grams = BTreeMap::new();
+    let mut covariances = BTreeMap::new();
     for id in model.graph.ids() {
         let node = model.graph.node(id);
         if let Op::Conv(conv) = &node.op
             && !conv.is_depthwise()
         {
             let seed = calibration.seed ^ u64::from(id.0);
-            grams.insert(id.0, Gram::of(conv, walk.inputs(node.inputs[0]), seed, calibration.worth(id)));
+            covariances.insert(
+                id.0,
+                Covariance::of(conv, walk.inputs(node.inputs[0]), seed, calibration.position_weights(id)),
+            );
         }
         walk.step(model, id)?;
     }
-    Ok(grams)
+    Ok(covariances)
 }
 
 /// All outputs of a model for every image.
