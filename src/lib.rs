@@ -2,7 +2,7 @@
 //! given device, repairs and fine-tunes what is left, and emits it with the binary that runs it.
 //!
 //! The modules form floors; each imports only lower ones (`ARCHITECTURE.md` has the map, and
-//! `tests/floors.rs` checks it). Without the feature `toolkit` only the lean runtime compiles: what
+//! `tests/floors` checks it). Without the feature `toolkit` only the lean runtime compiles: what
 //! an emitted inference binary needs, with no candle in it.
 
 // Floor 0

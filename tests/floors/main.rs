@@ -80,7 +80,7 @@ fn modules_import_only_lower_floors() {
         let path = file.path.display();
         let Some(own) = place(&here) else {
             problems
-                .push(format!("{path}: `{here}` has no floor yet: enter it in tests/floors.rs and ARCHITECTURE.md"));
+                .push(format!("{path}: `{here}` has no floor yet: enter it in tests/floors and ARCHITECTURE.md"));
             continue;
         };
         for (line, other) in modules_of_crate(&file.tokens) {
