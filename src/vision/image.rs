@@ -239,6 +239,13 @@ impl Image {
     pub fn data_mut(&mut self) -> &mut [u8] {
         &mut self.data
     }
+
+    /// Gives the image another size, and its pixels to be written. It allocates only where it has never been so large.
+    pub(super) fn resize(&mut self, width: usize, height: usize) -> &mut [u8] {
+        (self.width, self.height) = (width, height);
+        self.data.resize(3 * width * height, 0);
+        &mut self.data
+    }
 }
 
 /// Whether a file ends as whole ones of its kind do, as far as that is known.

@@ -2,6 +2,7 @@
 
 mod decode;
 pub mod draw;
+mod frame;
 mod glyphs;
 mod image;
 mod jpeg;
@@ -10,6 +11,7 @@ mod nms;
 mod preprocess;
 mod tasks;
 
+pub use self::frame::{Frame, FrameError, PixelFormat};
 pub use self::image::{Image, ImageError};
 pub use decode::{Candidate, Candidates, decode, decode_all};
 pub use letterbox::Letterbox;

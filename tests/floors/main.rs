@@ -79,8 +79,7 @@ fn modules_import_only_lower_floors() {
         let Some(here) = room(&file.path) else { continue };
         let path = file.path.display();
         let Some(own) = place(&here) else {
-            problems
-                .push(format!("{path}: `{here}` has no floor yet: enter it in tests/floors and ARCHITECTURE.md"));
+            problems.push(format!("{path}: `{here}` has no floor yet: enter it in tests/floors and ARCHITECTURE.md"));
             continue;
         };
         for (line, other) in modules_of_crate(&file.tokens) {
