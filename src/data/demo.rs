@@ -105,7 +105,7 @@ fn arrange(rng: &mut ChaCha8Rng, size: usize) -> Vec<(Shape, Mask)> {
 
 fn label(shape: &Shape, mask: &Mask, size: usize) -> Option<Label> {
     let class = Kind::OBJECTS.iter().position(|kind| *kind == shape.kind)?;
-    let [x0, y0, x1, y1] = mask.bbox.map(|v| v / size as f32);
+    let [x0, y0, x1, y1] = mask.bbox.0.map(|v| v / size as f32);
     Some(Label { class, cx: (x0 + x1) / 2.0, cy: (y0 + y1) / 2.0, w: x1 - x0, h: y1 - y0 })
 }
 

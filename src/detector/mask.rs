@@ -1,6 +1,6 @@
 //! The pixels of an object.
 
-use crate::vision::Letterbox;
+use crate::vision::{Letterbox, Xyxy};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 /// Which pixels of an image belong to an object. Serialised as COCO's run lengths: `size` is rows and columns of the
@@ -25,11 +25,11 @@ impl Mask {
         (prototypes, [h, w]): (&[f32], [usize; 2]),
         side: usize,
         letterbox: &Letterbox,
-        bbox: [f32; 4],
+        bbox: Xyxy,
     ) -> Self {
         let image = letterbox.source();
-        let [x0, y0] = [0, 1].map(|axis| (bbox[axis].round().max(0.0) as usize).min(image[axis]));
-        let [x1, y1] = [0, 1].map(|axis| (bbox[axis + 2].round().max(0.0) as usize).min(image[axis]));
+        let [x0, y0] = [0, 1].map(|axis| (bbox.0[axis].round().max(0.0) as usize).min(image[axis]));
+        let [x1, y1] = [0, 1].map(|axis| (bbox.0[axis + 2].round().max(0.0) as usize).min(image[axis]));
         let size = [x1.saturating_sub(x0), y1.saturating_sub(y0)];
         let mut mask = Self { image, origin: [x0, y0], size, inside: Vec::with_capacity(size[0] * size[1]) };
         if prototypes.len() != coefficients.len() * h * w || h * w == 0 {
@@ -47,7 +47,7 @@ impl Mask {
         };
         for y in y0..y0 + size[1] {
             for x in x0..x0 + size[0] {
-                let [ix, iy, ..] = letterbox.to_input([x as f32 + 0.5, y as f32 + 0.5, 0.0, 0.0]);
+                let [ix, iy] = letterbox.point_to_input([x as f32 + 0.5, y as f32 + 0.5]);
                 let ((left, right, u), (top, bottom, v)) = (around(ix, w), around(iy, h));
                 let row = |r: usize| sum[r * w + left] * (1.0 - u) + sum[r * w + right] * u;
                 mask.inside.push(row(top) * (1.0 - v) + row(bottom) * v > 0.0);
@@ -67,7 +67,7 @@ impl Mask {
         self.inside.iter().filter(|inside| **inside).count()
     }
 
-    /// Lengths of the runs outside and inside in turn, column after column through the whole image.
+    /// Lengths of the alternating runs outside and inside, column after column through the whole image.
     fn counts(&self) -> Vec<usize> {
         let (mut counts, mut last) = (vec![0], false);
         let mut run = |inside: bool, length: usize| {
@@ -111,14 +111,14 @@ mod tests {
         (0..16).for_each(|i| prototypes[i] = if i % 4 < 2 { -1.0 } else { 1.0 });
         // An image of half the size: every pixel is two of the input.
         let letterbox = Letterbox::new(8, 8, 16, 16);
-        let mask = Mask::new(&[2.0, 0.1], (&prototypes, [4, 4]), 16, &letterbox, [2.0, 1.0, 6.0, 4.0]);
+        let mask = Mask::new(&[2.0, 0.1], (&prototypes, [4, 4]), 16, &letterbox, Xyxy([2.0, 1.0, 6.0, 4.0]));
         assert_eq!((mask.origin, mask.size, mask.area()), ([2, 1], [4, 3], 6));
         assert!((0..8).all(|y| (0..8).all(|x| mask.at(x, y) == ((4..6).contains(&x) && (1..4).contains(&y)))));
         let json = serde_json::to_value(&mask).unwrap();
         assert_eq!(json, serde_json::json!({ "size": [8, 8], "counts": [33, 3, 5, 3, 20] }));
         // Wrong sizes and boxes that are no boxes give nothing.
-        assert_eq!(Mask::new(&[1.0], (&prototypes, [4, 4]), 16, &letterbox, [0.0, 0.0, 8.0, 8.0]).area(), 0);
-        let none = Mask::new(&[1.0, 1.0], (&prototypes, [4, 4]), 16, &letterbox, [f32::NAN, 9e9, -5.0, 2.0]);
+        assert_eq!(Mask::new(&[1.0], (&prototypes, [4, 4]), 16, &letterbox, Xyxy([0.0, 0.0, 8.0, 8.0])).area(), 0);
+        let none = Mask::new(&[1.0, 1.0], (&prototypes, [4, 4]), 16, &letterbox, Xyxy([f32::NAN, 9e9, -5.0, 2.0]));
         assert_eq!(none.area(), 0);
     }
 }

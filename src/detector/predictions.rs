@@ -4,7 +4,7 @@ use super::pictures::SaveNames;
 use super::{Detail, Mask, Object};
 use crate::files::{self, Inputs};
 use crate::model::Info;
-use crate::vision::{Image, ImageError, Rotated, draw};
+use crate::vision::{Image, ImageError, Rotated, Xyxy, draw};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -43,8 +43,8 @@ pub struct Labelled {
     pub name: String,
     /// Confidence, 0 to 1.
     pub score: f32,
-    /// Left, top, right, bottom in pixels of the image.
-    pub bbox: [f32; 4],
+    /// Where it is, pixels of the image.
+    pub bbox: Xyxy,
     /// The object's pixels, where the network segments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask: Option<Mask>,
@@ -94,7 +94,7 @@ impl Predictions {
         }
         if let Some(best) = self.classes.iter().flatten().next() {
             let line = format!("{} {:.2}", best.name, best.score);
-            draw::caption(pixels, [0.0; 4], &line, draw::colour(best.class));
+            draw::caption(pixels, Xyxy::default(), &line, draw::colour(best.class));
         }
         pixels.save_except(path, inputs)
     }
@@ -154,7 +154,7 @@ impl fmt::Display for Predictions {
         let detections = self.detections.as_deref().unwrap_or_default();
         writeln!(f, "{}: {} found", line(&self.image.to_string_lossy()), detections.len())?;
         for d in detections {
-            let [x0, y0, x1, y1] = d.bbox;
+            let [x0, y0, x1, y1] = d.bbox.0;
             write!(f, "  {:5.1} %  {:<16} {x0:.1},{y0:.1} to {x1:.1},{y1:.1}", 100.0 * d.score, line(&d.name))?;
             if let Some(mask) = &d.mask {
                 write!(f, ", {} pixels", mask.area())?;

@@ -3,7 +3,7 @@
 //! Detections are matched greedily, best score first, each to the object it overlaps most that is still free; crowd regions and objects
 //! outside the size range only absorb. Precision is read at 101 recalls. Equal scores keep the order they came in.
 
-use super::{Found, Truth, intersection, thresholds};
+use super::objects::{Detected, Truth, thresholds};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub struct ClassStats {
 }
 
 /// Objects and detections of a class, by image.
-type ByImage<'a> = BTreeMap<usize, (Vec<&'a Truth>, Vec<&'a Found>)>;
+type ByImage<'a> = BTreeMap<usize, (Vec<&'a Truth>, Vec<&'a Detected>)>;
 
 /// One image's matches for a class and a size range.
 struct Matched {
@@ -55,7 +55,7 @@ struct Curve {
 }
 
 /// For every class, its objects and detections by image.
-fn by_class<'a>(classes: usize, truths: &'a [Truth], found: &'a [Found]) -> Vec<ByImage<'a>> {
+fn by_class<'a>(classes: usize, truths: &'a [Truth], found: &'a [Detected]) -> Vec<ByImage<'a>> {
     let mut by_class: Vec<ByImage> = vec![BTreeMap::new(); classes];
     for truth in truths.iter().filter(|t| t.class < classes) {
         by_class[truth.class].entry(truth.image).or_default().0.push(truth);
@@ -74,7 +74,7 @@ pub struct Matches {
 
 impl Matches {
     /// Matches all detections.
-    pub fn new(classes: usize, truths: &[Truth], found: &[Found]) -> Self {
+    pub fn new(classes: usize, truths: &[Truth], found: &[Detected]) -> Self {
         let of_class = |images: &ByImage| {
             images.iter().map(|(image, (truths, found))| (*image, match_image(truths, found, RANGES[0]))).collect()
         };
@@ -93,7 +93,7 @@ impl Matches {
 }
 
 /// Evaluates detections. Images are told apart by number; classes from `classes` on are ignored.
-pub fn evaluate(classes: usize, truths: &[Truth], found: &[Found]) -> CocoStats {
+pub fn evaluate(classes: usize, truths: &[Truth], found: &[Detected]) -> CocoStats {
     let by_class = by_class(classes, truths, found);
     // [class][range][max detections]
     let curves: Vec<Vec<Vec<Option<Curve>>>> = by_class
@@ -113,8 +113,8 @@ pub fn evaluate(classes: usize, truths: &[Truth], found: &[Found]) -> CocoStats 
 
 /// Share of every class's objects that are found with a confidence of `least` and more, at IoU 0.50; none where a class has
 /// no objects.
-pub fn class_recall(classes: usize, truths: &[Truth], found: &[Found], least: f64) -> Vec<Option<f64>> {
-    let sure: Vec<Found> = found.iter().filter(|f| f.score >= least).copied().collect();
+pub fn class_recall(classes: usize, truths: &[Truth], found: &[Detected], least: f64) -> Vec<Option<f64>> {
+    let sure: Vec<Detected> = found.iter().filter(|f| f.score >= least).copied().collect();
     let of_class = |images: &ByImage| {
         let (mut hits, mut objects) = (0, 0);
         for (truths, found) in images.values() {
@@ -127,17 +127,15 @@ pub fn class_recall(classes: usize, truths: &[Truth], found: &[Found], least: f6
     by_class(classes, truths, &sure).iter().map(of_class).collect()
 }
 
-fn match_image(truths: &[&Truth], found: &[&Found], (least, most): (f64, f64)) -> Matched {
+fn match_image(truths: &[&Truth], found: &[&Detected], (least, most): (f64, f64)) -> Matched {
     let outside = |area: f64| area < least || area > most;
     let mut truths: Vec<(&Truth, bool)> = truths.iter().map(|t| (*t, t.crowd || outside(t.area))).collect();
     truths.sort_by_key(|(_, ignored)| *ignored);
     let mut found = found.to_vec();
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     found.truncate(MAX_DETECTIONS[2]);
-    let overlap = |f: &Found, t: &Truth| {
-        let both = intersection(&f.bbox, &t.bbox);
-        let area = f.bbox[2] * f.bbox[3];
-        both / if t.crowd { area } else { area + t.bbox[2] * t.bbox[3] - both }
+    let overlap = |f: &Detected, t: &Truth| {
+        if t.crowd { f.bbox.share_inside(&t.bbox) } else { f.bbox.iou(&t.bbox, 0.0) }
     };
     let overlaps: Vec<Vec<f64>> = found.iter().map(|f| truths.iter().map(|(t, _)| overlap(f, t)).collect()).collect();
     let (mut hit, mut ignored) = (Vec::new(), Vec::new());
@@ -164,7 +162,7 @@ fn match_image(truths: &[&Truth], found: &[&Found], (least, most): (f64, f64)) -
                     (hits[d], ignores[d]) = (true, truths[g].1);
                     taken[g] = true;
                 }
-                None => ignores[d] = outside(one.bbox[2] * one.bbox[3]),
+                None => ignores[d] = outside(one.bbox.area()),
             }
         }
         hit.push(hits);

@@ -1,6 +1,6 @@
 //! Evaluates a model on a dataset through the engine that ships.
 
-use super::{Found, Interval, Truth, bootstrap, coco, truth, ultralytics};
+use super::{Detected, Interval, Truth, bootstrap, coco, truth, ultralytics};
 use crate::data::{Dataset, Item, Picture as Pixels};
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::Head;
@@ -151,7 +151,7 @@ impl Prepared {
         model: &Model,
         threads: usize,
         progress: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Found>, EvalError> {
+    ) -> Result<Vec<Detected>, EvalError> {
         match model.graph.head {
             Head::Detect { nc, .. } if nc == self.names.len() => {}
             Head::Detect { nc, .. } => {
@@ -179,20 +179,20 @@ impl Prepared {
                 let outputs: Vec<&[f32]> = (0..model.graph.outputs.len()).map(|i| engine.output(i)).collect();
                 let found = detect(&model.graph.head, (self.imgsz, self.imgsz), &outputs, &NmsOptions::EVALUATION);
                 all.extend(found.into_iter().map(|d| {
-                    let [x0, y0, x1, y1] = picture.letterbox.to_source(d.bbox).map(f64::from);
-                    let bbox = [x0, y0, x1 - x0, y1 - y0];
-                    Found { image: part * share + at, class: d.class, bbox, score: f64::from(d.score) }
+                    let bbox = picture.letterbox.to_source(d.bbox).into();
+                    Detected { image: part * share + at, class: d.class, bbox, score: f64::from(d.score) }
                 }));
                 progress(1);
             }
             Ok(all)
         };
-        let parts: Result<Vec<Vec<Found>>, EvalError> = self.pictures.par_chunks(share).enumerate().map(work).collect();
+        let parts: Result<Vec<Vec<Detected>>, EvalError> =
+            self.pictures.par_chunks(share).enumerate().map(work).collect();
         Ok(parts?.into_iter().flatten().collect())
     }
 
     /// The figures of detections.
-    pub fn score(&self, found: &[Found]) -> EvalResult {
+    pub fn score(&self, found: &[Detected]) -> EvalResult {
         let coco = coco::evaluate(self.names.len(), &self.truths, found);
         let ours = ultralytics::evaluate(&self.truths, found);
         let shown = f64::from(NmsOptions::default().score);
@@ -225,8 +225,8 @@ impl Prepared {
 
     /// How much the mAP50-95 (COCO rules) of one model's detections, less that of another's where given, would vary with
     /// other images.
-    pub fn interval(&self, found: &[Found], less: Option<&[Found]>, rounds: usize, seed: u64) -> Interval {
-        let matches = |found: &[Found]| coco::Matches::new(self.names.len(), &self.truths, found);
+    pub fn interval(&self, found: &[Detected], less: Option<&[Detected]>, rounds: usize, seed: u64) -> Interval {
+        let matches = |found: &[Detected]| coco::Matches::new(self.names.len(), &self.truths, found);
         let (one, other) = (matches(found), less.map(matches));
         bootstrap(self.len(), rounds, seed, |sample| {
             one.ap(sample) - other.as_ref().map_or(0.0, |other| other.ap(sample))

@@ -3,6 +3,7 @@
 use super::{EvalError, Truth};
 use crate::data::{Dataset, Item, Label};
 use crate::files;
+use crate::vision::{NormalisedXywh, Xywh};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,11 +14,9 @@ const MAX_FILE: u64 = 1 << 30;
 /// Truth from the label files; `sides` are the images' widths and heights.
 pub(super) fn labelled(dataset: &Dataset, sides: &[[usize; 2]]) -> Vec<Truth> {
     let of = |(image, (item, sides)): (usize, (&Item, &[usize; 2]))| {
-        let [w, h] = sides.map(|side| side as f64);
         let truth = move |label: &Label| {
-            let [cx, cy, bw, bh] = [label.cx, label.cy, label.w, label.h].map(f64::from);
-            let bbox = [(cx - bw / 2.0) * w, (cy - bh / 2.0) * h, bw * w, bh * h];
-            Truth { image, class: label.class, bbox, area: bbox[2] * bbox[3], crowd: false }
+            let bbox = NormalisedXywh([label.cx, label.cy, label.w, label.h]).to_pixels(sides.map(|side| side as f64));
+            Truth { image, class: label.class, bbox, area: bbox.area(), crowd: false }
         };
         item.labels.iter().map(truth).collect::<Vec<_>>()
     };
@@ -47,7 +46,7 @@ struct CocoCategory {
 struct CocoObject {
     image_id: i64,
     category_id: i64,
-    bbox: [f64; 4],
+    bbox: Xywh,
     area: Option<f64>,
     #[serde(default)]
     iscrowd: u8,
@@ -81,7 +80,7 @@ pub(super) fn annotated(path: &Path, dataset: &Dataset) -> Result<Vec<Truth>, Ev
     }
     let truth = |o: &CocoObject| {
         let (image, class) = (*images.get(&o.image_id)?, *classes.get(&o.category_id)?);
-        let area = o.area.unwrap_or(o.bbox[2] * o.bbox[3]);
+        let area = o.area.unwrap_or(o.bbox.area());
         Some(Truth { image, class, bbox: o.bbox, area, crowd: o.iscrowd != 0 })
     };
     Ok(coco.annotations.iter().filter_map(truth).collect())

@@ -1,7 +1,7 @@
 //! The same figures by the rules users of ultralytics know: no cap on detections, no size ranges, matches by best overlap, and the area
 //! under the interpolated precision-recall curve by trapezoids over 101 points with sentinels at both ends.
 
-use super::{Found, Truth, intersection, thresholds};
+use super::objects::{Detected, Truth, thresholds};
 use std::collections::BTreeMap;
 
 /// The figures.
@@ -16,7 +16,7 @@ pub struct Stats {
 }
 
 /// Evaluates detections; crowd regions are left out, as label files do not have them.
-pub fn evaluate(truths: &[Truth], found: &[Found]) -> Stats {
+pub fn evaluate(truths: &[Truth], found: &[Detected]) -> Stats {
     let truths: Vec<&Truth> = truths.iter().filter(|t| !t.crowd).collect();
     let mut objects: BTreeMap<usize, usize> = BTreeMap::new();
     truths.iter().for_each(|t| *objects.entry(t.class).or_default() += 1);
@@ -36,7 +36,7 @@ pub fn evaluate(truths: &[Truth], found: &[Found]) -> Stats {
 }
 
 /// For every detection and threshold whether it is the one match of an object.
-fn matches(truths: &[&Truth], found: &[Found]) -> Vec<[bool; 10]> {
+fn matches(truths: &[&Truth], found: &[Detected]) -> Vec<[bool; 10]> {
     let mut right = vec![[false; 10]; found.len()];
     let mut images: BTreeMap<usize, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
     truths.iter().enumerate().for_each(|(g, t)| images.entry(t.image).or_default().0.push(g));
@@ -46,9 +46,7 @@ fn matches(truths: &[&Truth], found: &[Found]) -> Vec<[bool; 10]> {
         let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
         for (rank, d) in detections.iter().enumerate() {
             for g in objects.iter().filter(|g| truths[**g].class == found[*d].class) {
-                let (a, b) = (&found[*d].bbox, &truths[*g].bbox);
-                let both = intersection(a, b);
-                pairs.push((both / (a[2] * a[3] + b[2] * b[3] - both + 1e-7), *g, rank));
+                pairs.push((found[*d].bbox.iou(&truths[*g].bbox, 1e-7), *g, rank));
             }
         }
         pairs.sort_by(|a, b| b.0.total_cmp(&a.0));

@@ -5,7 +5,7 @@ use super::allocate::{self, Rule};
 use super::job::{Event, Job, Listener};
 use super::plan::{Gathered, levels, missing, sensitivity, table};
 use super::{PipelineError, Source, check, measure, refine};
-use crate::eval::{Found, Prepared};
+use crate::eval::{Detected, Prepared};
 use crate::importance::{self, Criterion, Ranking};
 use crate::latency::LatencyTable;
 use crate::model::Model;
@@ -97,7 +97,7 @@ pub fn compare(
         rows: Vec::new(),
     };
     // What the first scheme finds, by budget and repair.
-    let mut first: BTreeMap<(usize, &str), Vec<Found>> = BTreeMap::new();
+    let mut first: BTreeMap<(usize, &str), Vec<Detected>> = BTreeMap::new();
     for scheme in schemes {
         for (number, ratio) in ratios.iter().enumerate() {
             let budget = Asked { latency_ratio: Some(*ratio), percentile: job.budget.percentile, ..Asked::default() };
@@ -196,18 +196,18 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn find(&self, model: &Model) -> Result<Vec<Found>, PipelineError> {
+    fn find(&self, model: &Model) -> Result<Vec<Detected>, PipelineError> {
         self.prepared.find(model, rayon::current_num_threads(), &|_| {}).map_err(super::evaluation)
     }
 
-    fn score(&self, found: &[Found]) -> Score {
+    fn score(&self, found: &[Detected]) -> Score {
         let interval = self.prepared.interval(found, None, RESAMPLES, self.seed);
         Score { map50_95: self.prepared.score(found).map50_95, low: interval.low, high: interval.high }
     }
 
-    fn behind(&self, first: &[Found], found: &[Found]) -> Behind {
+    fn behind(&self, first: &[Detected], found: &[Detected]) -> Behind {
         let interval = self.prepared.interval(first, Some(found), RESAMPLES, self.seed);
-        let map = |found: &[Found]| self.prepared.score(found).map50_95;
+        let map = |found: &[Detected]| self.prepared.score(found).map50_95;
         Behind { difference: map(first) - map(found), deviation: interval.deviation }
     }
 }

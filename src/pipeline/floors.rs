@@ -8,7 +8,7 @@ use crate::data::Dataset;
 use crate::eval::{self, Truth, coco};
 use crate::graph::Head;
 use crate::profile::nearest;
-use crate::vision::{NmsOptions, detect};
+use crate::vision::{NmsOptions, Xywh, detect};
 use std::collections::BTreeMap;
 
 /// The least recall of classes by name, as a share of the baseline network's.
@@ -50,15 +50,17 @@ pub(super) fn recall(source: &Source, first: usize, outputs: &Outputs) -> Vec<Op
     let (mut truths, mut found) = (Vec::new(), Vec::new());
     for (image, output) in outputs.iter().enumerate() {
         truths.extend(source.targets(first + image).iter().map(|target| {
-            let [x, y, w, h] = target.bbox.map(|v| f64::from(v) * side);
-            let bbox = [x - w / 2.0, y - h / 2.0, w, h];
+            let [x, y, w, h] = target.bbox.0.map(|v| f64::from(v) * side);
+            let bbox = Xywh([x - w / 2.0, y - h / 2.0, w, h]);
             Truth { image, class: target.class, bbox, area: w * h, crowd: false }
         }));
         let output: Vec<&[f32]> = output.iter().map(Vec::as_slice).collect();
         let sure = detect(head, (source.imgsz, source.imgsz), &output, &NmsOptions::default());
-        found.extend(sure.into_iter().map(|d| {
-            let [x0, y0, x1, y1] = d.bbox.map(f64::from);
-            eval::Found { image, class: d.class, bbox: [x0, y0, x1 - x0, y1 - y0], score: f64::from(d.score) }
+        found.extend(sure.into_iter().map(|d| eval::Detected {
+            image,
+            class: d.class,
+            bbox: d.bbox.into(),
+            score: f64::from(d.score),
         }));
     }
     coco::class_recall(classes, &truths, &found, 0.0)

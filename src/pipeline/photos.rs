@@ -1,10 +1,10 @@
 //! The validation images on which two detectors disagree most, with what they find drawn in.
 
 use super::{PipelineError, Source};
-use crate::eval::{Found, Prepared};
+use crate::eval::{Detected, Prepared};
 use crate::model::Model;
 use crate::report::Photo;
-use crate::vision::{Image, draw};
+use crate::vision::{Image, Xyxy, draw};
 
 /// Images in a report.
 const PHOTOS: usize = 4;
@@ -35,7 +35,7 @@ pub(super) fn photos(
         for one in found.map_err(super::evaluation)?.into_iter().filter(|f| f.score >= CONFIDENT) {
             by_image[one.image].push(one);
         }
-        Ok::<Vec<Vec<Found>>, PipelineError>(by_image)
+        Ok::<Vec<Vec<Detected>>, PipelineError>(by_image)
     };
     let (before, after) = (find(baseline)?, find(shipped)?);
     let mut ranked: Vec<(usize, usize)> = before
@@ -51,8 +51,9 @@ pub(super) fn photos(
         .map(|(disagreement, image)| {
             let picture = &source.val.items[image].image;
             let original = picture.load().map_err(|e| PipelineError::Input(e.to_string()))?;
-            let draw =
-                |found: &[Found]| drawn(&original, found, &source.val.names).jpeg(QUALITY).map(|bytes| base64(&bytes));
+            let draw = |found: &[Detected]| {
+                drawn(&original, found, &source.val.names).jpeg(QUALITY).map(|bytes| base64(&bytes))
+            };
             let encode = PipelineError::stage("report");
             Ok(Photo {
                 name: picture.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
@@ -67,30 +68,24 @@ pub(super) fn photos(
 }
 
 /// How many detections have no partner among the others, each partner taken once.
-fn unshared(these: &[Found], others: &[Found]) -> usize {
+fn unshared(these: &[Detected], others: &[Detected]) -> usize {
     let mut taken = vec![false; others.len()];
     these
         .iter()
         .filter(|one| {
             let partner = (0..others.len())
-                .find(|i| !taken[*i] && others[*i].class == one.class && overlap(&one.bbox, &others[*i].bbox) >= SAME);
+                .find(|i| !taken[*i] && others[*i].class == one.class && one.bbox.iou(&others[*i].bbox, 0.0) >= SAME);
             partner.is_none_or(|i| std::mem::replace(&mut taken[i], true))
         })
         .count()
 }
 
-fn overlap(a: &[f64; 4], b: &[f64; 4]) -> f64 {
-    let side = |i: usize| ((a[i] + a[i + 2]).min(b[i] + b[i + 2]) - a[i].max(b[i])).max(0.0);
-    let both = side(0) * side(1);
-    both / (a[2] * a[3] + b[2] * b[3] - both).max(f64::MIN_POSITIVE)
-}
-
-fn drawn(original: &Image, found: &[Found], names: &[String]) -> Image {
+fn drawn(original: &Image, found: &[Detected], names: &[String]) -> Image {
     let mut image = original.shrunk(SIDE);
     let scale = image.width() as f64 / original.width() as f64;
     for one in found {
-        let [x, y, w, h] = one.bbox.map(|v| v * scale);
-        let bbox = [x, y, x + w, y + h].map(|v| v as f32);
+        let [x, y, w, h] = one.bbox.0.map(|v| v * scale);
+        let bbox = Xyxy([x, y, x + w, y + h].map(|v| v as f32));
         let name = names.get(one.class).map_or("?", String::as_str);
         draw::outline(&mut image, bbox, draw::colour(one.class));
         draw::caption(&mut image, bbox, &format!("{name} {:.2}", one.score), draw::colour(one.class));
@@ -115,6 +110,7 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vision::Xywh;
 
     #[test]
     fn base64_is_as_the_standard_says() {
@@ -125,7 +121,7 @@ mod tests {
 
     #[test]
     fn detections_pair_up_once() {
-        let found = |class, x| Found { image: 0, class, bbox: [x, 0.0, 10.0, 10.0], score: 0.9 };
+        let found = |class, x| Detected { image: 0, class, bbox: Xywh([x, 0.0, 10.0, 10.0]), score: 0.9 };
         let (a, b) = ([found(1, 0.0), found(1, 1.0), found(2, 50.0)], [found(1, 0.5), found(3, 50.0)]);
         assert_eq!((unshared(&a, &b), unshared(&b, &a)), (2, 1));
         assert_eq!(unshared(&a, &a), 0);

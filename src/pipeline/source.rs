@@ -17,7 +17,7 @@ use crate::repair::{Calibration, Sensitivity};
 use crate::report::Report;
 use crate::train::Augment;
 use crate::train::loss::Target;
-use crate::vision::Preprocess;
+use crate::vision::{NormalisedXywh, Preprocess, Xyxy};
 use crate::{board, files, import, memory, train};
 use candle_core::Device;
 use rand::SeedableRng;
@@ -244,11 +244,11 @@ impl Source {
                     (label.cx + half[0]) * w,
                     (label.cy + half[1]) * h,
                 ];
-                let [x0, y0, x1, y1] = letterbox.to_input(corners);
+                let [x0, y0, x1, y1] = letterbox.to_input(Xyxy(corners)).0;
                 Target {
                     image: 0,
                     class: label.class,
-                    bbox: [(x0 + x1) / 2.0 / n, (y0 + y1) / 2.0 / n, (x1 - x0) / n, (y1 - y0) / n],
+                    bbox: NormalisedXywh([(x0 + x1) / 2.0 / n, (y0 + y1) / 2.0 / n, (x1 - x0) / n, (y1 - y0) / n]),
                 }
             });
             self.labels.push(labels.collect());
@@ -270,10 +270,7 @@ impl Source {
         for (number, (image, labels)) in images.into_iter().zip(labels).enumerate() {
             let mirrored = (number < more).then(|| {
                 let rows = image.chunks_exact(self.imgsz);
-                let other_side = |target: &Target| {
-                    let [x, y, w, h] = target.bbox;
-                    Target { bbox: [1.0 - x, y, w, h], ..*target }
-                };
+                let other_side = |target: &Target| Target { bbox: target.bbox.mirrored(), ..*target };
                 let image: Vec<f32> = rows.flat_map(|row| row.iter().rev().copied()).collect();
                 (image, labels.iter().map(other_side).collect::<Vec<_>>())
             });

@@ -4,8 +4,7 @@
 //! variables. Splitting the levels of such a variable forbids the mixture and lifts the bound.
 
 use super::Options;
-use super::driver::PRICE;
-use super::dual::{Ascent, Dual, Effort, Multipliers};
+use super::dual::{Ascent, Dual, Effort, Multipliers, PRICE};
 use super::local::State;
 use super::primal::{EQUAL, Pool};
 

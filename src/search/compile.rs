@@ -1,33 +1,9 @@
 //! The problem in the form that the search computes with.
 
-use super::elimination::Plan;
+use super::buckets::{Plan, order};
+use super::table::{Figures, Step, Table, strides};
 use super::{Factor, Problem};
 use std::collections::BTreeMap;
-
-/// A term over few variables: latency and weight bytes at every combination of levels.
-#[derive(Clone)]
-pub(super) struct Table {
-    /// Variables, the one eliminated first comes last and runs fastest.
-    pub scope: Vec<usize>,
-    pub strides: Vec<usize>,
-    pub latency: Vec<f64>,
-    pub weight: Vec<f64>,
-}
-
-impl Table {
-    /// Where the entry of these levels is.
-    pub fn entry(&self, levels: &[usize]) -> usize {
-        self.scope.iter().zip(&self.strides).map(|(v, stride)| levels[*v] * stride).sum()
-    }
-}
-
-/// A memory step: bytes per level instead of per channel.
-#[derive(Clone)]
-pub(super) struct Step {
-    pub constant: f64,
-    /// Variable and bytes at every level.
-    pub terms: Vec<(usize, Vec<f64>)>,
-}
 
 /// All terms, merged and laid out for elimination.
 pub(super) struct Compiled {
@@ -46,15 +22,6 @@ pub(super) struct Compiled {
     /// Steps of every variable with its place among the step's terms.
     pub live: Vec<Vec<(usize, usize)>>,
     pub plan: Plan,
-}
-
-/// What a plan costs, without constants of latency and weights.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Figures {
-    pub loss: f64,
-    pub latency: f64,
-    pub weight: f64,
-    pub steps: Vec<f64>,
 }
 
 /// Tables by scope before they are laid out: scope ascending, last runs fastest.
@@ -127,15 +94,6 @@ fn walk(axes: &[(usize, usize)], mut visit: impl FnMut(usize, usize)) {
     }
 }
 
-/// Strides of a table whose last variable runs fastest.
-pub(super) fn strides(scope: &[usize], sizes: &[usize]) -> Vec<usize> {
-    let mut all = vec![1; scope.len()];
-    for i in (0..scope.len().saturating_sub(1)).rev() {
-        all[i] = all[i + 1] * sizes[scope[i + 1]];
-    }
-    all
-}
-
 /// The steps that can be the greatest: those that no other step exceeds in every coefficient.
 fn memory_steps(problem: &Problem) -> Vec<Step> {
     let coefficients = problem.memory.iter().map(|step| {
@@ -170,7 +128,7 @@ impl Compiled {
         let (latency_constant, weight_constant) =
             terms.remove(&Vec::new()).map_or((0.0, 0.0), |(times, weights)| (times[0], weights[0]));
         let scopes: Vec<&[usize]> = terms.keys().map(Vec::as_slice).collect();
-        let order = super::elimination::order(&scopes, &sizes);
+        let order = order(&scopes, &sizes);
         let mut position = vec![0; sizes.len()];
         order.iter().enumerate().for_each(|(at, v)| position[*v] = at);
         let lay_out = |(scope, (times, weights)): (Vec<usize>, (Vec<f64>, Vec<f64>))| {
@@ -268,12 +226,5 @@ impl Compiled {
             memory_scale: self.memory_scale,
         };
         Compiled::new(parts, max_table)
-    }
-}
-
-impl Figures {
-    /// Weights and the greatest step.
-    pub fn memory(&self) -> f64 {
-        self.weight + self.steps.iter().copied().fold(0.0, f64::max)
     }
 }

@@ -1,9 +1,13 @@
 //! The best multipliers for the budgets, by smoothed cutting planes.
 
-use super::compile::{Compiled, Figures};
+use super::compile::Compiled;
 use super::elimination::{Potentials, Weights};
 use super::master::{Column, mix};
+use super::table::Figures;
 use std::collections::HashSet;
+
+/// The most that all multipliers may sum up to, in units of the greatest possible loss per relative excess.
+pub(super) const PRICE: f64 = 1e6;
 
 /// Share of the best known multipliers in the next ones to try.
 const SMOOTHING: f64 = 0.5;

@@ -1,26 +1,14 @@
 //! What to say when no plan fits: what is least, and which budget would have to grow to which value.
 
 use super::compile::compile;
-use super::driver::find;
 use super::dual::{Dual, Effort};
+use super::find::{NoPlan, find};
 use super::primal::{Pool, reach};
 use super::{Budget, Evaluation, Options, Problem, Solution, evaluate};
 use std::fmt;
 
 /// Steps of the bisection for a relaxed budget.
 const BISECTIONS: usize = 8;
-
-/// Why no plan was found, for the explanation.
-pub(super) struct NoPlan {
-    /// The plan with the least violation.
-    pub levels: Vec<usize>,
-    /// Its greatest relative excess over a budget.
-    pub violation: f64,
-    /// A lower bound of that over all plans.
-    pub bound: f64,
-    /// Whether it is proven that no plan fits.
-    pub proven: bool,
-}
 
 /// No plan is within the budgets.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,8 @@
 //! Moves of one or two variables with exact figures kept up to date.
 
-use super::compile::{Compiled, Figures};
+use super::compile::Compiled;
 use super::dual::violation;
+use super::table::Figures;
 
 /// A plan under change.
 pub(super) struct State<'a> {

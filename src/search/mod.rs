@@ -21,6 +21,7 @@
 //! again by [`evaluate`], which shares no arithmetic with the search.
 
 mod branch;
+mod buckets;
 mod check;
 mod compile;
 mod driver;
@@ -28,10 +29,12 @@ mod dual;
 mod elimination;
 mod evaluate;
 mod exact;
+mod find;
 mod infeasible;
 mod local;
 mod master;
 mod primal;
+mod table;
 
 pub use driver::{certify, solve};
 pub use evaluate::{Evaluation, evaluate};

@@ -3,7 +3,7 @@
 
 use super::loss::Target;
 use crate::data::Label;
-use crate::vision::Image;
+use crate::vision::{Image, NormalisedXywh};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -204,7 +204,7 @@ impl Place {
                 return None;
             }
             let bbox = [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, w, h].map(|v| (v / side as f64) as f32);
-            Some(Target { image: index, class: label.class, bbox })
+            Some(Target { image: index, class: label.class, bbox: NormalisedXywh(bbox) })
         };
         labels.iter().filter_map(target).collect()
     }
@@ -213,7 +213,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vision::Letterbox;
+    use crate::vision::{Letterbox, Xyxy};
     use rand::SeedableRng;
 
     /// A bright block on a dark ground, and its label.
@@ -235,10 +235,10 @@ mod tests {
         letterbox.forward(&image, &mut wanted);
         let worst = found.iter().zip(&wanted).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
         assert!(worst <= 1.5 / 255.0, "{worst}");
-        let [x1, y1, x2, y2] = letterbox.to_input([12.0, 8.0, 30.0, 28.0]).map(|v| v / 64.0);
+        let [x1, y1, x2, y2] = letterbox.to_input(Xyxy([12.0, 8.0, 30.0, 28.0])).0.map(|v| v / 64.0);
         let bbox = [(x1 + x2) / 2.0, (y1 + y2) / 2.0, x2 - x1, y2 - y1];
         assert_eq!((targets.len(), targets[0].image, targets[0].class), (1, 3, 1));
-        assert!(targets[0].bbox.iter().zip(bbox).all(|(a, b)| (a - b).abs() < 1e-5), "{targets:?}, {bbox:?}");
+        assert!(targets[0].bbox.0.iter().zip(bbox).all(|(a, b)| (a - b).abs() < 1e-5), "{targets:?}, {bbox:?}");
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
             let inside = |x: usize, y: usize, grow: f32| {
                 let (x, y) = (x as f32 + 0.5, y as f32 + 0.5);
                 targets.iter().any(|t| {
-                    let [cx, cy, w, h] = t.bbox.map(|v| v * 96.0);
+                    let [cx, cy, w, h] = t.bbox.0.map(|v| v * 96.0);
                     (x - cx).abs() < w / 2.0 + grow && (y - cy).abs() < h / 2.0 + grow
                 })
             };

@@ -1,5 +1,6 @@
 //! Boxes and captions on images.
 
+use super::boxes::Xyxy;
 use super::{Image, glyphs};
 
 /// The colour of a class: neighbours differ clearly.
@@ -30,12 +31,12 @@ fn fill(image: &mut Image, [x0, y0, x1, y1]: [i64; 4], colour: [u8; 3]) {
 }
 
 /// Whole pixels of a box; what is not a number becomes 0.
-fn pixels(bbox: [f32; 4]) -> [i64; 4] {
-    bbox.map(|side| side.round().clamp(-1e6, 1e6) as i64)
+fn pixels(bbox: Xyxy) -> [i64; 4] {
+    bbox.0.map(|side| side.round().clamp(-1e6, 1e6) as i64)
 }
 
-/// Draws the outline of a box (left, top, right, bottom in pixels) as far as it lies in the image.
-pub fn outline(image: &mut Image, bbox: [f32; 4], colour: [u8; 3]) {
+/// Draws the outline of a box as far as it lies in the image.
+pub fn outline(image: &mut Image, bbox: Xyxy, colour: [u8; 3]) {
     let thick = thickness(image);
     let [x0, y0, x1, y1] = pixels(bbox);
     fill(image, [x0, y0, x1, y0 + thick], colour);
@@ -45,7 +46,7 @@ pub fn outline(image: &mut Image, bbox: [f32; 4], colour: [u8; 3]) {
 }
 
 /// Mixes a colour half and half into the pixels of a box that are chosen by column and row.
-pub fn tint(image: &mut Image, bbox: [f32; 4], chosen: &dyn Fn(usize, usize) -> bool, colour: [u8; 3]) {
+pub fn tint(image: &mut Image, bbox: Xyxy, chosen: &dyn Fn(usize, usize) -> bool, colour: [u8; 3]) {
     let (width, height) = (image.width(), image.height());
     let [x0, y0, x1, y1] = pixels(bbox).map(|side| side.max(0) as usize);
     for (x, y) in (y0..y1.min(height)).flat_map(|y| (x0..x1.min(width)).map(move |x| (x, y))) {
@@ -59,7 +60,7 @@ pub fn tint(image: &mut Image, bbox: [f32; 4], chosen: &dyn Fn(usize, usize) -> 
 /// Draws a spot around a place.
 pub fn dot(image: &mut Image, place: [f32; 2], colour: [u8; 3]) {
     let radius = thickness(image) + 1;
-    let [x, y, ..] = pixels([place[0], place[1], 0.0, 0.0]);
+    let [x, y, ..] = pixels(Xyxy([place[0], place[1], 0.0, 0.0]));
     fill(image, [x - radius, y - radius, x + radius, y + radius], colour);
 }
 
@@ -72,7 +73,7 @@ pub fn polygon(image: &mut Image, points: &[[f32; 2]], colour: [u8; 3]) {
         for i in 0..=steps {
             let share = i as f32 / steps.max(1) as f32;
             let at = [0, 1].map(|axis| from[axis] + share * (to[axis] - from[axis]));
-            let [x, y, ..] = pixels([at[0], at[1], 0.0, 0.0]);
+            let [x, y, ..] = pixels(Xyxy([at[0], at[1], 0.0, 0.0]));
             fill(image, [x, y, x + thick, y + thick], colour);
         }
     }
@@ -82,7 +83,7 @@ pub fn polygon(image: &mut Image, points: &[[f32; 2]], colour: [u8; 3]) {
 const MAX_CAPTION: usize = 60;
 
 /// Writes a line on a bar of the colour above a box, or in its top where there is no room above.
-pub fn caption(image: &mut Image, bbox: [f32; 4], text: &str, colour: [u8; 3]) {
+pub fn caption(image: &mut Image, bbox: Xyxy, text: &str, colour: [u8; 3]) {
     let dot = thickness(image);
     let characters = text.chars().take(MAX_CAPTION);
     let (width, height) =
@@ -111,11 +112,11 @@ mod tests {
     #[test]
     fn an_outline_stays_in_the_image_and_leaves_the_middle() {
         let mut image = Image::new(8, 6, vec![0; 144]);
-        outline(&mut image, [1.0, 1.0, 7.0, 5.0], [9; 3]);
+        outline(&mut image, Xyxy([1.0, 1.0, 7.0, 5.0]), [9; 3]);
         let at = |image: &Image, x: usize, y: usize| image.data()[3 * (8 * y + x)];
         assert_eq!([at(&image, 1, 1), at(&image, 6, 4), at(&image, 3, 3), at(&image, 0, 0)], [9, 9, 0, 0]);
-        outline(&mut image, [-50.0, f32::NAN, 1e9, 50.0], [7; 3]);
-        outline(&mut image, [5.0, 5.0, 2.0, 2.0], [7; 3]);
+        outline(&mut image, Xyxy([-50.0, f32::NAN, 1e9, 50.0]), [7; 3]);
+        outline(&mut image, Xyxy([5.0, 5.0, 2.0, 2.0]), [7; 3]);
     }
 
     #[test]
@@ -126,23 +127,23 @@ mod tests {
         assert_eq!([at(&image, 1, 1), at(&image, 4, 1), at(&image, 6, 3), at(&image, 3, 3)], [9, 9, 9, 0]);
         polygon(&mut image, &[[f32::NAN, 1e30], [-1e9, 4.0], [f32::INFINITY, 3.0]], [7; 3]);
         dot(&mut image, [f32::NAN, -1e30], [7; 3]);
-        tint(&mut image, [-5.0, 0.0, 1e9, f32::INFINITY], &|x, y| (x, y) == (3, 3), [200; 3]);
+        tint(&mut image, Xyxy([-5.0, 0.0, 1e9, f32::INFINITY]), &|x, y| (x, y) == (3, 3), [200; 3]);
         assert_eq!(at(&image, 3, 3), 100);
     }
 
     #[test]
     fn a_caption_stays_in_the_image() {
-        let inked = |bbox: [f32; 4], text: &str| {
+        let inked = |bbox: Xyxy, text: &str| {
             let mut image = Image::new(40, 30, vec![9; 3600]);
             caption(&mut image, bbox, text, [200, 220, 30]);
             let rows: Vec<usize> =
                 (0..30).filter(|y| image.data()[120 * y..120 * (y + 1)].iter().any(|v| *v != 9)).collect();
             (rows.first().copied(), rows.last().copied(), image.data().iter().filter(|v| **v == 0).count() > 10)
         };
-        assert_eq!(inked([5.0, 20.0, 20.0, 28.0], "cat 0.9"), (Some(11), Some(19), true), "above the box");
-        assert_eq!(inked([5.0, 3.0, 20.0, 28.0], "cat 0.9"), (Some(3), Some(11), true), "in the box");
-        assert_eq!(inked([-90.0, f32::NAN, f32::INFINITY, 2.0], &"long ".repeat(500)).0, Some(0));
-        assert_eq!(inked([5.0, 900.0, 20.0, 950.0], "x").0, None);
+        assert_eq!(inked(Xyxy([5.0, 20.0, 20.0, 28.0]), "cat 0.9"), (Some(11), Some(19), true), "above the box");
+        assert_eq!(inked(Xyxy([5.0, 3.0, 20.0, 28.0]), "cat 0.9"), (Some(3), Some(11), true), "in the box");
+        assert_eq!(inked(Xyxy([-90.0, f32::NAN, f32::INFINITY, 2.0]), &"long ".repeat(500)).0, Some(0));
+        assert_eq!(inked(Xyxy([5.0, 900.0, 20.0, 950.0]), "x").0, None);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Fits an image into the network's input: scaled to fit, centred, the rest grey.
 //!
 //! Scaling is bilinear with half-pixel centres in the fixed-point arithmetic that camera pipelines built on OpenCV use (11-bit weights);
-//! an exact halving averages blocks of four, as there. Models are trained and judged on such images.
+//! an exact scaling by 1/2 averages blocks of four, as there. Models are trained and judged on such images.
 
-use super::{Image, Rotated, preprocess::luma};
+use super::Image;
+use super::boxes::{Rotated, Xyxy};
 
 /// Grey of the border.
 const PAD: u8 = 114;
@@ -103,7 +104,7 @@ impl Letterbox {
         let mut line = vec![0u8; 3 * cw];
         if (sw, sh) == (2 * cw, 2 * ch) {
             for y in 0..ch {
-                halve(source(2 * y), source(2 * y + 1), &mut line);
+                downscale_by_2(source(2 * y), source(2 * y + 1), &mut line);
                 give(y, &line);
             }
             return;
@@ -133,14 +134,15 @@ impl Letterbox {
         }
     }
 
-    /// A box of the input in pixels of the source image, cut at its borders.
-    pub fn to_source(&self, bbox: [f32; 4]) -> [f32; 4] {
+    /// A box of the input in pixels of the source image, clipped to its borders.
+    pub fn to_source(&self, bbox: Xyxy) -> Xyxy {
         let back = |value: f32, offset: usize, side: usize| {
             ((value - offset as f32) / self.gain as f32).clamp(0.0, side as f32)
         };
         let x = |v| back(v, self.offset.0, self.source.0);
         let y = |v| back(v, self.offset.1, self.source.1);
-        [x(bbox[0]), y(bbox[1]), x(bbox[2]), y(bbox[3])]
+        let [left, top, right, bottom] = bbox.0;
+        Xyxy([x(left), y(top), x(right), y(bottom)])
     }
 
     /// Columns and rows of the source image.
@@ -161,10 +163,16 @@ impl Letterbox {
     }
 
     /// A box of the source image in pixels of the input.
-    pub fn to_input(&self, bbox: [f32; 4]) -> [f32; 4] {
+    pub fn to_input(&self, bbox: Xyxy) -> Xyxy {
+        let [left, top, right, bottom] = bbox.0;
+        let ([x0, y0], [x1, y1]) = (self.point_to_input([left, top]), self.point_to_input([right, bottom]));
+        Xyxy([x0, y0, x1, y1])
+    }
+
+    /// A place of the source image in pixels of the input.
+    pub fn point_to_input(&self, [x, y]: [f32; 2]) -> [f32; 2] {
         let gain = [self.content.0 as f32 / self.source.0 as f32, self.content.1 as f32 / self.source.1 as f32];
-        let offset = [self.offset.0 as f32, self.offset.1 as f32];
-        std::array::from_fn(|i| bbox[i] * gain[i % 2] + offset[i % 2])
+        [x * gain[0] + self.offset.0 as f32, y * gain[1] + self.offset.1 as f32]
     }
 }
 
@@ -206,11 +214,16 @@ fn across(row: &[u8], columns: &[Tap], out: &mut [i32]) {
 }
 
 /// Means of blocks of two by two pixels.
-fn halve(top: &[u8], bottom: &[u8], out: &mut [u8]) {
+fn downscale_by_2(top: &[u8], bottom: &[u8], out: &mut [u8]) {
     for ((pixel, top), bottom) in out.chunks_exact_mut(3).zip(top.chunks_exact(6)).zip(bottom.chunks_exact(6)) {
         for (c, value) in pixel.iter_mut().enumerate() {
             let sum = [top[c], top[c + 3], bottom[c], bottom[c + 3]].map(u16::from).iter().sum::<u16>();
             *value = ((sum + 2) >> 2) as u8;
         }
     }
+}
+
+/// The brightness of a colour, 0 to 1 (ITU-R BT.601); of a grey it is exactly that grey.
+pub(super) fn luma([r, g, b]: [f32; 3]) -> f32 {
+    g + 0.299 * (r - g) + 0.114 * (b - g)
 }

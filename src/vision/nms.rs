@@ -1,19 +1,20 @@
 //! Greedy non-maximum suppression.
 
-use super::Candidate;
+use super::boxes::Xyxy;
+use super::decode::Candidate;
 
 /// How boxes are suppressed.
 #[derive(Clone, Copy, Debug)]
 pub struct NmsOptions {
     /// Only scores above this.
     pub score: f32,
-    /// A box that overlaps a better one more than this goes.
+    /// A box whose IoU with a better one is above this is removed.
     pub iou: f32,
     /// One box per class of a cell, not only the best class.
     pub multi_label: bool,
     /// Boxes of different classes suppress each other.
     pub agnostic: bool,
-    /// The most boxes that stay.
+    /// The most boxes that are kept.
     pub max_det: usize,
 }
 
@@ -35,34 +36,24 @@ const MAX_CANDIDATES: usize = 30_000;
 /// Pixels between the classes while boxes are compared: more than any image side of the family.
 const CLASS_SHIFT: f32 = 7680.0;
 
-/// Intersection over union of two boxes (left, top, right, bottom).
-pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
-    let width = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
-    let height = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
-    let area = |r: [f32; 4]| (r[2] - r[0]) * (r[3] - r[1]);
-    let both = width * height;
-    let union = area(a) + area(b) - both;
-    if union > 0.0 { both / union } else { 0.0 }
-}
-
-/// The candidates that stay, best first; of equal scores the earlier one goes first.
+/// The candidates that are kept, best first; of equal scores the earlier one comes first.
 pub fn nms(mut candidates: Vec<Candidate>, options: &NmsOptions) -> Vec<Candidate> {
     candidates.retain(|c| c.detection.score > options.score);
     candidates.sort_by(|a, b| b.detection.score.total_cmp(&a.detection.score));
     candidates.truncate(MAX_CANDIDATES);
-    // Classes are moved apart, so that one comparison serves both modes; the shift also rounds the coordinates as the
-    // reference's does.
+    // Boxes of different classes are shifted apart, so that one comparison serves both modes; the shift also rounds the
+    // coordinates as the reference's does.
     let apart = |c: &Candidate| {
         let shift = if options.agnostic { 0.0 } else { c.detection.class as f32 * CLASS_SHIFT };
         c.detection.bbox.map(|v| v + shift)
     };
-    let mut kept: Vec<(Candidate, [f32; 4])> = Vec::new();
+    let mut kept: Vec<(Candidate, Xyxy)> = Vec::new();
     for candidate in candidates {
         if kept.len() >= options.max_det {
             break;
         }
         let bbox = apart(&candidate);
-        if kept.iter().all(|(_, better)| iou(*better, bbox) <= options.iou) {
+        if kept.iter().all(|(_, better)| better.iou(&bbox) <= options.iou) {
             kept.push((candidate, bbox));
         }
     }

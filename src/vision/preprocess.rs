@@ -4,7 +4,8 @@
 //! A detector sees the whole image, letterboxed; a classifier the largest square in its middle. A network of one channel
 //! reads the brightness. What the model says of normalisation comes last.
 
-use super::{Image, Letterbox};
+use super::Image;
+use super::letterbox::{Letterbox, luma};
 use crate::graph::Head;
 use crate::model::{Model, Normalise};
 use std::borrow::Cow;
@@ -87,11 +88,6 @@ impl Preprocess {
             normalise.apply(input);
         }
     }
-}
-
-/// The brightness of a colour, 0 to 1 (ITU-R BT.601); of a grey it is exactly that grey.
-pub(super) fn luma([r, g, b]: [f32; 3]) -> f32 {
-    g + 0.299 * (r - g) + 0.114 * (b - g)
 }
 
 /// The brightness of planes `[3, area]` of red, green and blue.

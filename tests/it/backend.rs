@@ -8,6 +8,7 @@ use secateurs::backend::{Mode, Net};
 use secateurs::model::{self, Weights};
 use secateurs::train::loss::{self, HeadView, Target};
 use secateurs::train::optim;
+use secateurs::vision::NormalisedXywh;
 use std::path::Path;
 
 fn read(path: &Path) -> Weights {
@@ -49,7 +50,7 @@ fn one_step_equals_the_reference() {
     let targets = ints("batch_idx").into_iter().zip(ints("cls")).zip(boxes).map(|((image, class), bbox)| Target {
         image: image as usize,
         class: class as usize,
-        bbox: bbox.try_into().unwrap(),
+        bbox: NormalisedXywh(bbox.try_into().unwrap()),
     });
     let targets: Vec<Target> = targets.collect();
 

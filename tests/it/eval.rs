@@ -3,8 +3,9 @@
 use crate::forward::yolo;
 use crate::support;
 use secateurs::data::{Dataset, demo};
-use secateurs::eval::{Found, Prepared, Truth, bootstrap, coco, evaluate_model, ultralytics};
+use secateurs::eval::{Detected, Prepared, Truth, bootstrap, coco, evaluate_model, ultralytics};
 use secateurs::model::{Info, Model, Tensor};
+use secateurs::vision::Xywh;
 use secateurs::zoo::yolo11;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,12 +14,12 @@ fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
 }
 
-fn bbox(value: &Value) -> [f64; 4] {
-    numbers(&value["bbox"]).try_into().unwrap()
+fn bbox(value: &Value) -> Xywh {
+    Xywh(numbers(&value["bbox"]).try_into().unwrap())
 }
 
 /// A golden suite: classes and images numbered in the order of their ids.
-fn suite(golden: &Value) -> (BTreeMap<i64, usize>, Vec<Truth>, Vec<Found>) {
+fn suite(golden: &Value) -> (BTreeMap<i64, usize>, Vec<Truth>, Vec<Detected>) {
     let number = |ids: Vec<i64>| -> BTreeMap<i64, usize> {
         let sorted: std::collections::BTreeSet<i64> = ids.into_iter().collect();
         sorted.into_iter().enumerate().map(|(i, id)| (id, i)).collect()
@@ -40,7 +41,7 @@ fn suite(golden: &Value) -> (BTreeMap<i64, usize>, Vec<Truth>, Vec<Found>) {
     };
     let found = |o: &Value| {
         let (image, class) = place(o);
-        Some(Found { image, class: class?, bbox: bbox(o), score: o["score"].as_f64().unwrap() })
+        Some(Detected { image, class: class?, bbox: bbox(o), score: o["score"].as_f64().unwrap() })
     };
     let truths = golden["gts"].as_array().unwrap().iter().filter_map(truth).collect();
     let found = golden["dets"].as_array().unwrap().iter().filter_map(found).collect();
@@ -98,7 +99,7 @@ fn all_suites_without_crowds_and_ties_equal_ultralytics() {
 }
 
 /// Detections at random, some near objects.
-fn noisy(seed: u64, images: usize) -> (Vec<Truth>, Vec<Found>) {
+fn noisy(seed: u64, images: usize) -> (Vec<Truth>, Vec<Detected>) {
     use rand::{RngExt, SeedableRng};
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
     let (mut truths, mut found) = (Vec::new(), Vec::new());
@@ -111,13 +112,13 @@ fn noisy(seed: u64, images: usize) -> (Vec<Truth>, Vec<Found>) {
                 rng.random_range(5.0..90.0),
             ];
             let class = rng.random_range(0..3);
-            truths.push(Truth { image, class, bbox, area: bbox[2] * bbox[3], crowd: false });
-            let near = bbox.map(|v| v + rng.random_range(-4.0..4.0));
-            found.push(Found { image, class, bbox: near, score: rng.random_range(0.3..1.0) });
+            truths.push(Truth { image, class, bbox: Xywh(bbox), area: bbox[2] * bbox[3], crowd: false });
+            let near = Xywh(bbox.map(|v| v + rng.random_range(-4.0..4.0)));
+            found.push(Detected { image, class, bbox: near, score: rng.random_range(0.3..1.0) });
         }
         for _ in 0..rng.random_range(0..4) {
-            let bbox = [10.0, 20.0, 30.0, rng.random_range(5.0..50.0)];
-            found.push(Found { image, class: rng.random_range(0..3), bbox, score: rng.random_range(0.0..0.7) });
+            let bbox = Xywh([10.0, 20.0, 30.0, rng.random_range(5.0..50.0)]);
+            found.push(Detected { image, class: rng.random_range(0..3), bbox, score: rng.random_range(0.0..0.7) });
         }
     }
     (truths, found)
@@ -126,13 +127,13 @@ fn noisy(seed: u64, images: usize) -> (Vec<Truth>, Vec<Found>) {
 #[test]
 fn perfect_detections_score_one_and_rename_nothing() {
     let (truths, _) = noisy(1, 20);
-    let found: Vec<Found> =
-        truths.iter().map(|t| Found { image: t.image, class: t.class, bbox: t.bbox, score: 0.9 }).collect();
+    let found: Vec<Detected> =
+        truths.iter().map(|t| Detected { image: t.image, class: t.class, bbox: t.bbox, score: 0.9 }).collect();
     let stats = coco::evaluate(3, &truths, &found).stats;
     assert!((stats[0] - 1.0).abs() < 1e-12 && (stats[8] - 1.0).abs() < 1e-12, "{stats:?}");
     // Under ultralytics' rules the curve falls to 0 at recall 1.
     assert!((ultralytics::evaluate(&truths, &found).map50_95 - 0.995).abs() < 1e-9);
-    let wrong: Vec<Found> = found.iter().map(|f| Found { class: (f.class + 1) % 3, ..*f }).collect();
+    let wrong: Vec<Detected> = found.iter().map(|f| Detected { class: (f.class + 1) % 3, ..*f }).collect();
     assert!(coco::evaluate(3, &truths, &wrong).stats[1] < 0.1);
 }
 
@@ -147,7 +148,8 @@ fn a_sample_of_all_images_gives_the_figure_itself() {
     let sample = [3, 3, 7, 20, 21, 3, 9];
     let copies = |image: usize| sample.iter().enumerate().filter(move |(_, s)| **s == image).map(|(new, _)| new);
     let truths: Vec<Truth> = truths.iter().flat_map(|t| copies(t.image).map(|image| Truth { image, ..*t })).collect();
-    let found: Vec<Found> = found.iter().flat_map(|f| copies(f.image).map(|image| Found { image, ..*f })).collect();
+    let found: Vec<Detected> =
+        found.iter().flat_map(|f| copies(f.image).map(|image| Detected { image, ..*f })).collect();
     assert!((matches.ap(&sample) - coco::evaluate(3, &truths, &found).stats[0]).abs() < 1e-12);
     assert_eq!(matches.ap(&[]), -1.0);
 }
@@ -273,8 +275,9 @@ fn the_shipped_weights_reach_their_figures() {
 
 #[test]
 fn recall_counts_the_objects_that_are_found_with_confidence() {
-    let truth = |image, class, x: f64, crowd| Truth { image, class, bbox: [x, 0.0, 10.0, 10.0], area: 100.0, crowd };
-    let found = |image, class, x: f64, score| Found { image, class, bbox: [x, 0.0, 10.0, 10.0], score };
+    let truth =
+        |image, class, x: f64, crowd| Truth { image, class, bbox: Xywh([x, 0.0, 10.0, 10.0]), area: 100.0, crowd };
+    let found = |image, class, x: f64, score| Detected { image, class, bbox: Xywh([x, 0.0, 10.0, 10.0]), score };
     let truths = [truth(0, 0, 0.0, false), truth(0, 0, 50.0, false), truth(1, 0, 0.0, false), truth(1, 1, 90.0, true)];
     let all = [
         found(0, 0, 2.0, 0.9),

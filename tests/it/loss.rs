@@ -4,6 +4,7 @@ use crate::support::data;
 use safetensors::{Dtype, SafeTensors};
 use secateurs::graph::Head;
 use secateurs::train::loss::{self, HeadView, Target};
+use secateurs::vision::NormalisedXywh;
 
 const CASES: [&str; 9] = [
     "00-nc3-mixed-random",
@@ -69,7 +70,7 @@ impl Case {
         let targets = labels.map(|((image, class), bbox)| Target {
             image: image as usize,
             class: class as usize,
-            bbox: bbox.try_into().unwrap(),
+            bbox: NormalisedXywh(bbox.try_into().unwrap()),
         });
         Self {
             head: Head::Detect { nc, reg_max: 16, strides: vec![8, 16, 32] },
@@ -150,7 +151,7 @@ fn class_gradients_agree_with_finite_differences() {
     let head = Head::Detect { nc: 2, reg_max: 16, strides: vec![8] };
     let boxes: Vec<f32> = (0..64 * 16).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
     let classes: Vec<f32> = (0..2 * 16).map(|i| ((i * 29) % 31) as f32 / 5.0 - 3.0).collect();
-    let target = Target { image: 0, class: 1, bbox: [0.5, 0.5, 0.8, 0.6] };
+    let target = Target { image: 0, class: 1, bbox: NormalisedXywh([0.5, 0.5, 0.8, 0.6]) };
     let at = |classes: &[f32]| {
         let views = [HeadView { data: &boxes, shape: [1, 64, 4, 4] }, HeadView { data: classes, shape: [1, 2, 4, 4] }];
         loss::detect(&head, &views, &[target]).unwrap()
@@ -234,7 +235,7 @@ fn binary_cross_entropy_is_finite_and_right_far_out() {
     for x in [-200.0f32, 200.0] {
         let (boxes, classes) = (vec![0.0; 64 * 16], vec![x; 16]);
         let views = [HeadView { data: &boxes, shape: [1, 64, 4, 4] }, HeadView { data: &classes, shape: [1, 1, 4, 4] }];
-        let target = Target { image: 0, class: 0, bbox: [0.5, 0.5, 0.9, 0.9] };
+        let target = Target { image: 0, class: 0, bbox: NormalisedXywh([0.5, 0.5, 0.9, 0.9]) };
         let loss = loss::detect(&head, &views, &[target]).unwrap();
         assert!(loss.total.is_finite() && loss.grads.iter().flatten().all(|g| g.is_finite()));
     }
@@ -245,13 +246,13 @@ fn labels_and_outputs_that_do_not_fit_are_refused() {
     let head = Head::Detect { nc: 2, reg_max: 16, strides: vec![8] };
     let (boxes, classes) = (vec![0.0; 64 * 4], vec![0.0; 2 * 4]);
     let views = [HeadView { data: &boxes, shape: [1, 64, 2, 2] }, HeadView { data: &classes, shape: [1, 2, 2, 2] }];
-    let good = Target { image: 0, class: 1, bbox: [0.5, 0.5, 0.5, 0.5] };
+    let good = Target { image: 0, class: 1, bbox: NormalisedXywh([0.5, 0.5, 0.5, 0.5]) };
     assert!(loss::detect(&head, &views, &[good]).is_ok());
     for bad in [
         Target { image: 1, ..good },
         Target { class: 2, ..good },
-        Target { bbox: [0.5, f32::NAN, 0.5, 0.5], ..good },
-        Target { bbox: [0.5, 0.5, -0.5, 0.5], ..good },
+        Target { bbox: NormalisedXywh([0.5, f32::NAN, 0.5, 0.5]), ..good },
+        Target { bbox: NormalisedXywh([0.5, 0.5, -0.5, 0.5]), ..good },
     ] {
         assert!(loss::detect(&head, &views, &[good, bad]).unwrap_err().to_string().starts_with("label 1: "));
     }

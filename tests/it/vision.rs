@@ -4,7 +4,7 @@ use crate::support;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use secateurs::graph::Head;
-use secateurs::vision::{Candidate, Detection, Image, Letterbox, NmsOptions, decode_all, detect, iou, nms};
+use secateurs::vision::{Candidate, Detection, Image, Letterbox, NmsOptions, Xyxy, decode_all, detect, nms};
 use serde_json::Value;
 use std::path::Path;
 
@@ -50,9 +50,9 @@ fn an_exact_halving_averages_blocks() {
 fn boxes_travel_there_and_back() {
     for (w, h) in [(640, 480), (333, 211), (37, 101), (320, 320)] {
         let letterbox = Letterbox::new(w, h, 320, 256);
-        let bbox = [0.1 * w as f32, 0.2 * h as f32, 0.7 * w as f32, 0.9 * h as f32];
+        let bbox = Xyxy([0.1 * w as f32, 0.2 * h as f32, 0.7 * w as f32, 0.9 * h as f32]);
         let back = letterbox.to_source(letterbox.to_input(bbox));
-        for (a, b) in bbox.iter().zip(back) {
+        for (a, b) in bbox.0.iter().zip(back.0) {
             assert!((a - b).abs() <= 0.01 * w.max(h) as f32, "{w} x {h}: {bbox:?} {back:?}");
         }
     }
@@ -65,7 +65,7 @@ fn candidates(tensor: &[f32], cells: usize, conf: f32, multi_label: bool) -> Vec
     for cell in 0..cells {
         let at = |row: usize| tensor[row * cells + cell];
         let (x, y, w, h) = (at(0), at(1), at(2), at(3));
-        let bbox = [x - w / 2.0, y - h / 2.0, x + w / 2.0, y + h / 2.0];
+        let bbox = Xyxy([x - w / 2.0, y - h / 2.0, x + w / 2.0, y + h / 2.0]);
         let mut classes: Vec<usize> = (0..nc).filter(|c| at(4 + c) > conf).collect();
         if !multi_label {
             classes.sort_by(|a, b| at(4 + b).total_cmp(&at(4 + a)));
@@ -120,7 +120,7 @@ fn suppression_equals_the_reference() {
                 assert_eq!(class, row[5] as usize, "{name}");
                 assert!((f64::from(score) - row[4]).abs() < 2e-6, "{name}");
                 assert!(
-                    bbox.iter().zip(&row).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-3),
+                    bbox.0.iter().zip(&row).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-3),
                     "{name}: {bbox:?} {row:?}"
                 );
             }
@@ -161,7 +161,7 @@ fn decoding_equals_the_reference() {
             assert_eq!(quick.len(), slow.len(), "{prefix} {options:?}");
             for (a, b) in quick.iter().zip(&slow) {
                 assert_eq!((a.class, a.score), (b.detection.class, b.detection.score));
-                assert!(a.bbox.iter().zip(b.detection.bbox).all(|(a, b)| (a - b).abs() < 1e-3));
+                assert!(a.bbox.0.iter().zip(b.detection.bbox.0).all(|(a, b)| (a - b).abs() < 1e-3));
             }
         }
     }
@@ -239,7 +239,7 @@ proptest! {
         letterbox.forward(&image, &mut tensor);
         // White content, grey border, and nothing else.
         prop_assert!(tensor.iter().all(|v| *v == 1.0 || *v == 114.0 / 255.0));
-        let [x0, y0, x1, y1] = letterbox.to_input([0.0, 0.0, w as f32, h as f32]);
+        let [x0, y0, x1, y1] = letterbox.to_input(Xyxy([0.0, 0.0, w as f32, h as f32])).0;
         let white = tensor[..input_w * input_h].iter().filter(|v| **v == 1.0).count();
         prop_assert_eq!(white, ((x1 - x0).round() * (y1 - y0).round()) as usize);
         prop_assert!(x0 >= 0.0 && y0 >= 0.0 && x1 <= input_w as f32 + 1e-3 && y1 <= input_h as f32 + 1e-3);
@@ -253,7 +253,7 @@ proptest! {
         max_det in 1usize..20,
     ) {
         let all: Vec<Candidate> = raw.iter().enumerate().map(|(cell, (class, score, x, y, w, h))| {
-            Candidate { detection: Detection { class: *class, score: *score, bbox: [*x, *y, x + w, y + h] }, cell }
+            Candidate { detection: Detection { class: *class, score: *score, bbox: Xyxy([*x, *y, x + w, y + h]) }, cell }
         }).collect();
         let options = NmsOptions { score: 0.2, iou: overlap, multi_label: false, agnostic, max_det };
         let kept = nms(all.clone(), &options);
@@ -261,7 +261,7 @@ proptest! {
         prop_assert!(kept.windows(2).all(|w| w[0].detection.score >= w[1].detection.score));
         let rivals = |a: &Candidate, b: &Candidate| agnostic || a.detection.class == b.detection.class;
         // The shift that keeps classes apart rounds coordinates.
-        let over = |a: &Candidate, b: &Candidate, slack: f32| rivals(a, b) && iou(a.detection.bbox, b.detection.bbox) > overlap + slack;
+        let over = |a: &Candidate, b: &Candidate, slack: f32| rivals(a, b) && a.detection.bbox.iou(&b.detection.bbox) > overlap + slack;
         for (i, one) in kept.iter().enumerate() {
             prop_assert!(!kept[..i].iter().any(|better| over(better, one, 1e-3)));
         }
@@ -284,7 +284,7 @@ proptest! {
             let options = NmsOptions { score, multi_label, ..NmsOptions::default() };
             for found in detect(&head, (16, 16), &[boxes, classes], &options) {
                 prop_assert!(found.class < 3 && found.score > score && found.score <= 1.0);
-                prop_assert!(found.bbox.iter().all(|v| v.is_finite()), "{found:?}");
+                prop_assert!(found.bbox.is_finite(), "{found:?}");
             }
             let cut = [&boxes[..lengths[0].min(32)], &classes[..lengths[1].min(12)]];
             detect(&head, (16, 16), &cut, &options);

@@ -1,5 +1,6 @@
 //! Shapes and the pixels they cover.
 
+use crate::vision::Xyxy;
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
@@ -67,8 +68,8 @@ pub(super) struct Mask {
     pub pixels: Vec<(usize, f32, [f32; 2])>,
     /// The share of the shape that lies inside the picture.
     pub inside: f32,
-    /// Left, top, right, bottom of that share, pixels.
-    pub bbox: [f32; 4],
+    /// The box around that share, pixels.
+    pub bbox: Xyxy,
 }
 
 impl Mask {
@@ -131,7 +132,7 @@ impl Shape {
         let scale = |v: i32| v as f32 / SAMPLES as f32;
         let bbox =
             if within == 0 { [0.0; 4] } else { [scale(low[0]), scale(low[1]), scale(high[0] + 1), scale(high[1] + 1)] };
-        Mask { pixels, inside: within as f32 / all.max(1) as f32, bbox }
+        Mask { pixels, inside: within as f32 / all.max(1) as f32, bbox: Xyxy(bbox) }
     }
 }
 
@@ -160,7 +161,7 @@ mod tests {
         ];
         for (shape, expected) in cases {
             let mask = shape.mask(100);
-            for (found, expected) in mask.bbox.iter().zip(expected) {
+            for (found, expected) in mask.bbox.0.iter().zip(expected) {
                 // Sharp corners end between two samples.
                 assert!((found - expected).abs() <= 0.8, "{shape:?}: {:?}", mask.bbox);
             }

@@ -1,24 +1,7 @@
 //! The names that a checkpoint may ask for, and what applying them means here.
 
-use super::value::{Dtype, Global};
+use super::value::{Dtype, Global, Kind};
 use std::sync::Arc;
-
-/// What applying an allowed name to arguments gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// An empty ordered dictionary.
-    Dict,
-    /// The items of its first argument.
-    Items,
-    /// A tensor.
-    Tensor,
-    /// Its first argument.
-    First,
-    /// Names a storage's element type.
-    Storage(Dtype),
-    /// An inert object.
-    Class,
-}
 
 /// The allow-list. A module that ends in `.` stands for all modules below it.
 const CLASSES: &[(&str, &[&str])] = &[

@@ -1,7 +1,9 @@
 //! Pickles as they are, and as an attacker would like them.
 
+use super::limits::{MAX_NAME, MAX_PICKLE, MAX_VALUES};
 use super::*;
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn result(bytes: &[u8]) -> String {
     match parse(bytes) {

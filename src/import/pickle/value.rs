@@ -4,7 +4,6 @@
 //! bytes, a cycle cannot leak, and nothing recurses when the heap is dropped. Texts that several values need (names of
 //! classes, keys of storages) are shared, never copied.
 
-use super::globals::Kind;
 use std::sync::Arc;
 
 /// Position of a value in its [`Heap`].
@@ -49,6 +48,23 @@ pub struct Global {
     pub name: Arc<str>,
     /// What applying it means.
     pub(super) kind: Kind,
+}
+
+/// What applying an allowed name to arguments gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An empty ordered dictionary.
+    Dict,
+    /// The items of its first argument.
+    Items,
+    /// A tensor.
+    Tensor,
+    /// Its first argument.
+    First,
+    /// Names a storage's element type.
+    Storage(Dtype),
+    /// An inert object.
+    Class,
 }
 
 /// What is left of an instance when nothing is run.

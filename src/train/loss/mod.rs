@@ -15,6 +15,7 @@ pub use boxes::{ciou, ciou_gradient};
 pub use classify::{Classification, classify};
 
 use crate::graph::Head;
+use crate::vision::NormalisedXywh;
 use assign::Truth;
 use rayon::prelude::*;
 use thiserror::Error;
@@ -42,8 +43,8 @@ pub struct Target {
     pub image: usize,
     /// Its class.
     pub class: usize,
-    /// Centre x, centre y, width, height, as fractions of the image.
-    pub bbox: [f32; 4],
+    /// Where it is, as shares of the image.
+    pub bbox: NormalisedXywh,
 }
 
 /// A detection loss and its gradient.
@@ -176,10 +177,11 @@ impl<'a> Batch<'a> {
             if target.class >= self.nc {
                 return Err(fail(format!("class {} of a head with {} classes", target.class, self.nc)));
             }
-            if target.bbox.iter().any(|v| !v.is_finite()) || target.bbox[2] < 0.0 || target.bbox[3] < 0.0 {
-                return Err(fail(format!("{:?} is not a box", target.bbox)));
+            let bbox = target.bbox.0;
+            if bbox.iter().any(|v| !v.is_finite()) || bbox[2] < 0.0 || bbox[3] < 0.0 {
+                return Err(fail(format!("{bbox:?} is not a box")));
             }
-            let [cx, cy, w, h] = target.bbox.map(f64::from);
+            let [cx, cy, w, h] = bbox.map(f64::from);
             let bbox =
                 [(cx - w / 2.0) * width, (cy - h / 2.0) * height, (cx + w / 2.0) * width, (cy + h / 2.0) * height];
             let images = self.n;

@@ -1,0 +1,52 @@
+//! What tasks add to a box: masks, keypoints, a rotation.
+
+use super::boxes::Rotated;
+use super::levels::{Level, sigmoid};
+use crate::graph::Head;
+use std::f32::consts::PI;
+
+/// What a task knows about an object beyond its box, in pixels of the network's input.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Extra {
+    /// Nothing.
+    None,
+    /// The weights of the mask prototypes.
+    Coefficients(Vec<f32>),
+    /// x, y and the probability of being visible of every keypoint (1 where the head does not tell), and how many of
+    /// the three values the head gives.
+    Keypoints(Vec<[f32; 3]>, usize),
+    /// The rotated box.
+    Rotated(Rotated),
+}
+
+impl Extra {
+    /// That of one cell of a level; nothing where an output is missing or of the wrong size.
+    pub(super) fn of(head: &Head, level: &Level, outputs: &[&[f32]], cell: usize) -> Self {
+        let Some(boxes) = head.boxes() else { return Self::None };
+        let rows = head.extra();
+        let output = outputs.get(2 * boxes.strides.len() + level.number).filter(|o| o.len() == rows * level.area);
+        let Some(output) = output else { return Self::None };
+        let value = |row: usize| output[row * level.area + cell];
+        let [x, y] = level.centre(cell);
+        match head {
+            Head::Detect { .. } | Head::Classify { .. } => Self::None,
+            Head::Segment { .. } => Self::Coefficients((0..rows).map(value).collect()),
+            Head::Pose { keypoints, dims, .. } => {
+                let point = |k: usize| {
+                    let place = |axis: usize, centre: f32| (2.0 * value(k * dims + axis) + centre - 0.5) * level.stride;
+                    let visible = if *dims == 3 { sigmoid(value(k * dims + 2)) } else { 1.0 };
+                    [place(0, x), place(1, y), visible]
+                };
+                Self::Keypoints((0..*keypoints).map(point).collect(), *dims)
+            }
+            Head::Obb { .. } => {
+                let angle = (sigmoid(value(0)) - 0.25) * PI;
+                let ([left, top, right, bottom], (sin, cos)) = (level.distances(cell), angle.sin_cos());
+                let (along, down) = ((right - left) / 2.0, (bottom - top) / 2.0);
+                let centre = [x + along * cos - down * sin, y + along * sin + down * cos].map(|v| v * level.stride);
+                let size = [left + right, top + bottom].map(|v| v * level.stride);
+                Self::Rotated(Rotated { centre, size, angle })
+            }
+        }
+    }
+}
