@@ -5,6 +5,11 @@
 
 mod classifier;
 mod mask;
+#[cfg(feature = "tools")]
+mod patterns;
+#[cfg(not(feature = "tools"))]
+#[path = "no_patterns.rs"]
+mod patterns;
 pub mod pictures;
 mod predictions;
 

@@ -1,5 +1,6 @@
 //! Which images a user means, and under which names those with drawn boxes are saved.
 
+use super::patterns;
 use crate::files::{self, Inputs};
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,7 +30,7 @@ impl Listed {
 }
 
 /// Lists the images of files, of folders (without those below), and of patterns such as `photos/*.jpg` that no shell has
-/// opened. Names that begin with a dot are left out of folders and patterns.
+/// opened (with the feature `tools`). Names that begin with a dot are left out of folders and patterns.
 pub fn list<P: AsRef<Path>>(words: &[P]) -> Listed {
     let mut listed = Listed::default();
     words.iter().for_each(|word| add(word.as_ref(), &mut listed));
@@ -53,18 +54,10 @@ fn add(word: &Path, listed: &mut Listed) {
     }
     let is_pattern = text.contains(['*', '?', '[']) && fs::symlink_metadata(word).is_err();
     let Some(pattern) = word.to_str().filter(|_| is_pattern) else { return listed.images.push(Ok(word.into())) };
-    let options =
-        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
-    let found = match glob::glob_with(pattern, options) {
-        Ok(found) => found,
-        Err(error) => return refuse(&format!("is no pattern of file names: {error}")),
-    };
-    let mut files: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
-    if files.is_empty() {
-        return refuse("no file has a name like that");
+    match patterns::files(pattern) {
+        Ok(files) => listed.images.extend(files.into_iter().map(Ok)),
+        Err(why) => refuse(&why),
     }
-    files.sort();
-    listed.images.extend(files.into_iter().map(Ok));
 }
 
 /// Whether text begins like `https://`.
