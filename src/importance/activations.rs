@@ -1,4 +1,4 @@
-//! How strongly channels speak: mean absolute outputs of the convolutions over calibration images.
+//! Mean absolute outputs of the convolutions over calibration images.
 
 use crate::engine::EngineError;
 use crate::graph::Op;

@@ -1,6 +1,7 @@
 //! Whether rankings and curves that were kept can be those of a network.
 
-use super::{LossCurves, Ranking, Sampling};
+use super::curves::{LossCurves, Sampling};
+use super::ranking::Ranking;
 use crate::group::Groups;
 
 impl Ranking {

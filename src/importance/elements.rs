@@ -5,7 +5,7 @@
 //! the outputs depend on its channel. The same score per row is that of Sun et al., "A Simple and Effective Pruning Approach for
 //! Large Language Models" (ICLR 2024).
 
-use super::Covariances;
+use super::covariances::Covariances;
 use super::reconstruction::scales;
 use crate::graph::Op;
 use crate::model::Model;

@@ -1,14 +1,15 @@
 //! Gradients of the loss of every single image with respect to masks on the channels.
 //!
 //! A mask of ones is multiplied onto the output of every convolution. Its gradient for one image is
-//! `sum over positions of activation * dL/d activation`: to first order, what the loss loses when the
-//! channel goes. Masks of the convolutions that share a channel add up.
+//! `sum over positions of activation * dL/d activation`: to first order, how much the loss falls when the
+//! channel is removed. Masks of the convolutions that share a channel add up.
 
+use super::batches::Batches;
 use crate::backend::{Mode, Net, ops};
 use crate::graph::{NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
 
 /// Per-image gradients of the loss with respect to the mask of every atom.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +31,7 @@ impl MaskGradients {
     }
 
     /// Mean squared first-order change of the loss, one entry per channel of the group: the diagonal of the Fisher
-    /// information of its masks, halved (the second-order term of the loss).
+    /// information of its masks, times 1/2 (the second-order term of the loss).
     pub fn fisher(&self, group: &Group) -> Vec<f64> {
         let images = self.per_image.len().max(1) as f64;
         self.of_group(group).iter().map(|row| 0.5 * row.iter().map(|g| g * g).sum::<f64>() / images).collect()
@@ -42,38 +43,33 @@ impl MaskGradients {
     }
 }
 
-/// Runs the images `[3, height, width]` in batches through the network in evaluation mode and collects the gradients.
+/// Runs the images in batches through the network in evaluation mode and collects the gradients.
 /// `loss_gradient(first_image, outputs)` answers, for a batch that starts at an image, the gradient of the sum
-/// of the images' losses with respect to every output of the graph.
+/// of the images' losses with respect to every output of the graph. `progress` gets the images done and their number.
 ///
 /// # Errors
 /// Those of the tensor library and of `loss_gradient`.
 pub fn mask_gradients(
     model: &Model,
     groups: &Groups,
-    images: &[Vec<f32>],
-    (height, width): (usize, usize),
-    batch: usize,
-    device: &Device,
+    images: &Batches,
     loss_gradient: &mut dyn FnMut(usize, &[Tensor]) -> Result<Vec<Tensor>>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<MaskGradients> {
-    let net = Net::new(model, device)?.frozen();
+    let net = Net::new(model, images.device)?.frozen();
     let mut gradients = MaskGradients::default();
-    for (number, part) in images.chunks(batch.max(1)).enumerate() {
-        let first = number * batch.max(1);
-        let input: Vec<f32> = part.concat();
-        let input = Tensor::from_vec(input, (part.len(), model.graph.input_channels(), height, width), device)?;
+    for (first, part) in images.iter() {
+        let input = images.tensor(part, model.graph.input_channels())?;
         let mut masks: Vec<(NodeId, Var)> = Vec::new();
         let outputs = net.forward_with(&input, Mode::Eval, &mut |id, output| {
             let Op::Conv(conv) = &model.graph.node(id).op else { return Ok(output) };
-            let mask = Var::ones((part.len(), conv.c_out, 1, 1), candle_core::DType::F32, device)?;
+            let mask = Var::ones((part.len(), conv.c_out, 1, 1), candle_core::DType::F32, images.device)?;
             let masked = ops::channel_scale(&output, mask.as_tensor())?;
             masks.push((id, mask));
             Ok(masked)
         })?;
         let seeds = loss_gradient(first, &outputs)?;
-        let mut total = Tensor::zeros((), candle_core::DType::F32, device)?;
+        let mut total = Tensor::zeros((), candle_core::DType::F32, images.device)?;
         for (output, seed) in outputs.iter().zip(seeds) {
             total = (total + (output * seed)?.sum_all()?)?;
         }
@@ -87,7 +83,7 @@ pub fn mask_gradients(
             }
         }
         gradients.per_image.extend(rows);
-        progress(first + part.len(), images.len());
+        progress(first + part.len(), images.images.len());
     }
     Ok(gradients)
 }

@@ -7,7 +7,8 @@
 //! made comparable by the scale of the batch normalisation behind them and, where it is known, by how much the network's
 //! outputs depend on them.
 
-use super::{Covariances, greedy};
+use super::covariances::Covariances;
+use super::greedy;
 use crate::graph::{Conv, NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;

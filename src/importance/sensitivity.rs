@@ -1,43 +1,42 @@
 //! How much the outputs depend on every layer, position by position: the diagonal of the Gauss-Newton matrix.
 //!
-//! The divergence of the outputs from themselves has no gradient, but a curvature. Random seeds whose covariance is that
-//! curvature at the outputs, sent back through the network, arrive at every layer with the curvature there as
+//! The KL divergence of the outputs from themselves has no gradient, but a curvature. Random vectors whose covariance is
+//! that curvature at the outputs, backpropagated through the network, arrive at every layer with the curvature there as
 //! their expected square (Martens, "New Insights and Perspectives on the Natural Gradient Method", JMLR 2020).
 
+use super::batches::Batches;
 use crate::backend::{Mode, Net};
 use crate::graph::{Boxes, Head, NodeId, Op};
 use crate::model::Model;
 use crate::repair::Sensitivity;
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Sends one probe per image back through the network.
+/// Estimates the sensitivity with one random vector per image. `progress` gets the images done and their number.
 ///
 /// # Errors
 /// Those of the tensor library.
 pub fn sensitivity(
     model: &Model,
-    images: &[Vec<f32>],
-    (height, width): (usize, usize),
-    batch: usize,
+    images: &Batches,
     seed: u64,
-    device: &Device,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Sensitivity> {
+    let device = images.device;
     let net = Net::new(model, device)?.frozen();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut found = Sensitivity::default();
-    for (number, part) in images.chunks(batch.max(1)).enumerate() {
-        let input = Tensor::from_vec(part.concat(), (part.len(), model.graph.input_channels(), height, width), device)?;
-        let mut probes: Vec<(NodeId, Var)> = Vec::new();
+    for (first, part) in images.iter() {
+        let input = images.tensor(part, model.graph.input_channels())?;
+        let mut shifts: Vec<(NodeId, Var)> = Vec::new();
         let outputs = net.forward_with(&input, Mode::Eval, &mut |id, output| {
             if !matches!(model.graph.node(id).op, Op::Conv(_)) {
                 return Ok(output);
             }
-            let probe = Var::zeros(output.shape(), DType::F32, device)?;
-            let moved = (&output + probe.as_tensor())?;
-            probes.push((id, probe));
+            let shift = Var::zeros(output.shape(), DType::F32, device)?;
+            let moved = (&output + shift.as_tensor())?;
+            shifts.push((id, shift));
             Ok(moved)
         })?;
         let values = outputs.iter().map(|o| o.flatten_from(1)?.to_vec2::<f32>()).collect::<Result<Vec<_>>>()?;
@@ -51,8 +50,8 @@ pub fn sensitivity(
             total = (total + (output * Tensor::from_vec(seed, output.shape(), device)?)?.sum_all()?)?;
         }
         let store = total.backward()?;
-        for (id, probe) in &probes {
-            let Some(gradient) = store.get(probe.as_tensor()) else { continue };
+        for (id, shift) in &shifts {
+            let Some(gradient) = store.get(shift.as_tensor()) else { continue };
             let squares = gradient.sqr()?;
             let maps = squares.sum(1)?.flatten_from(1)?.to_vec2::<f32>()?;
             let channels = squares.sum((0, 2, 3))?.to_vec1::<f32>()?;
@@ -60,7 +59,7 @@ pub fn sensitivity(
             let known = found.channels.entry(id.0).or_insert_with(|| vec![0.0; channels.len()]);
             known.iter_mut().zip(channels).for_each(|(sum, c)| *sum += f64::from(c));
         }
-        progress(number * batch.max(1) + part.len(), images.len());
+        progress(first + part.len(), images.images.len());
     }
     for maps in found.positions.values_mut() {
         let count = maps.iter().map(Vec::len).sum::<usize>().max(1) as f64;
@@ -71,7 +70,7 @@ pub fn sensitivity(
     Ok(found)
 }
 
-/// A random vector over the outputs whose covariance is the curvature of [`super::divergence`] where both sides agree.
+/// A random vector over the outputs whose covariance is the curvature of [`super::kl_divergence`] where both sides agree.
 fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>> {
     let mut sign = || if rng.random_bool(0.5) { 1.0 } else { -1.0 };
     let mut seeds: Vec<Vec<f32>> = outputs.iter().map(|o| vec![0.0; o.len()]).collect();

@@ -186,7 +186,6 @@ impl Gathered {
 
 fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineError> {
     let head = &source.model.graph.head;
-    let size = (source.imgsz, source.imgsz);
     let mut loss_gradient = |first: usize, outputs: &[Tensor]| -> candle_core::Result<Vec<Tensor>> {
         let images = outputs.first().map_or(Ok(0), |o| o.dim(0))?;
         let values =
@@ -208,17 +207,15 @@ fn gradients(source: &Source, tell: Listener) -> Result<MaskGradients, PipelineE
         outputs.iter().zip(gradients).map(|(o, g)| Tensor::from_vec(g, o.shape(), o.device())).collect()
     };
     let mut progress = |done, all| tell(Event::Progress(done, all));
-    mask_gradients(
-        &source.model,
-        &source.groups,
-        &source.images,
-        size,
-        GRADIENT_BATCH,
-        &Device::Cpu,
-        &mut loss_gradient,
-        &mut progress,
-    )
-    .map_err(PipelineError::stage("importance"))
+    let images = importance::Batches {
+        images: &source.images,
+        height: source.imgsz,
+        width: source.imgsz,
+        batch: GRADIENT_BATCH,
+        device: &Device::Cpu,
+    };
+    mask_gradients(&source.model, &source.groups, &images, &mut loss_gradient, &mut progress)
+        .map_err(PipelineError::stage("importance"))
 }
 
 fn table_sampling(job: &Job, source: &Source) -> latency::Sampling {

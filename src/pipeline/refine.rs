@@ -16,7 +16,7 @@ use super::job::{Event, Job, Listener, Timing};
 use super::plan::GroupSensitivity;
 use super::problem::Limits;
 use super::{PipelineError, Source, floors, measure, problem};
-use crate::importance::{LossCurves, divergence, outputs};
+use crate::importance::{LossCurves, kl_divergence, outputs};
 use crate::latency::LatencyTable;
 use crate::model::{self, Model};
 use crate::repair::{self, Calibration};
@@ -441,7 +441,7 @@ impl Settling<'_> {
             .map_err(PipelineError::stage("repair"))?;
             let found = run(&repaired)?;
             let pairs = reference.iter().zip(&found);
-            let loss: f64 = pairs.map(|(a, b)| divergence(&source.model.graph.head, a, b)).sum();
+            let loss: f64 = pairs.map(|(a, b)| kl_divergence(&source.model.graph.head, a, b)).sum();
             let loss = loss / unseen.len() as f64;
             let other = floors::recall(source, seen.len(), &found);
             let missing = floors::missing(&job.floors, &source.train.names, &baseline, &other);

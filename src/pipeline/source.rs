@@ -10,7 +10,7 @@ use crate::detector::check_side;
 use crate::engine::{Cpu, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph, Head};
 use crate::group::{Groups, groups};
-use crate::importance::{Criterion, Sampling, sensitivity};
+use crate::importance::{Batches, Criterion, Sampling, sensitivity};
 use crate::model::{self, Model};
 use crate::quantise::{self, Ranges};
 use crate::repair::{Calibration, Sensitivity};
@@ -206,11 +206,11 @@ impl Source {
             "Probing",
             format!("how the outputs depend on {} layers", source.model.graph.convs().count()),
         ));
-        let size = (source.imgsz, source.imgsz);
         let mut progress = |done, all| tell(Event::Progress(done, all));
-        source.sensitivity =
-            sensitivity(&source.model, &source.images, size, PROBE_BATCH, job.seed, &Device::Cpu, &mut progress)
-                .map_err(PipelineError::stage("sensitivity"))?;
+        let (height, width) = (source.imgsz, source.imgsz);
+        let images = Batches { images: &source.images, height, width, batch: PROBE_BATCH, device: &Device::Cpu };
+        source.sensitivity = sensitivity(&source.model, &images, job.seed, &mut progress)
+            .map_err(PipelineError::stage("sensitivity"))?;
         Ok(self)
     }
 

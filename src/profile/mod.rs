@@ -5,6 +5,7 @@
 //! gives the outcome as a profile again.
 //! This room knows no model and no device: whether a budget can be met is the pipeline's business.
 
+mod criterion;
 mod error;
 mod overrides;
 mod read;
@@ -12,6 +13,7 @@ mod section;
 mod units;
 mod write;
 
+pub use criterion::Criterion;
 pub use error::{Problem, ProfileError};
 pub use overrides::Overrides;
 pub use read::{parse, read};
@@ -26,8 +28,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Names of the importance criteria that a profile or a flag may choose.
-pub const IMPORTANCE: [&str; 10] =
-    ["reconstruction", "fisher", "taylor", "l1", "l2", "bn-scale", "fpgm", "activation", "lamp", "random"];
+pub const IMPORTANCE: [&str; Criterion::NAMES.len()] = Criterion::NAMES;
 
 /// Everything a job needs to know that is neither weights nor images.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -40,69 +40,19 @@ pub fn fit(
     check_models(model, teacher, config.imgsz)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build()?;
     let loader = Loader::new(dataset, model, config)?;
-    // Where it is kept, and whose it is.
-    let kept = match &config.checkpoint {
-        Some(path) => {
-            let data = config.content.clone().map_or_else(|| dataset.content(), Ok)?;
-            Some((path.as_path(), Identity::of(model, teacher, &data, config)))
-        }
-        None => None,
-    };
-    let saved = match kept.as_ref().filter(|(path, _)| path.exists()) {
-        Some((path, identity)) => continued(model, identity, path, progress)?,
-        None => None,
-    };
-    let resumed = saved.is_some();
-    let mut state = match saved {
-        Some(state) => state,
-        None => State {
-            epochs: 0,
-            raw: model.weights.clone(),
-            average: model.weights.clone(),
-            updates: 0,
-            slots: Default::default(),
-            steps: 0,
-        },
-    };
-    if resumed {
-        progress(FitEvent::Resumed { epochs: state.epochs });
-    }
-
-    let start = Model::new(model.graph.clone(), state.raw.clone(), model.info.clone())?;
-    let mut trainer = Trainer::new(&start, teacher, config, loader.batches(), device)?;
+    let kept = Kept::of(model, teacher, dataset, config)?;
+    let mut state = start(model, kept.as_ref(), progress)?;
+    let first = Model::new(model.graph.clone(), state.raw.clone(), model.info.clone())?;
+    let mut trainer = Trainer::new(&first, teacher, config, loader.batches(), device)?;
     trainer.optimizer.restore(state.steps, &state.slots, device)?;
     trainer.ema.weights.clone_from(&state.average);
     trainer.ema.updates = state.updates;
     for epoch in state.epochs..config.epochs {
-        let terms = std::thread::scope(|scope| {
-            // Batches are made one ahead of the step that uses them.
-            let (send, receive) = sync_channel(1);
-            let (pool, loader) = (&pool, &loader);
-            scope.spawn(move || {
-                for index in 0..loader.batches() {
-                    if send.send(pool.install(|| loader.batch(epoch, index))).is_err() {
-                        return;
-                    }
-                }
-            });
-            let mut mean = Terms::default();
-            let at = |step| At { epoch, step, steps: loader.batches(), epochs: config.epochs };
-            for (step, batch) in receive.iter().enumerate() {
-                let batch = batch?;
-                let (terms, lr, norm) = pool.install(|| trainer.step(&batch, at(step)))?;
-                progress(FitEvent::Step { at: at(step), terms, lr, norm });
-                mean.add(&terms, 1.0 / loader.batches() as f64);
-            }
-            Ok::<Terms, TrainError>(mean)
-        })?;
+        let terms = trainer.epoch(epoch, &pool, &loader, progress)?;
         state.epochs = epoch + 1;
-        if let Some((path, identity)) = &kept {
-            state.raw = trainer.net.to_model()?.weights;
-            state.average.clone_from(&trainer.ema.weights);
-            state.updates = trainer.ema.updates;
-            state.steps = trainer.optimizer.steps();
-            state.slots = trainer.optimizer.state()?;
-            match checkpoint::save(&state, model, identity, path) {
+        if let Some(kept) = &kept {
+            trainer.write(&mut state)?;
+            match checkpoint::save(&state, model, &kept.identity, kept.path) {
                 // A full disk costs what an interruption would lose, not the training.
                 Err(TrainError::File(problem)) => progress(FitEvent::NotSaved { problem: problem.to_string() }),
                 saved => saved?,
@@ -113,8 +63,48 @@ pub fn fit(
     Ok(Model::new(model.graph.clone(), trainer.ema.weights, model.info.clone())?)
 }
 
-/// What a training goes on from. A checkpoint that no training can use is moved out of the way; one of another training
-/// is an error.
+/// The checkpoint of a training.
+struct Kept<'a> {
+    path: &'a Path,
+    /// Which training it belongs to.
+    identity: Identity,
+}
+
+impl<'a> Kept<'a> {
+    /// The checkpoint that the settings ask for.
+    fn of(
+        model: &Model,
+        teacher: Option<&Model>,
+        dataset: &Dataset,
+        config: &'a FitConfig,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(path) = &config.checkpoint else { return Ok(None) };
+        let data = config.content.clone().map_or_else(|| dataset.content(), Ok)?;
+        Ok(Some(Self { path, identity: Identity::of(model, teacher, &data, config) }))
+    }
+}
+
+/// The state that a training starts from: that of its checkpoint, or the model's own weights.
+fn start(model: &Model, kept: Option<&Kept>, progress: &mut dyn FnMut(FitEvent)) -> Result<State, TrainError> {
+    let saved = match kept.filter(|kept| kept.path.exists()) {
+        Some(kept) => continued(model, &kept.identity, kept.path, progress)?,
+        None => None,
+    };
+    if let Some(state) = saved {
+        progress(FitEvent::Resumed { epochs: state.epochs });
+        return Ok(state);
+    }
+    Ok(State {
+        epochs: 0,
+        raw: model.weights.clone(),
+        average: model.weights.clone(),
+        updates: 0,
+        slots: Default::default(),
+        steps: 0,
+    })
+}
+
+/// The state in a checkpoint. One that no training can use is moved out of the way; one of another training is an error.
 fn continued(
     model: &Model,
     identity: &Identity,
@@ -204,6 +194,46 @@ impl<'a> Trainer<'a> {
             config,
             device,
         })
+    }
+
+    /// All steps of an epoch; gives their mean loss. `loader` makes batches in `pool`, one ahead of the step that uses it.
+    fn epoch(
+        &mut self,
+        epoch: usize,
+        pool: &rayon::ThreadPool,
+        loader: &Loader,
+        progress: &mut dyn FnMut(FitEvent),
+    ) -> Result<Terms, TrainError> {
+        std::thread::scope(|scope| {
+            let (send, receive) = sync_channel(1);
+            scope.spawn(move || {
+                for index in 0..loader.batches() {
+                    if send.send(pool.install(|| loader.batch(epoch, index))).is_err() {
+                        return;
+                    }
+                }
+            });
+            let mut mean = Terms::default();
+            let epochs = self.config.epochs;
+            let at = |step| At { epoch, step, steps: loader.batches(), epochs };
+            for (step, batch) in receive.iter().enumerate() {
+                let batch = batch?;
+                let (terms, lr, norm) = pool.install(|| self.step(&batch, at(step)))?;
+                progress(FitEvent::Step { at: at(step), terms, lr, norm });
+                mean.add(&terms, 1.0 / loader.batches() as f64);
+            }
+            Ok(mean)
+        })
+    }
+
+    /// Writes all that a training needs to go on into `state`, but for the number of epochs.
+    fn write(&self, state: &mut State) -> Result<(), TrainError> {
+        state.raw = self.net.to_model()?.weights;
+        state.average.clone_from(&self.ema.weights);
+        state.updates = self.ema.updates;
+        state.steps = self.optimizer.steps();
+        state.slots = self.optimizer.state()?;
+        Ok(())
     }
 
     /// One step; gives its loss, learning rate and gradient norm.

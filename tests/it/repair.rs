@@ -6,8 +6,8 @@ use secateurs::engine::{Engine, Options};
 use secateurs::graph::{Activation, Builder, Conv, Head, Norm, Op};
 use secateurs::group::{Groups, groups};
 use secateurs::importance::{
-    Criterion, MaskGradients, Ranking, Sampling, Statistics, activations, covariances, mask_gradients, measure, rank,
-    scores,
+    Batches, Criterion, MaskGradients, Ranking, Sampling, Statistics, activations, covariances, mask_gradients,
+    measure, rank, scores,
 };
 use secateurs::model::{Info, Model, Tensor, Weights};
 use secateurs::repair::{Calibration, Method, repair};
@@ -189,7 +189,8 @@ fn every_criterion_ranks_every_channel_once() {
 fn gradients(model: &Model, groups: &Groups, images: &[Vec<f32>]) -> MaskGradients {
     let mut ones = |_: usize, outputs: &[candle_core::Tensor]| outputs.iter().map(|o| o.ones_like()).collect();
     let device = candle_core::Device::Cpu;
-    mask_gradients(model, groups, images, (SIDE, SIDE), 2, &device, &mut ones, &mut |_, _| {}).unwrap()
+    let images = Batches { images, height: SIDE, width: SIDE, batch: 2, device: &device };
+    mask_gradients(model, groups, &images, &mut ones, &mut |_, _| {}).unwrap()
 }
 
 #[test]

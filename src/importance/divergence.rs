@@ -1,0 +1,89 @@
+//! How far the outputs of a pruned network are from those of the baseline, without labels.
+
+use crate::engine::{Engine, EngineError, Options};
+use crate::graph::{Boxes, Head};
+use crate::model::Model;
+use rayon::prelude::*;
+
+/// All outputs of a model for every image.
+///
+/// # Errors
+/// If the model cannot be run at this size.
+pub fn outputs(
+    model: &Model,
+    images: &[Vec<f32>],
+    (height, width): (usize, usize),
+) -> Result<Vec<Vec<Vec<f32>>>, EngineError> {
+    let share = images.len().div_ceil(rayon::current_num_threads().max(1)).max(1);
+    let parts: Result<Vec<_>, EngineError> = images
+        .par_chunks(share)
+        .map(|part| {
+            let mut engine = Engine::new(model, height, width, &Options { threads: 1, ..Options::default() })?;
+            let all =
+                |engine: &Engine| (0..model.graph.outputs.len()).map(|i| engine.output(i).to_vec()).collect::<Vec<_>>();
+            part.iter().map(|image| engine.run(image).map(|()| all(&engine))).collect::<Result<Vec<_>, _>>()
+        })
+        .collect();
+    Ok(parts?.into_iter().flatten().collect())
+}
+
+/// KL divergence of the outputs from those of a reference, in nats per confident prediction of the reference; 0 when
+/// equal.
+///
+/// Classes: that of Bernoulli distributions, over all cells. Boxes: that of the side distributions, weighted with the
+/// reference's confidence in the cell; what other tasks add to the boxes does not count. A classifier: that of its class
+/// distributions.
+pub fn kl_divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
+    match head.boxes() {
+        None => softmax_divergence(reference[0].iter().copied(), found[0].iter().copied()),
+        Some(Boxes { nc, reg_max, strides }) => {
+            let (mut total, mut confidence) = (0.0, 0.0);
+            for level in 0..strides.len() {
+                let (boxes, classes) = (2 * level, 2 * level + 1);
+                let area = reference[classes].len() / nc;
+                for cell in 0..area {
+                    let logits = |of: &[Vec<f32>], class: usize| f64::from(of[classes][class * area + cell]);
+                    let best = (0..nc).map(|c| logits(reference, c)).fold(f64::MIN, f64::max);
+                    total += (0..nc).map(|c| bernoulli_divergence(logits(reference, c), logits(found, c))).sum::<f64>();
+                    let weight = 1.0 / (1.0 + (-best).exp());
+                    confidence += weight;
+                    if weight < 0.01 {
+                        continue;
+                    }
+                    for side in 0..4 {
+                        let (a, b) = (&reference[boxes], &found[boxes]);
+                        let at = |bin: usize| (side * reg_max + bin) * area + cell;
+                        let bins = 0..reg_max;
+                        let sides = softmax_divergence(bins.clone().map(|i| a[at(i)]), bins.map(|i| b[at(i)]));
+                        total += weight * sides / 4.0;
+                    }
+                }
+            }
+            total / confidence.max(1.0)
+        }
+    }
+}
+
+fn bernoulli_divergence(reference: f64, found: f64) -> f64 {
+    // Below the threshold of any detection on both sides the difference cannot matter.
+    if reference < -12.0 && found < -12.0 {
+        return 0.0;
+    }
+    let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+    let p = 1.0 / (1.0 + (-reference).exp());
+    ((softplus(found) - p * found) - (softplus(reference) - p * reference)).max(0.0)
+}
+
+fn softmax_divergence(reference: impl Iterator<Item = f32> + Clone, found: impl Iterator<Item = f32> + Clone) -> f64 {
+    let log_total = |values: &mut dyn Iterator<Item = f32>| {
+        let values: Vec<f64> = values.map(f64::from).collect();
+        let top = values.iter().copied().fold(f64::MIN, f64::max);
+        top + values.iter().map(|v| (v - top).exp()).sum::<f64>().ln()
+    };
+    let (a, b) = (log_total(&mut reference.clone()), log_total(&mut found.clone()));
+    let term = |(r, f): (f32, f32)| {
+        let (r, f) = (f64::from(r) - a, f64::from(f) - b);
+        r.exp() * (r - f)
+    };
+    reference.zip(found).map(term).sum::<f64>().max(0.0)
+}
