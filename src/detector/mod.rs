@@ -194,6 +194,21 @@ pub enum Detail {
 }
 
 /// A network that says what is in an image, in whichever way it can.
+///
+/// ```
+/// use secateurs::detector::Predictor;
+/// use secateurs::engine::Options;
+/// use secateurs::vision::Image;
+/// use std::path::Path;
+/// # let demo = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pipeline/demo.safetensors"));
+/// # let model = secateurs::model::from_bytes(std::path::Path::new("demo.safetensors"), demo)?;
+///
+/// let mut predictor = Predictor::new(&model, 160, &Options::default())?;
+/// let grey = Image::new(200, 100, vec![114; 3 * 200 * 100]);
+/// let predictions = predictor.find(Path::new("grey.png"), &grey, &model)?;
+/// assert_eq!(predictions.detections.map(|found| found.len()), Some(0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub enum Predictor {
     /// Objects with places.
     Detector(Detector),

@@ -135,6 +135,15 @@ impl Composition {
 }
 
 /// Finds the groups of a graph that passed [`Graph::check`].
+///
+/// ```
+/// use secateurs::{group::groups, zoo::simple_cnn::simple_cnn};
+///
+/// let groups = groups(&simple_cnn(10)?);
+/// let widths: Vec<usize> = groups.groups.iter().map(|group| group.width()).collect();
+/// assert_eq!(widths, [32, 64, 128]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn groups(graph: &Graph) -> Groups {
     // 1. One atom per channel, merged where tied.
     let atoms::Atoms { channels, count, heads } = atoms::trace(graph);

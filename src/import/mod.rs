@@ -23,7 +23,20 @@ use archive::Archive;
 use checkpoint::Checkpoint;
 use std::path::Path;
 
-/// Reads a model from a checkpoint, from safetensors, or from our own file.
+/// Reads a model from a checkpoint (ultralytics `.pt`), from safetensors, or from our own file.
+///
+/// ```
+/// # use secateurs::{import, model, zoo};
+/// # let graph = zoo::simple_cnn::simple_cnn(10)?;
+/// # let zeros = |shape: Vec<usize>| model::Tensor::new(shape.clone(), vec![0.0; shape.iter().product()]);
+/// # let weights = graph.params().into_iter().map(|p| (p.key, zeros(p.shape))).collect();
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("best.safetensors");
+/// # model::save(&model::Model::new(graph, weights, model::Info::default())?, &path)?;
+/// let model = import::load(&path)?;
+/// assert_eq!(model.graph.head.task(), "classify");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// If the file cannot be read, is damaged or hostile, or holds a network that is not supported.

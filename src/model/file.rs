@@ -58,6 +58,19 @@ pub const MAX_FILE: u64 = 8 << 30;
 
 /// Reads a model file.
 ///
+/// ```
+/// use secateurs::model::{load, save};
+/// # let demo = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pipeline/demo.safetensors"));
+/// # let model = secateurs::model::from_bytes(std::path::Path::new("demo.safetensors"), demo)?;
+/// # let path = std::env::temp_dir().join(format!("secateurs-load-{}.safetensors", std::process::id()));
+///
+/// save(&model, &path)?;
+/// let same = load(&path)?;
+/// assert_eq!(same.graph, model.graph);
+/// # std::fs::remove_file(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// If the file cannot be read, is not safetensors, is not ours, or its parts do not fit.
 pub fn load(path: &Path) -> Result<Model, FileError> {

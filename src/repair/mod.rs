@@ -116,7 +116,27 @@ pub enum RepairError {
     },
 }
 
-/// The cut model, repaired toward the original it was cut from.
+/// The pruned model, repaired toward the original that it was pruned from.
+///
+/// ```
+/// use secateurs::group::groups;
+/// use secateurs::repair::{Calibration, Method, repair};
+/// use secateurs::surgery::{Selection, cut};
+/// # let demo = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pipeline/demo.safetensors"));
+/// # let model = secateurs::model::from_bytes(std::path::Path::new("demo.safetensors"), demo)?;
+///
+/// let groups = groups(&model.graph);
+/// let widths: Vec<usize> = groups.groups.iter().map(|group| group.width() / 2).collect();
+/// let selection = Selection::first(&groups, &widths);
+/// let pruned = cut(&model, &groups, &selection)?;
+/// // Real use takes a few dozen images; the network has to see what it will see.
+/// let image = |i: usize| (0..3 * 64 * 64).map(|at| ((at * (i + 7)) % 251) as f32 / 250.0).collect();
+/// let images: Vec<Vec<f32>> = (0..2).map(image).collect();
+/// let calibration = Calibration { images: &images, height: 64, width: 64, ridge: 1e-3, seed: 0, sensitivity: None };
+/// let repaired = repair(&model, &groups, &selection, &pruned, Method::BatchNorm, &calibration, &mut |_, _| {})?;
+/// assert_eq!(repaired.graph, pruned.graph);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// If there are no images, a layer cannot be run, or its equations cannot be solved.

@@ -6,6 +6,22 @@ use super::{Certificate, Options, Problem, Progress, SearchError, Solution, chec
 
 /// Finds widths that meet the budgets at the least loss.
 ///
+/// ```
+/// use secateurs::search::{Factor, Options, Problem, Variable, solve};
+///
+/// let group = |name: &str, loss: [f64; 2]| Variable { name: name.into(), widths: vec![8, 16], loss: loss.to_vec() };
+/// let mut problem = Problem {
+///     variables: vec![group("a", [0.5, 0.0]), group("b", [0.1, 0.0])],
+///     // Milliseconds of a layer between both groups, for every pair of widths; those of `b` run fastest.
+///     factors: vec![Factor { scope: vec![0, 1], table: vec![1.0, 2.0, 2.0, 4.0] }],
+///     ..Problem::default()
+/// };
+/// problem.budget.latency_ms = Some(2.0);
+/// let solution = solve(&problem, &Options::default(), &mut |_| {})?;
+/// assert_eq!((solution.levels, solution.gap), (vec![1, 0], 0.0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`SearchError::InvalidProblem`] if sizes do not match or a number is not finite or negative;
 /// [`SearchError::Infeasible`] if no plan was found, with the proof if there is one.

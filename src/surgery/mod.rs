@@ -86,6 +86,20 @@ pub enum SurgeryError {
 
 /// The model without the channels that the selection leaves out.
 ///
+/// ```
+/// use secateurs::group::groups;
+/// use secateurs::surgery::{Selection, cut};
+/// # let demo = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pipeline/demo.safetensors"));
+/// # let model = secateurs::model::from_bytes(std::path::Path::new("demo.safetensors"), demo)?;
+///
+/// let groups = groups(&model.graph);
+/// // The first half of every group is kept.
+/// let widths: Vec<usize> = groups.groups.iter().map(|group| group.width() / 2).collect();
+/// let pruned = cut(&model, &groups, &Selection::first(&groups, &widths))?;
+/// assert!(pruned.weight_bytes() < model.weight_bytes() / 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// If the selection is not legal for these groups (empty group, unequal heads, wrong positions), or the
 /// result does not have the widths asked for.

@@ -58,6 +58,16 @@ pub enum ExportError {
 
 /// The bytes of an ONNX file for images of `height` x `width`, as [`file()`] makes it.
 ///
+/// ```
+/// use secateurs::emit::onnx;
+/// # let demo = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pipeline/demo.safetensors"));
+/// # let model = secateurs::model::from_bytes(std::path::Path::new("demo.safetensors"), demo)?;
+///
+/// let bytes = onnx::export(&model, 160, 160)?;
+/// assert!(bytes.len() > model.weight_bytes() / 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// As [`file()`].
 pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, ExportError> {
