@@ -1,5 +1,5 @@
-//! The stages of a pruning job as library calls: load, groups, rank, search, cut, repair, export. Prunes the embedded demo
-//! detector to 60 % of its estimated latency, without fine-tuning, and writes it as ONNX and as a model file.
+//! The stages of a pruning job as library calls: load, groups, rank, search, cut, repair, export. Prunes the embedded
+//! demo detector to 60 % of its estimated latency, without fine-tuning, and writes it as ONNX and as a model file.
 //!
 //!     cargo run --release --example prune_by_hand -- [FOLDER]
 

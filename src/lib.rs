@@ -1,20 +1,20 @@
-//! `secateurs` cuts the channels of a trained CNN until it meets a latency and a memory budget on a
-//! given device, repairs and fine-tunes what is left, and emits it with the binary that runs it.
+//! `secateurs` prunes the channels of a trained CNN until it meets a latency and a memory budget on a
+//! given device, repairs and fine-tunes the pruned model, and emits it with the binary that runs it.
 //!
-//! The modules form floors; each imports only lower ones (`ARCHITECTURE.md` has the map, and
+//! The modules form layers; each imports only lower ones (`ARCHITECTURE.md` has the map, and
 //! `tests/floors` checks it). Without the feature `toolkit` only the lean runtime compiles: what
 //! an emitted inference binary needs, with no candle in it.
 
-// Floor 0
+// Layer 0
 pub mod board;
 pub mod files;
 pub mod graph;
 pub mod kernels;
-// Floor 1
+// Layer 1
 pub mod engine;
 pub mod model;
 pub mod vision;
-// Floor 2
+// Layer 2
 #[cfg(feature = "candle")]
 pub mod backend;
 pub mod detector;
@@ -26,7 +26,7 @@ pub mod import;
 pub mod profile;
 #[cfg(feature = "tools")]
 pub mod zoo;
-// Floor 3
+// Layer 3
 #[cfg(feature = "tools")]
 pub mod group;
 #[cfg(feature = "toolkit")]
@@ -43,14 +43,14 @@ pub mod repair;
 pub mod search;
 #[cfg(feature = "tools")]
 pub mod surgery;
-// Floor 4
+// Layer 4
 #[cfg(feature = "tools")]
 pub mod data;
 #[cfg(feature = "tools")]
 pub mod eval;
 #[cfg(feature = "toolkit")]
 pub mod train;
-// Floor 5
+// Layer 5
 pub mod bench;
 #[cfg(feature = "tools")]
 pub mod emit;
@@ -58,6 +58,6 @@ pub mod emit;
 pub mod report;
 #[cfg(feature = "tools")]
 pub mod session;
-// Floor 6
+// Layer 6
 #[cfg(feature = "toolkit")]
 pub mod pipeline;

@@ -183,7 +183,7 @@ impl Net {
                 _ => candle_core::bail!("a sum of {} tensors", inputs.len()),
             },
             Op::Attention(attention) => attend(attention, x),
-            Op::Values(attention) => {
+            Op::AttentionValues(attention) => {
                 let (n, _, h, w) = x.dims4()?;
                 let [_, _, values] = packed(attention, x)?;
                 values.reshape((n, attention.heads * attention.head_dim, h, w))

@@ -193,7 +193,7 @@ fn the_other_operations_have_right_gradients_on_both_paths() {
         (Op::Upsample { factor: 3 }, [2, 2, 2, 3]),
         (Op::Slice { start: 1, len: 2 }, [2, 4, 2, 3]),
         (Op::Attention(attention), [2, 14, 2, 3]),
-        (Op::Values(attention), [2, 14, 2, 3]),
+        (Op::AttentionValues(attention), [2, 14, 2, 3]),
         (Op::GlobalAvgPool, [2, 3, 2, 3]),
         (deconv(true, 2), [2, 3, 2, 3]),
         (deconv(false, 3), [1, 3, 1, 2]),
@@ -221,7 +221,7 @@ fn a_whole_network_has_right_gradients_on_both_paths() {
         (Op::Concat, vec![2, 3, 5, 5]),                               // 6
         (Op::Conv(identity(conv("q", [8, 8], [1, 1], 1))), vec![6]),  // 7
         (Op::Attention(attention), vec![7]),                          // 8
-        (Op::Values(attention), vec![7]),                             // 9
+        (Op::AttentionValues(attention), vec![7]),                    // 9
         (Op::Conv(identity(conv("p", [4, 4], [3, 1], 4))), vec![9]),  // 10
         (Op::Add, vec![8, 10]),                                       // 11
         (Op::MaxPool { kernel: 2, stride: 2, padding: 0 }, vec![11]), // 12

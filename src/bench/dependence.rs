@@ -1,15 +1,16 @@
-//! How many independent frames a series of frames is worth.
+//! Effective sample size: to how many independent frames a series of frames is equivalent.
 //!
-//! Frames that follow each other resemble each other: a disturbance lasts for several, a machine is slower for a while. The
-//! share of frames above a threshold then varies more than a binomial one, by the design effect: the integrated
+//! Frames that follow each other resemble each other: a disturbance lasts for several, a machine is slower for a while.
+//! The share of frames above a threshold then varies more than a binomial one, by the design effect: the integrated
 //! autocorrelation time of the marks "above the threshold" (initial monotone sequence: Geyer, "Practical Markov chain
-//! Monte Carlo", Statistical Science 7, 1992). `n` frames bound a quantile as `n` over the design effect independent ones
-//! would (Heidelberger and Lewis, "Quantile estimation in dependent sequences", Operations Research 32, 1984; Vehtari et
-//! al., "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis 16, 2021, for quantiles).
+//! Monte Carlo", Statistical Science 7, 1992). `n` frames bound a quantile as `n` over the design effect independent
+//! ones would (Heidelberger and Lewis, "Quantile estimation in dependent sequences", Operations Research 32, 1984;
+//! Vehtari et al., "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis 16, 2021, for
+//! quantiles).
 //!
-//! Assumed is that the machine behaves, while it will be used, as it did while it was measured: the series is stationary,
-//! and what disturbs it comes and goes several times within it. What happens once, or never within it, no series
-//! shows.
+//! Assumed is that the machine behaves, while it will be used, as it did while it was measured: the series is
+//! stationary, and what disturbs it comes and goes several times within it. What happens once, or never within it, no
+//! series shows.
 
 /// Blocks of frames that are looked at; longer series have longer blocks.
 const BLOCKS: usize = 4000;
@@ -19,7 +20,7 @@ const BLOCKS: usize = 4000;
 const LEVELS: [usize; 5] = [50, 75, 90, 95, 97];
 
 /// The number of independent frames that bound the percentile as well as this series, at most its length.
-pub(super) fn worth(wall: &[f64], sorted: &[f64], percentile: usize) -> usize {
+pub(super) fn effective_size(wall: &[f64], sorted: &[f64], percentile: usize) -> usize {
     let count = wall.len();
     let level = |percentile: usize| sorted.get((count * percentile).div_ceil(100).saturating_sub(1));
     let effect = |threshold: &f64| design_effect(&wall.iter().map(|ms| ms > threshold).collect::<Vec<_>>());

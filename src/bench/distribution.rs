@@ -1,7 +1,7 @@
 //! Percentiles of frame times, and what they are at most, whatever the distribution and though frames that follow each
 //! other resemble each other.
 
-use super::dependence::worth;
+use super::dependence::effective_size;
 use serde::{Deserialize, Serialize};
 
 /// Confidence of the upper bounds.
@@ -22,20 +22,20 @@ pub struct Distribution {
     /// The same for the 95th percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p95_bound_ms: Option<f64>,
-    /// The same for the 99th percentile (needs what 299 independent runs are worth).
+    /// The same for the 99th percentile (needs an effective sample size of 299).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p99_bound_ms: Option<f64>,
-    /// Median of the processor times: all threads together.
+    /// Median of the CPU times: all threads together.
     pub cpu_p50_ms: f64,
     /// Frames on the clock.
     pub runs: usize,
-    /// How many independent frames these are worth for the bounds; 0 where nobody asked.
+    /// Effective sample size: the number of independent frames that give the same bounds; 0 where it was not computed.
     #[serde(default)]
     pub independent_runs: usize,
 }
 
 impl Distribution {
-    /// The distribution of wall and processor times, milliseconds per frame, in the order they ran: the order says how far
+    /// The distribution of wall and CPU times, milliseconds per frame, in the order they ran: the order says how far
     /// frames depend on each other. Without frames everything is 0.
     pub fn of(wall: &[f64], cpu: &[f64]) -> Self {
         let (order, wall, cpu) = (wall, sorted(wall), sorted(cpu));
@@ -48,22 +48,22 @@ impl Distribution {
             p50_bound_ms: bound(50),
             p95_bound_ms: bound(95),
             p99_bound_ms: bound(99),
-            independent_runs: worth(order, &wall, 99),
+            independent_runs: effective_size(order, &wall, 99),
             cpu_p50_ms: at(&cpu, 50),
             runs: wall.len(),
         }
     }
 }
 
-/// What a percentile of a series is at most with 95 % confidence; none when the series is too short, or worth too few
-/// independent values.
+/// What a percentile of a series is at most with 95 % confidence; none when its effective sample size is too
+/// small.
 pub fn upper_bound(series: &[f64], percentile: usize) -> Option<f64> {
     bound(series, &sorted(series), percentile)
 }
 
 /// The share of the values that as many independent ones would need below the bound is that of these.
 fn bound(series: &[f64], sorted: &[f64], percentile: usize) -> Option<f64> {
-    let independent = worth(series, sorted, percentile);
+    let independent = effective_size(series, sorted, percentile);
     let rank = bound_rank(independent, percentile)?;
     let at = (rank * sorted.len()).div_ceil(independent);
     sorted.get(at.clamp(1, sorted.len()) - 1).copied()
@@ -233,9 +233,9 @@ mod tests {
         let mut value = serde_json::to_value(&found).unwrap();
         // Independent frames, of which some are given away because nobody knows that they are.
         let keys = ["p50_bound_ms", "p95_bound_ms", "p99_bound_ms", "independent_runs"];
-        let [p50, p95, p99, worth] = keys.map(|key| value[key].as_f64().unwrap());
+        let [p50, p95, p99, runs] = keys.map(|key| value[key].as_f64().unwrap());
         assert!((526.0..=540.0).contains(&p50) && (962.0..=968.0).contains(&p95), "{p50}, {p95}");
-        assert!((996.0..=999.0).contains(&p99) && (500.0..=1000.0).contains(&worth), "{p99}, {worth}");
+        assert!((996.0..=999.0).contains(&p99) && (500.0..=1000.0).contains(&runs), "{p99}, {runs}");
         keys.iter().for_each(|key| assert!(value.as_object_mut().unwrap().remove(*key).is_some()));
         let expected = serde_json::json!({
             "p50_ms": 500.0, "p95_ms": 950.0, "p99_ms": 990.0, "cpu_p50_ms": 2.0, "runs": 1000

@@ -11,7 +11,7 @@ use std::time::Instant;
 pub struct Samples {
     /// Wall times.
     pub wall: Vec<f64>,
-    /// Processor times, all threads together.
+    /// CPU times, all threads together.
     pub cpu: Vec<f64>,
 }
 
@@ -50,9 +50,9 @@ pub fn time<E>(warmup: usize, runs: usize, frame: &mut dyn FnMut() -> Result<(),
     Ok(samples)
 }
 
-/// Two kinds of frames measured in turn.
+/// Interleaved times of two kinds of frames.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pair {
+pub struct PairedTimes {
     /// The first.
     pub a: Distribution,
     /// The second.
@@ -63,11 +63,11 @@ pub struct Pair {
     pub pair_ratio: f64,
     /// What `pair_ratio` is at most with 95 % confidence, where there are pairs enough.
     pub pair_ratio_bound: Option<f64>,
-    /// Median processor time of `b` over that of `a`.
+    /// Median CPU time of `b` over that of `a`.
     pub cpu_ratio: f64,
 }
 
-/// Runs two kinds of frames in turn, `runs` each, as A B B A A B B A: neither always follows the other.
+/// Runs two kinds of frames interleaved, `runs` each, as A B B A A B B A: neither always follows the other.
 ///
 /// # Errors
 /// The first that a frame gives.
@@ -76,7 +76,7 @@ pub fn compare<E>(
     runs: usize,
     a: &mut dyn FnMut() -> Result<(), E>,
     b: &mut dyn FnMut() -> Result<(), E>,
-) -> Result<Pair, E> {
+) -> Result<PairedTimes, E> {
     for _ in 0..warmup {
         a()?;
         b()?;
@@ -91,11 +91,11 @@ pub fn compare<E>(
             of_a.take(a)?;
         }
     }
-    Ok(Pair::of(&of_a, &of_b))
+    Ok(PairedTimes::of(&of_a, &of_b))
 }
 
-impl Pair {
-    /// Compares frames that ran in turn.
+impl PairedTimes {
+    /// Compares interleaved frames.
     pub fn of(a: &Samples, b: &Samples) -> Self {
         let ratios: Vec<f64> = a.wall.iter().zip(&b.wall).map(|(a, b)| over(*b, *a)).collect();
         let (a, b) = (a.distribution(), b.distribution());
@@ -166,9 +166,9 @@ mod tests {
     fn ratios_are_of_the_second_to_the_first() {
         let a = Samples { wall: vec![4.0, 8.0, 2.0], cpu: vec![1.0; 3] };
         let b = Samples { wall: vec![2.0, 2.0, 2.0], cpu: vec![3.0; 3] };
-        let pair = Pair::of(&a, &b);
+        let pair = PairedTimes::of(&a, &b);
         assert_eq!((pair.ratio, pair.pair_ratio, pair.cpu_ratio), (0.5, 0.5, 3.0));
-        assert_eq!(Pair::of(&Samples::default(), &Samples::default()).ratio, 1.0);
+        assert_eq!(PairedTimes::of(&Samples::default(), &Samples::default()).ratio, 1.0);
     }
 
     #[test]
@@ -176,9 +176,9 @@ mod tests {
         let mut left = 3;
         let mut frame = || {
             left -= 1;
-            if left == 0 { Err("gone") } else { Ok(()) }
+            if left == 0 { Err("stopped") } else { Ok(()) }
         };
-        assert_eq!(time(1, 5, &mut frame), Err("gone"));
+        assert_eq!(time(1, 5, &mut frame), Err("stopped"));
         let mut order = Vec::new();
         let found = phases::<3, ()>(1, 1, &mut |phase| {
             order.push(phase);

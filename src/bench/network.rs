@@ -1,6 +1,6 @@
-//! Times a model in the engine, alone or in turn with another.
+//! Times a model in the engine, alone or interleaved with another.
 
-use super::{Distribution, Pair, compare, peak_resident, phases, time};
+use super::{Distribution, PairedTimes, compare, peak_resident, phases, time};
 use crate::detector::{Detector, DetectorError};
 use crate::engine::{self, Engine, EngineError};
 use crate::model::{Model, ModelError};
@@ -40,7 +40,7 @@ pub struct Options {
     pub imgsz: usize,
     /// Threads of the engine.
     pub threads: usize,
-    /// Whether every thread is bound to a processor.
+    /// Whether every thread is bound to a CPU core.
     pub pin: bool,
     /// Frames off the clock.
     pub warmup: usize,
@@ -78,7 +78,7 @@ pub struct Measured {
     pub phases: Option<Phases>,
     /// The comparison with another network, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub against: Option<Versus>,
+    pub against: Option<PairedNetwork>,
 }
 
 /// Median milliseconds of a frame's phases.
@@ -94,9 +94,9 @@ pub struct Phases {
     pub total_ms: f64,
 }
 
-/// Another network that ran in turn with the measured one.
+/// The other network of a paired measurement, and the ratios of the measured one to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Versus {
+pub struct PairedNetwork {
     /// Time of the other network.
     #[serde(flatten)]
     pub latency: Distribution,
@@ -109,7 +109,7 @@ pub struct Versus {
     /// What that is at most with 95 % confidence, where there are pairs enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair_ratio_bound: Option<f64>,
-    /// Median processor time of the measured network over the other's.
+    /// Median CPU time of the measured network over the other's.
     pub cpu_ratio: f64,
 }
 
@@ -152,7 +152,7 @@ impl fmt::Display for Measured {
     }
 }
 
-/// Times two compiled networks in turn on one input.
+/// Times two compiled networks interleaved on one input.
 ///
 /// # Errors
 /// As [`Engine::run`].
@@ -162,7 +162,7 @@ pub fn interleave(
     input: &[f32],
     warmup: usize,
     runs: usize,
-) -> Result<Pair, EngineError> {
+) -> Result<PairedTimes, EngineError> {
     compare(warmup, runs, &mut || a.run(input), &mut || b.run(input))
 }
 
@@ -177,15 +177,15 @@ pub fn measure(model: &Model, options: &Options) -> Result<Measured, BenchError>
     finish(model, options, samples.distribution(), engine, None)
 }
 
-/// Times a network in turn with another one.
+/// Times a network interleaved with another one.
 ///
 /// # Errors
 /// If the engine refuses one of the models or the image size.
-pub fn versus(model: &Model, other: &Model, options: &Options) -> Result<Measured, BenchError> {
+pub fn measure_paired(model: &Model, other: &Model, options: &Options) -> Result<Measured, BenchError> {
     let (mut one, mut two) = (compile(model, options)?, compile(other, options)?);
     let input = picture(model.graph.input_channels(), options.imgsz);
     let pair = interleave(&mut two, &mut one, &input, options.warmup, options.runs)?;
-    let against = Versus {
+    let against = PairedNetwork {
         latency: pair.a,
         peak_memory_bytes: two.memory().total(),
         ratio: pair.ratio,
@@ -206,7 +206,7 @@ fn finish(
     options: &Options,
     latency: Distribution,
     engine: Engine,
-    against: Option<Versus>,
+    against: Option<PairedNetwork>,
 ) -> Result<Measured, BenchError> {
     let peak_memory_bytes = engine.memory().total();
     drop(engine);

@@ -1,4 +1,4 @@
-//! Time per layer, held against what the machine could do.
+//! Time per layer, compared with the measured peak FLOP/s.
 
 use super::distribution::median;
 use super::network::{Options, compile, picture};
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// How long the machine's peak is measured.
 const PEAK_TIME: Duration = Duration::from_millis(300);
 
-/// Where a frame's time goes.
+/// Time of a frame, step by step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Profile {
     /// Multiply-adds in registers that one core was seen to do, 1e9 operations per second (a multiply-add is two).
@@ -25,8 +25,9 @@ pub struct Profile {
     pub imgsz: usize,
     /// Milliseconds of all steps together.
     pub total_ms: f64,
-    /// Milliseconds that the network's arithmetic would take at the peak of all threads.
-    pub floor_ms: f64,
+    /// Lower bound: milliseconds that the network's arithmetic would take at the peak of all threads.
+    #[serde(rename = "floor_ms")]
+    pub lower_bound_ms: f64,
     /// Every step in the order it runs.
     pub steps: Vec<Step>,
 }
@@ -84,7 +85,7 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
         threads: options.threads,
         imgsz: side,
         total_ms: steps.iter().map(|step| step.ms).sum(),
-        floor_ms: 2.0 * macs.iter().sum::<usize>() as f64 / (reachable * 1e6),
+        lower_bound_ms: 2.0 * macs.iter().sum::<usize>() as f64 / (reachable * 1e6),
         steps,
     })
 }
@@ -132,13 +133,13 @@ impl fmt::Display for Profile {
         }
         writeln!(
             f,
-            "{} px, {} thread(s): {:.2} ms; the floor at {:.0} GFLOP/s per core is {:.2} ms ({:.2}x)",
+            "{} px, {} thread(s): {:.2} ms; the lower bound at {:.0} GFLOP/s per core is {:.2} ms ({:.2}x)",
             self.imgsz,
             self.threads,
             self.total_ms,
             self.peak_gflops,
-            self.floor_ms,
-            over(self.total_ms, self.floor_ms)
+            self.lower_bound_ms,
+            over(self.total_ms, self.lower_bound_ms)
         )
     }
 }

@@ -1,4 +1,5 @@
-//! Times the layers of many networks in turn, given their structure alone: values do not change how long they take.
+//! Times the layers of many networks, interleaved, given their structure alone: values do not change how long they
+//! take.
 
 use super::BenchError;
 use crate::board;
@@ -113,7 +114,7 @@ fn filled(graph: &Graph) -> Result<Model, ModelError> {
         let len = param.shape.iter().product();
         weights.insert(param.key.clone(), Tensor::new(param.shape.clone(), (0..len).map(value).collect()));
     }
-    // The ranges of whole numbers do not change how long they take either.
+    // The ranges of int8 layers do not change how long they take either.
     let ranges = graph.nodes.iter().map(|node| (node.name.clone(), [-1.0, 1.0])).collect();
     Model::new(graph.clone(), weights, Info { ranges, ..Info::default() })
 }

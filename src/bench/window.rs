@@ -1,4 +1,5 @@
-//! A short stretch of frames with everything that is needed to decide, elsewhere, whether they can be believed.
+//! A window: a short series of frames with the state of the machine, from which `board` judges whether it was idle and
+//! not throttled.
 
 use super::network::{BenchError, Options, Phases, compile, picture, split};
 use super::{Samples, peak_resident};
@@ -21,11 +22,11 @@ pub struct Window {
     pub states: Vec<State>,
     /// Milliseconds from the first to the last state.
     pub elapsed_ms: f64,
-    /// Processor milliseconds of this process meanwhile.
+    /// CPU milliseconds of this process meanwhile.
     pub own_cpu_ms: f64,
     /// The network.
     pub network: Recording,
-    /// The network that ran in turn with it, where there was one.
+    /// The network that was interleaved with it, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against: Option<Recording>,
     /// The most memory the whole process had resident, bytes.
@@ -45,7 +46,7 @@ pub struct Recording {
     pub samples: Samples,
 }
 
-/// Runs a network, in turn with another one where one is given, and watches the machine below the root folder.
+/// Runs a network, interleaved with another one where one is given, and watches the machine below the root folder.
 /// `phases` also times the way from a photo to its detections, after the window.
 ///
 /// # Errors

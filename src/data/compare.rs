@@ -10,8 +10,8 @@ use std::path::PathBuf;
 /// The largest image file that is compared, bytes.
 const MAX_FILE: u64 = 256 << 20;
 
-/// Says so where images of `val` are among those that are trained on, by content: figures on them flatter. Only files of
-/// equal length are read.
+/// Says so where images of `val` are among those that are trained on, by content: figures on them flatter. Only files
+/// of equal length are read.
 pub fn overlap(train: &Dataset, val: &Dataset) -> Option<String> {
     let lengths: HashSet<u64> = train.items.par_iter().filter_map(length).collect();
     let alike: Vec<&Item> = val.items.par_iter().filter(|i| length(i).is_some_and(|n| lengths.contains(&n))).collect();

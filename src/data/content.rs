@@ -7,7 +7,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 impl Dataset {
-    /// SHA-256 in hex digits of class names, pictures and labels, in their order. Names and places of files do not count.
+    /// SHA-256 in hex digits of class names, pictures and labels, in their order. Names and places of files do not
+    /// count.
     ///
     /// # Errors
     /// Names the picture that cannot be read.

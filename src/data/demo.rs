@@ -1,9 +1,9 @@
 //! A detection set that is drawn, not downloaded: discs, squares and triangles between other shapes, on uneven grounds.
 //!
-//! It is not meant to be easy: sizes differ by a factor of five, shapes are turned, stretched, partly hidden or partly outside, of any
-//! colour and pattern, and stars, crosses and half discs must not be taken for them. Every picture depends on a seed and its number only,
-//! so that a model can be trained on them here and judged on fresh ones anywhere. The last bits of a picture also depend on the
-//! platform's sine and cosine.
+//! It is not meant to be easy: sizes differ by a factor of five, shapes are turned, stretched, partly hidden or partly
+//! outside, of any colour and pattern, and stars, crosses and half discs must not be taken for them. Every picture
+//! depends on a seed and its number only, so that a model can be trained on them here and judged on fresh ones
+//! anywhere. The last bits of a picture also depend on the platform's sine and cosine.
 
 mod ground;
 mod shape;
@@ -46,8 +46,9 @@ const MIN_SEEN: f32 = 0.6;
 /// Places tried for a shape before it is left out.
 const ATTEMPTS: usize = 12;
 
-/// Draws picture `index` of the endless series of `seed`: `size` x `size` pixels, and a box around what lies inside the picture of every
-/// disc, square and triangle (the part that others hide counts as there). About one picture in twenty is empty.
+/// Draws picture `index` of the endless series of `seed`: `size` x `size` pixels, and a box around what lies inside the
+/// picture of every disc, square and triangle (the part that others hide counts as there). About one picture in twenty
+/// is empty.
 pub fn draw(seed: u64, index: u64, size: usize) -> (Image, Vec<Label>) {
     let size = size.clamp(8, 4096);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -117,9 +118,9 @@ pub fn write(folder: &Path, train: usize, val: usize) -> Result<PathBuf, DataErr
     ensure(folder, train, val).map(|(yaml, _)| yaml)
 }
 
-/// Makes sure that a dataset of `train` and `val` pictures is in `folder`. The folder appears whole or not at all. In one
-/// that holds the same set already, pictures whose file or label file is missing, or not as it was written, are drawn
-/// again. Gives the path of its `data.yaml`, and how many pictures were drawn again.
+/// Makes sure that a dataset of `train` and `val` pictures is in `folder`. The folder appears whole or not at all. In
+/// one that holds the same set already, pictures whose file or label file is missing, or not as it was written, are
+/// drawn again. Gives the path of its `data.yaml`, and how many pictures were drawn again.
 ///
 /// # Errors
 /// If the folder exists with other contents, or cannot be written.
@@ -129,7 +130,7 @@ pub fn ensure(folder: &Path, train: usize, val: usize) -> Result<(PathBuf, usize
     let same = |yaml: &Path| files::read(yaml, 1 << 16).is_ok_and(|found| found == text.as_bytes());
     let all = pictures(train, val);
     if same(&yaml) {
-        return Ok((yaml, mend(folder, &all)?));
+        return Ok((yaml, restore(folder, &all)?));
     }
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         let taken = std::io::Error::new(
@@ -155,7 +156,7 @@ pub fn ensure(folder: &Path, train: usize, val: usize) -> Result<(PathBuf, usize
 }
 
 /// Draws again what is not as the sums of a folder say, and gives how much that was.
-fn mend(folder: &Path, all: &[One]) -> Result<usize, DataError> {
+fn restore(folder: &Path, all: &[One]) -> Result<usize, DataError> {
     let sums_file = folder.join(SUMS);
     let known = files::read(&sums_file, 1 << 30).unwrap_or_default();
     let known = String::from_utf8_lossy(&known);

@@ -1,5 +1,5 @@
-//! The IDX files of MNIST and of sets in its form (LeCun, Cortes and Burges, "The MNIST database of handwritten digits",
-//! 1998): grey pictures of one size and one class number each, plain or compressed by gzip.
+//! The IDX files of MNIST and of sets in its form (LeCun, Cortes and Burges, "The MNIST database of handwritten
+//! digits", 1998): grey pictures of one size and one class number each, plain or compressed by gzip.
 //!
 //! A file says in its header how much follows. That much is read, and not a byte more: a small file that unpacks to a
 //! huge one is refused, and so is one that declares more pictures than its bytes can hold.
@@ -19,7 +19,7 @@ const MAX_BYTES: usize = 1 << 30;
 const MAX_RATIO: usize = 100;
 const SLACK: usize = 64 << 20;
 
-/// Pictures that are believed of a file of any size; further ones need four bytes each.
+/// Pictures that a file of any size may declare; further ones need four bytes each.
 const FREE_PICTURES: usize = 1000;
 
 /// The largest side of a picture.

@@ -1,4 +1,5 @@
-//! Label files: one object a line, `class cx cy w h`, or `class x1 y1 x2 y2 …` for an outline, all normalised to the image.
+//! Label files: one object a line, `class cx cy w h`, or `class x1 y1 x2 y2 …` for an outline, all normalised to the
+//! image.
 
 use super::{DataError, text};
 use crate::files;

@@ -146,8 +146,9 @@ pub enum DataError {
 }
 
 impl Dataset {
-    /// Reads one split (`train`, `val`, `test`; `valid` and `validation` are other names of `val`) of the dataset that a YAML
-    /// file describes, or that a folder of IDX files (MNIST) holds. A YAML file whose `path` is such a folder means it too.
+    /// Reads one split (`train`, `val`, `test`; `valid` and `validation` are other names of `val`) of the dataset that
+    /// a YAML file describes, or that a folder of IDX files (MNIST) holds. A YAML file whose `path` is such a folder
+    /// means it too.
     ///
     /// # Errors
     /// Names the file, and the line where there is one, that cannot be used.

@@ -121,8 +121,8 @@ impl Description {
         Ok(())
     }
 
-    /// The COCO annotations of a split that lie with the dataset: `annotations/instances_<split>.json`, or, as COCO itself
-    /// names them, with the year (`instances_val2017.json`).
+    /// The COCO annotations of a split that lie with the dataset: `annotations/instances_<split>.json`, or, as COCO
+    /// itself names them, with the year (`instances_val2017.json`).
     pub fn annotations(&self, split: &str, notes: &mut Vec<String>) -> Result<Option<PathBuf>, DataError> {
         let folder = self.root.join("annotations");
         let stems = self.entries(split)?.iter().filter_map(|entry| Path::new(entry).file_stem()?.to_str());
@@ -178,7 +178,7 @@ impl Search {
             } else if path.is_dir() {
                 self.walk(&path, depth + 1)?;
             } else if is_image(&path) && self.images.len() < MAX_IMAGES {
-                // A pipe or a dead link is told here, not when its turn comes.
+                // A pipe or a dead link is refused here, not when it is opened.
                 if !std::fs::metadata(&path).map_err(io(&path))?.is_file() {
                     let problem = std::io::Error::other("is a pipe, a socket or a device, expected an image file");
                     return Err(io(&path)(problem));

@@ -33,8 +33,8 @@ struct Raw {
     names: Option<Names>,
 }
 
-/// A text or a list of them. Read by hand: behind `untagged`, a class called `y` or `no` would be taken for a boolean, and
-/// one called `7` for a number.
+/// A text or a list of them. Read by hand: behind `untagged`, a class called `y` or `no` would be taken for a boolean,
+/// and one called `7` for a number.
 #[derive(Default)]
 struct Texts(Vec<String>);
 
@@ -118,10 +118,10 @@ pub(super) fn read(file: &Path) -> Result<Description, DataError> {
     if text.contains('\u{fffd}') && std::str::from_utf8(&bytes).is_err() {
         return Err(fail("is not UTF-8 text".into()));
     }
-    let raw: Raw = serde_saphyr::from_str(&text).map_err(|e| fail(told(&e)))?;
+    let raw: Raw = serde_saphyr::from_str(&text).map_err(|e| fail(explained(&e)))?;
     let nameless = |class: usize| {
         fail(format!(
-            "`names`: class {class} has no name (null); put the word in quotes if that is what the class is called"
+            "`names`: class {class} has no name (null); put the name in quotes if that is what the class is called"
         ))
     };
     let named = |(class, name): (usize, Option<String>)| name.ok_or_else(|| nameless(class));
@@ -160,8 +160,8 @@ pub(super) fn read(file: &Path) -> Result<Description, DataError> {
     Ok(Description { file: file.into(), root, astray, splits, names })
 }
 
-/// What is wrong with a description, for those who wrote it: the parser's own words are for programmers.
-fn told(error: &Error) -> String {
+/// What is wrong with a description, for those who wrote it: the parser's own message is for programmers.
+fn explained(error: &Error) -> String {
     let error = error.without_snippet();
     let line = error.location().map(|place| format!("line {}: ", place.line())).unwrap_or_default();
     match error {

@@ -18,8 +18,8 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// The pixels in a box of the image where the weighted sum of the prototypes `([masks, h, w], [h, w])` is above 0. The
-    /// prototypes lie over an input of `side` pixels; between them the sum is interpolated.
+    /// The pixels in a box of the image where the weighted sum of the prototypes `([masks, h, w], [h, w])` is above 0.
+    /// The prototypes lie over an input of `side` pixels; between them the sum is interpolated.
     pub fn new(
         coefficients: &[f32],
         (prototypes, [h, w]): (&[f32], [usize; 2]),

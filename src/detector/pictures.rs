@@ -13,24 +13,24 @@ const IMAGES: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"];
 /// Ends of the names of videos.
 const VIDEOS: [&str; 10] = ["mp4", "avi", "mov", "mkv", "webm", "m4v", "mpg", "mpeg", "wmv", "gif"];
 
-/// What the words of a command line name.
+/// The images that the arguments of a command line name.
 #[derive(Debug, Default, PartialEq)]
 pub struct Listed {
-    /// Image files in order, and between them why a word names none.
+    /// Image files in order, and between them why an argument names none.
     pub images: Vec<Result<PathBuf, String>>,
     /// What else the user should know.
     pub notes: Vec<String>,
 }
 
 impl Listed {
-    /// The names by position; those of words that name no image are empty.
+    /// The names by position; those of arguments that name no image are empty.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.images.iter().map(|image| image.as_deref().unwrap_or(Path::new("")))
     }
 }
 
-/// Lists the images of files, of folders (without those below), and of patterns such as `photos/*.jpg` that no shell has
-/// opened (with the feature `tools`). Names that begin with a dot are left out of folders and patterns.
+/// Lists the images of files, of folders (without those below), and of patterns such as `photos/*.jpg` that no shell
+/// has expanded (with the feature `tools`). Names that begin with a dot are left out of folders and patterns.
 pub fn list<P: AsRef<Path>>(words: &[P]) -> Listed {
     let mut listed = Listed::default();
     words.iter().for_each(|word| add(word.as_ref(), &mut listed));
@@ -102,8 +102,8 @@ pub struct SaveNames {
 }
 
 impl SaveNames {
-    /// Names for images, which keep their own where they can: `b/x.jpg` becomes `x-2.jpg` beside the `x.jpg` of `a/x.jpg`, and
-    /// what cannot be written in its own format becomes PNG.
+    /// Names for images, which keep their own where they can: `b/x.jpg` becomes `x-2.jpg` beside the `x.jpg` of
+    /// `a/x.jpg`, and what cannot be written in its own format becomes PNG.
     ///
     /// # Errors
     /// If the folder cannot be written to, or an image that is read would be replaced.
@@ -144,7 +144,7 @@ impl SaveNames {
     }
 }
 
-/// The image's own name, with an end that can be written. A word that named no image has a name that no file has.
+/// The image's own name, with an end that can be written. An argument that named no image gets a name that no file has.
 fn wanted(image: &Path) -> PathBuf {
     if image.as_os_str().is_empty() {
         return PathBuf::new();

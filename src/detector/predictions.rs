@@ -51,7 +51,7 @@ pub struct Labelled {
     /// x, y and the probability of being visible, where the network finds keypoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keypoints: Option<Vec<[f32; 3]>>,
-    /// The box as it is turned, where the network tells; `bbox` is then the upright one around it.
+    /// The box as it is turned, where the network predicts rotation; `bbox` is then the upright one around it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotated: Option<Rotated>,
 }

@@ -206,7 +206,7 @@ fn place(graph: &Graph, shapes: &[Shape], fused: &[Option<NodeId>]) -> Vec<Optio
         let node = graph.node(id);
         match &node.op {
             Op::Slice { start, .. } => parents[id.index()] = Some((node.inputs[0], *start)),
-            Op::Values(a) if a.heads == 1 => parents[id.index()] = Some((node.inputs[0], 2 * a.key_dim)),
+            Op::AttentionValues(a) if a.heads == 1 => parents[id.index()] = Some((node.inputs[0], 2 * a.key_dim)),
             _ => {}
         }
     }
@@ -433,8 +433,8 @@ impl<'a> Emitter<'a> {
                 let shared = self.workspace(Shape { c: needed, h: 1, w: 1 });
                 Action::Attention { op: *op, src: from(self, 0), dst, shared }
             }
-            Op::Values(a) if a.heads == 1 => return,
-            Op::Values(op) => Action::Values { op: *op, src: from(self, 0), dst },
+            Op::AttentionValues(a) if a.heads == 1 => return,
+            Op::AttentionValues(op) => Action::Values { op: *op, src: from(self, 0), dst },
             Op::GlobalAvgPool => Action::Average { src: from(self, 0), dst },
         };
         self.push(id, action);

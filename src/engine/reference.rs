@@ -34,7 +34,7 @@ pub fn run(model: &Model, input: &[f32], height: usize, width: usize) -> Result<
             }
             Op::Add => from(0).0.iter().zip(from(1).0).map(|(a, b)| a + b).collect(),
             Op::Attention(a) => attention(a, from(0)),
-            Op::Values(a) => values(a, from(0)),
+            Op::AttentionValues(a) => values(a, from(0)),
             Op::GlobalAvgPool => {
                 let (x, s) = from(0);
                 x.chunks(s.area()).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect()

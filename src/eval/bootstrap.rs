@@ -15,8 +15,8 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// Evaluates `figure` on `rounds` resamples of `0..images`; the same seed always draws the same samples, so that two models can be
-/// compared pair by pair.
+/// Evaluates `figure` on `rounds` resamples of `0..images`; the same seed always draws the same samples, so that two
+/// models can be compared pair by pair.
 pub fn bootstrap(images: usize, rounds: usize, seed: u64, mut figure: impl FnMut(&[usize]) -> f64) -> Interval {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut values: Vec<f64> = (0..rounds.max(1))

@@ -33,8 +33,8 @@ struct Answer {
     loss: f64,
 }
 
-/// Runs a classifier on all pictures of a dataset, by `threads` engines of one thread each. `progress` is told how many more
-/// pictures are done.
+/// Runs a classifier on all pictures of a dataset, by `threads` engines of one thread each. `progress` gets how many
+/// more pictures are done.
 ///
 /// # Errors
 /// If the model is no classifier of the dataset's classes, cannot be run at this size, or a picture cannot be read.
@@ -49,7 +49,7 @@ pub fn accuracy(
     match model.graph.head {
         Head::Classify { nc } if nc == classes => {}
         Head::Classify { nc } => {
-            return Err(EvalError::Unfit(format!("the model tells {nc} classes, but the dataset names {classes}")));
+            return Err(EvalError::Unfit(format!("the model has {nc} classes, but the dataset names {classes}")));
         }
         _ => {
             let task = model.graph.head.task();

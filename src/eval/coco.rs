@@ -1,7 +1,8 @@
 //! The COCO detection metric: 12 figures, from matching per image, class and size to interpolated precision.
 //!
-//! Detections are matched greedily, best score first, each to the object it overlaps most that is still free; crowd regions and objects
-//! outside the size range only absorb. Precision is read at 101 recalls. Equal scores keep the order they came in.
+//! Detections are matched greedily, best score first, each to the object it overlaps most that is still free; crowd
+//! regions and objects outside the size range only absorb. Precision is read at 101 recalls. Equal scores keep the
+//! order they came in.
 
 use super::objects::{Detected, Truth, thresholds};
 use rayon::prelude::*;
@@ -111,8 +112,8 @@ pub fn evaluate(classes: usize, truths: &[Truth], found: &[Detected]) -> CocoSta
     summarise(&curves)
 }
 
-/// Share of every class's objects that are found with a confidence of `least` and more, at IoU 0.50; none where a class has
-/// no objects.
+/// Share of every class's objects that are found with a confidence of `least` and more, at IoU 0.50; none where a class
+/// has no objects.
 pub fn class_recall(classes: usize, truths: &[Truth], found: &[Detected], least: f64) -> Vec<Option<f64>> {
     let sure: Vec<Detected> = found.iter().filter(|f| f.score >= least).copied().collect();
     let of_class = |images: &ByImage| {

@@ -105,8 +105,8 @@ pub fn check_annotations(dataset: &Dataset) -> Result<(), EvalError> {
 }
 
 impl Prepared {
-    /// Reads and letterboxes all images of a split into squares of `imgsz`. Where the dataset has COCO annotations for the split,
-    /// they are the truth, with their crowd regions and areas; else the label files are.
+    /// Reads and letterboxes all images of a split into squares of `imgsz`. Where the dataset has COCO annotations for
+    /// the split, they are the truth, with their crowd regions and areas; else the label files are.
     ///
     /// # Errors
     /// If an image or the annotations cannot be read, or the size is absurd.
@@ -141,11 +141,12 @@ impl Prepared {
         self.pictures.is_empty()
     }
 
-    /// Everything a model finds, in pixels of the source images, by `threads` engines of one thread each. `progress` is told
-    /// how many more images are done.
+    /// Everything a model finds, in pixels of the source images, by `threads` engines of one thread each. `progress`
+    /// gets the number of images done since the last call.
     ///
     /// # Errors
-    /// If the model is no detector of the dataset's classes, cannot be run at this size, or an image has become unreadable.
+    /// If the model is no detector of the dataset's classes, cannot be run at this size, or an image has become
+    /// unreadable.
     pub fn find(
         &self,
         model: &Model,
@@ -223,8 +224,8 @@ impl Prepared {
         Ok(self.score(&self.find(model, threads, &|_| {})?))
     }
 
-    /// How much the mAP50-95 (COCO rules) of one model's detections, less that of another's where given, would vary with
-    /// other images.
+    /// How much the mAP50-95 (COCO rules) of one model's detections, less that of another's where given, would vary
+    /// with other images.
     pub fn interval(&self, found: &[Detected], less: Option<&[Detected]>, rounds: usize, seed: u64) -> Interval {
         let matches = |found: &[Detected]| coco::Matches::new(self.names.len(), &self.truths, found);
         let (one, other) = (matches(found), less.map(matches));

@@ -1,19 +1,20 @@
-//! The numbers that a network computes with.
+//! The dtype that a network computes in: f32, f16 or int8.
 
 use super::{Conv, Graph, NodeId, Op};
 use serde::{Deserialize, Serialize};
 
-/// The numbers of the convolutions that [`Graph::layer_dtypes`] names; the others are f32, and so are the tensors between
-/// the layers.
+/// Dtype of the convolutions that [`Graph::layer_dtypes`] names; the others are f32, and so are the tensors between the
+/// layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32-bit floating point.
     #[default]
     F32,
-    /// 16-bit floating point, IEEE 754 binary16. Processors without such arithmetic compute in f32 with weights of 16 bits.
+    /// 16-bit floating point, IEEE 754 binary16. A CPU without f16 arithmetic stores the weights in f16 and computes in
+    /// f32.
     F16,
-    /// 8-bit whole numbers.
+    /// 8-bit integers.
     Int8,
 }
 
@@ -41,13 +42,13 @@ impl Dtype {
     }
 }
 
-/// The most products of 0..=255 with -127..=127 whose sum an i32 surely holds.
+/// The most products of 0..=255 with -127..=127 whose sum fits an i32.
 pub const MAX_INT8_DEPTH: usize = i32::MAX as usize / (255 * 127);
 
 impl Graph {
-    /// For every node the numbers that it computes with. Where the graph is not f32, all dense convolutions are of its
-    /// numbers but those that read the image (few channels, and all that the network knows) and those whose outputs the
-    /// caller reads (what they say is not refined by any layer behind them).
+    /// Dtype of every node. Where the graph is not f32, all dense convolutions compute in its dtype but those that read
+    /// the image (few channels, and all the information there is) and those whose outputs the caller reads (no later
+    /// layer corrects their errors).
     pub fn layer_dtypes(&self) -> Vec<Dtype> {
         let narrow = |id: NodeId| match &self.node(id).op {
             Op::Conv(conv) => {
@@ -61,7 +62,7 @@ impl Graph {
         self.ids().map(|id| if narrow(id) { self.dtype } else { Dtype::F32 }).collect()
     }
 
-    /// The dense convolutions that compute in numbers of the graph's type, unless that is f32.
+    /// The dense convolutions that compute in the graph's dtype, unless that is f32.
     pub fn narrow_convs(&self) -> impl Iterator<Item = (NodeId, &Conv)> {
         let dtypes = self.layer_dtypes();
         self.convs().filter(move |(id, _)| !dtypes[id.index()].is_f32())

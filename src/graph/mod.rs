@@ -4,7 +4,7 @@
 //! execution order. An operator ([`Op`]) is a closed enum: what the engine, the candle backend,
 //! the grouping and the exporters must handle is what the compiler makes them handle.
 //!
-//! This floor knows no tensor values and no file format. Tensors it needs are named by keys.
+//! This module knows no tensor values and no file format. Tensors it needs are named by keys.
 
 mod cost;
 mod dtype;
@@ -54,7 +54,7 @@ pub struct Graph {
     pub outputs: Vec<NodeId>,
     /// The meaning of the outputs.
     pub head: Head,
-    /// The numbers that its convolutions compute with.
+    /// What its convolutions compute in.
     #[serde(default, skip_serializing_if = "Dtype::is_f32")]
     pub dtype: Dtype,
 }
@@ -96,7 +96,7 @@ pub struct Param {
     pub key: String,
     /// Shape in the order of PyTorch: `[c_out, c_in / groups, k, k]` or `[c_out]`.
     pub shape: Vec<usize>,
-    /// Whether an optimiser may change it (running statistics are not trained).
+    /// Whether an optimizer may change it (running statistics are not trained).
     pub trainable: bool,
 }
 
@@ -176,7 +176,7 @@ impl Graph {
     /// counts, zero or absurd sizes, duplicate names, outputs that the head does not describe.
     ///
     /// # Errors
-    /// Names the first layer at fault.
+    /// Names the first layer that is wrong.
     pub fn check(&self) -> Result<(), GraphError> {
         shape::check(self)
     }

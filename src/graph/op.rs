@@ -109,7 +109,7 @@ pub struct ConvTranspose {
     pub c_in: usize,
     /// Output channels.
     pub c_out: usize,
-    /// Enlargement of both sides.
+    /// Upsampling factor of both sides.
     pub factor: usize,
 }
 
@@ -137,7 +137,7 @@ pub struct Attention {
     pub key_dim: usize,
     /// Channels of a value per head.
     pub head_dim: usize,
-    /// Factor on the logits. Kept when queries are cut: it belongs to the trained function.
+    /// Factor on the logits. Kept when queries are pruned: it belongs to the trained function.
     pub scale: f32,
 }
 
@@ -175,7 +175,7 @@ pub enum Op {
         /// Positions added on every side.
         padding: usize,
     },
-    /// Nearest-neighbour enlargement.
+    /// Nearest-neighbour upsampling.
     Upsample {
         /// Integer factor of both sides.
         factor: usize,
@@ -194,7 +194,8 @@ pub enum Op {
     /// `softmax(scale * q^T k)` applied to the values: `[N, heads * head_dim, H, W]`.
     Attention(Attention),
     /// The values of a packed attention input, `[N, heads * head_dim, H, W]`.
-    Values(Attention),
+    #[serde(rename = "values")]
+    AttentionValues(Attention),
     /// Mean over all positions, `[N, C, 1, 1]`.
     GlobalAvgPool,
 }

@@ -99,7 +99,7 @@ fn infer(node: &Node, inputs: &[Shape], image: (usize, usize)) -> Result<Shape, 
             }
             first
         }
-        Op::Attention(a) | Op::Values(a) => Shape { c: a.heads * a.head_dim, ..first },
+        Op::Attention(a) | Op::AttentionValues(a) => Shape { c: a.heads * a.head_dim, ..first },
         Op::GlobalAvgPool => Shape { c: first.c, h: 1, w: 1 },
     })
 }
@@ -179,7 +179,7 @@ fn check_node(node: &Node, inputs: &[usize]) -> Result<usize, String> {
         },
         Op::Add if inputs[0] != inputs[1] => Err(format!("adds {} channels to {}", inputs[0], inputs[1])),
         Op::Add => Ok(first),
-        Op::Attention(a) | Op::Values(a) => {
+        Op::Attention(a) | Op::AttentionValues(a) => {
             small("heads", a.heads, 1, 1024)?;
             small("key_dim", a.key_dim, 1, 1 << 16)?;
             small("head_dim", a.head_dim, 1, 1 << 16)?;

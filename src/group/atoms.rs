@@ -92,7 +92,7 @@ fn channel_map(node: &Node, maps: &[Vec<u32>], ties: &mut Ties, attentions: &mut
             attentions.push((packed.clone(), a.heads));
             values
         }
-        Op::Values(a) => values(a, input(0)),
+        Op::AttentionValues(a) => values(a, input(0)),
     }
 }
 

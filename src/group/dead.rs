@@ -1,55 +1,55 @@
-//! What vanishes from a network when whole groups do.
+//! Dead nodes: what is removed from a network with whole groups.
 //!
 //! A tensor without channels is absent, and so is what is computed from absent tensors alone. A convolution that reads
-//! nothing is absent too, although its own channels may live on elsewhere: the sum it adds to goes on without it. That
-//! is how a residual block disappears. A join goes on with the members that are left.
+//! nothing is absent too, although its own channels may live on elsewhere: the sum that it is added to loses this
+//! operand. That is how a residual block is removed. A concatenation keeps the inputs that are left.
 
 use super::AtomId;
 use crate::graph::{Graph, NodeId, Op};
 
-/// Which nodes vanish, and which of the others are still needed.
+/// Which nodes are removed, and which of the others are still needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadNodes {
-    /// By node: whether its tensor is gone.
+    /// By node: whether its tensor is removed.
     pub absent: Vec<bool>,
     /// By node: whether an output still depends on it. Absent nodes and sums with one operand left are not needed.
     pub needed: Vec<bool>,
 }
 
 impl DeadNodes {
-    /// Follows the atoms that are gone through the graph; `channels` holds the atoms of every node.
+    /// Follows the removed atoms through the graph; `channels` holds the atoms of every node.
     ///
     /// # Errors
-    /// Names a node that would be left without a part that the network still counts on: a join with a member that is
-    /// gone although its channels are not, an attention without keys or without values, an output.
-    pub fn of(graph: &Graph, channels: &[Vec<AtomId>], gone: &dyn Fn(AtomId) -> bool) -> Result<Self, NodeId> {
+    /// Names a node that would be left without a part that the network still counts on: a concatenation with an
+    /// input that is removed although its channels are not, an attention without keys or without values, an output.
+    pub fn of(graph: &Graph, channels: &[Vec<AtomId>], removed: &dyn Fn(AtomId) -> bool) -> Result<Self, NodeId> {
         let mut absent = vec![false; graph.nodes.len()];
         for id in graph.ids() {
             let node = graph.node(id);
             let mine = &channels[id.index()];
-            let all_gone = mine.iter().all(|atom| gone(*atom));
+            let all_removed = mine.iter().all(|atom| removed(*atom));
             let missing = |input: &&NodeId| absent[input.index()];
-            let inputs_gone = !node.inputs.is_empty() && node.inputs.iter().all(|input| missing(&input));
+            let inputs_removed = !node.inputs.is_empty() && node.inputs.iter().all(|input| missing(&input));
             absent[id.index()] = match &node.op {
                 Op::Input { .. } => false,
                 Op::Concat => {
-                    let live = |input: &&NodeId| channels[input.index()].iter().any(|atom| !gone(*atom));
-                    if !all_gone && node.inputs.iter().filter(missing).any(|input| live(&input)) {
+                    let live = |input: &&NodeId| channels[input.index()].iter().any(|atom| !removed(*atom));
+                    if !all_removed && node.inputs.iter().filter(missing).any(|input| live(&input)) {
                         return Err(id);
                     }
-                    all_gone
+                    all_removed
                 }
                 Op::Attention(a) => {
                     // All heads keep as much as the first.
                     let packed = &channels[node.inputs[0].index()];
                     let parts = [&packed[..a.key_dim], &packed[2 * a.key_dim..a.packed()]];
-                    let [keys, values] = parts.map(|part| part.iter().all(|atom| gone(*atom)));
-                    if !inputs_gone && (keys || values) {
+                    let [keys, values] = parts.map(|part| part.iter().all(|atom| removed(*atom)));
+                    if !inputs_removed && (keys || values) {
                         return Err(id);
                     }
-                    inputs_gone
+                    inputs_removed
                 }
-                _ => all_gone || inputs_gone,
+                _ => all_removed || inputs_removed,
             };
         }
         if let Some(output) = graph.outputs.iter().find(|id| absent[id.index()]) {
@@ -85,7 +85,7 @@ impl DeadNodes {
         id
     }
 
-    /// Whether nothing vanishes.
+    /// Whether nothing is removed.
     pub fn is_empty(&self) -> bool {
         self.absent.iter().all(|absent| !absent)
     }

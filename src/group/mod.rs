@@ -1,14 +1,15 @@
-//! Which channels must be cut together.
+//! Dependency groups: which channels must be pruned together.
 //!
 //! Every channel of every tensor gets an *atom*: a dense convolution makes new atoms, everything
 //! else passes, selects, repeats or ties those of its inputs. An index map is thus data, one atom per
 //! channel, and no layer type or model is listed by hand. Atoms that a residual sum, or the product
 //! of queries and keys, holds together are merged. A [`Group`] collects the atoms that occur in
 //! the same tensors: they are interchangeable, and their number is one decision of the search. Where the network makes
-//! sense without any of them, the number may be 0: then a whole block, or a member of a join, goes ([`DeadNodes`]).
+//! sense without any of them, the number may be 0: then a whole block, or an input of a concatenation, is removed
+//! ([`DeadNodes`]).
 //!
 //! The idea of dependency groups follows Fang et al., "DepGraph: Towards Any Structural Pruning" (CVPR 2023).
-//! This room knows no weights.
+//! This module knows no weights.
 
 mod atoms;
 mod dead;
@@ -19,7 +20,7 @@ use crate::graph::{Graph, NodeId, Op};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Number of an atom: the channels that exist or vanish as one.
+/// Number of an atom: channels that are kept or removed as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct AtomId(pub u32);
@@ -56,12 +57,12 @@ pub struct Group {
     pub producers: Vec<NodeId>,
     /// Dense and transposed convolutions with these channels as input.
     pub consumers: Vec<NodeId>,
-    /// Whether width 0 is allowed: the network goes on without these channels, and every other group still has a use.
+    /// Whether width 0 is allowed: the network works without these channels, and every other group still has a use.
     pub removable: bool,
 }
 
 impl Group {
-    /// Number of channels before any cut.
+    /// Number of channels before pruning.
     pub fn width(&self) -> usize {
         self.atoms.len()
     }
@@ -70,12 +71,12 @@ impl Group {
 /// The groups of a graph, and the atom of every channel of every node.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Groups {
-    /// The groups that may be cut, in the order in which the network makes them.
+    /// The groups that may be pruned, in the order in which the network makes them.
     pub groups: Vec<Group>,
     /// For every node the atom of each of its channels.
     #[serde(skip)]
     pub channels: Vec<Vec<AtomId>>,
-    /// For every atom its group; none for atoms that must stay (image, outputs).
+    /// For every atom its group; none for atoms that must be kept (image, outputs).
     #[serde(skip)]
     pub group_of: Vec<Option<GroupId>>,
 }
@@ -121,7 +122,7 @@ impl Groups {
 /// The width of a tensor: `fixed + sum(times * width(group))`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Composition {
-    /// Channels that stay whatever the plan.
+    /// Channels that every plan keeps.
     pub fixed: usize,
     /// Groups in the tensor, each with how many times its channels occur there.
     pub parts: Vec<(GroupId, usize)>,
@@ -148,7 +149,7 @@ pub fn groups(graph: &Graph) -> Groups {
     // 1. One atom per channel, merged where tied.
     let atoms::Atoms { channels, count, heads } = atoms::trace(graph);
 
-    // 2. Atoms of the image and of the outputs stay.
+    // 2. Atoms of the image and of the outputs are kept.
     let mut fixed = vec![false; count];
     let inputs = graph.ids().filter(|id| matches!(graph.node(*id).op, Op::Input { .. }));
     for node in inputs.chain(graph.outputs.iter().copied()) {
@@ -186,7 +187,7 @@ pub fn groups(graph: &Graph) -> Groups {
     all
 }
 
-/// Whether the network goes on without a group, and every other group still occurs in what is left.
+/// Whether the network works without a group, and every other group still occurs in what is left.
 fn removable(graph: &Graph, groups: &Groups, occur: &[Vec<GroupId>], id: GroupId) -> bool {
     if groups.group(id).heads > 1 {
         return false;
@@ -258,7 +259,7 @@ mod tests {
         };
         let cases: &[(&str, usize, &[&str])] = &[
             ("model.0", 0, &["model.0"]),
-            // The halves of a C3k2: the first is free, the second is tied by the residual.
+            // The two parts of a C3k2: the first is free, the second is tied by the residual.
             ("model.2.cv1", 0, &["model.2.cv1"]),
             ("model.2.cv1", 16, &["model.2.cv1", "model.2.m.0.cv2"]),
             ("model.6.m.0.cv1", 0, &["model.6.m.0.cv1", "model.6.m.0.m.0.cv2", "model.6.m.0.m.1.cv2"]),

@@ -1,7 +1,7 @@
 //! The zip archive that PyTorch writes: `<name>/data.pkl`, `<name>/data/<key>` per storage, `<name>/byteorder`.
 //!
-//! Declared sizes are not trusted: an entry is read up to its declared size, and the sums of all that is read and of all
-//! that becomes tensors are bounded by the size of the archive.
+//! Declared sizes are not trusted: an entry is read up to its declared size, and the sums of all that is read and of
+//! all that becomes tensors are bounded by the size of the archive.
 
 use super::error::Fault;
 use super::pickle::{Dtype, MAX_PICKLE, Storage, TensorView};

@@ -1,8 +1,8 @@
 //! Finds the network in a checkpoint: its modules by path, its tensors by state-dict name, its facts.
 //!
 //! A module is an inert object whose attributes hold `_modules`, `_parameters` and `_buffers`; the walk over them gives
-//! the names of a state dict. Shared or circular modules cannot make the walk grow: its depth, its number of visits, the
-//! number of entries it looks at and the bytes of all names are bounded.
+//! the names of a state dict. Shared or circular modules cannot make the walk grow: its depth, its number of visits,
+//! the number of entries it looks at and the bytes of all names are bounded.
 
 use super::error::{self, Fault};
 use super::pickle::{Heap, MAX_NAME, Ref, TensorView, Value};
@@ -127,7 +127,8 @@ impl<'a> Checkpoint<'a> {
         if keys.is_empty() { String::new() } else { format!("; its keys are {}", keys.join(", ")) }
     }
 
-    /// The path of something below a module. All paths together are bounded, as a few shared modules can have any number.
+    /// The path of something below a module. All paths together are bounded, as a few shared modules can have any
+    /// number.
     fn path(&self, module: &str, name: &str) -> Result<String, String> {
         let name_limit = MAX_NAME * if module.is_empty() { MAX_DEPTH } else { 1 };
         if name.len() > name_limit {
@@ -224,7 +225,7 @@ impl<'a> Checkpoint<'a> {
         }
     }
 
-    /// Whole numbers among a module's attributes: one, or a list.
+    /// Integers among a module's attributes: one, or a list.
     pub fn numbers(&self, path: &str, name: &str) -> Option<Vec<i64>> {
         let at = self.attribute(path, name)?;
         match self.heap.list(at) {

@@ -1,4 +1,4 @@
-//! Which network tensors belong to, told by their names, and its graph.
+//! Which network tensors belong to, recognised by their names, and its graph.
 
 use super::error::{Fault, shown};
 use crate::graph::Graph;

@@ -1,8 +1,8 @@
 //! A network from its tensors and, where a checkpoint has them, its modules.
 //!
-//! Tensor names and shapes give family, task, and every width and depth. What they do not tell is taken from the modules
-//! and held against the graph: activations, heads, normalisation, strides, residuals, wiring. A module that computes
-//! something else than the graph is an error, never a silently different network.
+//! Tensor names and shapes give family, task, and every width and depth. What they do not tell is taken from the
+//! modules and held against the graph: activations, heads, normalisation, strides, residuals, wiring. A module that
+//! computes something else than the graph is an error, never a silently different network.
 
 use super::archive::Archive;
 use super::checkpoint::Checkpoint;
@@ -108,7 +108,7 @@ pub fn from_tensors(weights: Weights) -> Result<Model, Fault> {
     Ok(Model::new(graph, weights, Info { imgsz: family.imgsz(), normalise: family.normalise(), ..Info::default() })?)
 }
 
-/// The family of tensors, under its own names: those who wrap a network put a word before all of them (`module.`,
+/// The family of tensors, under its own names: those who wrap a network put a prefix before all of them (`module.`,
 /// `_orig_mod.`, `model.`), and who saves ultralytics' list of layers alone leaves `model.` out.
 fn known(weights: Weights) -> Result<(Family, Weights), Fault> {
     let unknown = match Family::of(&weights) {
@@ -132,7 +132,8 @@ fn known(weights: Weights) -> Result<(Family, Weights), Fault> {
     }
 }
 
-/// The length of the word and the dot that all names begin with, if they do. Names are sorted: the first and the last tell.
+/// The length of the prefix and its dot that all names begin with, if they do. Names are sorted: comparing the first
+/// and the last is enough.
 fn common(weights: &Weights) -> Option<usize> {
     let (first, last) = (weights.keys().next()?, weights.keys().next_back()?);
     let length = first.find('.')? + 1;
@@ -315,7 +316,7 @@ fn adopt(found: &Checkpoint, family: Family, graph: &mut Graph) -> Result<(), Fa
                     norm.eps = eps as f32;
                 }
             }
-            Op::Attention(attention) | Op::Values(attention) => {
+            Op::Attention(attention) | Op::AttentionValues(attention) => {
                 let Some(path) = node.name.rsplit_once('.').map(|(path, _)| path) else { continue };
                 for (name, value) in [("key_dim", attention.key_dim), ("head_dim", attention.head_dim)] {
                     expect(found, path, name, value as f64)?;

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 pub struct Activations(pub BTreeMap<u32, Vec<f64>>);
 
 impl Activations {
-    /// One score per position of the group: the mean over the convolutions that make the channel, each with a mean of one
-    /// over its channels.
+    /// One score per position of the group: the mean over the convolutions that make the channel, each with a mean of
+    /// one over its channels.
     pub(super) fn of_group(&self, groups: &Groups, group: &Group) -> Vec<f64> {
         let mut scores = vec![0.0; group.width()];
         for producer in &group.producers {

@@ -5,7 +5,7 @@ use super::ranking::Ranking;
 use crate::group::Groups;
 
 impl Ranking {
-    /// Says what is wrong: every group has each of its channels once, and a channel of every head in turn.
+    /// Says what is wrong: every group has each of its channels once, and one channel of every head per round.
     ///
     /// # Errors
     /// Names the group.
@@ -32,7 +32,7 @@ impl Ranking {
                 heads.iter().enumerate().all(|(at, head)| at == *head)
             });
             if !turns {
-                return Err(format!("group `{name}`: its {} heads do not take turns", group.heads));
+                return Err(format!("group `{name}`: its {} heads are not interleaved", group.heads));
             }
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! Loss increase when one group alone is pruned to a width: measured, not predicted.
 //!
 //! A group is pruned, the convolutions that read it are refitted by least squares (as the repair will do), and
-//! the outputs are compared with those of the baseline network on calibration images (KL divergence). Between the measured
-//! widths the loss is interpolated on logarithmic scales.
+//! the outputs are compared with those of the baseline network on calibration images (KL divergence). Between the
+//! measured widths the loss is interpolated on logarithmic scales.
 
 use super::covariances::Covariances;
 use super::divergence::{kl_divergence, outputs};

@@ -31,8 +31,8 @@ pub fn outputs(
 /// equal.
 ///
 /// Classes: that of Bernoulli distributions, over all cells. Boxes: that of the side distributions, weighted with the
-/// reference's confidence in the cell; what other tasks add to the boxes does not count. A classifier: that of its class
-/// distributions.
+/// reference's confidence in the cell; what other tasks add to the boxes does not count. A classifier: that of its
+/// class distributions.
 pub fn kl_divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
     match head.boxes() {
         None => softmax_divergence(reference[0].iter().copied(), found[0].iter().copied()),

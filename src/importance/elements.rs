@@ -1,9 +1,9 @@
-//! Zeros in place of single weights: the shape of the network stays, its file shrinks.
+//! Unstructured sparsity: sets single weights to zero. The shapes of the network do not change, its file shrinks.
 //!
-//! A weight is worth what the outputs lose without it, to second order and one by one (Optimal Brain Damage, LeCun et
-//! al., 1990): its square times the variance of what it multiplies, in the scale of the batch normalisation behind it, times how much
-//! the outputs depend on its channel. The same score per row is that of Sun et al., "A Simple and Effective Pruning Approach for
-//! Large Language Models" (ICLR 2024).
+//! The score of a weight is the loss increase without it, to second order and one by one (Optimal Brain Damage, LeCun
+//! et al., 1990): its square times the variance of its input, in the scale of the batch normalisation behind it, times
+//! the sensitivity of the outputs to its channel. The same score per row is that of Sun et al., "A Simple and Effective
+//! Pruning Approach for Large Language Models" (ICLR 2024).
 
 use super::covariances::Covariances;
 use super::reconstruction::scales;
@@ -11,7 +11,7 @@ use crate::graph::Op;
 use crate::model::Model;
 use crate::repair::Sensitivity;
 
-/// Which weights may go.
+/// Which weights are set to zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pattern {
     /// This share of all weights of dense convolutions, wherever they are.
@@ -20,8 +20,8 @@ pub enum Pattern {
     TwoOfFour,
 }
 
-/// The model with the weights set to zero that cost least. Depthwise convolutions, and under [`Pattern::TwoOfFour`] layers
-/// whose input channels are no multiple of four, stay as they are.
+/// The model with the weights of the lowest scores set to zero. Depthwise convolutions, and under
+/// [`Pattern::TwoOfFour`] layers whose input channels are no multiple of four, do not change.
 pub fn sparsify(
     model: &Model,
     covariances: &Covariances,
@@ -58,8 +58,8 @@ pub fn sparsify(
         let Some(tensor) = sparse.weights.get_mut(&key) else { continue };
         match pattern {
             Pattern::Unstructured(_) => {
-                let gone = tensor.data_mut().iter_mut().zip(&scores).filter(|(_, score)| **score <= threshold);
-                gone.for_each(|(weight, _)| *weight = 0.0);
+                let zeroed = tensor.data_mut().iter_mut().zip(&scores).filter(|(_, score)| **score <= threshold);
+                zeroed.for_each(|(weight, _)| *weight = 0.0);
             }
             Pattern::TwoOfFour if c_in % 4 == 0 => {
                 let taps = k * k;

@@ -1,8 +1,9 @@
 //! Which channels matter least: a [`Ranking`] orders the channels of every group, first to be removed to last.
 //!
-//! A [`Criterion`] says how ([`rank`]), from the weights and from what it reads besides them ([`Statistics`]). How much the
-//! loss rises when a group is pruned to a width is then *measured* ([`measure`]), so that groups can be compared with each
-//! other whatever criterion ordered their channels. [`sparsify`] sets single weights to zero instead of removing channels.
+//! A [`Criterion`] says how ([`rank`]), from the weights and from what it reads besides them ([`Statistics`]). How much
+//! the loss rises when a group is pruned to a width is then *measured* ([`measure`]), so that groups can be compared
+//! with each other whatever criterion ordered their channels. [`sparsify`] sets single weights to zero instead of
+//! removing channels.
 
 mod activations;
 mod batches;

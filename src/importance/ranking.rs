@@ -38,9 +38,9 @@ pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, statistics: St
 }
 
 /// A score for every channel of every group, for one threshold over all of them: in units of the loss for `taylor`,
-/// `fisher` (a sum over the channels tied together) and `reconstruction` (what its removal adds after those before it), by their
-/// papers' own scale for `bn-scale` and `lamp`, and with a mean of one per group for the others, whose scales differ from
-/// layer to layer.
+/// `fisher` (a sum over the channels tied together) and `reconstruction` (what its removal adds after those before it),
+/// by their papers' own scale for `bn-scale` and `lamp`, and with a mean of one per group for the others, whose scales
+/// differ from layer to layer.
 ///
 /// # Errors
 /// As [`rank`].

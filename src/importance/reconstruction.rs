@@ -1,11 +1,11 @@
-//! Ranks channels by how badly the layers that read them can do without, after refitting.
+//! Ranks channels by the error that their removal leaves in the layers that read them, after refitting.
 //!
 //! Removing a channel from the input of a linear layer and refitting the remaining weights by least squares raises the
 //! squared error of its output by `w_c (H^-1_cc)^-1 w_c^T`, where `H` is the second moment of the inputs (Optimal Brain
-//! Surgeon, Hassibi & Stork 1992; in blocks of a channel, Kurtic et al., "ZipLM", NeurIPS 2023). Channels go
-//! one after the other, each step seeing the refitted weights of the step before. Errors of different outputs and layers are
-//! made comparable by the scale of the batch normalisation behind them and, where it is known, by how much the network's
-//! outputs depend on them.
+//! Surgeon, Hassibi & Stork 1992; in blocks of a channel, Kurtic et al., "ZipLM", NeurIPS 2023). Channels are
+//! removed one after the other, each step seeing the refitted weights of the step before. Errors of different outputs
+//! and layers are made comparable by the scale of the batch normalisation behind them and, where it is known, by how
+//! much the network's outputs depend on them.
 
 use super::covariances::Covariances;
 use super::greedy;
@@ -19,7 +19,7 @@ use faer::prelude::Solve;
 use faer::{Accum, Mat, Par, Side};
 use std::collections::BTreeMap;
 
-/// One layer that reads the group, while channels leave.
+/// One layer that reads the group, while channels are removed.
 struct Reader {
     /// `[d, d]` inverse second moment of the inputs.
     inverse: Mat<f64>,
@@ -51,7 +51,7 @@ impl Reader {
         Some(Self { inverse: covariance.inverse(ridge)?, weights, columns })
     }
 
-    /// Error of the outputs when the channel at a position goes now.
+    /// Error of the outputs when the channel at a position is removed now.
     fn cost(&self, position: usize) -> f64 {
         let columns = &self.columns[position];
         let Some(factor) = self.block(columns) else { return f64::INFINITY };
@@ -75,7 +75,7 @@ impl Reader {
         let (step_w, step_h) = (factor.solve(&rows), factor.solve(&strip));
         matmul(self.weights.as_mut(), Accum::Add, strip.transpose(), step_w.as_ref(), -1.0, Par::Seq);
         matmul(self.inverse.as_mut(), Accum::Add, strip.transpose(), step_h.as_ref(), -1.0, Par::Seq);
-        // Columns that are gone must not come back through rounding.
+        // Removed columns must not come back through rounding.
         for c in columns {
             for i in 0..d {
                 (self.inverse[(c, i)], self.inverse[(i, c)]) = (0.0, 0.0);
@@ -101,8 +101,8 @@ pub(super) struct Basis<'a> {
     pub sensitivity: Option<&'a Sensitivity>,
 }
 
-/// The order in which the channels of a group go, and a score for every channel by its position: the error that its
-/// removal adds in its turn, never less than that of one which went before.
+/// The order in which the channels of a group are removed, and a score for every channel by its position: the error
+/// that its removal adds after those before it, never less than that of one removed earlier.
 pub(super) struct Order {
     pub order: Vec<usize>,
     pub scores: Vec<f64>,

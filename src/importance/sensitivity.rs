@@ -1,8 +1,8 @@
 //! How much the outputs depend on every layer, position by position: the diagonal of the Gauss-Newton matrix.
 //!
-//! The KL divergence of the outputs from themselves has no gradient, but a curvature. Random vectors whose covariance is
-//! that curvature at the outputs, backpropagated through the network, arrive at every layer with the curvature there as
-//! their expected square (Martens, "New Insights and Perspectives on the Natural Gradient Method", JMLR 2020).
+//! The KL divergence of the outputs from themselves has no gradient, but a curvature. Random vectors whose covariance
+//! is that curvature at the outputs, backpropagated through the network, arrive at every layer with the curvature there
+//! as their expected square (Martens, "New Insights and Perspectives on the Natural Gradient Method", JMLR 2020).
 
 use super::batches::Batches;
 use crate::backend::{Mode, Net};
@@ -70,7 +70,8 @@ pub fn sensitivity(
     Ok(found)
 }
 
-/// A random vector over the outputs whose covariance is the curvature of [`super::kl_divergence`] where both sides agree.
+/// A random vector over the outputs whose covariance is the curvature of [`super::kl_divergence`] where both sides
+/// agree.
 fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>> {
     let mut sign = || if rng.random_bool(0.5) { 1.0 } else { -1.0 };
     let mut seeds: Vec<Vec<f32>> = outputs.iter().map(|o| vec![0.0; o.len()]).collect();

@@ -10,8 +10,8 @@ use crate::model::Model;
 use crate::profile::Criterion;
 use crate::repair::Sensitivity;
 
-/// What the criteria read besides the weights. A criterion whose part is missing is an error ([`Missing`]): none stands in
-/// for another.
+/// What the criteria read besides the weights. A criterion whose part is missing is an error ([`Missing`]): none stands
+/// in for another.
 #[derive(Clone, Copy, Default)]
 pub struct Statistics<'a> {
     /// For [`Criterion::Fisher`] and [`Criterion::Taylor`].

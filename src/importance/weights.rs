@@ -1,5 +1,5 @@
-//! Scores that read the weights alone. A channel's score adds up over the convolutions that make it, each normalised to a
-//! mean of one where its scale differs from layer to layer.
+//! Scores that read the weights alone. A channel's score adds up over the convolutions that make it, each normalised to
+//! a mean of one where its scale differs from layer to layer.
 
 use crate::graph::{Conv, NodeId};
 use crate::group::{Group, Groups};

@@ -7,12 +7,12 @@ use crate::group::Groups;
 /// Between these a frame's time over the sum of its layers' is possible, whatever the figures of a device say.
 const FACTORS: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 
-/// The longest frame that is believed, milliseconds: a day.
+/// The longest frame that is accepted, milliseconds: a day.
 const LONGEST: f64 = 8.64e7;
 
 impl LatencyTable {
-    /// Says what is wrong: one entry per layer, coefficients of at least 0, a tile that is fitted, a factor and a frame of
-    /// possible size, errors in ascending order, and measured where it should be.
+    /// Says what is wrong: one entry per layer, coefficients of at least 0, a tile that is fitted, a factor and a frame
+    /// of possible size, errors in ascending order, and measured where it should be.
     ///
     /// # Errors
     /// Names the layer or the figure.

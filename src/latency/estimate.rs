@@ -1,8 +1,9 @@
-//! A latency table from two figures of a processor, for devices that are out of reach.
+//! A latency table from two figures of a CPU, for devices that cannot be reached.
 //!
 //! A layer takes the time of its arithmetic at the peak rate and the time of its memory traffic at the bandwidth, one
-//! after the other; real overlap and real inefficiency are one factor that the whole frame shares (Williams, Waterman and
-//! Patterson, "Roofline", 2009, without the roof's corner). Good for comparing widths, not for promising milliseconds.
+//! after the other; real overlap and real inefficiency are one factor that the whole frame shares (Williams, Waterman
+//! and Patterson, "Roofline", 2009, without the roof's corner). Good for comparing widths, not for promising
+//! milliseconds.
 
 use super::{LatencyTable, LayerTime};
 use crate::graph::{Graph, GraphError, Op, Shape};
@@ -16,12 +17,12 @@ const REACHED: f64 = 0.5;
 /// Milliseconds to start a layer.
 const START_MS: f64 = 0.002;
 
-/// What a processor can do.
+/// Peak rates of a CPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
     /// Floating-point operations per second of all threads together, in units of 10^9 (a multiply-add is two).
     pub gflops: f64,
-    /// Bytes per second between memory and processor, in units of 10^9.
+    /// Bytes per second between memory and CPU, in units of 10^9.
     pub bandwidth: f64,
 }
 

@@ -1,4 +1,4 @@
-//! Times the steps of many differently cut networks, in turn.
+//! Times the steps of many networks of random widths, interleaved.
 
 use super::fit::Sample;
 use super::{LatencyTable, LayerTime, compositions};
@@ -17,7 +17,7 @@ pub enum LatencyError {
     /// A network could not be run.
     #[error("latency table: {0}")]
     Engine(#[from] EngineError),
-    /// A network could not be cut.
+    /// A network could not be pruned.
     #[error("latency table: {0}")]
     Surgery(#[from] SurgeryError),
 }
@@ -29,7 +29,7 @@ pub struct Sampling {
     pub size: (usize, usize),
     /// Threads of the runtime.
     pub threads: usize,
-    /// Number of differently cut networks, the baseline one included.
+    /// Number of networks of random widths, the baseline included.
     pub networks: usize,
     /// How often each network runs.
     pub rounds: usize,
@@ -37,7 +37,7 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// Differently cut networks, each with the widths of its groups; made one after the other.
+/// Networks of random widths, each with the widths of its groups; made one after the other.
 pub struct Networks<'a> {
     model: &'a Model,
     groups: &'a Groups,
@@ -45,7 +45,7 @@ pub struct Networks<'a> {
 }
 
 impl<'a> Networks<'a> {
-    /// Networks of random widths; the first is baseline. `levels` are the widths each group may have.
+    /// Draws the widths; the first network is the baseline. `levels` are the widths each group may have.
     pub fn new(model: &'a Model, groups: &'a Groups, levels: &[Vec<usize>], sampling: &Sampling) -> Self {
         let mut rng = StdRng::seed_from_u64(sampling.seed);
         let mut plans: Vec<Vec<usize>> = vec![groups.groups.iter().map(|g| g.width()).collect()];
@@ -97,7 +97,7 @@ impl<'a> Networks<'a> {
 /// Measures the layers of a model on this machine. `levels` are the widths each group may have.
 ///
 /// # Errors
-/// If a network cannot be cut or run.
+/// If a network cannot be pruned or run.
 pub fn measure(
     model: &Model,
     groups: &Groups,
@@ -171,8 +171,8 @@ mod tests {
     use crate::model::{Info, Tensor, Weights};
     use crate::zoo::yolo11::{Scale, detect};
 
-    /// Frames take a fifth more than their layers alone, and one network, held out, twice that: the factor is that of the
-    /// frames, and the error is that of the frame.
+    /// Frames take a fifth more than their layers alone, and one network, held out, twice that: the factor is that of
+    /// the frames, and the error is that of the frame.
     #[test]
     fn predictions_are_held_against_frames_and_not_against_sums_of_layers() {
         let graph = detect(Scale { depth: 0.3, width: 0.05, max_channels: 256, c3k_everywhere: false }, 2).unwrap();

@@ -1,7 +1,7 @@
 //! Milliseconds per layer and width, measured in the runtime that will ship.
 //!
-//! Layers are timed where they will run: inside whole networks. Several networks, cut to random widths, run
-//! in turn; every step of every network is timed; and for each layer a small model of its time over its input and
+//! Layers are timed where they will run: inside whole networks. Several networks, pruned to random widths, run
+//! interleaved; every step of every network is timed; and for each layer a small model of its time over its input and
 //! output width is fitted to what was seen ([`LayerTime`]). Timing inside whole networks keeps caches and memory
 //! traffic as they will be, and networks that took no part in the fit show how far predictions can be trusted.
 
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 /// Fitted times of all layers on one device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencyTable {
-    /// What was measured where: processor, threads, image size.
+    /// Where it was measured: CPU, threads, image size.
     pub fingerprint: String,
     /// One entry per node; none for nodes that take no time of their own.
     pub layers: Vec<Option<LayerTime>>,

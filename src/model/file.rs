@@ -1,8 +1,8 @@
 //! The one-file format: safetensors whose metadata holds the graph, the names and the provenance.
 //!
 //! Any safetensors reader sees the tensors; this module also rebuilds the network. Metadata keys:
-//! `secateurs.format` (version), `secateurs.graph` and `secateurs.info` (JSON). Kernels of 8-bit whole numbers take a byte
-//! per value, those of halves two; others with many zeros are packed.
+//! `secateurs.format` (version), `secateurs.graph` and `secateurs.info` (JSON). Int8 kernels take a byte per
+//! value, f16 kernels two; others with many zeros are packed.
 
 use super::int8::{self, Rounded};
 use super::sparse::{self, Packed};
@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// The newest version of the format that this build reads. Files with nothing but f32 are written as version 1, those with packed
-/// zeros as version 2, those of networks in whole numbers or halves as version 3.
+/// The newest version of the format that this build reads. Files with nothing but f32 are written as version 1, those
+/// with packed zeros as version 2, those of int8 or f16 networks as version 3.
 pub const FORMAT_VERSION: u32 = 3;
 
 /// A model file that cannot be read or written.
@@ -150,12 +150,12 @@ pub fn save(model: &Model, path: &Path) -> Result<(), FileError> {
 /// If the tensors are too many for the format.
 pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     let json = |value: serde_json::Result<String>| value.map_err(|e| e.to_string());
-    let rounded: BTreeMap<&str, Rounded> = int8::keys(&model.graph)
+    let quantized: BTreeMap<&str, Rounded> = int8::keys(&model.graph)
         .filter_map(|(key, channels)| Some((key, int8::split(model.tensor(key), channels)?)))
         .collect();
-    let halves: BTreeMap<&str, Vec<u8>> =
-        half_keys(&model.graph).filter_map(|key| Some((key, halves(model.tensor(key))?))).collect();
-    let narrow = |key: &str| rounded.contains_key(key) || halves.contains_key(key);
+    let f16_bytes: BTreeMap<&str, Vec<u8>> =
+        f16_keys(&model.graph).filter_map(|key| Some((key, f16_bytes(model.tensor(key))?))).collect();
+    let narrow = |key: &str| quantized.contains_key(key) || f16_bytes.contains_key(key);
     let rest = model.weights.iter().filter(|(key, _)| !narrow(key));
     // Only kernels that the graph names are unpacked again; a checkpoint has further tensors.
     let named: HashSet<String> = model.graph.params().into_iter().map(|param| param.key).collect();
@@ -179,12 +179,12 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
         Ok::<(), String>(())
     };
     for (key, tensor) in &model.weights {
-        if let Some(Rounded { numbers, scale }) = rounded.get(key.as_str()) {
+        if let Some(Rounded { numbers, scale }) = quantized.get(key.as_str()) {
             put(format!("{key}{}", int8::NUMBERS), Dtype::U8, tensor.shape().to_vec(), numbers)?;
             put(format!("{key}{}", int8::SCALE), Dtype::F32, vec![scale.len()], bytemuck::cast_slice(scale))?;
             continue;
         }
-        if let Some(values) = halves.get(key.as_str()) {
+        if let Some(values) = f16_bytes.get(key.as_str()) {
             put(key.clone(), Dtype::F16, tensor.shape().to_vec(), values)?;
             continue;
         }
@@ -201,17 +201,17 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     Ok(sorted_header(bytes))
 }
 
-/// The keys of the kernels that may be stored in halves.
-fn half_keys(graph: &Graph) -> impl Iterator<Item = &str> {
+/// The keys of the kernels that may be stored as f16.
+fn f16_keys(graph: &Graph) -> impl Iterator<Item = &str> {
     let ours = graph.narrow_convs().filter(|_| graph.dtype == crate::graph::Dtype::F16);
     ours.map(|(_, conv)| conv.weight.as_str())
 }
 
-/// The bytes of the values as halves; `None` unless each value is one, to the bit.
-fn halves(tensor: &Tensor) -> Option<Vec<u8>> {
+/// The bytes of the values as f16; `None` unless f16 holds each value, to the bit.
+fn f16_bytes(tensor: &Tensor) -> Option<Vec<u8>> {
     let half = |value: &f32| Some(f16::from_f32(*value)).filter(|half| half.to_f32().to_bits() == value.to_bits());
-    let halves: Option<Vec<f16>> = tensor.data().iter().map(half).collect();
-    Some(halves?.into_iter().flat_map(f16::to_le_bytes).collect())
+    let f16_bytes: Option<Vec<f16>> = tensor.data().iter().map(half).collect();
+    Some(f16_bytes?.into_iter().flat_map(f16::to_le_bytes).collect())
 }
 
 /// Rewrites the JSON header with sorted keys, so that the bytes do not depend on a hash seed.

@@ -1,7 +1,8 @@
-//! Kernels of whole numbers in a model file: a byte per value, and a scale per output channel.
+//! Int8 kernels in a model file: a byte per value, and a scale per output channel.
 //!
-//! A kernel `KEY` of a layer that computes in 8-bit whole numbers is stored as two tensors: `KEY.int8` (U8, the shape of the
-//! kernel, 128 more than the number) and `KEY.scale` (F32, one for each output channel); a value is number times scale.
+//! A kernel `KEY` of a layer that computes in int8 is stored as two tensors: `KEY.int8` (U8, the shape of the
+//! kernel, 128 more than the integer) and `KEY.scale` (F32, one for each output channel); a value is integer times
+//! scale.
 
 use super::{Tensor, Weights};
 use crate::graph::Graph;
@@ -12,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 pub(super) const NUMBERS: &str = ".int8";
 pub(super) const SCALE: &str = ".scale";
 
-/// What is added to a number.
+/// What is added to an integer.
 const ZERO: i32 = 128;
 
 /// A kernel in parts.
@@ -27,7 +28,7 @@ pub(super) fn keys(graph: &Graph) -> impl Iterator<Item = (&str, usize)> {
     ours.map(|(_, conv)| (conv.weight.as_str(), conv.c_out))
 }
 
-/// The parts of a kernel; `None` unless every value is a whole number of steps, to the bit.
+/// The parts of a kernel; `None` unless every value is an integer times the scale, to the bit.
 pub(super) fn split(tensor: &Tensor, channels: usize) -> Option<Rounded> {
     let (mut numbers, mut scale) = (Vec::with_capacity(tensor.data().len()), Vec::with_capacity(channels));
     for kernel in tensor.data().chunks((tensor.data().len() / channels.max(1)).max(1)) {

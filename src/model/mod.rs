@@ -38,8 +38,7 @@ pub struct Info {
     /// What is done to an image `[3, H, W]` of values 0 to 1 before the network sees it; nothing if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalise: Option<Normalise>,
-    /// By name of a layer that computes in 8-bit whole numbers the least and the greatest value that its input is rounded
-    /// to. Empty for f32.
+    /// By name of an int8 layer the least and the greatest value of its quantized input. Empty for f32.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ranges: BTreeMap<String, [f32; 2]>,
     /// Where the model came from and what was done to it: free keys and values.
@@ -110,7 +109,7 @@ pub enum ModelError {
         /// The value.
         value: f32,
     },
-    /// A layer in 8-bit whole numbers has no usable range.
+    /// An int8 layer has no usable range.
     #[error("layer `{layer}` has the input range {found:?}, expected two finite numbers in ascending order")]
     Range {
         /// Name of the layer.
@@ -124,8 +123,8 @@ impl Model {
     /// Puts a graph and its tensors together; tensors that the graph does not need are dropped.
     ///
     /// # Errors
-    /// If the graph contradicts itself, a tensor is missing, of another shape or not finite, or a layer in whole numbers
-    /// has no range.
+    /// If the graph contradicts itself, a tensor is missing, of another shape or not finite, or an int8 layer has no
+    /// range.
     pub fn new(graph: Graph, mut weights: Weights, info: Info) -> Result<Self, ModelError> {
         graph.check()?;
         let mut kept = Weights::default();
@@ -168,7 +167,7 @@ impl Model {
         self
     }
 
-    /// What the input of a layer in whole numbers is rounded to; 0 to 1 for a layer without a range.
+    /// The range that the input of an int8 layer is quantized to; 0 to 1 for a layer without a range.
     pub fn range(&self, layer: &str) -> [f32; 2] {
         self.info.ranges.get(layer).copied().unwrap_or([0.0, 1.0])
     }

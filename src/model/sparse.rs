@@ -1,8 +1,8 @@
 //! Tensors with many zeros in a model file: a bit per value, and the values that are not zero.
 //!
 //! A kernel `KEY` of which a quarter or more is zero is stored as two tensors: `KEY.nonzero` (U8, one bit per
-//! value, the first value in the lowest bit of the first byte, row-major, unused bits of the last byte zero) and `KEY.values`
-//! (F32, the values whose bit is set, in order). Its shape follows from the graph.
+//! value, the first value in the lowest bit of the first byte, row-major, unused bits of the last byte zero) and
+//! `KEY.values` (F32, the values whose bit is set, in order). Its shape follows from the graph.
 
 use super::{Tensor, Weights};
 use crate::graph::Graph;
@@ -18,8 +18,8 @@ pub(super) struct Packed {
     pub values: Vec<f32>,
 }
 
-/// The parts of a kernel that is worth it; `None` for vectors and for kernels with few zeros. Negative zeros count as
-/// values, so that what comes back is the same to the bit.
+/// The parts of a kernel with many zeros; `None` for vectors and for kernels with few zeros. Negative zeros count as
+/// values, so that the unpacked kernel is the same to the bit.
 pub(super) fn pack(tensor: &Tensor) -> Option<Packed> {
     let set = |v: &f32| v.to_bits() != 0;
     let count = tensor.data().iter().filter(|v| set(v)).count();

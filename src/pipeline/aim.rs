@@ -126,7 +126,7 @@ impl Aim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Pair, Samples};
+    use crate::bench::{PairedTimes, Samples};
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
@@ -162,7 +162,7 @@ mod tests {
                     samples.cpu.push(ms);
                 }
             }
-            let pair = Pair::of(&samples[0], &samples[1]);
+            let pair = PairedTimes::of(&samples[0], &samples[1]);
             PairedLatency::from(pair)
         }
 

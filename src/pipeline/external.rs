@@ -5,7 +5,7 @@
 //! between them are passed over. It answers for the device; nothing here can tell whether that was steady.
 
 use super::PipelineError;
-use crate::bench::{Pair, Samples};
+use crate::bench::{PairedTimes, Samples};
 use crate::device::{DeviceError, Limits, answer};
 use crate::emit::onnx;
 use crate::files;
@@ -99,7 +99,7 @@ pub fn versus(
         turn += 1;
     }
     // Frames of two runs of a command are no pairs of neighbours.
-    let pair = Pair::of(&a, &b);
+    let pair = PairedTimes::of(&a, &b);
     let ratio = pair.ratio;
     Ok(PairedLatency { ratio, ratio_bound: None, ..pair.into() })
 }

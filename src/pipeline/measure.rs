@@ -4,7 +4,7 @@ use super::aim::{self, Usage};
 use super::floors::Floors;
 use super::job::{Event, Job, Listener, Timing};
 use super::{PipelineError, Source, external};
-use crate::bench::{self, Distribution, Measured, Pair, TableSpec};
+use crate::bench::{self, Distribution, Measured, PairedTimes, TableSpec};
 use crate::board::Board;
 use crate::engine::{Engine, Options};
 use crate::latency::{self, LatencyError, LatencyTable, Networks, Sampling, Speed};
@@ -44,9 +44,9 @@ pub struct PairedLatency {
     pub all_windows: Option<Distribution>,
 }
 
-impl From<Pair> for PairedLatency {
+impl From<PairedTimes> for PairedLatency {
     /// Frames that ran in turn, the baseline network's first.
-    fn from(pair: Pair) -> Self {
+    fn from(pair: PairedTimes) -> Self {
         let (ratio, ratio_bound) = (pair.pair_ratio, pair.pair_ratio_bound);
         Self { baseline: pair.a, pruned: pair.b, ratio, ratio_bound, all_windows: None }
     }

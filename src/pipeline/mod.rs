@@ -210,7 +210,7 @@ pub fn run(job: &Job, results: &Results, tell: Listener) -> Result<Done, Pipelin
         repaired: evaluate(&repaired)?,
         tuned: tuned.as_ref().map(&evaluate).transpose()?,
         dtype: job.dtype,
-        rounded: rounded.as_ref().map(&evaluate).transpose()?,
+        quantized: rounded.as_ref().map(&evaluate).transpose()?,
         controls: BTreeMap::new(),
         search: planned.search,
         table_errors: planned.table.held_out_errors.clone(),

@@ -1,9 +1,9 @@
-//! Merges channels that go into the most similar ones that stay, without any data.
+//! Merges removed channels into the most similar ones that are kept, without any data.
 //!
 //! A channel whose filter points where another one's does carries about the same signal, so what is read from it can be
-//! read from the other at the right scale: its columns in the kernels that read it are added to the other's. After Kim et
-//! al., "Neuron Merging: Compensating for Pruned Neurons" (NeurIPS 2020), with the filters and shifts of all convolutions that make
-//! a channel, normalisation folded in, as its direction.
+//! read from the other at the right scale: its columns in the kernels that read it are added to the other's. After Kim
+//! et al., "Neuron Merging: Compensating for Pruned Neurons" (NeurIPS 2020), with the filters and shifts of all
+//! convolutions that make a channel, normalisation folded in, as its direction.
 
 use super::kept_rows;
 use crate::graph::{NodeId, Op};
@@ -15,16 +15,16 @@ use std::collections::BTreeMap;
 /// The least cosine of two channels that are merged.
 const SIMILAR: f64 = 0.45;
 
-/// For a channel that goes: the one that takes its place, and at which scale.
-type Heirs = BTreeMap<AtomId, (AtomId, f64)>;
+/// For a removed channel: the one that takes its place, and at which scale.
+type Partners = BTreeMap<AtomId, (AtomId, f64)>;
 
-/// Adds to the cut model's kernels what channels that went can pass on.
+/// Adds the columns of removed channels to those of their partners in the pruned model's kernels.
 pub(super) fn merge(original: &Model, groups: &Groups, selection: &Selection, cut: &mut Model) {
-    let mut heirs = Heirs::new();
+    let mut partners = Partners::new();
     for (group, keep) in groups.groups.iter().zip(&selection.0) {
         // Products of queries and keys are not linear in single channels.
         if group.heads == 1 && !keep.is_empty() && keep.len() < group.width() {
-            heirs.extend(heirs_of(original, groups, group, keep));
+            partners.extend(partners_of(original, groups, group, keep));
         }
     }
     for id in original.graph.ids() {
@@ -36,7 +36,7 @@ pub(super) fn merge(original: &Model, groups: &Groups, selection: &Selection, cu
         let whole = original.tensor(&conv.weight).select(0, &kept_rows(groups, selection, id));
         let Some(kernel) = cut.weights.get_mut(&smaller.weight) else { continue };
         let taps = conv.kernel * conv.kernel;
-        for (from, to, scale) in moves(&groups.channels[node.inputs[0].index()], &heirs) {
+        for (from, to, scale) in moves(&groups.channels[node.inputs[0].index()], &partners) {
             let Ok(to) = columns.binary_search(&to) else { continue };
             let rows = kernel.data_mut().chunks_exact_mut(smaller.c_in * taps);
             for (mine, theirs) in rows.zip(whole.data().chunks_exact(conv.c_in * taps)) {
@@ -48,24 +48,24 @@ pub(super) fn merge(original: &Model, groups: &Groups, selection: &Selection, cu
     }
 }
 
-/// Positions of a tensor whose channels go, with those of their heirs: where channels occur several times, the occurrences of
-/// the same number belong together.
-fn moves(channels: &[AtomId], heirs: &Heirs) -> Vec<(usize, usize, f64)> {
+/// Positions of a tensor whose channels are removed, with those of their partners: where channels occur several times,
+/// the occurrences of the same number belong together.
+fn moves(channels: &[AtomId], partners: &Partners) -> Vec<(usize, usize, f64)> {
     let mut places: BTreeMap<AtomId, Vec<usize>> = BTreeMap::new();
     channels.iter().enumerate().for_each(|(at, atom)| places.entry(*atom).or_default().push(at));
-    let of = |(gone, (heir, scale)): (&AtomId, &(AtomId, f64))| {
-        let (from, to) = (places.get(gone)?, places.get(heir)?);
+    let of = |(removed, (kept, scale)): (&AtomId, &(AtomId, f64))| {
+        let (from, to) = (places.get(removed)?, places.get(kept)?);
         Some(from.iter().zip(to).map(|(from, to)| (*from, *to, *scale)).collect::<Vec<_>>())
     };
-    heirs.iter().filter_map(of).flatten().collect()
+    partners.iter().filter_map(of).flatten().collect()
 }
 
-/// The heirs of a group's channels that go, where there are any.
-fn heirs_of(model: &Model, groups: &Groups, group: &Group, keep: &[usize]) -> Heirs {
-    let Some(directions) = directions(model, groups, group) else { return Heirs::new() };
+/// The partners of a group's removed channels, where there are any.
+fn partners_of(model: &Model, groups: &Groups, group: &Group, keep: &[usize]) -> Partners {
+    let Some(directions) = directions(model, groups, group) else { return Partners::new() };
     let dot = |a: usize, b: usize| directions[a].iter().zip(&directions[b]).map(|(x, y)| x * y).sum::<f64>();
-    let gone = (0..group.width()).filter(|at| keep.binary_search(at).is_err());
-    let heir = |at: usize| {
+    let removed = (0..group.width()).filter(|at| keep.binary_search(at).is_err());
+    let kept = |at: usize| {
         let own = dot(at, at);
         let near = keep.iter().map(|kept| (*kept, dot(at, *kept), dot(*kept, *kept)));
         let near = near.filter(|(_, _, theirs)| own * theirs > 0.0);
@@ -74,11 +74,11 @@ fn heirs_of(model: &Model, groups: &Groups, group: &Group, keep: &[usize]) -> He
         let similar = both / (own * theirs).sqrt() >= SIMILAR;
         similar.then(|| (group.atoms[at], (group.atoms[kept], both / theirs)))
     };
-    gone.filter_map(heir).collect()
+    removed.filter_map(kept).collect()
 }
 
-/// For every channel of a group the folded filters and shifts of all that make it; none where something else than a convolution
-/// does.
+/// For every channel of a group the folded filters and shifts of all that make it; none where something else than a
+/// convolution does.
 fn directions(model: &Model, groups: &Groups, group: &Group) -> Option<Vec<Vec<f64>>> {
     let mut directions = vec![Vec::new(); group.width()];
     for producer in &group.producers {

@@ -1,13 +1,13 @@
-//! Gives a cut network back what its weights can still express, before any training.
+//! Repairs a pruned network by layer-wise reconstruction, before any training.
 //!
-//! The original and the cut network run side by side over calibration images, layer after layer. At
-//! every convolution the cut one is refitted so that its output is as close as possible to what the original
-//! computed there: ridge regression toward the cut weights, with an intercept that goes into the
+//! The original and the pruned network run side by side over calibration images, layer after layer. At
+//! every convolution the pruned one is refitted so that its output is as close as possible to what the original
+//! computed there: ridge regression toward the pruned weights, with an intercept that is added to the
 //! batch normalisation or the bias. Later layers see the repaired outputs of earlier ones, so errors do not
 //! add up unseen. After He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017).
 //!
-//! The same walk re-estimates batch-norm statistics, the cheaper repair that users compare with. [`Method::Merge`] needs no images
-//! at all.
+//! [`Method::BatchNorm`] re-estimates batch-norm statistics instead, a cheaper repair for comparison. [`Method::Merge`]
+//! needs no images at all.
 
 mod merge;
 mod moments;
@@ -26,26 +26,26 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
-/// How a cut network is repaired.
+/// How a pruned network is repaired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// Not at all.
+    /// No repair.
     None,
-    /// Channels that go are merged into similar ones that stay; no images are looked at.
+    /// Removed channels are merged into similar ones that are kept; needs no images.
     Merge,
     /// Re-estimation of batch-norm means and variances.
     BatchNorm,
     /// Sequential least-squares reconstruction.
     #[default]
     LeastSquares,
-    /// The same over the weights that are not zero; zeros stay. Where a row has too many weights for a system of its own,
-    /// statistics are re-estimated instead.
+    /// The same over the weights that are not zero; zeros are kept. Where a row has too many weights for a system of
+    /// its own, statistics are re-estimated instead.
     Sparse,
 }
 
 impl Method {
-    /// Every method for cut networks with the name users type.
+    /// Every method for pruned networks with the name users type.
     pub const ALL: [(&'static str, Self); 4] =
         [("none", Self::None), ("merge", Self::Merge), ("bn", Self::BatchNorm), ("lsq", Self::LeastSquares)];
 
@@ -63,7 +63,7 @@ impl Method {
 /// The most weights of a row that sparse repair solves for.
 const MAX_SPARSE_ROW: usize = 1536;
 
-/// Images to repair with, and how hard to try.
+/// Images to repair with, and the settings of the repair.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {
     /// Letterboxed images, `[3, height, width]` each, RGB 0 to 1.
@@ -72,12 +72,12 @@ pub struct Calibration<'a> {
     pub height: usize,
     /// Columns of every image.
     pub width: usize,
-    /// Ridge of one-layer refits while importance is measured, as a share of the inputs' mean variance. The repair itself
-    /// chooses its ridges.
+    /// Ridge of one-layer refits while importance is measured, as a share of the inputs' mean variance. The repair
+    /// itself chooses its ridges.
     pub ridge: f64,
     /// Seed of the choice of positions.
     pub seed: u64,
-    /// How much the original's outputs depend on its layers; all positions count alike without it.
+    /// How much the original's outputs depend on its layers; without it all positions have the same weight.
     pub sensitivity: Option<&'a Sensitivity>,
 }
 
@@ -91,7 +91,7 @@ pub struct Sensitivity {
 }
 
 impl Calibration<'_> {
-    /// What the positions of a node count, for every image.
+    /// The weights of the positions of a node, for every image.
     pub fn position_weights(&self, id: NodeId) -> Option<&[Vec<f32>]> {
         self.sensitivity?.positions.get(&id.0).map(Vec::as_slice)
     }
@@ -164,7 +164,7 @@ pub fn repair(
     let mut before = Walk::new(&original.graph, calibration);
     let mut after = Walk::new(&cut.graph, calibration);
     let total = original.graph.nodes.len();
-    // Layers that vanished with a whole group have no partner; what is left keeps its order.
+    // Layers that were removed with a whole group have no partner; the others keep their order.
     for id in original.graph.ids() {
         let partner = cut.graph.find(&original.graph.node(id).name);
         if let Some(mine) = partner
@@ -200,7 +200,7 @@ pub fn repair(
     Ok(repaired)
 }
 
-/// Which output channels of a node stay.
+/// Which output channels of a node are kept.
 fn kept_rows(groups: &Groups, selection: &Selection, id: NodeId) -> Vec<usize> {
     let mut kept: Vec<bool> = groups.group_of.iter().map(Option::is_none).collect();
     for (group, keep) in groups.groups.iter().zip(&selection.0) {

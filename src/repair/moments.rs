@@ -55,10 +55,10 @@ pub struct Moments {
     blocks: Vec<Split>,
 }
 
-/// The moments of all positions, and of two halves of them for choosing the ridge.
+/// The moments of all positions, and of two disjoint parts of them for choosing the ridge.
 struct Split {
     all: Block,
-    halves: [Block; 2],
+    parts: [Block; 2],
 }
 
 /// Ridges that are tried, as shares of the inputs' mean variance.
@@ -133,14 +133,15 @@ impl Sums {
 }
 
 /// Collects the moments for refitting `cut`, which reads `after`, to what `original` makes of `before` with the
-/// rows of its kernel that stay, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows. `worth` as in [`Covariance::of`].
+/// rows of its kernel that are kept, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows. `weights` as
+/// in [`Covariance::of`].
 pub(super) fn collect(
     original: (&Conv, &Tensor, &[usize]),
     before: Inputs,
     cut: &Conv,
     after: Inputs,
     seed: u64,
-    worth: Option<&[Vec<f32>]>,
+    weights: Option<&[Vec<f32>]>,
 ) -> Moments {
     let (conv, kernel, rows) = original;
     let taps = conv.kernel * conv.kernel;
@@ -154,11 +155,11 @@ pub(super) fn collect(
         vec![(0..conv.c_in, 0..cut.c_in, 0..rows.len())]
     };
     let unknowns = lanes.first().map_or(1, |lane| lane.1.len() * taps);
-    let positions = positions::choose(conv, before, unknowns, seed, worth);
+    let positions = positions::choose(conv, before, unknowns, seed, weights);
     let block = |(old, new, columns): (std::ops::Range<usize>, std::ops::Range<usize>, std::ops::Range<usize>)| {
         let kernel = whole.subcols(columns.start, columns.len());
-        // Pairs of images take turns, so that neither half knows the other's: an image and its mirror image are a pair.
-        let half = |parity: usize| {
+        // Pairs of images alternate between the parts: an image and its mirror image are a pair, and never in both.
+        let part = |parity: usize| {
             let mut sums = Sums::new(new.len() * taps, columns.len());
             let mine: Vec<_> = positions.iter().filter(|p| p.image / 2 % 2 == parity).copied().collect();
             for chunk in mine.chunks(CHUNK) {
@@ -167,11 +168,11 @@ pub(super) fn collect(
             }
             sums
         };
-        let (mut all, other) = (half(0), half(1));
+        let (mut all, other) = (part(0), part(1));
         let first =
             Sums { xx: all.xx.clone(), xy: all.xy.clone(), x: all.x.clone(), y: all.y.clone(), count: all.count };
         all.join(&other);
-        Split { all: all.centre(), halves: [first.centre(), other.centre()] }
+        Split { all: all.centre(), parts: [first.centre(), other.centre()] }
     };
     Moments { blocks: lanes.into_iter().map(block).collect() }
 }
@@ -192,7 +193,7 @@ impl Moments {
             .collect();
         let unseen = |ridge: f64| -> Option<f64> {
             let error = |(split, start): (&Split, &&[f32])| {
-                let [seen, unseen] = &split.halves;
+                let [seen, unseen] = &split.parts;
                 let trial = solve(&seen.covariance, &seen.xy, &seen.target_mean, start, ridge)?;
                 Some(unseen.error(&trial.kernel))
             };
@@ -209,9 +210,9 @@ impl Moments {
         Some(fit)
     }
 
-    /// As [`Moments::fit`], with a ridge that is given, over the weights of `kernel` that are not zero: each output has a
-    /// system of its own. An output whose equations have no solution, because what it reads never changes, keeps its weights
-    /// and gets the right mean.
+    /// As [`Moments::fit`], with a ridge that is given, over the weights of `kernel` that are not zero: each output has
+    /// a system of its own. An output whose equations have no solution, because what it reads never changes, keeps its
+    /// weights and gets the right mean.
     pub fn fit_nonzero(&self, kernel: &Tensor, ridge: f64) -> Fit {
         let mut rows = kernel.data();
         let mut fit = Fit::default();
@@ -281,11 +282,11 @@ impl Block {
 }
 
 impl Covariance {
-    /// The moments of a dense convolution's own inputs; `worth` says for every image how much each position of the output
-    /// counts.
-    pub fn of(conv: &Conv, inputs: Inputs, seed: u64, worth: Option<&[Vec<f32>]>) -> Self {
+    /// The moments of a dense convolution's own inputs; `weights` holds for every image the weight of each position of
+    /// the output.
+    pub fn of(conv: &Conv, inputs: Inputs, seed: u64, weights: Option<&[Vec<f32>]>) -> Self {
         let d = conv.c_in * conv.kernel * conv.kernel;
-        let positions = positions::choose(conv, inputs, d, seed, worth);
+        let positions = positions::choose(conv, inputs, d, seed, weights);
         let mut sums = Sums::new(d, 0);
         for chunk in positions.chunks(CHUNK) {
             sums.add(patches(conv, inputs, 0..conv.c_in, chunk), Mat::zeros(chunk.len(), 0), chunk);

@@ -1,7 +1,8 @@
-//! Where the original and the cut network are compared: positions of calibration images, with weights.
+//! Where the original and the pruned network are compared: positions of calibration images, with weights.
 //!
-//! Without an sensitivity all positions count alike and a few of each image are drawn. With one, half of the draws go where the
-//! outputs depend on the layer most, and weights make up for how often a position was to be drawn.
+//! Without a sensitivity all positions have the same weight and a few of each image are drawn. With one, half of the
+//! draws are where the outputs depend on the layer most, and weights correct for the probability with which a position
+//! is drawn.
 
 use super::Inputs;
 use crate::graph::Conv;
@@ -13,10 +14,10 @@ use rand::{RngExt, SeedableRng};
 const LEAST: usize = 8192;
 const PER_UNKNOWN: usize = 12;
 
-/// What a position counts at least, as a share of the mean: the curvature is a local figure.
-const FLOOR: f64 = 0.2;
+/// The least weight of a position, as a share of the mean: the curvature is a local figure.
+const MIN_WEIGHT: f64 = 0.2;
 
-/// A position of an image's output, and how much it counts.
+/// A position of an image's output, and its weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Position {
     /// Number of the image.
@@ -29,14 +30,14 @@ pub(super) struct Position {
     pub weight: f64,
 }
 
-/// Positions of a convolution's output over all images. `worth` holds a value per position and image, with a mean of about one;
-/// its square root is used, since single values of it are noisy.
+/// Positions of a convolution's output over all images. `curvature` holds a value per position and image, with a mean
+/// of about one; its square root is used, since single values of it are noisy.
 pub(super) fn choose(
     conv: &Conv,
     inputs: Inputs,
     unknowns: usize,
     seed: u64,
-    worth: Option<&[Vec<f32>]>,
+    curvature: Option<&[Vec<f32>]>,
 ) -> Vec<Position> {
     let side = |n: usize| (n + 2 * conv.padding - conv.kernel) / conv.stride + 1;
     let (h, w) = (side(inputs.height), side(inputs.width));
@@ -47,12 +48,13 @@ pub(super) fn choose(
     let mut all = Vec::with_capacity(per_image * inputs.images.len());
     for image in 0..inputs.images.len() {
         let position = |at: usize, weight: f64| Position { image, y: at / w, x: at % w, weight };
-        let worth = worth.and_then(|all| all.get(image)).filter(|map| map.len() == area);
-        let Some(worth) = worth else {
+        let curvature = curvature.and_then(|all| all.get(image)).filter(|map| map.len() == area);
+        let Some(curvature) = curvature else {
             all.extend(sample(&mut rng, area, per_image).into_iter().map(|at| position(at, 1.0)));
             continue;
         };
-        let target: Vec<f64> = worth.iter().map(|v| FLOOR + (1.0 - FLOOR) * f64::from(v.max(0.0)).sqrt()).collect();
+        let target: Vec<f64> =
+            curvature.iter().map(|v| MIN_WEIGHT + (1.0 - MIN_WEIGHT) * f64::from(v.max(0.0)).sqrt()).collect();
         if per_image == area {
             all.extend(target.iter().enumerate().map(|(at, weight)| position(at, *weight)));
             continue;
@@ -101,12 +103,13 @@ mod tests {
         let side = 64;
         let images: Vec<Vec<f32>> = vec![vec![0.0; 4 * side * side]; 16];
         let inputs = Inputs { images: &images, height: 2 * side, width: 2 * side };
-        // All worth lies in one corner; a figure that is 1 there and 0 elsewhere.
+        // All curvature lies in one corner; a figure that is 1 there and 0 elsewhere.
         let corner = |y: usize, x: usize| y < 8 && x < 8;
         let map: Vec<f32> = (0..side * side).map(|at| if corner(at / side, at % side) { 64.0 } else { 0.0 }).collect();
-        let worth = vec![map; images.len()];
+        let curvature = vec![map; images.len()];
         let truth: f64 = {
-            let weight = |at: usize| FLOOR + (1.0 - FLOOR) * if corner(at / side, at % side) { 8.0 } else { 0.0 };
+            let weight =
+                |at: usize| MIN_WEIGHT + (1.0 - MIN_WEIGHT) * if corner(at / side, at % side) { 8.0 } else { 0.0 };
             let inside: f64 = (0..side * side).filter(|at| corner(at / side, at % side)).map(weight).sum();
             inside / (0..side * side).map(weight).sum::<f64>()
         };
@@ -114,14 +117,14 @@ mod tests {
             let inside: f64 = chosen.iter().filter(|p| corner(p.y, p.x)).map(|p| p.weight).sum();
             inside / chosen.iter().map(|p| p.weight).sum::<f64>()
         };
-        let drawn = choose(&conv, inputs, 1, 7, Some(&worth));
+        let drawn = choose(&conv, inputs, 1, 7, Some(&curvature));
         assert_eq!(drawn.len(), LEAST);
         assert!((share(&drawn) / truth - 1.0).abs() < 0.1, "{} for {truth}", share(&drawn));
-        // With room for all, every position is there once.
-        let whole = choose(&conv, inputs, 1 << 20, 7, Some(&worth));
+        // With space for all, every position is there once.
+        let whole = choose(&conv, inputs, 1 << 20, 7, Some(&curvature));
         assert_eq!(whole.len(), images.len() * side * side);
         assert!((share(&whole) / truth - 1.0).abs() < 1e-9);
-        // Without an sensitivity all count alike.
+        // Without a sensitivity all have the same weight.
         assert!(choose(&conv, inputs, 1, 7, None).iter().all(|p| p.weight == 1.0));
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Comparison {
     /// Version of secateurs.
     pub version: String,
-    /// What measured: processor, threads, image size.
+    /// What measured: CPU, threads, image size.
     pub device: String,
     /// The model file.
     pub model: String,
@@ -40,13 +40,13 @@ pub struct Score {
 /// One pruned model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Which channels went, and how widths were chosen: `l1` (searched), `l1-global`, `l1-uniform`.
+    /// How channels were ranked, and how widths were chosen: `l1` (searched), `l1-global`, `l1-uniform`.
     pub scheme: String,
     /// How it was repaired.
     pub repair: String,
     /// The latency that was asked for, as a share of the baseline model's.
     pub asked_ratio: f64,
-    /// The latency that was measured, in turn with the baseline model.
+    /// Measured latency, interleaved with the baseline model.
     pub latency_ratio: f64,
     /// Median milliseconds of a frame.
     pub p50_ms: f64,

@@ -18,7 +18,7 @@ pub struct Report {
     pub version: String,
     /// Name of the device profile.
     pub target: String,
-    /// What measured: processor, threads, image size.
+    /// What measured: CPU, threads, image size.
     pub device: String,
     /// Side of the square image, pixels.
     pub imgsz: usize,
@@ -37,7 +37,7 @@ pub struct Report {
     pub floors: BTreeMap<String, f64>,
     /// How channels were ranked.
     pub importance: String,
-    /// The model as it came.
+    /// The model before pruning.
     #[serde(rename = "uncut")]
     pub baseline: Stage,
     /// After surgery.
@@ -48,12 +48,12 @@ pub struct Report {
     /// After fine-tuning; absent without epochs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<Stage>,
-    /// The numbers that the model ships in.
+    /// What the model ships in.
     #[serde(default)]
     pub dtype: Dtype,
-    /// In these numbers; absent where they are f32.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rounded: Option<Stage>,
+    /// After quantization; absent where the model ships in f32.
+    #[serde(rename = "rounded", default, skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<Stage>,
     /// The baseline model given the same treatment, by name (`uncut + repair`, `uncut + tuning`).
     #[serde(default)]
     pub controls: BTreeMap<String, Stage>,
@@ -85,7 +85,7 @@ impl Report {
     /// All stages in their order, with their names.
     pub fn stages(&self) -> impl Iterator<Item = (&'static str, &Stage)> {
         let some = [("baseline", &self.baseline), ("pruned", &self.pruned), ("repaired", &self.repaired)];
-        let more = [("tuned", self.tuned.as_ref()), (self.dtype.name(), self.rounded.as_ref())];
+        let more = [("tuned", self.tuned.as_ref()), (self.dtype.name(), self.quantized.as_ref())];
         some.into_iter().chain(more.into_iter().filter_map(|(name, stage)| Some((name, stage?))))
     }
 
@@ -96,12 +96,12 @@ impl Report {
 
     /// The stage that ships: the last one that there is.
     pub fn last(&self) -> &Stage {
-        self.rounded.as_ref().or(self.tuned.as_ref()).unwrap_or(&self.repaired)
+        self.quantized.as_ref().or(self.tuned.as_ref()).unwrap_or(&self.repaired)
     }
 
     /// The stage that ships, to be completed.
     pub fn last_mut(&mut self) -> &mut Stage {
-        self.rounded.as_mut().or(self.tuned.as_mut()).unwrap_or(&mut self.repaired)
+        self.quantized.as_mut().or(self.tuned.as_mut()).unwrap_or(&mut self.repaired)
     }
 }
 
@@ -136,8 +136,8 @@ pub struct Asked {
 /// A model at one stage of the job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Mean average precision at IoU 0.50 to 0.95, COCO rules. This and the next two are not numbers for a classifier, and
-    /// absent from its `report.json`.
+    /// Mean average precision at IoU 0.50 to 0.95, COCO rules. This and the next two are not numbers for a classifier,
+    /// and absent from its `report.json`.
     #[serde(default = "none", skip_serializing_if = "is_none")]
     pub map50_95: f64,
     /// The same at IoU 0.50.
@@ -146,7 +146,7 @@ pub struct Stage {
     /// mAP50-95 under the rules of ultralytics.
     #[serde(default = "none", skip_serializing_if = "is_none")]
     pub map50_95_ultralytics: f64,
-    /// Share of the validation pictures that a classifier tells right.
+    /// Share of the validation pictures that a classifier gets right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// The same on training pictures: what it is better there, it knows by heart.
@@ -182,8 +182,8 @@ impl Stage {
         self.accuracy.unwrap_or(self.map50_95)
     }
 
-    /// [`Stage::score`], where there is one: mAP is below zero where no image shows an object, and not a number where it
-    /// was not taken. Such figures are never compared.
+    /// [`Stage::score`], where there is one: mAP is below zero where no image shows an object, and not a number where
+    /// it was not taken. Such figures are never compared.
     pub fn defined_score(&self) -> Option<f64> {
         Some(self.score()).filter(|score| *score >= 0.0)
     }
@@ -209,7 +209,8 @@ fn is_none(figure: &f64) -> bool {
 pub struct Search {
     /// Loss of the plan: the losses of its groups, as they were measured, added up.
     pub loss: Option<f64>,
-    /// No plan of the offered widths that is predicted to keep to the same budget loses less than this, by the same losses.
+    /// No plan of the offered widths that is predicted to keep to the same budget loses less than this, by the same
+    /// losses.
     pub lower_bound: Option<f64>,
     /// `(loss - lower_bound) / loss`.
     pub gap: Option<f64>,
@@ -290,7 +291,7 @@ pub struct LayerTimes {
 /// The measured answer to the budgets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Latency after over latency before, measured in turn; 0 where nothing was measured that counts.
+    /// Latency after over latency before, interleaved; 0 where nothing was measured that counts.
     pub latency_ratio: f64,
     /// Why no latency is claimed, where none is: the device was simulated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -299,7 +300,7 @@ pub struct Verdict {
     pub latency_ok: bool,
     /// Whether the budgets of memory, parameters and file size hold; true without any.
     pub memory_ok: bool,
-    /// Whether the accuracy floors hold; true without any.
+    /// Whether the minimum accuracy and recalls are reached; true without any.
     pub accuracy_ok: bool,
     /// One sentence per budget.
     pub sentences: Vec<String>,

@@ -64,7 +64,7 @@ pub(super) fn branch(dual: &mut Dual, root: Ascent, pool: &mut Pool, bound: f64,
             let split = choose(dual, &ascent, &ranges);
             open.push(Node { ranges, bound, multipliers: ascent.multipliers, split });
         }
-        pool.tell_bound(open.iter().map(|node| node.bound).fold(ended, f64::min));
+        pool.report_bound(open.iter().map(|node| node.bound).fold(ended, f64::min));
     }
     dual.ranges.clear();
     open.iter().map(|node| node.bound).fold(ended, f64::min)

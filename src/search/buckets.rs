@@ -7,7 +7,7 @@ use super::table::{Table, strides};
 pub(super) struct Plan {
     /// Variables in the order of their elimination.
     pub order: Vec<usize>,
-    /// What is summed when a variable goes, in that order.
+    /// What is summed when a variable is eliminated, in that order.
     pub buckets: Vec<Bucket>,
     /// Entries of each message.
     pub messages: Vec<usize>,
@@ -15,7 +15,7 @@ pub(super) struct Plan {
     pub exact: bool,
 }
 
-/// All that one variable takes part in when its turn comes.
+/// All that one variable takes part in when it is eliminated.
 pub(super) struct Bucket {
     pub variable: usize,
     pub minis: Vec<Mini>,
@@ -30,7 +30,7 @@ pub(super) struct Mini {
     pub sizes: Vec<usize>,
     pub parts: Vec<Part>,
     pub out: usize,
-    /// The variable that goes.
+    /// The variable that is eliminated.
     pub own: usize,
 }
 

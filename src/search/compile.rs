@@ -106,7 +106,7 @@ fn memory_steps(problem: &Problem) -> Vec<Step> {
         let ((ca, da), (cb, db)) = (&coefficients[a], &coefficients[b]);
         ca >= cb && da.iter().zip(db).all(|(x, y)| x >= y)
     };
-    // Of equal steps the first stays.
+    // Of equal steps the first is kept.
     let needless = |b: usize| (0..coefficients.len()).any(|a| a != b && covers(a, b) && (a < b || !covers(b, a)));
     let mut steps: Vec<Step> = Vec::new();
     for (_, (constant, dense)) in coefficients.iter().enumerate().filter(|(i, _)| !needless(*i)) {

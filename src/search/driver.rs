@@ -35,8 +35,8 @@ pub fn solve(
         .map_err(|no_plan| SearchError::Infeasible(Box::new(explain(problem, options, no_plan))))
 }
 
-/// Proves how far a plan, whoever found it, is from the best one within the budgets. One that is over a budget is compared
-/// with all plans that take no more of it than this one does.
+/// Proves how far a plan, whoever found it, is from the best one within the budgets. One that is over a budget is
+/// compared with all plans that take no more of it than this one does.
 ///
 /// # Errors
 /// As [`solve`]; also if the plan has not one existing level per variable.

@@ -1,8 +1,8 @@
 //! Depth-first search over what bounds cannot exclude.
 //!
 //! Variables are decided in the reverse order of their elimination, so that the messages of an elimination bound what
-//! the rest adds to any function that was eliminated. A branch goes when the Lagrangian says that it cannot beat the best
-//! plan, or when latency, memory or their mixture says that it cannot fit.
+//! the rest adds to any function that was eliminated. A branch is pruned when the Lagrangian says that it cannot beat
+//! the best plan, or when latency, memory or their mixture says that it cannot fit.
 
 use super::compile::Compiled;
 use super::elimination::Potentials;
@@ -10,7 +10,7 @@ use super::elimination::Potentials;
 /// A function that bounds branches: one whose value must stay at or below a limit.
 pub(super) struct Bounding<'a> {
     pub potentials: &'a Potentials,
-    /// A branch goes when its bound exceeds this.
+    /// A branch is pruned when its bound exceeds this.
     pub limit: f64,
 }
 

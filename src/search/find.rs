@@ -34,12 +34,12 @@ pub(super) fn find(
     let mut pool = Pool::new(problem, options.alternatives > 0, progress);
 
     // 1. The least loss of all, if it fits, is best.
-    let floor: f64 = compiled.loss.iter().map(|loss| loss.iter().copied().fold(f64::INFINITY, f64::min)).sum();
+    let least_loss: f64 = compiled.loss.iter().map(|loss| loss.iter().copied().fold(f64::INFINITY, f64::min)).sum();
     let least = dual.seen[0].levels.clone();
     if pool.offer(&least)
         && let Some(best) = pool.best.clone()
     {
-        return Ok(conclude(best, pool, f64::INFINITY, options, &compiled));
+        return Ok(finish(best, pool, f64::INFINITY, options, &compiled));
     }
 
     // 2. Whether anything fits.
@@ -62,9 +62,9 @@ pub(super) fn find(
 
     // 3. The bound.
     let ascent = dual.ascend(1.0, PRICE, &Effort::steps(options.dual_steps));
-    let mut bound = (ascent.bound * dual.scale).max(floor);
+    let mut bound = (ascent.bound * dual.scale).max(least_loss);
     let multipliers = &ascent.multipliers;
-    pool.tell_bound(bound);
+    pool.report_bound(bound);
 
     // 4. Better plans, and the proof where it can be had.
     if !small {
@@ -79,13 +79,13 @@ pub(super) fn find(
         bound = if closed { f64::INFINITY } else { branch(&mut dual, ascent, &mut pool, bound, options) };
     }
     match pool.best.clone() {
-        Some(best) => Ok(conclude(best, pool, bound, options, &compiled)),
+        Some(best) => Ok(finish(best, pool, bound, options, &compiled)),
         None => Err(NoPlan { levels: least, violation: f64::INFINITY, bound: 0.0, proven: false }),
     }
 }
 
 /// The best plan with its bound; a bound above its loss says that it is optimal.
-fn conclude(best: Alternative, mut pool: Pool, bound: f64, options: &Options, compiled: &Compiled) -> Solution {
+fn finish(best: Alternative, mut pool: Pool, bound: f64, options: &Options, compiled: &Compiled) -> Solution {
     if options.alternatives > 0 {
         let mut state = State::new(compiled, best.levels.clone());
         for (_, levels) in state.neighbours(4 * options.alternatives) {

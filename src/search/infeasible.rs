@@ -43,9 +43,9 @@ pub struct Reachable {
 /// Budgets that can be met.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Relaxation {
-    /// The new latency budget; none if it stays.
+    /// The new latency budget; none if it does not change.
     pub latency_ms: Option<f64>,
-    /// The new memory budget; none if it stays.
+    /// The new memory budget; none if it does not change.
     pub memory_bytes: Option<f64>,
     /// The best plan found under them, within both.
     pub solution: Solution,
@@ -120,16 +120,16 @@ fn least(problem: &Problem, options: &Options, kind: Kind) -> Option<Reachable> 
     let mut levels = levels.clone();
     let bound = if ascent.bound > 0.0 { (1.0 + ascent.bound) * scale } else { 0.0 };
     // Smaller budgets are tried as long as the bound allows it.
-    let mut floor = bound;
+    let mut lower = bound;
     for _ in 0..BISECTIONS {
         let value = kind.of(&evaluation);
-        if value - floor <= 1e-6 * value {
+        if value - lower <= 1e-6 * value {
             break;
         }
-        let target = 0.5 * (floor + value);
+        let target = 0.5 * (lower + value);
         match fitting(&Problem { budget: kind.with(Budget::default(), Some(target)), ..problem.clone() }, options) {
             Some(found) => (evaluation, levels) = (evaluate(problem, &found), found),
-            None => floor = target,
+            None => lower = target,
         }
     }
     Some(Reachable { bound: bound.min(kind.of(&evaluation)), evaluation, levels })
@@ -146,7 +146,7 @@ fn fitting(problem: &Problem, options: &Options) -> Option<Vec<usize>> {
     pool.best.map(|best| best.levels)
 }
 
-/// The least value of one budget, the other staying, that a plan was found for.
+/// The least value of one budget, the other unchanged, that a plan was found for.
 fn relax(problem: &Problem, options: &Options, kind: Kind, least: &Option<Reachable>) -> Option<Relaxation> {
     let budget = problem.budget;
     let with = |value| Problem { budget: kind.with(budget, value), ..problem.clone() };
@@ -156,15 +156,15 @@ fn relax(problem: &Problem, options: &Options, kind: Kind, least: &Option<Reacha
     }
     let mut value = kind.of(&evaluate(problem, &plan));
     let asked = if kind == Kind::Latency { budget.latency_ms } else { budget.memory_bytes }?;
-    let mut floor = least.as_ref().map_or(asked, |least| least.bound).max(asked);
+    let mut lower = least.as_ref().map_or(asked, |least| least.bound).max(asked);
     for _ in 0..BISECTIONS {
-        if value - floor <= 1e-3 * value {
+        if value - lower <= 1e-3 * value {
             break;
         }
-        let target = 0.5 * (floor + value);
+        let target = 0.5 * (lower + value);
         match fitting(&with(Some(target)), options) {
             Some(found) => (value, plan) = (kind.of(&evaluate(problem, &found)), found),
-            None => floor = target,
+            None => lower = target,
         }
     }
     let solution = find(&with(Some(value)), options, &[plan], &mut |_| {}).ok()?;

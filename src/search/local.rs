@@ -80,7 +80,7 @@ impl<'a> State<'a> {
             }
             changed = true;
         }
-        // What rounding has piled up goes.
+        // Removes what rounding has accumulated.
         self.figures = self.problem.figures(&self.levels);
         changed
     }

@@ -1,6 +1,7 @@
 //! The small linear program behind the cutting planes: the best mixture of known plans.
 //!
-//! min sum(w_k cost_k) + price * z   subject to   sum(w_k excess_k[i]) <= z for every row i,   sum(w_k) = 1,   w, z >= 0.
+//! min sum(w_k cost_k) + price * z   subject to   sum(w_k excess_k[i]) <= z for every row i,   sum(w_k) = 1,   w, z >=
+//! 0.
 //!
 //! Its dual variables are the multipliers of the rows; their sum is at most `price`.
 
@@ -94,7 +95,7 @@ mod tests {
             (vec![column(0.0, &[1.0]), column(2.0, &[-1.0])], 1, 100.0, 1.0, vec![1.0]),
             // Too dear a multiplier: the excess is paid for.
             (vec![column(0.0, &[1.0]), column(2.0, &[-1.0])], 1, 0.5, 0.5, vec![0.5]),
-            // A matrix game: rock, paper, scissors is worth 0 at equal multipliers.
+            // A matrix game: rock, paper, scissors has the value 0 at equal multipliers.
             (
                 vec![column(0.0, &[0.0, 1.0, -1.0]), column(0.0, &[-1.0, 0.0, 1.0]), column(0.0, &[1.0, -1.0, 0.0])],
                 3,

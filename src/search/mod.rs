@@ -1,21 +1,21 @@
 //! Widths that meet the budgets at the least loss, with a certificate.
 //!
 //! The problem is abstract: variables with a few levels each, a loss per level, latency as a sum of tables over few
-//! variables, memory as tables plus the greatest of many linear sums. This room knows no graphs, files or devices.
+//! variables, memory as tables plus the greatest of many linear sums. This module knows no graphs, files or devices.
 //!
 //! [`solve`] goes through these steps:
 //!
 //! 1. **Reach.** The least violation of the budgets is bounded from below; above zero it proves that no plan fits, and
-//!    [`Infeasible`] says what is least and which budget would have to grow to which value.
+//!    [`Infeasible`] gives the least latency and memory, and the least budgets that can be met.
 //! 2. **Dual.** The budgets get multipliers. For fixed multipliers the sum of all terms is minimised exactly by
 //!    eliminating variable after variable (non-serial dynamic programming; Bertelè and Brioschi, 1972) in min-fill
 //!    order, or bounded by mini-buckets (Dechter and Rish, 2003) where tables would grow too large. The multipliers
 //!    rise by cutting planes (Kelley, 1960) with smoothing (Wentges, 1997); memory steps take part once violated.
 //! 3. **Primal.** The dual's minimisers are repaired and improved by 1- and 2-exchange and by solving small blocks of
-//!    variables exactly while all others stay.
+//!    variables exactly while all others are fixed.
 //! 4. **Closing.** A depth-first search over what the dual cannot exclude proves the optimum where it ends in time.
 //!
-//!    What is left is split by halving the levels of one variable, each half with a dual of its own, the weakest first.
+//!    What is left is split at the levels of one variable, each part with a dual of its own, the weakest bound first.
 //!
 //! All limits are counted, none is timed: the same problem gives the same answer. What is returned has been computed
 //! again by [`evaluate`], which shares no arithmetic with the search.
@@ -40,12 +40,12 @@ pub use driver::{certify, solve};
 pub use evaluate::{Evaluation, evaluate};
 pub use infeasible::{Infeasible, Reachable, Relaxation};
 
-/// One decision: how wide a group stays.
+/// One decision: the width of a group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variable {
     /// What errors call it.
     pub name: String,
-    /// Channels at each level, ascending; the last is baseline.
+    /// Channels at each level, ascending; the last is that of the baseline.
     pub widths: Vec<usize>,
     /// Loss at each level, at least 0, in any unit that adds up over variables.
     pub loss: Vec<f64>,
@@ -100,7 +100,7 @@ pub struct Options {
     pub gap: f64,
     /// Further feasible solutions to return, different from the best and from each other.
     pub alternatives: usize,
-    /// The most entries of an elimination table; beyond, the bound gets weaker and stays valid.
+    /// The most entries of an elimination table; beyond it the bound gets weaker but remains valid.
     pub max_table: usize,
     /// The most evaluations of the dual.
     pub dual_steps: usize,
@@ -126,7 +126,7 @@ impl Default for Options {
     }
 }
 
-/// What the search is at.
+/// What the search has found so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Progress {
     /// No plan loses less than this.

@@ -61,7 +61,7 @@ impl<'a> Pool<'a> {
     }
 
     /// Tells of a bound.
-    pub fn tell_bound(&mut self, bound: f64) {
+    pub fn report_bound(&mut self, bound: f64) {
         (self.progress)(Progress::Bound(bound));
     }
 

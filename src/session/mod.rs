@@ -11,7 +11,7 @@ mod windows;
 
 pub use windows::{Collected, Unsteady, collect};
 
-use crate::bench::{Distribution, Measured, Pair, TableSpec, Versus, Window, upper_bound};
+use crate::bench::{Distribution, Measured, PairedNetwork, PairedTimes, TableSpec, Window, upper_bound};
 use crate::board::{self, Board, State};
 use crate::device::{self, DeviceError, Limits, Runner, Word};
 use crate::engine::LeastTimes;
@@ -232,8 +232,8 @@ impl Session {
     fn record(&self, collected: Collected, frames: &Frames) -> Record {
         let Collected { windows, discarded, network, against, everything } = collected;
         let everything = Distribution::of(&everything.samples.wall, &everything.samples.cpu);
-        let pair = Pair::of(&against.samples, &network.samples);
-        let versus = Versus {
+        let pair = PairedTimes::of(&against.samples, &network.samples);
+        let versus = PairedNetwork {
             latency: pair.a,
             peak_memory_bytes: against.peak_memory_bytes,
             ratio: pair.ratio,

@@ -1,9 +1,10 @@
-//! Cuts channels: a [`Selection`] says which channels of every group stay, and [`cut`] rebuilds
+//! Removes channels: a [`Selection`] says which channels of every group are kept, and [`cut`] rebuilds
 //! every layer on both sides: a convolution's outputs, the inputs of all that read it, the offsets
-//! of splits, the sizes of attention heads. Where a removable group keeps nothing, the layers that depended on it go.
+//! of splits, the sizes of attention heads. Where a removable group keeps nothing, the layers that
+//! depended on it are removed.
 //!
 //! The property that proves it: the original with the removed channels masked ([`mask`]) computes the
-//! same as the cut model.
+//! same as the pruned model.
 
 use crate::graph::{Attention, Conv, ConvTranspose, Graph, Node, NodeId, Norm, Op};
 use crate::group::{AtomId, DeadNodes, Groups};
@@ -11,13 +12,13 @@ use crate::model::{Model, ModelError, Weights};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// For every group the positions of the channels that stay, ascending.
+/// For every group the positions of the channels that are kept, ascending.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Selection(pub Vec<Vec<usize>>);
 
 impl Selection {
-    /// Everything stays.
+    /// Keeps every channel.
     pub fn all(groups: &Groups) -> Self {
         Self(groups.groups.iter().map(|g| (0..g.width()).collect()).collect())
     }
@@ -33,13 +34,13 @@ impl Selection {
         Self(groups.groups.iter().zip(widths).map(of).collect())
     }
 
-    /// Number of channels that stay, per group.
+    /// Number of channels that are kept, per group.
     pub fn widths(&self) -> Vec<usize> {
         self.0.iter().map(Vec::len).collect()
     }
 }
 
-/// A cut that cannot be made.
+/// A selection that cannot be carried out.
 #[derive(Debug, Error, PartialEq)]
 pub enum SurgeryError {
     /// The selection speaks of another number of groups.
@@ -57,7 +58,7 @@ pub enum SurgeryError {
         group: String,
         /// Its width.
         width: usize,
-        /// The first position at fault.
+        /// The first position that is wrong.
         position: usize,
     },
     /// Nothing would be left of a group that is not removable.
@@ -73,11 +74,11 @@ pub enum SurgeryError {
     Heads {
         /// Name of the group.
         group: String,
-        /// Channels that would stay per head.
+        /// Channels that would be kept per head.
         found: Vec<usize>,
     },
     /// The result does not have the widths that were asked for, or is no network.
-    #[error("the cut was not reached: {0}")]
+    #[error("the pruned network is not what was asked for: {0}")]
     NotReached(String),
     /// The result is no valid model.
     #[error(transparent)]
@@ -108,7 +109,7 @@ pub fn cut(model: &Model, groups: &Groups, selection: &Selection) -> Result<Mode
     let kept = Kept::new(&model.graph, groups, selection)?;
     let graph = shrink(&model.graph, &kept)?;
     let mut weights = Weights::default();
-    for id in model.graph.ids().filter(|id| kept.stays(*id)) {
+    for id in model.graph.ids().filter(|id| kept.keeps(*id)) {
         let node = model.graph.node(id);
         let rows = kept.positions(id);
         let vectors: Vec<String> = match &node.op {
@@ -136,7 +137,7 @@ pub fn cut(model: &Model, groups: &Groups, selection: &Selection) -> Result<Mode
     Ok(Model::new(graph, weights, model.info.clone())?)
 }
 
-/// The graph alone, cut to the given widths: what any selection with these widths leads to.
+/// The graph alone, pruned to the given widths: that of any selection with these widths.
 ///
 /// # Errors
 /// As [`cut`]; a group spread over heads needs a width that they can share.
@@ -208,7 +209,7 @@ fn check(groups: &Groups, selection: &Selection) -> Result<(), SurgeryError> {
     Ok(())
 }
 
-/// Which atoms stay, and which nodes go with the others.
+/// Which atoms are kept, and which nodes are removed with the others.
 struct Kept<'a> {
     groups: &'a Groups,
     atoms: Vec<bool>,
@@ -237,19 +238,19 @@ impl<'a> Kept<'a> {
         (0..flags.len()).filter(|i| flags[*i]).collect()
     }
 
-    /// Whether a node is part of the cut graph. Unless something vanishes, all are.
-    fn stays(&self, node: NodeId) -> bool {
+    /// Whether a node is part of the pruned graph. Unless a whole group is removed, all are.
+    fn keeps(&self, node: NodeId) -> bool {
         self.dead.is_empty() || self.dead.needed[node.index()]
     }
 }
 
-/// Rebuilds every layer for the channels that stay, and checks that the result has exactly them. Names stay; nodes are
-/// numbered anew only where some vanish.
+/// Rebuilds every layer for the channels that are kept, and checks that the result has exactly them. Names do not
+/// change; nodes are numbered anew only where some are removed.
 fn shrink(graph: &Graph, kept: &Kept) -> Result<Graph, SurgeryError> {
     let mut number = vec![NodeId(0); graph.nodes.len()];
     let mut cut = Graph { nodes: Vec::new(), outputs: Vec::new(), head: graph.head.clone(), dtype: graph.dtype };
     let mut asked = Vec::new();
-    for id in graph.ids().filter(|id| kept.stays(*id)) {
+    for id in graph.ids().filter(|id| kept.keeps(*id)) {
         number[id.index()] = NodeId(cut.nodes.len() as u32);
         let node = graph.node(id);
         let present = node.inputs.iter().filter(|input| !kept.dead.absent[input.index()]);
@@ -276,7 +277,7 @@ fn shrink_op(node: &Node, id: NodeId, kept: &Kept) -> Op {
             Op::Slice { start: count(&source[..*start]), len: count(&source[*start..*start + *len]) }
         }
         Op::Attention(a) => Op::Attention(cut_heads(*a, &kept.flags(node.inputs[0]))),
-        Op::Values(a) => Op::Values(cut_heads(*a, &kept.flags(node.inputs[0]))),
+        Op::AttentionValues(a) => Op::AttentionValues(cut_heads(*a, &kept.flags(node.inputs[0]))),
         Op::Input { .. }
         | Op::MaxPool { .. }
         | Op::Upsample { .. }

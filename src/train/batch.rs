@@ -26,12 +26,12 @@ pub(super) struct Batch {
     pub classes: Vec<usize>,
 }
 
-/// Makes batches of a dataset; decoded images stay in memory up to a bound.
+/// Makes batches of a dataset; decoded images are kept in memory up to a bound.
 pub(super) struct Loader<'a> {
     dataset: &'a Dataset,
     config: &'a FitConfig,
     preprocess: Preprocess,
-    /// Whether the network tells classes of whole images.
+    /// Whether the network classifies whole images.
     classifies: bool,
     cache: Vec<OnceLock<Arc<Image>>>,
     cached: AtomicUsize,

@@ -3,8 +3,8 @@
 //! The file is a model file: what loads models loads the averaged model of the last finished epoch. Further tensors,
 //! which that reader leaves out, hold the rest: `train/raw/{key}` the weights that are being trained,
 //! `train/{slot}/{key}` the optimiser. Counters, the training's [`Identity`] and a digest of all of it stand in the
-//! provenance below `train.`. One file, written beside and renamed, so that an interrupted training never leaves parts of
-//! two epochs; what has been changed since, by whatever, is not continued.
+//! provenance below `train.`. One file, written beside and renamed, so that an interrupted training never leaves parts
+//! of two epochs; what has been changed since, by whatever, is not continued.
 
 use super::config::TrainError;
 use super::identity::{Identity, hex};
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// All that a training goes on from after a finished epoch.
+/// All that a training needs to resume after a finished epoch.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     /// Finished epochs.
@@ -74,8 +74,8 @@ pub(super) fn save(state: &State, model: &Model, identity: &Identity, path: &Pat
 /// Reads a state that was written by the same training.
 ///
 /// # Errors
-/// [`TrainError::Checkpoint`] if the file cannot be used by anyone, [`TrainError::OtherTraining`] if it belongs to another
-/// training.
+/// [`TrainError::Checkpoint`] if the file cannot be used by anyone, [`TrainError::OtherTraining`] if it belongs to
+/// another training.
 pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<State, TrainError> {
     let fail = |problem: String| TrainError::Checkpoint { path: path.into(), problem };
     let bytes = files::read(path, model::MAX_FILE).map_err(|e| fail(e.to_string()))?;

@@ -1,4 +1,4 @@
-//! What a training is told, what it reports, and how it fails.
+//! Settings of a training, the progress it reports, and its errors.
 
 use super::augment::Augment;
 use super::distill::Distillation;
@@ -11,7 +11,7 @@ use crate::vision::ImageError;
 use std::path::PathBuf;
 use thiserror::Error;
 
-/// Settings of a training. The default fine-tunes a cut detector.
+/// Settings of a training. The default fine-tunes a pruned detector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FitConfig {
     /// Passes over the data; 0 gives the model back as it is.
@@ -24,11 +24,11 @@ pub struct FitConfig {
     pub lr: f64,
     /// The last learning rate as a fraction of the highest.
     pub lr_last: f64,
-    /// How it falls.
+    /// How the learning rate decays.
     pub decay: Decay,
     /// Epochs in which the learning rate rises from zero.
     pub warmup: f64,
-    /// How steps follow from gradients.
+    /// The optimizer.
     pub optimizer: Rule,
     /// Decay of kernels.
     pub weight_decay: f64,
@@ -40,11 +40,11 @@ pub struct FitConfig {
     pub augment: Augment,
     /// Epochs with mosaics, from the first on.
     pub mosaic_until: usize,
-    /// L1 penalty on the scales of the normalisations, which brings those of channels that matter little to zero (Liu et
-    /// al., "Network Slimming", ICCV 2017): every step moves them toward zero by this share of the learning rate, and
-    /// stops there, whatever the optimiser does (a proximal step). Before another normalisation nothing holds a layer's
-    /// scales up but that training ends: the sum of all learning rates times this should stay around 1. With AdamW,
-    /// whose steps are of the size of the learning rate, 1 is as strong as any gradient.
+    /// L1 penalty on the scales of the normalisations, which brings those of channels that matter little to zero (Liu
+    /// et al., "Network Slimming", ICCV 2017): every step moves them toward zero by this share of the learning rate,
+    /// and stops there, whatever the optimizer does (a proximal step). Before another normalisation nothing holds a
+    /// layer's scales up but that training ends: the sum of all learning rates times this should stay around 1. With
+    /// AdamW, whose steps are of the size of the learning rate, 1 is as strong as any gradient.
     pub sparsity: f64,
     /// Factor on the distillation terms, where there is a teacher.
     pub distill: f64,
@@ -56,9 +56,10 @@ pub struct FitConfig {
     pub threads: usize,
     /// Decoded images are kept in memory up to this many bytes.
     pub cache_bytes: usize,
-    /// Whether weights of kernels that are zero at the start stay zero.
+    /// Whether weights of kernels that are zero at the start remain zero.
     pub keep_zeros: bool,
-    /// The content of the data, where it is known already: what [`Dataset::content`](crate::data::Dataset::content) says.
+    /// The content of the data, where it is known already: what [`Dataset::content`](crate::data::Dataset::content)
+    /// says.
     pub content: Option<String>,
     /// Written after every epoch and continued from where it is there.
     pub checkpoint: Option<PathBuf>,
@@ -188,7 +189,7 @@ pub enum FitEvent {
         /// Norm of its gradient before clipping.
         norm: f64,
     },
-    /// The checkpoint cannot be written; training goes on without it.
+    /// The checkpoint cannot be written; training continues without it.
     NotSaved {
         /// The file, and why.
         problem: String,

@@ -1,8 +1,8 @@
-//! Distillation: a cut detector learns from the outputs of the baseline one.
+//! Distillation: a pruned detector learns from the outputs of the baseline.
 //!
 //! Two terms on the raw head outputs, whose shapes never depend on the widths inside:
 //! * class: cross-entropy of every class logit against the teacher's probability, less the teacher's own entropy;
-//! * box: localisation distillation (Zheng et al., "Localization Distillation", 2022), the divergence of the distance
+//! * box: localisation distillation (Zheng et al., "Localization Distillation", 2022), the KL divergence of the distance
 //!   distributions at a temperature, weighted by the teacher's confidence in the cell.
 //!
 //! Both are normalised by the teacher's confidences, as the detection loss is by its target scores, and multiplied by
@@ -88,8 +88,8 @@ pub fn detect(
 }
 
 /// The distillation loss of a classifier, mean over the batch, its gradient added to `grad`: divergence of the class
-/// distributions at a temperature, times its square (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
-/// `student` and `teacher` are logits `[N, nc, 1, 1]`.
+/// distributions at a temperature, times its square (Hinton et al., "Distilling the Knowledge in a Neural Network",
+/// 2015). `student` and `teacher` are logits `[N, nc, 1, 1]`.
 ///
 /// # Errors
 /// If the logits do not fit each other.

@@ -1,7 +1,7 @@
 //! The training loop.
 //!
 //! Every step is a function of the seed and of its number alone: order and augmentation are drawn afresh for each
-//! image of each epoch, so that a training continued from a checkpoint goes on exactly as if it had not been stopped.
+//! image of each epoch, so that a training that resumes from a checkpoint gives the result of an uninterrupted one.
 
 use super::batch::{Batch, Loader};
 use super::checkpoint::{self, State};
@@ -23,7 +23,8 @@ use std::sync::mpsc::sync_channel;
 ///
 /// With a teacher, which must have the same head, the model also learns from the teacher's outputs on the same
 /// images (see [`distill`]). With `config.checkpoint`, the state is saved after every epoch, and a training that
-/// finds the file goes on from there, if it is the same one ([`Identity`]); on the CPU the result is the same to the bit.
+/// finds the file resumes from there, if it is the same one ([`Identity`]); on the CPU the result is the same to the
+/// bit.
 ///
 /// # Errors
 /// Settings or data that do not fit the model, images that cannot be read, a loss that is not finite any more, a
@@ -104,7 +105,8 @@ fn start(model: &Model, kept: Option<&Kept>, progress: &mut dyn FnMut(FitEvent))
     })
 }
 
-/// The state in a checkpoint. One that no training can use is moved out of the way; one of another training is an error.
+/// The state in a checkpoint. One that no training can use is moved out of the way; one of another training is an
+/// error.
 fn continued(
     model: &Model,
     identity: &Identity,
@@ -152,7 +154,7 @@ struct Trainer<'a> {
     optimizer: Optimizer,
     /// The scales of the normalisations, where they shall become sparse.
     scales: Vec<Var>,
-    /// By key of a kernel: 0 where it must stay zero, 1 elsewhere.
+    /// By key of a kernel: 0 where it must remain zero, 1 elsewhere.
     masks: BTreeMap<String, Tensor>,
     ema: Ema,
     schedule: Schedule,
@@ -196,7 +198,8 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// All steps of an epoch; gives their mean loss. `loader` makes batches in `pool`, one ahead of the step that uses it.
+    /// All steps of an epoch; gives their mean loss. `loader` makes batches in `pool`, one ahead of the step that uses
+    /// it.
     fn epoch(
         &mut self,
         epoch: usize,

@@ -1,5 +1,5 @@
-//! What the result of a training depends on, by content: a checkpoint is only continued by a training that is the same in
-//! all of it, and results are kept under its key.
+//! What the result of a training depends on, by content: a checkpoint is only continued by a training that is the same
+//! in all of it, and results are kept under its key.
 
 use super::config::FitConfig;
 use crate::model::{Info, Model};
@@ -85,16 +85,16 @@ impl Identity {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// In words what another one has that this one has not.
+    /// What differs in another one, for people.
     pub(super) fn differences(&self, other: &Self) -> String {
         let differing = self.0.iter().filter(|(name, value)| other.0.get(*name) != Some(value));
-        let words = differing.map(|(name, value)| match name.as_str() {
+        let parts = differing.map(|(name, value)| match name.as_str() {
             START => "another network to start from".into(),
             TEACHER => "another teacher".into(),
             DATA => "other data (pictures, labels or class names)".into(),
             _ => format!("{name} {} instead of {value}", other.0.get(name).map_or("unknown", String::as_str)),
         });
-        words.collect::<Vec<_>>().join(", ")
+        parts.collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -172,9 +172,9 @@ mod tests {
             (with(|c| c.keep_zeros = true), "keep-zeros true"),
         ];
         let mut keys = std::collections::HashSet::from([base.key()]);
-        for (other, words) in cases {
+        for (other, parts) in cases {
             let differences = base.differences(&other);
-            assert!(differences.contains(words), "{words}: {differences}");
+            assert!(differences.contains(parts), "{parts}: {differences}");
             keys.insert(other.key());
         }
         // Two of the cases differ in the same way: the two networks to start from are different ones.

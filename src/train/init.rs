@@ -10,10 +10,10 @@ const PRIOR_OBJECTS: f64 = 5.0;
 /// Side of that image.
 const PRIOR_SIDE: f64 = 640.0;
 
-/// Fresh weights of a graph: kernels uniform within `1 / sqrt(fan in)` (He et al., 2015, with the leaky slope that makes
-/// it so), normalisations at identity, biases zero. The class biases of a detect head give every cell the probability
-/// of an object that a typical image has, and its box biases are 1, so that the first steps are not spent on pushing
-/// thousands of empty cells down. The same seed gives the same weights.
+/// Fresh weights of a graph: kernels uniform within `1 / sqrt(fan in)` (He et al., 2015, with the leaky slope that
+/// makes it so), normalisations at identity, biases zero. The class biases of a detect head give every cell the
+/// probability of an object that a typical image has, and its box biases are 1, so that the first steps are not spent
+/// on pushing thousands of empty cells down. The same seed gives the same weights.
 pub fn init(graph: &Graph, seed: u64) -> Weights {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut weights = Weights::new();

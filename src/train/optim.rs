@@ -1,4 +1,4 @@
-//! Optimisers on candle variables: SGD with momentum, and AdamW (Loshchilov and Hutter, 2019). Both compute what
+//! Optimizers on candle variables: SGD with momentum, and AdamW (Loshchilov and Hutter, 2019). Both compute what
 //! PyTorch's do.
 //!
 //! Weight decay acts on kernels only, that is on parameters with more than one axis: biases and normalisation are left
@@ -9,12 +9,12 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Var};
 use std::collections::BTreeMap;
 
-/// How a step follows from a gradient.
+/// The optimizer and its constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// Stochastic gradient descent.
     Sgd {
-        /// Share of the last step that goes on.
+        /// Momentum: share of the last step that is added to the next.
         momentum: f64,
         /// Whether the gradient looks ahead by the momentum.
         nesterov: bool,

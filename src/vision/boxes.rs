@@ -58,8 +58,8 @@ impl Xywh {
         side(0).max(0.0) * side(1).max(0.0)
     }
 
-    /// Intersection over union, 0 to 1. `epsilon` square pixels are added to the union (ultralytics: 1e-7, COCO: none); without
-    /// them, two empty boxes give no number (NaN).
+    /// Intersection over union, 0 to 1. `epsilon` square pixels are added to the union (ultralytics: 1e-7, COCO: none);
+    /// without them, two empty boxes give no number (NaN).
     pub fn iou(&self, other: &Self, epsilon: f64) -> f64 {
         let both = self.intersection(other);
         both / (self.area() + other.area() - both + epsilon)

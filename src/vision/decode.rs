@@ -57,8 +57,8 @@ pub fn decode(head: &Head, size: (usize, usize), outputs: &[&[f32]], wanted: &Ca
     found
 }
 
-/// Everything, as exporters of this family write it: `[4 + nc + extra, cells]`, centre, width and height in pixels, then
-/// scores, then what the task adds: mask coefficients, keypoints in pixels, or the angle in radians.
+/// Everything, as exporters of this family write it: `[4 + nc + extra, cells]`, centre, width and height in pixels,
+/// then scores, then what the task adds: mask coefficients, keypoints in pixels, or the angle in radians.
 pub fn decode_all(head: &Head, size: (usize, usize), outputs: &[&[f32]]) -> Vec<f32> {
     let levels = levels(head, size, outputs);
     let cells: usize = levels.iter().map(|level| level.area).sum();

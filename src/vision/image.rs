@@ -62,8 +62,8 @@ impl Image {
         Self { width, height, data }
     }
 
-    /// Reads an image file and turns it as its EXIF orientation says: JPEG and PNG; with the feature `tools` WebP, BMP and
-    /// TIFF as well. The content decides, not the name.
+    /// Reads an image file and turns it as its EXIF orientation says: JPEG and PNG; with the feature `tools` WebP, BMP
+    /// and TIFF as well. The content decides, not the name.
     ///
     /// # Errors
     /// If the file cannot be read, is no image, is cut off, or is larger than the bounds.
@@ -99,8 +99,8 @@ impl Image {
         Ok([width as usize, height as usize])
     }
 
-    /// Refuses a file whose head cannot be read, or whose end is missing. Only what does not end as JPEG and PNG files do is
-    /// decoded for that; the end of other formats is not looked at.
+    /// Refuses a file whose head cannot be read, or whose end is missing. Only what does not end as JPEG and PNG files
+    /// do is decoded for that; the end of other formats is not looked at.
     ///
     /// # Errors
     /// As [`Image::open`], as far as head and end show it.

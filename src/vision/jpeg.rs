@@ -1,4 +1,5 @@
-//! Where a JPEG file ends. The decoder fills what is missing with grey and says nothing, so this is looked at beside it.
+//! Where a JPEG file ends. The decoder fills what is missing with grey and says nothing, so this is looked at beside
+//! it.
 //!
 //! ITU-T T.81, Annex B: a file is a row of segments; behind the header of a scan come its bits, in which a byte 0xff is
 //! followed by 0x00 or by a restart mark. What begins with anything else there is the next segment.

@@ -1,7 +1,8 @@
 //! Fits an image into the network's input: scaled to fit, centred, the rest grey.
 //!
-//! Scaling is bilinear with half-pixel centres in the fixed-point arithmetic that camera pipelines built on OpenCV use (11-bit weights);
-//! an exact scaling by 1/2 averages blocks of four, as there. Models are trained and judged on such images.
+//! Scaling is bilinear with half-pixel centres in the fixed-point arithmetic that camera pipelines built on OpenCV use
+//! (11-bit weights); an exact scaling by 1/2 averages blocks of four, as there. Models are trained and judged on such
+//! images.
 
 use super::Image;
 use super::boxes::{Rotated, Xyxy};
@@ -191,7 +192,8 @@ fn column(out: usize, source: usize, content: usize) -> Tap {
     tap(low, if outside { 0.0 } else { share }, source)
 }
 
-/// Down a column the weights stay, and both may fall on the border pixel: the same value but for rounding, which is the reference's.
+/// Down a column the weights do not change, and both may fall on the border pixel: the same value but for rounding,
+/// which is the reference's.
 fn row(out: usize, source: usize, content: usize) -> Tap {
     let (low, share) = around(out, source, content);
     tap(low, share, source)

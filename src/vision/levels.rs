@@ -1,7 +1,7 @@
 //! The outputs of a head that finds boxes, level by level.
 //!
-//! The distance of each box side from the cell's centre is the mean of a distribution over bins (Li et al., "Generalized
-//! Focal Loss", NeurIPS 2020), in units of the level's stride.
+//! The distance of each box side from the cell's centre is the mean of a distribution over bins (Li et al.,
+//! "Generalized Focal Loss", NeurIPS 2020), in units of the level's stride.
 
 use super::boxes::Xyxy;
 use crate::graph::{Boxes, Head};

@@ -16,8 +16,8 @@ pub fn detect(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &N
     nms(candidates, options).into_iter().map(|kept| kept.detection).collect()
 }
 
-/// Objects in pixels of the network's input, best first: the boxes that stay, and what the task adds to each. The box of
-/// a rotated object is the upright one around it.
+/// Objects in pixels of the network's input, best first: the boxes that are kept, and what the task adds to each. The
+/// box of a rotated object is the upright one around it.
 pub fn find(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &NmsOptions) -> Vec<(Detection, Extra)> {
     let wanted = Candidates { score: options.score, multi_label: options.multi_label };
     let candidates = decode(head, size, outputs, &wanted);

@@ -212,8 +212,8 @@ impl<'a> Net<'a> {
         self.push(name, Op::Add, &[a, b], channels)
     }
 
-    /// The two halves of a tensor.
-    fn halves(&mut self, name: &str, input: NodeId) -> [NodeId; 2] {
+    /// Splits a tensor into two equal parts.
+    fn split(&mut self, name: &str, input: NodeId) -> [NodeId; 2] {
         let len = self.channels(input) / 2;
         [0, 1].map(|i| self.push(format!("{name}.split.{i}"), Op::Slice { start: i * len, len }, &[input], len))
     }
@@ -239,10 +239,10 @@ impl<'a> Net<'a> {
         self.conv(&format!("{name}.cv3"), joined, outer, ConvArgs::k(1))
     }
 
-    /// `C3k2`: split in two halves; the second runs through blocks; everything is concatenated.
+    /// `C3k2`: split in two equal parts; the second runs through blocks; everything is concatenated.
     pub fn c3k2(&mut self, name: &str, input: NodeId, args: C3k2Args) -> Result<NodeId, ZooError> {
         let stem = self.conv(&format!("{name}.cv1"), input, 2 * args.half, ConvArgs::k(1))?;
-        let [a, b] = self.halves(name, stem);
+        let [a, b] = self.split(name, stem);
         let (mut all, mut x) = (vec![a, b], b);
         for i in 0..self.plan.repeats(&format!("{name}.m"), args.repeats) {
             let block = format!("{name}.m.{i}");
@@ -258,11 +258,11 @@ impl<'a> Net<'a> {
         self.conv(&format!("{name}.cv2"), joined, args.c_out, ConvArgs::k(1))
     }
 
-    /// `C2f`: split in two halves; the second runs through bottlenecks of full width, with residuals where asked;
+    /// `C2f`: split in two equal parts; the second runs through bottlenecks of full width, with residuals where asked;
     /// everything is concatenated.
     pub fn c2f(&mut self, name: &str, input: NodeId, args: C2fArgs) -> Result<NodeId, ZooError> {
         let stem = self.conv(&format!("{name}.cv1"), input, 2 * (args.c_out / 2), ConvArgs::k(1))?;
-        let [a, b] = self.halves(name, stem);
+        let [a, b] = self.split(name, stem);
         let (mut all, mut x) = (vec![a, b], b);
         for i in 0..self.plan.repeats(&format!("{name}.m"), args.repeats) {
             let (block, width) = (format!("{name}.m.{i}"), self.channels(b));
@@ -293,7 +293,7 @@ impl<'a> Net<'a> {
     /// `C2PSA`: half the channels run through attention blocks with residuals.
     pub fn c2psa(&mut self, name: &str, input: NodeId, c_out: usize, repeats: usize) -> Result<NodeId, ZooError> {
         let stem = self.conv(&format!("{name}.cv1"), input, 2 * (c_out / 2), ConvArgs::k(1))?;
-        let [a, mut b] = self.halves(name, stem);
+        let [a, mut b] = self.split(name, stem);
         for i in 0..self.plan.repeats(&format!("{name}.m"), repeats) {
             b = self.psa_block(&format!("{name}.m.{i}"), b)?;
         }
@@ -319,7 +319,7 @@ impl<'a> Net<'a> {
         let key_dim = (head_dim / 2).max(1);
         let op = Attention { heads, key_dim, head_dim, scale: (key_dim as f32).powf(-0.5) };
         let mixed = self.push(format!("{name}.mix"), Op::Attention(op), &[qkv], heads * head_dim);
-        let values = self.push(format!("{name}.values"), Op::Values(op), &[qkv], heads * head_dim);
+        let values = self.push(format!("{name}.values"), Op::AttentionValues(op), &[qkv], heads * head_dim);
         let pe_args = ConvArgs { depthwise: true, ..ConvArgs { kernel: 3, ..linear } };
         let pe = self.conv(&format!("{name}.pe"), values, dim, pe_args)?;
         let sum = self.add(format!("{name}.sum"), mixed, pe);

@@ -1,8 +1,8 @@
 //! MobileNetV4, the convolutional ones (Qin et al., "MobileNetV4: Universal Models for the Mobile Ecosystem", 2024), of
 //! any widths that a checkpoint has, with the tensor names of timm and candle-transformers.
 //!
-//! Kernels tell which blocks there are and how large their windows are; the first block of each of the first four stages
-//! halves the image, by the rule of the family. The hybrid networks' attention is not known here.
+//! Kernels tell which blocks there are and how large their windows are; the first block of each of the first four
+//! stages downsamples by 2, by the rule of the family. The hybrid networks' attention is not known here.
 
 use super::blocks::{Blueprint, Net, PlainArgs, Unknown, ZooError};
 use super::shapes::{Published, Shapes};
@@ -15,8 +15,8 @@ pub enum Block {
     Conv(usize, usize),
     /// A fused inverted bottleneck: width, kernel, factor of the inner width.
     Fused(usize, usize, usize),
-    /// A universal inverted bottleneck: width, kernels of the first and of the middle depthwise convolution (0: there is
-    /// none), factor of the inner width.
+    /// A universal inverted bottleneck: width, kernels of the first and of the middle depthwise convolution (0: there
+    /// is none), factor of the inner width.
     Universal(usize, usize, usize, usize),
 }
 

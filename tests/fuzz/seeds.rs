@@ -61,7 +61,7 @@ fn everything(task: &str) -> Graph {
     let pool = graph.push("pool2", Op::MaxPool { kernel: 4, stride: 4, padding: 0 }, &[pool]);
     let qkv = graph.push("qkv", conv("qkv", 8, 2 * attention.packed(), 1, 1), &[pool]);
     let mixed = graph.push("mixed", Op::Attention(attention), &[qkv]);
-    let values = graph.push("values", Op::Values(attention), &[qkv]);
+    let values = graph.push("values", Op::AttentionValues(attention), &[qkv]);
     let sum = graph.push("sum", Op::Add, &[mixed, values]);
     let part = graph.push("part", Op::Slice { start: 0, len: 8 }, &[sum]);
     let act = graph.push("act", Op::Activate { act: Activation::Relu }, &[part]);

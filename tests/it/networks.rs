@@ -123,7 +123,7 @@ impl Random {
                 let packed = self.conv(input, a.heads * a.packed(), 1, 1, false);
                 let [_, h, w] = self.shape(packed);
                 let mixed = self.push(Op::Attention(a), &[packed], [a.heads * a.head_dim, h, w]);
-                let values = self.push(Op::Values(a), &[packed], [a.heads * a.head_dim, h, w]);
+                let values = self.push(Op::AttentionValues(a), &[packed], [a.heads * a.head_dim, h, w]);
                 self.push(Op::Add, &[mixed, values], [a.heads * a.head_dim, h, w]);
             }
             14 if h * w <= 64 => {

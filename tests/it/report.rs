@@ -73,7 +73,7 @@ fn sample(with_tuning: bool) -> Report {
         repaired,
         tuned,
         dtype: Default::default(),
-        rounded: None,
+        quantized: None,
         controls: BTreeMap::from([("uncut + repair".to_owned(), stage(0.3702, 2_624_080, &classes))]),
         search: Search {
             loss: Some(0.0412),

@@ -297,7 +297,7 @@ fn run_bench(args: &Args, model: &Model) -> Result<(), Failure> {
         return show(&bench::profile(model, &options)?, args.json);
     }
     let measured = match &args.against {
-        Some(path) => bench::versus(model, &model::load(path)?, &options)?,
+        Some(path) => bench::measure_paired(model, &model::load(path)?, &options)?,
         None => bench::measure(model, &options)?,
     };
     show(&measured, args.json)

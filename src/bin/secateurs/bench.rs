@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
 use super::output;
-use secateurs::bench::{Options, measure, profile, versus};
+use secateurs::bench::{Options, measure, measure_paired, profile};
 use secateurs::engine::Device;
 use secateurs::import;
 use serde::Serialize;
@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return show(&profile, args.json);
     }
     let measured = match &args.against {
-        Some(path) => versus(&model, &import::load(path)?, &options)?,
+        Some(path) => measure_paired(&model, &import::load(path)?, &options)?,
         None => measure(&model, &options)?,
     };
     show(&measured, args.json)

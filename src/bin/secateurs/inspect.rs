@@ -147,7 +147,7 @@ fn describe(op: &Op) -> String {
         Op::Slice { start, len } => format!("slice {start}..{}", start + len),
         Op::Add => "add".into(),
         Op::Attention(a) => format!("attention {} heads", a.heads),
-        Op::Values(a) => format!("values {} heads", a.heads),
+        Op::AttentionValues(a) => format!("values {} heads", a.heads),
         Op::GlobalAvgPool => "average".into(),
     }
 }

@@ -3,9 +3,10 @@
 //! Input `images` `[1, 3, height, width]`, RGB in 0..1. A detector's output `output0` is `[1, 4 + nc, anchors]`: centre
 //! and size of every box in pixels of the input, then the class scores after the sigmoid. Rows of the task follow: mask
 //! coefficients (the prototypes are `output1`, `[1, masks, H, W]`), keypoints in pixels with the probability of being
-//! visible, or the angle in radians. A classifier's `output0` is its logits `[1, nc]`. All shapes are static, batch normalisation is folded, and only long-standing operators (opset
-//! 17) with constant arguments occur, which is what TensorRT and the other runtimes want. Names, stride and size travel
-//! in the metadata under the keys that the reference writes.
+//! visible, or the angle in radians. A classifier's `output0` is its logits `[1, nc]`. All shapes are static, batch
+//! normalisation is folded, and only long-standing operators (opset 17) with constant arguments occur, which is what
+//! TensorRT and the other runtimes want. Names, stride and size travel in the metadata under the keys that the
+//! reference writes.
 
 mod decode;
 pub mod proto;
@@ -181,7 +182,7 @@ impl Writer {
             Op::Slice { start, len } => self.slice(name, inputs[0], 1, *start, *len),
             Op::Add => self.node("Add", name, inputs, vec![]),
             Op::Attention(attention) => self.attention(name, attention, inputs[0], input),
-            Op::Values(attention) => {
+            Op::AttentionValues(attention) => {
                 let values = self.packed(name, attention, inputs[0], input.area());
                 let values = self.part(name, "v", &values, 2 * attention.key_dim, attention.head_dim);
                 self.reshape(name, &values, &[1, output.c, output.h, output.w]);

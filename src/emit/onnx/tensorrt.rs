@@ -1,8 +1,8 @@
 //! What TensorRT's parser would refuse in an ONNX file.
 //!
-//! The rules are those of its support matrix (onnx-tensorrt, docs/operators.md) for versions 8.5 to 10, which take operator sets
-//! up to 17: of each operator that an export may have, and of types and shapes in general. An operator without a rule here counts
-//! as refused.
+//! The rules are those of its support matrix (onnx-tensorrt, docs/operators.md) for versions 8.5 to 10, which take
+//! operator sets up to 17: of each operator that an export may have, and of types and shapes in general. An operator
+//! without a rule here counts as refused.
 
 use super::OPSET;
 use super::proto::{AttributeProto, FLOAT, GraphProto, INT64, ModelProto, NodeProto, TensorProto, ValueInfo};

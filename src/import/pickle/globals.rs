@@ -33,7 +33,7 @@ pub(super) fn allowed(module: &Arc<str>, name: &Arc<str>) -> Option<Global> {
     Some(Global { module: module.clone(), name: name.clone(), kind })
 }
 
-/// Where a name that is not allowed comes from, as far as it tells.
+/// Where a name that is not allowed comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// A function, or something of Python's own that runs programs or opens files.

@@ -115,8 +115,8 @@ impl Machine<'_> {
 
     /// The stack's length without its last `count` values, which lie above the last mark.
     pub(super) fn room(&self, count: usize) -> Result<usize, Stop> {
-        let floor = self.marks.last().copied().unwrap_or(0);
-        let from = self.stack.len().checked_sub(count).filter(|from| *from >= floor);
+        let mark = self.marks.last().copied().unwrap_or(0);
+        let from = self.stack.len().checked_sub(count).filter(|from| *from >= mark);
         from.ok_or_else(|| "the stack is empty".into())
     }
 

@@ -10,7 +10,7 @@ pub struct Bars {
     pub before: f64,
     /// Length after.
     pub after: f64,
-    /// The figures in words, not yet escaped.
+    /// The figures as text, not yet escaped.
     pub label: String,
 }
 

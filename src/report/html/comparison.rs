@@ -21,7 +21,7 @@ pub fn render(comparison: &Comparison) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n\
          <p class=\"soft\">{} validation images of {}, {}. Whiskers are the middle 95 % of {} resamples of the images; latency is \
-         measured in turn with the baseline model.</p>\n{}{}<footer>Written by secateurs {}.</footer>\n</main>\n</body>\n</html>\n",
+         measured interleaved with the baseline model.</p>\n{}{}<footer>Written by secateurs {}.</footer>\n</main>\n</body>\n</html>\n",
         comparison.images,
         escape(&comparison.data),
         escape(&comparison.device),

@@ -5,7 +5,7 @@
 
 mod chart;
 pub mod comparison;
-mod evidence;
+mod drawings;
 mod text;
 
 use super::{Asked, Report, Search, Stage};
@@ -23,12 +23,12 @@ pub fn render(report: &Report) -> String {
         stages(report),
         controls(report),
         search(report),
-        evidence::front(report),
+        drawings::front(report),
         widths(report),
         layers(report),
-        evidence::memory(report),
+        drawings::memory(report),
         classes(report),
-        evidence::photos(report),
+        drawings::photos(report),
         provenance(report),
     ];
     format!(
@@ -133,7 +133,7 @@ const FIGURES: [(&str, Unit, Figure); 15] = [
     ("latency p50", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p50_ms)),
     ("latency p95", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p95_ms)),
     ("latency p99", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p99_ms)),
-    ("processor time p50", Unit::Millis, |s| s.latency.as_ref().map(|d| d.cpu_p50_ms)),
+    ("CPU time p50", Unit::Millis, |s| s.latency.as_ref().map(|d| d.cpu_p50_ms)),
     ("peak memory", Unit::Bytes, |s| Some(s.peak_memory_bytes as f64)),
     ("model file", Unit::Bytes, |s| (s.file_bytes > 0).then_some(s.file_bytes as f64)),
     ("parameters", Unit::Count, |s| Some(s.params as f64)),
@@ -178,7 +178,7 @@ fn stages(report: &Report) -> String {
     let columns: Vec<(String, &Stage)> = report.stages().map(|(name, stage)| (name.to_owned(), stage)).collect();
     let runs = report.baseline.latency.as_ref().map_or(String::new(), |d| {
         format!(
-            " Latency: {} frames of each network in turn, {} thread{}, {} px; only the baseline model and the one that ships are measured.",
+            " Latency: {} interleaved frames of each network, {} thread{}, {} px; only the baseline model and the one that ships are measured.",
             d.runs,
             report.threads,
             if report.threads == 1 { "" } else { "s" },
@@ -241,7 +241,7 @@ fn search(report: &Report) -> String {
             ("loss of the plan", figure(search.loss)),
             ("lower bound", figure(search.lower_bound)),
             ("predicted latency", search.predicted_ms.map_or(NOTHING.into(), millis)),
-            ("rounds", format!("{} of search, cut and measurement", search.rounds)),
+            ("rounds", format!("{} of search, surgery and measurement", search.rounds)),
         ];
     }
     rows.extend([
@@ -267,7 +267,7 @@ fn widths(report: &Report) -> String {
     let bars: Vec<Bars> = bars.collect();
     let changed = report.groups.iter().filter(|g| g.before != g.after).count();
     format!(
-        "<h2>Widths</h2>\n<p class=\"soft\">Channels per group in the order of the network, and the share that stays; {changed} of {} groups changed.</p>\n{}{}",
+        "<h2>Widths</h2>\n<p class=\"soft\">Channels per group in the order of the network, and the share that is kept; {changed} of {} groups changed.</p>\n{}{}",
         bars.len(),
         chart::key("before", "after"),
         chart::paired(&bars, Scale::Row)

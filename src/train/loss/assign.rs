@@ -56,7 +56,7 @@ pub(super) fn assign(levels: &[Level<'_>], reg_max: usize, truths: &[Truth]) -> 
             choices.entry(fit.anchor).or_default().push(object);
         }
     }
-    // A cell that several objects chose goes to the one it overlaps most, be it one of them or not.
+    // A cell that several objects chose is assigned to the object it overlaps most, be it one of them or not.
     let find = |object: usize, anchor: usize| {
         let fits = &fits[object];
         fits.binary_search_by_key(&anchor, |f| f.anchor).ok().map(|i| fits[i])

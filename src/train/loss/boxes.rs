@@ -6,7 +6,7 @@ use std::f64::consts::PI;
 
 /// Guards divisions by empty boxes.
 const EPS: f64 = 1e-7;
-/// Targets stay this far below the last bin.
+/// Targets are kept this far below the last bin.
 const LAST_BIN_MARGIN: f64 = 0.01;
 
 /// Bin probabilities of the four sides of a cell, `[4][reg_max]` flat, and the mean distances in cells.

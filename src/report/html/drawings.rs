@@ -29,8 +29,8 @@ fn drawing(label: &str, top: &str, [left, right]: [&str; 2], inside: &str) -> St
     )
 }
 
-/// A share of the drawing's width and height as its coordinates; shares outside 0 to 1, and what is no number, are moved to
-/// the nearest side.
+/// A share of the drawing's width and height as its coordinates; shares outside 0 to 1, and what is no number, are
+/// moved to the nearest side.
 fn at(x: f64, y: f64) -> (f64, f64) {
     let share = |v: f64| if v.is_finite() { v.clamp(0.0, 1.0) } else { 0.0 };
     (MARGIN + share(x) * (WIDTH - 16.0 - MARGIN), HEIGHT - 30.0 - share(y) * (HEIGHT - 46.0))
