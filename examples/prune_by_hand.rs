@@ -32,8 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // 3. Which channels of a group are removed first, and what each width of a group costs.
     let covariances = covariances(&baseline, &calibration)?;
-    let statistics = Statistics { covariances: Some((&covariances, calibration.ridge)), ..Statistics::default() };
-    let ranking = rank(Criterion::Reconstruction, &baseline, &groups, statistics)?;
+    let statistics =
+        Statistics { covariances: Some((covariances.clone(), calibration.ridge)), ..Statistics::default() };
+    let ranking = rank(Criterion::Reconstruction, &baseline, &groups, &statistics)?;
     let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 4, images: 8 };
     let curves = measure(&baseline, &groups, &ranking, &covariances, &calibration, &sampling, &mut |_, _| {})?;
 

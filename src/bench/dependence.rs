@@ -8,9 +8,8 @@
 //! Vehtari et al., "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis 16, 2021, for
 //! quantiles).
 //!
-//! Assumed is that the machine behaves, while it will be used, as it did while it was measured: the series is
-//! stationary, and what disturbs it comes and goes several times within it. What happens once, or never within it, no
-//! series shows.
+//! Assumes that the series is stationary: the machine will behave in use as it did while it was measured, and each
+//! disturbance comes and goes several times within the series. No series shows what happens once, or never, within it.
 
 /// Blocks of frames that are looked at; longer series have longer blocks.
 const BLOCKS: usize = 4000;

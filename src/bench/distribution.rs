@@ -1,5 +1,4 @@
-//! Percentiles of frame times, and what they are at most, whatever the distribution and though frames that follow each
-//! other resemble each other.
+//! Percentiles of frame times with upper confidence bounds, for any distribution and for correlated frames.
 
 use super::dependence::effective_size;
 use serde::{Deserialize, Serialize};

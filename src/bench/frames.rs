@@ -1,4 +1,4 @@
-//! Clocks around closures.
+//! Wall and CPU times of single frames, given as closures.
 
 use super::Distribution;
 use super::distribution::{median, upper_bound};

@@ -1,4 +1,4 @@
-//! What the operating system says about memory.
+//! Peak resident memory of the process, as the operating system reports it.
 
 /// The most memory that this process ever had resident, bytes; none where the system does not tell.
 pub fn peak_resident() -> Option<usize> {

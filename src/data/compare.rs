@@ -1,4 +1,4 @@
-//! What two splits, or a dataset and a model, should not have in common, or should.
+//! Checks two splits for images in common, and a dataset and a model for the same classes.
 
 use super::{Dataset, Item, Picture};
 use crate::files;

@@ -1,4 +1,4 @@
-//! The content of a split as one digest: what results that are kept for later depend on, wherever its files lie.
+//! The content of a split as one digest, wherever its files lie: the key of cached results.
 
 use super::{DataError, Dataset, Picture};
 use rayon::prelude::*;

@@ -1,4 +1,4 @@
-//! From a photo to the classes it may show.
+//! Classifies an image: its likeliest classes with their probabilities.
 
 use super::DetectorError;
 use crate::engine::{Engine, Options};

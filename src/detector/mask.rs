@@ -1,4 +1,4 @@
-//! The pixels of an object.
+//! Instance masks: the pixels of an object.
 
 use crate::vision::{Letterbox, Xyxy};
 use serde::{Serialize, Serializer, ser::SerializeStruct};

@@ -1,7 +1,7 @@
-//! From a photo to what is in it: letterbox, network, decoding and suppression of duplicates in one place.
+//! Predicts what is in an image: letterbox, network, decoding and non-maximum suppression in one place.
 //!
 //! A [`Detector`] finds boxes, and with them masks, keypoints or rotations where the network gives them; a
-//! [`Classifier`] names the whole image. [`Predictor`] is whichever of the two a model is.
+//! [`Classifier`] names the whole image. [`Predictor`] is the one of the two that suits a model.
 
 mod classifier;
 mod mask;

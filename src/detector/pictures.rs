@@ -1,4 +1,4 @@
-//! Which images a user means, and under which names those with drawn boxes are saved.
+//! The images that a user names, and the file names of the images with drawn boxes.
 
 use super::patterns;
 use crate::files::{self, Inputs};

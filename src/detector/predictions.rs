@@ -1,4 +1,4 @@
-//! What was found in an image, for people and programs.
+//! Predictions for an image, as JSON, as text, and drawn.
 
 use super::pictures::SaveNames;
 use super::{Detail, Mask, Object};

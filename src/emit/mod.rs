@@ -1,3 +1,3 @@
-//! What the job leaves behind, and models in the formats of others.
+//! Writes models in the formats of other runtimes.
 
 pub mod onnx;

@@ -1,4 +1,4 @@
-//! How much a figure would vary with other images: resampling with replacement.
+//! Bootstrap: how much a figure would vary with other images, by resampling with replacement.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

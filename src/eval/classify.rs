@@ -1,4 +1,4 @@
-//! How often a classifier is right.
+//! Accuracy of classifiers.
 
 use super::EvalError;
 use crate::data::{Dataset, Item};

@@ -4,6 +4,7 @@
 mod bootstrap;
 mod classify;
 pub mod coco;
+mod error;
 mod model;
 mod objects;
 mod truth;
@@ -11,5 +12,6 @@ pub mod ultralytics;
 
 pub use bootstrap::{Interval, bootstrap};
 pub use classify::{Accuracy, accuracy};
-pub use model::{ClassResult, EvalError, EvalResult, Prepared, check_annotations, evaluate_model};
+pub use error::EvalError;
+pub use model::{ClassResult, EvalResult, Prepared, check_annotations, evaluate_model};
 pub use objects::{Detected, Truth};

@@ -1,40 +1,14 @@
 //! Evaluates a model on a dataset through the engine that ships.
 
+use super::error::EvalError;
 use super::{Detected, Interval, Truth, bootstrap, coco, truth, ultralytics};
 use crate::data::{Dataset, Item, Picture as Pixels};
-use crate::engine::{Engine, EngineError, Options};
+use crate::engine::{Engine, Options};
 use crate::graph::Head;
 use crate::model::Model;
-use crate::vision::{ImageError, Letterbox, NmsOptions, Preprocess, PreprocessError, detect};
+use crate::vision::{ImageError, Letterbox, NmsOptions, Preprocess, detect};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
-use thiserror::Error;
-
-/// An evaluation that failed.
-#[derive(Debug, Error)]
-pub enum EvalError {
-    /// The network could not be run.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// No image fills the network's input.
-    #[error(transparent)]
-    Preprocess(#[from] PreprocessError),
-    /// An image could not be read.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// Model, dataset and image size do not go together.
-    #[error("{0}")]
-    Unfit(String),
-    /// The COCO annotations do not fit.
-    #[error("{path}: {problem}")]
-    Annotations {
-        /// The file.
-        path: PathBuf,
-        /// What was found and what was expected.
-        problem: String,
-    },
-}
 
 /// Figures of a model on a split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

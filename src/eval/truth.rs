@@ -1,6 +1,7 @@
-//! The objects that are there: from label files or from COCO annotations.
+//! Ground truth from label files or from COCO annotations.
 
-use super::{EvalError, Truth};
+use super::error::EvalError;
+use super::objects::Truth;
 use crate::data::{Dataset, Item, Label};
 use crate::files;
 use crate::vision::{NormalisedXywh, Xywh};

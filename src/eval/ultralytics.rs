@@ -1,4 +1,4 @@
-//! The same figures by the rules users of ultralytics know: no cap on detections, no size ranges, matches by best
+//! Mean average precision by ultralytics' rules: no cap on detections, no size ranges, matches by best
 //! overlap, and the area under the interpolated precision-recall curve by trapezoids over 101 points with sentinels at
 //! both ends.
 

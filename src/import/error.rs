@@ -1,4 +1,4 @@
-//! What can be wrong with a file that is to be imported.
+//! Errors of an import.
 
 use crate::model::{FileError, ModelError};
 use crate::zoo::ZooError;

@@ -1,4 +1,4 @@
-//! Which network tensors belong to, recognised by their names, and its graph.
+//! Recognises the family of a network by its tensor names, and builds its graph.
 
 use super::error::{Fault, shown};
 use crate::graph::Graph;

@@ -1,4 +1,4 @@
-//! Checkpoints of others become a [`crate::model::Model`].
+//! Imports checkpoints of other frameworks as a [`crate::model::Model`].
 //!
 //! [`load`] decides by the content of a file, not by its name: an ultralytics checkpoint (`.pt`), safetensors with the
 //! names of an ultralytics state dict, or our own model file. A checkpoint is a pickle in a zip archive; both readers

@@ -1,7 +1,7 @@
 //! A network from its tensors and, where a checkpoint has them, its modules.
 //!
-//! Tensor names and shapes give family, task, and every width and depth. What they do not tell is taken from the
-//! modules and held against the graph: activations, heads, normalisation, strides, residuals, wiring. A module that
+//! Tensor names and shapes give family, task, and every width and depth. What they do not determine is taken from the
+//! modules and compared with the graph: activations, heads, normalisation, strides, residuals, wiring. A module that
 //! computes something else than the graph is an error, never a silently different network.
 
 use super::archive::Archive;

@@ -1,4 +1,4 @@
-//! Whether rankings and curves that were kept can be those of a network.
+//! Checks that cached rankings and loss curves fit a network.
 
 use super::curves::{LossCurves, Sampling};
 use super::ranking::Ranking;

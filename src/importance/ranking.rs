@@ -32,7 +32,7 @@ impl Ranking {
 ///
 /// # Errors
 /// If the statistics lack what the criterion reads.
-pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, statistics: Statistics) -> Result<Ranking, Missing> {
+pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, statistics: &Statistics) -> Result<Ranking, Missing> {
     let basis = Basis::of(criterion, model, groups, statistics)?;
     Ok(Ranking((0..groups.groups.len()).into_par_iter().map(|id| basis.order(model, groups, id)).collect()))
 }
@@ -48,7 +48,7 @@ pub fn scores(
     criterion: Criterion,
     model: &Model,
     groups: &Groups,
-    statistics: Statistics,
+    statistics: &Statistics,
 ) -> Result<Vec<Vec<f64>>, Missing> {
     let basis = Basis::of(criterion, model, groups, statistics)?;
     let one = |id: usize| {

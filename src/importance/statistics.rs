@@ -12,17 +12,17 @@ use crate::repair::Sensitivity;
 
 /// What the criteria read besides the weights. A criterion whose part is missing is an error ([`Missing`]): none stands
 /// in for another.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub struct Statistics<'a> {
     /// For [`Criterion::Fisher`] and [`Criterion::Taylor`].
-    pub gradients: Option<&'a MaskGradients>,
+    pub gradients: Option<MaskGradients>,
     /// For [`Criterion::Reconstruction`], with the ridge of the repair.
-    pub covariances: Option<(&'a Covariances, f64)>,
+    pub covariances: Option<(Covariances, f64)>,
     /// For [`Criterion::Reconstruction`]: how much the outputs depend on each channel; without it all channels have the
     /// same weight.
     pub sensitivity: Option<&'a Sensitivity>,
     /// For [`Criterion::Activation`].
-    pub activations: Option<&'a Activations>,
+    pub activations: Option<Activations>,
     /// For [`Criterion::Random`].
     pub seed: u64,
 }
@@ -52,20 +52,22 @@ impl<'a> Basis<'a> {
         criterion: Criterion,
         model: &Model,
         groups: &Groups,
-        statistics: Statistics<'a>,
+        statistics: &'a Statistics,
     ) -> Result<Self, Missing> {
         let missing = |what| Missing { criterion, what };
-        let gradients = statistics.gradients.ok_or(missing("gradients of the loss"));
+        let gradients = statistics.gradients.as_ref().ok_or(missing("gradients of the loss"));
         Ok(match criterion {
             Criterion::Reconstruction => {
                 let (covariances, ridge) = statistics
                     .covariances
+                    .as_ref()
                     .ok_or(missing("input covariances (second moments of the layers' inputs)"))?;
-                Self::Reconstruction(reconstruction::Basis { covariances, ridge, sensitivity: statistics.sensitivity })
+                let (ridge, sensitivity) = (*ridge, statistics.sensitivity);
+                Self::Reconstruction(reconstruction::Basis { covariances, ridge, sensitivity })
             }
             Criterion::Fisher => Self::Fisher(gradients?),
             Criterion::Taylor => Self::Taylor(gradients?),
-            Criterion::Activation => Self::Activation(statistics.activations.ok_or(missing("activations"))?),
+            Criterion::Activation => Self::Activation(statistics.activations.as_ref().ok_or(missing("activations"))?),
             Criterion::Random => Self::Random(statistics.seed),
             Criterion::BnScale if !weights::has_scales(model, groups) => {
                 return Err(missing("a batch normalisation behind at least one layer that can be pruned"));

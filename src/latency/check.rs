@@ -1,4 +1,4 @@
-//! Whether a latency table that was kept can be one of a network.
+//! Checks that a cached latency table fits a network.
 
 use super::{LatencyTable, fit};
 use crate::graph::Graph;

@@ -2,9 +2,9 @@
 //!
 //! What the engine really allocates is known exactly before it runs ([`crate::engine::plan_memory`]), but only for a
 //! finished graph. Here the same quantity is written as terms that the search can bound: at every step the bytes of
-//! all live tensors, linear in the widths, and the bytes of all kernels, bilinear in them. Splits are views, joins are
-//! written in place and sums into the tensor of their second operand, as in the engine; what remains
-//! of packing and fragmentation is settled by checking plans against the exact figure.
+//! all live tensors, linear in the widths, and the bytes of all kernels, bilinear in them. Splits are views,
+//! concatenations are written in place and sums into the tensor of their second operand, as in the engine; for the rest
+//! (packing and fragmentation) plans are checked against the exact figure.
 
 use crate::graph::{Dtype, Graph, GraphError, NodeId, Op};
 use crate::group::{GroupId, Groups};

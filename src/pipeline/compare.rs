@@ -163,8 +163,8 @@ fn by_rule(
 ) -> Result<Selection, PipelineError> {
     let found = Gathered::gather(job, criterion, source, tell)?;
     let statistics = found.statistics(job, source);
-    let scores = importance::scores(criterion, &source.model, &source.groups, statistics).map_err(missing)?;
-    let ranking: Ranking = importance::rank(criterion, &source.model, &source.groups, statistics).map_err(missing)?;
+    let scores = importance::scores(criterion, &source.model, &source.groups, &statistics).map_err(missing)?;
+    let ranking: Ranking = importance::rank(criterion, &source.model, &source.groups, &statistics).map_err(missing)?;
     let network = (&source.model.graph, &source.groups, table);
     let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
     let allowed = job.budget.latency_ratio.unwrap_or(1.0);

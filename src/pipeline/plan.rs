@@ -109,7 +109,7 @@ pub(super) fn sensitivity(
     let compute = |tell: Listener| {
         let calibration = source.calibration(job);
         let found = Gathered::gather(job, criterion, source, tell)?;
-        let ranking = importance::rank(criterion, &source.model, &source.groups, found.statistics(job, source))
+        let ranking = importance::rank(criterion, &source.model, &source.groups, &found.statistics(job, source))
             .map_err(missing)?;
         // The losses are measured after refitting, whatever ranked the channels.
         let covariances = match found.covariances {
@@ -175,10 +175,10 @@ impl Gathered {
     /// As the criteria take it.
     pub fn statistics<'a>(&'a self, job: &Job, source: &'a Source) -> Statistics<'a> {
         Statistics {
-            gradients: self.gradients.as_ref(),
-            covariances: self.covariances.as_ref().map(|covariances| (covariances, source.calibration(job).ridge)),
+            gradients: self.gradients.clone(),
+            covariances: self.covariances.clone().map(|covariances| (covariances, source.calibration(job).ridge)),
             sensitivity: Some(&source.sensitivity),
-            activations: self.activations.as_ref(),
+            activations: self.activations.clone(),
             seed: job.seed,
         }
     }

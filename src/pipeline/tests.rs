@@ -228,7 +228,7 @@ fn the_rules_of_compare_get_what_their_criterion_reads() {
     let source = gather(&job);
     let scores = |criterion| {
         let found = plan::Gathered::gather(&job, criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap();
-        importance::scores(criterion, &source.model, &source.groups, found.statistics(&job, &source)).unwrap()
+        importance::scores(criterion, &source.model, &source.groups, &found.statistics(&job, &source)).unwrap()
     };
     let mut all: Vec<(&str, Vec<Vec<f64>>)> = Vec::new();
     for (name, criterion) in Criterion::ALL {

@@ -9,12 +9,14 @@
 //! [`Method::BatchNorm`] re-estimates batch-norm statistics instead, a cheaper repair for comparison. [`Method::Merge`]
 //! needs no images at all.
 
+mod inputs;
 mod merge;
 mod moments;
 mod positions;
 mod walk;
 
-pub use moments::{Covariance, Fit, Inputs, Moments};
+pub use inputs::Inputs;
+pub use moments::{Covariance, Fit, Moments};
 pub use walk::Walk;
 
 use crate::engine::EngineError;

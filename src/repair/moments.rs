@@ -1,6 +1,7 @@
 //! Second moments of a convolution's inputs and of the outputs it should have, at sampled positions,
 //! and the regression they allow.
 
+use super::inputs::Inputs;
 use super::positions::{self, Position};
 use crate::graph::Conv;
 use crate::model::{Model, Tensor};
@@ -20,17 +21,6 @@ pub struct Fit {
     pub kernel: Vec<f32>,
     /// What to add to the output of each channel.
     pub intercept: Vec<f32>,
-}
-
-/// The tensors that a convolution reads: one `[C, height, width]` per image.
-#[derive(Clone, Copy)]
-pub struct Inputs<'a> {
-    /// One tensor per image.
-    pub images: &'a [Vec<f32>],
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
 }
 
 /// Centred second moments of the inputs of one regression.

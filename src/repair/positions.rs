@@ -4,7 +4,7 @@
 //! draws are where the outputs depend on the layer most, and weights correct for the probability with which a position
 //! is drawn.
 
-use super::Inputs;
+use super::inputs::Inputs;
 use crate::graph::Conv;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;

@@ -1,4 +1,4 @@
-//! Several ways to prune side by side, as data: `compare.json` is this structure, `compare.html` the same for people.
+//! A comparison of several ways to prune: `compare.json` serialises this structure, `compare.html` shows it.
 
 use serde::{Deserialize, Serialize};
 

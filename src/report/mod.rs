@@ -1,4 +1,4 @@
-//! What was measured, as data: `report.json` is this structure, `report.html` the same for people.
+//! The report of a job: `report.json` serialises this structure, `report.html` shows it.
 
 pub mod comparison;
 mod html;

@@ -1,5 +1,6 @@
-//! Varied training images: placed on a square canvas with random size, position, mirror and colour, or four of them in
-//! a mosaic (Bochkovskiy et al., "YOLOv4", 2020). Without variation the result is the letterbox of inference.
+//! Augmentation: training images placed on a square canvas with random size, position, mirror and colour, or four of
+//! them in a mosaic (Bochkovskiy et al., "YOLOv4", 2020). Without augmentation the result is the letterbox of
+//! inference.
 
 use super::loss::Target;
 use crate::data::Label;

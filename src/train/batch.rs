@@ -1,4 +1,4 @@
-//! Batches of varied images, each a function of the seed, the epoch and its number.
+//! Batches of augmented images, each a function of the seed, the epoch and its number.
 
 use super::augment;
 use super::config::{FitConfig, TrainError};

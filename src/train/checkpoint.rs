@@ -1,10 +1,10 @@
-//! A training in the middle, in one file.
+//! Checkpoints: the state of a training in one file.
 //!
 //! The file is a model file: what loads models loads the averaged model of the last finished epoch. Further tensors,
 //! which that reader leaves out, hold the rest: `train/raw/{key}` the weights that are being trained,
-//! `train/{slot}/{key}` the optimiser. Counters, the training's [`Identity`] and a digest of all of it stand in the
+//! `train/{slot}/{key}` the optimizer. Counters, the training's [`Identity`] and a digest of all of it stand in the
 //! provenance below `train.`. One file, written beside and renamed, so that an interrupted training never leaves parts
-//! of two epochs; what has been changed since, by whatever, is not continued.
+//! of two epochs; a file that was changed since is refused.
 
 use super::config::TrainError;
 use super::identity::{Identity, hex};
@@ -25,9 +25,9 @@ pub(super) struct State {
     pub average: Weights,
     /// Updates of the average.
     pub updates: u64,
-    /// Optimiser tensors by `{slot}/{key}`.
+    /// Optimizer tensors by `{slot}/{key}`.
     pub slots: Weights,
-    /// Optimiser steps.
+    /// Optimizer steps.
     pub steps: u64,
 }
 

@@ -1,5 +1,5 @@
-//! What the result of a training depends on, by content: a checkpoint is only continued by a training that is the same
-//! in all of it, and results are kept under its key.
+//! The identity of a training: all that its result depends on, by content. Only a training of the same identity resumes
+//! a checkpoint, and results are cached under its key.
 
 use super::config::FitConfig;
 use crate::model::{Info, Model};

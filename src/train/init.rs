@@ -1,4 +1,4 @@
-//! Weights to start training from nothing.
+//! Initial weights for training from scratch.
 
 use crate::graph::{Graph, Head, Op};
 use crate::model::{Tensor, Weights};

@@ -1,4 +1,4 @@
-//! Training: losses with their analytic gradients, optimisers, distillation, and the loop that puts them together.
+//! Training: losses with their analytic gradients, optimizers, distillation, and the loop that puts them together.
 //!
 //! Losses ([`loss`], [`distill`]) are plain functions on slices of head outputs: they know no tensor library, so that
 //! importance scores and tests can use them alone.

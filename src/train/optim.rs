@@ -41,7 +41,7 @@ impl Rule {
     }
 }
 
-/// An optimiser with its state.
+/// An optimizer with its state.
 #[derive(Debug)]
 pub struct Optimizer {
     rule: Rule,
@@ -51,7 +51,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimiser that has made no step.
+    /// An optimizer that has made no step.
     pub fn new(rule: Rule, weight_decay: f64) -> Self {
         Self { rule, weight_decay, steps: 0, slots: BTreeMap::new() }
     }
@@ -115,7 +115,7 @@ impl Optimizer {
         Ok(state)
     }
 
-    /// Takes up the state of an optimiser of the same rule after `steps` steps; other tensors are left alone.
+    /// Takes up the state of an optimizer of the same rule after `steps` steps; other tensors are left alone.
     ///
     /// # Errors
     /// Those of candle.

@@ -1,4 +1,4 @@
-//! What changes over the steps: the learning rate, and the moving average of the weights.
+//! Learning rate schedule, and the moving average of the weights.
 
 use crate::model::Weights;
 use std::f64::consts::PI;

@@ -1,7 +1,7 @@
 //! Frames of a camera: bytes that belong to its driver, brought to RGB in an [`Image`] that is used again.
 //!
-//! NV12 is converted as ITU-R BT.601 defines it for limited range (luma 16 to 235), in integers with 8 bits of fraction;
-//! each pair of chroma values serves four pixels, without interpolation.
+//! NV12 is converted as ITU-R BT.601 defines it for limited range (luma 16 to 235), in integers with 8 bits of
+//! fraction; each pair of chroma values serves four pixels, without interpolation.
 
 use super::image::Image;
 use thiserror::Error;
@@ -19,8 +19,8 @@ pub enum PixelFormat {
     Bgra,
     /// One byte: luminance.
     Grey,
-    /// A plane of luma, one byte for a pixel, then a plane of chroma with half as many rows: Cb and Cr alternate, one pair
-    /// for two pixels of two rows. Both planes have the same stride.
+    /// A plane of luma, one byte for a pixel, then a plane of chroma with half as many rows: Cb and Cr alternate, one
+    /// pair for two pixels of two rows. Both planes have the same stride.
     Nv12,
 }
 
@@ -80,8 +80,8 @@ impl PixelFormat {
 }
 
 impl<'a> Frame<'a> {
-    /// A frame of `width` x `height` pixels whose rows begin `stride` bytes apart. More bytes than a frame's may follow; the
-    /// last row need not be filled up to the stride.
+    /// A frame of `width` x `height` pixels whose rows begin `stride` bytes apart. More bytes than a frame's may
+    /// follow; the last row need not be filled up to the stride.
     ///
     /// ```
     /// use secateurs::vision::{Frame, Image, PixelFormat};
@@ -94,8 +94,8 @@ impl<'a> Frame<'a> {
     /// ```
     ///
     /// # Errors
-    /// If a side is zero, too large, or odd where the format needs an even one; if the stride is shorter than a row; or if
-    /// there are too few bytes.
+    /// If a side is zero, too large, or odd where the format needs an even one; if the stride is shorter than a row; or
+    /// if there are too few bytes.
     pub fn new(
         format: PixelFormat,
         width: usize,

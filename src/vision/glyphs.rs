@@ -1,4 +1,4 @@
-//! Capital letters, digits and a few signs, 5 by 7 dots.
+//! Capital letters, digits and a few symbols, 5 by 7 dots.
 
 /// Columns and rows of a glyph.
 pub(super) const WIDTH: usize = 5;

@@ -1,4 +1,4 @@
-//! Where a JPEG file ends. The decoder fills what is missing with grey and says nothing, so this is looked at beside
+//! Finds the end of a JPEG file. The decoder fills missing data with grey without an error, so this check runs beside
 //! it.
 //!
 //! ITU-T T.81, Annex B: a file is a row of segments; behind the header of a scan come its bits, in which a byte 0xff is

@@ -1,8 +1,8 @@
-//! From an image to the numbers that a network reads. This is the one place that knows: training, calibration,
-//! evaluation, quantisation and use all come here, so that a network ships with the inputs it was judged on.
+//! Preprocessing: from an image to the input of a network. Training, calibration, evaluation, quantization and
+//! inference all use this one place, so that a network ships with the inputs that it was evaluated on.
 //!
 //! A detector sees the whole image, letterboxed; a classifier the largest square in its middle. A network of one
-//! channel reads the brightness. What the model says of normalisation comes last.
+//! channel reads the brightness. The model's normalisation is applied last.
 
 use super::Image;
 use super::letterbox::{Letterbox, luma};

@@ -1,8 +1,8 @@
 //! MobileNetV4, the convolutional ones (Qin et al., "MobileNetV4: Universal Models for the Mobile Ecosystem", 2024), of
 //! any widths that a checkpoint has, with the tensor names of timm and candle-transformers.
 //!
-//! Kernels tell which blocks there are and how large their windows are; the first block of each of the first four
-//! stages downsamples by 2, by the rule of the family. The hybrid networks' attention is not known here.
+//! Blocks and window sizes follow from the shapes of the kernels; the first block of each of the first four
+//! stages downsamples by 2, by the rule of the family. The attention of the hybrid networks is not supported.
 
 use super::blocks::{Blueprint, Net, PlainArgs, Unknown, ZooError};
 use super::shapes::{Published, Shapes};

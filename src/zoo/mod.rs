@@ -1,4 +1,4 @@
-//! Builders that return a [`crate::graph::Graph`] for the networks we know by name.
+//! Builders that return a [`crate::graph::Graph`] for networks of known families.
 
 mod blocks;
 mod head;

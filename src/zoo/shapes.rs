@@ -1,4 +1,4 @@
-//! A blueprint that answers from a checkpoint's tensors.
+//! A blueprint whose widths and depths come from a checkpoint's tensors.
 
 use super::blocks::{Blueprint, Unknown, ZooError};
 use crate::graph::Activation;

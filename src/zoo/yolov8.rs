@@ -1,7 +1,7 @@
 //! YOLOv8 for all five tasks, in the five published scales and in any other widths that a checkpoint has.
 //!
-//! Names follow the checkpoints. The C2f blocks of the backbone have residuals, those of the neck have not; tensors
-//! alone do not tell, so it is the rule of the family.
+//! Names follow the checkpoints. The C2f blocks of the backbone have residuals, those of the neck have not; the
+//! tensors do not show it, so it follows from the family.
 
 use super::blocks::{self, Blueprint, C2fArgs, ConvArgs, Net, ZooError};
 use super::head::{self, Generation, Task};

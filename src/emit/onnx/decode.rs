@@ -1,4 +1,4 @@
-//! The decoding of a head that finds boxes, as operators of the file.
+//! Box decoding as ONNX operators.
 
 use super::{Writer, int, ints, window};
 use crate::graph::{Boxes, Head, Shape};

@@ -1,11 +1,11 @@
-//! A model as an ONNX file that answers what the reference's own export answers.
+//! Exports a model as an ONNX file with the same outputs as ultralytics' own export.
 //!
 //! Input `images` `[1, 3, height, width]`, RGB in 0..1. A detector's output `output0` is `[1, 4 + nc, anchors]`: centre
 //! and size of every box in pixels of the input, then the class scores after the sigmoid. Rows of the task follow: mask
 //! coefficients (the prototypes are `output1`, `[1, masks, H, W]`), keypoints in pixels with the probability of being
 //! visible, or the angle in radians. A classifier's `output0` is its logits `[1, nc]`. All shapes are static, batch
-//! normalisation is folded, and only long-standing operators (opset 17) with constant arguments occur, which is what
-//! TensorRT and the other runtimes want. Names, stride and size travel in the metadata under the keys that the
+//! normalisation is folded, and only long-standing operators (opset 17) with constant arguments occur, which
+//! TensorRT and the other runtimes support. Names, stride and size travel in the metadata under the keys that the
 //! reference writes.
 
 mod decode;

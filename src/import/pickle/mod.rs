@@ -1,12 +1,11 @@
 //! A restricted pickle reader: builds inert values and runs nothing.
 //!
 //! A pickle is a program for a small stack machine (`stack` is its state, `step` what each instruction does,
-//! `opcode` their names). The dangerous
-//! instructions are those that look a name up and call it (`objects`); here a name must be on an allow-list
-//! (`globals`), and "calling" it only records that it would have been called. Memory is bounded (`limits`): values are
-//! shared by position and texts by reference, names and keys have a greatest length, and all values together may take
-//! `MAX_VALUES` places and `MAX_BYTES`. Reads protocols 2 to 5, the instructions that PyTorch and Python's own
-//! pickler write.
+//! `opcode` their names). The dangerous instructions are those that look a name up and call it (`objects`); here a name
+//! must be on an allow-list (`globals`), and "calling" it only records that it would have been called. Memory is
+//! bounded (`limits`): values are shared by position and texts by reference, names and keys have a greatest length, and
+//! all values together may take `MAX_VALUES` places and `MAX_BYTES`. Reads protocols 2 to 5, the instructions that
+//! PyTorch and Python's own pickler write.
 
 mod globals;
 mod limits;

@@ -1,4 +1,4 @@
-//! Figures and names as HTML text. Names come from files that nobody vouches for, so every one is escaped.
+//! Figures and names as HTML text. Names come from untrusted files, so every one is escaped.
 
 /// The text with everything that HTML would read as markup spelled out, and control characters made visible.
 pub fn escape(text: &str) -> String {

@@ -1,0 +1,31 @@
+//! Errors of an evaluation.
+
+use crate::engine::EngineError;
+use crate::vision::{ImageError, PreprocessError};
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// An evaluation that failed.
+#[derive(Debug, Error)]
+pub enum EvalError {
+    /// The network could not be run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No image fills the network's input.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
+    /// An image could not be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Model, dataset and image size do not go together.
+    #[error("{0}")]
+    Unfit(String),
+    /// The COCO annotations do not fit.
+    #[error("{path}: {problem}")]
+    Annotations {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+}
