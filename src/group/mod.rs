@@ -192,8 +192,8 @@ fn removable(graph: &Graph, groups: &Groups, occur: &[Vec<GroupId>], id: GroupId
     if groups.group(id).heads > 1 {
         return false;
     }
-    let gone = |atom: AtomId| groups.group_of[atom.index()] == Some(id);
-    let Ok(rest) = DeadNodes::of(graph, &groups.channels, &gone) else { return false };
+    let removed = |atom: AtomId| groups.group_of[atom.index()] == Some(id);
+    let Ok(rest) = DeadNodes::of(graph, &groups.channels, &removed) else { return false };
     let mut used = vec![false; groups.groups.len()];
     used[id.index()] = true;
     for (_, here) in occur.iter().enumerate().filter(|(node, _)| rest.needed[*node]) {

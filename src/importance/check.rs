@@ -26,12 +26,12 @@ impl Ranking {
                 seen[*position] = true;
             }
             let size = full / group.heads.max(1);
-            let turns = order.chunks(group.heads.max(1)).all(|turn| {
+            let interleaved = order.chunks(group.heads.max(1)).all(|turn| {
                 let mut heads: Vec<usize> = turn.iter().map(|position| position / size.max(1)).collect();
                 heads.sort_unstable();
                 heads.iter().enumerate().all(|(at, head)| at == *head)
             });
-            if !turns {
+            if !interleaved {
                 return Err(format!("group `{name}`: its {} heads are not interleaved", group.heads));
             }
         }

@@ -4,7 +4,7 @@
 //! `secateurs.format` (version), `secateurs.graph` and `secateurs.info` (JSON). Int8 kernels take a byte per
 //! value, f16 kernels two; others with many zeros are packed.
 
-use super::int8::{self, Rounded};
+use super::int8::{self, Quantized};
 use super::sparse::{self, Packed};
 use super::{Info, Model, ModelError, Tensor, Weights};
 use crate::files;
@@ -150,7 +150,7 @@ pub fn save(model: &Model, path: &Path) -> Result<(), FileError> {
 /// If the tensors are too many for the format.
 pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     let json = |value: serde_json::Result<String>| value.map_err(|e| e.to_string());
-    let quantized: BTreeMap<&str, Rounded> = int8::keys(&model.graph)
+    let quantized: BTreeMap<&str, Quantized> = int8::keys(&model.graph)
         .filter_map(|(key, channels)| Some((key, int8::split(model.tensor(key), channels)?)))
         .collect();
     let f16_bytes: BTreeMap<&str, Vec<u8>> =
@@ -179,7 +179,7 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
         Ok::<(), String>(())
     };
     for (key, tensor) in &model.weights {
-        if let Some(Rounded { numbers, scale }) = quantized.get(key.as_str()) {
+        if let Some(Quantized { numbers, scale }) = quantized.get(key.as_str()) {
             put(format!("{key}{}", int8::NUMBERS), Dtype::U8, tensor.shape().to_vec(), numbers)?;
             put(format!("{key}{}", int8::SCALE), Dtype::F32, vec![scale.len()], bytemuck::cast_slice(scale))?;
             continue;

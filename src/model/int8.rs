@@ -17,7 +17,7 @@ pub(super) const SCALE: &str = ".scale";
 const ZERO: i32 = 128;
 
 /// A kernel in parts.
-pub(super) struct Rounded {
+pub(super) struct Quantized {
     pub numbers: Vec<u8>,
     pub scale: Vec<f32>,
 }
@@ -29,7 +29,7 @@ pub(super) fn keys(graph: &Graph) -> impl Iterator<Item = (&str, usize)> {
 }
 
 /// The parts of a kernel; `None` unless every value is an integer times the scale, to the bit.
-pub(super) fn split(tensor: &Tensor, channels: usize) -> Option<Rounded> {
+pub(super) fn split(tensor: &Tensor, channels: usize) -> Option<Quantized> {
     let (mut numbers, mut scale) = (Vec::with_capacity(tensor.data().len()), Vec::with_capacity(channels));
     for kernel in tensor.data().chunks((tensor.data().len() / channels.max(1)).max(1)) {
         let step = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
@@ -42,7 +42,7 @@ pub(super) fn split(tensor: &Tensor, channels: usize) -> Option<Rounded> {
         }
         scale.push(step);
     }
-    (scale.len() == channels).then_some(Rounded { numbers, scale })
+    (scale.len() == channels).then_some(Quantized { numbers, scale })
 }
 
 fn value(number: i32, scale: f32) -> f32 {

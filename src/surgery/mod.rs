@@ -158,11 +158,11 @@ pub fn mask(model: &Model, groups: &Groups, selection: &Selection) -> Result<Mod
     for id in model.graph.ids() {
         // A layer that reads nothing gives nothing, whichever of its channels live on elsewhere.
         let flags = kept.flags(id);
-        let gone: Vec<usize> = (0..flags.len()).filter(|c| !flags[*c] || kept.dead.absent[id.index()]).collect();
+        let removed: Vec<usize> = (0..flags.len()).filter(|c| !flags[*c] || kept.dead.absent[id.index()]).collect();
         let mut zero = |key: &str, outer: usize| {
             let tensor = masked.weights.get_mut(key).expect("a model has every tensor of its graph");
             let row = tensor.data().len() / outer / flags.len();
-            for (o, c) in (0..outer).flat_map(|o| gone.iter().map(move |c| (o, c))) {
+            for (o, c) in (0..outer).flat_map(|o| removed.iter().map(move |c| (o, c))) {
                 tensor.data_mut()[(o * flags.len() + c) * row..][..row].fill(0.0);
             }
         };

@@ -38,7 +38,7 @@ pub enum ExportError {
         height: usize,
         /// Width of the input.
         width: usize,
-        /// The layer at fault.
+        /// The layer that is wrong.
         source: GraphError,
     },
     /// The file would be larger than protobuf allows.
