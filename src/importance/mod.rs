@@ -119,16 +119,16 @@ impl Ranking {
 
 /// What the criteria read besides the weights. A criterion whose part is missing is an error ([`Missing`]): none stands in
 /// for another.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub struct Statistics<'a> {
     /// For [`Criterion::Fisher`] and [`Criterion::Taylor`].
-    pub gradients: Option<&'a MaskGradients>,
+    pub gradients: Option<MaskGradients>,
     /// For [`Criterion::Reconstruction`], with the ridge of the repair.
-    pub covariances: Option<(&'a Covariances, f64)>,
+    pub covariances: Option<(Covariances, f64)>,
     /// For [`Criterion::Reconstruction`]: how much the outputs depend on each channel; all count alike without it.
     pub sensitivity: Option<&'a Sensitivity>,
     /// For [`Criterion::Activation`].
-    pub activations: Option<&'a Activations>,
+    pub activations: Option<Activations>,
     /// For [`Criterion::Random`].
     pub seed: u64,
 }
@@ -154,18 +154,19 @@ enum Basis<'a> {
 }
 
 impl<'a> Basis<'a> {
-    fn of(criterion: Criterion, model: &Model, groups: &Groups, statistics: Statistics<'a>) -> Result<Self, Missing> {
+    fn of(criterion: Criterion, model: &Model, groups: &Groups, statistics: &'a Statistics) -> Result<Self, Missing> {
         let missing = |what| Missing { criterion, what };
-        let gradients = statistics.gradients.ok_or(missing("gradients of the loss"));
+        let gradients = statistics.gradients.as_ref().ok_or(missing("gradients of the loss"));
         Ok(match criterion {
             Criterion::Reconstruction => {
                 let (covariances, ridge) =
-                    statistics.covariances.ok_or(missing("second moments of the layers' inputs"))?;
-                Self::Reconstruction(reconstruction::Basis { covariances, ridge, sensitivity: statistics.sensitivity })
+                    statistics.covariances.as_ref().ok_or(missing("second moments of the layers' inputs"))?;
+                let (ridge, sensitivity) = (*ridge, statistics.sensitivity);
+                Self::Reconstruction(reconstruction::Basis { covariances, ridge, sensitivity })
             }
             Criterion::Fisher => Self::Fisher(gradients?),
             Criterion::Taylor => Self::Taylor(gradients?),
-            Criterion::Activation => Self::Activation(statistics.activations.ok_or(missing("activations"))?),
+            Criterion::Activation => Self::Activation(statistics.activations.as_ref().ok_or(missing("activations"))?),
             Criterion::Random => Self::Random(statistics.seed),
             Criterion::BnScale if !weights::has_scales(model, groups) => {
                 return Err(missing("a batch normalisation behind at least one layer that can be cut"));
@@ -204,7 +205,7 @@ impl<'a> Basis<'a> {
 ///
 /// # Errors
 /// If the statistics lacks what the criterion reads.
-pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, statistics: Statistics) -> Result<Ranking, Missing> {
+pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, statistics: &Statistics) -> Result<Ranking, Missing> {
     let basis = Basis::of(criterion, model, groups, statistics)?;
     Ok(Ranking((0..groups.groups.len()).into_par_iter().map(|id| basis.order(model, groups, id)).collect()))
 }
@@ -220,7 +221,7 @@ pub fn scores(
     criterion: Criterion,
     model: &Model,
     groups: &Groups,
-    statistics: Statistics,
+    statistics: &Statistics,
 ) -> Result<Vec<Vec<f64>>, Missing> {
     let basis = Basis::of(criterion, model, groups, statistics)?;
     let one = |id: usize| {

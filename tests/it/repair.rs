@@ -144,12 +144,13 @@ fn copies_go_first_and_cost_nothing() {
     let images = images(8);
     let calibration = calibration(&images);
     let covariances = covariances(&model, &calibration).unwrap();
-    let statistics = Statistics { covariances: Some((&covariances, calibration.ridge)), ..Statistics::default() };
-    let ranking = rank(Criterion::Reconstruction, &model, &groups, statistics).unwrap();
+    let statistics = Statistics { covariances: Some((covariances, calibration.ridge)), ..Statistics::default() };
+    let ranking = rank(Criterion::Reconstruction, &model, &groups, &statistics).unwrap();
     // The first four to go are one of each pair.
     let mut first: Vec<usize> = ranking.0[0][..4].iter().map(|c| c % 4).collect();
     first.sort_unstable();
     assert_eq!(first, [0, 1, 2, 3]);
+    let (covariances, _) = statistics.covariances.unwrap();
     let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 1, images: 4 };
     let loss = |ranking: &Ranking| {
         measure(&model, &groups, ranking, &covariances, &calibration, &sampling, &mut |_, _| {}).unwrap().0.remove(0)
@@ -171,13 +172,13 @@ fn every_criterion_ranks_every_channel_once() {
     let activations = activations(&model, &calibration).unwrap();
     let gradients = gradients(&model, &groups, &images);
     let whole = Statistics {
-        covariances: Some((&covariances, calibration.ridge)),
-        gradients: Some(&gradients),
-        activations: Some(&activations),
+        covariances: Some((covariances, calibration.ridge)),
+        gradients: Some(gradients),
+        activations: Some(activations),
         ..Statistics::default()
     };
     for (name, criterion) in Criterion::ALL {
-        let ranking = rank(criterion, &model, &groups, whole).unwrap();
+        let ranking = rank(criterion, &model, &groups, &whole).unwrap();
         let mut order = ranking.0[0].clone();
         order.sort_unstable();
         assert_eq!(order, (0..8).collect::<Vec<_>>(), "{name}");
@@ -208,8 +209,8 @@ fn no_criterion_stands_in_for_another() {
         (Criterion::Lamp, None),
         (Criterion::Random, None),
     ] {
-        let ranked = rank(criterion, &model, &groups, Statistics::default()).map(|_| ());
-        let scored = scores(criterion, &model, &groups, Statistics::default()).map(|_| ());
+        let ranked = rank(criterion, &model, &groups, &Statistics::default()).map(|_| ());
+        let scored = scores(criterion, &model, &groups, &Statistics::default()).map(|_| ());
         assert_eq!(ranked, scored);
         match (ranked, what) {
             (Ok(()), None) => {}
@@ -224,11 +225,11 @@ fn no_criterion_stands_in_for_another() {
     let images = images(8);
     let calibration = calibration(&images);
     let covariances = covariances(&model, &calibration).unwrap();
-    let statistics = Statistics { covariances: Some((&covariances, calibration.ridge)), ..Statistics::default() };
-    let order = rank(Criterion::Reconstruction, &model, &groups, statistics).unwrap().0.remove(0);
-    let found = scores(Criterion::Reconstruction, &model, &groups, statistics).unwrap().remove(0);
+    let statistics = Statistics { covariances: Some((covariances, calibration.ridge)), ..Statistics::default() };
+    let order = rank(Criterion::Reconstruction, &model, &groups, &statistics).unwrap().0.remove(0);
+    let found = scores(Criterion::Reconstruction, &model, &groups, &statistics).unwrap().remove(0);
     assert!(order.is_sorted_by(|a, b| found[*a] <= found[*b]), "{order:?} {found:?}");
     assert!(found[order[3]] < 0.05 * found[order[4]], "copies cost next to nothing: {found:?}");
-    let scales = scores(Criterion::BnScale, &model, &groups, Statistics::default()).unwrap().remove(0);
+    let scales = scores(Criterion::BnScale, &model, &groups, &Statistics::default()).unwrap().remove(0);
     assert_ne!(found, scales);
 }
