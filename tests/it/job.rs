@@ -69,8 +69,8 @@ fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
     assert_eq!(report["verdict"]["memory_ok"], true);
 
     // The model that ships keeps to the budget, and to the plan.
-    let cut = model::load(&out.join("model.safetensors")).unwrap();
-    assert!(mib(&cut.graph) <= limit, "{} MiB of {limit}", mib(&cut.graph));
+    let pruned = model::load(&out.join("model.safetensors")).unwrap();
+    assert!(mib(&pruned.graph) <= limit, "{} MiB of {limit}", mib(&pruned.graph));
     let plan: PlanFile = toml::from_str(std::str::from_utf8(&read("plan.toml")).unwrap()).unwrap();
     assert_eq!(plan.model_sha256, sha256(&std::fs::read(demo()).unwrap()));
     assert!(plan.group.iter().any(|group| group.width < group.before));
@@ -136,8 +136,8 @@ fn a_yolov8_is_pruned_and_tuned() {
     flags.extend(flag("memory-mib", 0.75 * bytes(&graph) / f64::from(1 << 20)));
     let (code, text) = prune(folder.path(), "out", &flags);
     assert_eq!(code, 0, "{text}");
-    let cut = model::load(&folder.path().join("out/model.safetensors")).unwrap();
-    assert!(bytes(&cut.graph) <= 0.751 * bytes(&graph), "{} of {}", bytes(&cut.graph), bytes(&graph));
+    let pruned = model::load(&folder.path().join("out/model.safetensors")).unwrap();
+    assert!(bytes(&pruned.graph) <= 0.751 * bytes(&graph), "{} of {}", bytes(&pruned.graph), bytes(&graph));
     let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("out/report.json")).unwrap()).unwrap();
     assert!(report["tuned"]["params"].as_f64() < report["uncut"]["params"].as_f64(), "{text}");
 }

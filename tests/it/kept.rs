@@ -95,7 +95,7 @@ fn a_damaged_training_is_set_aside_and_made_anew() {
     for (bytes, expected) in cases {
         fs::write(&path, &bytes).unwrap();
         let (again, seen) = train(&model, &set, &config).unwrap();
-        let (problem, aside) = seen.aside.expect("it must be told");
+        let (problem, aside) = seen.aside.expect("it must be reported");
         assert!(problem.contains(expected) && seen.resumed.is_none(), "{expected}: {problem}");
         assert_eq!(again.weights, first.weights, "{expected}");
         assert!(fs::read(&aside).unwrap() == bytes && fs::read(&path).unwrap() == good, "{expected}");

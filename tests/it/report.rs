@@ -59,7 +59,7 @@ pub fn sample(with_tuning: bool) -> Report {
     Report {
         version: "0.1.0".into(),
         target: "host".into(),
-        device: "An Example Processor, 1 thread, 320 px".into(),
+        device: "An Example CPU, 1 thread, 320 px".into(),
         imgsz: 320,
         threads: 1,
         seed: 7,
@@ -140,7 +140,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
     }
     for key in latency {
         assert!(json["uncut"][key].is_number() && json["tuned"][key].is_number(), "{key}");
-        assert!(json["cut"].get(key).is_none(), "the cut model is not measured, yet has {key}");
+        assert!(json["cut"].get(key).is_none(), "the pruned model is not measured, yet has {key}");
     }
     assert!(json["threads"].is_number());
 }
@@ -162,7 +162,7 @@ fn unbalanced(page: &str) -> Option<String> {
         }
     }
     // The head opened before the style.
-    open.pop().map(|name| format!("<{name}> stays open"))
+    open.pop().map(|name| format!("<{name}> is never closed"))
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn an_empty_report_still_gives_a_page() {
     }
     report.search.gap = Some(f64::NAN);
     assert!(!render(&report).contains("NaN"));
-    // Figures that are no numbers stay out of the drawings.
+    // Figures that are no numbers are left out of the drawings.
     let strange = FrontPoint { latency_ratio: f64::NAN, loss: f64::INFINITY, lower_bound: f64::NAN };
     report.front = vec![strange; 3];
     report.memory = vec![MemoryStep { name: "a".into(), before_bytes: f64::NAN, after_bytes: f64::NAN }];

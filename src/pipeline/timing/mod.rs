@@ -16,4 +16,4 @@ pub use command::pair_by_command;
 pub use paired::{PairedLatency, verdict_runs};
 pub(super) use paired::{bound, percentile};
 pub use select::Timing;
-pub use source::{LatencySource, PairSpec, TableRequest};
+pub(super) use source::{LatencySource, PairSpec, TableRequest};

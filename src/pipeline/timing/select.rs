@@ -24,7 +24,7 @@ pub enum Timing {
 
 impl Timing {
     /// The source of latencies.
-    pub fn source(&self) -> Box<dyn LatencySource + '_> {
+    pub(in crate::pipeline) fn source(&self) -> Box<dyn LatencySource + '_> {
         match self {
             Self::Here => Box::new(ThisMachine),
             Self::Device(session) => Box::new(&**session),

@@ -48,7 +48,8 @@ pub fn photos(inputs: &Inputs, prepared: &Prepared, shipped: &Model) -> Result<V
         .map(|(disagreement, image)| {
             let picture = &val.items[image].image;
             let original = picture.load()?;
-            let draw = |found: &[Detected]| drawn(&original, found, &val.names).jpeg(QUALITY).map(|bytes| base64(&bytes));
+            let draw =
+                |found: &[Detected]| drawn(&original, found, &val.names).jpeg(QUALITY).map(|bytes| base64(&bytes));
             Ok(Photo {
                 name: picture.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
                 disagreement,
