@@ -5,7 +5,7 @@
 mod network;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use secateurs::search::{Budget, Options, evaluate, solve};
+use secateurs::search::{Options, SearchBudget, evaluate, solve};
 use secateurs::zoo::yolo11::{Scale, detect};
 
 fn search(criterion: &mut Criterion) {
@@ -21,7 +21,7 @@ fn search(criterion: &mut Criterion) {
         {
             let latency_ms = latency.map(|share: f64| share * baseline.latency_ms);
             let memory_bytes = memory.map(|share: f64| share * baseline.memory_bytes);
-            problem.budget = Budget { latency_ms, memory_bytes };
+            problem.budget = SearchBudget { latency_ms, memory_bytes };
             group.bench_function(format!("{letter}/{name}"), |bench| {
                 bench.iter(|| solve(&problem, &Options::default(), &mut |_| {}));
             });

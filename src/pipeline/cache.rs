@@ -3,13 +3,13 @@
 //! An entry is a JSON object whose key `sha256` is the digest of its kind, its key and all its other values. Whoever asks
 //! for an entry also says what makes one meaningful; one that is damaged, or means nothing, is computed anew.
 
-use super::job::{Event, Listener};
+use super::progress::Progress;
 use crate::files;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The largest cache entry that is read.
 const MAX_ENTRY: u64 = 256 << 20;
@@ -38,36 +38,55 @@ pub struct Entry<'a> {
     pub key: &'a str,
 }
 
-/// The result of an earlier run with the same key, or a fresh one, which is then kept; and whether it was kept. `check`
-/// says what is wrong with a result; what the file holds goes through it, and a fresh one with something wrong is not
-/// kept. A cache that cannot be read or written only costs time.
-pub fn cached<T: Serialize + DeserializeOwned, E>(
-    entry: Entry,
-    check: impl Fn(&T) -> Result<(), String>,
-    tell: Listener,
-    compute: impl FnOnce(Listener) -> Result<T, E>,
-) -> Result<(T, bool), E> {
-    let path = entry.folder.join(format!("{}-{}.json", entry.kind, entry.key));
-    match files::read(&path, MAX_ENTRY) {
-        Ok(bytes) => match entry.open(&bytes).and_then(|value: T| check(&value).map(|()| value)) {
-            Ok(value) => return Ok((value, true)),
-            Err(problem) => {
-                tell(Event::Note(format!("{}: {problem}; computed anew", path.display())));
-            }
-        },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => tell(Event::Note(format!("{}: {e}; computed anew", path.display()))),
+/// The entries of a job.
+#[derive(Clone, Copy)]
+pub struct Cache<'a> {
+    /// The folder of all entries.
+    pub folder: &'a Path,
+    /// Receives a message for every entry that is computed anew.
+    pub progress: &'a dyn Progress,
+}
+
+impl Cache<'_> {
+    /// The result of an earlier run with the same key, or a fresh one, which is then kept; and whether it was kept. `check`
+    /// says what is wrong with a result; what the file holds goes through it, and a fresh one with something wrong is not
+    /// kept. A cache that cannot be read or written only costs time.
+    ///
+    /// # Errors
+    /// As `compute`.
+    pub fn get_or<T: Serialize + DeserializeOwned, E>(
+        &self,
+        kind: &str,
+        key: &str,
+        check: impl Fn(&T) -> Result<(), String>,
+        compute: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(T, bool), E> {
+        let entry = Entry { folder: self.folder, kind, key };
+        let path = entry.path();
+        let anew = |problem: String| self.progress.message(format!("{}: {problem}; computed anew", path.display()));
+        match files::read(&path, MAX_ENTRY) {
+            Ok(bytes) => match entry.open(&bytes).and_then(|value: T| check(&value).map(|()| value)) {
+                Ok(value) => return Ok((value, true)),
+                Err(problem) => anew(problem),
+            },
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => anew(e.to_string()),
+        }
+        let value = compute()?;
+        if check(&value).is_ok()
+            && let Some(bytes) = entry.seal(&value)
+        {
+            let _ = files::write_atomic(&path, &bytes);
+        }
+        Ok((value, false))
     }
-    let value = compute(tell)?;
-    if check(&value).is_ok()
-        && let Some(bytes) = entry.seal(&value)
-    {
-        let _ = files::write_atomic(&path, &bytes);
-    }
-    Ok((value, false))
 }
 
 impl Entry<'_> {
+    fn path(&self) -> PathBuf {
+        self.folder.join(format!("{}-{}.json", self.kind, self.key))
+    }
+
     fn digest(&self, value: &Value) -> String {
         sha256(format!("{}-{} {value}", self.kind, self.key).as_bytes())
     }
@@ -95,7 +114,9 @@ impl Entry<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Event;
     use serde::Deserialize;
+    use std::cell::RefCell;
     use std::collections::BTreeMap;
 
     #[derive(Serialize, Deserialize, PartialEq, Debug, Clone)]
@@ -109,19 +130,19 @@ mod tests {
 
     /// What is found, whether it was kept, and the notes.
     fn run(folder: &Path, key: &str, fresh: f64) -> (Losses, bool, Vec<String>) {
-        let mut notes = Vec::new();
-        let mut tell = |event| {
-            if let Event::Note(text) = event {
-                notes.push(text);
+        let notes = RefCell::new(Vec::new());
+        let progress = RefCell::new(|event| {
+            if let Event::Message(text) = event {
+                notes.borrow_mut().push(text);
             }
-        };
+        });
         let check = |found: &Losses| {
             let bad = found.losses.values().find(|loss| **loss < 0.0);
             bad.map_or(Ok(()), |loss| Err(format!("has a loss of {loss}")))
         };
-        let entry = Entry { folder, kind: "table", key };
-        let (value, kept) = cached::<_, ()>(entry, check, &mut tell, |_| Ok(losses(fresh))).unwrap();
-        (value, kept, notes)
+        let cache = Cache { folder, progress: &progress };
+        let (value, kept) = cache.get_or::<_, ()>("table", key, check, || Ok(losses(fresh))).unwrap();
+        (value, kept, notes.take())
     }
 
     #[test]

@@ -1,32 +1,35 @@
 //! Prunes one model in several ways to the same measured latency, and says how sure the differences are.
 
-use super::aim::Aim;
-use super::allocate::{self, Rule};
-use super::job::{Event, Job, Listener};
-use super::plan::{Gathered, levels, missing, sensitivity, table};
-use super::{PipelineError, Source, check, measure, refine};
+use super::context::Context;
+use super::error::{During, PipelineError, Task};
+use super::inputs::Inputs;
+use super::job::Job;
+use super::plan::{
+    Bracket, Rule, SearchSpace, all_levels, collect, refine_plan, sensitivity, table, utilisation, widths,
+};
+use super::progress::Progress;
 use crate::eval::{Detected, Prepared};
-use crate::importance::{self, Criterion, Ranking};
+use crate::importance::{self, Criterion};
 use crate::latency::LatencyTable;
 use crate::model::Model;
-use crate::repair::{self, Method};
-use crate::report::Asked;
+use crate::repair::Method;
+use crate::report::Budget;
 use crate::report::comparison::{Behind, Comparison, Row, Score};
-use crate::surgery::{self, Selection};
+use crate::surgery::Selection;
 use std::collections::BTreeMap;
 
 /// Resamples of the validation images.
 const RESAMPLES: usize = 500;
 
-/// How often a rule's cut is measured and its budget corrected.
+/// How often a rule's plan is measured and its target corrected.
 const ROUNDS: usize = 5;
 
 /// A way to choose channels and widths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scheme {
-    /// Which channels of a group go first.
+    /// Which channels of a group are removed first.
     pub criterion: Criterion,
-    /// How wide groups stay; none searches by measured losses.
+    /// How wide groups are kept; none searches by measured losses.
     pub rule: Option<Rule>,
 }
 
@@ -69,81 +72,49 @@ pub fn compare(
     schemes: &[Scheme],
     ratios: &[f64],
     methods: &[Method],
-    tell: Listener,
+    progress: &dyn Progress,
 ) -> Result<Comparison, PipelineError> {
-    let source = Source::gather(job, tell)?;
-    check::doubts(&source, tell);
-    let levels = levels(job, &source);
-    let table = table(job, &source, &levels, tell)?;
-    let prepared = Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?;
-    let judge = Judge { prepared: &prepared, seed: job.seed };
-    let baseline = judge.find(&source.model)?;
-    // Below zero stands for a figure that there is not: no difference of such figures means anything.
-    if judge.score(&baseline).map50_95 < 0.0 {
+    let inputs = Inputs::gather(job, progress)?;
+    let ctx = Context::new(job, &inputs, progress);
+    let levels = all_levels(&ctx);
+    let table = table(&ctx, &levels)?;
+    let prepared = Prepared::new(&inputs.data.val, inputs.baseline.imgsz)?;
+    let scorer = Scorer { prepared: &prepared, seed: job.seed };
+    let baseline = scorer.find(&inputs.baseline.model)?;
+    // Below zero: there is no such figure, and no difference of such figures means anything.
+    if scorer.score(&baseline).map50_95 < 0.0 {
         return Err(PipelineError::Input(format!(
             "{}: accuracy is undefined, because the validation images show no labelled object; there is nothing to compare",
-            source.data_name
+            inputs.data.name
         )));
     }
     let mut comparison = Comparison {
         version: env!("CARGO_PKG_VERSION").into(),
         device: table.fingerprint.clone(),
-        model: source.model_name.clone(),
-        data: source.data_name.clone(),
-        imgsz: source.imgsz,
+        model: inputs.baseline.name.clone(),
+        data: inputs.data.name.clone(),
+        imgsz: inputs.baseline.imgsz,
         images: prepared.len(),
         resamples: RESAMPLES,
-        baseline: judge.score(&baseline),
+        baseline: scorer.score(&baseline),
         rows: Vec::new(),
     };
     // What the first scheme finds, by budget and repair.
     let mut first: BTreeMap<(usize, &str), Vec<Detected>> = BTreeMap::new();
     for scheme in schemes {
         for (number, ratio) in ratios.iter().enumerate() {
-            let budget = Asked { latency_ratio: Some(*ratio), percentile: job.budget.percentile, ..Asked::default() };
+            let budget = Budget { latency_ratio: Some(*ratio), percentile: job.budget.percentile, ..Budget::default() };
             let job = Job { budget, ..job.clone() };
-            tell(Event::Stage("Pruning", format!("by {} to {ratio}x", scheme.name())));
-            let selection = match scheme.rule {
-                None => {
-                    let sensitivity = sensitivity(&job, scheme.criterion, &source, tell)?;
-                    refine::refine(&job, &source, &sensitivity, &levels, &table, tell)?.0
-                }
-                Some(rule) => by_rule(&job, &source, (scheme.criterion, rule), &levels, &table, tell)?,
-            };
-            let cut =
-                surgery::cut(&source.model, &source.groups, &selection).map_err(PipelineError::stage("surgery"))?;
-            let against = measure::in_turn(&source.model, &cut, &source, &job, job.runs)?;
-            let cost = cut.graph.cost(source.imgsz, source.imgsz).map_err(PipelineError::stage("evaluation"))?;
+            let pruned = Pruned::by(*scheme, *ratio, &Context::new(&job, &inputs, progress), &levels, &table)?;
             for method in methods {
-                let calibration = source.calibration(&job);
-                let mut progress = |done, all| tell(Event::Progress(done, all));
-                let repaired = repair::repair(
-                    &source.model,
-                    &source.groups,
-                    &selection,
-                    &cut,
-                    *method,
-                    &calibration,
-                    &mut progress,
-                )
-                .map_err(PipelineError::stage("repair"))?;
-                let found = judge.find(&repaired)?;
-                let behind = first.get(&(number, method.name())).map(|best| judge.behind(best, &found));
-                let row = Row {
-                    scheme: scheme.name(),
-                    repair: method.name().into(),
-                    asked_ratio: *ratio,
-                    latency_ratio: against.ratio,
-                    p50_ms: against.pruned.p50_ms,
-                    params: cost.params,
-                    macs: cost.macs,
-                    score: judge.score(&found),
-                    behind,
-                };
-                tell(Event::Note(format!(
+                let found = scorer.find(&ctx.repair(&pruned.selection, &pruned.model, *method)?)?;
+                let behind = first.get(&(number, method.name())).map(|best| scorer.behind(best, &found));
+                let row =
+                    Row { repair: method.name().into(), score: scorer.score(&found), behind, ..pruned.row.clone() };
+                progress.message(format!(
                     "{} + {}: mAP50-95 {:.4} at {:.3}x",
                     row.scheme, row.repair, row.score.map50_95, row.latency_ratio
-                )));
+                ));
                 comparison.rows.push(row);
                 first.entry((number, method.name())).or_insert(found);
             }
@@ -152,52 +123,89 @@ pub fn compare(
     Ok(comparison)
 }
 
-/// Cuts by a rule until the measured latency holds and uses what is allowed; else the closest cut that was seen.
+/// A model pruned by a scheme, and the figures that no repair changes.
+struct Pruned {
+    selection: Selection,
+    model: Model,
+    row: Row,
+}
+
+impl Pruned {
+    fn by(
+        scheme: Scheme,
+        ratio: f64,
+        ctx: &Context,
+        levels: &[Vec<usize>],
+        table: &LatencyTable,
+    ) -> Result<Self, PipelineError> {
+        ctx.progress.stage("Pruning", format!("by {} to {ratio}x", scheme.name()));
+        let selection = match scheme.rule {
+            None => {
+                let sensitivity = sensitivity(ctx, scheme.criterion)?;
+                refine_plan(&SearchSpace::new(ctx, &sensitivity, levels, table))?.0
+            }
+            Some(rule) => by_rule(ctx, (scheme.criterion, rule), levels, table)?,
+        };
+        let (model, baseline) = (ctx.prune(&selection)?, &ctx.inputs.baseline);
+        let pair = ctx.pair(&baseline.model, &model, ctx.job.runs)?.ok_or(PipelineError::Untimed)?;
+        let cost = model.graph.cost(baseline.imgsz, baseline.imgsz).during(Task::Evaluation)?;
+        let row = Row {
+            scheme: scheme.name(),
+            repair: String::new(),
+            asked_ratio: ratio,
+            latency_ratio: pair.ratio,
+            p50_ms: pair.pruned.p50_ms,
+            params: cost.params,
+            macs: cost.macs,
+            score: Score { map50_95: f64::NAN, low: f64::NAN, high: f64::NAN },
+            behind: None,
+        };
+        Ok(Self { selection, model, row })
+    }
+}
+
+/// Prunes by a rule until the measured latency holds and uses what is allowed; else keeps the closest plan that was
+/// measured.
 fn by_rule(
-    job: &Job,
-    source: &Source,
+    ctx: &Context,
     (criterion, rule): (Criterion, Rule),
     levels: &[Vec<usize>],
     table: &LatencyTable,
-    tell: Listener,
 ) -> Result<Selection, PipelineError> {
-    let found = Gathered::gather(job, criterion, source, tell)?;
-    let statistics = found.statistics(job, source);
-    let scores = importance::scores(criterion, &source.model, &source.groups, &statistics).map_err(missing)?;
-    let ranking: Ranking = importance::rank(criterion, &source.model, &source.groups, &statistics).map_err(missing)?;
-    let network = (&source.model.graph, &source.groups, table);
-    let full: Vec<usize> = source.groups.groups.iter().map(|g| g.width()).collect();
-    let allowed = job.budget.latency_ratio.unwrap_or(1.0);
-    let whole = table.predict(network.0, network.1, &full);
-    let mut aim = allowed * whole;
-    let (mut closest, mut known): (Option<(f64, Selection)>, Aim) = (None, Aim::default());
+    let (model, groups) = (&ctx.inputs.baseline.model, &ctx.inputs.baseline.groups);
+    let statistics = collect(ctx, criterion)?;
+    let scores = importance::scores(criterion, model, groups, &statistics)?;
+    let ranking = importance::rank(criterion, model, groups, &statistics)?;
+    let allowed = ctx.job.budget.latency_ratio.unwrap_or(1.0);
+    let whole = table.predict(&model.graph, groups, &ctx.inputs.baseline.widths());
+    let mut target_ms = allowed * whole;
+    let (mut closest, mut bracket): (Option<(f64, Selection)>, Bracket) = (None, Bracket::default());
     for _ in 0..ROUNDS {
-        let widths = allocate::widths(rule, &scores, levels, network, aim);
+        let widths = widths(rule, &scores, levels, (&model.graph, groups, table), target_ms);
         let selection = ranking.select(&widths);
-        let cut = surgery::cut(&source.model, &source.groups, &selection).map_err(PipelineError::stage("surgery"))?;
-        let predicted = table.predict(network.0, network.1, &widths) / whole;
-        let (usage, _) = measure::usage(&cut, predicted, allowed, source, job)?;
-        let slack = usage.share;
+        let pruned = ctx.prune(&selection)?;
+        let predicted = table.predict(&model.graph, groups, &widths) / whole;
+        let (used, _) = utilisation(ctx, &pruned, predicted, allowed)?;
         // Over the budget counts for more than under it.
-        let distance = if slack > 1.0 { 10.0 * (slack - 1.0) } else { 1.0 - slack };
+        let distance = if used.share > 1.0 { 10.0 * (used.share - 1.0) } else { 1.0 - used.share };
         if closest.as_ref().is_none_or(|(least, _)| distance < *least) {
             closest = Some((distance, selection));
         }
-        let Some(next) = known.next(aim, &usage) else { break };
-        aim = next;
+        let Some(next) = bracket.next(target_ms, &used) else { break };
+        target_ms = next;
     }
-    closest.map(|(_, selection)| selection).ok_or_else(|| PipelineError::Infeasible("nothing was cut".into()))
+    closest.map(|(_, selection)| selection).ok_or_else(|| PipelineError::Infeasible("nothing was pruned".into()))
 }
 
 /// Evaluates models on the same images.
-struct Judge<'a> {
+struct Scorer<'a> {
     prepared: &'a Prepared,
     seed: u64,
 }
 
-impl Judge<'_> {
+impl Scorer<'_> {
     fn find(&self, model: &Model) -> Result<Vec<Detected>, PipelineError> {
-        self.prepared.find(model, rayon::current_num_threads(), &|_| {}).map_err(super::evaluation)
+        Ok(self.prepared.find(model, rayon::current_num_threads(), &|_| {})?)
     }
 
     fn score(&self, found: &[Detected]) -> Score {

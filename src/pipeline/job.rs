@@ -1,15 +1,16 @@
-//! What is to be done, and what is told while it is done.
+//! What a job is to do: a profile with every default filled in, in plain types.
 
-use super::floors::Floors;
+use super::timing::Timing;
 use crate::graph::Dtype;
 use crate::importance::{Criterion, Pattern};
-use crate::latency::Speed;
 use crate::repair::Method;
-use crate::report::Asked;
-use crate::session::Session;
+use crate::report::Budget;
 use crate::train::optim::Rule;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+
+/// The minimum recall of classes by name, as a share of the baseline network's.
+pub type MinRecall = BTreeMap<String, f64>;
 
 /// A job with every default filled in.
 #[derive(Clone, Debug)]
@@ -24,19 +25,19 @@ pub struct Job {
     pub imgsz: Option<usize>,
     /// Sides to choose from, the one that budgets refer to first; nothing is chosen where there are fewer than two.
     pub sizes: Vec<usize>,
-    /// The numbers that the network computes with on the device.
+    /// The dtype that the network computes with on the device.
     pub dtype: Dtype,
     /// Threads of the runtime on the device.
     pub threads: usize,
-    /// Budgets and floors.
-    pub budget: Asked,
-    /// The least recall of classes by name, as a share of the baseline network's.
-    pub floors: Floors,
-    /// Single weights to set to zero; none cuts channels.
+    /// Budgets of latency, memory, size and accuracy.
+    pub budget: Budget,
+    /// The minimum recall of classes.
+    pub floors: MinRecall,
+    /// Single weights to set to zero; none removes channels.
     pub pattern: Option<Pattern>,
     /// Widths are multiples of this.
     pub grid: usize,
-    /// The least share of a group's channels that stays.
+    /// The least share of a group's channels that is kept.
     pub min_keep: f64,
     /// How channels are ranked.
     pub criterion: Criterion,
@@ -46,15 +47,15 @@ pub struct Job {
     pub skip_bad_images: bool,
     /// Seed of everything random.
     pub seed: u64,
-    /// How the cut model is repaired.
+    /// How the pruned model is repaired.
     pub repair: Method,
     /// Fine-tuning.
     pub tune: Tune,
     /// Whether training shall run on a CUDA device where there is one.
     pub cuda: bool,
-    /// Runs before, and runs on, the clock.
+    /// Frames before the clock starts.
     pub warmup: usize,
-    /// Runs on the clock.
+    /// Frames that are timed.
     pub runs: usize,
     /// Where networks are timed while plans are made.
     pub timing: Timing,
@@ -62,21 +63,6 @@ pub struct Job {
     pub out: PathBuf,
     /// Where measurements are kept for the next run.
     pub cache: PathBuf,
-}
-
-/// Where networks are timed.
-#[derive(Clone, Debug, Default)]
-pub enum Timing {
-    /// On this machine.
-    #[default]
-    Here,
-    /// On a device.
-    Device(Arc<Session>),
-    /// By a benchmark command of the user, which gives whole frames; the figures of a processor say how layers share
-    /// them.
-    Command(Vec<String>, Speed),
-    /// Nowhere: two figures of the device's processor stand in.
-    Estimate(Speed),
 }
 
 /// Fine-tuning as a user states it.
@@ -88,7 +74,7 @@ pub struct Tune {
     pub batch: usize,
     /// Peak learning rate.
     pub lr: f64,
-    /// How steps follow from gradients.
+    /// The optimizer.
     pub rule: Rule,
     /// Weight of distillation from the baseline model; 0 turns it off.
     pub distill: f64,
@@ -97,17 +83,3 @@ pub struct Tune {
     /// Whether the baseline model gets the same epochs as a control.
     pub control: bool,
 }
-
-/// What happens, for a terminal or a log.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A stage begins: a verb and what it works on.
-    Stage(&'static str, String),
-    /// Part of the stage is done.
-    Progress(usize, usize),
-    /// Something worth a line.
-    Note(String),
-}
-
-/// Receives events.
-pub type Listener<'a> = &'a mut dyn FnMut(Event);

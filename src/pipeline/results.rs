@@ -6,10 +6,10 @@
 //! 3. The files go to their places, the manifest last. If that fails, everything goes back (the folder is then [`UNDO`]).
 //!
 //! Whoever opens the folder next completes what a killed run began, so that nobody goes on from a mixture. Only files that
-//! the manifest of an earlier run lists are replaced or removed; what else lies in the folder is its owner's.
+//! the manifest of an earlier run lists are replaced or removed; all other files in the folder are the user's.
 
-use super::PipelineError;
 use super::cache::sha256;
+use super::error::PipelineError;
 use crate::files::{self, Inputs};
 use crate::model;
 use serde::{Deserialize, Serialize};
@@ -97,7 +97,7 @@ impl Results {
     /// # Errors
     /// If it is no folder, cannot be written, or another run has it.
     pub fn open(folder: &Path, held: bool) -> Result<Self, PipelineError> {
-        let fail = |e: io::Error| PipelineError::writing(folder, &e);
+        let fail = |e: io::Error| PipelineError::writing(folder, e);
         let made = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
         let made = made.map(Path::to_owned).collect();
         files::check_folder(folder).map_err(fail)?;
@@ -115,12 +115,12 @@ impl Results {
         Ok(results)
     }
 
-    /// The folder as it is found, for a run that writes nothing.
+    /// Opens the folder for a run that writes nothing.
     ///
     /// # Errors
     /// If it is no folder, or cannot be written.
     pub fn look(folder: &Path) -> Result<Self, PipelineError> {
-        files::check_folder(folder).map_err(|e| PipelineError::writing(folder, &e))?;
+        files::check_folder(folder).map_err(|e| PipelineError::writing(folder, e))?;
         Ok(Self { folder: folder.into(), made: Vec::new(), lock: None })
     }
 
@@ -158,12 +158,7 @@ impl Results {
     /// Says how much there is.
     pub fn check_room(&self, bytes: u64) -> Result<(), PipelineError> {
         match room(&self.folder) {
-            Some(free) if free < bytes => Err(PipelineError::Machine(format!(
-                "{}: {:.0} MiB are free, the results need {:.0} MiB",
-                self.folder.display(),
-                (free >> 20) as f64,
-                bytes.div_ceil(1 << 20) as f64
-            ))),
+            Some(free) if free < bytes => Err(PipelineError::Room { folder: self.folder.clone(), free, needed: bytes }),
             _ => Ok(()),
         }
     }
@@ -174,7 +169,7 @@ impl Results {
         let bytes = match files::read(&path, model::MAX_FILE) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(PipelineError::Input(format!("{}: {e}", path.display()))),
+            Err(e) => return Err(PipelineError::reading(&path, e)),
         };
         serde_json::from_slice(&bytes).map(Some).map_err(|_| {
             let path = path.display();
@@ -187,25 +182,25 @@ impl Results {
     /// A file of the set, if it is what the manifest says.
     pub(super) fn read(&self, listed: &Listed, name: &str) -> Result<Vec<u8>, PipelineError> {
         let path = self.folder.join(name);
-        let fail = |problem: &dyn std::fmt::Display| PipelineError::Input(format!("{}: {problem}", path.display()));
-        let hash = listed.files.get(name).ok_or_else(|| fail(&"is not in manifest.json: run prune again"))?;
-        let bytes = files::read(&path, model::MAX_FILE).map_err(|e| fail(&e))?;
+        let fail = |problem: &str| PipelineError::Input(format!("{}: {problem}", path.display()));
+        let hash = listed.files.get(name).ok_or_else(|| fail("is not in manifest.json: run prune again"))?;
+        let bytes = files::read(&path, model::MAX_FILE).map_err(|e| PipelineError::reading(&path, e))?;
         if sha256(&bytes) == *hash {
             Ok(bytes)
         } else {
-            Err(fail(&"is not what the run wrote that manifest.json is about: run prune again"))
+            Err(fail("is not what the run wrote that manifest.json is about: run prune again"))
         }
     }
 
-    /// Replaces the set: new files, and what stays of the old ones. Everything else that an earlier run made goes.
+    /// Replaces the set by new files, and keeps `keep` of the old ones. Everything else that an earlier run made is removed.
     pub(super) fn replace(&self, new: &[New], keep: &[&str]) -> Result<(), PipelineError> {
-        let fail = |e: io::Error| PipelineError::writing(&self.folder, &e);
-        let stays = |name: &str| keep.contains(&name) || new.iter().any(|file| file.name == name);
+        let fail = |e: io::Error| PipelineError::writing(&self.folder, e);
+        let kept = |name: &str| keep.contains(&name) || new.iter().any(|file| file.name == name);
         let listed = self.listed().ok().flatten().unwrap_or_default();
-        let gone = OURS.into_iter().filter(|name| listed.files.contains_key(*name) && !stays(name));
+        let removed = OURS.into_iter().filter(|name| listed.files.contains_key(*name) && !kept(name));
         let mut journal = Journal {
             put: new.iter().map(|file| file.name.to_owned()).collect(),
-            remove: gone.map(str::to_owned).collect(),
+            remove: removed.map(str::to_owned).collect(),
             old: BTreeSet::new(),
         };
         let stage = self.folder.join(files::temporary_name());
@@ -249,7 +244,7 @@ impl Results {
 
     /// Completes, or takes back, what a killed run began.
     fn recover(&self) -> Result<(), PipelineError> {
-        let fail = |e: io::Error| PipelineError::writing(&self.folder, &e);
+        let fail = |e: io::Error| PipelineError::writing(&self.folder, e);
         if self.folder.join(UNDO).is_dir() {
             self.undo().map_err(fail)?;
         }
@@ -270,7 +265,7 @@ impl Results {
         }
     }
 
-    /// Puts a complete set in its place; what is there already stays.
+    /// Moves a complete set to its place; files that are there already are kept.
     fn place(&self, ready: &str) -> io::Result<()> {
         let journal = self.journal(ready)?;
         for name in &journal.put {
@@ -283,7 +278,7 @@ impl Results {
         self.discard(ready)
     }
 
-    /// Takes a replacement back; what is back already stays.
+    /// Takes a replacement back; files that are back already are kept.
     fn undo(&self) -> io::Result<()> {
         let journal = self.journal(UNDO)?;
         for name in journal.put.iter().chain(&journal.remove) {
@@ -302,14 +297,14 @@ impl Results {
     fn discard(&self, name: &str) -> io::Result<()> {
         let away = self.folder.join(files::temporary_name());
         fs::rename(self.folder.join(name), &away)?;
-        // What stays of it is cleaned up by the next run.
+        // The next run cleans up what is left of it.
         let _ = fs::remove_dir_all(away);
         Ok(())
     }
 }
 
 impl Drop for Results {
-    /// A folder that was made for a run without results goes.
+    /// Removes a folder that was made for a run without results.
     fn drop(&mut self) {
         let only_lock = || {
             let mut entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
@@ -391,7 +386,7 @@ pub fn room(_: &Path) -> Option<u64> {
     None
 }
 
-/// That something is not there is what was wanted.
+/// Accepts that a file does not exist: it was moved or removed already.
 fn present(done: io::Result<()>) -> io::Result<()> {
     done.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }

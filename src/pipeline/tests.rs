@@ -1,16 +1,20 @@
 //! The keys of what is kept between runs: each changes with every input of what it stands for, one at a time, by
 //! content.
 
-use super::job::{Event, Job, Timing, Tune};
-use super::{Source, cache, conditions, measure, plan};
+use super::cache::Cache;
+use super::context::Context;
+use super::inputs::Inputs;
+use super::{DEMO_MODEL, Event, Job, Timing, Tune, finetune, plan, verdict};
 use crate::data::demo;
 use crate::graph::Dtype;
 use crate::importance::{self, Criterion, Sampling};
 use crate::latency::Speed;
 use crate::model::{self, Model};
+use crate::pipeline::cache::sha256;
 use crate::repair::Method;
-use crate::report::{Asked, Stage};
+use crate::report::{Budget, Stage};
 use crate::train::optim::Rule;
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
@@ -24,7 +28,7 @@ fn job(folder: &Path) -> Job {
         sizes: Vec::new(),
         dtype: Dtype::F32,
         threads: 1,
-        budget: Asked { memory_mib: Some(1.0), percentile: 95, ..Asked::default() },
+        budget: Budget { memory_mib: Some(1.0), percentile: 95, ..Budget::default() },
         floors: Default::default(),
         pattern: None,
         grid: 8,
@@ -48,12 +52,12 @@ fn job(folder: &Path) -> Job {
 fn inputs() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     demo::write(&folder.path().join("set"), 3, 1).unwrap();
-    fs::write(folder.path().join("model.safetensors"), super::DEMO_MODEL).unwrap();
+    fs::write(folder.path().join("model.safetensors"), DEMO_MODEL).unwrap();
     folder
 }
 
-fn gather(job: &Job) -> Source {
-    Source::gather(job, &mut |_: Event| ()).unwrap()
+fn gather(job: &Job) -> Inputs {
+    Inputs::gather(job, &()).unwrap()
 }
 
 fn sampling(job: &Job) -> Sampling {
@@ -62,11 +66,12 @@ fn sampling(job: &Job) -> Sampling {
 
 /// The key of the importance, of the training and of the latency table.
 fn keys(job: &Job) -> [String; 3] {
-    let source = gather(job);
-    let importance = source.importance_key(job, job.criterion, &sampling(job));
-    let training = super::tuning(job, &source, &source.model, "tuned").unwrap().checkpoint.unwrap();
-    let levels = plan::levels(job, &source);
-    [importance, training.display().to_string(), plan::table_key(job, &source, &levels)]
+    let inputs = gather(job);
+    let ctx = Context::new(job, &inputs, &());
+    let importance = plan::importance_key(&ctx, job.criterion, &sampling(job));
+    let training = finetune::config(&ctx, &inputs.baseline.model, "tuned").unwrap().checkpoint.unwrap();
+    let levels = plan::all_levels(&ctx);
+    [importance, training.display().to_string(), plan::table_key(&ctx, &levels)]
 }
 
 #[test]
@@ -126,13 +131,13 @@ fn every_input_changes_the_keys_of_what_depends_on_it() {
         (
             |j| j.pattern = Some(crate::importance::Pattern::TwoOfFour),
             [false, true, false],
-            "pattern, whose zeros stay",
+            "pattern, whose zeros are kept",
         ),
     ];
     for (change, expected, what) in settings {
         check(&with(change), &known, expected, what);
     }
-    // Where the results go, and what is asked of them, change nothing.
+    // Neither the output folder nor the budget changes a key.
     check(&with(|j| j.out = "elsewhere".into()), &known, [false; 3], "output folder");
     check(&with(|j| j.budget.memory_mib = Some(0.5)), &known, [false; 3], "budget");
 }
@@ -142,20 +147,20 @@ fn the_content_of_a_benchmark_command_counts() {
     let folder = tempfile::tempdir().unwrap();
     let (script, settings) = (folder.path().join("bench.sh"), folder.path().join("settings"));
     let speed = Speed { gflops: 8.0, bandwidth: 8.0 };
-    let of = |words: &[&Path], speed: Speed| {
-        let words = words.iter().map(|word| word.display().to_string()).collect();
-        conditions::conditions(&Job { timing: Timing::Command(words, speed), ..job(folder.path()) })
+    let of = |arguments: &[&Path], speed: Speed| {
+        let arguments = arguments.iter().map(|argument| argument.display().to_string()).collect();
+        sha256(format!("{:?}", Timing::Command(arguments, speed).source().conditions()).as_bytes())
     };
-    let words: [&Path; 4] = [Path::new("sh"), &script, &settings, Path::new("{model}")];
+    let arguments: [&Path; 4] = [Path::new("sh"), &script, &settings, Path::new("{model}")];
     let mut seen = HashSet::new();
     for (first, second) in [("echo 1", "a"), ("echo 2", "a"), ("echo 2", "b")] {
         fs::write(&script, first).unwrap();
         fs::write(&settings, second).unwrap();
-        assert!(seen.insert(of(&words, speed)), "{first} {second}");
-        assert!(!seen.insert(of(&words, speed)), "the same again");
+        assert!(seen.insert(of(&arguments, speed)), "{first} {second}");
+        assert!(!seen.insert(of(&arguments, speed)), "the same again");
     }
-    assert!(seen.insert(of(&words, Speed { bandwidth: 9.0, ..speed })));
-    assert!(seen.insert(of(&words[..3], speed)));
+    assert!(seen.insert(of(&arguments, Speed { bandwidth: 9.0, ..speed })));
+    assert!(seen.insert(of(&arguments[..3], speed)));
     // The program itself, which is found through `PATH` or named.
     assert_ne!(of(&[Path::new("sh")], speed), of(&[Path::new("no-such-program")], speed));
 }
@@ -164,50 +169,48 @@ fn the_content_of_a_benchmark_command_counts() {
 fn an_entry_that_is_whole_but_of_another_network_is_computed_anew() {
     let folder = inputs();
     let job = Job { criterion: Criterion::L1, ..job(folder.path()) };
-    let source = gather(&job);
-    let mut notes = Vec::new();
-    let mut sensitivity = || {
-        plan::sensitivity(&job, job.criterion, &source, &mut |event| {
-            if let Event::Note(text) = event {
-                notes.push(text);
-            }
-        })
-        .map_err(|e| e.to_string())
-        .unwrap()
-    };
+    let inputs = gather(&job);
+    let notes = RefCell::new(Vec::new());
+    let progress = RefCell::new(|event| {
+        if let Event::Message(text) = event {
+            notes.borrow_mut().push(text);
+        }
+    });
+    let ctx = Context::new(&job, &inputs, &progress);
+    let sensitivity = || plan::sensitivity(&ctx, job.criterion).map_err(|e| e.to_string()).unwrap();
     let first = sensitivity();
     let path = fs::read_dir(&job.cache).unwrap().next().unwrap().unwrap().path();
     let good = fs::read_to_string(&path).unwrap();
     assert!(path.file_name().unwrap().to_str().unwrap().starts_with("importance-"));
     // Sealed anew, as a faulty build would have written it.
-    let mut cut = plan::GroupSensitivity { ranking: first.ranking.clone(), curves: first.curves.clone() };
-    cut.ranking.0[0].pop();
+    let mut other = plan::GroupSensitivity { ranking: first.ranking.clone(), curves: first.curves.clone() };
+    other.ranking.0[0].pop();
     let name = path.file_stem().unwrap().to_str().unwrap();
     let key = name.strip_prefix("importance-").unwrap();
     fs::remove_file(&path).unwrap();
-    let entry = cache::Entry { folder: &job.cache, kind: "importance", key };
-    cache::cached::<_, ()>(entry, |_| Ok(()), &mut |_| (), |_| Ok(cut)).unwrap();
+    let cache = Cache { folder: &job.cache, progress: &() };
+    cache.get_or::<_, ()>("importance", key, |_| Ok(()), || Ok(other)).unwrap();
     let second = sensitivity();
     assert_eq!((&second.ranking, &second.curves), (&first.ranking, &first.curves));
     assert_eq!(fs::read_to_string(&path).unwrap(), good);
+    let notes = notes.borrow();
     assert!(notes.len() == 1 && notes[0].contains("computed anew") && notes[0].contains("channels of"), "{notes:?}");
 }
 
 #[test]
 fn the_chosen_plan_is_certified_under_the_measured_losses() {
     let folder = inputs();
-    let budget = Asked { latency_ratio: Some(0.7), percentile: 95, ..Asked::default() };
+    let budget = Budget { latency_ratio: Some(0.7), percentile: 95, ..Budget::default() };
     let job = Job { criterion: Criterion::L1, calibration_images: 3, budget, ..job(folder.path()) };
-    let source = gather(&job);
-    let planned = plan::plan(&job, &source, &mut |_| (), &mut super::Clock::default()).map_err(|e| e.to_string());
-    let planned = planned.unwrap();
-    let curves =
-        plan::sensitivity(&job, job.criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap().curves;
+    let inputs = gather(&job);
+    let (ctx, groups) = (Context::new(&job, &inputs, &()), &inputs.baseline.groups);
+    let planned = plan::plan(&ctx).map_err(|e| e.to_string()).unwrap();
+    let curves = plan::sensitivity(&ctx, job.criterion).map_err(|e| e.to_string()).unwrap().curves;
     // By the losses as they were measured, whichever losses it was found with. A narrower group never costs less.
-    let levels = plan::levels(&job, &source);
+    let levels = plan::all_levels(&ctx);
     let widths = planned.selection.widths();
     let loss_of = |group: usize| {
-        let full = source.groups.groups[group].width();
+        let full = groups.groups[group].width();
         let wider = levels[group].iter().filter(|width| **width >= widths[group]);
         wider.map(|width| curves.loss(group, *width, full)).fold(0.0, f64::max)
     };
@@ -216,26 +219,27 @@ fn the_chosen_plan_is_certified_under_the_measured_losses() {
     let (found, bound, gap) = (search.loss.unwrap(), search.lower_bound.unwrap(), search.gap.unwrap());
     assert!((found - loss).abs() <= 1e-9 * loss, "{found} {loss}");
     assert!(bound > 0.0 && bound <= found && (gap - (found - bound) / found).abs() < 1e-12, "{search:?}");
-    let ms = planned.table.predict(&source.model.graph, &source.groups, &widths);
+    let ms = planned.table.predict(&inputs.baseline.model.graph, groups, &widths);
     assert!((search.predicted_ms.unwrap() - ms).abs() < 1e-9 * ms);
-    assert_eq!(plan::Planned::whole(&job, &source).search.gap, None);
+    assert_eq!(plan::Planned::whole(&ctx).search.gap, None);
 }
 
 #[test]
 fn the_rules_of_compare_get_what_their_criterion_reads() {
     let folder = inputs();
     let job = job(folder.path());
-    let source = gather(&job);
+    let inputs = gather(&job);
+    let (ctx, groups) = (Context::new(&job, &inputs, &()), &inputs.baseline.groups);
     let scores = |criterion| {
-        let found = plan::Gathered::gather(&job, criterion, &source, &mut |_| ()).map_err(|e| e.to_string()).unwrap();
-        importance::scores(criterion, &source.model, &source.groups, &found.statistics(&job, &source)).unwrap()
+        let statistics = plan::collect(&ctx, criterion).map_err(|e| e.to_string()).unwrap();
+        importance::scores(criterion, &inputs.baseline.model, groups, &statistics).unwrap()
     };
     let mut all: Vec<(&str, Vec<Vec<f64>>)> = Vec::new();
     for (name, criterion) in Criterion::ALL {
         let found = scores(criterion);
         let finite = found.iter().flatten().all(|score| score.is_finite() && *score >= 0.0);
         assert!(finite && found.iter().any(|group| group.iter().any(|score| *score > 0.0)), "{name}");
-        for (group, scores) in source.groups.groups.iter().zip(&found) {
+        for (group, scores) in groups.groups.iter().zip(&found) {
             assert_eq!(scores.len(), group.width(), "{name}");
         }
         if let Some((other, _)) = all.iter().find(|(_, known)| *known == found) {
@@ -254,9 +258,8 @@ fn accuracy_that_is_undefined_holds_no_budget() {
     };
     let floors = |floors: &[(&str, f64)]| floors.iter().map(|(class, share)| ((*class).to_owned(), *share)).collect();
     let judge = |min_map, max_map_drop, floor: &[(&str, f64)], before: &Stage, after: &Stage| {
-        let asked = Asked { min_map, max_map_drop, ..Asked::default() };
-        let mut found = Vec::new();
-        measure::accuracy(&asked, &floors(floor), (before, after), &mut |what, ok| found.push((what, ok)));
+        let asked = Budget { min_map, max_map_drop, ..Budget::default() };
+        let mut found = verdict::accuracy(&asked, &floors(floor), before, after);
         assert_eq!(found.len(), 1, "{found:?}");
         found.remove(0)
     };

@@ -1,11 +1,13 @@
-//! What a job leaves behind: the model, the plan, the reports and the manifest.
+//! Writes the results of a job: the pruned model, the plan, the reports and the manifest.
 
 use super::cache::sha256;
-use super::measure::{self, PairedLatency};
+use super::error::PipelineError;
 use super::results::{
     BASELINE, BENCH, BINARY, Listed, MANIFEST, MODEL, New, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, Results,
 };
-use super::{Done, PipelineError};
+use super::run::Done;
+use super::timing::PairedLatency;
+use super::verdict::{enter, enter_simulated};
 use crate::profile::{self, Profile};
 use crate::report::{self, Report};
 use crate::surgery::Selection;
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// `plan.toml`: what was cut, group by group.
+/// `plan.toml`: the width and the kept channels of every group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PlanFile {
@@ -33,7 +35,7 @@ pub struct PlanGroup {
     pub before: usize,
     /// Channels after.
     pub width: usize,
-    /// Positions of the channels that stay, ascending.
+    /// Positions of the kept channels, ascending.
     pub kept: Vec<usize>,
 }
 
@@ -58,13 +60,13 @@ struct Manifest<'a> {
 /// for, with the flags of the command line.
 ///
 /// # Errors
-/// If a file cannot be written: then the results of the earlier run stay.
+/// If a file cannot be written: then the results of the earlier run are kept.
 pub fn write(results: &Results, profile: &Profile, done: &Done) -> Result<(), PipelineError> {
-    let bytes = |model| model::to_bytes(model).map_err(PipelineError::stage("writing"));
+    let bytes = |model| model::to_bytes(model).map_err(PipelineError::Serialize);
     let (last, baseline) = (bytes(&done.model)?, bytes(&done.baseline)?);
     let source = done.model.info.provenance.get("source-sha256").cloned().unwrap_or_default();
     let plan = plan_file(&done.report, &done.selection, source.clone());
-    let plan = toml::to_string(&plan).map_err(PipelineError::stage("writing"))?;
+    let plan = toml::to_string(&plan)?;
     let profile = profile::write(profile);
     let new = vec![
         file(MODEL, &last),
@@ -90,10 +92,10 @@ fn plan_file(report: &Report, selection: &Selection, model_sha256: String) -> Pl
     PlanFile { model_sha256, group: group.collect() }
 }
 
-/// Replaces the set by new files, the reports and a manifest of both; what `kept` lists stays. The hashes are of what is
+/// Replaces the set by new files, the reports and a manifest of both; keeps what `kept` lists. The hashes are of what is
 /// written, whatever lies in the folder.
 fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> Result<(), PipelineError> {
-    let json = serde_json::to_vec_pretty(report).map_err(PipelineError::stage("writing"))?;
+    let json = serde_json::to_vec_pretty(report)?;
     let page = report::render(report);
     let mut new = new;
     new.extend([file(REPORT_JSON, &json), file(REPORT_HTML, page.as_bytes())]);
@@ -111,13 +113,13 @@ fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> 
         baseline: &report.baseline,
         last: report.last(),
     };
-    let manifest = serde_json::to_vec_pretty(&manifest).map_err(PipelineError::stage("writing"))?;
+    let manifest = serde_json::to_vec_pretty(&manifest)?;
     new.push(file(MANIFEST, &manifest));
     let keep: Vec<&str> = kept.files.keys().map(String::as_str).collect();
     results.replace(&new, &keep)
 }
 
-/// What came of the inference binary on its device.
+/// How the inference binary ran on its device.
 pub enum Outcome<'a> {
     /// It was measured.
     Measured(&'a PairedLatency),
@@ -154,7 +156,7 @@ impl Bundle {
         let path = folder.join(PROFILE);
         let text = std::str::from_utf8(&text).map_err(|e| input(&path, &e))?;
         let profile = profile::parse(&path, text).map_err(|e| PipelineError::Input(e.to_string()))?;
-        let program = files::read(binary, model::MAX_FILE).map_err(|e| input(binary, &e))?;
+        let program = files::read(binary, model::MAX_FILE).map_err(|e| PipelineError::reading(binary, e))?;
         if !carries(&program, &model) {
             let problem = format!("carries another model than {}: build it again", folder.join(MODEL).display());
             return Err(input(binary, &problem));
@@ -162,16 +164,16 @@ impl Bundle {
         Ok(Self { profile, report, listed, binary: program })
     }
 
-    /// Enters what came of the inference binary into the reports, judges the budgets by it, and puts binary, reports and
+    /// Enters how the inference binary ran into the reports, judges the budgets by it, and puts binary, reports and
     /// what else was written on the way into the folder.
     ///
     /// # Errors
-    /// If a file cannot be written: then everything stays as it was.
+    /// If a file cannot be written: then nothing changes.
     pub fn finish(self, results: &Results, outcome: &Outcome, evidence: &Evidence) -> Result<Report, PipelineError> {
         let Self { mut report, listed, binary, .. } = self;
         match outcome {
-            Outcome::Measured(against) => measure::enter(&mut report, against),
-            Outcome::Simulated(why) => measure::enter_simulated(&mut report, why),
+            Outcome::Measured(pair) => enter(&mut report, pair),
+            Outcome::Simulated(why) => enter_simulated(&mut report, why),
         }
         let mut new = vec![file(BINARY, &binary), file(BENCH, &evidence.bench)];
         new.extend(evidence.onnx.as_deref().map(|bytes| file(ONNX, bytes)));

@@ -31,7 +31,7 @@ pub struct Report {
     /// The dataset.
     pub data: String,
     /// What was asked for.
-    pub budget: Asked,
+    pub budget: Budget,
     /// The least recall of classes by name, as a share of the baseline model's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub floors: BTreeMap<String, f64>,
@@ -107,7 +107,7 @@ impl Report {
 
 /// The budgets of the profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct Budget {
     /// Milliseconds a frame may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<f64>,

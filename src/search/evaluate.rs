@@ -1,7 +1,7 @@
 //! The figures of a plan, straight from the problem's definition. The search computes the same in other ways; what it
 //! returns is checked here.
 
-use super::{Budget, Factor, Problem};
+use super::{Factor, Problem, SearchBudget};
 
 /// The figures of one plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,7 +16,7 @@ pub struct Evaluation {
 
 impl Evaluation {
     /// Whether both budgets hold.
-    pub fn fits(&self, budget: &Budget) -> bool {
+    pub fn fits(&self, budget: &SearchBudget) -> bool {
         budget.latency_ms.is_none_or(|most| self.latency_ms <= most)
             && budget.memory_bytes.is_none_or(|most| self.memory_bytes <= most)
     }

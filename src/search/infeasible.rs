@@ -4,7 +4,7 @@ use super::compile::compile;
 use super::dual::{Dual, Effort};
 use super::find::{NoPlan, find};
 use super::primal::{Pool, reach};
-use super::{Budget, Evaluation, Options, Problem, Solution, evaluate};
+use super::{Evaluation, Options, Problem, SearchBudget, Solution, evaluate};
 use std::fmt;
 
 /// Steps of the bisection for a relaxed budget.
@@ -14,7 +14,7 @@ const BISECTIONS: usize = 8;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Infeasible {
     /// The budgets that were asked for.
-    pub budget: Budget,
+    pub budget: SearchBudget,
     /// The plan with the least latency, if latency has a budget.
     pub least_latency: Option<Reachable>,
     /// The plan with the least memory that was found, if memory has a budget.
@@ -66,7 +66,7 @@ pub(super) fn explain(problem: &Problem, options: &Options, no_plan: NoPlan) -> 
         let memory_bytes =
             budget.memory_bytes.filter(|most| nearest.memory_bytes > *most).map(|_| nearest.memory_bytes);
         let relaxed = Problem {
-            budget: Budget {
+            budget: SearchBudget {
                 latency_ms: latency_ms.or(budget.latency_ms),
                 memory_bytes: memory_bytes.or(budget.memory_bytes),
             },
@@ -97,10 +97,10 @@ impl Kind {
         if self == Kind::Latency { evaluation.latency_ms } else { evaluation.memory_bytes }
     }
 
-    fn with(self, budget: Budget, value: Option<f64>) -> Budget {
+    fn with(self, budget: SearchBudget, value: Option<f64>) -> SearchBudget {
         match self {
-            Kind::Latency => Budget { latency_ms: value, ..budget },
-            Kind::Memory => Budget { memory_bytes: value, ..budget },
+            Kind::Latency => SearchBudget { latency_ms: value, ..budget },
+            Kind::Memory => SearchBudget { memory_bytes: value, ..budget },
         }
     }
 }
@@ -111,7 +111,7 @@ fn least(problem: &Problem, options: &Options, kind: Kind) -> Option<Reachable> 
     let baseline: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
     let baseline = kind.of(&evaluate(problem, &baseline));
     let scale = if baseline > 0.0 { 1e-3 * baseline } else { 1.0 };
-    let alone = Problem { budget: kind.with(Budget::default(), Some(scale)), ..problem.clone() };
+    let alone = Problem { budget: kind.with(SearchBudget::default(), Some(scale)), ..problem.clone() };
     let compiled = compile(&alone, options.max_table);
     let mut dual = Dual::new(&compiled);
     let ascent = dual.ascend(0.0, 1.0, &Effort::steps(options.dual_steps));
@@ -127,7 +127,8 @@ fn least(problem: &Problem, options: &Options, kind: Kind) -> Option<Reachable> 
             break;
         }
         let target = 0.5 * (lower + value);
-        match fitting(&Problem { budget: kind.with(Budget::default(), Some(target)), ..problem.clone() }, options) {
+        match fitting(&Problem { budget: kind.with(SearchBudget::default(), Some(target)), ..problem.clone() }, options)
+        {
             Some(found) => (evaluation, levels) = (evaluate(problem, &found), found),
             None => lower = target,
         }

@@ -71,7 +71,7 @@ pub struct MemoryTerm {
 
 /// What a plan may cost. A missing budget does not bind.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Budget {
+pub struct SearchBudget {
     /// Milliseconds: the most that the sum of all latency factors may be.
     pub latency_ms: Option<f64>,
     /// Bytes: the most that the weights plus the greatest memory step may be.
@@ -90,7 +90,7 @@ pub struct Problem {
     /// Bytes of the weights, which are there at every step.
     pub weight_factors: Vec<Factor>,
     /// The limits.
-    pub budget: Budget,
+    pub budget: SearchBudget,
 }
 
 /// How hard to search. All limits are counts, so that answers do not depend on the clock.

@@ -69,8 +69,8 @@ fn the_demo_is_pruned_to_a_memory_budget_and_everything_is_written() {
     assert_eq!(report["verdict"]["memory_ok"], true);
 
     // The model that ships keeps to the budget, and to the plan.
-    let cut = model::load(&out.join("model.safetensors")).unwrap();
-    assert!(mib(&cut.graph) <= limit, "{} MiB of {limit}", mib(&cut.graph));
+    let pruned = model::load(&out.join("model.safetensors")).unwrap();
+    assert!(mib(&pruned.graph) <= limit, "{} MiB of {limit}", mib(&pruned.graph));
     let plan: PlanFile = toml::from_str(std::str::from_utf8(&read("plan.toml")).unwrap()).unwrap();
     assert_eq!(plan.model_sha256, sha256(&std::fs::read(demo()).unwrap()));
     assert!(plan.group.iter().any(|group| group.width < group.before));
@@ -136,14 +136,14 @@ fn a_yolov8_is_pruned_and_tuned() {
     flags.extend(flag("memory-mib", 0.75 * bytes(&graph) / f64::from(1 << 20)));
     let (code, text) = prune(folder.path(), "out", &flags);
     assert_eq!(code, 0, "{text}");
-    let cut = model::load(&folder.path().join("out/model.safetensors")).unwrap();
-    assert!(bytes(&cut.graph) <= 0.751 * bytes(&graph), "{} of {}", bytes(&cut.graph), bytes(&graph));
+    let pruned = model::load(&folder.path().join("out/model.safetensors")).unwrap();
+    assert!(bytes(&pruned.graph) <= 0.751 * bytes(&graph), "{} of {}", bytes(&pruned.graph), bytes(&graph));
     let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("out/report.json")).unwrap()).unwrap();
     assert!(report["tuned"]["params"].as_f64() < report["uncut"]["params"].as_f64(), "{text}");
 }
 
 #[test]
-fn the_demo_ships_in_whole_numbers_and_in_halves() {
+fn the_demo_ships_in_int8_and_in_f16() {
     let folder = tempfile::tempdir().unwrap();
     let baseline = model::load(&demo()).unwrap();
     let flags = [flag("memory-mib", 0.5 * mib(&baseline.graph)), ["--dtype".into(), "int8".into()]].concat();
@@ -165,7 +165,7 @@ fn the_demo_ships_in_whole_numbers_and_in_halves() {
     assert_eq!(of(&report["uncut"], "file_bytes"), first);
     assert_eq!(mib(&shipped.graph) * f64::from(1 << 20), of(after, "peak_memory_bytes"));
 
-    // What came out can be pruned further, and is taken as f32 for that. This time it shall ship in halves.
+    // What came out can be pruned further, and is taken as f32 for that. This time it shall ship in f16.
     let data = demo::write(&folder.path().join("drawn"), 48, 12).unwrap();
     let again = [
         &flag("memory-mib", 0.4 * mib(&baseline.graph))[..],
@@ -187,7 +187,7 @@ fn the_demo_ships_in_whole_numbers_and_in_halves() {
     assert!(report["dtype"] == "f16" && report["controls"]["uncut + f16"].is_object(), "{report}");
     assert_eq!(model::load(&out.join("model.safetensors")).unwrap().graph.dtype, Dtype::F16);
 
-    // Whole numbers are for our own runtime on a processor.
+    // int8 is for our own runtime on a CPU.
     let profile = folder.path().join("gpu.toml");
     std::fs::write(&profile, "[device]\ncuda = \"sm_87\"\n[budget]\nmemory-mib = 64\n[model]\ndtype = \"int8\"\n")
         .unwrap();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 const SIDE: usize = 32;
 
-/// Grey pictures with one object each, of the first class or of the second in turn.
+/// Grey pictures with one object each, of the first class or of the second, alternately.
 fn set(folder: &Path, count: usize) -> Dataset {
     let one = |number: usize| {
         let path = folder.join(format!("{number}.png"));
@@ -95,7 +95,7 @@ fn a_damaged_training_is_set_aside_and_made_anew() {
     for (bytes, expected) in cases {
         fs::write(&path, &bytes).unwrap();
         let (again, seen) = train(&model, &set, &config).unwrap();
-        let (problem, aside) = seen.aside.expect("it must be told");
+        let (problem, aside) = seen.aside.expect("it must be reported");
         assert!(problem.contains(expected) && seen.resumed.is_none(), "{expected}: {problem}");
         assert_eq!(again.weights, first.weights, "{expected}");
         assert!(fs::read(&aside).unwrap() == bytes && fs::read(&path).unwrap() == good, "{expected}");
@@ -138,7 +138,7 @@ fn the_training_of_other_inputs_is_not_continued() {
 }
 
 #[test]
-fn drawn_pictures_that_are_gone_or_changed_are_drawn_again() {
+fn drawn_pictures_that_are_missing_or_changed_are_drawn_again() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("drawn");
     let ensure = || demo::ensure(&place, 5, 3).unwrap().1;

@@ -42,6 +42,7 @@ mod quantise;
 #[cfg(feature = "toolkit")]
 mod repair;
 mod report;
+mod report_keys;
 #[cfg(all(feature = "toolkit", unix))]
 mod results;
 mod search;

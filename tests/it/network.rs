@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use secateurs::graph::Graph;
 use secateurs::group::{GroupId, groups};
 use secateurs::memory;
-use secateurs::search::{Budget, Factor, MemoryTerm, Problem, Variable};
+use secateurs::search::{Factor, MemoryTerm, Problem, SearchBudget, Variable};
 
 /// A figure of a layer, from the width of every group.
 type Value<'a> = dyn FnMut(&dyn Fn(GroupId) -> usize) -> f64 + 'a;
@@ -65,5 +65,5 @@ pub fn network(graph: &Graph, seed: u64) -> Problem {
         terms: set.per_channel.into_iter().map(|(g, bytes)| (g.index(), bytes)).collect(),
     });
     let memory = memory.collect();
-    Problem { factors, weight_factors, memory, variables, budget: Budget::default() }
+    Problem { factors, weight_factors, memory, variables, budget: SearchBudget::default() }
 }

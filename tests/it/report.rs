@@ -5,7 +5,7 @@ use secateurs::pipeline;
 use secateurs::report::comparison::{Behind, Comparison, Row, Score};
 use secateurs::report::render_comparison;
 use secateurs::report::{
-    Asked, FrontPoint, GroupWidths, LayerTimes, MemoryStep, Photo, Report, Search, Stage, Verdict, render,
+    Budget, FrontPoint, GroupWidths, LayerTimes, MemoryStep, Photo, Report, Search, Stage, Verdict, render,
 };
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ fn short(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
-fn distribution(p50: f64) -> Distribution {
+pub fn distribution(p50: f64) -> Distribution {
     let times: Vec<f64> = (0..1000).map(|i| short(p50 * (0.95 + f64::from(i) * 1e-4))).collect();
     Distribution::of(&times, &times)
 }
 
-fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
+pub fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
     Stage {
         map50_95: map,
         map50: short(map * 1.4),
@@ -39,7 +39,7 @@ fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
     }
 }
 
-fn sample(with_tuning: bool) -> Report {
+pub fn sample(with_tuning: bool) -> Report {
     let classes = ["person", "traffic light", "dog", "tie", "zebra"];
     let mut baseline = stage(0.3705, 2_624_080, &classes);
     baseline.latency = Some(distribution(27.0));
@@ -59,13 +59,13 @@ fn sample(with_tuning: bool) -> Report {
     Report {
         version: "0.1.0".into(),
         target: "host".into(),
-        device: "An Example Processor, 1 thread, 320 px".into(),
+        device: "An Example CPU, 1 thread, 320 px".into(),
         imgsz: 320,
         threads: 1,
         seed: 7,
         model: "best.pt".into(),
         data: "data.yaml".into(),
-        budget: Asked { latency_ratio: Some(0.8), percentile: 99, memory_mib: Some(20.0), ..Asked::default() },
+        budget: Budget { latency_ratio: Some(0.8), percentile: 99, memory_mib: Some(20.0), ..Budget::default() },
         floors: BTreeMap::from([("person".into(), 0.95)]),
         importance: "fisher".into(),
         baseline,
@@ -140,7 +140,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
     }
     for key in latency {
         assert!(json["uncut"][key].is_number() && json["tuned"][key].is_number(), "{key}");
-        assert!(json["cut"].get(key).is_none(), "the cut model is not measured, yet has {key}");
+        assert!(json["cut"].get(key).is_none(), "the pruned model is not measured, yet has {key}");
     }
     assert!(json["threads"].is_number());
 }
@@ -162,7 +162,7 @@ fn unbalanced(page: &str) -> Option<String> {
         }
     }
     // The head opened before the style.
-    open.pop().map(|name| format!("<{name}> stays open"))
+    open.pop().map(|name| format!("<{name}> is never closed"))
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn what_is_missed_is_the_headline() {
         assert!(page.contains("class=\"verdict missed\""));
     }
     let mut report = sample(false);
-    report.budget = Asked { percentile: 99, ..Asked::default() };
+    report.budget = Budget { percentile: 99, ..Budget::default() };
     assert!(render(&report).contains("<h1>No budget was given</h1>"));
 }
 
@@ -285,7 +285,7 @@ fn an_empty_report_still_gives_a_page() {
     }
     report.search.gap = Some(f64::NAN);
     assert!(!render(&report).contains("NaN"));
-    // Figures that are no numbers stay out of the drawings.
+    // Figures that are no numbers are left out of the drawings.
     let strange = FrontPoint { latency_ratio: f64::NAN, loss: f64::INFINITY, lower_bound: f64::NAN };
     report.front = vec![strange; 3];
     report.memory = vec![MemoryStep { name: "a".into(), before_bytes: f64::NAN, after_bytes: f64::NAN }];
@@ -343,7 +343,7 @@ fn a_comparison_is_a_page_of_its_own() {
 #[test]
 fn floors_hold_or_not_by_the_recall_of_the_stage_that_ships() {
     let mut report = sample(true);
-    report.budget = Asked::default();
+    report.budget = Budget::default();
     report.baseline.recall = BTreeMap::from([("person".into(), 0.8)]);
     let mut verdict = |after: f64| {
         report.last_mut().recall = BTreeMap::from([("person".into(), after)]);
@@ -357,7 +357,7 @@ fn floors_hold_or_not_by_the_recall_of_the_stage_that_ships() {
 #[test]
 fn a_floor_under_nothing_holds_nothing() {
     let mut report = sample(true);
-    report.budget = Asked::default();
+    report.budget = Budget::default();
     let none = BTreeMap::from([("person".to_owned(), 0.0)]);
     for (baseline, why) in [(none, "so a share of that says nothing"), (BTreeMap::new(), "is undefined")] {
         report.baseline.recall = baseline;
@@ -374,7 +374,7 @@ fn a_floor_under_nothing_holds_nothing() {
 #[test]
 fn a_median_is_judged_by_its_bound_and_discarded_windows_are_told() {
     let with = |p50_ms: f64, bound: f64| Distribution { p50_ms, p50_bound_ms: Some(bound), ..distribution(p50_ms) };
-    let budget = Asked { latency_ms: Some(10.0), percentile: 50, ..Asked::default() };
+    let budget = Budget { latency_ms: Some(10.0), percentile: 50, ..Budget::default() };
     let report = Report { budget, ..sample(false) };
     let against = |bound: f64, all_windows| pipeline::PairedLatency {
         baseline: distribution(20.0),

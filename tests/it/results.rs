@@ -1,5 +1,5 @@
 //! The folder of the results through a job's life: what is refused before it, what its verdict says, what the next run
-//! replaces, and what `finish` does not believe.
+//! replaces, and what `finish` refuses.
 
 use assert_cmd::Command;
 use secateurs::data::demo;
@@ -9,9 +9,9 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-fn worker(words: &[&str], folder: &Path) -> (i32, String) {
+fn worker(arguments: &[&str], folder: &Path) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
-    let output = command.current_dir(folder).args(words).output().unwrap();
+    let output = command.current_dir(folder).args(arguments).output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.code().unwrap(), text)
 }
@@ -69,18 +69,18 @@ fn what_can_be_refused_is_refused_before_any_work() {
     ];
     for (flags, code, expected) in cases {
         for more in [&[][..], &["--dry-run"]] {
-            let words: Vec<&str> =
+            let arguments: Vec<&str> =
                 ["prune"].into_iter().chain(flags.split_whitespace()).chain(more.iter().copied()).collect();
-            let (found, text) = worker(&words, folder);
-            assert_eq!(found, code, "{words:?}\n{text}");
-            assert!(text.contains(expected), "{words:?}: `{expected}` is not in\n{text}");
-            assert!(!text.contains("Loading") && !text.contains("fault of secateurs"), "{words:?}\n{text}");
+            let (found, text) = worker(&arguments, folder);
+            assert_eq!(found, code, "{arguments:?}\n{text}");
+            assert!(text.contains(expected), "{arguments:?}: `{expected}` is not in\n{text}");
+            assert!(!text.contains("Loading") && !text.contains("internal error"), "{arguments:?}\n{text}");
         }
     }
     let (code, text) = worker(&["prune", "--latency-ratio=0.8", "--profile=gone.toml", "--dry-run"], folder);
     assert!(code == 7 && text.contains("no-such-runner"), "{code} {text}");
-    let words = format!("prune --latency-ratio 0.8 {model} --data set/data.yaml --floor disc=0.5 --dry-run");
-    let (code, text) = worker(&words.split_whitespace().collect::<Vec<_>>(), folder);
+    let arguments = format!("prune --latency-ratio 0.8 {model} --data set/data.yaml --floor disc=0.5 --dry-run");
+    let (code, text) = worker(&arguments.split_whitespace().collect::<Vec<_>>(), folder);
     assert!(code == 0 || text.contains("no class `disc`"), "{code} {text}");
     let _ = fs::remove_dir_all(folder.join("dist"));
     let mut after: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -126,8 +126,8 @@ fn a_missed_verdict_has_its_exit_code_and_the_next_run_replaces_the_whole_set() 
     // A cache that cannot be written costs time, not the job.
     fs::write(folder.join("no-cache"), "").unwrap();
     let common = "prune --memory-mib 2.2 --epochs 0 --calibration-images 16 --out out";
-    let words = format!("{common} --cache no-cache --profile strict.toml --threads 2");
-    let (code, text) = worker(&words.split_whitespace().collect::<Vec<_>>(), folder);
+    let arguments = format!("{common} --cache no-cache --profile strict.toml --threads 2");
+    let (code, text) = worker(&arguments.split_whitespace().collect::<Vec<_>>(), folder);
     assert_eq!(code, 6, "{text}");
     assert!(text.contains("at least 1.0000: is missed") && text.contains("nothing is kept for the next run"), "{text}");
     assert_whole(&out, &PRUNED);
@@ -163,16 +163,16 @@ fn a_missed_verdict_has_its_exit_code_and_the_next_run_replaces_the_whole_set() 
     let (code, text) = finish();
     assert!(code == 9 && text.contains("built: carries another model"), "{code} {text}");
 
-    // The next run's set has none of the old binary; what is the user's stays.
+    // The next run's set has none of the old binary; what is the user's is kept.
     fs::write(out.join("notes.txt"), "mine").unwrap();
-    let words = format!("{common} --profile strict.toml");
-    let (code, text) = worker(&words.split_whitespace().collect::<Vec<_>>(), folder);
+    let arguments = format!("{common} --profile strict.toml");
+    let (code, text) = worker(&arguments.split_whitespace().collect::<Vec<_>>(), folder);
     assert_eq!(code, 0, "{text}");
     assert_whole(&out, &PRUNED);
     assert!(!out.join("secateurs-infer").exists() && !out.join("bench.json").exists());
     assert_eq!(fs::read_to_string(out.join("notes.txt")).unwrap(), "mine");
     // Its own output is no input for the same folder.
-    let words = "prune --memory-mib 2 --model out/model.safetensors --data out/.cache/none.yaml --out out";
-    let (code, _) = worker(&words.split_whitespace().collect::<Vec<_>>(), folder);
+    let arguments = "prune --memory-mib 2 --model out/model.safetensors --data out/.cache/none.yaml --out out";
+    let (code, _) = worker(&arguments.split_whitespace().collect::<Vec<_>>(), folder);
     assert_eq!(code, 9);
 }

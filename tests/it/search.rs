@@ -7,7 +7,8 @@ use network::network;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use secateurs::search::{
-    Budget, Evaluation, Factor, MemoryTerm, Options, Problem, SearchError, Solution, Variable, certify, evaluate, solve,
+    Evaluation, Factor, MemoryTerm, Options, Problem, SearchBudget, SearchError, Solution, Variable, certify, evaluate,
+    solve,
 };
 use secateurs::zoo::yolo11::{Scale, detect};
 
@@ -52,7 +53,7 @@ fn random_problem(random: &mut StdRng) -> Problem {
         MemoryTerm { constant: random.random_range(0.0..50.0), terms }
     });
     let memory = memory.collect();
-    Problem { memory, factors, weight_factors, variables, budget: Budget::default() }
+    Problem { memory, factors, weight_factors, variables, budget: SearchBudget::default() }
 }
 
 /// All plans of a small problem.
@@ -93,7 +94,7 @@ fn a_plan_from_elsewhere_is_certified_against_the_least_loss() {
         let found = certify(&problem, &plans[chosen], &Options::default()).unwrap();
         // Over a budget, it is compared with all that take as much.
         beyond += usize::from(!all[chosen].fits(&problem.budget));
-        let budget = Budget {
+        let budget = SearchBudget {
             latency_ms: problem.budget.latency_ms.map(|most| most.max(all[chosen].latency_ms)),
             memory_bytes: problem.budget.memory_bytes.map(|most| most.max(all[chosen].memory_bytes)),
         };
@@ -128,9 +129,9 @@ fn small_instances_agree_with_brute_force() {
         let latency = Some(pick(&|e| e.latency_ms)).filter(|b| *b > 0.0);
         let memory = Some(pick(&|e| e.memory_bytes)).filter(|b| *b > 0.0);
         problem.budget = match seed % 3 {
-            0 => Budget { latency_ms: latency, memory_bytes: None },
-            1 => Budget { latency_ms: None, memory_bytes: memory },
-            _ => Budget { latency_ms: latency, memory_bytes: memory },
+            0 => SearchBudget { latency_ms: latency, memory_bytes: None },
+            1 => SearchBudget { latency_ms: None, memory_bytes: memory },
+            _ => SearchBudget { latency_ms: latency, memory_bytes: memory },
         };
         let fits = all.iter().filter(|e| e.fits(&problem.budget));
         let optimum = fits.map(|e| e.loss).min_by(f64::total_cmp);
@@ -168,7 +169,7 @@ fn small_instances_agree_with_brute_force() {
                 }
                 assert!(!report.relaxations.is_empty(), "{case}: {report:?}");
                 for relaxation in &report.relaxations {
-                    let budget = Budget {
+                    let budget = SearchBudget {
                         latency_ms: relaxation.latency_ms.or(problem.budget.latency_ms),
                         memory_bytes: relaxation.memory_bytes.or(problem.budget.memory_bytes),
                     };
@@ -203,7 +204,7 @@ fn yolo11_is_solved_within_one_percent() {
         let mut problem = network(&graph, 7);
         let baseline: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
         let baseline = evaluate(&problem, &baseline);
-        problem.budget = Budget {
+        problem.budget = SearchBudget {
             latency_ms: Some(latency * baseline.latency_ms).filter(|b| *b > 0.0),
             memory_bytes: Some(memory * baseline.memory_bytes).filter(|b| *b > 0.0),
         };
@@ -280,7 +281,7 @@ fn contradictions_are_refused_by_name() {
         factors: vec![Factor { scope: vec![0, 1], table: vec![1.0, 2.0, 3.0, 4.0] }],
         memory: vec![MemoryTerm { constant: 1.0, terms: vec![(0, 4.0)] }],
         weight_factors: vec![Factor { scope: vec![1], table: vec![8.0, 16.0] }],
-        budget: Budget { latency_ms: Some(2.5), memory_bytes: Some(1000.0) },
+        budget: SearchBudget { latency_ms: Some(2.5), memory_bytes: Some(1000.0) },
     };
     assert_eq!(solve(&good(), &Options::default(), &mut |_| {}).unwrap().levels, [0, 1]);
     type Spoil = fn(&mut Problem);
@@ -317,7 +318,7 @@ fn an_impossible_budget_says_what_is_possible() {
     let baseline: Vec<usize> = problem.variables.iter().map(|v| v.widths.len() - 1).collect();
     let baseline = evaluate(&problem, &baseline);
     problem.budget =
-        Budget { latency_ms: Some(0.01 * baseline.latency_ms), memory_bytes: Some(0.5 * baseline.memory_bytes) };
+        SearchBudget { latency_ms: Some(0.01 * baseline.latency_ms), memory_bytes: Some(0.5 * baseline.memory_bytes) };
     let Err(SearchError::Infeasible(report)) = solve(&problem, &Options::default(), &mut |_| {}) else {
         panic!("a hundredth of the time is possible")
     };

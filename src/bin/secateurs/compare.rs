@@ -10,6 +10,7 @@ use secateurs::profile::{Overrides, Profile, Ratio};
 use secateurs::repair::Method;
 use secateurs::report::comparison::Comparison;
 use secateurs::{files, report};
+use std::cell::RefCell;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -85,12 +86,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
         schemes.push(Scheme::UNIFORM);
     }
     let ratios: Vec<f64> = args.latency_ratio.iter().map(|r| r.get()).collect();
-    let mut tell = |event: Event| match event {
+    let progress = RefCell::new(|event: Event| match event {
         Event::Stage(verb, what) => terminal.stage(verb, &what),
         Event::Progress(done, all) => terminal.progress(done, all),
-        Event::Note(text) => terminal.note(&text),
-    };
-    let found = pipeline::compare(&job, &schemes, &ratios, &args.repair, &mut tell)?;
+        Event::Message(text) => terminal.note(&text),
+    });
+    let found = pipeline::compare(&job, &schemes, &ratios, &args.repair, &progress)?;
     let page = report::render_comparison(&found);
     for (name, bytes) in [("compare.json", serde_json::to_vec_pretty(&found)?), ("compare.html", page.into_bytes())] {
         let path = args.out.join(name);

@@ -1,20 +1,28 @@
-//! Why a command ended early, and the exit code that says so.
+//! Why a command ended early, and the exit code that says so: it follows from the types of the errors.
 
 use super::output;
 use secateurs::bench::BenchError;
 use secateurs::detector::DetectorError;
 use secateurs::device::DeviceError;
+use secateurs::engine::EngineError;
+use secateurs::eval::EvalError;
 use secateurs::graph::GraphError;
 use secateurs::import::ImportError;
+use secateurs::importance::CurveError;
+use secateurs::latency::LatencyError;
+use secateurs::model::FileError;
 use secateurs::pipeline::PipelineError;
 use secateurs::profile::ProfileError;
+use secateurs::repair::RepairError;
+use secateurs::search::SearchError;
 use secateurs::session::SessionError;
+use secateurs::train::TrainError;
 use secateurs::vision::ImageError;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-/// What went wrong, by who can mend it.
+/// What went wrong, by who can do something about it.
 #[derive(Debug)]
 pub enum Failure {
     /// The command line contradicts itself.
@@ -34,14 +42,14 @@ pub enum Failure {
     /// A file cannot be used.
     Input(String),
     /// A file cannot be used, and what the user can do about it is known.
-    Mendable(String, &'static str),
+    Advised(String, &'static str),
     /// This machine failed: disk, permission, memory.
     Machine(String),
     /// Standard output takes nothing: its disk is full, say.
     Output(io::Error),
     /// A program of the user ended with a code of its own and has said why.
     Program(u8),
-    /// It is our fault.
+    /// An internal error.
     Internal(String),
 }
 
@@ -56,9 +64,20 @@ impl Failure {
         Self::Internal(problem.to_string())
     }
 
-    /// Of a file or folder that could not be written.
+    /// Of a file or folder that could not be written: its name is wrong, or this machine failed.
     pub fn writing(path: &Path, error: &io::Error) -> Self {
-        PipelineError::writing(path, error).into()
+        Self::refused(error.kind(), format!("{}: {error}", path.display()))
+    }
+
+    /// Of something that the operating system refused to write.
+    fn refused(kind: io::ErrorKind, text: String) -> Self {
+        use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
+        match kind {
+            AlreadyExists | InvalidFilename | InvalidInput | IsADirectory | NotADirectory | NotFound => {
+                Self::Input(text)
+            }
+            _ => Self::Machine(text),
+        }
     }
 
     /// The exit code.
@@ -72,7 +91,7 @@ impl Failure {
             Self::Device(_) => 7,
             Self::Unsteady(_) => 8,
             Self::Program(code) => *code,
-            Self::Input(_) | Self::Mendable(..) => 9,
+            Self::Input(_) | Self::Advised(..) => 9,
             Self::Machine(_) | Self::Output(_) => 10,
             Self::Internal(_) => 1,
         }
@@ -94,7 +113,7 @@ impl Failure {
             | Self::Device(text)
             | Self::Unsteady(text)
             | Self::Input(text)
-            | Self::Mendable(text, _)
+            | Self::Advised(text, _)
             | Self::Machine(text)
             | Self::Internal(text) => vec![text.clone()],
         }
@@ -113,8 +132,10 @@ impl Failure {
                 Some("end other programs, cool the board, fix its clock and power mode; then run again")
             }
             Self::Machine(_) => Some("this machine could not do it: look at its disk space, permissions and memory"),
-            Self::Internal(_) => Some("this is a fault of secateurs: please report it with the command you ran"),
-            Self::Mendable(_, help) => Some(help),
+            Self::Internal(_) => {
+                Some("this is an internal error of secateurs: please report it with the command you ran")
+            }
+            Self::Advised(_, help) => Some(help),
             Self::Input(_) | Self::Output(_) | Self::Program(_) => None,
         }
     }
@@ -177,7 +198,7 @@ impl From<serde_json::Error> for Failure {
 impl From<ImportError> for Failure {
     fn from(error: ImportError) -> Self {
         match error.help() {
-            Some(help) => Self::Mendable(error.to_string(), help),
+            Some(help) => Self::Advised(error.to_string(), help),
             None => Self::input(error),
         }
     }
@@ -225,13 +246,91 @@ bad_input!(BenchError, DetectorError, GraphError, ImageError);
 
 impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Self {
+        use PipelineError as E;
+        let text = error.to_string();
         match error {
-            PipelineError::Input(text) => Self::Input(text),
-            PipelineError::Setting(text) => Self::Usage(text),
-            PipelineError::Infeasible(text) => Self::Infeasible(text),
-            PipelineError::Machine(text) => Self::Machine(text),
-            PipelineError::Session(error) => error.into(),
-            PipelineError::Stage { .. } => Self::internal(error),
+            E::Setting(_) | E::Side(_) => Self::Usage(text),
+            E::Infeasible(_) | E::Search(SearchError::Infeasible(_)) => Self::Infeasible(text),
+            E::Import(error) => error.into(),
+            E::Writing { source, .. } => Self::refused(source.kind(), text),
+            E::Room { .. } => Self::Machine(text),
+            E::Session(error) => error.into(),
+            E::Command(error) => by_command(error),
+            E::Training(error) => by_training(error, text),
+            E::File(error) => by_file(error, text),
+            E::Evaluation(EvalError::Engine(cause))
+            | E::Repair(RepairError::Engine(cause))
+            | E::Importance(CurveError::Engine(cause))
+            | E::LatencyTable(LatencyError::Engine(cause))
+            | E::Engine { source: cause, .. } => by_engine(&cause, text),
+            E::Input(_)
+            | E::Preprocess { .. }
+            | E::Data(_)
+            | E::Image(_)
+            | E::Criterion(_)
+            | E::Reading { .. }
+            | E::Export(_)
+            | E::Evaluation(_)
+            | E::Repair(RepairError::NoImages | RepairError::Singular { .. })
+            | E::Untimed => Self::Input(text),
+            E::Surgery(_)
+            | E::Importance(CurveError::Surgery(_))
+            | E::LatencyTable(LatencyError::Surgery(_))
+            | E::Search(SearchError::InvalidProblem { .. })
+            | E::Graph { .. }
+            | E::Backend { .. }
+            | E::Serialize(_)
+            | E::Json(_)
+            | E::Toml(_)
+            | E::Photo(_)
+            | E::OneNetwork => Self::Internal(text),
         }
     }
 }
+
+/// A benchmark command is the user's: whatever code it ends with, it is not ours that failed.
+fn by_command(error: SessionError) -> Failure {
+    match error {
+        SessionError::Device(error @ DeviceError::Failed { .. }) => Failure::Device(error.to_string()),
+        other => other.into(),
+    }
+}
+
+/// Settings are the user's, and so are data, checkpoints and a learning rate at which training diverges.
+fn by_training(error: TrainError, text: String) -> Failure {
+    match error {
+        TrainError::Setting { .. } => Failure::Usage(text),
+        TrainError::Threads(_) => Failure::Machine(text),
+        TrainError::Backend(_) => Failure::Internal(text),
+        TrainError::File(FileError::Io { source, .. }) => Failure::refused(source.kind(), text),
+        TrainError::Unfit(_)
+        | TrainError::Diverged { .. }
+        | TrainError::Checkpoint { .. }
+        | TrainError::OtherTraining { .. }
+        | TrainError::Data(_)
+        | TrainError::Image(_)
+        | TrainError::Loss(_)
+        | TrainError::Model(_)
+        | TrainError::File(_) => Failure::Input(text),
+    }
+}
+
+/// Model files that a job writes are its own; only the disk may refuse them.
+fn by_file(error: FileError, text: String) -> Failure {
+    match error {
+        FileError::Io { source, .. } => Failure::refused(source.kind(), text),
+        FileError::Format { .. } | FileError::Model { .. } => Failure::Internal(text),
+    }
+}
+
+/// The networks of a job were checked when they were read; what remains is the machine.
+fn by_engine(error: &EngineError, text: String) -> Failure {
+    match error {
+        EngineError::OutOfMemory { .. } => Failure::Machine(text),
+        EngineError::Cuda(_) => Failure::Device(text),
+        EngineError::Graph(_) | EngineError::Input { .. } | EngineError::NoSuchNode { .. } => Failure::Internal(text),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::emit::onnx;
 use secateurs::model;
-use secateurs::pipeline::{Bundle, Evidence, Outcome, PairedLatency, Results, external, verdict_runs};
+use secateurs::pipeline::{Bundle, Evidence, Outcome, PairedLatency, Results, pair_by_command, verdict_runs};
 use secateurs::session::{Frames, Session};
 use std::path::{Path, PathBuf};
 
@@ -83,7 +83,7 @@ fn by_command(command: &[String], bundle: &Bundle, out: &Path) -> Result<Found, 
     let side = bundle.report.imgsz;
     let runs = verdict_runs(bundle.profile.budget.percentile, bundle.profile.bench.runs);
     let onnx = onnx::export(&cut, side, side).map_err(Failure::input)?;
-    let against = external::versus(command, &baseline, &cut, side, runs, out)?;
+    let against = pair_by_command(command, &baseline, &cut, side, runs, out)?;
     let evidence = Evidence { bench: serde_json::to_vec_pretty(&against)?, onnx: Some(onnx) };
     Ok((Ok(against), evidence))
 }

@@ -14,9 +14,10 @@ use secateurs::profile::{
     self, Connect, Device, IMPORTANCE, Mib, Millis, Optimizer, Overrides, Profile, Ratio, Strategy,
 };
 use secateurs::repair::Method;
-use secateurs::report::{Asked, Report, Stage, Verdict};
+use secateurs::report::{Budget, Report, Stage, Verdict};
 use secateurs::session::{self, Session};
 use secateurs::train::optim::Rule;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -177,7 +178,7 @@ fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) 
     // Drawn pictures of the demo, for as long as they are looked at.
     let scratch = scratch()?;
     let job = Job { skip_bad_images: args.skip_bad_images, timing, ..job(profile, out, scratch.path()) };
-    pipeline::check(&job, &results, &mut listener(terminal))?;
+    pipeline::check(&job, &results, &RefCell::new(listener(terminal)))?;
     let steps = steps(profile, out);
     let value = serde_json::json!({ "reason": "plan", "profile": profile, "out": out, "steps": steps });
     let text: Vec<String> = steps.iter().enumerate().map(|(i, step)| format!("{:>2}. {step}", i + 1)).collect();
@@ -330,7 +331,7 @@ fn listener(terminal: &mut Terminal) -> impl FnMut(Event) {
     |event: Event| match event {
         Event::Stage(verb, what) => terminal.stage(verb, &what),
         Event::Progress(done, all) => terminal.progress(done, all),
-        Event::Note(text) => terminal.note(&text),
+        Event::Message(text) => terminal.note(&text),
     }
 }
 
@@ -343,7 +344,7 @@ fn execute(
     terminal: &mut Terminal,
 ) -> Result<Verdict, Failure> {
     let out = results.folder();
-    let done = pipeline::run(job, results, &mut listener(terminal))?;
+    let done = pipeline::run(job, results, &RefCell::new(listener(terminal)))?;
     pipeline::write(results, profile, &done)?;
     terminal.stage("Writing", &out.display().to_string());
     // One table of figures a run: the caller of a first stage measures again, with the binary that ships.
@@ -381,7 +382,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         sizes: profile.model.sizes.clone(),
         dtype: profile.model.dtype,
         threads: profile.device.threads,
-        budget: Asked {
+        budget: Budget {
             latency_ms: budget.latency.map(Millis::get),
             latency_ratio: budget.latency_ratio.map(Ratio::get),
             percentile: budget.percentile,

@@ -15,6 +15,7 @@ use secateurs::train::{Augment, FitConfig, FitEvent};
 use secateurs::zoo::simple_cnn;
 use secateurs::zoo::yolo11::{self, Scale};
 use secateurs::{backend, eval, import, pipeline, train};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 /// What to train on what.
@@ -191,12 +192,12 @@ fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure
     };
     terminal.stage("Drawing", &format!("{count} pictures to train on, {} to judge by", DRAWN.1));
     let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut tell = |event| {
-        if let Event::Note(text) = event {
+    let progress = RefCell::new(|event| {
+        if let Event::Message(text) = event {
             terminal.note(&text);
         }
-    };
-    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1, &mut tell)?, true))
+    });
+    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1, &progress)?, true))
 }
 
 /// Fresh weights of a named network, or the model of a file; and what its class names were, where the data has others.

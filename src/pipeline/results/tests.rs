@@ -39,12 +39,12 @@ fn a_set_replaces_another_and_leaves_what_is_not_its_own() {
     fs::write(folder.join("notes.txt"), "mine").unwrap();
     fs::create_dir(folder.join(".cache")).unwrap();
     assert_eq!(text_of(&folder), "first");
-    // What the second run does not make goes: nobody takes the old binary for one of the new model.
+    // What the second run does not make is removed: nobody takes the old binary for one of the new model.
     put(&results, "second", &[MODEL, REPORT_JSON]).unwrap();
     assert_eq!(text_of(&folder), "second");
     assert_eq!(names(&folder), [".cache", "manifest.json", "model.safetensors", "notes.txt", "report.json"]);
     assert_eq!(fs::read_to_string(folder.join("notes.txt")).unwrap(), "mine");
-    // Files that stay are neither written again nor removed.
+    // Kept files are neither written again nor removed.
     let new = New { name: PLAN, bytes: b"plan", program: false };
     results.replace(&[new], &[MODEL, REPORT_JSON]).unwrap();
     assert_eq!(fs::read_to_string(folder.join(MODEL)).unwrap(), "second");
@@ -63,7 +63,7 @@ fn files_of_the_user_are_never_replaced() {
     results.check(&Inputs::default()).unwrap();
     let refused = results.check(&Inputs::new([folder.join(MODEL)])).unwrap_err().to_string();
     assert!(refused.contains("model.safetensors: is an input"), "{refused}");
-    // A binary that lies there without being listed stays, and so does everything if the manifest is not ours.
+    // A binary that the manifest does not list is kept, and everything is kept if the manifest is not ours.
     fs::write(folder.join(BINARY), "mine").unwrap();
     assert!(results.check(&Inputs::default()).is_err());
     put(&results, "second", &[MODEL]).unwrap();
@@ -101,10 +101,14 @@ fn one_run_has_the_folder_and_an_empty_one_goes_with_it() {
     drop(again);
     assert_eq!(text_of(&folder), "first");
     assert!(Results::open(&folder, false).is_ok(), "the lock goes with the run");
-    // A file is no folder; that is the user's to mend.
+    // A file is no folder: the user must choose another one.
     let file = folder.join(MODEL);
     for open in [Results::open(&file, false), Results::look(&file)] {
-        assert!(matches!(open, Err(PipelineError::Input(text)) if text.contains("is a file, expected a folder")));
+        let error = open.unwrap_err();
+        assert!(error.to_string().contains("is a file, expected a folder"), "{error}");
+        assert!(
+            matches!(&error, PipelineError::Writing { source, .. } if source.kind() == io::ErrorKind::NotADirectory)
+        );
     }
 }
 
@@ -185,7 +189,7 @@ fn a_replacement_that_fails_is_taken_back() {
     // A folder with something in it cannot be renamed over.
     fs::create_dir_all(base.path().join(REPORT_HTML).join("inside")).unwrap();
     let error = put(&results, "second", &[MODEL, BASELINE, REPORT_HTML, REPORT_JSON]).unwrap_err();
-    assert!(matches!(error, PipelineError::Input(_) | PipelineError::Machine(_)), "{error}");
+    assert!(matches!(error, PipelineError::Writing { .. }), "{error}");
     fs::remove_dir_all(base.path().join(REPORT_HTML)).unwrap();
     assert_eq!((text_of(base.path()), names(base.path())), ("first".into(), before));
 }
@@ -207,6 +211,7 @@ fn room_is_asked_for_before_it_is_needed() {
     let results = Results::look(base.path()).unwrap();
     results.check_room(1).unwrap();
     let error = results.check_room(u64::MAX).unwrap_err();
-    assert!(matches!(&error, PipelineError::Machine(text) if text.contains("MiB are free")), "{error}");
+    assert!(matches!(&error, PipelineError::Room { needed: u64::MAX, .. }), "{error}");
+    assert!(error.to_string().contains("MiB are free"), "{error}");
     assert_eq!(room(&base.path().join("not/yet")).is_some(), room(base.path()).is_some());
 }

@@ -8,7 +8,7 @@ pub mod comparison;
 mod drawings;
 mod text;
 
-use super::{Asked, Report, Search, Stage};
+use super::{Budget, Report, Search, Stage};
 use chart::{Bars, Scale};
 use text::{NOTHING, change, count, escape, mib, millis, number, signed};
 
@@ -56,7 +56,7 @@ fn headline(report: &Report) -> String {
     if !missed.is_empty() {
         return format!("{} missed", missed.join(" and "));
     }
-    if report.budget == (Asked { percentile: report.budget.percentile, ..Asked::default() }) {
+    if report.budget == (Budget { percentile: report.budget.percentile, ..Budget::default() }) {
         return "no budget was given".into();
     }
     match report.verdict.simulated {

@@ -13,13 +13,13 @@ const BISECTIONS: usize = 24;
 pub enum Rule {
     /// Every group keeps the same share.
     Uniform,
-    /// The channels with the lowest scores go, wherever they are.
+    /// The channels with the lowest scores are removed, wherever they are.
     Global,
 }
 
-/// The widths of the mildest cut whose predicted latency is within `budget_ms`; the strongest cut where none is. `scores` has one
+/// The widest plan whose predicted latency is within `budget_ms`; the narrowest one where none is. `scores` has one
 /// value per channel and group.
-pub(super) fn widths(
+pub fn widths(
     rule: Rule,
     scores: &[Vec<f64>],
     levels: &[Vec<usize>],

@@ -1,22 +1,21 @@
-//! How good a model is, whatever its head: the figures of a stage.
+//! The figures of a stage: accuracy, sizes, arithmetic and memory of a model, whatever its head.
 
-use super::{Job, PipelineError, Source};
 use crate::data::Dataset;
 use crate::eval::{self, Prepared};
-use crate::graph::Head;
 use crate::model::{self, Model};
+use crate::pipeline::error::{During, PipelineError, Task};
+use crate::pipeline::inputs::Inputs;
 use crate::report::Stage;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
 
-/// Training pictures on which a classifier is judged beside the validation pictures.
+/// Training pictures on which a classifier is evaluated beside the validation pictures.
 const TRAIN_SAMPLE: usize = 10_000;
 
-/// What the models of a job are judged on.
-pub struct Judge<'a> {
-    source: &'a Source,
-    threads: usize,
+/// What the models of a job are evaluated on.
+pub struct Evaluator<'a> {
+    inputs: &'a Inputs,
     truth: Truth,
 }
 
@@ -27,28 +26,23 @@ enum Truth {
     Classes(Dataset),
 }
 
-impl<'a> Judge<'a> {
+impl<'a> Evaluator<'a> {
     /// Reads the images.
     ///
     /// # Errors
     /// If one cannot be read.
-    pub fn new(source: &'a Source, job: &Job) -> Result<Self, PipelineError> {
-        let truth = match source.model.graph.head {
-            Head::Classify { .. } => {
-                let all = source.train.items.len();
-                let mut chosen = sample(&mut StdRng::seed_from_u64(job.seed), all, TRAIN_SAMPLE.min(all)).into_vec();
-                chosen.sort_unstable();
-                let items = chosen.into_iter().map(|item| source.train.items[item].clone()).collect();
-                Truth::Classes(Dataset {
-                    names: source.train.names.clone(),
-                    items,
-                    annotations: None,
-                    notes: Vec::new(),
-                })
-            }
-            _ => Truth::Boxes(Prepared::new(&source.val, source.imgsz).map_err(super::evaluation)?),
+    pub fn new(inputs: &'a Inputs, seed: u64) -> Result<Self, PipelineError> {
+        let (train, val) = (&inputs.data.train, &inputs.data.val);
+        let truth = if inputs.baseline.classifies() {
+            let all = train.items.len();
+            let mut chosen = sample(&mut StdRng::seed_from_u64(seed), all, TRAIN_SAMPLE.min(all)).into_vec();
+            chosen.sort_unstable();
+            let items = chosen.into_iter().map(|item| train.items[item].clone()).collect();
+            Truth::Classes(Dataset { names: train.names.clone(), items, annotations: None, notes: Vec::new() })
+        } else {
+            Truth::Boxes(Prepared::new(val, inputs.baseline.imgsz)?)
         };
-        Ok(Self { source, threads: job.threads, truth })
+        Ok(Self { inputs, truth })
     }
 
     /// The validation images of a detector.
@@ -64,20 +58,20 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// If it cannot be run.
     pub fn stage(&self, model: &Model) -> Result<Stage, PipelineError> {
-        let side = self.source.imgsz;
-        let cost = model.graph.cost(side, side).map_err(PipelineError::stage("evaluation"))?;
+        let side = self.inputs.baseline.imgsz;
+        let cost = model.graph.cost(side, side).during(Task::Evaluation)?;
         let sizes = Stage {
             params: cost.params,
             zeros: model.zeros(),
             macs: cost.macs,
-            file_bytes: model::to_bytes(model).map_err(PipelineError::stage("evaluation"))?.len(),
-            peak_memory_bytes: self.source.memory(model, self.threads)?,
+            file_bytes: model::to_bytes(model).map_err(PipelineError::Serialize)?.len(),
+            peak_memory_bytes: self.inputs.deployment.memory(model)?,
             ..Stage::default()
         };
         let threads = rayon::current_num_threads();
         Ok(match &self.truth {
             Truth::Boxes(prepared) => {
-                let found = prepared.evaluate(model, threads).map_err(super::evaluation)?;
+                let found = prepared.evaluate(model, threads)?;
                 Stage {
                     map50_95: found.map50_95,
                     map50: found.map50,
@@ -89,8 +83,8 @@ impl<'a> Judge<'a> {
             }
             Truth::Classes(train) => {
                 let of = |set| eval::accuracy(model, set, side, threads, &|_| {});
-                let found = of(&self.source.val).map_err(super::evaluation)?;
-                let train = of(train).map_err(super::evaluation)?;
+                let found = of(&self.inputs.data.val)?;
+                let train = of(train)?;
                 Stage {
                     map50_95: f64::NAN,
                     map50: f64::NAN,

@@ -1,8 +1,9 @@
 //! The validation images on which two detectors disagree most, with what they find drawn in.
 
-use super::{PipelineError, Source};
 use crate::eval::{Detected, Prepared};
 use crate::model::Model;
+use crate::pipeline::error::PipelineError;
+use crate::pipeline::inputs::Inputs;
 use crate::report::Photo;
 use crate::vision::{Image, Xyxy, draw};
 
@@ -20,19 +21,15 @@ const QUALITY: u8 = 65;
 const SAME: f64 = 0.5;
 
 /// Chooses and draws; nothing for networks that find no boxes.
-pub(super) fn photos(
-    source: &Source,
-    prepared: &Prepared,
-    baseline: &Model,
-    shipped: &Model,
-) -> Result<Vec<Photo>, PipelineError> {
+pub fn photos(inputs: &Inputs, prepared: &Prepared, shipped: &Model) -> Result<Vec<Photo>, PipelineError> {
+    let (baseline, val) = (&inputs.baseline.model, &inputs.data.val);
     if baseline.graph.head.boxes().is_none() {
         return Ok(Vec::new());
     }
     let find = |model: &Model| {
         let found = prepared.find(model, rayon::current_num_threads(), &|_| {});
-        let mut by_image = vec![Vec::new(); source.val.items.len()];
-        for one in found.map_err(super::evaluation)?.into_iter().filter(|f| f.score >= CONFIDENT) {
+        let mut by_image = vec![Vec::new(); val.items.len()];
+        for one in found?.into_iter().filter(|f| f.score >= CONFIDENT) {
             by_image[one.image].push(one);
         }
         Ok::<Vec<Vec<Detected>>, PipelineError>(by_image)
@@ -49,19 +46,17 @@ pub(super) fn photos(
     let chosen = ranked.into_iter().filter(|(count, _)| *count > 0).take(PHOTOS);
     chosen
         .map(|(disagreement, image)| {
-            let picture = &source.val.items[image].image;
-            let original = picture.load().map_err(|e| PipelineError::Input(e.to_string()))?;
-            let draw = |found: &[Detected]| {
-                drawn(&original, found, &source.val.names).jpeg(QUALITY).map(|bytes| base64(&bytes))
-            };
-            let encode = PipelineError::stage("report");
+            let picture = &val.items[image].image;
+            let original = picture.load()?;
+            let draw =
+                |found: &[Detected]| drawn(&original, found, &val.names).jpeg(QUALITY).map(|bytes| base64(&bytes));
             Ok(Photo {
                 name: picture.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
                 disagreement,
                 found_before: before[image].len(),
                 found_after: after[image].len(),
-                before: draw(&before[image]).map_err(&encode)?,
-                after: draw(&after[image]).map_err(&encode)?,
+                before: draw(&before[image]).map_err(PipelineError::Photo)?,
+                after: draw(&after[image]).map_err(PipelineError::Photo)?,
             })
         })
         .collect()

@@ -1,29 +1,19 @@
-//! Gathers what the search needs: levels and losses per group, latency and memory terms.
+//! The problem that the search solves: levels and losses per group, latency and memory terms.
 
+use super::target::SearchTarget;
 use crate::graph::{Graph, GraphError};
 use crate::group::{Group, GroupId, Groups};
 use crate::importance::LossCurves;
 use crate::latency::LatencyTable;
 use crate::memory;
-use crate::search::{Budget, Factor, MemoryTerm, Problem, Variable};
+use crate::search::{Factor, MemoryTerm, Problem, Variable};
 
 /// The most widths a group may choose from.
 const MAX_LEVELS: usize = 8;
 
-/// What a plan may cost, in the search's own figures. A missing limit does not bind.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Limits {
-    /// Predicted milliseconds.
-    pub latency_ms: Option<f64>,
-    /// Weights and live activations, bytes.
-    pub memory_bytes: Option<f64>,
-    /// Weights alone, bytes.
-    pub weight_bytes: Option<f64>,
-}
-
 /// The widths a group may have, ascending; the last is its full width. Multiples of the grid (and of the
 /// head count) from `min_keep` of the full width on; where that gives more than eight, eight evenly spread. A group
-/// that may vanish may also have none.
+/// that may be removed as a whole may also have none.
 pub fn levels(group: &Group, grid: usize, min_keep: f64) -> Vec<usize> {
     let full = group.width();
     let unit = if full > grid { grid.max(1) } else { full.div_ceil(2).max(1) };
@@ -42,7 +32,7 @@ pub fn levels(group: &Group, grid: usize, min_keep: f64) -> Vec<usize> {
     all
 }
 
-/// Puts the problem together. `levels` holds the widths of every group.
+/// The problem of a job. `levels` holds the widths of every group.
 ///
 /// # Errors
 /// As [`Graph::shapes`].
@@ -53,7 +43,7 @@ pub fn problem(
     curves: &LossCurves,
     table: &LatencyTable,
     (height, width): (usize, usize),
-    limits: Limits,
+    target: SearchTarget,
 ) -> Result<Problem, GraphError> {
     let variable = |(id, group): (usize, &Group)| Variable {
         name: group.name.clone(),
@@ -68,10 +58,10 @@ pub fn problem(
         terms: set.per_channel.into_iter().map(|(group, bytes)| (group.index(), bytes)).collect(),
     });
     let mut memory: Vec<MemoryTerm> = live.collect();
-    let mut budget = Budget { latency_ms: limits.latency_ms, memory_bytes: limits.memory_bytes };
+    let mut budget = target.budget;
     // Weights alone are a step of memory too: with nothing live where memory has no limit, else with as much as makes
     // the two limits meet.
-    match (limits.weight_bytes, limits.memory_bytes) {
+    match (target.weight_bytes, budget.memory_bytes) {
         (Some(weights), None) => {
             memory = vec![MemoryTerm::default()];
             budget.memory_bytes = Some(weights);

@@ -1,26 +1,39 @@
-//! Figures of the search in the user's words and flags.
+//! Explains the figures of the search in the user's units and flags.
 
-use super::aim::LEAST_USE;
-use super::{Job, Source, Timing, measure};
-use crate::report::Asked;
+use super::target::LEAST_UTILISATION;
+use crate::pipeline::context::Context;
+use crate::report::Budget;
 use crate::search::Infeasible;
 
+/// The budgets for people.
+pub fn describe(budget: &Budget) -> String {
+    let parts = [
+        budget.latency_ms.map(|ms| format!("p{} within {ms} ms", budget.percentile)),
+        budget.latency_ratio.map(|r| format!("{r}x the baseline latency")),
+        budget.memory_mib.map(|mib| format!("{mib} MiB")),
+        budget.params.map(|params| format!("{params} parameters")),
+        budget.file_mib.map(|mib| format!("a file of {mib} MiB")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "no budget".into() } else { parts.join(", ") }
+}
+
 /// The flags of the budgets that so many bytes exceed, with values that allow them: those that the user gave.
-pub(super) fn enough(bytes: f64, asked: &Asked) -> String {
+pub fn enough(bytes: f64, budget: &Budget) -> String {
     let mib = bytes / f64::from(1 << 20);
     let mib = |flag: &str| format!("{flag} {:.2}", (mib * 100.0).ceil() / 100.0);
-    if asked.memory_mib.is_some() {
+    if budget.memory_mib.is_some() {
         return mib("--memory-mib");
     }
     // As where the search's limit is made: four bytes per trained value.
     let params =
-        asked.params.filter(|n| 4.0 * (*n as f64) < bytes).map(|_| format!("--params {}", (bytes / 4.0).ceil()));
-    let file = asked.file_mib.filter(|most| most * f64::from(1 << 20) < bytes).map(|_| mib("--file-mib"));
+        budget.params.filter(|n| 4.0 * (*n as f64) < bytes).map(|_| format!("--params {}", (bytes / 4.0).ceil()));
+    let file = budget.file_mib.filter(|most| most * f64::from(1 << 20) < bytes).map(|_| mib("--file-mib"));
     params.into_iter().chain(file).collect::<Vec<_>>().join(" with ")
 }
 
-/// How far a plan is from the baseline network, in words.
-pub(super) fn distance(loss: f64) -> String {
+/// The KL divergence of a plan's outputs from the baseline network's, for people.
+pub fn distance(loss: f64) -> String {
     if loss.is_finite() {
         format!("{loss:.4} nats per confident prediction")
     } else {
@@ -29,7 +42,7 @@ pub(super) fn distance(loss: f64) -> String {
 }
 
 /// How far the predictions are from what was measured of the least plans.
-pub(super) struct Missed {
+pub struct Missed {
     /// How much longer the fastest plan was measured to take than predicted, as a factor.
     pub longer: f64,
     /// How much more memory the smallest plan takes than predicted, bytes.
@@ -39,12 +52,13 @@ pub(super) struct Missed {
 }
 
 /// What can least be reached, and what would do, in the user's units: all predictions are corrected by what was measured.
-pub(super) fn explain(why: &Infeasible, missed: &Missed, job: &Job, source: &Source) -> String {
+pub fn explain(why: &Infeasible, missed: &Missed, ctx: &Context) -> String {
+    let (job, baseline) = (ctx.job, &ctx.inputs.baseline);
     let baseline_ms = missed.baseline_ms / missed.longer;
-    // A measured plan must stay below what is asked for by more than noise.
-    let room = if matches!(job.timing, Timing::Estimate(_)) { 1.0 } else { 1.0 / LEAST_USE };
+    // A measured plan must be below what is asked for by more than noise.
+    let room = if ctx.timing.measures() { 1.0 / LEAST_UTILISATION } else { 1.0 };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    let mut text = format!("no widths meet {}", measure::describe(&job.budget));
+    let mut text = format!("no widths meet {}", describe(&job.budget));
     if let Some(least) = &why.least_latency {
         text += &format!(
             "; the least latency is {:.3}x of the baseline model's",
@@ -65,7 +79,7 @@ pub(super) fn explain(why: &Infeasible, missed: &Missed, job: &Job, source: &Sou
         ];
         text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
     }
-    let smaller = source.imgsz.saturating_sub(source.model.graph.stride());
+    let smaller = baseline.imgsz.saturating_sub(baseline.model.graph.stride());
     if smaller > 0 {
         text +=
             &format!("; a smaller image (--imgsz {smaller}) or a lower min-keep than {} may do as well", job.min_keep);
@@ -80,13 +94,13 @@ mod tests {
     #[test]
     fn advice_names_the_flags_that_were_given() {
         let bytes = f64::from(3 << 20);
-        let asked = |memory_mib, params, file_mib| Asked { memory_mib, params, file_mib, ..Asked::default() };
+        let asked = |memory_mib, params, file_mib| Budget { memory_mib, params, file_mib, ..Budget::default() };
         let cases = [
             (asked(None, Some(10), None), "--params 786432"),
             (asked(None, None, Some(0.1)), "--file-mib 3.00"),
             (asked(Some(1.0), None, None), "--memory-mib 3.00"),
             (asked(None, Some(10), Some(0.1)), "--params 786432 with --file-mib 3.00"),
-            // A budget that holds already stays.
+            // A budget that holds already is kept.
             (asked(None, Some(10), Some(5.0)), "--params 786432"),
             (asked(None, Some(1_000_000), Some(0.1)), "--file-mib 3.00"),
         ];

@@ -1,22 +1,32 @@
-//! Where the search shall aim, so that the plan uses what is allowed and holds when it is judged.
+//! What the search is asked for, so that the plan uses what is allowed and holds when it is judged.
 //!
 //! A plan is measured as the verdict will measure it: the same statistic of as many frames. The verdict takes frames of its
-//! own, so a plan must stay below the budget by what two such measurements and a third one differ by chance; how
-//! much that is, the frames themselves say. A plan is good enough when it was measured twice as holding and uses
-//! [`LEAST_USE`] of what is allowed.
+//! own, so a plan must be below the budget by a safety margin: what two such measurements and a third one differ by chance.
+//! How much that is, the frames themselves say. A plan is good enough when it was measured twice as holding and its
+//! utilisation is [`LEAST_UTILISATION`] of what is allowed.
 
-use super::measure::{PairedLatency, bound, percentile};
-use crate::report::Asked;
+use crate::pipeline::timing::{PairedLatency, bound, percentile};
+use crate::report::Budget;
+use crate::search::SearchBudget;
+
+/// What the search is asked for, in its own figures; corrected by what is measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SearchTarget {
+    /// Predicted milliseconds, and bytes of weights and live activations.
+    pub budget: SearchBudget,
+    /// Bytes of the weights alone; no limit without.
+    pub weight_bytes: Option<f64>,
+}
 
 /// The least share of what is allowed that a plan should use.
-pub(super) const LEAST_USE: f64 = 0.985;
+pub const LEAST_UTILISATION: f64 = 0.985;
 
-/// The margin below the budget in standard errors of a measurement: the mean of two and a third one differ by less in 95 of
-/// 100 cases (1.645 times the root of 1 + 1/2).
+/// The safety margin below the budget in standard errors of a measurement: the mean of two and a third one differ by less
+/// in 95 of 100 cases (1.645 times the root of 1 + 1/2).
 const MARGIN: f64 = 2.0;
 
-/// The margin's bounds: differences between two runs of the same program that no frame shows, and what leaves room above
-/// [`LEAST_USE`].
+/// The bounds of the safety margin: differences between two runs of the same program that no frame shows, and what leaves
+/// room above [`LEAST_UTILISATION`].
 const LEAST_MARGIN: f64 = 0.001;
 const MOST_MARGIN: f64 = 0.010;
 
@@ -30,28 +40,27 @@ const UNKNOWN: f64 = MOST_MARGIN / MARGIN;
 /// nothing between them.
 const FINEST: f64 = 5e-4;
 
-/// A measured latency.
+/// How much of the latency budgets a plan uses, as it was measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Usage {
+pub struct Utilisation {
     /// The figure that the verdict judges, as a share of what is allowed.
     pub share: f64,
     /// Standard error of the share; 0 where nothing was measured.
     pub noise: f64,
 }
 
-impl Usage {
+impl Utilisation {
     /// The greatest share of the latency budgets; none without any.
-    pub fn of(asked: &Asked, against: &PairedLatency) -> Option<Self> {
-        let usage = |limit: f64, point: f64, figure: f64, bound: Option<f64>| {
+    pub fn of(budget: &Budget, pair: &PairedLatency) -> Option<Self> {
+        let used = |limit: f64, point: f64, figure: f64, bound: Option<f64>| {
             let noise = bound.map_or(UNKNOWN, |bound| ((bound - point) / point.max(1e-9) / CONFIDENCE).max(0.0));
             Self { share: figure / limit, noise }
         };
-        let by_millis = asked.latency_ms.map(|limit| {
-            let (point, bound) =
-                (percentile(&against.pruned, asked.percentile), bound(&against.pruned, asked.percentile));
-            usage(limit, point, bound.unwrap_or(point), bound)
+        let by_millis = budget.latency_ms.map(|limit| {
+            let (point, bound) = (percentile(&pair.pruned, budget.percentile), bound(&pair.pruned, budget.percentile));
+            used(limit, point, bound.unwrap_or(point), bound)
         });
-        let by_ratio = asked.latency_ratio.map(|limit| usage(limit, against.ratio, against.ratio, against.ratio_bound));
+        let by_ratio = budget.latency_ratio.map(|limit| used(limit, pair.ratio, pair.ratio, pair.ratio_bound));
         [by_millis, by_ratio].into_iter().flatten().reduce(|a, b| if a.share >= b.share { a } else { b })
     }
 
@@ -72,14 +81,14 @@ impl Usage {
         self.share <= 1.0 - self.margin()
     }
 
-    /// Whether it is worth measuring again: it holds so far, and uses nearly what is allowed.
+    /// Whether it should be measured again: it holds so far, and uses nearly what is allowed.
     pub fn is_close(&self) -> bool {
-        self.share <= 1.0 && self.share >= LEAST_USE - MOST_MARGIN
+        self.share <= 1.0 && self.share >= LEAST_UTILISATION - MOST_MARGIN
     }
 }
 
-/// Measures a plan as the verdict will: twice where once does not tell.
-pub(super) fn measured<E>(measure: &mut dyn FnMut() -> Result<Usage, E>) -> Result<Usage, E> {
+/// Measures a plan as the verdict will: twice where one measurement cannot decide.
+pub fn measured<E>(measure: &mut dyn FnMut() -> Result<Utilisation, E>) -> Result<Utilisation, E> {
     let first = measure()?;
     if first.noise > 0.0 && first.is_close() { Ok(first.twice(measure()?)) } else { Ok(first) }
 }
@@ -87,17 +96,17 @@ pub(super) fn measured<E>(measure: &mut dyn FnMut() -> Result<Usage, E>) -> Resu
 /// What is known of the predicted milliseconds that the search may use: the greatest whose plan held, and the least whose plan
 /// did not. What is measured between them is a staircase.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Aim {
+pub struct Bracket {
     pub held: Option<f64>,
     pub missed: Option<f64>,
 }
 
-impl Aim {
+impl Bracket {
     /// Enters what was measured of the plan for some predicted milliseconds, and says which to try next; none when the plan
     /// is good enough, or nothing is left to try.
-    pub fn next(&mut self, millis: f64, usage: &Usage) -> Option<f64> {
-        if usage.holds() {
-            if usage.share >= LEAST_USE {
+    pub fn next(&mut self, millis: f64, used: &Utilisation) -> Option<f64> {
+        if used.holds() {
+            if used.share >= LEAST_UTILISATION {
                 self.held = Some(millis);
                 return None;
             }
@@ -105,8 +114,8 @@ impl Aim {
         } else {
             self.missed = Some(self.missed.map_or(millis, |known| known.min(millis)));
         }
-        let goal = (LEAST_USE + 1.0 - usage.margin()) / 2.0;
-        let straight = millis * goal / usage.share.max(1e-9);
+        let goal = (LEAST_UTILISATION + 1.0 - used.margin()) / 2.0;
+        let straight = millis * goal / used.share.max(1e-9);
         match (self.held, self.missed) {
             (Some(held), Some(missed)) if held < missed => {
                 let edge = 0.1 * (missed - held);
@@ -115,7 +124,7 @@ impl Aim {
             }
             (Some(_), Some(_)) => {
                 // One of both was chance: the plan is closer to the budget than the noise.
-                *self = if usage.holds() { Self { missed: None, ..*self } } else { Self { held: None, ..*self } };
+                *self = if used.holds() { Self { missed: None, ..*self } } else { Self { held: None, ..*self } };
                 Some(straight)
             }
             _ => Some(straight),
@@ -130,13 +139,13 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    /// A device that was never seen: its times are the predicted ones, bent, in steps of the widths that are offered, with
+    /// A device that was never seen: its times are powers of the predicted ones, in steps of the widths that are offered, with
     /// frames that are noisy and resemble the frame before.
     struct Device {
         rng: StdRng,
         noise: f64,
         tails: f64,
-        bend: f64,
+        exponent: f64,
         step: f64,
     }
 
@@ -147,7 +156,7 @@ mod tests {
 
         /// The true latency of the plan for some predicted milliseconds, over the baseline network's.
         fn truth(&self, millis: f64) -> f64 {
-            ((millis / self.step).floor() * self.step / 10.0).powf(self.bend)
+            ((millis / self.step).floor() * self.step / 10.0).powf(self.exponent)
         }
 
         fn measure(&mut self, millis: f64, runs: usize) -> PairedLatency {
@@ -167,14 +176,15 @@ mod tests {
         }
 
         /// Plans for a budget as a job does; the plan's predicted milliseconds, and what was measured of it.
-        fn plan(&mut self, asked: &Asked, first: f64, runs: usize) -> Option<(f64, Usage)> {
-            let (mut aim, mut millis, mut best) = (Aim::default(), first, None::<(f64, Usage)>);
+        fn plan(&mut self, budget: &Budget, first: f64, runs: usize) -> Option<(f64, Utilisation)> {
+            let (mut bracket, mut millis, mut best) = (Bracket::default(), first, None::<(f64, Utilisation)>);
             for _ in 0..7 {
-                let usage = measured::<()>(&mut || Ok(Usage::of(asked, &self.measure(millis, runs)).unwrap())).unwrap();
-                if usage.holds() && best.is_none_or(|(known, _)| millis > known) {
-                    best = Some((millis, usage));
+                let used =
+                    measured::<()>(&mut || Ok(Utilisation::of(budget, &self.measure(millis, runs)).unwrap())).unwrap();
+                if used.holds() && best.is_none_or(|(known, _)| millis > known) {
+                    best = Some((millis, used));
                 }
-                match aim.next(millis, &usage) {
+                match bracket.next(millis, &used) {
                     Some(next) => millis = next,
                     None => break,
                 }
@@ -183,28 +193,30 @@ mod tests {
         }
     }
 
-    fn ratio(limit: f64) -> Asked {
-        Asked { latency_ratio: Some(limit), ..Asked::default() }
+    fn ratio(limit: f64) -> Budget {
+        Budget { latency_ratio: Some(limit), ..Budget::default() }
     }
 
     /// Over many seeds and machines: plans use 0.985 of what is allowed, and hold when they are judged by frames of their
-    /// own. Before, 0.98 was the most.
+    /// own.
     #[test]
     fn plans_use_what_is_allowed_and_hold_when_judged() {
-        for (noise, bend, step) in [(0.004, 1.0, 0.01), (0.01, 1.15, 0.01), (0.01, 0.8, 0.02)] {
-            let (mut used, mut held, mut planned) = (0, 0, 0);
+        for (noise, exponent, step) in [(0.004, 1.0, 0.01), (0.01, 1.15, 0.01), (0.01, 0.8, 0.02)] {
+            let (mut full, mut held, mut planned) = (0, 0, 0);
             for seed in 0..60 {
                 let limit = [0.9, 0.8, 0.5][seed % 3];
                 let rng = StdRng::seed_from_u64(seed as u64);
-                let mut device = Device { rng, noise, tails: 0.1, bend, step };
-                let Some((millis, usage)) = device.plan(&ratio(limit), 10.0 * limit, 300) else { continue };
+                let mut device = Device { rng, noise, tails: 0.1, exponent, step };
+                let Some((millis, used)) = device.plan(&ratio(limit), 10.0 * limit, 300) else { continue };
                 planned += 1;
-                assert!(usage.share <= 1.0);
-                used += usize::from(device.truth(millis) >= LEAST_USE * limit - 0.002 && usage.share >= LEAST_USE);
+                assert!(used.share <= 1.0);
+                full += usize::from(
+                    device.truth(millis) >= LEAST_UTILISATION * limit - 0.002 && used.share >= LEAST_UTILISATION,
+                );
                 held += usize::from(device.measure(millis, 300).ratio <= limit);
             }
-            let what = format!("noise {noise}: of {planned}, {used} use what is allowed, {held} hold");
-            assert!(planned == 60 && used >= 55 && held >= 55, "{what}");
+            let what = format!("noise {noise}: of {planned}, {full} use what is allowed, {held} hold");
+            assert!(planned == 60 && full >= 55 && held >= 55, "{what}");
         }
     }
 
@@ -216,12 +228,12 @@ mod tests {
             let (mut held, mut planned) = (0, 0);
             for seed in 0..40 {
                 let rng = StdRng::seed_from_u64(100 + seed);
-                let mut device = Device { rng, noise: 0.004, tails: 0.05, bend: 1.1, step: 0.01 };
-                let asked = Asked { latency_ms: Some(8.0), percentile, ..Asked::default() };
-                // The first aim takes the point estimate for the bound: plans that stop there miss.
-                let Some((millis, _)) = device.plan(&asked, 8.0, runs) else { continue };
+                let mut device = Device { rng, noise: 0.004, tails: 0.05, exponent: 1.1, step: 0.01 };
+                let budget = Budget { latency_ms: Some(8.0), percentile, ..Budget::default() };
+                // The first target takes the point estimate for the bound: plans that stop there miss.
+                let Some((millis, _)) = device.plan(&budget, 8.0, runs) else { continue };
                 planned += 1;
-                held += usize::from(Usage::of(&asked, &device.measure(millis, runs)).unwrap().share <= 1.0);
+                held += usize::from(Utilisation::of(&budget, &device.measure(millis, runs)).unwrap().share <= 1.0);
             }
             assert!(planned == 40 && held >= 34, "p{percentile}: {held} of {planned} hold");
         }
@@ -229,26 +241,26 @@ mod tests {
 
     #[test]
     fn the_margin_is_that_of_the_noise() {
-        let usage = |share, noise| Usage { share, noise };
-        assert!(usage(1.0, 0.0).holds() && !usage(1.0, 0.001).holds());
-        assert_eq!((usage(1.0, 0.002).margin(), usage(1.0, 1.0).margin()), (0.004, MOST_MARGIN));
+        let used = |share, noise| Utilisation { share, noise };
+        assert!(used(1.0, 0.0).holds() && !used(1.0, 0.001).holds());
+        assert_eq!((used(1.0, 0.002).margin(), used(1.0, 1.0).margin()), (0.004, MOST_MARGIN));
         // Twice as holding; once is not enough.
-        let mut turns = [usage(0.99, 0.001), usage(1.02, 0.001)].into_iter();
+        let mut turns = [used(0.99, 0.001), used(1.02, 0.001)].into_iter();
         let found = measured::<()>(&mut || turns.next().ok_or(())).unwrap();
         assert!(!found.holds() && found.share == 1.02);
-        let mut turns = [usage(0.992, 0.001), usage(0.990, 0.001)].into_iter();
+        let mut turns = [used(0.992, 0.001), used(0.990, 0.001)].into_iter();
         assert!(measured::<()>(&mut || turns.next().ok_or(())).unwrap().holds());
     }
 
     /// A staircase without a step in the last 1.5 %: the search ends, with the greatest that held.
     #[test]
     fn where_the_widths_allow_no_more_the_search_ends() {
-        let (mut aim, mut millis, mut turns) = (Aim::default(), 9.0, 0);
-        let stairs = |millis: f64| Usage { share: if millis >= 8.7 { 1.01 } else { 0.95 }, noise: 0.001 };
-        while let Some(next) = aim.next(millis, &stairs(millis)) {
+        let (mut bracket, mut millis, mut turns) = (Bracket::default(), 9.0, 0);
+        let stairs = |millis: f64| Utilisation { share: if millis >= 8.7 { 1.01 } else { 0.95 }, noise: 0.001 };
+        while let Some(next) = bracket.next(millis, &stairs(millis)) {
             (millis, turns) = (next, turns + 1);
             assert!(turns < 20);
         }
-        assert!(aim.held.is_some_and(|ms| ms < 8.7 && ms > 8.69));
+        assert!(bracket.held.is_some_and(|ms| ms < 8.7 && ms > 8.69));
     }
 }

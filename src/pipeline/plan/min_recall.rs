@@ -1,61 +1,43 @@
-//! Floors of single classes: how much of what the baseline network finds the pruned one must still find.
+//! Minimum recall of single classes: how much of what the baseline network finds the pruned one must still find.
 //!
 //! A detector finds an object with a confidence of 0.25 and more and an IoU of 0.50 and more; a classifier with its likeliest
 //! class. Plans are compared by it on calibration images; the verdict is about the validation images.
 
-use super::{PipelineError, Source};
-use crate::data::Dataset;
 use crate::eval::{self, Truth, coco};
 use crate::graph::Head;
-use crate::profile::nearest;
+use crate::pipeline::inputs::Inputs;
+use crate::pipeline::job::MinRecall;
 use crate::vision::{NmsOptions, Xywh, detect};
-use std::collections::BTreeMap;
-
-/// The least recall of classes by name, as a share of the baseline network's.
-pub type Floors = BTreeMap<String, f64>;
 
 /// Outputs of a network, image after image.
-pub(super) type Outputs = [Vec<Vec<f32>>];
-
-/// Refuses floors of classes that there are not, or that no validation image shows.
-pub(super) fn check(floors: &Floors, val: &Dataset) -> Result<(), PipelineError> {
-    let names: Vec<&str> = val.names.iter().map(String::as_str).collect();
-    for name in floors.keys() {
-        let Some(class) = names.iter().position(|known| known == name) else {
-            let guess = nearest(name, &names).map(|guess| format!("; did you mean `{guess}`?")).unwrap_or_default();
-            return Err(PipelineError::Input(format!("floors: the dataset has no class `{name}`{guess}")));
-        };
-        if !val.items.iter().any(|item| item.labels.iter().any(|label| label.class == class)) {
-            return Err(PipelineError::Input(format!("floors: no validation image shows `{name}`")));
-        }
-    }
-    Ok(())
-}
+type Outputs = [Vec<Vec<f32>>];
 
 /// Recall of every class on the calibration images from `first` on, by the outputs for them.
-pub(super) fn recall(source: &Source, first: usize, outputs: &Outputs) -> Vec<Option<f64>> {
-    let classes = source.train.names.len();
-    let head = &source.model.graph.head;
+pub fn recall(inputs: &Inputs, first: usize, outputs: &Outputs) -> Vec<Option<f64>> {
+    let classes = inputs.data.train.names.len();
+    let head = &inputs.baseline.model.graph.head;
     if let Head::Classify { .. } = head {
         let (mut right, mut all) = (vec![0usize; classes], vec![0usize; classes]);
         for (image, output) in outputs.iter().enumerate() {
-            let Some(class) = source.class(first + image).filter(|class| *class < classes) else { continue };
+            let Some(class) = inputs.calibration.class(first + image).filter(|class| *class < classes) else {
+                continue;
+            };
             let likeliest = output[0].iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(at, _)| at);
             all[class] += 1;
             right[class] += usize::from(likeliest == Some(class));
         }
         return right.iter().zip(all).map(|(r, n)| (n > 0).then(|| *r as f64 / n as f64)).collect();
     }
-    let side = source.imgsz as f64;
+    let side = inputs.baseline.imgsz as f64;
     let (mut truths, mut found) = (Vec::new(), Vec::new());
     for (image, output) in outputs.iter().enumerate() {
-        truths.extend(source.targets(first + image).iter().map(|target| {
+        truths.extend(inputs.calibration.targets(first + image).iter().map(|target| {
             let [x, y, w, h] = target.bbox.0.map(|v| f64::from(v) * side);
             let bbox = Xywh([x - w / 2.0, y - h / 2.0, w, h]);
             Truth { image, class: target.class, bbox, area: w * h, crowd: false }
         }));
         let output: Vec<&[f32]> = output.iter().map(Vec::as_slice).collect();
-        let sure = detect(head, (source.imgsz, source.imgsz), &output, &NmsOptions::default());
+        let sure = detect(head, inputs.baseline.size(), &output, &NmsOptions::default());
         found.extend(sure.into_iter().map(|d| eval::Detected {
             image,
             class: d.class,
@@ -66,9 +48,9 @@ pub(super) fn recall(source: &Source, first: usize, outputs: &Outputs) -> Vec<Op
     coco::class_recall(classes, &truths, &found, 0.0)
 }
 
-/// By how much a network misses the floors, added up over the classes; 0 if it holds all. Classes that no image shows, or that the
-/// baseline network does not find either, say nothing.
-pub(super) fn missing(floors: &Floors, names: &[String], baseline: &[Option<f64>], other: &[Option<f64>]) -> f64 {
+/// By how much a network misses the minimum recalls, added up over the classes; 0 if it holds all. Classes that no image
+/// shows, or that the baseline network does not find either, do not count.
+pub fn missing(floors: &MinRecall, names: &[String], baseline: &[Option<f64>], other: &[Option<f64>]) -> f64 {
     let of_class = |(name, share): (&String, &f64)| {
         let class = names.iter().position(|known| known == name)?;
         Some((share * baseline[class]? - other[class]?).max(0.0))
@@ -81,9 +63,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_adds_up_over_the_classes_with_a_floor() {
+    fn what_is_missing_adds_up_over_the_classes_with_a_minimum() {
         let names = ["a", "b", "c"].map(str::to_owned);
-        let floors = Floors::from([("a".into(), 0.9), ("b".into(), 1.0)]);
+        let floors = MinRecall::from([("a".into(), 0.9), ("b".into(), 1.0)]);
         let baseline = [Some(0.5), Some(0.8), Some(1.0)];
         let lost = |a, b| missing(&floors, &names, &baseline, &[Some(a), Some(b), Some(0.0)]);
         assert_eq!(lost(0.45, 0.8), 0.0);

@@ -1,0 +1,114 @@
+//! The dataset of a job: training and validation images with their labels.
+
+use super::baseline::Baseline;
+use crate::data::{DataError, Dataset, demo};
+use crate::pipeline::error::PipelineError;
+use crate::pipeline::job::{Job, MinRecall};
+use crate::pipeline::progress::Progress;
+use crate::profile::nearest;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Training and validation images of the demo.
+const DEMO_IMAGES: (usize, usize) = (256, 100);
+
+/// Images and labels.
+pub struct Data {
+    /// Training images and labels.
+    pub train: Dataset,
+    /// Validation images and labels.
+    pub val: Dataset,
+    /// Where the data came from, for people.
+    pub name: String,
+    /// Identifies the training data, once it has been asked for.
+    train_content: OnceLock<String>,
+}
+
+impl Data {
+    /// Opens the dataset of a job, and draws it where it is a drawn one.
+    ///
+    /// # Errors
+    /// If the dataset cannot be used, or does not suit the model or the minimum recalls.
+    pub fn open(job: &Job, baseline: &Baseline, progress: &dyn Progress) -> Result<Self, PipelineError> {
+        let yaml = yaml(job, progress)?;
+        let name = job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
+        let open = |split: &str| {
+            let mut set = Dataset::open(&yaml, split)?;
+            if job.skip_bad_images {
+                set.skip_unreadable()?;
+            }
+            Ok::<_, DataError>(set)
+        };
+        let (train, val) = (open("train")?, open("val")?);
+        let classes = baseline.model.graph.classes();
+        if train.names.len() != classes {
+            return Err(PipelineError::Input(format!(
+                "{name} names {} classes, {} knows {classes}; both must agree",
+                train.names.len(),
+                baseline.name
+            )));
+        }
+        check_min_recall(&job.floors, &val)?;
+        Ok(Self { train, val, name, train_content: OnceLock::new() })
+    }
+
+    /// Identifies the training data, pictures and labels.
+    ///
+    /// # Errors
+    /// Names the picture that cannot be read.
+    pub fn train_content(&self) -> Result<String, PipelineError> {
+        if let Some(known) = self.train_content.get() {
+            return Ok(known.clone());
+        }
+        let found = self.train.content()?;
+        Ok(self.train_content.get_or_init(|| found).clone())
+    }
+}
+
+/// The file that describes the dataset of a job.
+fn yaml(job: &Job, progress: &dyn Progress) -> Result<PathBuf, PipelineError> {
+    let name = job.data.as_ref().and_then(|path| path.to_str());
+    let drawn_here = name.and_then(|name| demo::named(name, DEMO_IMAGES.0)).transpose();
+    let drawn_here = drawn_here.map_err(|e| PipelineError::Setting(format!("data: {e}")))?;
+    match (&job.data, drawn_here) {
+        (_, Some(count)) => drawn(&job.cache, count, DEMO_IMAGES.1, progress),
+        (Some(path), None) => Ok(path.clone()),
+        (None, None) if job.model.is_some() => {
+            Err(PipelineError::Input("a model without data: name its dataset with --data data.yaml".into()))
+        }
+        (None, None) => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1, progress),
+    }
+}
+
+/// A drawn dataset, made once in a folder that is kept: its `data.yaml`. Pictures and labels that are not as they were
+/// drawn are drawn again.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn drawn(cache: &Path, train: usize, val: usize, progress: &dyn Progress) -> Result<PathBuf, PipelineError> {
+    let folder = cache.join(format!("drawn-{}-{train}-{val}", demo::SIDE));
+    let (yaml, again) = demo::ensure(&folder, train, val).map_err(|e| match e {
+        DataError::Io { path, source } => PipelineError::Writing { path, source },
+        other => other.into(),
+    })?;
+    if again > 0 {
+        let place = folder.display();
+        progress.message(format!("{place}: {again} pictures were missing or changed; they are drawn again"));
+    }
+    Ok(yaml)
+}
+
+/// Refuses a minimum recall of a class that does not exist, or that no validation image shows.
+fn check_min_recall(floors: &MinRecall, val: &Dataset) -> Result<(), PipelineError> {
+    let names: Vec<&str> = val.names.iter().map(String::as_str).collect();
+    for name in floors.keys() {
+        let Some(class) = names.iter().position(|known| known == name) else {
+            let guess = nearest(name, &names).map(|guess| format!("; did you mean `{guess}`?")).unwrap_or_default();
+            return Err(PipelineError::Input(format!("floors: the dataset has no class `{name}`{guess}")));
+        };
+        if !val.items.iter().any(|item| item.labels.iter().any(|label| label.class == class)) {
+            return Err(PipelineError::Input(format!("floors: no validation image shows `{name}`")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! How models of a job run on the device: their dtype there, the CPU that memory is planned for, and the input ranges of
+//! the layers where these are int8.
+
+use super::baseline::Baseline;
+use super::calibration::CalibrationSet;
+use crate::engine::{Cpu, Options, plan_memory_for};
+use crate::graph::{Dtype, Graph};
+use crate::model::Model;
+use crate::pipeline::error::{During, PipelineError, Task};
+use crate::pipeline::job::Job;
+use crate::quantise::{self, Ranges};
+use std::borrow::Cow;
+
+/// Calibration images that show how large the layers' inputs get.
+const RANGE_IMAGES: usize = 64;
+
+/// Models as the device runs them.
+pub struct Deployment {
+    dtype: Dtype,
+    threads: usize,
+    cpu: Cpu,
+    imgsz: usize,
+    /// The input ranges of the baseline model's layers for int8; else empty.
+    ranges: Ranges,
+}
+
+impl Deployment {
+    /// The deployment of a job.
+    ///
+    /// # Errors
+    /// If the baseline model cannot be run.
+    pub fn new(job: &Job, baseline: &Baseline, calibration: &CalibrationSet) -> Result<Self, PipelineError> {
+        let (cpu, imgsz) = (job.timing.source().cpu(), baseline.imgsz);
+        let ranges = match job.dtype {
+            Dtype::Int8 => ranges(&baseline.model, imgsz, calibration)?,
+            _ => Ranges::default(),
+        };
+        Ok(Self { dtype: job.dtype, threads: job.threads, cpu, imgsz, ranges })
+    }
+
+    /// Whether the device only stores f16, and computes in f32.
+    pub fn stores_only(&self) -> bool {
+        self.dtype == Dtype::F16 && !self.cpu.halves
+    }
+
+    /// A model of the job as the device runs it, for its time and its size: the inputs of its layers are quantized by the
+    /// ranges of the baseline model.
+    pub fn on_device<'a>(&self, model: &'a Model) -> Cow<'a, Model> {
+        match self.dtype {
+            Dtype::F32 => Cow::Borrowed(model),
+            Dtype::F16 => Cow::Owned(quantise::to_f16(model)),
+            Dtype::Int8 => Cow::Owned(quantise::quantise(model, &self.ranges)),
+        }
+    }
+
+    /// The graph of the baseline model as the device runs it.
+    pub fn graph(&self, baseline: &Baseline) -> Graph {
+        let dtype = if self.stores_only() { Dtype::F32 } else { self.dtype };
+        Graph { dtype, ..baseline.model.graph.clone() }
+    }
+
+    /// What the engine will hold for a model in the dtype that it ships in, bytes.
+    ///
+    /// # Errors
+    /// If the engine refuses the model.
+    pub fn memory(&self, model: &Model) -> Result<usize, PipelineError> {
+        let options = Options { threads: self.threads, ..Options::default() };
+        let memory = plan_memory_for(&model.graph, self.imgsz, self.imgsz, &options, self.cpu);
+        Ok(memory.during(Task::Memory)?.total())
+    }
+
+    /// A model of the job in the dtype that it ships in, quantized by the ranges of its own layers; none where that is
+    /// f32.
+    ///
+    /// # Errors
+    /// If the model cannot be run.
+    pub fn quantized(&self, model: &Model, calibration: &CalibrationSet) -> Result<Option<Model>, PipelineError> {
+        Ok(match self.dtype {
+            Dtype::F32 => None,
+            Dtype::F16 => Some(quantise::to_f16(model)),
+            Dtype::Int8 => Some(quantise::quantise(model, &ranges(model, self.imgsz, calibration)?)),
+        })
+    }
+}
+
+fn ranges(model: &Model, side: usize, calibration: &CalibrationSet) -> Result<Ranges, PipelineError> {
+    let step = (calibration.images.len() / RANGE_IMAGES).max(1);
+    let images: Vec<_> = calibration.images.iter().step_by(step).take(RANGE_IMAGES).cloned().collect();
+    quantise::ranges(model, &images, (side, side), &mut |_, _| ()).during(Task::Ranges)
+}

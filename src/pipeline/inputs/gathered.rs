@@ -1,0 +1,99 @@
+//! Everything that the stages of a job read: model, data, calibration images, deployment, output sensitivity.
+
+use super::baseline::Baseline;
+use super::calibration::CalibrationSet;
+use super::check;
+use super::data::Data;
+use super::deployment::Deployment;
+use super::opened::Opened;
+use crate::importance::{Batches, sensitivity};
+use crate::model::Model;
+use crate::pipeline::error::{During, PipelineError, Task};
+use crate::pipeline::job::Job;
+use crate::pipeline::progress::Progress;
+use crate::repair::{Calibration, Sensitivity};
+use crate::report::Report;
+use candle_core::Device;
+
+/// Weight of the pull toward the weights before the refit, as a share of the inputs' mean variance.
+pub(in crate::pipeline) const RIDGE: f64 = 0.03;
+
+/// Images per batch while the output sensitivity is estimated.
+const SENSITIVITY_BATCH: usize = 4;
+
+/// The inputs of a job.
+pub struct Inputs {
+    /// The model.
+    pub baseline: Baseline,
+    /// The dataset.
+    pub data: Data,
+    /// The calibration images.
+    pub calibration: CalibrationSet,
+    /// Models as the device runs them.
+    pub deployment: Deployment,
+    /// How much the model's outputs depend on its layers, on the calibration images.
+    pub sensitivity: Sensitivity,
+}
+
+impl Inputs {
+    /// Reads and checks everything the job names, and computes what the stages need of it.
+    ///
+    /// # Errors
+    /// Names the first file or setting that cannot be used.
+    pub fn gather(job: &Job, progress: &dyn Progress) -> Result<Self, PipelineError> {
+        let opened = Opened::read(job, progress)?;
+        check::inputs(&opened, job, progress)?;
+        Self::prepare(opened, job, progress)
+    }
+
+    /// Loads the calibration images, and estimates how the outputs depend on the layers.
+    ///
+    /// # Errors
+    /// Names the image that cannot be used.
+    pub fn prepare(opened: Opened, job: &Job, progress: &dyn Progress) -> Result<Self, PipelineError> {
+        let Opened { baseline, data } = opened;
+        let calibration = CalibrationSet::load(job, &baseline, &data, progress)?;
+        let deployment = Deployment::new(job, &baseline, &calibration)?;
+        if deployment.stores_only() {
+            progress.message("the CPU has no f16 arithmetic: f16 is stored, and computed as f32".into());
+        }
+        let layers = baseline.model.graph.convs().count();
+        progress.stage("Estimating", format!("output sensitivity of {layers} layers"));
+        let (height, width) = baseline.size();
+        let images =
+            Batches { images: &calibration.images, height, width, batch: SENSITIVITY_BATCH, device: &Device::Cpu };
+        let mut step = |done, all| progress.step(done, all);
+        let sensitivity = sensitivity(&baseline.model, &images, job.seed, &mut step).during(Task::Sensitivity)?;
+        Ok(Self { baseline, data, calibration, deployment, sensitivity })
+    }
+
+    /// The calibration images as importance and repair take them.
+    pub fn repair_calibration(&self, seed: u64) -> Calibration<'_> {
+        Calibration {
+            images: &self.calibration.images,
+            height: self.baseline.imgsz,
+            width: self.baseline.imgsz,
+            ridge: RIDGE,
+            seed,
+            sensitivity: Some(&self.sensitivity),
+        }
+    }
+
+    /// Writes into a model where it came from and what was done to it.
+    pub fn add_provenance(&self, mut model: Model, job: &Job, report: &Report) -> Model {
+        let facts = [
+            ("source", self.baseline.name.clone()),
+            ("source-sha256", self.baseline.sha256.clone()),
+            ("secateurs", report.version.clone()),
+            ("target", job.target.clone()),
+            ("importance", report.importance.clone()),
+            ("seed", job.seed.to_string()),
+        ];
+        model.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
+        model.info.imgsz = Some(self.baseline.imgsz);
+        if model.info.names.is_empty() {
+            model.info.names = self.data.train.names.clone();
+        }
+        model
+    }
+}

@@ -1,0 +1,150 @@
+//! The stages of a job in their order.
+//!
+//! 1. Read model and dataset; everything that can be refused is refused here.
+//! 2. Choose the image size, where there are several.
+//! 3. Load the calibration images, and estimate the output sensitivity of every layer.
+//! 4. Plan: rank channels, measure losses and latencies, search, and measure until a plan holds. Prune by it.
+//! 5. Repair the pruned model, and the baseline one as a control.
+//! 6. Fine-tune, where epochs are asked for.
+//! 7. Quantize, where the dtype is not f32.
+//! 8. Evaluate every stage.
+//! 9. Measure the result against the baseline model, and judge.
+
+use super::context::{Clock, Context};
+use super::error::PipelineError;
+use super::finetune;
+use super::inputs::{Inputs, Opened, check_inputs, check_outputs};
+use super::job::Job;
+use super::plan::{Planned, plan, sparsify};
+use super::progress::Progress;
+use super::results::Results;
+use super::sizes;
+use super::verdict::{self, Evaluator, Stages};
+use crate::model::{self, Model};
+use crate::repair::Method;
+use crate::report::Report;
+use crate::surgery::Selection;
+use std::borrow::Cow;
+
+/// What a job leaves in memory, ready to be written.
+pub struct Done {
+    /// The final model.
+    pub model: Model,
+    /// The model it was made from.
+    pub baseline: Model,
+    /// The channels that were kept.
+    pub selection: Selection,
+    /// The figures.
+    pub report: Report,
+}
+
+/// Runs a job. Nothing is written but the cache and training checkpoints; whether `results` can be written is checked
+/// first.
+///
+/// # Errors
+/// If an input cannot be used, no plan meets the budgets, or a stage fails.
+pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done, PipelineError> {
+    let clock = Clock::default();
+    // 1. Read and check.
+    let opened = Opened::read(job, progress)?;
+    check_inputs(&opened, job, progress)?;
+    check_outputs(&opened, job, results)?;
+    // 2. Choose the image size.
+    let (job, opened) = if job.sizes.len() > 1 && job.pattern.is_none() {
+        let chosen = sizes::choose(job, progress)?;
+        clock.lap("image size");
+        let opened = Opened::read(&chosen, progress)?;
+        (Cow::Owned(chosen), opened)
+    } else {
+        (Cow::Borrowed(job), opened)
+    };
+    // 3. Calibrate.
+    let inputs = Inputs::prepare(opened, &job, progress)?;
+    clock.lap("gather");
+    let ctx = Context { clock, ..Context::new(&job, &inputs, progress) };
+    let (baseline, deployment) = (&inputs.baseline, &inputs.deployment);
+    // 4. Plan and prune.
+    let Pruned { planned, model: pruned, method } = prune(&ctx)?;
+    // 5. Repair.
+    let images = inputs.calibration.images.len();
+    progress.stage("Repairing", format!("{} over {images} images", in_words(method)));
+    let repaired = ctx.repair(&planned.selection, &pruned, method)?;
+    let control = ctx.repair(&Selection::all(&baseline.groups), &baseline.model, job.repair)?;
+    ctx.clock.lap("repair");
+    // 6. Fine-tune.
+    let mut controls = vec![("uncut + repair".to_owned(), control)];
+    let mut tuned = None;
+    if job.tune.epochs > 0 {
+        tuned = Some(finetune::pruned(&ctx, &repaired)?);
+        ctx.clock.lap("tune");
+        if job.tune.control {
+            controls.push(("uncut + tuning".to_owned(), finetune::control(&ctx)?));
+            ctx.clock.lap("tune control");
+        }
+    }
+    // 7. Quantize.
+    let quantized = deployment.quantized(tuned.as_ref().unwrap_or(&repaired), &inputs.calibration)?;
+    if quantized.is_some() {
+        let control = deployment.on_device(&baseline.model).into_owned();
+        controls.push((format!("uncut + {}", job.dtype.name()), control));
+        ctx.clock.lap("round");
+    }
+    // 8. Evaluate.
+    progress.stage("Evaluating", format!("{} images", inputs.data.val.items.len()));
+    let evaluator = Evaluator::new(&inputs, job.seed)?;
+    let (tuned_stage, quantized_stage) = (tuned.as_ref(), quantized.as_ref());
+    let stages = Stages {
+        pruned: &pruned,
+        repaired: &repaired,
+        tuned: tuned_stage,
+        quantized: quantized_stage,
+        controls: &controls,
+    };
+    let mut report = verdict::report(&ctx, &evaluator, &planned, &stages)?;
+    ctx.clock.lap("evaluate");
+    // 9. Measure and judge.
+    let shipped = inputs.add_provenance(quantized.or(tuned).unwrap_or(repaired), &job, &report);
+    // Names and provenance are part of the file.
+    report.last_mut().file_bytes = model::to_bytes(&shipped).map_err(PipelineError::Serialize)?.len();
+    if let Some(prepared) = evaluator.prepared() {
+        report.photos = verdict::photos(&inputs, prepared, &shipped)?;
+    }
+    let mut report = verdict::finish(&ctx, report, &shipped)?;
+    ctx.clock.lap("measure");
+    report.seconds = ctx.clock.laps();
+    drop(ctx);
+    Ok(Done { model: shipped, baseline: inputs.baseline.model, selection: planned.selection, report })
+}
+
+/// A pruned model, and how it is repaired.
+struct Pruned {
+    planned: Planned,
+    model: Model,
+    method: Method,
+}
+
+/// Removes channels by a plan, or sets single weights to zero.
+fn prune(ctx: &Context) -> Result<Pruned, PipelineError> {
+    if let Some(pattern) = ctx.job.pattern {
+        let model = sparsify(ctx, pattern)?;
+        ctx.clock.lap("importance");
+        return Ok(Pruned { planned: Planned::whole(ctx), model, method: Method::Sparse });
+    }
+    let planned = plan(ctx)?;
+    let (kept, all) = (planned.selection.widths(), ctx.inputs.baseline.widths());
+    let (kept, all) = (kept.iter().sum::<usize>(), all.iter().sum::<usize>());
+    ctx.progress.stage("Pruning", format!("keeps {kept} of {all} channels"));
+    let model = ctx.prune(&planned.selection)?;
+    Ok(Pruned { planned, model, method: ctx.job.repair })
+}
+
+/// A method of repair after the word "Repairing".
+fn in_words(method: Method) -> &'static str {
+    match method {
+        Method::None => "nothing",
+        Method::Merge => "by merging similar channels",
+        Method::BatchNorm => "by batch-norm statistics",
+        Method::LeastSquares => "by least squares",
+        Method::Sparse => "by least squares on the weights that are not zero",
+    }
+}

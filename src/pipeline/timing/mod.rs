@@ -1,0 +1,19 @@
+//! Where latencies come from: a [`LatencySource`] with four implementations.
+//!
+//! `here` times networks on this machine, `session` on a device, `command` by a benchmark command of the user; `estimate`
+//! times nothing and predicts from two figures of the device's CPU. A [`Timing`] says which one a job uses.
+
+mod command;
+mod content;
+mod estimate;
+mod here;
+mod paired;
+mod select;
+mod session;
+mod source;
+
+pub use command::pair_by_command;
+pub use paired::{PairedLatency, verdict_runs};
+pub(super) use paired::{bound, percentile};
+pub use select::Timing;
+pub(super) use source::{LatencySource, PairSpec, TableRequest};

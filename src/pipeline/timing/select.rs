@@ -1,0 +1,35 @@
+//! Where a job times networks.
+
+use super::command::Command;
+use super::estimate::Estimate;
+use super::here::ThisMachine;
+use super::source::LatencySource;
+use crate::latency::Speed;
+use crate::session::Session;
+use std::sync::Arc;
+
+/// Where networks are timed.
+#[derive(Clone, Debug, Default)]
+pub enum Timing {
+    /// On this machine.
+    #[default]
+    Here,
+    /// On a device.
+    Device(Arc<Session>),
+    /// By a benchmark command of the user, which gives whole frames; the figures of a CPU say how layers share them.
+    Command(Vec<String>, Speed),
+    /// Nowhere: latencies are predicted from two figures of the device's CPU.
+    Estimate(Speed),
+}
+
+impl Timing {
+    /// The source of latencies.
+    pub(in crate::pipeline) fn source(&self) -> Box<dyn LatencySource + '_> {
+        match self {
+            Self::Here => Box::new(ThisMachine),
+            Self::Device(session) => Box::new(&**session),
+            Self::Command(command, speed) => Box::new(Command { command, speed }),
+            Self::Estimate(speed) => Box::new(Estimate { speed }),
+        }
+    }
+}
