@@ -9,15 +9,20 @@ mod criterion;
 mod error;
 mod overrides;
 mod read;
+mod resolved;
+mod schema;
 mod section;
+mod sources;
 mod units;
 mod write;
 
 pub use criterion::Criterion;
 pub use error::{Problem, ProfileError};
-pub use overrides::Overrides;
+pub use overrides::{ModelFlags, Overrides, RunFlags, heading};
 pub use read::{parse, read};
+pub use resolved::Resolved;
 pub use section::nearest;
+pub use sources::Sources;
 pub use units::{Mib, Millis, Ratio, UnitError};
 pub use write::write;
 
@@ -244,6 +249,11 @@ pub struct Bench {
     pub quiet: bool,
     /// A benchmark command of the user in place of our runtime: it prints the milliseconds of the ONNX file `{model}`.
     pub command: Option<Vec<String>>,
+}
+
+/// Whether the name of a dataset stands for pictures that are drawn on the spot, and not for a file.
+fn is_drawn(name: &str) -> bool {
+    name == "demo" || name.starts_with("drawn:")
 }
 
 impl Default for Profile {

@@ -3,14 +3,17 @@
 //! It knows cargo: where things are, what to build with which features, and in which order to run it. What the
 //! profile means, and whether it is right, is known to the worker alone.
 
+mod builder;
 mod cross;
 mod cuda;
 mod devices;
 mod doctor;
 mod forward;
 mod fuzz;
+mod glibc;
 mod locked;
 mod on_device;
+mod options;
 #[path = "../../src/bin/infer/output.rs"]
 #[allow(dead_code)]
 mod output;
@@ -18,9 +21,11 @@ mod process;
 mod prune;
 mod readme;
 mod target;
+mod worker;
 mod workspace;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Parser, Subcommand};
+use options::Asked;
 use process::{Failure, Tell};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,7 +52,8 @@ to measure, 9 an input cannot be used, 10 this machine failed: disk, permission,
 #[derive(Subcommand)]
 enum Command {
     /// Prune a model to the budgets of a device, and build and measure the binary that runs it there
-    Prune(Box<prune::Args>),
+    #[command(disable_help_flag = true)]
+    Prune(Arguments),
     /// Say what building for a device and running there takes, and what of it is missing
     Doctor(doctor::Args),
     /// The device profiles that are there, and new ones
@@ -60,71 +66,66 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Mean average precision of a model on a dataset
     #[command(disable_help_flag = true)]
-    Eval(Words),
+    Eval(Arguments),
     /// Time per frame and peak memory of a model on this machine
     #[command(disable_help_flag = true)]
-    Bench(Words),
+    Bench(Arguments),
     /// Prune a model in several ways to the same latency, and compare their accuracy
     #[command(disable_help_flag = true)]
-    Compare(Words),
+    Compare(Arguments),
     /// Find objects in images
     #[command(disable_help_flag = true)]
-    Detect(Words),
+    Detect(Arguments),
     /// Layers, channel groups, parameters, arithmetic and peak memory of a model
     #[command(disable_help_flag = true)]
-    Inspect(Words),
+    Inspect(Arguments),
     /// Write a model in a format of others
     #[command(disable_help_flag = true)]
-    Export(Words),
+    Export(Arguments),
     /// Write a model in 8-bit whole numbers or in half precision: smaller, and faster
     #[command(disable_help_flag = true, alias = "quantize")]
-    Quantise(Words),
+    Quantise(Arguments),
     /// Train a network from nothing, or a model further
     #[command(disable_help_flag = true)]
-    Train(Words),
+    Train(Arguments),
 }
 
-/// Words that the worker understands.
+/// Arguments that the worker reads.
 #[derive(clap::Args)]
-struct Words {
+struct Arguments {
     /// Options of the worker; --help lists them
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<OsString>,
-}
-
-/// The command line. A negative number is a value, so that what reads it can say which are allowed.
-fn command() -> clap::Command {
-    let numbers = |arg: clap::Arg| {
-        let takes_value = arg.get_action().takes_values() && !arg.is_trailing_var_arg_set();
-        if takes_value { arg.allow_negative_numbers(true) } else { arg }
-    };
-    Cli::command().mut_subcommand("prune", |command| command.mut_args(numbers))
+    #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
 }
 
 fn main() -> ExitCode {
-    let cli = match command().try_get_matches().and_then(|found| Cli::from_arg_matches(&found)) {
+    let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(process::command_line(&error)),
     };
-    let tell = match &cli.command {
-        Command::Prune(args) => args.tell(),
-        _ => Tell::Human,
-    };
+    let mut tell = Tell::Human;
     let done = match cli.command {
-        Command::Prune(args) => prune::run(&args),
+        Command::Prune(args) => match options::parse(&args.arguments) {
+            Ok(Asked::Help) => prune::help(),
+            Ok(Asked::Run(options)) => {
+                tell = options.tell;
+                prune::run(&options)
+            }
+            Err(error) => return ExitCode::from(process::command_line(&error)),
+        },
         Command::Doctor(args) => doctor::run(&args),
         Command::Devices(action) => devices::run(&action),
         Command::Runner(args) => forward::runner(&args),
         Command::Readme(args) => readme::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
-        Command::Eval(words) => forward::run("eval", &words.words),
-        Command::Bench(words) => forward::run("bench", &words.words),
-        Command::Compare(words) => forward::run("compare", &words.words),
-        Command::Detect(words) => forward::run("detect", &words.words),
-        Command::Inspect(words) => forward::run("inspect", &words.words),
-        Command::Export(words) => forward::run("export", &words.words),
-        Command::Quantise(words) => forward::run("quantise", &words.words),
-        Command::Train(words) => forward::run("train", &words.words),
+        Command::Eval(args) => forward::run("eval", &args.arguments),
+        Command::Bench(args) => forward::run("bench", &args.arguments),
+        Command::Compare(args) => forward::run("compare", &args.arguments),
+        Command::Detect(args) => forward::run("detect", &args.arguments),
+        Command::Inspect(args) => forward::run("inspect", &args.arguments),
+        Command::Export(args) => forward::run("export", &args.arguments),
+        Command::Quantise(args) => forward::run("quantise", &args.arguments),
+        Command::Train(args) => forward::run("train", &args.arguments),
     };
     let done = done.inspect_err(|failure| tell.failure(failure));
     let show = |failure: &Failure| Tell::Human.failure(failure);

@@ -156,40 +156,7 @@ pub fn run(command: &mut Command) -> Result<ExitStatus, Failure> {
     status.map_err(|e| Failure::Program { program: name(command), problem: format!("cannot be started: {e}") })
 }
 
-/// Runs the worker; its exit code becomes ours.
-pub fn run_worker(command: &mut Command) -> Result<(), Failure> {
-    // Training has threads of its own; candle's would wait for each other busily beside them.
-    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
-        command.env("CANDLE_NUM_THREADS", "1");
-    }
-    let status = run(command)?;
-    match status.code() {
-        Some(0) => Ok(()),
-        Some(code) => Err(Failure::Worker(u8::try_from(code).unwrap_or(1))),
-        None => Err(killed(&name(command), status)),
-    }
-}
-
-/// A program that a signal ended: where the system did it itself, memory was short.
-#[cfg(unix)]
-fn killed(program: &str, status: ExitStatus) -> Failure {
-    use std::os::unix::process::ExitStatusExt;
-    const ABORT: i32 = 6;
-    const KILL: i32 = 9;
-    match status.signal() {
-        Some(ABORT | KILL) => Failure::Machine(format!(
-            "{program}: {status}: most often this machine has too little memory; fewer --calibration-images or a smaller \
-             [finetune] batch take less"
-        )),
-        _ => Failure::Program { program: program.into(), problem: status.to_string() },
-    }
-}
-
-#[cfg(not(unix))]
-fn killed(program: &str, status: ExitStatus) -> Failure {
-    Failure::Program { program: program.into(), problem: status.to_string() }
-}
-
-fn name(command: &Command) -> String {
+/// The name of a program, for messages.
+pub fn name(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }

@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod compare;
 mod detect;
+mod driver;
 mod eval;
 mod export;
 mod failure;
@@ -65,6 +66,9 @@ enum Command {
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
     #[command(hide = true)]
     Finish(finish::Args),
+    /// Answer questions of `cargo xtask`
+    #[command(hide = true, subcommand)]
+    Driver(driver::Question),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => args.terminal.is_json(),
         Command::Finish(args) => args.terminal.is_json(),
         Command::Train(args) => args.terminal.is_json(),
+        Command::Driver(driver::Question::Check(args)) => args.terminal.is_json(),
         _ => false,
     };
     if matches!(cli.command, Command::Prune(_) | Command::Train(_)) {
@@ -94,6 +99,7 @@ fn main() -> ExitCode {
         Command::Runner(args) => runner::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Finish(args) => finish::run(args),
+        Command::Driver(question) => driver::run(&question, command),
     };
     let done = done.inspect_err(|failure| failure.show(json));
     // Where the work went wrong, that is what the code says.
@@ -103,11 +109,15 @@ fn main() -> ExitCode {
 
 /// The command line. A negative number is a value, so that what reads it can say which are allowed.
 fn command() -> clap::Command {
+    Cli::command().mut_subcommands(take_negative_numbers)
+}
+
+fn take_negative_numbers(command: clap::Command) -> clap::Command {
     let numbers = |arg: clap::Arg| {
         let takes_value = arg.get_action().takes_values() && !arg.is_trailing_var_arg_set();
         if takes_value { arg.allow_negative_numbers(true) } else { arg }
     };
-    Cli::command().mut_subcommands(|command| command.mut_args(numbers))
+    command.mut_args(numbers).mut_subcommands(take_negative_numbers)
 }
 
 /// Candle splits small operations over threads that wait for each other busily, beside ours; only the environment of a new

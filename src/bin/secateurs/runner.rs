@@ -2,8 +2,8 @@
 
 use super::failure::Failure;
 use super::output;
-use super::prune;
 use secateurs::device::{self, DeviceError, Limits, Word};
+use secateurs::profile;
 use std::path::{Path, PathBuf};
 
 /// Where to run what.
@@ -22,7 +22,7 @@ pub struct Args {
 
 /// Runs it; its exit code becomes ours.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let profile = prune::load(Some(&args.profile))?;
+    let profile = profile::read(&args.profile)?;
     // Not cargo's setting: that is where this command stands.
     let runner = device::connect(&profile)?;
     let word = |text: &String| match Path::new(text) {

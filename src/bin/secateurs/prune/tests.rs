@@ -49,7 +49,7 @@ fn resolve(flags: &[&str]) -> Profile {
     let own = |word: &&str| !flags.iter().any(|flag| flag.split('=').next() == word.split('=').next());
     let base: Vec<&str> = words.filter(own).collect();
     flags.splice(0..0, base);
-    Cli::try_parse_from(flags).unwrap().args.resolve().unwrap()
+    Cli::try_parse_from(flags).unwrap().args.resolve().unwrap().profile
 }
 
 /// `finish` reads what the job wrote: every flag must be in there.
