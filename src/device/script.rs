@@ -1,11 +1,11 @@
-//! What a device's shell is asked to do: POSIX scripts, and the words they are made of.
+//! What a device's shell is asked to do: POSIX scripts with quoted arguments.
 //!
 //! A session has a folder of its own on the device. A keeper there (started by [`open`]) removes the folder once nobody
 //! has asked for anything for a while: nothing stays behind when this machine never comes back.
 
-/// A word for a shell: everything between the quotes is taken as it is.
-pub(super) fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
+/// An argument for a shell: it takes everything between the quotes as it is.
+pub(super) fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Says that a script has come to its end, with the exit code of what it ran.
@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn any_word_survives_the_shell() {
-        for word in ["", "a b", "it's", "$HOME `id` \"x\" \\", "a\nb", "-n", "ü;&|"] {
-            let output = Command::new("sh").args(["-c", &format!("printf %s {}", quote(word))]).output().unwrap();
-            assert_eq!(String::from_utf8_lossy(&output.stdout), word);
+        for text in ["", "a b", "it's", "$HOME `id` \"x\" \\", "a\nb", "-n", "ü;&|"] {
+            let output = Command::new("sh").args(["-c", &format!("printf %s {}", quote(text))]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), text);
         }
     }
 }

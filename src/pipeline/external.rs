@@ -6,7 +6,7 @@
 
 use super::PipelineError;
 use crate::bench::{PairedTimes, Samples};
-use crate::device::{DeviceError, Limits, answer};
+use crate::device::{AnswerLimits, DeviceError, answer};
 use crate::emit::onnx;
 use crate::files;
 use crate::model::Model;
@@ -60,7 +60,7 @@ fn run(command: &[String], model: &Path) -> Result<Vec<f64>, SessionError> {
     let (program, words) = words.split_first().ok_or_else(|| odd("[bench] command", "is empty"))?;
     let mut command = Command::new(program);
     command.args(words).stdin(Stdio::null()).stderr(Stdio::inherit());
-    let answer = answer(&mut command, Path::new(program), &Limits::LONG)?;
+    let answer = answer(&mut command, Path::new(program), &AnswerLimits::LONG)?;
     if !answer.status.success() {
         let (code, output) = (answer.status.code(), answer.output);
         return Err(DeviceError::Failed { program: program.into(), code, output }.into());

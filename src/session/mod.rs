@@ -13,7 +13,7 @@ pub use windows::{Collected, Unsteady, collect};
 
 use crate::bench::{Distribution, Measured, PairedNetwork, PairedTimes, TableSpec, Window, upper_bound};
 use crate::board::{self, Board, State};
-use crate::device::{self, DeviceError, Limits, Runner, Word};
+use crate::device::{self, AnswerLimits, Argument, DeviceError, Runner};
 use crate::engine::LeastTimes;
 use crate::files;
 use crate::profile::Profile;
@@ -139,7 +139,7 @@ impl Session {
     /// # Errors
     /// As [`Session::open`].
     pub fn with_runner(runner: Box<dyn Runner>, profile: &Profile, binary: &Path) -> Result<Self, SessionError> {
-        let output = runner.run_within(binary, &[text("device"), text("--json")], &Limits::SHORT)?;
+        let output = runner.run_within(binary, &[text("device"), text("--json")], &AnswerLimits::SHORT)?;
         let About { board } = parse(binary, &output)?;
         let simulated = simulated(profile, &board, runner.emulates());
         let (pin, quiet) = (profile.device.pin, profile.bench.quiet);
@@ -200,18 +200,18 @@ impl Session {
         let (runs, warmup) = if proof { (PROOF, 0) } else { (frames.runs.max(1), frames.warmup) };
         let mut done = 0;
         let mut take = |runs_here: usize| -> Result<Window, SessionError> {
-            let mut words = vec![text("window"), text("--runs"), text(&runs_here)];
-            words.extend([text("--warmup"), text(&warmup), text("--threads"), text(&self.threads)]);
-            words.extend([text("--imgsz"), text(&frames.imgsz)]);
-            words.extend(model.iter().flat_map(|model| [text("--model"), Word::File(model.to_path_buf())]));
-            words.extend([text("--against"), Word::File(other.into())]);
+            let mut arguments = vec![text("window"), text("--runs"), text(&runs_here)];
+            arguments.extend([text("--warmup"), text(&warmup), text("--threads"), text(&self.threads)]);
+            arguments.extend([text("--imgsz"), text(&frames.imgsz)]);
+            arguments.extend(model.iter().flat_map(|model| [text("--model"), Argument::File(model.to_path_buf())]));
+            arguments.extend([text("--against"), Argument::File(other.into())]);
             if self.pin {
-                words.push(text("--pin"));
+                arguments.push(text("--pin"));
             }
             if frames.phases && !proof && done == 0 {
-                words.push(text("--phases"));
+                arguments.push(text("--phases"));
             }
-            let window: Window = parse(&self.binary, &self.runner.run(&self.binary, &words)?)?;
+            let window: Window = parse(&self.binary, &self.runner.run(&self.binary, &arguments)?)?;
             done = (done + runs_here).min(runs);
             progress(done, runs);
             Ok(window)
@@ -311,7 +311,7 @@ impl Session {
         let mut reasons = Vec::new();
         for _ in 0..windows::TRIES {
             let before = self.state()?;
-            let output = self.runner.run(&self.binary, &[text("table"), Word::File(path.into())])?;
+            let output = self.runner.run(&self.binary, &[text("table"), Argument::File(path.into())])?;
             let after = self.state()?;
             // The clock may rest between programs: what it says then is no frequency of the frames.
             let states = [before, after].map(|state| State { mhz: None, ..state });
@@ -329,7 +329,7 @@ impl Session {
         struct Now {
             state: State,
         }
-        let output = self.runner.run_within(&self.binary, &[text("device"), text("--json")], &Limits::SHORT)?;
+        let output = self.runner.run_within(&self.binary, &[text("device"), text("--json")], &AnswerLimits::SHORT)?;
         Ok(parse::<Now>(&self.binary, &output)?.state)
     }
 }
@@ -348,8 +348,8 @@ pub fn simulated(profile: &Profile, board: &Board, emulates: bool) -> Option<Str
     (!same).then(|| format!("measured on {}, the profile is for {expected}", board.model))
 }
 
-fn text(value: &(impl ToString + ?Sized)) -> Word {
-    Word::Text(value.to_string())
+fn text(value: &(impl ToString + ?Sized)) -> Argument {
+    Argument::Text(value.to_string())
 }
 
 fn parse<'a, T: Deserialize<'a>>(program: &Path, output: &'a [u8]) -> Result<T, SessionError> {

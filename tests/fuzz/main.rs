@@ -11,21 +11,28 @@
 //!     cargo xtask fuzz --target model --replay target/tmp/fuzz/model-7-1234
 #![allow(missing_docs)]
 
+mod devices;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod jobs;
 mod json;
 mod mutate;
 mod pickle;
+mod place;
 mod seeds;
+mod target;
 mod targets;
+mod tokens;
 mod watch;
 
+use place::Place;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Duration;
-use targets::{Place, TARGETS, Target};
+use target::Target;
+use targets::TARGETS;
 use watch::Tally;
 
 /// What the command line asks for.

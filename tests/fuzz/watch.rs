@@ -1,6 +1,6 @@
 //! Watches a child that uses inputs: that it lives, how long each takes, how much memory it holds.
 
-use crate::targets::Target;
+use crate::target::Target;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -192,16 +192,17 @@ fn results_have_the_keys_that_scripts_rely_on() {
 #[test]
 fn the_inference_binary_runs_a_model_like_the_worker() {
     let folder = folder();
-    let words = ["detect", "--model", "small.safetensors", "photo.png", "--score", "0.01", "--json"];
-    let ours = json(worker(&folder).args(words).args(["--save", "worker"]));
-    let theirs = json(infer(&folder).args(words).args(["--save", "infer"]));
+    let arguments = ["detect", "--model", "small.safetensors", "photo.png", "--score", "0.01", "--json"];
+    let ours = json(worker(&folder).args(arguments).args(["--save", "worker"]));
+    let theirs = json(infer(&folder).args(arguments).args(["--save", "infer"]));
     assert_eq!(ours, theirs);
     keys(&ours, &["image", "detections"]);
     for saved in ["worker/photo.png", "infer/photo.png"] {
         assert!(Image::open(&folder.path().join(saved)).is_ok(), "{saved}");
     }
-    let words = ["bench", "--model", "small.safetensors", "--against", "small.safetensors", "--runs", "3", "--json"];
-    let measured = json(infer(&folder).args(words));
+    let arguments =
+        ["bench", "--model", "small.safetensors", "--against", "small.safetensors", "--runs", "3", "--json"];
+    let measured = json(infer(&folder).args(arguments));
     keys(&measured, &["p50_ms", "cpu_p50_ms", "peak_memory_bytes", "threads", "against"]);
     keys(&measured["against"], &["p50_ms", "peak_memory_bytes", "ratio", "pair_ratio", "cpu_ratio"]);
     let info = json(infer(&folder).args(["info", "--model", "small.safetensors", "--json"]));
@@ -279,8 +280,8 @@ fn errors_are_json_too_where_json_was_asked_for() {
 #[test]
 fn an_export_in_our_own_format_is_the_same_model() {
     let folder = folder();
-    let words = ["export", "--model", "small.safetensors", "--format", "safetensors", "-o", "new/copy.safetensors"];
-    worker(&folder).args(words).assert().success();
+    let arguments = ["export", "--model", "small.safetensors", "--format", "safetensors", "-o", "new/copy.safetensors"];
+    worker(&folder).args(arguments).assert().success();
     let (copy, original) = (model::load(&folder.path().join("new/copy.safetensors")).unwrap(), small_model());
     assert!(copy.graph == original.graph && copy.weights == original.weights);
     assert_eq!(copy.info.names, original.info.names);

@@ -279,15 +279,16 @@ fn a_program_is_killed_when_nobody_listens_any_more() {
 }
 
 #[test]
-fn exit_codes_output_and_odd_words_come_through() {
+fn exit_codes_output_and_odd_arguments_come_through() {
     let Some(bed) = Bed::new() else { return };
     let runner = device::ssh(bed.settings());
     let script = bed.root.join("show");
     fs::write(&script, "#!/bin/sh\ncat \"$1\"\nshift\nprintf '<%s>' \"$@\"\nexit 5\n").unwrap();
     let file = bed.root.join("it's a file");
     fs::write(&file, "content\n").unwrap();
-    let words = [device::Word::File(file), device::Word::Text("a b".into()), device::Word::Text("$HOME'\"".into())];
-    match runner.run(&script, &words) {
+    let arguments =
+        [device::Argument::File(file), device::Argument::Text("a b".into()), device::Argument::Text("$HOME'\"".into())];
+    match runner.run(&script, &arguments) {
         Err(DeviceError::Failed { code: Some(5), output, .. }) => {
             assert_eq!(String::from_utf8_lossy(&output), "content\n<a b><$HOME'\">");
         }

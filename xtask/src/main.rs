@@ -4,6 +4,9 @@
 //! profile means, and whether it is right, is known to the worker alone.
 
 mod builder;
+mod check;
+#[path = "../../src/bin/secateurs/console.rs"]
+mod console;
 mod cross;
 mod cuda;
 mod devices;
@@ -61,6 +64,8 @@ enum Command {
     Devices(devices::Action),
     /// Run a program on a device: as CARGO_TARGET_..._RUNNER="cargo xtask runner --target NAME"
     Runner(forward::Runner),
+    /// Check a change: format, lints, the order of the modules, and the tests that matter while working
+    Check(check::Args),
     Readme(readme::Args),
     /// Try damaged and hostile inputs of every kind, in processes of bounded memory, and keep those that break something
     Fuzz(fuzz::Args),
@@ -101,7 +106,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return ExitCode::from(process::command_line(&error)),
+        Err(error) => return command_line(&error),
     };
     let mut tell = Tell::Human;
     let done = match cli.command {
@@ -111,11 +116,12 @@ fn main() -> ExitCode {
                 tell = options.tell;
                 prune::run(&options)
             }
-            Err(error) => return ExitCode::from(process::command_line(&error)),
+            Err(error) => return command_line(&error),
         },
         Command::Doctor(args) => doctor::run(&args),
         Command::Devices(action) => devices::run(&action),
         Command::Runner(args) => forward::runner(&args),
+        Command::Check(args) => check::check(&args),
         Command::Readme(args) => readme::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Eval(args) => forward::run("eval", &args.arguments),
@@ -131,4 +137,10 @@ fn main() -> ExitCode {
     let show = |failure: &Failure| Tell::Human.failure(failure);
     let done = done.and_then(|()| output::finish().map_err(Failure::Output).inspect_err(show));
     done.map_or_else(|failure| ExitCode::from(failure.code()), |()| ExitCode::SUCCESS)
+}
+
+/// Shows what is wrong with the command line, or the help that it asks for.
+fn command_line(error: &clap::Error) -> ExitCode {
+    let shown = console::show(error).map_err(Failure::Output).inspect_err(|failure| Tell::Human.failure(failure));
+    ExitCode::from(shown.unwrap_or_else(|failure| failure.code()))
 }

@@ -1,7 +1,7 @@
 //! Running other programs, and telling about it.
 
-use crate::output;
-use std::io::{self, IsTerminal, Read};
+use crate::{console, output};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use thiserror::Error;
@@ -47,7 +47,7 @@ pub enum Failure {
         source: io::Error,
     },
     /// Standard output takes nothing: its disk is full, say.
-    #[error("standard output cannot be written: {0}")]
+    #[error(transparent)]
     Output(io::Error),
 }
 
@@ -115,22 +115,7 @@ fn line(value: &serde_json::Value) {
 }
 
 fn colour(on: &'static str) -> &'static str {
-    if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() { on } else { "" }
-}
-
-/// Shows what is wrong with the command line, or the help that it asks for, and gives the exit code.
-pub fn command_line(error: &clap::Error) -> u8 {
-    let text = error.render().to_string();
-    let to_error = error.use_stderr();
-    let terminal = if to_error { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
-    let coloured = terminal && std::env::var_os("NO_COLOR").is_none() && output::escape(&text) == text;
-    match (coloured, to_error) {
-        (true, _) => drop(error.print()),
-        (false, true) => output::tell("", "", text.trim_end()),
-        (false, false) => output::print(&text),
-    }
-    let printed = output::finish().map_err(Failure::Output).inspect_err(|failure| Tell::Human.failure(failure));
-    printed.map_or_else(|failure| failure.code(), |()| u8::try_from(error.exit_code()).unwrap_or(2))
+    if console::has_colour() { on } else { "" }
 }
 
 /// Writes a program under a fresh temporary name first, so that nobody ever sees half of it.

@@ -3,18 +3,18 @@
 //! It is the lean runtime alone, so that it stays small and starts fast.
 
 mod args;
+mod detection;
 mod output;
 
 use args::{Args, Choice, Command, Usage};
+use detection::{Detection, DetectionError};
 use secateurs::bench::{self, BenchError};
 use secateurs::board::{Board, State};
-use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::detector::{DetectorError, Predictor, input_side};
 use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
 use secateurs::kernels::available;
 use secateurs::model::{self, FileError, Model};
-use secateurs::vision::{Image, ImageError};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -101,14 +101,8 @@ impl fmt::Display for Failure {
             Self::Usage(usage) => write!(f, "{usage}\n  help: secateurs-infer --help lists commands and options"),
             Self::Device(error) => write!(f, "{error}\n  help: --device cpu runs on the processor"),
             Self::Input(problem) | Self::Machine(problem) | Self::Internal(problem) => f.write_str(problem),
-            Self::Output(problem) => write!(f, "standard output cannot be written: {problem}"),
+            Self::Output(error) => write!(f, "{error}"),
         }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
     }
 }
 
@@ -133,9 +127,16 @@ impl From<DetectorError> for Failure {
     }
 }
 
-impl From<ImageError> for Failure {
-    fn from(error: ImageError) -> Self {
-        Self::Input(error.to_string())
+impl From<DetectionError> for Failure {
+    fn from(error: DetectionError) -> Self {
+        match error {
+            DetectionError::Folder(problem) => Self::Usage(Usage(problem)),
+            DetectionError::Unwritable(path, error) => Self::Machine(format!("{}: {error}", path.display())),
+            DetectionError::Save(error) => Self::Machine(error.to_string()),
+            DetectionError::Input(problem) => Self::Input(problem),
+            DetectionError::Detector(error) => error.into(),
+            DetectionError::Json(error) => error.into(),
+        }
     }
 }
 
@@ -312,60 +313,11 @@ fn show(figures: &(impl serde::Serialize + fmt::Display), json: bool) -> Result<
     Ok(())
 }
 
-fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
-    let listed = pictures::list(words);
-    listed.notes.iter().for_each(|note| output::tell("", "note", &format!(": {note}")));
-    let names = args.save.as_deref().map(|folder| save_names(folder, &listed)).transpose()?;
-    let model = &load(args)?;
+fn detect(args: &Args, images: &[PathBuf]) -> Result<(), Failure> {
+    let detection = Detection::new(images, args.save.as_deref(), args.json)?;
+    let model = load(args)?;
     let options = engine::Options { threads: args.threads, device: place(args)?, ..engine::Options::default() };
-    let mut predictor = Predictor::new(model, imgsz(args, model)?, &options)?;
+    let mut predictor = Predictor::new(&model, imgsz(args, &model)?, &options)?;
     predictor.set_thresholds(args.score, args.iou);
-    let all = listed.images.len();
-    let mut bad = 0;
-    for (position, image) in listed.images.into_iter().enumerate() {
-        // What only prints may stop where nobody reads on.
-        if names.is_none() && output::is_closed() {
-            break;
-        }
-        let opened = image.and_then(|path| match Image::open_partial(&path) {
-            Ok((pixels, cut_off)) => {
-                if cut_off {
-                    output::tell("", "warning", &format!(": {}", ImageError::CutOff { path: path.clone() }));
-                }
-                Ok((path, pixels))
-            }
-            Err(error) => Err(error.to_string()),
-        });
-        match opened {
-            Ok((path, mut pixels)) => {
-                let found = predictor.find(&path, &pixels, model)?;
-                if let Some(names) = &names {
-                    let saved = found.save_as(&mut pixels, names.path(position), names.inputs());
-                    saved.map_err(|error| Failure::Machine(error.to_string()))?;
-                }
-                if args.json { output::print_json(&found)? } else { output::print(&found.to_string()) }
-            }
-            Err(problem) if all == 1 => return Err(Failure::Input(problem)),
-            Err(problem) => {
-                output::tell("", "error", &format!(": {problem}"));
-                bad += 1;
-            }
-        }
-    }
-    if bad > 0 {
-        return Err(Failure::Input(format!("{bad} of {all} images could not be used")));
-    }
-    Ok(())
-}
-
-/// Where the images with their boxes go, those that cannot be read included.
-fn save_names(folder: &Path, listed: &Listed) -> Result<SaveNames, Failure> {
-    let images: Vec<&Path> = listed.paths().collect();
-    SaveNames::new(folder, &images).map_err(|error| {
-        let problem = format!("--save {}: {error}", folder.display());
-        match error.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => Failure::Usage(Usage(problem)),
-            _ => Failure::Machine(problem),
-        }
-    })
+    Ok(detection.run(|path, image| predictor.find(path, image, &model))?)
 }

@@ -1,8 +1,8 @@
 //! The one place where text reaches the terminal, for all binaries.
 //!
 //! Names of files, classes, layers and devices are other people's: control characters in them, which could move the cursor,
-//! colour or hide text, are escaped. An output that fails stops nothing: what the program writes besides is worth
-//! more. [`finish`] tells at the end.
+//! colour or hide text, are escaped. A standard output that fails does not stop the program, whose files matter more;
+//! [`finish`] reports it at the end.
 
 use serde::Serialize;
 use std::borrow::Cow;
@@ -93,7 +93,9 @@ pub fn is_closed() -> bool {
 pub fn finish() -> io::Result<()> {
     print_bytes(&[]);
     match failed().take() {
-        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(io::Error::new(error.kind(), format!("standard output cannot be written: {error}")))
+        }
         _ => Ok(()),
     }
 }

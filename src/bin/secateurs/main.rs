@@ -3,7 +3,10 @@
 mod bench;
 mod cache;
 mod compare;
+mod console;
 mod detect;
+#[path = "../infer/detection.rs"]
+mod detection;
 mod driver;
 mod eval;
 mod export;
@@ -74,7 +77,10 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match command().try_get_matches().and_then(|found| Cli::from_arg_matches(&found)) {
         Ok(cli) => cli,
-        Err(error) => return ExitCode::from(failure::command_line(&error)),
+        Err(error) => {
+            let shown = console::show(&error).map_err(Failure::Output).inspect_err(|failure| failure.show(false));
+            return ExitCode::from(shown.unwrap_or_else(|failure| failure.code()));
+        }
     };
     let json = match &cli.command {
         Command::Prune(args) => args.terminal.is_json(),

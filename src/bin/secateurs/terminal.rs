@@ -1,6 +1,6 @@
 //! Tells what happens: in cargo's style on standard error, or as one JSON object a line on standard output.
 
-use super::output;
+use super::{console, output};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ pub struct Terminal {
 impl Terminal {
     /// A terminal in the given format.
     pub fn new(args: TerminalArgs) -> Self {
-        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let colour = console::has_colour();
         #[cfg(unix)]
         if args.message_format == Format::Human && io::stderr().is_terminal() {
             close_line_at_interrupt();

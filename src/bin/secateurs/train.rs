@@ -111,45 +111,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     for note in train.notes.iter().chain(&val.notes).chain(&overlap(&train, &val)).chain(&renamed) {
         terminal.note(&format!("warning: {note}"));
     }
-    let own = if args.arch == SIMPLE { simple_cnn::SIDE } else { 640 };
-    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { demo::SIDE } else { own });
-    let side = check_side(side, start.graph.stride()).map_err(|e| Failure::Usage(e.to_string()))?;
+    let side = side(args, &start, drawn)?;
     start.info.imgsz = Some(side);
-    let config = FitConfig {
-        epochs: args.epochs as usize,
-        batch: args.batch as usize,
-        imgsz: side,
-        lr: args.lr,
-        optimizer: match args.optimizer {
-            Optimizer::Adamw => Rule::ADAM_W,
-            Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
-        },
-        mosaic_until: args.mosaic as usize,
-        sparsity: args.sparsity,
-        augment: if start.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() },
-        seed: args.seed,
-        threads: args.threads.into(),
-        checkpoint: Some(part.clone()),
-        ..FitConfig::default()
-    };
+    let config = config(args, &start, side, part.clone());
     let (device, note) = backend::device(args.cuda);
     let images = train.items.len();
     terminal.stage("Training", &format!("{}: {} epochs over {images} images of {side} px", args.arch, args.epochs));
     note.iter().for_each(|note| terminal.note(note));
-    let mut tell = |event: FitEvent| match event {
-        FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
-        FitEvent::SetAside { problem, aside } => terminal.note(&format!(
-            "{}: {problem}; set aside as {}, training starts anew",
-            part.display(),
-            aside.display()
-        )),
-        FitEvent::NotSaved { problem } => {
-            terminal.note(&format!("warning: {problem}; an interrupted training would start anew"));
-        }
-        FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
-        FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
-    };
-    let mut trained = train::fit(&start, None, &train, &config, &device, &mut tell).map_err(failure)?;
+    let mut report = |event| report(&mut terminal, &part, event);
+    let mut trained = train::fit(&start, None, &train, &config, &device, &mut report).map_err(failure)?;
     let facts = [
         ("secateurs", env!("CARGO_PKG_VERSION").to_owned()),
         ("arch", args.arch.clone()),
@@ -165,21 +135,74 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
     // Only a finished training is done with what it would have gone on from.
     let _ = std::fs::remove_file(&part);
+    evaluate(&args.output, &trained, &val, side, &mut terminal)
+}
+
+/// Side of the images, pixels.
+fn side(args: &Args, start: &Model, drawn: bool) -> Result<usize, Failure> {
+    let own = if args.arch == SIMPLE { simple_cnn::SIDE } else { 640 };
+    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { demo::SIDE } else { own });
+    check_side(side, start.graph.stride()).map_err(|e| Failure::Usage(e.to_string()))
+}
+
+fn config(args: &Args, start: &Model, side: usize, checkpoint: PathBuf) -> FitConfig {
+    FitConfig {
+        epochs: args.epochs as usize,
+        batch: args.batch as usize,
+        imgsz: side,
+        lr: args.lr,
+        optimizer: match args.optimizer {
+            Optimizer::Adamw => Rule::ADAM_W,
+            Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
+        },
+        mosaic_until: args.mosaic as usize,
+        sparsity: args.sparsity,
+        augment: if start.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() },
+        seed: args.seed,
+        threads: args.threads.into(),
+        checkpoint: Some(checkpoint),
+        ..FitConfig::default()
+    }
+}
+
+/// Reports progress. `part` is the file that an interrupted training goes on from.
+fn report(terminal: &mut Terminal, part: &Path, event: FitEvent) {
+    match event {
+        FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
+        FitEvent::SetAside { problem, aside } => terminal.note(&format!(
+            "{}: {problem}; set aside as {}, training starts anew",
+            part.display(),
+            aside.display()
+        )),
+        FitEvent::NotSaved { problem } => {
+            terminal.note(&format!("warning: {problem}; an interrupted training would start anew"));
+        }
+        FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
+        FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
+    }
+}
+
+/// Evaluates the trained model on the validation images, and shows the result.
+fn evaluate(
+    output: &Path,
+    trained: &Model,
+    val: &Dataset,
+    side: usize,
+    terminal: &mut Terminal,
+) -> Result<(), Failure> {
     terminal.stage("Evaluating", &format!("{} images", val.items.len()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (text, found) = if matches!(trained.graph.head, Head::Classify { .. }) {
-        let found = eval::accuracy(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
+        let found = eval::accuracy(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
         (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?)
     } else {
-        let found = eval::evaluate_model(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
+        let found = eval::evaluate_model(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
         let (strict, loose) = (figure(found.map50_95), figure(found.map50));
         let text = format!("  {:<12}{strict}\n  {:<12}{loose}", "mAP50-95", "mAP50");
         (text, figures(&found)?)
     };
-    terminal.result(
-        &text,
-        serde_json::json!({ "reason": "trained", "output": args.output.to_string_lossy(), "val": found }),
-    );
+    let value = serde_json::json!({ "reason": "trained", "output": output.to_string_lossy(), "val": found });
+    terminal.result(&text, value);
     Ok(())
 }
 
