@@ -110,9 +110,9 @@ fn on_device(
     let saved = [(baseline, &one), (other, &two)].into_iter().try_for_each(|(model, path)| model::save(model, path));
     let percentile = job.budget.latency_ms.map(|_| job.budget.percentile);
     let frames = Frames { imgsz: source.imgsz, warmup: job.warmup.min(runs), runs, phases: false, percentile };
-    let record = saved
-        .map_err(PipelineError::stage("measurement"))
-        .and_then(|()| session.versus(Some(&two), &one, &frames, &mut |_, _| ()).map_err(PipelineError::Session));
+    let record = saved.map_err(PipelineError::stage("measurement")).and_then(|()| {
+        session.measure_paired(Some(&two), &one, &frames, &mut |_, _| ()).map_err(PipelineError::Session)
+    });
     for path in [&one, &two] {
         let _ = std::fs::remove_file(path);
     }

@@ -409,7 +409,7 @@ impl Source {
 fn cpu(job: &Job) -> Cpu {
     let halves = match &job.timing {
         Timing::Here => return Cpu::here(),
-        Timing::Device(session) => session.board().halves,
+        Timing::Device(session) => session.board().computes_f16,
         Timing::Command(..) | Timing::Estimate(_) => true,
     };
     Cpu { halves, ..Cpu::here() }

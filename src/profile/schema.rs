@@ -161,7 +161,7 @@ fn read_connect(mut s: Section) -> Connect {
 fn read_budget(mut s: Section, mut b: Budget, whole: Option<Mib>) -> Budget {
     b.latency = s.number("latency-ms", Millis::new);
     b.latency_ratio = s.number("latency-ratio", Ratio::above_zero);
-    b.percentile = match s.whole("percentile", 1..=99) {
+    b.percentile = match s.integer("percentile", 1..=99) {
         None => b.percentile,
         Some(percentile @ (50 | 95 | 99)) => percentile as u8,
         Some(other) => {
@@ -211,7 +211,7 @@ fn read_search(mut s: Section, mut f: Search) -> Search {
     f.min_keep = s.number("min-keep", Ratio::new).unwrap_or(f.min_keep);
     f.importance = s.choice("importance", &IMPORTANCE.map(|name| (name, name))).unwrap_or(IMPORTANCE[0]).to_owned();
     f.calibration_images = s.count("calibration-images", 1..=MANY).unwrap_or(f.calibration_images);
-    f.seed = s.whole("seed", 0..=i64::MAX as u64).unwrap_or(f.seed);
+    f.seed = s.integer("seed", 0..=i64::MAX as u64).unwrap_or(f.seed);
     s.close(OWNERS);
     f
 }
@@ -231,7 +231,7 @@ fn read_finetune(mut s: Section, mut f: Finetune) -> Finetune {
 fn read_bench(mut s: Section, mut b: Bench) -> Bench {
     b.warmup = s.count("warmup", 0..=MANY).unwrap_or(b.warmup);
     b.runs = s.count("runs", 1..=MANY).unwrap_or(b.runs);
-    b.quiet = s.flag("quiet").unwrap_or(b.quiet);
+    b.require_idle = s.flag("quiet").unwrap_or(b.require_idle);
     let runtime = s.choice("runtime", &["engine", "command"].map(|name| (name, name))).unwrap_or("engine");
     b.command = s.texts("command");
     match (runtime, &b.command) {

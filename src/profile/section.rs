@@ -116,33 +116,31 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
         self.get(key, |value| expect(value, "true or false", value.as_bool()))
     }
 
-    /// A whole number of a range.
-    pub(super) fn whole(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+    /// An integer of a range.
+    pub(super) fn integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         self.get(key, |value| {
             let digits = value.as_integer().map(|i| (i.as_str(), i.radix()));
-            let (digits, radix) = expect(value, "a whole number", digits)?;
+            let (digits, radix) = expect(value, "an integer", digits)?;
             let number = u64::from_str_radix(digits, radix).ok().filter(|number| range.contains(number));
-            number.ok_or_else(|| {
-                format!("is {digits}, expected a whole number from {} to {}", range.start(), range.end())
-            })
+            number.ok_or_else(|| format!("is {digits}, expected an integer from {} to {}", range.start(), range.end()))
         })
     }
 
-    /// A whole number of a range, as a count.
+    /// An integer of a range, as a count.
     pub(super) fn count(&mut self, key: &'static str, range: RangeInclusive<usize>) -> Option<usize> {
         let range = *range.start() as u64..=*range.end() as u64;
-        self.whole(key, range).map(|number| number as usize)
+        self.integer(key, range).map(|number| number as usize)
     }
 
-    /// A whole number of a range, or a list of them.
+    /// An integer of a range, or a list of them.
     pub(super) fn counts(&mut self, key: &'static str, range: RangeInclusive<usize>) -> Option<Vec<usize>> {
         self.get(key, |value| {
             let one = |value: &DeValue| {
                 let digits = value.as_integer().map(|i| (i.as_str(), i.radix()));
-                let (digits, radix) = expect(value, "a whole number", digits)?;
+                let (digits, radix) = expect(value, "an integer", digits)?;
                 let number = usize::from_str_radix(digits, radix).ok().filter(|number| range.contains(number));
                 number.ok_or_else(|| {
-                    format!("is {digits}, expected a whole number from {} to {}", range.start(), range.end())
+                    format!("is {digits}, expected an integer from {} to {}", range.start(), range.end())
                 })
             };
             match value.as_array() {

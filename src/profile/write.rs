@@ -63,7 +63,7 @@ fn device(device: &Device) -> Keys {
         ("name", Some(device.name.clone().into())),
         ("triple", text(&device.triple)),
         ("target-cpu", text(&device.target_cpu)),
-        ("threads", Some(whole(device.threads))),
+        ("threads", Some(integer(device.threads))),
         ("pin", Some(device.pin.into())),
         ("memory-mib", device.memory.map(|mib| mib.get().into())),
         ("board", text(&device.board)),
@@ -98,7 +98,7 @@ fn budget(budget: &Budget) -> Keys {
         ("latency-ratio", budget.latency_ratio.map(|ratio| ratio.get().into())),
         ("percentile", Some(i64::from(budget.percentile).into())),
         ("memory-mib", budget.memory.map(|mib| mib.get().into())),
-        ("params", budget.params.map(whole)),
+        ("params", budget.params.map(integer)),
         ("file-mib", budget.file.map(|mib| mib.get().into())),
         ("min-map", budget.min_map.map(|ratio| ratio.get().into())),
         ("max-map-drop", budget.max_map_drop.map(|ratio| ratio.get().into())),
@@ -107,12 +107,12 @@ fn budget(budget: &Budget) -> Keys {
 }
 
 fn model(model: &ModelChoice) -> Keys {
-    let sizes = || model.sizes.iter().map(|side| whole(*side)).collect();
+    let sizes = || model.sizes.iter().map(|side| integer(*side)).collect();
     let name = Dtype::ALL.iter().find(|(_, dtype)| *dtype == model.dtype).map(|(name, _)| Value::from(*name));
     keys([
         ("path", model.path.as_deref().map(place)),
-        ("imgsz", if model.sizes.len() > 1 { Some(Value::Array(sizes())) } else { model.imgsz.map(whole) }),
-        ("batch", Some(whole(model.batch))),
+        ("imgsz", if model.sizes.len() > 1 { Some(Value::Array(sizes())) } else { model.imgsz.map(integer) }),
+        ("batch", Some(integer(model.batch))),
         ("dtype", name),
     ])
 }
@@ -122,10 +122,10 @@ fn search(search: &Search) -> Keys {
     keys([
         ("strategy", strategy.map(|(name, _)| Value::from(*name))),
         ("sparsity", Some(search.sparsity.get().into())),
-        ("grid", Some(whole(search.grid))),
+        ("grid", Some(integer(search.grid))),
         ("min-keep", Some(search.min_keep.get().into())),
         ("importance", Some(search.importance.clone().into())),
-        ("calibration-images", Some(whole(search.calibration_images))),
+        ("calibration-images", Some(integer(search.calibration_images))),
         ("seed", Some(i64::try_from(search.seed).unwrap_or(i64::MAX).into())),
     ])
 }
@@ -133,9 +133,9 @@ fn search(search: &Search) -> Keys {
 fn finetune(tune: &Finetune) -> Keys {
     let optimizer = Optimizer::ALL.iter().find(|(_, optimizer)| *optimizer == tune.optimizer);
     keys([
-        ("epochs", Some(whole(tune.epochs))),
+        ("epochs", Some(integer(tune.epochs))),
         ("lr", Some(tune.lr.into())),
-        ("batch", Some(whole(tune.batch))),
+        ("batch", Some(integer(tune.batch))),
         ("optimizer", optimizer.map(|(name, _)| Value::from(*name))),
         ("distill", Some(tune.distill.into())),
         ("sparsity", Some(tune.sparsity.into())),
@@ -145,9 +145,9 @@ fn finetune(tune: &Finetune) -> Keys {
 
 fn bench(bench: &Bench) -> Keys {
     keys([
-        ("warmup", Some(whole(bench.warmup))),
-        ("runs", Some(whole(bench.runs))),
-        ("quiet", Some(bench.quiet.into())),
+        ("warmup", Some(integer(bench.warmup))),
+        ("runs", Some(integer(bench.runs))),
+        ("quiet", Some(bench.require_idle.into())),
         ("runtime", Some(if bench.command.is_some() { "command" } else { "engine" }.into())),
         ("command", bench.command.as_deref().and_then(texts)),
     ])
@@ -159,7 +159,7 @@ fn keys<const N: usize>(keys: [(&'static str, Option<Value>); N]) -> Keys {
 }
 
 /// The ranges of the schema end below the largest number of TOML.
-fn whole(number: usize) -> Value {
+fn integer(number: usize) -> Value {
     i64::try_from(number).unwrap_or(i64::MAX).into()
 }
 

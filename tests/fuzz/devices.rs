@@ -27,7 +27,7 @@ impl Canned {
         let Ok(session) = Session::with_runner(Box::new(self), &Profile::default(), Path::new("infer")) else { return };
         let _ = session.fingerprint();
         let frames = Frames { imgsz: 32, warmup: 0, runs: 8, phases: true, percentile: None };
-        if let Ok(record) = session.versus(None, Path::new("other"), &frames, &mut |_, _| {}) {
+        if let Ok(record) = session.measure_paired(None, Path::new("other"), &frames, &mut |_, _| {}) {
             let _ = serde_json::to_string(&record);
         }
         let networks = vec![harness::graph(), harness::graph()];

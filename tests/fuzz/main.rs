@@ -126,7 +126,7 @@ fn work(target: &Target, seed: u64, first: u64, probe: bool) -> ExitCode {
     let mut out = std::io::stdout();
     for input in first.. {
         let bytes = target.input(&seeds, seed, input);
-        // The parent is gone.
+        // The parent has ended.
         if out.write_all(&input.to_le_bytes()).and_then(|()| out.flush()).is_err() {
             break;
         }

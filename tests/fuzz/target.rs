@@ -61,7 +61,7 @@ impl Target {
     }
 }
 
-/// A header that stays JSON; often it is the graph in it that changes.
+/// A header that remains JSON; often it is the graph in it that changes.
 fn header_as_json(header: &[u8], rng: &mut Rng) -> Vec<u8> {
     let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(header) else { return header.to_vec() };
     let key = ["secateurs.graph", "secateurs.graph", "secateurs.graph", "secateurs.info", ""][rng.below(5)];

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Memory over what the seeds take, KiB.
 const ROOM_KIB: u64 = 1 << 20;
-/// Processor seconds for an input, and seconds by the clock for one that waits.
+/// CPU seconds for an input, and seconds by the clock for one that waits.
 const LIMIT: f64 = 5.0;
 const LIMIT_WAITING: Duration = Duration::from_secs(60);
 /// So many findings of a kind are enough.
@@ -176,7 +176,7 @@ fn describe(how: &str, errors: &[u8]) -> String {
     format!("{how}, {} {message}", place.unwrap_or_default())
 }
 
-/// Processor seconds of a process and of the programs that it waited for.
+/// CPU seconds of a process and of the programs that it waited for.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();

@@ -183,10 +183,10 @@ fn results_have_the_keys_that_scripts_rely_on() {
         (inspected["params"].as_u64().unwrap(), inspected["macs"].as_u64().unwrap())
     );
     assert!(inspected["groups"].as_array().unwrap().iter().all(|group| group["width"].as_u64().unwrap() > 0));
-    let halves = ["quantise", "--model", "small.safetensors", "--dtype", "f16", "-o", "halves.safetensors"];
-    worker(&folder).args(halves).assert().success();
-    let halves = json(worker(&folder).args(["inspect", "--model", "halves.safetensors", "--json"]));
-    assert_eq!((&inspected["dtype"], &halves["dtype"]), (&"f32".into(), &"f16".into()));
+    let quantise = ["quantise", "--model", "small.safetensors", "--dtype", "f16", "-o", "f16.safetensors"];
+    worker(&folder).args(quantise).assert().success();
+    let quantized = json(worker(&folder).args(["inspect", "--model", "f16.safetensors", "--json"]));
+    assert_eq!((&inspected["dtype"], &quantized["dtype"]), (&"f32".into(), &"f16".into()));
 }
 
 #[test]

@@ -137,15 +137,15 @@ runs = 0
     targets/board.toml:14:14: [budget] `percentile` is 90, expected 50, 95 or 99
     targets/board.toml:15:14: [budget] `memory-mib` is 64 MiB, more than the device has (16 MiB)
     targets/board.toml:16:1: unknown key `grid` in [budget] (it belongs to [search])
-    targets/board.toml:19:9: [model] `imgsz` is 0, expected a whole number from 1 to 4096
+    targets/board.toml:19:9: [model] `imgsz` is 0, expected an integer from 1 to 4096
     targets/board.toml:20:9: [model] `batch` is 8, but the runtime takes one image at a time: expected 1
     targets/board.toml:23:14: [search] `importance` is `tayler`, expected one of reconstruction, fisher, taylor, l1, l2, bn-scale, fpgm, activation, lamp, random; did you mean `taylor`?
     targets/board.toml:24:12: [search] `min-keep` is 1.5, expected a number from 0 to 1
-    targets/board.toml:25:8: [search] `seed` is -1, expected a whole number from 0 to 9223372036854775807
-    targets/board.toml:28:10: [finetune] `epochs` is a float, expected a whole number
+    targets/board.toml:25:8: [search] `seed` is -1, expected an integer from 0 to 9223372036854775807
+    targets/board.toml:28:10: [finetune] `epochs` is a float, expected an integer
     targets/board.toml:29:11: [finetune] `control` is a string, expected true or false
     targets/board.toml:30:1: unknown key `größe` in [finetune] (it has epochs, lr, batch, optimizer, distill, sparsity, control)
-    targets/board.toml:33:8: [bench] `runs` is 0, expected a whole number from 1 to 1000000
+    targets/board.toml:33:8: [bench] `runs` is 0, expected an integer from 1 to 1000000
     "#);
 }
 
@@ -266,7 +266,7 @@ fn one_image_size_or_several() {
     assert_eq!(sizes("[model]\nimgsz = 320"), Ok((Some(320), vec![320])));
     assert_eq!(sizes("[model]\nimgsz = [640, 512]"), Ok((Some(640), vec![640, 512])));
     assert_eq!(sizes(""), Ok((None, vec![])));
-    for (text, expected) in [("[]", "is empty"), ("[640, 0]", "is 0"), ("[640, \"a\"]", "a whole number")] {
+    for (text, expected) in [("[]", "is empty"), ("[640, 0]", "is 0"), ("[640, \"a\"]", "an integer")] {
         let error = sizes(&format!("[model]\nimgsz = {text}")).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");
     }

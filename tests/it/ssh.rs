@@ -185,7 +185,12 @@ impl Bed {
         let path = |name: &str| self.root.join(format!("{name}.safetensors"));
         let frames = Frames { imgsz: 32, warmup: 1, runs: 240, phases: false, percentile: None };
         // Whatever else runs on this machine is no matter here.
-        let record = session.quiet(false).versus(Some(&path("cut")), &path("uncut"), &frames, &mut |_, _| ())?;
+        let record = session.with_idle_check(false).measure_paired(
+            Some(&path("cut")),
+            &path("uncut"),
+            &frames,
+            &mut |_, _| (),
+        )?;
         Ok(record.measured.latency.runs)
     }
 

@@ -49,17 +49,17 @@ Examples:
   cargo xtask eval --model dist/host/model.safetensors --data data.yaml
 
 Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 bad profile, 4 no plan meets the budget,
-5 measured budget missed, 6 accuracy floor missed, 7 the device cannot be reached, 8 the device was never quiet enough
-to measure, 9 an input cannot be used, 10 this machine failed: disk, permission, memory.";
+5 measured budget missed, 6 accuracy floor missed, 7 the device cannot be reached, 8 the device was throttled or busy
+in every try, 9 an input cannot be used, 10 this machine failed: disk, permission, memory.";
 
 #[derive(Subcommand)]
 enum Command {
     /// Prune a model to the budgets of a device, and build and measure the binary that runs it there
     #[command(disable_help_flag = true)]
     Prune(Arguments),
-    /// Say what building for a device and running there takes, and what of it is missing
+    /// Check what building for a device and running there needs, and how to install what is missing
     Doctor(doctor::Args),
-    /// The device profiles that are there, and new ones
+    /// List and show device profiles, and make new ones
     #[command(subcommand)]
     Devices(devices::Action),
     /// Run a program on a device: as CARGO_TARGET_..._RUNNER="cargo xtask runner --target NAME"
@@ -67,12 +67,12 @@ enum Command {
     /// Check a change: format, lints, the order of the modules, and the tests that matter while working
     Check(check::Args),
     Readme(readme::Args),
-    /// Try damaged and hostile inputs of every kind, in processes of bounded memory, and keep those that break something
+    /// Fuzz everything that is read with damaged and hostile inputs, and keep those that break something
     Fuzz(fuzz::Args),
-    /// Mean average precision of a model on a dataset
+    /// Evaluate a model on a dataset: mean average precision, or accuracy
     #[command(disable_help_flag = true)]
     Eval(Arguments),
-    /// Time per frame and peak memory of a model on this machine
+    /// Measure the time per frame and the peak memory of a model on this machine
     #[command(disable_help_flag = true)]
     Bench(Arguments),
     /// Prune a model in several ways to the same latency, and compare their accuracy
@@ -81,16 +81,16 @@ enum Command {
     /// Find objects in images
     #[command(disable_help_flag = true)]
     Detect(Arguments),
-    /// Layers, channel groups, parameters, arithmetic and peak memory of a model
+    /// Show layers, channel groups, parameters, MACs and peak memory of a model
     #[command(disable_help_flag = true)]
     Inspect(Arguments),
-    /// Write a model in a format of others
+    /// Write a model as safetensors or ONNX
     #[command(disable_help_flag = true)]
     Export(Arguments),
-    /// Write a model in 8-bit whole numbers or in half precision: smaller, and faster
+    /// Quantize a model to int8 or f16: smaller and faster
     #[command(disable_help_flag = true, alias = "quantize")]
     Quantise(Arguments),
-    /// Train a network from nothing, or a model further
+    /// Train a network from scratch, or a model further
     #[command(disable_help_flag = true)]
     Train(Arguments),
 }

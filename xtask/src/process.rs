@@ -1,4 +1,4 @@
-//! Running other programs, and telling about it.
+//! Running other programs, and reporting progress and failures.
 
 use crate::{console, output};
 use std::io::{self, Read};
@@ -76,7 +76,7 @@ impl Failure {
     }
 }
 
-/// How progress is told.
+/// How progress is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tell {
     /// In cargo's style on standard error.

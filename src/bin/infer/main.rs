@@ -1,6 +1,6 @@
 //! The inference binary: one model, embedded when it was built, and what it takes to run it.
 //!
-//! It is the lean runtime alone, so that it stays small and starts fast.
+//! It is the lean runtime alone, so that it is small and starts fast.
 
 mod args;
 mod detection;
@@ -32,35 +32,35 @@ Commands:
   detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees; folders of images and patterns
                     such as 'photos/*.jpg' work too
   bench             Measure the time per frame
-  info              Say what the model is
-  device            Say what the machine is and what it is doing
+  info              Show what the model is
+  device            Show what the machine is, and its clocks, temperatures and load
 
-  window            A stretch of frames and the machine meanwhile, as JSON (for cargo xtask prune)
-  table FILE        The layers of many networks, timed in turn, as JSON (for cargo xtask prune)
+  window            Time a window of frames and read the state of the machine, as JSON (for cargo xtask prune)
+  table FILE        Time the layers of many networks, interleaved, as JSON (for cargo xtask prune)
 
 Options:
   --json            One JSON object a line instead of text
-  --threads N       Threads of the network, at most one for each processor [default: 1]
-  --force-threads   More threads than processors, where --threads says so
+  --threads N       Threads of the network, at most one for each CPU [default: 1]
+  --force-threads   Start as many threads as --threads says, even if there are fewer CPUs
   --imgsz N         Side of the square input image, pixels [default: the model's own]
   --model FILE      A model file instead of the embedded model
-  --device NAME     cpu, cuda, or auto: CUDA where this binary has it and a device is there [default: auto]
+  --device NAME     cpu, cuda, or auto: CUDA if this binary has it and a device is there [default: auto]
   --help, --version
 
 detect:
-  --save DIR        Also save every image with its boxes drawn
-  --score X         Least score of a detection, 0 to 1 [default: 0.25]
-  --iou X           Boxes of a class that overlap more than this are one object [default: 0.7]
+  --save DIR        Also save each image with its boxes drawn, in this folder
+  --score X         Minimum score of a detection, 0 to 1 [default: 0.25]
+  --iou X           Suppress boxes of a class whose IoU with a better one is larger, 0 to 1 [default: 0.7]
 
 bench:
-  --runs N          Frames on the clock [default: 300]
-  --warmup N        Frames before the clock starts [default: 20]
-  --against FILE    Run another model in turn with this one, and give the ratio of their times
-  --pin             Keep every thread on a processor of its own
-  --profile         Time every layer, and hold it against the machine's measured peak
+  --runs N          Frames that are timed [default: 300]
+  --warmup N        Frames before the timed ones [default: 20]
+  --against FILE    Interleave the frames with those of another model, and give the ratio of their times
+  --pin             Bind each thread to a CPU
+  --profile         Time every layer, and compare it with the measured peak FLOP/s
 
 window, as bench, and:
-  --phases          Also time the way from a photo to its detections
+  --phases          Also time decoding, preparing and detecting in a photo
 
 device, window:
   --root DIR        Read /proc and /sys below this folder [default: /]
@@ -99,7 +99,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Usage(usage) => write!(f, "{usage}\n  help: secateurs-infer --help lists commands and options"),
-            Self::Device(error) => write!(f, "{error}\n  help: --device cpu runs on the processor"),
+            Self::Device(error) => write!(f, "{error}\n  help: --device cpu runs on the CPU"),
             Self::Input(problem) | Self::Machine(problem) | Self::Internal(problem) => f.write_str(problem),
             Self::Output(error) => write!(f, "{error}"),
         }
@@ -159,15 +159,14 @@ fn main() -> ExitCode {
     done.map_or_else(|failure| ExitCode::from(failure.code()), |()| ExitCode::SUCCESS)
 }
 
-/// Threads beyond the processors only delay each other.
+/// Limits the threads to the CPUs: more only delay each other.
 fn capped(args: Args) -> Args {
     let most = available();
     if args.threads <= most || args.force_threads {
         return args;
     }
     let asked = args.threads;
-    let text =
-        format!("--threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})");
+    let text = format!("--threads {asked}: there are {most} CPUs, {most} threads are used (--force-threads: {asked})");
     output::tell("", "note", &format!(": {text}"));
     Args { threads: most, ..args }
 }
@@ -197,7 +196,7 @@ fn load(args: &Args) -> Result<Model, Failure> {
     }
 }
 
-/// Where networks run. A device that is only hoped for and cannot be used is told about, and the processor runs them.
+/// Where networks run. With `--device auto` a CUDA device that cannot be used is reported, and the CPU runs them.
 fn place(args: &Args) -> Result<Device, Failure> {
     match args.device {
         Choice::Cpu => Ok(Device::Cpu),
@@ -205,7 +204,7 @@ fn place(args: &Args) -> Result<Device, Failure> {
         Choice::Auto if !HAS_CUDA => Ok(Device::Cpu),
         Choice::Auto => Ok(cuda_device().map_or_else(
             |problem| {
-                output::tell("", "note", &format!(": {problem}; running on the processor"));
+                output::tell("", "note", &format!(": {problem}; running on the CPU"));
                 Device::Cpu
             },
             |_| Device::Cuda,
@@ -257,7 +256,7 @@ fn device(args: &Args) -> Result<(), Failure> {
     }
     let mut text = format!("{}\n", board.fingerprint());
     if board.emulated {
-        text += "emulated: times mean nothing\n";
+        text += "emulated: times claim nothing\n";
     }
     let facts = serde_json::to_value(&state)?;
     for (name, value) in facts.as_object().into_iter().flatten() {
@@ -269,7 +268,7 @@ fn device(args: &Args) -> Result<(), Failure> {
 
 fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     let imgsz = imgsz(args, model)?;
-    // The layers of a profile are held against the processor's peak.
+    // Layers are compared with the peak FLOP/s of the CPU.
     let device = if args.profile { Device::Cpu } else { place(args)? };
     let Args { threads, pin, warmup, runs, .. } = *args;
     Ok(bench::Options { imgsz, threads, pin, warmup, runs, device })

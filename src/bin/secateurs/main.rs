@@ -39,7 +39,7 @@ Exit codes:
   0  done                       5  measured latency or memory budget missed
   1  internal error             6  accuracy floor missed
   2  wrong usage                7  the device cannot be reached
-  3  bad profile                8  the device was never steady enough to measure
+  3  bad profile                8  the device was throttled or busy in every try
   4  no plan meets the budget   9  an input cannot be used
                                10  this machine failed: disk, permission, memory";
 
@@ -47,24 +47,24 @@ Exit codes:
 enum Command {
     /// Prune a model to the budgets of a device profile
     Prune(prune::Args),
-    /// Mean average precision, or accuracy, of a model on a dataset
+    /// Evaluate a model on a dataset: mean average precision, or accuracy
     Eval(eval::Args),
-    /// Time per frame and peak memory of a model on this machine
+    /// Measure the time per frame and the peak memory of a model on this machine
     Bench(bench::Args),
     /// Prune a model in several ways to the same latency, and compare their accuracy
     Compare(compare::Args),
     /// Find objects in images
     Detect(detect::Args),
-    /// Layers, channel groups, parameters, arithmetic and peak memory of a model
+    /// Show layers, channel groups, parameters, MACs and peak memory of a model
     Inspect(inspect::Args),
-    /// Write a model in a format of others
+    /// Write a model as safetensors or ONNX
     Export(export::Args),
-    /// Write a model in 8-bit whole numbers or in half precision: smaller, and faster
+    /// Quantize a model to int8 or f16: smaller and faster
     #[command(alias = "quantize")]
     Quantise(quantise::Args),
     /// Run a program on the device of a profile
     Runner(runner::Args),
-    /// Train a network from nothing, or a model further
+    /// Train a network from scratch, or a model further
     Train(train::Args),
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
     #[command(hide = true)]
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
         _ => false,
     };
     if matches!(cli.command, Command::Prune(_) | Command::Train(_)) {
-        quiet_tensors();
+        use_one_candle_thread();
     }
     let done = match cli.command {
         Command::Prune(args) => prune::run(args),
@@ -126,9 +126,9 @@ fn take_negative_numbers(command: clap::Command) -> clap::Command {
     command.mut_args(numbers).mut_subcommands(take_negative_numbers)
 }
 
-/// Candle splits small operations over threads that wait for each other busily, beside ours; only the environment of a new
-/// process can keep it from that. Goes on as this same program where that cannot be had.
-fn quiet_tensors() {
+/// Limits candle to one thread: beside ours, its threads only wait for each other busily. It reads the number of threads from
+/// the environment of a new process, so this starts the program anew; if that fails, the program goes on as it is.
+fn use_one_candle_thread() {
     const THREADS: &str = "CANDLE_NUM_THREADS";
     #[cfg(unix)]
     if let (None, Ok(program)) = (std::env::var_os(THREADS), std::env::current_exe()) {

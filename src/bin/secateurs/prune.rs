@@ -124,7 +124,7 @@ fn refuse_contradictions(profile: &Profile) -> Result<(), Failure> {
     if !profile.model.dtype.is_f32() && (profile.device.cuda.is_some() || profile.bench.command.is_some()) {
         let with = if profile.device.cuda.is_some() { "a GPU" } else { "a benchmark command" };
         return Err(Failure::Usage(format!(
-            "dtype {} is for our runtime on a processor, and the profile has {with}",
+            "dtype {} is for the runtime of secateurs on a CPU, and the profile has {with}",
             profile.model.dtype.name()
         )));
     }
@@ -146,7 +146,7 @@ pub fn refuse_model_without_data(profile: &Profile) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where networks are timed while plans are made: on the device, or nowhere where it is only simulated.
+/// Where networks are timed while plans are made: on the device, or nowhere if it is only emulated or another machine.
 fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Timing, Failure> {
     if let Some(command) = &profile.bench.command {
         // Only the proportions of layers come from these figures; those of a small core serve where there are none.
@@ -182,7 +182,7 @@ fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Tim
     }
     let Device { core_gflops: Some(gflops), bandwidth: Some(bandwidth), threads, .. } = profile.device else {
         let problem = format!(
-            "no times can be had of {} ({why}): give [device] core-gflops and bandwidth-gb-s for an estimate, or a \
+            "{} cannot be timed ({why}): give [device] core-gflops and bandwidth-gb-s for an estimate, or a \
              [connect] that reaches it",
             profile.device.name
         );
@@ -193,12 +193,12 @@ fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Tim
     Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
 }
 
-/// Why nothing can be claimed about the device, where that was asked for.
+/// The failure where `--require-device` was given and nothing can be claimed about the device.
 fn no_device(why: &str) -> Failure {
     Failure::Device(format!("--require-device: latency cannot be measured on the device ({why})"))
 }
 
-/// Threads of the network: the profile's, at most one for each processor of the device where networks are timed.
+/// Threads of the network: the profile's, at most one for each CPU of the device on which networks are timed.
 fn threads(profile: &Profile, timing: &Timing, terminal: &mut Terminal) -> usize {
     let asked = profile.device.threads;
     let threads = match timing {
@@ -207,13 +207,12 @@ fn threads(profile: &Profile, timing: &Timing, terminal: &mut Terminal) -> usize
         _ => asked,
     };
     if threads < asked {
-        terminal
-            .note(&format!("{asked} threads asked for, but the device has {threads} processors: {threads} are used"));
+        terminal.note(&format!("{asked} threads asked for, but the device has {threads} CPUs: {threads} are used"));
     }
     threads
 }
 
-/// Passes on what happens.
+/// Passes progress on to the terminal.
 fn listener(terminal: &mut Terminal) -> impl FnMut(Event) {
     |event: Event| match event {
         Event::Stage(verb, what) => terminal.stage(verb, &what),

@@ -1,4 +1,4 @@
-//! Tells what happens: in cargo's style on standard error, or as one JSON object a line on standard output.
+//! Reports progress and results: in cargo's style on standard error, or as one JSON object a line on standard output.
 
 use super::{console, output};
 use clap::{Args, ValueEnum};
@@ -6,10 +6,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
 
-/// How messages look.
+/// The format of messages.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct TerminalArgs {
-    /// How progress and results are told
+    /// Format of progress and results
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     pub message_format: Format,
 }
@@ -64,7 +64,7 @@ impl Terminal {
         }
     }
 
-    /// Something worth a line.
+    /// A note on a line of its own.
     pub fn note(&mut self, text: &str) {
         match (self.format, &self.bar) {
             (Format::Json, _) => line(&json!({ "reason": "note", "text": text })),
@@ -138,7 +138,7 @@ fn close_line_at_interrupt() {
                 let _ = emulate_default_handler(signal);
             }
         };
-        // Without the thread the line would stay open, and the signal unheard.
+        // Without the thread the line would not be ended, and the signal would have no effect.
         if std::thread::Builder::new().name("signals".into()).spawn(wait).is_err() {
             std::process::abort();
         }

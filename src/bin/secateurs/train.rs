@@ -1,4 +1,4 @@
-//! `secateurs train`: trains a network of the zoo from nothing, or a model file further.
+//! `secateurs train`: trains a network of the zoo from scratch, or a model file further.
 
 use super::failure::Failure;
 use super::input::{figure, figures};
@@ -17,21 +17,21 @@ use secateurs::zoo::yolo11::{self, Scale};
 use secateurs::{backend, eval, import, pipeline, train};
 use std::path::{Path, PathBuf};
 
-/// What to train on what.
+/// The network, and the images to train it on.
 #[derive(clap::Args)]
 pub struct Args {
     /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, simple-cnn for MNIST, or a model
-    /// file to go on from
+    /// file to train further
     #[arg(long, value_name = "NAME|FILE")]
     arch: String,
-    /// The dataset's YAML file, or a folder of MNIST's files; `demo` or `drawn:N` for pictures that are drawn on the spot
+    /// YAML file of the dataset, or a folder of MNIST's files; `demo` or `drawn:N` draws N pictures instead
     #[arg(long, value_name = "YAML|DIR")]
     data: String,
     /// Side of the square input image, pixels [default: the model's own, 160 for drawn pictures, 28 for
     /// simple-cnn, else 640]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     imgsz: Option<u16>,
-    /// Passes over the training images
+    /// Epochs: passes over the training images
     #[arg(long, value_name = "N", default_value_t = 10)]
     epochs: u32,
     /// Images per step
@@ -40,35 +40,35 @@ pub struct Args {
     /// Highest learning rate
     #[arg(long, value_name = "X", default_value_t = 1e-3)]
     lr: f64,
-    /// How steps follow from gradients
+    /// Optimizer
     #[arg(long, value_name = "NAME", default_value = "adamw")]
     optimizer: Optimizer,
     /// Epochs, from the first on, whose images are mosaics of four
     #[arg(long, value_name = "N", default_value_t = 0)]
     mosaic: u32,
-    /// L1 penalty on the scales of the normalisations, so that channels that matter little can be told
+    /// L1 penalty on the scales of the normalisations, which drives those of unimportant channels to zero
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     sparsity: f64,
-    /// Seed of the fresh weights, of the order and of the variation of images
+    /// Seed of the initial weights, of the order of the images and of their augmentation
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Threads; 0 takes one per processor. Results do not depend on it
+    /// Threads; 0 takes one per CPU. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u16,
-    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    /// Leave out images that cannot be read and report how many, instead of ending at the first
     #[arg(long)]
     skip_bad_images: bool,
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
-    /// The model file to write. While training, FILE.part holds what a broken-off training goes on from
+    /// The model file to write. During training, FILE.part is the checkpoint that an interrupted training resumes from
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
     pub terminal: TerminalArgs,
 }
 
-/// The optimisers.
+/// The optimizers.
 #[derive(Clone, Copy, ValueEnum)]
 enum Optimizer {
     /// Adam with decoupled weight decay
@@ -133,7 +133,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     trained.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
     let bytes = model::to_bytes(&trained).map_err(Failure::internal)?;
     files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
-    // Only a finished training is done with what it would have gone on from.
+    // Only a finished training no longer needs its checkpoint.
     let _ = std::fs::remove_file(&part);
     evaluate(&args.output, &trained, &val, side, &mut terminal)
 }
@@ -165,7 +165,7 @@ fn config(args: &Args, start: &Model, side: usize, checkpoint: PathBuf) -> FitCo
     }
 }
 
-/// Reports progress. `part` is the file that an interrupted training goes on from.
+/// Reports progress. `part` is the checkpoint that an interrupted training resumes from.
 fn report(terminal: &mut Terminal, part: &Path, event: FitEvent) {
     match event {
         FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
@@ -259,7 +259,7 @@ fn named(arch: &str, classes: usize) -> Result<Option<Graph>, Failure> {
     yolo11::detect(scale, classes).map(Some).map_err(Failure::input)
 }
 
-/// Where a training that is broken off goes on from.
+/// The checkpoint that an interrupted training resumes from.
 fn part(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".part");

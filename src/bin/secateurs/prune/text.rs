@@ -24,12 +24,12 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         format!("rank the channels ({}, {} images)", search.importance, search.calibration_images),
         format!("measure the latency of every layer, {} thread(s)", profile.device.threads),
         format!(
-            "search widths in steps of {} (at least {} stay): {}",
+            "search widths in steps of {} (at least {} kept): {}",
             search.grid,
             search.min_keep,
             budgets.into_iter().flatten().collect::<Vec<_>>().join(", ")
         ),
-        "cut, and repair by least squares".to_owned(),
+        "prune, and repair by least squares".to_owned(),
     ];
     if profile.model.sizes.len() > 1 {
         let sizes: Vec<String> = profile.model.sizes.iter().map(usize::to_string).collect();
@@ -40,11 +40,11 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
     }
     match profile.model.dtype {
         Dtype::F32 => {}
-        Dtype::F16 => steps.push("round the weights of the layers to half precision".to_owned()),
-        Dtype::Int8 => steps.push("round weights and inputs of the layers to 8-bit whole numbers".to_owned()),
+        Dtype::F16 => steps.push("quantize the weights of the layers to f16".to_owned()),
+        Dtype::Int8 => steps.push("quantize the weights and inputs of the layers to int8".to_owned()),
     }
-    steps.push("evaluate the baseline, the cut, the repaired and the tuned model".to_owned());
-    steps.push(format!("measure baseline and pruned model in turn, {} frames each", profile.bench.runs));
+    steps.push("evaluate the baseline, the pruned, the repaired and the tuned model".to_owned());
+    steps.push(format!("measure baseline and pruned model, interleaved, {} frames each", profile.bench.runs));
     steps.push(format!("write model, plan, reports and manifest to {}", out.display()));
     steps
 }
