@@ -1,8 +1,8 @@
 //! File operations that fail: each one of a short job, one per run, by a shim that is loaded before the worker.
 //!
-//! Whatever fails, the folder of the results holds the old files as a set or the new ones as a set. An input that cannot
-//! be read is exit code 9 or 10, results that cannot be written are 10, each naming the file; a cache that cannot be
-//! read or written only costs time. Nothing ends in a panic or in an internal error.
+//! Whatever fails, the folder of the results holds the old files as a set or the new ones as a set. An input that
+//! cannot be read is exit code 9 or 10, results that cannot be written are 10, each naming the file; a cache that
+//! cannot be read or written only costs time. Nothing ends in a panic or in an internal error.
 #![cfg(all(feature = "toolkit", target_os = "linux"))]
 #![allow(missing_docs)]
 

@@ -1,7 +1,7 @@
 //! Idle check: whether a machine was throttled or busy with something else while times were taken.
 //!
-//! It judges by the flags, clocks and counters of the machine, and never by how long the frames took: discarding slow frames
-//! because they are slow leaves fast ones, and bounds that do not hold.
+//! It judges by the flags, clocks and counters of the machine, and never by how long the frames took: discarding slow
+//! frames because they are slow leaves fast ones, and bounds that do not hold.
 
 use super::State;
 
@@ -24,9 +24,9 @@ pub struct Frames {
     pub elapsed_ms: f64,
 }
 
-/// The reasons why times do not count; none if they do. The states are those of the window in order, the first after the
-/// warm-up. The governor, the power mode and the set of CPUs must not have changed; `require_idle` also requires that the
-/// machine was not throttled and, where the frames are given, not busy with something else.
+/// The reasons why times do not count; none if they do. The states are those of the window in order, the first after
+/// the warm-up. The governor, the power mode and the set of CPUs must not have changed; `require_idle` also requires
+/// that the machine was not throttled and, where the frames are given, not busy with something else.
 pub fn judge(states: &[State], frames: Option<&Frames>, require_idle: bool) -> Vec<String> {
     let (Some(first), Some(last)) = (states.first(), states.last()) else {
         return vec!["the machine's state was not read".into()];

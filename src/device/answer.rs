@@ -1,5 +1,5 @@
-//! Reads what a program of a device answers, within limits of bytes and of time. A program that prints for ever or hangs
-//! is killed.
+//! Reads what a program of a device answers, within limits of bytes and of time. A program that prints for ever or
+//! hangs is killed.
 
 use super::DeviceError;
 use std::io::{self, Read};

@@ -43,8 +43,8 @@ empty() {{
 /// Makes the session's folder, signs that somebody is there, and starts the keeper unless one is running. The keeper
 /// gives up when for `lease` seconds nobody has signed and no file that arrives has grown.
 ///
-/// Folders of other sessions without a keeper, from before a reboot, are removed on the way: those that carry our mark and
-/// a whole name of ours. The folder of all sessions goes when it is empty and was made here.
+/// Folders of other sessions without a keeper, from before a reboot, are removed on the way: those that carry our mark
+/// and a whole name of ours. The folder of all sessions goes when it is empty and was made here.
 pub(super) fn open(folder: &str, session: &str, lease: u64) -> String {
     let (folder, session, looks, ours) = (quote(folder), quote(session), lease.div_ceil(TICK), ours());
     format!(

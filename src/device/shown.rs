@@ -14,7 +14,8 @@ const PIECE: usize = 8 << 10;
 /// How long the last output of a program that has ended is waited for.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
-/// Where a program's standard error goes: to the user as it is, where the program is the user's; else through [`Shown`].
+/// Where a program's standard error goes: to the user as it is, where the program is the user's; else through
+/// [`Shown`].
 pub(super) fn stderr(limits: &AnswerLimits) -> Stdio {
     if limits.time.is_none() { Stdio::inherit() } else { Stdio::piped() }
 }

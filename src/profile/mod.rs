@@ -1,10 +1,10 @@
-//! The profile of a device and a job: `targets/<name>.toml`, parsed once into a [`Profile`] whose values are checked and carry units.
+//! The profile of a device and a job: `targets/<name>.toml`, parsed once into a [`Profile`] whose values are checked
+//! and carry units.
 //!
 //! A profile is read against a schema (`schema.rs` lists it): unknown keys, wrong types and values out of range are all
 //! reported at once, each with its place in the file. [`Overrides`] defines the flags of the command line that replace
-//! values; [`Resolved`] is a profile with its flags applied and the source of every value, and writes itself as a profile
-//! again.
-//! This module knows no model and no device: whether a budget can be met is for the pipeline to say.
+//! values; [`Resolved`] is a profile with its flags applied and the source of every value, and writes itself as a
+//! profile again. This module knows no model and no device: whether a budget can be met is for the pipeline to say.
 
 mod criterion;
 mod error;

@@ -1,5 +1,5 @@
-//! Flags of the command line that replace values of a profile. This is the one place that defines them: name, help text,
-//! allowed values, and the key that each replaces.
+//! Flags of the command line that replace values of a profile. This is the one place that defines them: name, help
+//! text, allowed values, and the key that each replaces.
 
 use super::sources::Sources;
 use super::{IMPORTANCE, Mib, Millis, Profile, Ratio, Strategy};
@@ -55,12 +55,13 @@ pub struct Overrides {
     /// accurate as f32
     #[arg(long, value_name = "NAME", value_parser = named(Dtype::ALL), help_heading = heading::MODEL)]
     pub dtype: Option<Dtype>,
-    /// What is pruned: structured removes whole channels; unstructured and 2:4 set single weights to zero, which shrinks the
-    /// file but not the latency
+    /// What is pruned: structured removes whole channels; unstructured and 2:4 set single weights to zero, which
+    /// shrinks the file but not the latency
     #[arg(long, value_name = "NAME", value_parser = named(Strategy::ALL), help_heading = heading::SEARCH)]
     pub strategy: Option<Strategy>,
     /// Importance criterion that ranks the channels of a group
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(IMPORTANCE), help_heading = heading::SEARCH)]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(IMPORTANCE),
+        help_heading = heading::SEARCH)]
     pub importance: Option<String>,
     /// Training images for sensitivity, importance and repair; fewer are faster and prune worse
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1_000_000).map(|n| n as usize),
@@ -78,10 +79,12 @@ pub struct Overrides {
 /// The network to prune and its images: flags of every command that prunes.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 pub struct ModelFlags {
-    /// Model file: an ultralytics .pt, safetensors, or a model file of secateurs [default: the profile's, if any, else the demo]
+    /// Model file: an ultralytics .pt, safetensors, or a model file of secateurs [default: the profile's, if any, else
+    /// the demo]
     #[arg(long = "model", value_name = "FILE", help_heading = heading::MODEL)]
     pub path: Option<PathBuf>,
-    /// YAML file of the dataset; `demo` or `drawn:N` draws N pictures instead [default: the profile's, if any, else the demo's]
+    /// YAML file of the dataset; `demo` or `drawn:N` draws N pictures instead [default: the profile's, if any, else the
+    /// demo's]
     #[arg(long, value_name = "YAML", help_heading = heading::MODEL)]
     pub data: Option<PathBuf>,
     /// Side of the square input image, pixels

@@ -17,7 +17,8 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// Reads a profile as [`read`](super::read()) does, or takes the default one without a path, and applies flags to it.
+    /// Reads a profile as [`read`](super::read()) does, or takes the default one without a path, and applies flags to
+    /// it.
     ///
     /// # Errors
     /// If the file cannot be read, or breaks the schema: then with every problem that was found.
@@ -47,8 +48,8 @@ impl Resolved {
         }
     }
 
-    /// The profile as TOML, which [`parse`](super::parse()) reads back to the same profile: every default filled in, every
-    /// flag entered, and behind each key a comment that names its source.
+    /// The profile as TOML, which [`parse`](super::parse()) reads back to the same profile: every default filled in,
+    /// every flag entered, and behind each key a comment that names its source.
     pub fn to_toml(&self) -> String {
         commented(&self.profile, Some(&self.sources))
     }

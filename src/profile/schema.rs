@@ -58,7 +58,8 @@ const OWNERS: &[(&str, &str)] = &[
     ("bench", "runtime"),
 ];
 
-/// Reads every section of a profile. Where a value is wrong, the default stands in for it until the problems are reported.
+/// Reads every section of a profile. Where a value is wrong, the default stands in for it until the problems are
+/// reported.
 pub(super) fn profile<'t>(path: &Path, table: &DeTable<'t>, problems: &mut Problems<'t>) -> Profile {
     let mut root = Section::new(problems, "", Some(table));
     let names = ["device", "connect", "budget", "model", "data", "search", "finetune", "bench"];

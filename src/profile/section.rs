@@ -9,8 +9,8 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-/// The most problems that are reported of one file: nobody repairs more at once, and finding the line of each one takes a
-/// look at the whole text before it.
+/// The most problems that are reported of one file: nobody repairs more at once, and finding the line of each one takes
+/// a look at the whole text before it.
 const MOST: usize = 200;
 
 /// Collects problems of one file, the first [`MOST`] of them.

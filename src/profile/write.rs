@@ -8,8 +8,8 @@ use std::fmt::Write;
 use std::path::Path;
 use toml::{Table, Value};
 
-/// The text of a profile. Its paths are written as absolute ones: it may lie in another folder than the file that it was
-/// read from.
+/// The text of a profile. Its paths are written as absolute ones: it may lie in another folder than the file that it
+/// was read from.
 pub fn write(profile: &Profile) -> String {
     commented(profile, None)
 }

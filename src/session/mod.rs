@@ -1,11 +1,12 @@
-//! Measures networks on a device in short windows; a window counts only if the machine was not throttled or busy meanwhile.
+//! Measures networks on a device in short windows; a window counts only if the machine was not throttled or busy
+//! meanwhile.
 //!
 //! 1. Ask the device what it is. Under emulation, or on another machine than the profile's, results are labelled and
 //!    no window is judged: there is nothing to claim.
-//! 2. Take windows until there are enough frames. A window is one run of a program on the device; a connection that drops
-//!    costs one window, not the session.
-//! 3. Discard a window that [`board::judge`] finds throttled or busy, and take it again; after three tries the session ends
-//!    without a result.
+//! 2. Take windows until there are enough frames. A window is one run of a program on the device; a connection that
+//!    drops costs one window, not the session.
+//! 3. Discard a window that [`board::judge`] finds throttled or busy, and take it again; after three tries the session
+//!    ends without a result.
 
 mod windows;
 
@@ -264,8 +265,8 @@ impl Session {
         }
     }
 
-    /// Times the layers of many networks, interleaved, a few rounds at a time. Other load only makes single rounds longer,
-    /// and the least time counts; rounds in which the machine was throttled are taken again.
+    /// Times the layers of many networks, interleaved, a few rounds at a time. Other load only makes single rounds
+    /// longer, and the least time counts; rounds in which the machine was throttled are taken again.
     ///
     /// # Errors
     /// If the device is lost, or was throttled in every try.

@@ -1,5 +1,5 @@
-//! A deterministic mutation fuzzer over everything that is read: `cargo xtask fuzz`, and some seconds of it in every run
-//! of the tests.
+//! A deterministic mutation fuzzer over everything that is read: `cargo xtask fuzz`, and some seconds of it in every
+//! run of the tests.
 //!
 //! Each kind of input is used in a child process of bounded memory, one input after the other; before each, the child
 //! says its number. The parent watches: a child that ends, or spends more than five seconds on one input, has made a

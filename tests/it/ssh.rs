@@ -219,8 +219,8 @@ fn a_session_survives_every_cut_or_ends_with_the_code_for_it() {
     assert!(resumed >= CUTS && ended >= CUTS / 2, "{resumed} resumed, {ended} ended");
 }
 
-/// Sessions with a board of their own whose connection drops after these shares of all bytes: how many went on to the end,
-/// and how many ended for it. `None` without a server.
+/// Sessions with a board of their own whose connection drops after these shares of all bytes: how many went on to the
+/// end, and how many ended for it. `None` without a server.
 fn sessions_with_cuts(for_good: bool, cuts: impl Iterator<Item = i64>) -> Option<(i64, i64)> {
     let bed = Bed::new()?;
     let whole = bed.session().unwrap();

@@ -1,5 +1,5 @@
-//! Folders that one run has for itself: that of the results, and cargo's target folder while a binary is built there and
-//! taken away.
+//! Folders that one run has for itself: that of the results, and cargo's target folder while a binary is built there
+//! and taken away.
 
 use crate::process::Failure;
 use std::fs::{self, File, TryLockError};

@@ -103,8 +103,8 @@ pub fn help() -> String {
     Own::command().help_template("Usage: {usage}\n\n{all-args}").render_help().to_string()
 }
 
-/// Arguments of this driver, and those of the worker in the order in which they were typed. Options of both go to both, but
-/// for `--dry-run`, which is no part of a run.
+/// Arguments of this driver, and those of the worker in the order in which they were typed. Options of both go to both,
+/// but for `--dry-run`, which is no part of a run.
 fn split(arguments: &[OsString]) -> (Vec<OsString>, Vec<OsString>) {
     let command = Own::command();
     let known = |name: &str| command.get_arguments().find(|arg| arg.get_long() == Some(name));

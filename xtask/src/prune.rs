@@ -1,8 +1,8 @@
 //! `cargo xtask prune`: worker, inference binary, measurement on the device.
 //!
 //! 1. Build the worker, which checks the arguments and the profile; find out how to build for the device.
-//! 2. For a device that is not this machine build the inference binary without a model, which times networks there; let the
-//!    worker prune: it leaves the model, the plan and the reports in the results' folder.
+//! 2. For a device that is not this machine build the inference binary without a model, which times networks there; let
+//!    the worker prune: it leaves the model, the plan and the reports in the results' folder.
 //! 3. Build the inference binary for the device with that model embedded.
 //! 4. Let the worker measure it on the device through the profile's connection, put it among the results, complete the
 //!    reports and judge.
@@ -114,8 +114,9 @@ fn install(from: &Path, to: &Path) -> Result<(), Failure> {
     write_program(to, &mut program)
 }
 
-/// Whether the worker times networks on a device while it makes plans: one that is reached over a connection, or through
-/// the runner that cargo is told to use (`CARGO_TARGET_<TRIPLE>_RUNNER`), which wins over the profile's connection.
+/// Whether the worker times networks on a device while it makes plans: one that is reached over a connection, or
+/// through the runner that cargo is told to use (`CARGO_TARGET_<TRIPLE>_RUNNER`), which wins over the profile's
+/// connection.
 fn timed_on_device(target: &Target, variable: impl Fn(&str) -> Option<OsString>) -> bool {
     let triple = target.device.triple.as_deref();
     let runner = triple.and_then(|triple| variable(&cross::variable(triple, "RUNNER")));

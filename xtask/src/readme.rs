@@ -2,8 +2,8 @@
 //! CPU's name masked, or written anew.
 //!
 //! How many plans are tried depends on the machine: lines that are equal once masked count once, and the comparison of
-//! plans, which needs two of them, may be missing. Notes that the README does not have (a window taken again, say) count
-//! as little.
+//! plans, which needs two of them, may be missing. Notes that the README does not have (a window taken again, say)
+//! count as little.
 
 use crate::process::Failure;
 use crate::workspace::Workspace;

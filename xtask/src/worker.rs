@@ -36,7 +36,8 @@ pub fn profile(worker: &Path, path: PathBuf) -> Result<Target, Failure> {
     target(Command::new(worker).args(["driver", "profile", "--profile"]).arg(&path), path.clone())
 }
 
-/// Checks the arguments of the worker's `prune` and the profile with its flags applied; gives what building needs of it.
+/// Checks the arguments of the worker's `prune` and the profile with its flags applied; gives what building needs of
+/// it.
 ///
 /// # Errors
 /// If arguments or profile are wrong: the worker has said so.

@@ -1,5 +1,5 @@
-//! The loop over images of `detect`, for both binaries: reads each image, finds what is in it, prints that, and saves the
-//! image with its boxes where asked for. An image that cannot be used is reported, and does not stop the others.
+//! The loop over images of `detect`, for both binaries: reads each image, finds what is in it, prints that, and saves
+//! the image with its boxes where asked for. An image that cannot be used is reported, and does not stop the others.
 
 use crate::output;
 use secateurs::detector::pictures::{self, Listed, SaveNames};
@@ -47,8 +47,8 @@ impl Detection {
     /// Goes through the images. `find` gives what is in one.
     ///
     /// # Errors
-    /// If `find` fails, an image cannot be saved, or an image cannot be used: at once where it is the only one, else after
-    /// the others.
+    /// If `find` fails, an image cannot be saved, or an image cannot be used: at once where it is the only one, else
+    /// after the others.
     pub fn run(
         self,
         mut find: impl FnMut(&Path, &Image) -> Result<Predictions, DetectorError>,

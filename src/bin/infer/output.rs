@@ -1,8 +1,8 @@
 //! The one place where text reaches the terminal, for all binaries.
 //!
-//! Names of files, classes, layers and devices are other people's: control characters in them, which could move the cursor,
-//! colour or hide text, are escaped. A standard output that fails does not stop the program, whose files matter more;
-//! [`finish`] reports it at the end.
+//! Names of files, classes, layers and devices are other people's: control characters in them, which could move the
+//! cursor, colour or hide text, are escaped. A standard output that fails does not stop the program, whose files matter
+//! more; [`finish`] reports it at the end.
 
 use serde::Serialize;
 use std::borrow::Cow;

@@ -19,7 +19,8 @@ pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
     /// Time per frame as a share of the baseline model's; each share is compared
-    #[arg(long, value_name = "R,...", value_delimiter = ',', default_value = "0.8", value_parser = Ratio::parse_above_zero,
+    #[arg(long, value_name = "R,...", value_delimiter = ',', default_value = "0.8",
+        value_parser = Ratio::parse_above_zero,
         allow_negative_numbers = true, help_heading = heading::BUDGETS)]
     latency_ratio: Vec<Ratio>,
     /// Importance criteria. A criterion by itself searches the widths; with `-global` behind it the widths follow one

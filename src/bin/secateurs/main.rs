@@ -126,8 +126,9 @@ fn take_negative_numbers(command: clap::Command) -> clap::Command {
     command.mut_args(numbers).mut_subcommands(take_negative_numbers)
 }
 
-/// Limits candle to one thread: beside ours, its threads only wait for each other busily. It reads the number of threads from
-/// the environment of a new process, so this starts the program anew; if that fails, the program goes on as it is.
+/// Limits candle to one thread: beside ours, its threads only wait for each other busily. It reads the number of
+/// threads from the environment of a new process, so this starts the program anew; if that fails, the program goes on
+/// as it is.
 fn use_one_candle_thread() {
     const THREADS: &str = "CANDLE_NUM_THREADS";
     #[cfg(unix)]

@@ -19,7 +19,8 @@ pub struct Args {
     /// Data type of weights and inputs
     #[arg(long, value_name = "NAME", default_value = "int8", value_parser = ["int8", "f16"])]
     dtype: String,
-    /// YAML file of the dataset, in the format of ultralytics: its images give the ranges of the layers' inputs (int8 needs it)
+    /// YAML file of the dataset, in the format of ultralytics: its images give the ranges of the layers' inputs (int8
+    /// needs it)
     #[arg(long, value_name = "YAML")]
     data: Option<PathBuf>,
     /// Split of the dataset
