@@ -27,22 +27,22 @@ pub mod heading {
 /// Values that replace those of a profile. A latency budget of either kind replaces both kinds.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 pub struct Overrides {
-    /// Time per frame, milliseconds
+    /// Maximum time per frame, milliseconds
     #[arg(long = "latency-ms", value_name = "X", conflicts_with = "latency_ratio", allow_negative_numbers = true,
         help_heading = heading::BUDGETS)]
     pub latency: Option<Millis>,
-    /// Time per frame as a share of the baseline model's, more than 0, up to 1
+    /// Maximum time per frame as a share of the baseline model's, more than 0, up to 1
     #[arg(long, value_name = "R", value_parser = Ratio::parse_above_zero, allow_negative_numbers = true,
         help_heading = heading::BUDGETS)]
     pub latency_ratio: Option<Ratio>,
-    /// Peak memory: weights, activations and workspace together, MiB
+    /// Maximum peak memory: weights, activations and workspace together, MiB
     #[arg(long = "memory-mib", value_name = "X", allow_negative_numbers = true, help_heading = heading::BUDGETS)]
     pub memory: Option<Mib>,
-    /// Number of parameters
+    /// Maximum number of parameters
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=i64::MAX as u64).map(|n| n as usize),
         allow_negative_numbers = true, help_heading = heading::BUDGETS)]
     pub params: Option<usize>,
-    /// Size of the model file, MiB
+    /// Maximum size of the model file, MiB
     #[arg(long = "file-mib", value_name = "X", allow_negative_numbers = true, help_heading = heading::BUDGETS)]
     pub file: Option<Mib>,
     /// Minimum recall of a class, as a share of the baseline model's: `--floor person=0.95`; may be repeated

@@ -246,6 +246,40 @@ fn a_dry_run_tells_the_steps_with_the_flags_applied_and_writes_nothing() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), before);
 }
 
+/// What `cargo xtask` asks: it builds by the first answer, and shows the second as its own help.
+#[test]
+fn the_driver_gets_answers_about_profiles_and_options() {
+    let folder = folder();
+    let ask = |line: &str| worker(&folder).args(line.split_whitespace()).output().unwrap();
+    for line in ["driver profile --profile remote.toml", "driver check --profile remote.toml --threads 3 --params=9"] {
+        let answer: Value = serde_json::from_slice(&ask(line).stdout).unwrap();
+        let device = &answer["profile"]["device"];
+        keys(device, &["triple", "target-cpu", "glibc", "features", "cuda"]);
+        assert_eq!((&answer["reason"], &answer["profile"]["connect"]["kind"]), (&"profile".into(), &"ssh".into()));
+        assert_eq!(device["threads"], if line.contains("check") { 3 } else { 1 });
+    }
+    for (line, code, expected) in [
+        ("driver check --profile board.toml --modle x", 2, "a similar argument exists: '--model'"),
+        ("driver check --profile board.toml --imgsz -1", 2, "-1 is not in 1..=4096"),
+        ("driver check --profile board.toml --model small.safetensors", 2, "a model without data"),
+        ("driver check --profile bad.toml", 3, "did you mean `latency-ms`?"),
+        ("driver profile --profile bad.toml", 3, "did you mean `latency-ms`?"),
+    ] {
+        let output = ask(line);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && output.stdout.is_empty(), "{line}\n{text}");
+        assert!(text.contains(expected), "{line}: `{expected}` is not in\n{text}");
+    }
+    let text = String::from_utf8(ask("driver options").stdout).unwrap();
+    for part in ["Budgets:", "Model and data:", "Search:", "Fine-tuning:", "Measuring:", "Output:", "--floor <CLASS=R>"]
+    {
+        assert!(text.contains(part), "`{part}` is not in\n{text}");
+    }
+    for part in ["--profile", "--binary", "--cache", "--first-stage", "Usage:"] {
+        assert!(!text.contains(part), "`{part}` is in\n{text}");
+    }
+}
+
 #[test]
 fn a_floor_for_a_class_that_is_not_there_is_refused_before_any_work() {
     let folder = folder();

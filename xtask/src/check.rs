@@ -1,6 +1,6 @@
 //! `cargo xtask check`: what a change should pass while it is made; `--all` is what it must pass before it is merged.
 
-use crate::process::{Failure, Tell, run};
+use crate::process::{Failure, Progress, run};
 use crate::workspace::Workspace;
 use std::process::Command;
 
@@ -29,7 +29,7 @@ const STEPS: [(&str, &str); 6] = [
 fn run_steps(steps: &[(&str, &str)], cargo: &dyn Fn(&str) -> Command) -> Result<(), Failure> {
     for (what, arguments) in steps {
         let shown = format!("cargo {arguments}");
-        Tell::Human.stage("Checking", &format!("{what}: {shown}"));
+        Progress::Human.stage("Checking", &format!("{what}: {shown}"));
         let status = run(&mut cargo(arguments))?;
         if !status.success() {
             return Err(Failure::Program { program: shown, problem: status.to_string() });
@@ -45,7 +45,7 @@ fn run_steps(steps: &[(&str, &str)], cargo: &dyn Fn(&str) -> Command) -> Result<
 pub fn check(args: &Args) -> Result<(), Failure> {
     let root = Workspace::find()?.root;
     if args.all {
-        Tell::Human.stage("Checking", "everything: .ci/run");
+        Progress::Human.stage("Checking", "everything: .ci/run");
         let status = run(Command::new(root.join(".ci/run")).current_dir(&root))?;
         let problem = || Failure::Program { program: ".ci/run".into(), problem: status.to_string() };
         return if status.success() { Ok(()) } else { Err(problem()) };

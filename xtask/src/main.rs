@@ -28,8 +28,8 @@ mod worker;
 mod workspace;
 
 use clap::{Parser, Subcommand};
-use options::Asked;
-use process::{Failure, Tell};
+use options::Request;
+use process::{Failure, Progress};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -108,12 +108,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return command_line(&error),
     };
-    let mut tell = Tell::Human;
+    let mut progress = Progress::Human;
     let done = match cli.command {
         Command::Prune(args) => match options::parse(&args.arguments) {
-            Ok(Asked::Help) => prune::help(),
-            Ok(Asked::Run(options)) => {
-                tell = options.tell;
+            Ok(Request::Help) => prune::help(),
+            Ok(Request::Run(options)) => {
+                progress = options.progress;
                 prune::run(&options)
             }
             Err(error) => return command_line(&error),
@@ -133,14 +133,14 @@ fn main() -> ExitCode {
         Command::Quantise(args) => forward::run("quantise", &args.arguments),
         Command::Train(args) => forward::run("train", &args.arguments),
     };
-    let done = done.inspect_err(|failure| tell.failure(failure));
-    let show = |failure: &Failure| Tell::Human.failure(failure);
+    let done = done.inspect_err(|failure| progress.failure(failure));
+    let show = |failure: &Failure| Progress::Human.failure(failure);
     let done = done.and_then(|()| output::finish().map_err(Failure::Output).inspect_err(show));
     done.map_or_else(|failure| ExitCode::from(failure.code()), |()| ExitCode::SUCCESS)
 }
 
 /// Shows what is wrong with the command line, or the help that it asks for.
 fn command_line(error: &clap::Error) -> ExitCode {
-    let shown = console::show(error).map_err(Failure::Output).inspect_err(|failure| Tell::Human.failure(failure));
+    let shown = console::show(error).map_err(Failure::Output).inspect_err(|failure| Progress::Human.failure(failure));
     ExitCode::from(shown.unwrap_or_else(|failure| failure.code()))
 }

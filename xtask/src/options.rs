@@ -1,7 +1,7 @@
 //! The arguments of `cargo xtask prune`: its own options, which are about building, and those that it hands to the
 //! worker as they are. The worker alone defines, checks and explains the latter.
 
-use crate::process::Tell;
+use crate::process::Progress;
 use clap::{Arg, CommandFactory, Parser, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -59,14 +59,14 @@ pub struct Options {
     /// Whether nothing is done but to check.
     pub dry_run: bool,
     /// How progress is reported.
-    pub tell: Tell,
+    pub progress: Progress,
     /// Arguments of the worker's `prune`, as they were typed.
     pub forwarded: Vec<OsString>,
 }
 
 /// What the arguments ask for.
 #[derive(Debug)]
-pub enum Asked {
+pub enum Request {
     /// A run.
     Run(Box<Options>),
     /// The help.
@@ -77,15 +77,15 @@ pub enum Asked {
 ///
 /// # Errors
 /// If an option of this driver is missing or wrong.
-pub fn parse(arguments: &[OsString]) -> Result<Asked, clap::Error> {
+pub fn parse(arguments: &[OsString]) -> Result<Request, clap::Error> {
     if arguments.iter().take_while(|text| *text != "--").any(|text| text == "--help" || text == "-h") {
-        return Ok(Asked::Help);
+        return Ok(Request::Help);
     }
     let (own, forwarded) = split(arguments);
     let own = Own::try_parse_from(std::iter::once("cargo xtask prune".into()).chain(own))?;
-    let tell = if own.message_format.as_deref() == Some("json") { Tell::Json } else { Tell::Human };
+    let progress = if own.message_format.as_deref() == Some("json") { Progress::Json } else { Progress::Human };
     let Own { target, build, require_gpu, out, cuda, require_device, dry_run, .. } = own;
-    Ok(Asked::Run(Box::new(Options {
+    Ok(Request::Run(Box::new(Options {
         target,
         build,
         require_gpu,
@@ -93,7 +93,7 @@ pub fn parse(arguments: &[OsString]) -> Result<Asked, clap::Error> {
         cuda,
         require_device,
         dry_run,
-        tell,
+        progress,
         forwarded,
     })))
 }
@@ -166,8 +166,8 @@ mod tests {
     fn read(arguments: &[&str]) -> Result<Options, clap::Error> {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         match parse(&arguments)? {
-            Asked::Run(options) => Ok(*options),
-            Asked::Help => panic!("{arguments:?} asks for help"),
+            Request::Run(options) => Ok(*options),
+            Request::Help => panic!("{arguments:?} asks for help"),
         }
     }
 
@@ -192,7 +192,7 @@ mod tests {
         let options =
             read(&[&typed[..], &["--target", "pi", "--build", "on-device", "--require-gpu"]].concat()).unwrap();
         assert_eq!(options.forwarded, ["--epochs", "0", "--cuda", "--message-format", "json", "--require-device"]);
-        assert_eq!((options.target.as_str(), options.build, options.tell), ("pi", Place::OnDevice, Tell::Json));
+        assert_eq!((options.target.as_str(), options.build, options.progress), ("pi", Place::OnDevice, Progress::Json));
         assert_eq!(options.out.as_deref(), Some(std::path::Path::new("a b")));
         assert!(options.cuda && options.require_device && options.require_gpu && options.dry_run);
     }
@@ -204,7 +204,7 @@ mod tests {
         }
         for arguments in [&["--help"][..], &["--target", "host", "-h"]] {
             let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-            assert!(matches!(parse(&arguments), Ok(Asked::Help)));
+            assert!(matches!(parse(&arguments), Ok(Request::Help)));
         }
         let text = help();
         assert!(text.contains("--build") && !text.contains("--message-format"), "{text}");

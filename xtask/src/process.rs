@@ -78,18 +78,18 @@ impl Failure {
 
 /// How progress is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tell {
+pub enum Progress {
     /// In cargo's style on standard error.
     Human,
     /// One JSON object a line on standard output.
     Json,
 }
 
-impl Tell {
+impl Progress {
     /// A stage begins.
     pub fn stage(self, verb: &str, what: &str) {
         match self {
-            Self::Human => output::tell(colour("\x1b[1;32m"), &format!("{verb:>12}"), &format!(" {what}")),
+            Self::Human => output::message(colour("\x1b[1;32m"), &format!("{verb:>12}"), &format!(" {what}")),
             Self::Json => line(&serde_json::json!({ "reason": "stage", "stage": verb, "detail": what })),
         }
     }
@@ -98,7 +98,7 @@ impl Tell {
     pub fn failure(self, failure: &Failure) {
         match (self, failure) {
             (_, Failure::Worker(_)) => {}
-            (Self::Human, _) => output::tell(colour("\x1b[1;31m"), "error", &format!(": {failure}")),
+            (Self::Human, _) => output::message(colour("\x1b[1;31m"), "error", &format!(": {failure}")),
             (Self::Json, _) => {
                 let value = serde_json::json!({
                     "reason": "error", "code": failure.code(), "messages": [failure.to_string()],

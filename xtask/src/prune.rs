@@ -14,7 +14,7 @@ use crate::cross;
 use crate::locked::Locked;
 use crate::options::{self, Options};
 use crate::output;
-use crate::process::{Failure, Tell, write_program};
+use crate::process::{Failure, Progress, write_program};
 use crate::target::{self, Connection, Target};
 use crate::worker::{self, run_worker};
 use crate::workspace::Workspace;
@@ -39,11 +39,11 @@ pub fn help() -> Result<(), Failure> {
 /// # Errors
 /// If an argument or the profile is wrong, a build fails, or the worker does not succeed.
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let tell = options.tell;
+    let progress = options.progress;
     let workspace = Workspace::find()?;
     let profile = target::find(&workspace.root.join("targets"), &options.target)?;
     let out = options.out.clone().unwrap_or_else(|| workspace.root.join("dist").join(&options.target));
-    tell.stage("Building", "the worker (secateurs)");
+    progress.stage("Building", "the worker (secateurs)");
     let worker = workspace.build_worker(options.cuda)?;
     let mut prune = Command::new(&worker);
     prune.arg("prune").arg("--profile").arg(&profile).arg("--out").arg(&out);
@@ -52,27 +52,28 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let build = Builder::find(options.build, &workspace, &target)?;
     match build.without_gpu(&target) {
         Some(problem) if options.require_gpu => return Err(Failure::Toolchain(problem)),
-        Some(problem) => tell.stage("Warning", &problem),
+        Some(problem) => progress.stage("Warning", &problem),
         None => {}
     }
     if options.dry_run {
         run_worker(prune.arg("--dry-run"))?;
-        tell.stage("Would", &format!("build {}", build.describe("with the model embedded")));
-        tell.stage("Would", "measure it on the device, interleaved with the baseline model, and complete the reports");
+        progress.stage("Would", &format!("build {}", build.describe("with the model embedded")));
+        progress
+            .stage("Would", "measure it on the device, interleaved with the baseline model, and complete the reports");
         return Ok(());
     }
     let _held = Locked::results(&out)?;
     let built = Built(out.join(BUILT));
     // On a device that is reached and is not this machine, networks are timed while plans are made.
     if timed_on_device(&target, |name| std::env::var_os(name)) {
-        tell.stage("Building", &build.describe("without a model, to time networks on the device"));
+        progress.stage("Building", &build.describe("without a model, to time networks on the device"));
         let _target = Locked::wait_for(&workspace.target)?;
         let program = build.run(&workspace, &worker, &target, None)?;
         prune.arg("--binary").arg(built.take(&program, "bare")?);
     }
     run_worker(prune.arg("--first-stage"))?;
 
-    tell.stage("Building", &build.describe("with the model embedded"));
+    progress.stage("Building", &build.describe("with the model embedded"));
     let binary = {
         // Another run with another model builds in the same place.
         let _target = Locked::wait_for(&workspace.target)?;
@@ -82,7 +83,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let mut finish = Command::new(&worker);
     finish.arg("finish").arg("--out").arg(&out).arg("--binary").arg(&binary).arg("--held");
     finish.args(options.require_device.then_some("--require-device"));
-    finish.args(["--message-format", if tell == Tell::Json { "json" } else { "human" }]);
+    finish.args(["--message-format", if progress == Progress::Json { "json" } else { "human" }]);
     run_worker(&mut finish)
 }
 
@@ -115,7 +116,7 @@ fn install(from: &Path, to: &Path) -> Result<(), Failure> {
 }
 
 /// Whether the worker times networks on a device while it makes plans: one that is reached over a connection, or
-/// through the runner that cargo is told to use (`CARGO_TARGET_<TRIPLE>_RUNNER`), which wins over the profile's
+/// through the runner that cargo is set to use (`CARGO_TARGET_<TRIPLE>_RUNNER`), which wins over the profile's
 /// connection.
 fn timed_on_device(target: &Target, variable: impl Fn(&str) -> Option<OsString>) -> bool {
     let triple = target.device.triple.as_deref();

@@ -1,7 +1,7 @@
 //! The loop over images of `detect`, for both binaries: reads each image, finds what is in it, prints that, and saves
 //! the image with its boxes where asked for. An image that cannot be used is reported, and does not stop the others.
 
-use crate::output;
+use super::output;
 use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::detector::{DetectorError, Predictions};
 use secateurs::vision::{Image, ImageError};
@@ -39,7 +39,7 @@ impl Detection {
     /// If that folder cannot be written, or an image that is read would be replaced.
     pub fn new(images: &[PathBuf], save: Option<&Path>, json: bool) -> Result<Self, DetectionError> {
         let listed = pictures::list(images);
-        listed.notes.iter().for_each(|note| output::tell("", "note", &format!(": {note}")));
+        listed.notes.iter().for_each(|note| output::message("", "note", &format!(": {note}")));
         let names = save.map(|folder| names(folder, &listed)).transpose()?;
         Ok(Self { listed, names, json })
     }
@@ -65,7 +65,7 @@ impl Detection {
                 Ok(opened) => opened,
                 Err(problem) if all == 1 => return Err(DetectionError::Input(problem)),
                 Err(problem) => {
-                    output::tell("", "error", &format!(": {problem}"));
+                    output::message("", "error", &format!(": {problem}"));
                     bad += 1;
                     continue;
                 }
@@ -92,7 +92,7 @@ impl Detection {
 fn open(path: PathBuf) -> Result<(PathBuf, Image), String> {
     let (pixels, cut_off) = Image::open_partial(&path).map_err(|error| error.to_string())?;
     if cut_off {
-        output::tell("", "warning", &format!(": {}", ImageError::CutOff { path: path.clone() }));
+        output::message("", "warning", &format!(": {}", ImageError::CutOff { path: path.clone() }));
     }
     Ok((path, pixels))
 }

@@ -152,7 +152,7 @@ impl From<BenchError> for Failure {
 
 fn main() -> ExitCode {
     let done = args::parse(std::env::args_os().skip(1)).map_err(Failure::Usage).and_then(run);
-    let show = |failure: &Failure| output::tell("", "error", &format!(": {failure}"));
+    let show = |failure: &Failure| output::message("", "error", &format!(": {failure}"));
     let done = done.inspect_err(show);
     // Where the work went wrong, that is what the code says.
     let done = done.and_then(|()| output::finish().map_err(Failure::Output).inspect_err(show));
@@ -167,7 +167,7 @@ fn capped(args: Args) -> Args {
     }
     let asked = args.threads;
     let text = format!("--threads {asked}: there are {most} CPUs, {most} threads are used (--force-threads: {asked})");
-    output::tell("", "note", &format!(": {text}"));
+    output::message("", "note", &format!(": {text}"));
     Args { threads: most, ..args }
 }
 
@@ -204,7 +204,7 @@ fn place(args: &Args) -> Result<Device, Failure> {
         Choice::Auto if !HAS_CUDA => Ok(Device::Cpu),
         Choice::Auto => Ok(cuda_device().map_or_else(
             |problem| {
-                output::tell("", "note", &format!(": {problem}; running on the CPU"));
+                output::message("", "note", &format!(": {problem}; running on the CPU"));
                 Device::Cpu
             },
             |_| Device::Cuda,

@@ -75,7 +75,7 @@ pub fn print_json(value: &impl Serialize) -> serde_json::Result<()> {
 }
 
 /// Writes a line to standard error, with a label in a colour (an ANSI sequence, or nothing).
-pub fn tell(colour: &str, label: &str, text: &str) {
+pub fn message(colour: &str, label: &str, text: &str) {
     let plain = if colour.is_empty() { "" } else { "\x1b[0m" };
     // Nothing is left to say it to.
     let _ = writeln!(io::stderr(), "{colour}{label}{plain}{}", escape(text));

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
-    /// Time per frame as a share of the baseline model's; each share is compared
+    /// Maximum time per frame as a share of the baseline model's; each share is compared
     #[arg(long, value_name = "R,...", value_delimiter = ',', default_value = "0.8",
         value_parser = Ratio::parse_above_zero,
         allow_negative_numbers = true, help_heading = heading::BUDGETS)]
@@ -70,12 +70,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
         schemes.push(Scheme::UNIFORM);
     }
     let ratios: Vec<f64> = args.latency_ratio.iter().map(|r| r.get()).collect();
-    let mut tell = |event: Event| match event {
+    let mut report = |event: Event| match event {
         Event::Stage(verb, what) => terminal.stage(verb, &what),
         Event::Progress(done, all) => terminal.progress(done, all),
         Event::Note(text) => terminal.note(&text),
     };
-    let found = pipeline::compare(&job, &schemes, &ratios, &args.repair, &mut tell)?;
+    let found = pipeline::compare(&job, &schemes, &ratios, &args.repair, &mut report)?;
     let page = report::render_comparison(&found);
     for (name, bytes) in [("compare.json", serde_json::to_vec_pretty(&found)?), ("compare.html", page.into_bytes())] {
         let path = args.out.join(name);

@@ -1,6 +1,6 @@
 //! What `secateurs` and `cargo xtask` show of a command line that clap has read, and whether they show it in colour.
 
-use crate::output;
+use super::output;
 use std::io::{self, IsTerminal};
 
 /// Whether standard error is a terminal on which the user wants colours.
@@ -23,7 +23,7 @@ pub fn show(error: &clap::Error) -> io::Result<u8> {
     let coloured = terminal && wants_colour() && output::escape(&text) == text;
     match (coloured, to_error) {
         (true, _) => drop(error.print()),
-        (false, true) => output::tell("", "", text.trim_end()),
+        (false, true) => output::message("", "", text.trim_end()),
         (false, false) => output::print(&text),
     }
     output::finish().map(|()| u8::try_from(error.exit_code()).unwrap_or(2))

@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let side = args.model.imgsz(&loaded)?;
             let file = onnx::file(&loaded, side, side).map_err(Failure::input)?;
             for problem in onnx::tensorrt::refused(&file) {
-                output::tell("", "warning", &format!(": TensorRT would refuse {problem}"));
+                output::message("", "warning", &format!(": TensorRT would refuse {problem}"));
             }
             file.encode_to_vec()
         }

@@ -132,10 +132,10 @@ impl Failure {
         }
         let (red, cyan) = if console::has_colour() { ("\x1b[1;31m", "\x1b[1;36m") } else { ("", "") };
         for message in messages {
-            output::tell(red, "error", &format!(": {message}"));
+            output::message(red, "error", &format!(": {message}"));
         }
         if let Some(help) = help {
-            output::tell(cyan, "  help", &format!(": {help}"));
+            output::message(cyan, "  help", &format!(": {help}"));
         }
     }
 }

@@ -54,7 +54,7 @@ impl ThreadArgs {
         }
         let note =
             format!(": --threads {asked}: there are {most} CPUs, {most} threads are used (--force-threads: {asked})");
-        output::tell("", "note", &note);
+        output::message("", "note", &note);
         most
     }
 }
@@ -62,7 +62,7 @@ impl ThreadArgs {
 /// Writes to standard error what the user should know and what does not end the command.
 pub fn warn(notes: impl IntoIterator<Item = impl std::fmt::Display>) {
     for note in notes {
-        output::tell("", "warning", &format!(": {note}"));
+        output::message("", "warning", &format!(": {note}"));
     }
 }
 

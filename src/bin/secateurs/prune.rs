@@ -44,7 +44,7 @@ pub struct Args {
     /// Fail (exit code 7) if latency cannot be measured on the device itself, instead of claiming no latency
     #[arg(long, help_heading = heading::MEASURING)]
     require_device: bool,
-    /// Folder of the results [default: dist/ and the name of the device]
+    /// Folder of the results [default: dist/NAME of the device]
     #[arg(long, value_name = "DIR", help_heading = heading::OUTPUT)]
     out: Option<PathBuf>,
     /// Folder that keeps measurements for the next run [default: .cache in the folder of the results]

@@ -36,8 +36,8 @@ pub struct Terminal {
     colour: bool,
     stage: String,
     bar: Option<ProgressBar>,
-    /// The share that was told last, in twentieths.
-    told: usize,
+    /// The share of the stage that was reported last, in twentieths.
+    reported: usize,
 }
 
 impl Terminal {
@@ -48,7 +48,7 @@ impl Terminal {
         if args.message_format == Format::Human && io::stderr().is_terminal() {
             close_line_at_interrupt();
         }
-        Self { format: args.message_format, colour, stage: String::new(), bar: None, told: 0 }
+        Self { format: args.message_format, colour, stage: String::new(), bar: None, reported: 0 }
     }
 
     /// A stage begins: a verb and what it works on.
@@ -59,7 +59,7 @@ impl Terminal {
             Format::Json => line(&json!({ "reason": "stage", "stage": verb, "detail": what })),
             Format::Human => {
                 let colour = if self.colour { "\x1b[1;32m" } else { "" };
-                output::tell(colour, &format!("{verb:>12}"), &format!(" {what}"));
+                output::message(colour, &format!("{verb:>12}"), &format!(" {what}"));
             }
         }
     }
@@ -68,8 +68,8 @@ impl Terminal {
     pub fn note(&mut self, text: &str) {
         match (self.format, &self.bar) {
             (Format::Json, _) => line(&json!({ "reason": "note", "text": text })),
-            (Format::Human, Some(bar)) => bar.suspend(|| output::tell("", "", &format!("{:>12} {text}", ""))),
-            (Format::Human, None) => output::tell("", "", &format!("{:>12} {text}", "")),
+            (Format::Human, Some(bar)) => bar.suspend(|| output::message("", "", &format!("{:>12} {text}", ""))),
+            (Format::Human, None) => output::message("", "", &format!("{:>12} {text}", "")),
         }
     }
 
@@ -78,8 +78,8 @@ impl Terminal {
         match self.format {
             Format::Json => {
                 let twentieths = 20 * done / all.max(1);
-                if twentieths > self.told {
-                    self.told = twentieths;
+                if twentieths > self.reported {
+                    self.reported = twentieths;
                     line(&json!({ "reason": "progress", "stage": self.stage, "done": done, "of": all }));
                 }
             }
@@ -106,7 +106,7 @@ impl Terminal {
     }
 
     fn clear(&mut self) {
-        self.told = 0;
+        self.reported = 0;
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -134,7 +134,7 @@ fn close_line_at_interrupt() {
         let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
         let wait = move || {
             for signal in &mut signals {
-                output::tell("", "", "");
+                output::message("", "", "");
                 let _ = emulate_default_handler(signal);
             }
         };

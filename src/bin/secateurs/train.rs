@@ -214,12 +214,12 @@ fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure
     };
     terminal.stage("Drawing", &format!("{count} pictures to train on, {} to judge by", DRAWN.1));
     let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut tell = |event| {
+    let mut report = |event| {
         if let Event::Note(text) = event {
             terminal.note(&text);
         }
     };
-    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1, &mut tell)?, true))
+    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1, &mut report)?, true))
 }
 
 /// Fresh weights of a named network, or the model of a file; and what its class names were, where the data has others.
