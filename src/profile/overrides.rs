@@ -46,7 +46,7 @@ pub struct Overrides {
     #[arg(long = "file-mib", value_name = "X", allow_negative_numbers = true, help_heading = heading::BUDGETS)]
     pub file: Option<Mib>,
     /// Minimum recall of a class, as a share of the baseline model's: `--floor person=0.95`; may be repeated
-    #[arg(long = "floor", value_name = "CLASS=R", value_parser = floor, help_heading = heading::BUDGETS)]
+    #[arg(long = "floor", value_name = "CLASS=R", value_parser = minimum_recall, help_heading = heading::BUDGETS)]
     pub floors: Vec<(String, Ratio)>,
     /// The network and its images.
     #[command(flatten)]
@@ -163,7 +163,7 @@ where
 }
 
 /// Reads `CLASS=R`; names may have any character.
-fn floor(text: &str) -> Result<(String, Ratio), String> {
+fn minimum_recall(text: &str) -> Result<(String, Ratio), String> {
     let (name, share) = text.rsplit_once('=').ok_or("expected CLASS=R, such as person=0.95")?;
     let share = share.parse().and_then(|share: Ratio| Ratio::above_zero(share.get()));
     Ok((name.to_owned(), share.map_err(|e| e.to_string())?))

@@ -34,7 +34,7 @@ pub(super) fn commented(profile: &Profile, sources: Option<&Sources>) -> String 
     ];
     let mut text = String::new();
     for (name, section) in sections {
-        let _ = write!(text, "{}[{name}]\n", if text.is_empty() { "" } else { "\n" });
+        let _ = writeln!(text, "{}[{name}]", if text.is_empty() { "" } else { "\n" });
         for (key, value) in section {
             let source = sources.map(|sources| sources.of(name, key));
             text += &entry(name, key, value, source);

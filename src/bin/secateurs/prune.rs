@@ -28,7 +28,7 @@ pub struct Args {
     overrides: Overrides,
     /// Device profile [default: this machine, with the budgets of the flags]
     #[arg(long, value_name = "TOML")]
-    pub profile: Option<PathBuf>,
+    profile: Option<PathBuf>,
     /// Check everything that can be checked and print the steps, without doing them
     #[arg(long)]
     dry_run: bool,
