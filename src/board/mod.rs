@@ -42,7 +42,7 @@ pub struct Board {
     pub available: Option<usize>,
     /// Version of the program that measures: it holds the kernels of the networks.
     pub runtime: String,
-    /// Whether the program runs on another architecture's machine: times mean nothing.
+    /// Whether the program runs under emulation, on a machine of another architecture.
     #[serde(default)]
     pub emulated: bool,
 }

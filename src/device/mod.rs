@@ -123,7 +123,7 @@ pub trait Runner: Send + Sync {
         Ok(())
     }
 
-    /// Whether the device is emulated: results are right, times mean nothing.
+    /// Whether the device is emulated: results are right, and no latency is claimed.
     fn emulates(&self) -> bool {
         false
     }

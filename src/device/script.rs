@@ -40,8 +40,8 @@ empty() {{
     )
 }
 
-/// Makes the session's folder, signs that somebody is there, and starts the keeper unless one is running. The keeper
-/// gives up when for `lease` seconds nobody has signed and no file that arrives has grown.
+/// Makes the session's folder, renews its lease, and starts the keeper unless one is running. The keeper removes the
+/// folder when for `lease` seconds nobody has renewed the lease and no arriving file has grown.
 ///
 /// Folders of other sessions without a keeper, from before a reboot, are removed on the way: those that carry our mark
 /// and a whole name of ours. The folder of all sessions goes when it is empty and was made here.
@@ -81,8 +81,8 @@ cd "$home"
     )
 }
 
-/// Goes to the session's folder and signs, or ends with code 250 if the folder is gone (the keeper gave up, or the
-/// device was set up anew).
+/// Goes to the session's folder and renews its lease, or ends with code 250 if the folder does not exist any more (the
+/// keeper removed it, or the device was set up anew).
 fn enter(folder: &str, session: &str) -> String {
     format!(
         "cd {} 2>/dev/null && cd {} 2>/dev/null || exit 250\necho \"$$ $(date +%s)\" > signed\n",

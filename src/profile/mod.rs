@@ -75,7 +75,7 @@ pub struct Device {
     pub pin: bool,
     /// Memory of the whole device; the memory budget must fit into it.
     pub memory: Option<Mib>,
-    /// Part of the name that the board gives itself; measured on another one, times claim nothing.
+    /// Part of the name that the board gives itself; on another board no latency is claimed.
     pub board: Option<String>,
     /// Version of its C library.
     pub glibc: Option<String>,
@@ -107,7 +107,7 @@ pub enum Connect {
         /// Whether copied files stay there, for the next time.
         keep: bool,
     },
-    /// Run here under user-mode emulation: right results, meaningless times.
+    /// Run here under user-mode emulation: results are right, and no latency is claimed.
     Qemu,
     /// Run by a command line of the user, which gets the program and its arguments appended.
     Command {
@@ -242,9 +242,9 @@ impl Optimizer {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Bench {
-    /// Runs before the clock starts.
+    /// Warm-up frames, which are not timed.
     pub warmup: usize,
-    /// Runs on the clock.
+    /// Timed frames.
     pub runs: usize,
     /// Whether windows of frames count only while the machine is neither throttled nor busy: the key `quiet`.
     #[serde(rename = "quiet")]

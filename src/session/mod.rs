@@ -29,10 +29,10 @@ const WINDOW: usize = 100;
 /// Rounds of a latency table per run of the program.
 const TABLE_ROUNDS: usize = 2;
 
-/// How often as many frames as asked for are taken at most, so that they give a bound.
+/// At most this many times the requested frames are taken, so that they give a bound.
 const MOST_TIMES: usize = 3;
 
-/// Frames that prove that a program runs, where times mean nothing.
+/// Frames that prove that a program runs, where no latency is claimed.
 const PROOF: usize = 3;
 
 /// A measurement that came to no result.
@@ -70,7 +70,7 @@ pub struct Record {
     pub measured: Measured,
     /// The machine in one line.
     pub device: String,
-    /// Why the times mean nothing, where they do.
+    /// Why no latency is claimed, where none is: the device is emulated, or another one than the profile's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulated: Option<String>,
     /// Windows that count.
@@ -92,14 +92,14 @@ pub struct Record {
 pub struct Frames {
     /// Side of the square image, pixels.
     pub imgsz: usize,
-    /// Frames before the clock starts, in every window.
+    /// Warm-up frames of every window, which are not timed.
     pub warmup: usize,
-    /// Frames on the clock, all windows together.
+    /// Timed frames of all windows together.
     pub runs: usize,
-    /// Whether the way from a photo to its detections is timed too.
+    /// Whether decoding, preparing and detecting in a photo are timed, too.
     pub phases: bool,
-    /// A percentile that a bound is wanted of: where frames depend on each other so much that there is none, up to
-    /// [`MOST_TIMES`] as many are taken.
+    /// A percentile that needs a bound: where frames depend on each other so much that there is none, up to
+    /// [`MOST_TIMES`] as many frames are taken.
     pub percentile: Option<u8>,
 }
 

@@ -115,7 +115,7 @@ fn a_table_that_would_never_end_is_refused() {
 }
 
 #[test]
-fn threads_beyond_the_processors_are_capped_unless_forced() {
+fn threads_beyond_the_cpus_are_capped_unless_forced() {
     let folder = tempfile::tempdir().unwrap();
     secateurs::model::save(&super::cli::small_model(), &folder.path().join("small.safetensors")).unwrap();
     let most = secateurs::kernels::available();
@@ -131,7 +131,7 @@ fn threads_beyond_the_processors_are_capped_unless_forced() {
     };
     for program in [env!("CARGO_BIN_EXE_secateurs-infer"), env!("CARGO_BIN_EXE_secateurs")] {
         assert_eq!(bench(program, &[]), (most, true), "{program}");
-        // These end too: threads that wait let others have the processor.
+        // These end too: threads that wait let others have the CPU.
         assert_eq!(bench(program, &["--force-threads"]), (asked, false), "{program}");
     }
 }
