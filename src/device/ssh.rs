@@ -89,9 +89,9 @@ struct State {
 
 /// Why an attempt failed.
 enum Broken {
-    /// The connection: worth another try.
+    /// The connection dropped: it is tried again.
     Dropped(String),
-    /// The session's folder is not there any more: worth another try from the beginning.
+    /// The session's folder does not exist any more: everything is tried again from the beginning.
     Gone,
     /// Something else.
     Final(DeviceError),

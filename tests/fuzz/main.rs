@@ -54,13 +54,13 @@ fn default_seconds() -> f64 {
 }
 
 /// The command line; `None` where a filter of the test runner means other tests.
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Asked>, String> {
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Asked>, String> {
     let mut asked =
         Asked { seconds: default_seconds(), seed: 1, target: None, replay: None, worker: None, probe: false };
-    while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         let number = |text: String| text.parse::<f64>().map_err(|_| format!("`{text}` is not a number"));
-        match word.as_str() {
+        match argument.as_str() {
             "--minutes" => asked.seconds = 60.0 * number(value()?)?,
             "--seconds" => asked.seconds = number(value()?)?,
             "--seed" => asked.seed = number(value()?)? as u64,
@@ -74,7 +74,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Asked>, Strin
             }
             // Those of the test runner, which every test binary is given.
             "--test-threads" | "--skip" | "--format" | "--color" | "-Z" => drop(value()?),
-            _ if word.starts_with('-') => {}
+            _ if argument.starts_with('-') => {}
             filter if "fuzz".contains(filter) => {}
             _ => return Ok(None),
         }

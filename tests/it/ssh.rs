@@ -161,7 +161,7 @@ impl Bed {
         let server = serve(folder.path(), &sshd, listener.local_addr().unwrap().port());
         let proxy = Proxy::start(listener, server.port);
         let root = folder.path().to_path_buf();
-        for name in ["cut", "uncut"] {
+        for name in ["pruned", "baseline"] {
             model::save(&super::cli::small_model(), &root.join(format!("{name}.safetensors"))).unwrap();
         }
         let device = root.join("device");
@@ -186,8 +186,8 @@ impl Bed {
         let frames = Frames { imgsz: 32, warmup: 1, runs: 240, phases: false, percentile: None };
         // Whatever else runs on this machine is no matter here.
         let record = session.with_idle_check(false).measure_paired(
-            Some(&path("cut")),
-            &path("uncut"),
+            Some(&path("pruned")),
+            &path("baseline"),
             &frames,
             &mut |_, _| (),
         )?;
