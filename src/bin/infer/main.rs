@@ -29,8 +29,8 @@ Runs a pruned network: finds objects in images, and measures how fast it does.
 Usage: secateurs-infer COMMAND
 
 Commands:
-  detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees; folders of images and patterns
-                    such as 'photos/*.jpg' work too
+  detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees; folders of images
+                    work too
   bench             Measure the time per frame
   info              Show what the model is
   device            Show what the machine is, and its clocks, temperatures and load
