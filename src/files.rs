@@ -1,8 +1,8 @@
 //! Reading with a bound, and the one way to write a file.
 //!
 //! A regular file is written under a fresh temporary name beside it and renamed, so that a reader sees the old file or
-//! the whole new one, also after a loss of power. A symbolic link stays, its target is replaced; what is no regular file (a
-//! pipe, a device) is written through. [`Inputs`] names what must never be replaced.
+//! the whole new one, also after a loss of power. A symbolic link is kept, its target is replaced; what is no regular
+//! file (a pipe, a device) is written through. [`Inputs`] names what must never be replaced.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
@@ -255,8 +255,8 @@ fn create_new(folder: &Path) -> io::Result<(PathBuf, File)> {
     Err(last)
 }
 
-/// Makes a folder of its own for something that will be renamed; a killed run's is removed by the next one. What killed runs
-/// left there before is removed.
+/// Makes a folder of its own for something that will be renamed; a killed run's is removed by the next one. What killed
+/// runs left there before is removed.
 ///
 /// # Errors
 /// Those of the operating system.
@@ -289,7 +289,8 @@ fn processes() -> &'static str {
 /// What is older is no longer being written, whoever wrote it.
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
-/// Whether a name is one of [`temporary_name`]'s, and who made it: whether its process can be asked for here, and its id.
+/// Whether a name is one of [`temporary_name`]'s, and who made it: whether its process can be asked for here, and its
+/// id.
 fn maker(name: &str) -> Option<(bool, u32)> {
     let parts: Vec<&str> = name.strip_prefix(".secateurs-")?.strip_suffix(".tmp")?.split('-').collect();
     let [tag, process, number] = parts.try_into().ok()?;
@@ -299,16 +300,16 @@ fn maker(name: &str) -> Option<(bool, u32)> {
     Some((tag == processes(), process))
 }
 
-/// Removes what killed runs left in a folder: files and folders named by [`temporary_name`] whose process is gone, or that
-/// are a day old. Everything else stays.
+/// Removes what killed runs left in a folder: files and folders named by [`temporary_name`] whose process has ended, or
+/// that are a day old. Everything else is kept.
 pub fn clean(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Some((here, process)) = entry.file_name().to_str().and_then(maker) else { continue };
         let Ok(facts) = entry.metadata() else { continue };
         let asked = here && Path::new("/proc/self").exists();
-        let gone = asked && !Path::new(&format!("/proc/{process}")).exists();
+        let ended = asked && !Path::new(&format!("/proc/{process}")).exists();
         let old = facts.modified().ok().and_then(|then| then.elapsed().ok()).is_some_and(|age| age > OLD);
-        if process != std::process::id() && (gone || old) {
+        if process != std::process::id() && (ended || old) {
             let _ = if facts.is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
         }
     }

@@ -1,8 +1,8 @@
-//! File operations that fail: each one of a short job in turn, by a shim that is loaded before the worker.
+//! File operations that fail: each one of a short job, one per run, by a shim that is loaded before the worker.
 //!
-//! Whatever fails, the folder of the results holds the old files as a set or the new ones as a set. An input that cannot
-//! be read is exit code 9 or 10, results that cannot be written are 10, each naming the file; a cache that cannot be
-//! read or written only costs time. Nothing ends in a panic or is called a fault of the program.
+//! Whatever fails, the folder of the results holds the old files as a set or the new ones as a set. An input that
+//! cannot be read is exit code 9 or 10, results that cannot be written are 10, each naming the file; a cache that
+//! cannot be read or written only costs time. Nothing ends in a panic or in an internal error.
 #![cfg(all(feature = "toolkit", target_os = "linux"))]
 #![allow(missing_docs)]
 
@@ -133,7 +133,7 @@ fn report(house: &House, cases: &[(&[&str], &str, bool, bool)], least: usize) {
         sites += more;
         problems.extend(wrong);
     }
-    println!("{sites} file operations failed in turn");
+    println!("{sites} file operations failed, one per run");
     assert!(sites >= least, "only {sites} sites");
     assert!(problems.is_empty(), "{} problems at {sites} sites:\n{}", problems.len(), problems.join("\n"));
 }
@@ -158,7 +158,7 @@ fn whatever_cannot_be_read_is_named() {
     report(&house, &[(&["open-read"], "EACCES", false, true)], 8);
 }
 
-/// A disk that is full stays full: what undoes a failure cannot write either.
+/// A disk that is full remains full: what undoes a failure cannot write either.
 #[test]
 fn a_disk_that_becomes_full_costs_the_job_and_not_the_old_results() {
     let house = House::new();

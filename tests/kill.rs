@@ -1,6 +1,7 @@
 //! Jobs that are killed: the next run gives what an undisturbed one gives, and nothing that was left stands in its way.
-//! What lies in the folder of the results meanwhile is the old set of files or the new one; a kill between the renames of
-//! the swap itself leaves parts of both, and then a journal with the rest of the old set, from which the next run mends it.
+//! What lies in the folder of the results meanwhile is the old set of files or the new one; a kill between the renames
+//! of the swap itself leaves parts of both, and then a journal with the rest of the old set, from which the next run
+//! repairs it.
 //!
 //! `SECATEURS_KILLS=60` kills as often; without it twenty times.
 #![cfg(all(feature = "toolkit", target_os = "linux"))]

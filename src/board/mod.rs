@@ -1,8 +1,8 @@
 //! The machine that a network runs on, as Linux describes it: what it is ([`Board`]), what it is doing ([`State`]), and
-//! whether times that were taken meanwhile can be believed ([`judge`]).
+//! whether it was throttled or busy while times were taken ([`judge`]).
 //!
 //! Everything is read below a root folder, `/` on a real machine. What a system does not tell is absent, never guessed.
-//! Sources: the kernel's sysfs documentation (`cpufreq`, `thermal`, `hwmon`); Raspberry Pi's firmware word
+//! Sources: the kernel's sysfs documentation (`cpufreq`, `thermal`, `hwmon`); Raspberry Pi's firmware flags
 //! (`vcgencmd get_throttled`); NVIDIA's Jetson Linux developer guide (over-current event counters, `nvpmodel`).
 
 mod judge;
@@ -16,11 +16,11 @@ use std::path::Path;
 /// What a machine is. Two with the same board give comparable times.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Board {
-    /// Name of the board or processor.
+    /// Name of the board or CPU.
     pub model: String,
     /// Architecture that this program was built for.
     pub arch: String,
-    /// Processors that are online, as the kernel lists them (`0-3`).
+    /// CPUs that are online, as the kernel lists them (`0-3`).
     pub cores: String,
     /// Rule by which the kernel sets clock frequencies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,15 +34,15 @@ pub struct Board {
     /// The GPU that networks run on, where they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<String>,
-    /// Whether the program's kernels compute in half precision there.
-    #[serde(default)]
-    pub halves: bool,
-    /// Processors that the program may use there, where it says.
+    /// Whether the program's kernels compute in f16 there.
+    #[serde(default, rename = "halves")]
+    pub computes_f16: bool,
+    /// CPUs that the program may use there, if it says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub available: Option<usize>,
     /// Version of the program that measures: it holds the kernels of the networks.
     pub runtime: String,
-    /// Whether the program runs on another architecture's machine: times mean nothing.
+    /// Whether the program runs under emulation, on a machine of another architecture.
     #[serde(default)]
     pub emulated: bool,
 }
@@ -81,20 +81,20 @@ pub struct State {
     /// The least temperature at which the kernel slows something down, minus the sensor's: how far away that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headroom_c: Option<f64>,
-    /// Clock frequency of the fastest processor, MHz.
+    /// Clock frequency of the fastest CPU, MHz.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mhz: Option<f64>,
-    /// What this processor should keep up, MHz.
+    /// Frequency that this CPU should sustain, MHz.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_mhz: Option<f64>,
-    /// Raspberry Pi's throttle word: bits 0 to 3 under-voltage, frequency capped, throttled, soft temperature limit
+    /// Raspberry Pi's throttle flags: bits 0 to 3 under-voltage, frequency capped, throttled, soft temperature limit
     /// now; bits 16 to 19 the same since boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pi_throttled: Option<u32>,
     /// Events of over-current and thermal throttling since boot, all counters together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttle_events: Option<u64>,
-    /// How far the kernel's cooling devices slow processors down, all together; 0 is not at all.
+    /// How far the kernel's cooling devices slow CPUs down, all together; 0 is not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cooling: Option<u64>,
     /// Rule by which the kernel sets clock frequencies.
@@ -103,10 +103,10 @@ pub struct State {
     /// Jetson's power mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_mode: Option<String>,
-    /// Processors that are online.
+    /// CPUs that are online.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<String>,
-    /// Processor milliseconds that all programs, and other tenants of the machine, have taken since boot.
+    /// CPU milliseconds that all programs, and other tenants of the machine, have taken since boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_ms: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! Where Linux says what.
+//! Reads what Linux tells of the machine: sysfs, procfs, the device tree.
 
 use super::{Board, State};
 use crate::kernels::{Isa, available, computes_halves};
@@ -23,7 +23,7 @@ pub(super) fn board(root: &Path) -> Board {
         power_mode: power_mode(root),
         kernel: text(&root.join("proc/sys/kernel/osrelease")),
         gpu: None,
-        halves: computes_halves(Isa::detect()),
+        computes_f16: computes_halves(Isa::detect()),
         available: Some(available()),
         runtime: env!("CARGO_PKG_VERSION").into(),
         emulated: emulated(root, arch),
@@ -38,7 +38,7 @@ pub(super) fn state(root: &Path) -> State {
     let fastest = folders(&root.join(CPUS), "cpu").into_iter().filter_map(|cpu| {
         let folder = cpu.join("cpufreq");
         let now = number(&folder.join("scaling_cur_freq"))? / 1000.0;
-        // Where a processor has a base frequency, the maximum is that of one core for a moment.
+        // Where a CPU has a base frequency, the maximum is that of one core for a moment.
         let most = number(&folder.join("base_frequency")).or_else(|| number(&folder.join("cpuinfo_max_freq")));
         Some((now, most.map(|khz| khz / 1000.0)))
     });
@@ -58,7 +58,7 @@ pub(super) fn state(root: &Path) -> State {
     }
 }
 
-/// The name of the board (device tree) or of the processor.
+/// The name of the board (device tree) or of the CPU.
 fn model(root: &Path) -> Option<String> {
     if let Some(name) = text(&root.join("proc/device-tree/model")) {
         return Some(name);
@@ -109,11 +109,11 @@ fn throttle_events(root: &Path) -> Option<u64> {
     (!counts.is_empty()).then(|| counts.iter().fold(0u64, |sum, n| sum.saturating_add(*n)))
 }
 
-/// The states of cooling devices that slow processors down; fans are none.
+/// The states of cooling devices that slow CPUs down; fans do not.
 fn cooling(root: &Path) -> Option<u64> {
     let slows = |folder: &PathBuf| {
         let kind = text(&folder.join("type")).unwrap_or_default().to_lowercase();
-        ["cpu", "processor", "throttle"].iter().any(|word| kind.contains(word))
+        ["cpu", "processor", "throttle"].iter().any(|name| kind.contains(name))
     };
     let devices = folders(&root.join("sys/class/thermal"), "cooling_device").into_iter().filter(slows);
     let states: Vec<u64> = devices.filter_map(|folder| text(&folder.join("cur_state"))?.parse().ok()).collect();
@@ -140,7 +140,7 @@ pub(super) fn total_memory(root: &Path) -> Option<f64> {
     Some(kib * 1024.0)
 }
 
-/// Busy time of all processors, and what other tenants of the machine took (steal).
+/// Busy time of all CPUs, and what other tenants of the machine took (steal).
 fn busy_ms(root: &Path) -> Option<f64> {
     let stat = text(&root.join("proc/stat"))?;
     let ticks: Vec<f64> =

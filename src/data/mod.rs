@@ -134,7 +134,7 @@ pub enum DataError {
         first: ImageError,
     },
     /// A split without a single image.
-    #[error("{path}: split `{split}` has no images; looked for {} in {looked}", places::ENDINGS_READ)]
+    #[error("{path}: split `{split}` has no images; looked for {} in {looked}", places::endings_read())]
     Empty {
         /// The YAML file.
         path: PathBuf,

@@ -3,6 +3,7 @@
 use super::compare::listed;
 use super::yaml::{Description, aliases, first_there};
 use super::{DataError, text};
+use crate::detector::pictures::IMAGES;
 use crate::files;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,9 +15,11 @@ const MAX_TEXT: u64 = 64 << 20;
 const MAX_IMAGES: usize = 10_000_000;
 const MAX_DEPTH: usize = 16;
 
-/// The endings of image files, and how messages name them.
-const ENDINGS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"];
-pub(super) const ENDINGS_READ: &str = ".jpg, .jpeg, .png, .webp, .bmp, .tif and .tiff";
+/// The endings of image files as messages name them: `.jpg, .jpeg and .png`.
+pub(super) fn endings_read() -> String {
+    let text = IMAGES.map(|ending| format!(".{ending}")).join(", ");
+    text.rsplit_once(", ").map_or(text.clone(), |(others, last)| format!("{others} and {last}"))
+}
 
 /// The different endings that a note lists.
 const MAX_ENDINGS: usize = 6;
@@ -104,7 +107,7 @@ impl Description {
             let places = [folder.join(relative), self.root.join(relative), relative.into()];
             let image = first_there(places.clone());
             if !is_image(&image) {
-                return Err(fail(format!("`{line}`, expected an image file: {ENDINGS_READ}")));
+                return Err(fail(format!("`{line}`, expected an image file: {}", endings_read())));
             }
             if !image.is_file() {
                 let mut tried = places.to_vec();
@@ -206,7 +209,8 @@ impl Search {
             let shown = shown.collect::<Vec<_>>().join(", ");
             let more = if endings.len() > MAX_ENDINGS { ", and others" } else { "" };
             notes.push(format!(
-                "{all} files among the images of `{split}` are left out, as only {ENDINGS_READ} are read: {shown}{more}"
+                "{all} files among the images of `{split}` are left out, as only {} are read: {shown}{more}",
+                endings_read()
             ));
         }
         if self.hidden > 0 {
@@ -221,7 +225,7 @@ fn has_ending(path: &Path, known: &[&str]) -> bool {
 }
 
 fn is_image(path: &Path) -> bool {
-    has_ending(path, &ENDINGS)
+    has_ending(path, &IMAGES)
 }
 
 fn is_hidden(path: &Path) -> bool {

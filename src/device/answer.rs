@@ -1,5 +1,5 @@
-//! What a program of a device answers, within bounds: so many bytes, in so much time. A program that prints for ever or
-//! hangs is killed, and costs neither the memory nor the patience of this machine.
+//! Reads what a program of a device answers, within limits of bytes and of time. A program that prints for ever or
+//! hangs is killed.
 
 use super::DeviceError;
 use std::io::{self, Read};
@@ -15,16 +15,16 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The most that is kept of what a program says to its standard error, where that is not shown.
 const MAX_COMPLAINT: u64 = 64 << 10;
 
-/// What an answer may cost.
+/// Limits of an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
+pub struct AnswerLimits {
     /// Bytes on standard output.
     pub bytes: u64,
-    /// Time from start to end; none waits for ever, where a user sits before it.
+    /// Time from start to end; without one it is waited for without end, as a user can interrupt it.
     pub time: Option<Duration>,
 }
 
-impl Limits {
+impl AnswerLimits {
     /// Of a program that runs networks: the slowest window of the largest network under emulation takes minutes.
     pub const LONG: Self = Self { bytes: 64 << 20, time: Some(Duration::from_secs(1800)) };
 
@@ -50,7 +50,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// If it cannot be started, prints more than it may, or takes longer. `program` names it in messages.
-pub fn answer(command: &mut Command, program: &Path, limits: &Limits) -> Result<Answer, DeviceError> {
+pub fn answer(command: &mut Command, program: &Path, limits: &AnswerLimits) -> Result<Answer, DeviceError> {
     let child = command.stdout(Stdio::piped()).spawn();
     let child = child.map_err(|source| DeviceError::Start { program: program.into(), source })?;
     collect(child, program, limits)
@@ -60,7 +60,7 @@ pub fn answer(command: &mut Command, program: &Path, limits: &Limits) -> Result<
 ///
 /// # Errors
 /// As [`answer`].
-pub fn collect(mut child: Child, program: &Path, limits: &Limits) -> Result<Answer, DeviceError> {
+pub fn collect(mut child: Child, program: &Path, limits: &AnswerLimits) -> Result<Answer, DeviceError> {
     let end = limits.time.map(|time| Instant::now() + time);
     let (output, complaint) = (child.stdout.take(), child.stderr.take());
     let output = read(output, limits.bytes.saturating_add(1), false);
@@ -81,7 +81,7 @@ fn wait(
     output: &Receiver<io::Result<Vec<u8>>>,
     end: Option<Instant>,
     program: &Path,
-    limits: &Limits,
+    limits: &AnswerLimits,
 ) -> Result<(ExitStatus, Vec<u8>), DeviceError> {
     let hangs = || {
         let seconds = limits.time.map_or(0, |time| time.as_secs());
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn of(script: &str, bytes: u64, millis: u64) -> Result<(Option<i32>, Vec<u8>), DeviceError> {
-        let limits = Limits { bytes, time: Some(Duration::from_millis(millis)) };
+        let limits = AnswerLimits { bytes, time: Some(Duration::from_millis(millis)) };
         let mut command = Command::new("/bin/sh");
         let answer = answer(command.args(["-c", script]).stdin(Stdio::null()), Path::new("device"), &limits)?;
         Ok((answer.status.code(), answer.output))
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(of("printf 12345678; exit 3", 8, 20_000).unwrap(), (Some(3), b"12345678".to_vec()));
         let mut complains = Command::new("/bin/sh");
         complains.args(["-c", "yes | head -c 300000 >&2; echo x"]).stderr(Stdio::piped());
-        let answer = answer(&mut complains, Path::new("device"), &Limits::SHORT).unwrap();
+        let answer = answer(&mut complains, Path::new("device"), &AnswerLimits::SHORT).unwrap();
         assert_eq!((answer.output.as_slice(), answer.complaint.len() as u64), (&b"x\n"[..], MAX_COMPLAINT));
     }
 

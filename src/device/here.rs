@@ -1,7 +1,7 @@
 //! Programs that run on this machine: as they are, or behind a command such as an emulator.
 
 use super::shown::{Shown, stderr};
-use super::{DeviceError, Limits, Runner, Word, collect};
+use super::{AnswerLimits, Argument, DeviceError, Runner, collect};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -20,7 +20,12 @@ impl Prefixed {
 }
 
 impl Runner for Prefixed {
-    fn run_within(&self, program: &Path, words: &[Word], limits: &Limits) -> Result<Vec<u8>, DeviceError> {
+    fn run_within(
+        &self,
+        program: &Path,
+        arguments: &[Argument],
+        limits: &AnswerLimits,
+    ) -> Result<Vec<u8>, DeviceError> {
         // A bare name would be looked up in PATH.
         let place = if program.components().count() == 1 { Path::new(".").join(program) } else { program.to_owned() };
         let mut command = match self.command.split_first() {
@@ -32,7 +37,7 @@ impl Runner for Prefixed {
             }
         };
         let started = self.command.first().map_or_else(|| program.to_owned(), PathBuf::from);
-        command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr(limits));
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr(limits));
         let child = command.spawn();
         let mut child = child.map_err(|source| DeviceError::Start { program: started.clone(), source })?;
         let shown = Shown::of(&mut child);
@@ -94,9 +99,10 @@ mod tests {
     #[test]
     fn the_machine_itself_runs_programs_and_reports_failures() {
         let local = Prefixed::new(vec![]);
-        let words = [Word::Text("-c".into()), Word::Text("printf '%s' \"$0\"".into()), Word::File("a b".into())];
-        assert_eq!(local.run(Path::new("/bin/sh"), &words).unwrap(), b"a b");
-        let fail = [Word::Text("-c".into()), Word::Text("exit 7".into())];
+        let arguments =
+            [Argument::Text("-c".into()), Argument::Text("printf '%s' \"$0\"".into()), Argument::File("a b".into())];
+        assert_eq!(local.run(Path::new("/bin/sh"), &arguments).unwrap(), b"a b");
+        let fail = [Argument::Text("-c".into()), Argument::Text("exit 7".into())];
         assert!(matches!(local.run(Path::new("/bin/sh"), &fail), Err(DeviceError::Failed { code: Some(7), .. })));
         assert!(matches!(local.run(Path::new("/bin/none"), &[]), Err(DeviceError::Start { .. })));
         assert!(!local.emulates() && local.reach().is_ok());
@@ -108,7 +114,7 @@ mod tests {
     #[test]
     fn a_command_of_the_user_gets_the_program_and_its_words() {
         let command = ["/bin/sh", "-c", "printf '%s|' \"$@\"", "name"].map(str::to_owned).to_vec();
-        let printed = Prefixed::new(command).run(Path::new("/bin/true"), &[Word::Text("a b".into())]).unwrap();
+        let printed = Prefixed::new(command).run(Path::new("/bin/true"), &[Argument::Text("a b".into())]).unwrap();
         assert_eq!(printed, b"/bin/true|a b|");
         assert!(Prefixed::new(vec!["/usr/bin/qemu-aarch64-static".into()]).emulates());
     }

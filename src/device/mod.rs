@@ -9,7 +9,7 @@ mod script;
 mod shown;
 mod ssh;
 
-pub use answer::{Answer, Limits, answer, collect};
+pub use answer::{Answer, AnswerLimits, answer, collect};
 pub use ssh::Settings as SshSettings;
 
 use crate::profile::{Connect, Profile};
@@ -54,7 +54,7 @@ pub enum DeviceError {
         /// The cause.
         source: std::io::Error,
     },
-    /// The device cannot be reached, or is gone and does not come back.
+    /// The device cannot be reached, or was lost and does not come back.
     #[error("{host}: cannot be reached: {problem}")]
     Unreachable {
         /// The device as the profile names it.
@@ -80,16 +80,16 @@ pub enum DeviceError {
     },
 }
 
-/// A word of the command line.
+/// An argument of a program.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Word {
+pub enum Argument {
     /// Passed as it is.
     Text(String),
     /// A file of this machine, that the program finds at its place on the device.
     File(PathBuf),
 }
 
-impl AsRef<OsStr> for Word {
+impl AsRef<OsStr> for Argument {
     fn as_ref(&self) -> &OsStr {
         match self {
             Self::Text(text) => text.as_ref(),
@@ -104,14 +104,15 @@ pub trait Runner: Send + Sync {
     ///
     /// # Errors
     /// If it cannot be started, does not succeed, or breaks the limits of an answer.
-    fn run_within(&self, program: &Path, words: &[Word], limits: &Limits) -> Result<Vec<u8>, DeviceError>;
+    fn run_within(&self, program: &Path, arguments: &[Argument], limits: &AnswerLimits)
+    -> Result<Vec<u8>, DeviceError>;
 
     /// As [`Runner::run_within`], for a program that runs networks.
     ///
     /// # Errors
     /// As [`Runner::run_within`].
-    fn run(&self, program: &Path, words: &[Word]) -> Result<Vec<u8>, DeviceError> {
-        self.run_within(program, words, &Limits::LONG)
+    fn run(&self, program: &Path, arguments: &[Argument]) -> Result<Vec<u8>, DeviceError> {
+        self.run_within(program, arguments, &AnswerLimits::LONG)
     }
 
     /// Whether the device answers, found out without a program built for it.
@@ -122,7 +123,7 @@ pub trait Runner: Send + Sync {
         Ok(())
     }
 
-    /// Whether the device is emulated: results are right, times mean nothing.
+    /// Whether the device is emulated: results are right, and no latency is claimed.
     fn emulates(&self) -> bool {
         false
     }
@@ -135,8 +136,8 @@ pub trait Runner: Send + Sync {
 /// If what it needs is not installed here.
 pub fn runner(profile: &Profile) -> Result<Box<dyn Runner>, DeviceError> {
     let of_cargo = profile.device.triple.as_deref().map(cargo_variable).and_then(|name| std::env::var(name).ok());
-    let words: Vec<String> = of_cargo.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect();
-    if words.is_empty() { connect(profile) } else { Ok(Box::new(here::Prefixed::new(words))) }
+    let arguments: Vec<String> = of_cargo.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect();
+    if arguments.is_empty() { connect(profile) } else { Ok(Box::new(here::Prefixed::new(arguments))) }
 }
 
 /// The runner of a profile's connection, whatever cargo is told.

@@ -1,11 +1,11 @@
-//! What a device's shell is asked to do: POSIX scripts, and the words they are made of.
+//! What a device's shell is asked to do: POSIX scripts with quoted arguments.
 //!
 //! A session has a folder of its own on the device. A keeper there (started by [`open`]) removes the folder once nobody
 //! has asked for anything for a while: nothing stays behind when this machine never comes back.
 
-/// A word for a shell: everything between the quotes is taken as it is.
-pub(super) fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
+/// An argument for a shell: it takes everything between the quotes as it is.
+pub(super) fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Says that a script has come to its end, with the exit code of what it ran.
@@ -40,11 +40,11 @@ empty() {{
     )
 }
 
-/// Makes the session's folder, signs that somebody is there, and starts the keeper unless one is running. The keeper
-/// gives up when for `lease` seconds nobody has signed and no file that arrives has grown.
+/// Makes the session's folder, renews its lease, and starts the keeper unless one is running. The keeper removes the
+/// folder when for `lease` seconds nobody has renewed the lease and no arriving file has grown.
 ///
-/// Folders of other sessions without a keeper, from before a reboot, are removed on the way: those that carry our mark and
-/// a whole name of ours. The folder of all sessions goes when it is empty and was made here.
+/// Folders of other sessions without a keeper, from before a reboot, are removed on the way: those that carry our mark
+/// and a whole name of ours. The folder of all sessions goes when it is empty and was made here.
 pub(super) fn open(folder: &str, session: &str, lease: u64) -> String {
     let (folder, session, looks, ours) = (quote(folder), quote(session), lease.div_ceil(TICK), ours());
     format!(
@@ -81,8 +81,8 @@ cd "$home"
     )
 }
 
-/// Goes to the session's folder and signs, or ends with code 250 if the folder is gone (the keeper gave up, or the
-/// device was set up anew).
+/// Goes to the session's folder and renews its lease, or ends with code 250 if the folder does not exist any more (the
+/// keeper removed it, or the device was set up anew).
 fn enter(folder: &str, session: &str) -> String {
     format!(
         "cd {} 2>/dev/null && cd {} 2>/dev/null || exit 250\necho \"$$ $(date +%s)\" > signed\n",
@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn any_word_survives_the_shell() {
-        for word in ["", "a b", "it's", "$HOME `id` \"x\" \\", "a\nb", "-n", "ü;&|"] {
-            let output = Command::new("sh").args(["-c", &format!("printf %s {}", quote(word))]).output().unwrap();
-            assert_eq!(String::from_utf8_lossy(&output.stdout), word);
+        for text in ["", "a b", "it's", "$HOME `id` \"x\" \\", "a\nb", "-n", "ü;&|"] {
+            let output = Command::new("sh").args(["-c", &format!("printf %s {}", quote(text))]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), text);
         }
     }
 }

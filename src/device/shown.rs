@@ -1,7 +1,7 @@
 //! What a program of a device says to its standard error is shown, but cannot drive the user's terminal: control
 //! characters in it are escaped.
 
-use super::Limits;
+use super::AnswerLimits;
 use std::io::{self, Read, Write};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -11,11 +11,12 @@ use std::time::Duration;
 /// The longest piece that is shown at once, bytes.
 const PIECE: usize = 8 << 10;
 
-/// How long the last words of a program that has ended are waited for.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the last output of a program that has ended is waited for.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
-/// Where a program's standard error goes: to the user as it is, where the program is the user's; else through [`Shown`].
-pub(super) fn stderr(limits: &Limits) -> Stdio {
+/// Where a program's standard error goes: to the user as it is, where the program is the user's; else through
+/// [`Shown`].
+pub(super) fn stderr(limits: &AnswerLimits) -> Stdio {
     if limits.time.is_none() { Stdio::inherit() } else { Stdio::piped() }
 }
 
@@ -36,9 +37,9 @@ impl Shown {
         Self(ended)
     }
 
-    /// Waits for the last words, but not for what a program left running may say.
+    /// Waits for the last output, but not for what a program left running may say.
     pub(super) fn finish(self) {
-        let _ = self.0.recv_timeout(LAST_WORDS);
+        let _ = self.0.recv_timeout(LAST_OUTPUT);
     }
 }
 

@@ -9,7 +9,7 @@
 //! Configuration, agent, known hosts and jump hosts are OpenSSH's business.
 
 use super::shown::{Shown, stderr};
-use super::{DeviceError, Limits, Runner, Word, collect, script};
+use super::{AnswerLimits, Argument, DeviceError, Runner, collect, script};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,7 +29,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const MOST_ATTEMPTS: usize = 100;
 
-/// Exit codes of the scripts: the session's folder is gone; a file did not arrive whole.
+/// Exit codes of the scripts: the session's folder was removed; a file did not arrive whole.
 const GONE: i32 = 250;
 const TORN: i32 = 251;
 
@@ -40,7 +40,7 @@ pub struct Settings {
     pub host: String,
     /// Folder on the device, relative to the home folder there.
     pub folder: String,
-    /// Further words for `ssh`.
+    /// Further arguments of `ssh`.
     pub options: Vec<String>,
     /// Whether files stay on the device.
     pub keep: bool,
@@ -89,9 +89,9 @@ struct State {
 
 /// Why an attempt failed.
 enum Broken {
-    /// The connection: worth another try.
+    /// The connection dropped: it is tried again.
     Dropped(String),
-    /// The session's folder is not there any more: worth another try from the beginning.
+    /// The session's folder does not exist any more: everything is tried again from the beginning.
     Gone,
     /// Something else.
     Final(DeviceError),
@@ -116,7 +116,7 @@ impl Ssh {
         state: &mut State,
         files: &[(String, PathBuf)],
         line: &str,
-        limits: &Limits,
+        limits: &AnswerLimits,
     ) -> Result<(Vec<u8>, i32), Broken> {
         let Settings { folder, lease, silence, .. } = &self.settings;
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
@@ -146,7 +146,7 @@ impl Ssh {
         let stdin = file.map_or_else(Stdio::null, Stdio::from);
         let child = self.ssh(text).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         // A large file takes its time on a slow line.
-        let limits = if input.is_some() { Limits::LONG } else { Limits::SHORT };
+        let limits = if input.is_some() { AnswerLimits::LONG } else { AnswerLimits::SHORT };
         let output = collect(child.map_err(cannot_start)?, Path::new(&self.settings.host), &limits);
         let output = output.map_err(Broken::Final)?;
         if output.status.success() {
@@ -166,7 +166,7 @@ impl Ssh {
     }
 
     /// Runs the script of a program, and says all the while that somebody is there.
-    fn execute(&self, text: &str, limits: &Limits) -> Result<(Vec<u8>, i32), Broken> {
+    fn execute(&self, text: &str, limits: &AnswerLimits) -> Result<(Vec<u8>, i32), Broken> {
         let mut command = self.ssh(text);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr(limits));
         let mut child = command.spawn().map_err(cannot_start)?;
@@ -241,14 +241,19 @@ impl Runner for Ssh {
         self.answers()
     }
 
-    fn run_within(&self, program: &Path, words: &[Word], limits: &Limits) -> Result<Vec<u8>, DeviceError> {
+    fn run_within(
+        &self,
+        program: &Path,
+        arguments: &[Argument],
+        limits: &AnswerLimits,
+    ) -> Result<Vec<u8>, DeviceError> {
         let mut state = self.state();
         let mut files = vec![(self.name(&mut state, program)?, program.to_path_buf())];
         let mut line = format!("./{}", files[0].0);
-        for word in words {
-            match word {
-                Word::Text(text) => line += &format!(" {}", script::quote(text)),
-                Word::File(path) => {
+        for argument in arguments {
+            match argument {
+                Argument::Text(text) => line += &format!(" {}", script::quote(text)),
+                Argument::File(path) => {
                     let name = self.name(&mut state, path)?;
                     line += &format!(" ./{name}");
                     files.push((name, path.clone()));

@@ -8,7 +8,7 @@ use super::results::{
 use super::run::Done;
 use super::timing::PairedLatency;
 use super::verdict::{enter, enter_simulated};
-use crate::profile::{self, Profile};
+use crate::profile::{self, Profile, Resolved};
 use crate::report::{self, Report};
 use crate::surgery::Selection;
 use crate::{files, model};
@@ -61,13 +61,13 @@ struct Manifest<'a> {
 ///
 /// # Errors
 /// If a file cannot be written: then the results of the earlier run are kept.
-pub fn write(results: &Results, profile: &Profile, done: &Done) -> Result<(), PipelineError> {
+pub fn write(results: &Results, profile: &Resolved, done: &Done) -> Result<(), PipelineError> {
     let bytes = |model| model::to_bytes(model).map_err(PipelineError::Serialize);
     let (last, baseline) = (bytes(&done.model)?, bytes(&done.baseline)?);
     let source = done.model.info.provenance.get("source-sha256").cloned().unwrap_or_default();
     let plan = plan_file(&done.report, &done.selection, source.clone());
     let plan = toml::to_string(&plan)?;
-    let profile = profile::write(profile);
+    let profile = profile.to_toml();
     let new = vec![
         file(MODEL, &last),
         file(BASELINE, &baseline),

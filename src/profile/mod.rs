@@ -1,23 +1,29 @@
-//! What a user asks for: `targets/<name>.toml`, parsed once into a [`Profile`] whose values are checked and carry units.
+//! The profile of a device and a job: `targets/<name>.toml`, parsed once into a [`Profile`] whose values are checked
+//! and carry units.
 //!
-//! A profile is read against a schema ([`read`] lists it): unknown keys, wrong types and values out of range are all
-//! reported at once, each with its place in the file. Flags of the command line are an [`Overrides`] on top; [`write()`]
-//! gives the outcome as a profile again.
-//! This room knows no model and no device: whether a budget can be met is the pipeline's business.
+//! A profile is read against a schema (`schema.rs` lists it): unknown keys, wrong types and values out of range are all
+//! reported at once, each with its place in the file. [`Overrides`] defines the flags of the command line that replace
+//! values; [`Resolved`] is a profile with its flags applied and the source of every value, and writes itself as a
+//! profile again. This module knows no model and no device: whether a budget can be met is for the pipeline to say.
 
 mod criterion;
 mod error;
 mod overrides;
 mod read;
+mod resolved;
+mod schema;
 mod section;
+mod sources;
 mod units;
 mod write;
 
 pub use criterion::Criterion;
 pub use error::{Problem, ProfileError};
-pub use overrides::Overrides;
+pub use overrides::{ModelFlags, Overrides, RunFlags, heading};
 pub use read::{parse, read};
+pub use resolved::Resolved;
 pub use section::nearest;
+pub use sources::Sources;
 pub use units::{Mib, Millis, Ratio, UnitError};
 pub use write::write;
 
@@ -30,7 +36,7 @@ use std::path::PathBuf;
 /// Names of the importance criteria that a profile or a flag may choose.
 pub const IMPORTANCE: [&str; Criterion::NAMES.len()] = Criterion::NAMES;
 
-/// Everything a job needs to know that is neither weights nor images.
+/// Everything that a job needs besides weights and images.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Profile {
@@ -65,11 +71,11 @@ pub struct Device {
     pub target_cpu: Option<String>,
     /// Threads that the network may use.
     pub threads: usize,
-    /// Whether measurements bind every thread to a processor of its own.
+    /// Whether measurements bind every thread to a CPU.
     pub pin: bool,
     /// Memory of the whole device; the memory budget must fit into it.
     pub memory: Option<Mib>,
-    /// Part of the name that the board gives itself; measured on another one, times claim nothing.
+    /// Part of the name that the board gives itself; on another board no latency is claimed.
     pub board: Option<String>,
     /// Version of its C library.
     pub glibc: Option<String>,
@@ -77,9 +83,9 @@ pub struct Device {
     pub features: Vec<String>,
     /// Architecture of the GPU that the inference binary carries code for, `sm_87`; none without one.
     pub cuda: Option<String>,
-    /// What one core can do at most: 10^9 floating-point operations (f32, a multiply-add is two) per second.
+    /// Peak of one core: 10^9 floating-point operations (f32, a multiply-add is two) per second.
     pub core_gflops: Option<f64>,
-    /// What all cores together move to and from memory at most: 10^9 bytes per second.
+    /// Peak memory bandwidth of all cores together: 10^9 bytes per second.
     pub bandwidth: Option<f64>,
 }
 
@@ -96,12 +102,12 @@ pub enum Connect {
         host: String,
         /// Folder on the device.
         folder: String,
-        /// Further words for `ssh`.
+        /// Further arguments of `ssh`.
         options: Vec<String>,
         /// Whether copied files stay there, for the next time.
         keep: bool,
     },
-    /// Run here under user-mode emulation: right results, meaningless times.
+    /// Run here under user-mode emulation: results are right, and no latency is claimed.
     Qemu,
     /// Run by a command line of the user, which gets the program and its arguments appended.
     Command {
@@ -116,21 +122,21 @@ pub enum Connect {
 pub struct Budget {
     /// Time per frame.
     pub latency: Option<Millis>,
-    /// Time per frame as a share of the baseline network's, measured in turn with it.
+    /// Time per frame as a share of the baseline network's, measured interleaved with it.
     pub latency_ratio: Option<Ratio>,
     /// Percentile of the frame times that must keep to `latency`: 50, 95 or 99.
     pub percentile: u8,
     /// Weights, peak activations and workspace together.
     pub memory: Option<Mib>,
-    /// Trained values.
+    /// Number of parameters.
     pub params: Option<usize>,
     /// The model's file.
     pub file: Option<Mib>,
-    /// The least mAP50-95 on the validation images.
+    /// Minimum mAP50-95 on the validation images.
     pub min_map: Option<Ratio>,
-    /// The most mAP50-95 that may be lost against the baseline network.
+    /// Maximum drop of mAP50-95 against the baseline network.
     pub max_map_drop: Option<Ratio>,
-    /// The least recall of classes by name, as a share of the baseline network's.
+    /// Minimum recall of classes by name, as a share of the baseline network's.
     pub floors: BTreeMap<String, Ratio>,
 }
 
@@ -147,11 +153,11 @@ pub struct ModelChoice {
     pub sizes: Vec<usize>,
     /// Images per run of the network on the device.
     pub batch: usize,
-    /// The numbers that the network computes with on the device.
+    /// Arithmetic of the network on the device.
     pub dtype: Dtype,
 }
 
-/// What is taken away.
+/// What is pruned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
@@ -180,19 +186,19 @@ impl Strategy {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Search {
-    /// What is taken away.
+    /// What is pruned.
     pub strategy: Strategy,
     /// Share of the weights that become zero where `strategy` is unstructured.
     pub sparsity: Ratio,
     /// Widths are multiples of this.
     pub grid: usize,
-    /// The least share of a group's channels that stays.
+    /// Minimum share of a group's channels that is kept.
     pub min_keep: Ratio,
-    /// How channels are ranked: one of [`IMPORTANCE`].
+    /// Importance criterion that ranks channels: one of [`IMPORTANCE`].
     pub importance: String,
-    /// Training images for importance and repair.
+    /// Training images for sensitivity, importance and repair.
     pub calibration_images: usize,
-    /// Seed of everything random.
+    /// Seed of every random choice.
     pub seed: u64,
 }
 
@@ -200,13 +206,13 @@ pub struct Search {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Finetune {
-    /// Passes over the training images; 0 skips training.
+    /// Epochs; 0 skips fine-tuning.
     pub epochs: usize,
     /// Peak learning rate.
     pub lr: f64,
     /// Images per step.
     pub batch: usize,
-    /// How steps follow from gradients.
+    /// Optimizer.
     pub optimizer: Optimizer,
     /// Weight of the baseline network as a teacher; 0 turns it off.
     pub distill: f64,
@@ -216,7 +222,7 @@ pub struct Finetune {
     pub control: bool,
 }
 
-/// How steps follow from gradients.
+/// The optimizers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Optimizer {
@@ -228,7 +234,7 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    /// Every optimiser with the name users type.
+    /// Every optimizer with the name users type.
     pub const ALL: [(&'static str, Self); 2] = [("adamw", Self::Adamw), ("sgd", Self::Sgd)];
 }
 
@@ -236,14 +242,20 @@ impl Optimizer {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Bench {
-    /// Runs before the clock starts.
+    /// Warm-up frames, which are not timed.
     pub warmup: usize,
-    /// Runs on the clock.
+    /// Timed frames.
     pub runs: usize,
-    /// Whether frames only count while the machine is neither slowed down nor busy with something else.
-    pub quiet: bool,
+    /// Whether windows of frames count only while the machine is neither throttled nor busy: the key `quiet`.
+    #[serde(rename = "quiet")]
+    pub require_idle: bool,
     /// A benchmark command of the user in place of our runtime: it prints the milliseconds of the ONNX file `{model}`.
     pub command: Option<Vec<String>>,
+}
+
+/// Whether the name of a dataset stands for pictures that are drawn on the spot, and not for a file.
+fn is_drawn(name: &str) -> bool {
+    name == "demo" || name.starts_with("drawn:")
 }
 
 impl Default for Profile {
@@ -295,7 +307,7 @@ impl Default for Profile {
                 sparsity: 0.0,
                 control: true,
             },
-            bench: Bench { warmup: 20, runs: 300, quiet: true, command: None },
+            bench: Bench { warmup: 20, runs: 300, require_idle: true, command: None },
         }
     }
 }

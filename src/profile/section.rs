@@ -9,8 +9,8 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-/// So many problems are told of one file: nobody mends more at once, and to find the line of each takes a look at the
-/// whole text before it.
+/// The most problems that are reported of one file: nobody repairs more at once, and finding the line of each one takes
+/// a look at the whole text before it.
 const MOST: usize = 200;
 
 /// Collects problems of one file, the first [`MOST`] of them.
@@ -18,11 +18,13 @@ pub(super) struct Problems<'t> {
     path: &'t Path,
     text: &'t str,
     pub(super) found: Vec<Problem>,
+    /// Section and key of every value that was read, right or wrong.
+    pub(super) keys: Vec<(&'static str, &'static str)>,
 }
 
 impl<'t> Problems<'t> {
     pub(super) fn new(path: &'t Path, text: &'t str) -> Self {
-        Self { path, text, found: Vec::new() }
+        Self { path, text, found: Vec::new(), keys: Vec::new() }
     }
 
     /// A problem at a place of the text, or of the whole file.
@@ -59,6 +61,7 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
     fn get<T>(&mut self, key: &'static str, convert: impl FnOnce(&DeValue) -> Result<T, String>) -> Option<T> {
         self.asked.push(key);
         let value = self.table?.get(key)?;
+        self.problems.keys.push((self.name, key));
         match convert(value.get_ref()) {
             Ok(value) => Some(value),
             Err(message) => {
@@ -96,14 +99,14 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
         })
     }
 
-    /// Words of a command line.
-    pub(super) fn words(&mut self, key: &'static str) -> Option<Vec<String>> {
+    /// A list of texts, such as the arguments of a command.
+    pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         self.get(key, |value| {
-            let words =
+            let texts =
                 value.as_array().and_then(|a| a.iter().map(|v| v.get_ref().as_str().map(str::to_owned)).collect());
-            match expect(value, "a list of texts", words)? {
-                words if Vec::is_empty(&words) => Err("is empty".into()),
-                words => Ok(words),
+            match expect(value, "a list of texts", texts)? {
+                texts if Vec::is_empty(&texts) => Err("is empty".into()),
+                texts => Ok(texts),
             }
         })
     }
@@ -113,33 +116,31 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
         self.get(key, |value| expect(value, "true or false", value.as_bool()))
     }
 
-    /// A whole number of a range.
-    pub(super) fn whole(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+    /// An integer of a range.
+    pub(super) fn integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         self.get(key, |value| {
             let digits = value.as_integer().map(|i| (i.as_str(), i.radix()));
-            let (digits, radix) = expect(value, "a whole number", digits)?;
+            let (digits, radix) = expect(value, "an integer", digits)?;
             let number = u64::from_str_radix(digits, radix).ok().filter(|number| range.contains(number));
-            number.ok_or_else(|| {
-                format!("is {digits}, expected a whole number from {} to {}", range.start(), range.end())
-            })
+            number.ok_or_else(|| format!("is {digits}, expected an integer from {} to {}", range.start(), range.end()))
         })
     }
 
-    /// A whole number of a range, as a count.
+    /// An integer of a range, as a count.
     pub(super) fn count(&mut self, key: &'static str, range: RangeInclusive<usize>) -> Option<usize> {
         let range = *range.start() as u64..=*range.end() as u64;
-        self.whole(key, range).map(|number| number as usize)
+        self.integer(key, range).map(|number| number as usize)
     }
 
-    /// A whole number of a range, or a list of them.
+    /// An integer of a range, or a list of them.
     pub(super) fn counts(&mut self, key: &'static str, range: RangeInclusive<usize>) -> Option<Vec<usize>> {
         self.get(key, |value| {
             let one = |value: &DeValue| {
                 let digits = value.as_integer().map(|i| (i.as_str(), i.radix()));
-                let (digits, radix) = expect(value, "a whole number", digits)?;
+                let (digits, radix) = expect(value, "an integer", digits)?;
                 let number = usize::from_str_radix(digits, radix).ok().filter(|number| range.contains(number));
                 number.ok_or_else(|| {
-                    format!("is {digits}, expected a whole number from {} to {}", range.start(), range.end())
+                    format!("is {digits}, expected an integer from {} to {}", range.start(), range.end())
                 })
             };
             match value.as_array() {

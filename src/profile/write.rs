@@ -1,72 +1,104 @@
 //! Writes a profile as text that [`parse`](super::parse) reads back to the same profile: every default filled in, every
 //! flag entered.
 
-use super::read::is_drawn;
-use super::{Bench, Budget, Connect, Device, Finetune, ModelChoice, Optimizer, Profile, Search, Strategy};
+use super::sources::Sources;
+use super::{Bench, Budget, Connect, Device, Finetune, ModelChoice, Optimizer, Profile, Search, Strategy, is_drawn};
 use crate::graph::Dtype;
+use std::fmt::Write;
 use std::path::Path;
 use toml::{Table, Value};
 
-/// The text of a profile. Its paths are written as absolute ones: it may lie in another folder than the file that it was
-/// read from.
+/// The text of a profile. Its paths are written as absolute ones: it may lie in another folder than the file that it
+/// was read from.
 pub fn write(profile: &Profile) -> String {
+    commented(profile, None)
+}
+
+/// Column of the comments behind values.
+const COMMENT: usize = 40;
+
+/// The keys of a section that have a value, in the order of the schema.
+type Keys = Vec<(&'static str, Value)>;
+
+/// As [`write`], with the source of every value in a comment behind it, where sources are given.
+pub(super) fn commented(profile: &Profile, sources: Option<&Sources>) -> String {
     let sections = [
         ("device", device(&profile.device)),
         ("connect", connect(&profile.connect)),
         ("budget", budget(&profile.budget)),
         ("model", model(&profile.model)),
-        ("data", table([("path", profile.data.as_deref().map(place))])),
+        ("data", keys([("path", profile.data.as_deref().map(place))])),
         ("search", search(&profile.search)),
         ("finetune", finetune(&profile.finetune)),
         ("bench", bench(&profile.bench)),
     ];
-    // One at a time, for the order of the schema.
-    let text = sections.into_iter().map(|(name, section)| table([(name, Some(Value::Table(section)))]).to_string());
-    text.collect::<Vec<_>>().join("\n")
+    let mut text = String::new();
+    for (name, section) in sections {
+        let _ = writeln!(text, "{}[{name}]", if text.is_empty() { "" } else { "\n" });
+        for (key, value) in section {
+            let source = sources.map(|sources| sources.of(name, key));
+            text += &entry(name, key, value, source);
+        }
+    }
+    text
 }
 
-fn device(device: &Device) -> Table {
+/// One key with its value, or a whole table, which must be the last of its section.
+fn entry(section: &str, key: &str, value: Value, source: Option<&str>) -> String {
+    // A name of a file may have line breaks in it.
+    let comment = source.map(|source| format!("# {}", source.escape_debug()));
+    let behind = |line: &str| match &comment {
+        Some(comment) => format!("{line:<COMMENT$} {comment}\n"),
+        None => format!("{line}\n"),
+    };
+    match value {
+        Value::Table(values) => behind(&format!("\n[{section}.{key}]")) + &values.to_string(),
+        value => behind(Table::from_iter([(key.to_owned(), value)]).to_string().trim_end()),
+    }
+}
+
+fn device(device: &Device) -> Keys {
     let text = |text: &Option<String>| text.clone().map(Value::from);
-    table([
+    keys([
         ("name", Some(device.name.clone().into())),
         ("triple", text(&device.triple)),
         ("target-cpu", text(&device.target_cpu)),
-        ("threads", Some(whole(device.threads))),
+        ("threads", Some(integer(device.threads))),
         ("pin", Some(device.pin.into())),
         ("memory-mib", device.memory.map(|mib| mib.get().into())),
         ("board", text(&device.board)),
         ("glibc", text(&device.glibc)),
-        ("features", words(&device.features)),
+        ("features", texts(&device.features)),
         ("cuda", text(&device.cuda)),
         ("core-gflops", device.core_gflops.map(Value::from)),
         ("bandwidth-gb-s", device.bandwidth.map(Value::from)),
     ])
 }
 
-fn connect(connect: &Connect) -> Table {
+fn connect(connect: &Connect) -> Keys {
     let kind = |kind: &str| ("kind", Some(Value::from(kind)));
     match connect {
-        Connect::Local => table([kind("local")]),
-        Connect::Qemu => table([kind("qemu")]),
-        Connect::Command { command } => table([kind("command"), ("command", words(command))]),
-        Connect::Ssh { host, folder, options, keep } => table([
+        Connect::Local => keys([kind("local")]),
+        Connect::Qemu => keys([kind("qemu")]),
+        Connect::Command { command } => keys([kind("command"), ("command", texts(command))]),
+        Connect::Ssh { host, folder, options, keep } => keys([
             kind("ssh"),
             ("host", Some(host.clone().into())),
             ("folder", Some(folder.clone().into())),
-            ("options", words(options)),
+            ("options", texts(options)),
             ("keep", Some((*keep).into())),
         ]),
     }
 }
 
-fn budget(budget: &Budget) -> Table {
+fn budget(budget: &Budget) -> Keys {
     let floors: Table = budget.floors.iter().map(|(name, share)| (name.clone(), share.get().into())).collect();
-    table([
+    keys([
         ("latency-ms", budget.latency.map(|ms| ms.get().into())),
         ("latency-ratio", budget.latency_ratio.map(|ratio| ratio.get().into())),
         ("percentile", Some(i64::from(budget.percentile).into())),
         ("memory-mib", budget.memory.map(|mib| mib.get().into())),
-        ("params", budget.params.map(whole)),
+        ("params", budget.params.map(integer)),
         ("file-mib", budget.file.map(|mib| mib.get().into())),
         ("min-map", budget.min_map.map(|ratio| ratio.get().into())),
         ("max-map-drop", budget.max_map_drop.map(|ratio| ratio.get().into())),
@@ -74,36 +106,36 @@ fn budget(budget: &Budget) -> Table {
     ])
 }
 
-fn model(model: &ModelChoice) -> Table {
-    let sizes = || model.sizes.iter().map(|side| whole(*side)).collect();
+fn model(model: &ModelChoice) -> Keys {
+    let sizes = || model.sizes.iter().map(|side| integer(*side)).collect();
     let name = Dtype::ALL.iter().find(|(_, dtype)| *dtype == model.dtype).map(|(name, _)| Value::from(*name));
-    table([
+    keys([
         ("path", model.path.as_deref().map(place)),
-        ("imgsz", if model.sizes.len() > 1 { Some(Value::Array(sizes())) } else { model.imgsz.map(whole) }),
-        ("batch", Some(whole(model.batch))),
+        ("imgsz", if model.sizes.len() > 1 { Some(Value::Array(sizes())) } else { model.imgsz.map(integer) }),
+        ("batch", Some(integer(model.batch))),
         ("dtype", name),
     ])
 }
 
-fn search(search: &Search) -> Table {
+fn search(search: &Search) -> Keys {
     let strategy = Strategy::ALL.iter().find(|(_, strategy)| *strategy == search.strategy);
-    table([
+    keys([
         ("strategy", strategy.map(|(name, _)| Value::from(*name))),
         ("sparsity", Some(search.sparsity.get().into())),
-        ("grid", Some(whole(search.grid))),
+        ("grid", Some(integer(search.grid))),
         ("min-keep", Some(search.min_keep.get().into())),
         ("importance", Some(search.importance.clone().into())),
-        ("calibration-images", Some(whole(search.calibration_images))),
+        ("calibration-images", Some(integer(search.calibration_images))),
         ("seed", Some(i64::try_from(search.seed).unwrap_or(i64::MAX).into())),
     ])
 }
 
-fn finetune(tune: &Finetune) -> Table {
+fn finetune(tune: &Finetune) -> Keys {
     let optimizer = Optimizer::ALL.iter().find(|(_, optimizer)| *optimizer == tune.optimizer);
-    table([
-        ("epochs", Some(whole(tune.epochs))),
+    keys([
+        ("epochs", Some(integer(tune.epochs))),
         ("lr", Some(tune.lr.into())),
-        ("batch", Some(whole(tune.batch))),
+        ("batch", Some(integer(tune.batch))),
         ("optimizer", optimizer.map(|(name, _)| Value::from(*name))),
         ("distill", Some(tune.distill.into())),
         ("sparsity", Some(tune.sparsity.into())),
@@ -111,29 +143,29 @@ fn finetune(tune: &Finetune) -> Table {
     ])
 }
 
-fn bench(bench: &Bench) -> Table {
-    table([
-        ("warmup", Some(whole(bench.warmup))),
-        ("runs", Some(whole(bench.runs))),
-        ("quiet", Some(bench.quiet.into())),
+fn bench(bench: &Bench) -> Keys {
+    keys([
+        ("warmup", Some(integer(bench.warmup))),
+        ("runs", Some(integer(bench.runs))),
+        ("quiet", Some(bench.require_idle.into())),
         ("runtime", Some(if bench.command.is_some() { "command" } else { "engine" }.into())),
-        ("command", bench.command.as_deref().and_then(words)),
+        ("command", bench.command.as_deref().and_then(texts)),
     ])
 }
 
-/// A table of those keys that have a value.
-fn table<const N: usize>(keys: [(&str, Option<Value>); N]) -> Table {
-    keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+/// Those keys that have a value.
+fn keys<const N: usize>(keys: [(&'static str, Option<Value>); N]) -> Keys {
+    keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 /// The ranges of the schema end below the largest number of TOML.
-fn whole(number: usize) -> Value {
+fn integer(number: usize) -> Value {
     i64::try_from(number).unwrap_or(i64::MAX).into()
 }
 
 /// A list; an empty one is left out, which reads as the same.
-fn words(words: &[String]) -> Option<Value> {
-    (!words.is_empty()).then(|| words.iter().cloned().map(Value::from).collect::<Vec<_>>().into())
+fn texts(texts: &[String]) -> Option<Value> {
+    (!texts.is_empty()).then(|| texts.iter().cloned().map(Value::from).collect::<Vec<_>>().into())
 }
 
 fn place(path: &Path) -> Value {

@@ -1,11 +1,12 @@
-//! Measures networks on a device: in short windows, each of which is believed only if the machine was itself meanwhile.
+//! Measures networks on a device in short windows; a window counts only if the machine was not throttled or busy
+//! meanwhile.
 //!
 //! 1. Ask the device what it is. Under emulation, or on another machine than the profile's, results are labelled and
 //!    no window is judged: there is nothing to claim.
-//! 2. Take windows until there are frames enough. A window is a program's run on the device; a connection that drops
-//!    costs one window, not the session.
-//! 3. Give a window back that [`board::judge`] speaks against, and take it again; after three
-//!    tries the session ends without a result.
+//! 2. Take windows until there are enough frames. A window is one run of a program on the device; a connection that
+//!    drops costs one window, not the session.
+//! 3. Discard a window that [`board::judge`] finds throttled or busy, and take it again; after three tries the session
+//!    ends without a result.
 
 mod windows;
 
@@ -13,7 +14,7 @@ pub use windows::{Collected, Unsteady, collect};
 
 use crate::bench::{Distribution, Measured, PairedNetwork, PairedTimes, TableSpec, Window, upper_bound};
 use crate::board::{self, Board, State};
-use crate::device::{self, DeviceError, Limits, Runner, Word};
+use crate::device::{self, AnswerLimits, Argument, DeviceError, Runner};
 use crate::engine::LeastTimes;
 use crate::files;
 use crate::profile::Profile;
@@ -28,10 +29,10 @@ const WINDOW: usize = 100;
 /// Rounds of a latency table per run of the program.
 const TABLE_ROUNDS: usize = 2;
 
-/// How often as many frames as asked for are taken at most, so that they give a bound.
+/// At most this many times the requested frames are taken, so that they give a bound.
 const MOST_TIMES: usize = 3;
 
-/// Frames that prove that a program runs, where times mean nothing.
+/// Frames that prove that a program runs, where no latency is claimed.
 const PROOF: usize = 3;
 
 /// A measurement that came to no result.
@@ -40,7 +41,7 @@ pub enum SessionError {
     /// A program could not be run there.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The device was never quiet enough, or slows itself down.
+    /// The device was throttled or busy in every try.
     #[error(transparent)]
     Unsteady(#[from] Unsteady),
     /// What a program printed is not what it should.
@@ -61,23 +62,23 @@ pub enum SessionError {
     },
 }
 
-/// What was measured of two networks in turn, and how.
+/// An interleaved measurement of two networks, and how it was taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The network, and the one that ran in turn with it.
+    /// The network, and the one whose frames were interleaved with its frames.
     #[serde(flatten)]
     pub measured: Measured,
     /// The machine in one line.
     pub device: String,
-    /// Why the times mean nothing, where they do.
+    /// Why no latency is claimed, where none is: the device is emulated, or another one than the profile's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulated: Option<String>,
-    /// Windows that were believed.
+    /// Windows that count.
     pub windows: usize,
-    /// What spoke against windows that were not.
+    /// Why the others were discarded.
     pub discarded: Vec<String>,
-    /// The network's frames of all windows, discarded ones too, where there are any: whoever doubts the evidence against
-    /// those finds here what their frames change.
+    /// The network's frames of all windows, with those of discarded ones, where there are any: this shows how much they
+    /// change the figures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_windows: Option<Distribution>,
     /// The machine before the first window, after its warm-up.
@@ -91,14 +92,14 @@ pub struct Record {
 pub struct Frames {
     /// Side of the square image, pixels.
     pub imgsz: usize,
-    /// Frames before the clock starts, in every window.
+    /// Warm-up frames of every window, which are not timed.
     pub warmup: usize,
-    /// Frames on the clock, all windows together.
+    /// Timed frames of all windows together.
     pub runs: usize,
-    /// Whether the way from a photo to its detections is timed too.
+    /// Whether decoding, preparing and detecting in a photo are timed, too.
     pub phases: bool,
-    /// A percentile that a bound is wanted of: where frames depend on each other so much that there is none, up to
-    /// [`MOST_TIMES`] as many are taken.
+    /// A percentile that needs a bound: where frames depend on each other so much that there is none, up to
+    /// [`MOST_TIMES`] as many frames are taken.
     pub percentile: Option<u8>,
 }
 
@@ -107,9 +108,10 @@ pub struct Session {
     runner: Box<dyn Runner>,
     binary: PathBuf,
     threads: usize,
-    /// Whether the threads are bound to a processor each.
+    /// Whether each thread is bound to a CPU.
     pin: bool,
-    quiet: bool,
+    /// Whether windows count only while the machine is neither throttled nor busy.
+    require_idle: bool,
     board: Board,
     simulated: Option<String>,
 }
@@ -139,19 +141,19 @@ impl Session {
     /// # Errors
     /// As [`Session::open`].
     pub fn with_runner(runner: Box<dyn Runner>, profile: &Profile, binary: &Path) -> Result<Self, SessionError> {
-        let output = runner.run_within(binary, &[text("device"), text("--json")], &Limits::SHORT)?;
+        let output = runner.run_within(binary, &[text("device"), text("--json")], &AnswerLimits::SHORT)?;
         let About { board } = parse(binary, &output)?;
         let simulated = simulated(profile, &board, runner.emulates());
-        let (pin, quiet) = (profile.device.pin, profile.bench.quiet);
+        let (pin, require_idle) = (profile.device.pin, profile.bench.require_idle);
         // The program there starts no more either; where it is only simulated, it proves that it runs, and no more.
         let most = board.available.filter(|n| *n > 0 && simulated.is_none()).unwrap_or(usize::MAX);
         let threads = profile.device.threads.min(most);
-        Ok(Self { runner, binary: binary.into(), threads, pin, quiet, board, simulated })
+        Ok(Self { runner, binary: binary.into(), threads, pin, require_idle, board, simulated })
     }
 
-    /// The session, with another answer than the profile's to whether the machine must be quiet.
-    pub fn quiet(self, quiet: bool) -> Self {
-        Self { quiet, ..self }
+    /// The session with `require_idle` in place of the profile's `[bench] quiet`.
+    pub fn with_idle_check(self, require_idle: bool) -> Self {
+        Self { require_idle, ..self }
     }
 
     /// The machine.
@@ -159,7 +161,7 @@ impl Session {
         &self.board
     }
 
-    /// Threads of the network there: the profile's, at most one for each processor.
+    /// Threads of the network there: the profile's, at most one for each CPU.
     pub fn threads(&self) -> usize {
         self.threads
     }
@@ -175,7 +177,7 @@ impl Session {
         &self.binary
     }
 
-    /// Whether its threads are bound to a processor each.
+    /// Whether each of its threads is bound to a CPU.
     pub fn pins(&self) -> bool {
         self.pin
     }
@@ -185,11 +187,11 @@ impl Session {
         self.simulated.as_deref()
     }
 
-    /// Measures a model file (the embedded model without one) in turn with another one.
+    /// Measures a model file (the embedded model without one), interleaved with another one.
     ///
     /// # Errors
-    /// If the device is gone, or never steady.
-    pub fn versus(
+    /// If the device is lost, or was throttled or busy in every try.
+    pub fn measure_paired(
         &self,
         model: Option<&Path>,
         other: &Path,
@@ -200,31 +202,31 @@ impl Session {
         let (runs, warmup) = if proof { (PROOF, 0) } else { (frames.runs.max(1), frames.warmup) };
         let mut done = 0;
         let mut take = |runs_here: usize| -> Result<Window, SessionError> {
-            let mut words = vec![text("window"), text("--runs"), text(&runs_here)];
-            words.extend([text("--warmup"), text(&warmup), text("--threads"), text(&self.threads)]);
-            words.extend([text("--imgsz"), text(&frames.imgsz)]);
-            words.extend(model.iter().flat_map(|model| [text("--model"), Word::File(model.to_path_buf())]));
-            words.extend([text("--against"), Word::File(other.into())]);
+            let mut arguments = vec![text("window"), text("--runs"), text(&runs_here)];
+            arguments.extend([text("--warmup"), text(&warmup), text("--threads"), text(&self.threads)]);
+            arguments.extend([text("--imgsz"), text(&frames.imgsz)]);
+            arguments.extend(model.iter().flat_map(|model| [text("--model"), Argument::File(model.to_path_buf())]));
+            arguments.extend([text("--against"), Argument::File(other.into())]);
             if self.pin {
-                words.push(text("--pin"));
+                arguments.push(text("--pin"));
             }
             if frames.phases && !proof && done == 0 {
-                words.push(text("--phases"));
+                arguments.push(text("--phases"));
             }
-            let window: Window = parse(&self.binary, &self.runner.run(&self.binary, &words)?)?;
+            let window: Window = parse(&self.binary, &self.runner.run(&self.binary, &arguments)?)?;
             done = (done + runs_here).min(runs);
             progress(done, runs);
             Ok(window)
         };
-        let believe = (!proof).then_some(self.quiet);
-        let mut collected = collect(runs, WINDOW, believe, &mut take)?;
+        let require_idle = (!proof).then_some(self.require_idle);
+        let mut collected = collect(runs, WINDOW, require_idle, &mut take)?;
         for _ in 1..MOST_TIMES {
             let wall = &collected.network.samples.wall;
             let wanted = frames.percentile.filter(|_| !proof && runs >= WINDOW);
             if wanted.is_none_or(|percentile| upper_bound(wall, percentile.into()).is_some()) {
                 break;
             }
-            collected.add(collect(runs, WINDOW, believe, &mut take)?);
+            collected.add(collect(runs, WINDOW, require_idle, &mut take)?);
         }
         Ok(self.record(collected, frames))
     }
@@ -233,7 +235,7 @@ impl Session {
         let Collected { windows, discarded, network, against, everything } = collected;
         let everything = Distribution::of(&everything.samples.wall, &everything.samples.cpu);
         let pair = PairedTimes::of(&against.samples, &network.samples);
-        let versus = PairedNetwork {
+        let paired = PairedNetwork {
             latency: pair.a,
             peak_memory_bytes: against.peak_memory_bytes,
             ratio: pair.ratio,
@@ -251,7 +253,7 @@ impl Session {
                 imgsz: frames.imgsz,
                 peak_resident_bytes: windows.iter().filter_map(|w| w.peak_resident_bytes).max(),
                 phases: windows.iter().find_map(|w| w.phases),
-                against: Some(versus),
+                against: Some(paired),
             },
             device: self.board.fingerprint(),
             simulated: self.simulated.clone(),
@@ -263,11 +265,11 @@ impl Session {
         }
     }
 
-    /// Times the layers of many networks in turn, a few rounds at a time. Other load only makes single rounds longer,
-    /// and the least time counts; rounds in which the machine slowed itself down are taken again.
+    /// Times the layers of many networks, interleaved, a few rounds at a time. Other load only makes single rounds
+    /// longer, and the least time counts; rounds in which the machine was throttled are taken again.
     ///
     /// # Errors
-    /// If the device is gone, or keeps slowing itself down.
+    /// If the device is lost, or was throttled in every try.
     pub fn table(
         &self,
         spec: &TableSpec,
@@ -311,11 +313,12 @@ impl Session {
         let mut reasons = Vec::new();
         for _ in 0..windows::TRIES {
             let before = self.state()?;
-            let output = self.runner.run(&self.binary, &[text("table"), Word::File(path.into())])?;
+            let output = self.runner.run(&self.binary, &[text("table"), Argument::File(path.into())])?;
             let after = self.state()?;
             // The clock may rest between programs: what it says then is no frequency of the frames.
             let states = [before, after].map(|state| State { mhz: None, ..state });
-            let against = if self.simulated.is_some() { vec![] } else { board::judge(&states, None, self.quiet) };
+            let against =
+                if self.simulated.is_some() { vec![] } else { board::judge(&states, None, self.require_idle) };
             if against.is_empty() {
                 return parse(&self.binary, &output);
             }
@@ -329,7 +332,7 @@ impl Session {
         struct Now {
             state: State,
         }
-        let output = self.runner.run_within(&self.binary, &[text("device"), text("--json")], &Limits::SHORT)?;
+        let output = self.runner.run_within(&self.binary, &[text("device"), text("--json")], &AnswerLimits::SHORT)?;
         Ok(parse::<Now>(&self.binary, &output)?.state)
     }
 }
@@ -348,8 +351,8 @@ pub fn simulated(profile: &Profile, board: &Board, emulates: bool) -> Option<Str
     (!same).then(|| format!("measured on {}, the profile is for {expected}", board.model))
 }
 
-fn text(value: &(impl ToString + ?Sized)) -> Word {
-    Word::Text(value.to_string())
+fn text(value: &(impl ToString + ?Sized)) -> Argument {
+    Argument::Text(value.to_string())
 }
 
 fn parse<'a, T: Deserialize<'a>>(program: &Path, output: &'a [u8]) -> Result<T, SessionError> {

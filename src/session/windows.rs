@@ -1,4 +1,4 @@
-//! Frames enough from windows that can be believed.
+//! Collects frames from windows in which the machine was neither throttled nor busy.
 
 use crate::bench::{Recording, Window};
 use crate::board::{Frames, judge};
@@ -8,12 +8,12 @@ use thiserror::Error;
 /// How often a window is taken before the session ends.
 pub(super) const TRIES: usize = 3;
 
-/// A machine that was not itself, each time it was looked at.
+/// A machine that was throttled or busy in every try.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub struct Unsteady {
     /// How often the same window was taken.
     pub tries: usize,
-    /// What spoke against them.
+    /// Why each was discarded.
     pub reasons: Vec<String>,
 }
 
@@ -29,16 +29,16 @@ impl fmt::Display for Unsteady {
     }
 }
 
-/// What believed windows hold.
+/// What the windows that count hold.
 #[derive(Clone, Debug, Default)]
 pub struct Collected {
     /// The windows, without their frames.
     pub windows: Vec<Window>,
-    /// What spoke against the others.
+    /// Why the others were discarded.
     pub discarded: Vec<String>,
     /// All frames of the network.
     pub network: Recording,
-    /// All frames of the network that ran in turn with it.
+    /// All frames of the network that was interleaved with it.
     pub against: Recording,
     /// All frames of the network, those of discarded windows too, in the order they ran.
     pub everything: Recording,
@@ -56,15 +56,15 @@ impl Collected {
 }
 
 /// Takes windows of at most `most` frames until there are `runs`. `take` measures a window of the given number of
-/// frames. Without `believe` nothing is judged; its value says whether the machine
-/// must also be neither slowed down nor busy with something else.
+/// frames. Without `require_idle` every window counts; its value says whether a window counts only if the machine was
+/// neither throttled nor busy with something else.
 ///
 /// # Errors
-/// That of `take`, or [`Unsteady`] when a window could not be believed three times.
+/// That of `take`, or [`Unsteady`] when a window was discarded three times.
 pub fn collect<E: From<Unsteady>>(
     runs: usize,
     most: usize,
-    believe: Option<bool>,
+    require_idle: Option<bool>,
     take: &mut dyn FnMut(usize) -> Result<Window, E>,
 ) -> Result<Collected, E> {
     let mut all = Collected::default();
@@ -73,31 +73,31 @@ pub fn collect<E: From<Unsteady>>(
         // Windows of the same length: a short last one would see less of the machine.
         let size = left.div_ceil(left.div_ceil(most.max(1))).max(1);
         let mut reasons = Vec::new();
-        let mut believed = None;
+        let mut accepted = None;
         for _ in 0..TRIES {
             let window = take(size)?;
-            let against = objections(&window, believe);
+            let against = objections(&window, require_idle);
             append(&mut all.everything, window.network.clone());
             if against.is_empty() {
-                believed = Some(window);
+                accepted = Some(window);
                 break;
             }
             all.discarded.push(against.join("; "));
             reasons.extend(against);
         }
-        let window = believed.ok_or(Unsteady { tries: TRIES, reasons })?;
+        let window = accepted.ok_or(Unsteady { tries: TRIES, reasons })?;
         add(&mut all, window);
     }
     Ok(all)
 }
 
-/// What speaks against a window.
-fn objections(window: &Window, believe: Option<bool>) -> Vec<String> {
+/// Why a window does not count.
+fn objections(window: &Window, require_idle: Option<bool>) -> Vec<String> {
     if window.network.samples.wall.is_empty() {
         return vec!["the window has no frames".into()];
     }
     let frames = Frames { own_cpu_ms: window.own_cpu_ms, elapsed_ms: window.elapsed_ms };
-    believe.map_or_else(Vec::new, |quiet| judge(&window.states, Some(&frames), quiet))
+    require_idle.map_or_else(Vec::new, |idle| judge(&window.states, Some(&frames), idle))
 }
 
 fn add(all: &mut Collected, mut window: Window) {

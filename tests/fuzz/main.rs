@@ -1,5 +1,5 @@
-//! A deterministic mutation fuzzer over everything that is read: `cargo xtask fuzz`, and some seconds of it in every run
-//! of the tests.
+//! A deterministic mutation fuzzer over everything that is read: `cargo xtask fuzz`, and some seconds of it in every
+//! run of the tests.
 //!
 //! Each kind of input is used in a child process of bounded memory, one input after the other; before each, the child
 //! says its number. The parent watches: a child that ends, or spends more than five seconds on one input, has made a
@@ -11,21 +11,28 @@
 //!     cargo xtask fuzz --target model --replay target/tmp/fuzz/model-7-1234
 #![allow(missing_docs)]
 
+mod devices;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod jobs;
 mod json;
 mod mutate;
 mod pickle;
+mod place;
 mod seeds;
+mod target;
 mod targets;
+mod tokens;
 mod watch;
 
+use place::Place;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Duration;
-use targets::{Place, TARGETS, Target};
+use target::Target;
+use targets::TARGETS;
 use watch::Tally;
 
 /// What the command line asks for.
@@ -47,13 +54,13 @@ fn default_seconds() -> f64 {
 }
 
 /// The command line; `None` where a filter of the test runner means other tests.
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Asked>, String> {
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Asked>, String> {
     let mut asked =
         Asked { seconds: default_seconds(), seed: 1, target: None, replay: None, worker: None, probe: false };
-    while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         let number = |text: String| text.parse::<f64>().map_err(|_| format!("`{text}` is not a number"));
-        match word.as_str() {
+        match argument.as_str() {
             "--minutes" => asked.seconds = 60.0 * number(value()?)?,
             "--seconds" => asked.seconds = number(value()?)?,
             "--seed" => asked.seed = number(value()?)? as u64,
@@ -67,7 +74,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Asked>, Strin
             }
             // Those of the test runner, which every test binary is given.
             "--test-threads" | "--skip" | "--format" | "--color" | "-Z" => drop(value()?),
-            _ if word.starts_with('-') => {}
+            _ if argument.starts_with('-') => {}
             filter if "fuzz".contains(filter) => {}
             _ => return Ok(None),
         }
@@ -119,7 +126,7 @@ fn work(target: &Target, seed: u64, first: u64, probe: bool) -> ExitCode {
     let mut out = std::io::stdout();
     for input in first.. {
         let bytes = target.input(&seeds, seed, input);
-        // The parent is gone.
+        // The parent has ended.
         if out.write_all(&input.to_le_bytes()).and_then(|()| out.flush()).is_err() {
             break;
         }

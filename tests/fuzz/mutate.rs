@@ -100,7 +100,7 @@ const MARKS: [&[u8]; 22] = [
     b"=",
 ];
 
-/// Changes bytes up to eight times; `others` are spliced in, `tokens` are the format's own words.
+/// Changes bytes up to eight times; `others` are spliced in, `tokens` are the format's own.
 pub fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], tokens: &[&[u8]], rng: &mut Rng) {
     for _ in 0..1 << rng.below(4) {
         match rng.below(16) {

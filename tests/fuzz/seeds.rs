@@ -1,4 +1,5 @@
-//! What the mutations start from: real inputs of every kind, made in code, and some of the data folder where there is one.
+//! What the mutations start from: real inputs of every kind, made in code, and some of the data folder where there is
+//! one.
 
 use crate::harness;
 use crate::pickle;

@@ -1,6 +1,6 @@
 //! Watches a child that uses inputs: that it lives, how long each takes, how much memory it holds.
 
-use crate::targets::Target;
+use crate::target::Target;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Memory over what the seeds take, KiB.
 const ROOM_KIB: u64 = 1 << 20;
-/// Processor seconds for an input, and seconds by the clock for one that waits.
+/// CPU seconds for an input, and seconds by the clock for one that waits.
 const LIMIT: f64 = 5.0;
 const LIMIT_WAITING: Duration = Duration::from_secs(60);
 /// So many findings of a kind are enough.
@@ -95,11 +95,11 @@ pub fn run(target: &Target, seed: u64, share: Duration, folder: &Path) -> Tally 
     tally
 }
 
-fn command(target: &Target, words: &[String]) -> Command {
+fn command(target: &Target, arguments: &[String]) -> Command {
     let exe = std::env::current_exe().unwrap();
     let mut command = Command::new("sh");
     command.arg("-c").arg("ulimit -v \"$1\"; ulimit -c 0; shift; exec \"$@\"").arg("sh");
-    command.arg(&words[0]).arg(exe).args(["--target", target.name]).args(&words[1..]);
+    command.arg(&arguments[0]).arg(exe).args(["--target", target.name]).args(&arguments[1..]);
     // One arena and no threads beside: address space is then what is used.
     command.env("MALLOC_ARENA_MAX", "1").env("RAYON_NUM_THREADS", "1").env("RUST_BACKTRACE", "0").env_remove("CI");
     command.stdin(Stdio::null());
@@ -108,16 +108,16 @@ fn command(target: &Target, words: &[String]) -> Command {
 
 /// Address space that the seeds take, KiB.
 fn probe(target: &Target) -> Result<u64, String> {
-    let words = ["unlimited", "--worker", "0", "--probe"].map(str::to_owned);
-    let output = command(target, &words).output().map_err(|e| e.to_string())?;
+    let arguments = ["unlimited", "--worker", "0", "--probe"].map(str::to_owned);
+    let output = command(target, &arguments).output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout);
     text.trim().parse().map_err(|_| describe(&output.status.to_string(), &output.stderr))
 }
 
 fn spawn(target: &Target, seed: u64, first: u64, limit: u64, errors: &Path) -> Child {
-    let words = [limit.to_string(), "--seed".into(), seed.to_string(), "--worker".into(), first.to_string()];
+    let arguments = [limit.to_string(), "--seed".into(), seed.to_string(), "--worker".into(), first.to_string()];
     let errors = fs::File::create(errors).unwrap();
-    command(target, &words).stdout(Stdio::piped()).stderr(errors).spawn().unwrap()
+    command(target, &arguments).stdout(Stdio::piped()).stderr(errors).spawn().unwrap()
 }
 
 /// Until the child ends, spends too long on an input, or the time is over: the last input, and what happened to it.
@@ -176,7 +176,7 @@ fn describe(how: &str, errors: &[u8]) -> String {
     format!("{how}, {} {message}", place.unwrap_or_default())
 }
 
-/// Processor seconds of a process and of the programs that it waited for.
+/// CPU seconds of a process and of the programs that it waited for.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();

@@ -1,5 +1,5 @@
-//! A short job whose results are the same to the bit in every run: a small detector, six drawn pictures, and a board that
-//! cannot be reached, so that latency is estimated and nothing depends on a clock.
+//! A short job whose results are the same to the bit in every run: a small detector, six drawn pictures, and a board
+//! that cannot be reached, so that latency is estimated and nothing depends on a clock.
 #![allow(dead_code)]
 
 use secateurs::data::demo;

@@ -183,25 +183,26 @@ fn results_have_the_keys_that_scripts_rely_on() {
         (inspected["params"].as_u64().unwrap(), inspected["macs"].as_u64().unwrap())
     );
     assert!(inspected["groups"].as_array().unwrap().iter().all(|group| group["width"].as_u64().unwrap() > 0));
-    let halves = ["quantise", "--model", "small.safetensors", "--dtype", "f16", "-o", "halves.safetensors"];
-    worker(&folder).args(halves).assert().success();
-    let halves = json(worker(&folder).args(["inspect", "--model", "halves.safetensors", "--json"]));
-    assert_eq!((&inspected["dtype"], &halves["dtype"]), (&"f32".into(), &"f16".into()));
+    let quantise = ["quantise", "--model", "small.safetensors", "--dtype", "f16", "-o", "f16.safetensors"];
+    worker(&folder).args(quantise).assert().success();
+    let quantized = json(worker(&folder).args(["inspect", "--model", "f16.safetensors", "--json"]));
+    assert_eq!((&inspected["dtype"], &quantized["dtype"]), (&"f32".into(), &"f16".into()));
 }
 
 #[test]
 fn the_inference_binary_runs_a_model_like_the_worker() {
     let folder = folder();
-    let words = ["detect", "--model", "small.safetensors", "photo.png", "--score", "0.01", "--json"];
-    let ours = json(worker(&folder).args(words).args(["--save", "worker"]));
-    let theirs = json(infer(&folder).args(words).args(["--save", "infer"]));
+    let arguments = ["detect", "--model", "small.safetensors", "photo.png", "--score", "0.01", "--json"];
+    let ours = json(worker(&folder).args(arguments).args(["--save", "worker"]));
+    let theirs = json(infer(&folder).args(arguments).args(["--save", "infer"]));
     assert_eq!(ours, theirs);
     keys(&ours, &["image", "detections"]);
     for saved in ["worker/photo.png", "infer/photo.png"] {
         assert!(Image::open(&folder.path().join(saved)).is_ok(), "{saved}");
     }
-    let words = ["bench", "--model", "small.safetensors", "--against", "small.safetensors", "--runs", "3", "--json"];
-    let measured = json(infer(&folder).args(words));
+    let arguments =
+        ["bench", "--model", "small.safetensors", "--against", "small.safetensors", "--runs", "3", "--json"];
+    let measured = json(infer(&folder).args(arguments));
     keys(&measured, &["p50_ms", "cpu_p50_ms", "peak_memory_bytes", "threads", "against"]);
     keys(&measured["against"], &["p50_ms", "peak_memory_bytes", "ratio", "pair_ratio", "cpu_ratio"]);
     let info = json(infer(&folder).args(["info", "--model", "small.safetensors", "--json"]));
@@ -245,6 +246,40 @@ fn a_dry_run_tells_the_steps_with_the_flags_applied_and_writes_nothing() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), before);
 }
 
+/// What `cargo xtask` asks: it builds by the first answer, and shows the second as its own help.
+#[test]
+fn the_driver_gets_answers_about_profiles_and_options() {
+    let folder = folder();
+    let ask = |line: &str| worker(&folder).args(line.split_whitespace()).output().unwrap();
+    for line in ["driver profile --profile remote.toml", "driver check --profile remote.toml --threads 3 --params=9"] {
+        let answer: Value = serde_json::from_slice(&ask(line).stdout).unwrap();
+        let device = &answer["profile"]["device"];
+        keys(device, &["triple", "target-cpu", "glibc", "features", "cuda"]);
+        assert_eq!((&answer["reason"], &answer["profile"]["connect"]["kind"]), (&"profile".into(), &"ssh".into()));
+        assert_eq!(device["threads"], if line.contains("check") { 3 } else { 1 });
+    }
+    for (line, code, expected) in [
+        ("driver check --profile board.toml --modle x", 2, "a similar argument exists: '--model'"),
+        ("driver check --profile board.toml --imgsz -1", 2, "-1 is not in 1..=4096"),
+        ("driver check --profile board.toml --model small.safetensors", 2, "a model without data"),
+        ("driver check --profile bad.toml", 3, "did you mean `latency-ms`?"),
+        ("driver profile --profile bad.toml", 3, "did you mean `latency-ms`?"),
+    ] {
+        let output = ask(line);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && output.stdout.is_empty(), "{line}\n{text}");
+        assert!(text.contains(expected), "{line}: `{expected}` is not in\n{text}");
+    }
+    let text = String::from_utf8(ask("driver options").stdout).unwrap();
+    for part in ["Budgets:", "Model and data:", "Search:", "Fine-tuning:", "Measuring:", "Output:", "--floor <CLASS=R>"]
+    {
+        assert!(text.contains(part), "`{part}` is not in\n{text}");
+    }
+    for part in ["--profile", "--binary", "--cache", "--first-stage", "Usage:"] {
+        assert!(!text.contains(part), "`{part}` is in\n{text}");
+    }
+}
+
 #[test]
 fn a_floor_for_a_class_that_is_not_there_is_refused_before_any_work() {
     let folder = folder();
@@ -279,8 +314,8 @@ fn errors_are_json_too_where_json_was_asked_for() {
 #[test]
 fn an_export_in_our_own_format_is_the_same_model() {
     let folder = folder();
-    let words = ["export", "--model", "small.safetensors", "--format", "safetensors", "-o", "new/copy.safetensors"];
-    worker(&folder).args(words).assert().success();
+    let arguments = ["export", "--model", "small.safetensors", "--format", "safetensors", "-o", "new/copy.safetensors"];
+    worker(&folder).args(arguments).assert().success();
     let (copy, original) = (model::load(&folder.path().join("new/copy.safetensors")).unwrap(), small_model());
     assert!(copy.graph == original.graph && copy.weights == original.weights);
     assert_eq!(copy.info.names, original.info.names);

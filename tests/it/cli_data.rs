@@ -30,9 +30,9 @@ fn put(folder: &Path, name: &str, bytes: &[u8]) {
 }
 
 /// Exit code, standard output and standard error of the worker.
-fn run(folder: &TempDir, words: &str) -> (i32, String, String) {
+fn run(folder: &TempDir, arguments: &str) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
-    let output = command.current_dir(folder.path()).args(words.split_whitespace()).output().unwrap();
+    let output = command.current_dir(folder.path()).args(arguments.split_whitespace()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }

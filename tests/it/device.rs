@@ -44,8 +44,8 @@ fn a_device_that_prints_for_ever_is_refused() {
 fn over_ssh_only_what_we_made_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let (home, bin) = (folder.path().join("home"), folder.path().join("bin"));
-    // The last word is the script; the device is this machine.
-    let ssh = format!("#!/bin/sh\nfor word; do :; done\ncd '{}' && exec sh -c \"$word\"\n", home.display());
+    // The last argument is the script; the device is this machine.
+    let ssh = format!("#!/bin/sh\nfor last; do :; done\ncd '{}' && exec sh -c \"$last\"\n", home.display());
     program(&bin.join("ssh"), &ssh);
     program(&folder.path().join("hello"), "#!/bin/sh\necho hello\n");
     let names = ["s-expressions", "s-1-ab-2", "s-2-ab-3x", "s-77-zz-1", "s--ab-1", "s-4-ab-5-6", "plain"];
@@ -115,7 +115,7 @@ fn a_table_that_would_never_end_is_refused() {
 }
 
 #[test]
-fn threads_beyond_the_processors_are_capped_unless_forced() {
+fn threads_beyond_the_cpus_are_capped_unless_forced() {
     let folder = tempfile::tempdir().unwrap();
     secateurs::model::save(&super::cli::small_model(), &folder.path().join("small.safetensors")).unwrap();
     let most = secateurs::kernels::available();
@@ -131,7 +131,7 @@ fn threads_beyond_the_processors_are_capped_unless_forced() {
     };
     for program in [env!("CARGO_BIN_EXE_secateurs-infer"), env!("CARGO_BIN_EXE_secateurs")] {
         assert_eq!(bench(program, &[]), (most, true), "{program}");
-        // These end too: threads that wait let others have the processor.
+        // These end too: threads that wait let others have the CPU.
         assert_eq!(bench(program, &["--force-threads"]), (asked, false), "{program}");
     }
 }

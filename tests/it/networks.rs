@@ -71,72 +71,16 @@ impl Random {
             6 if h * w < 200 => {
                 self.push(Op::Upsample { factor: 2 }, &[input], [c, 2 * h, 2 * w]);
             }
-            7 | 8 => {
-                // Halves that meet again, with a block in between: the shape of C3k2.
-                let cut = self.rng.random_range(0..=c.saturating_sub(1)).max(1).min(c);
-                let a = self.push(Op::Slice { start: 0, len: cut }, &[input], [cut, h, w]);
-                if cut == c {
-                    return;
-                }
-                let b = self.push(Op::Slice { start: cut, len: c - cut }, &[input], [c - cut, h, w]);
-                let same = Conv {
-                    weight: format!("s{}.w", self.shapes.len()),
-                    bias: None,
-                    norm: None,
-                    c_in: c - cut,
-                    c_out: c - cut,
-                    kernel: 3,
-                    stride: 1,
-                    padding: 1,
-                    groups: 1,
-                    act: Activation::Silu,
-                };
-                let inner = self.push(Op::Conv(same), &[b], [c - cut, h, w]);
-                let sum = self.push(Op::Add, &[b, inner], [c - cut, h, w]);
-                let all = if self.rng.random_bool(0.7) { vec![a, b, sum] } else { vec![sum, b, a, sum] };
-                let total = all.iter().map(|id| self.shape(*id)[0]).sum();
-                self.push(Op::Concat, &all, [total, h, w]);
-            }
-            9 | 10 => {
-                let fits: Vec<NodeId> =
-                    (0..self.shapes.len() as u32).map(NodeId).filter(|id| self.shape(*id)[1..] == [h, w]).collect();
-                let count = self.rng.random_range(1..4);
-                let members: Vec<NodeId> = (0..count).map(|_| fits[self.rng.random_range(0..fits.len())]).collect();
-                let total = members.iter().map(|id| self.shape(*id)[0]).sum();
-                if total < 120 {
-                    self.push(Op::Concat, &members, [total, h, w]);
-                }
-            }
+            7 | 8 => self.split_and_join(input),
+            9 | 10 => self.join([c, h, w]),
             11 => {
                 let fits: Vec<NodeId> =
                     (0..self.shapes.len() as u32).map(NodeId).filter(|id| self.shape(*id) == [c, h, w]).collect();
                 let other = fits[self.rng.random_range(0..fits.len())];
                 self.push(Op::Add, &[input, other], [c, h, w]);
             }
-            12 if h * w <= 100 => {
-                let a = Attention {
-                    heads: self.rng.random_range(1..3),
-                    key_dim: self.rng.random_range(1..9),
-                    head_dim: self.rng.random_range(1..19),
-                    scale: 0.5,
-                };
-                let packed = self.conv(input, a.heads * a.packed(), 1, 1, false);
-                let [_, h, w] = self.shape(packed);
-                let mixed = self.push(Op::Attention(a), &[packed], [a.heads * a.head_dim, h, w]);
-                let values = self.push(Op::AttentionValues(a), &[packed], [a.heads * a.head_dim, h, w]);
-                self.push(Op::Add, &[mixed, values], [a.heads * a.head_dim, h, w]);
-            }
-            14 if h * w <= 64 => {
-                let (factor, name) = (self.rng.random_range(1..4), format!("t{}", self.shapes.len()));
-                let conv = ConvTranspose {
-                    weight: format!("{name}.w"),
-                    bias: self.rng.random_bool(0.5).then(|| format!("{name}.b")),
-                    c_in: c,
-                    c_out: width,
-                    factor,
-                };
-                self.push(Op::ConvTranspose(conv), &[input], [width, factor * h, factor * w]);
-            }
+            12 if h * w <= 100 => self.attend(input),
+            14 if h * w <= 64 => self.transpose(input, width),
             15 => {
                 let act = [Activation::Identity, Activation::Silu, Activation::Relu][self.rng.random_range(0..3)];
                 self.push(Op::Activate { act }, &[input], [c, h, w]);
@@ -150,6 +94,75 @@ impl Random {
             }
             _ => {}
         }
+    }
+
+    /// Two parts of the channels that are joined again, with a block in between: the shape of C3k2.
+    fn split_and_join(&mut self, input: NodeId) {
+        let [c, h, w] = self.shape(input);
+        let cut = self.rng.random_range(0..=c.saturating_sub(1)).max(1).min(c);
+        let a = self.push(Op::Slice { start: 0, len: cut }, &[input], [cut, h, w]);
+        if cut == c {
+            return;
+        }
+        let b = self.push(Op::Slice { start: cut, len: c - cut }, &[input], [c - cut, h, w]);
+        let same = Conv {
+            weight: format!("s{}.w", self.shapes.len()),
+            bias: None,
+            norm: None,
+            c_in: c - cut,
+            c_out: c - cut,
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+            groups: 1,
+            act: Activation::Silu,
+        };
+        let inner = self.push(Op::Conv(same), &[b], [c - cut, h, w]);
+        let sum = self.push(Op::Add, &[b, inner], [c - cut, h, w]);
+        let all = if self.rng.random_bool(0.7) { vec![a, b, sum] } else { vec![sum, b, a, sum] };
+        let total = all.iter().map(|id| self.shape(*id)[0]).sum();
+        self.push(Op::Concat, &all, [total, h, w]);
+    }
+
+    /// Some tensors of a size, joined.
+    fn join(&mut self, [_, h, w]: [usize; 3]) {
+        let fits: Vec<NodeId> =
+            (0..self.shapes.len() as u32).map(NodeId).filter(|id| self.shape(*id)[1..] == [h, w]).collect();
+        let count = self.rng.random_range(1..4);
+        let members: Vec<NodeId> = (0..count).map(|_| fits[self.rng.random_range(0..fits.len())]).collect();
+        let total = members.iter().map(|id| self.shape(*id)[0]).sum();
+        if total < 120 {
+            self.push(Op::Concat, &members, [total, h, w]);
+        }
+    }
+
+    /// Attention, with its values added.
+    fn attend(&mut self, input: NodeId) {
+        let a = Attention {
+            heads: self.rng.random_range(1..3),
+            key_dim: self.rng.random_range(1..9),
+            head_dim: self.rng.random_range(1..19),
+            scale: 0.5,
+        };
+        let packed = self.conv(input, a.heads * a.packed(), 1, 1, false);
+        let [_, h, w] = self.shape(packed);
+        let mixed = self.push(Op::Attention(a), &[packed], [a.heads * a.head_dim, h, w]);
+        let values = self.push(Op::AttentionValues(a), &[packed], [a.heads * a.head_dim, h, w]);
+        self.push(Op::Add, &[mixed, values], [a.heads * a.head_dim, h, w]);
+    }
+
+    /// A transposed convolution.
+    fn transpose(&mut self, input: NodeId, width: usize) {
+        let [c, h, w] = self.shape(input);
+        let (factor, name) = (self.rng.random_range(1..4), format!("t{}", self.shapes.len()));
+        let conv = ConvTranspose {
+            weight: format!("{name}.w"),
+            bias: self.rng.random_bool(0.5).then(|| format!("{name}.b")),
+            c_in: c,
+            c_out: width,
+            factor,
+        };
+        self.push(Op::ConvTranspose(conv), &[input], [width, factor * h, factor * w]);
     }
 }
 

@@ -204,26 +204,28 @@ fn names_that_are_no_utf8_leave_whole_lines_of_json() {
     let folder = folder();
     let name = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
     fs::copy(folder.path().join("a/x.png"), folder.path().join(name(b"\xff\xfe.png"))).unwrap();
-    let json = |binary: &str, words: &[&OsStr]| {
-        let output = Command::new(binary).current_dir(folder.path()).args(words).output().unwrap();
+    let json = |binary: &str, arguments: &[&OsStr]| {
+        let output = Command::new(binary).current_dir(folder.path()).args(arguments).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_str::<Value>(text.lines().last().unwrap()).unwrap_or_else(|e| panic!("{e}: {text}"))
     };
     let odd = OsStr::from_bytes(b"\xff\xfe.png");
-    let words = |line: &'static str| line.split_whitespace().map(OsStr::new).collect::<Vec<_>>();
-    let detect = [words("detect --model small.safetensors --json"), vec![odd]].concat();
+    let arguments = |line: &'static str| line.split_whitespace().map(OsStr::new).collect::<Vec<_>>();
+    let detect = [arguments("detect --model small.safetensors --json"), vec![odd]].concat();
     for binary in [WORKER, INFER] {
         assert_eq!(json(binary, &detect)["image"], "\u{fffd}\u{fffd}.png");
     }
-    let prune = words("prune --latency-ratio 0.8 --dry-run --message-format json");
-    let named = [words("--model"), vec![odd], words("--data"), vec![odd], words("--out"), vec![odd]].concat();
+    let prune = arguments("prune --latency-ratio 0.8 --dry-run --message-format json");
+    let named =
+        [arguments("--model"), vec![odd], arguments("--data"), vec![odd], arguments("--out"), vec![odd]].concat();
     // Whether or not it finds the model, what it says is JSON.
     let output = Command::new(WORKER).current_dir(folder.path()).args(prune).args(named).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()) && !text.is_empty(), "{text}");
     assert_ne!(output.status.code(), Some(101));
-    let train = words("train --arch small.safetensors --data data.yaml --epochs 1 --imgsz 64 --message-format json -o");
+    let train =
+        arguments("train --arch small.safetensors --data data.yaml --epochs 1 --imgsz 64 --message-format json -o");
     let out = OsStr::from_bytes(b"\xff.safetensors");
     assert_eq!(json(WORKER, &[train, vec![out]].concat())["output"], "\u{fffd}.safetensors");
     assert!(folder.path().join(out).exists());
@@ -260,12 +262,12 @@ fn nothing_that_is_read_drives_the_terminal() {
         (WORKER, vec!["train", "--arch", &none, "--data", &none, "-o", "x"]),
         (WORKER, vec!["prune", "--profile", &none, "--message-format", "json"]),
     ];
-    for (binary, words) in cases {
-        let output = Command::new(binary).current_dir(folder.path()).args(&words).output().unwrap();
+    for (binary, arguments) in cases {
+        let output = Command::new(binary).current_dir(folder.path()).args(&arguments).output().unwrap();
         for bytes in [output.stdout, output.stderr] {
             let text = String::from_utf8(bytes).unwrap();
             let bad = |c: char| c.is_control() && c != '\n' && c != '\t' || c == '\u{202e}';
-            assert!(!text.contains(bad), "{words:?}\n{text:?}");
+            assert!(!text.contains(bad), "{arguments:?}\n{text:?}");
             assert!(!text.lines().any(|line| line.starts_with("error: false") || line == "names: none"), "{text}");
         }
     }

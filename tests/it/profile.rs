@@ -1,6 +1,6 @@
 //! Profiles: what is read, what is refused and how, and the profiles that ship.
 
-use secateurs::profile::{self, Connect, Millis, Overrides, Profile, Ratio};
+use secateurs::profile::{self, Connect, Millis, ModelFlags, Overrides, Profile, Ratio, Resolved};
 use std::path::{Path, PathBuf};
 
 fn parse(text: &str) -> Result<Profile, String> {
@@ -35,6 +35,53 @@ fn the_profiles_that_ship_are_valid() {
         "x86-64-v3",
     ];
     assert_eq!(names, expected);
+}
+
+/// What `cargo xtask` builds by.
+#[test]
+fn the_shipped_profiles_say_what_to_build_for() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("targets");
+    let device = |name: &str| profile::read(&folder.join(format!("{name}.toml"))).unwrap().device;
+    let (host, jetson) = (device("host"), device("jetson"));
+    assert_eq!((host.triple, host.glibc, host.cuda), (None, None, None));
+    assert_eq!(jetson.triple.as_deref(), Some("aarch64-unknown-linux-gnu"));
+    assert_eq!((jetson.target_cpu.as_deref(), jetson.cuda.as_deref()), (Some("cortex-a78ae"), Some("sm_87")));
+}
+
+/// What a job writes down says who gave each value, and reads back as the same profile.
+#[test]
+fn every_value_of_a_resolved_profile_names_its_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("board.toml");
+    std::fs::write(
+        &path,
+        "[budget]\nlatency-ratio = 0.5\nmemory-mib = 9\nfloors = { cat = 0.5 }\n[search]\ngrid = 4\n",
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("board.local.toml"), "[connect]\nkind = 'ssh'\nhost = 'pi@pi'\n").unwrap();
+    let share = Ratio::new(0.8).unwrap();
+    let floors = vec![("a \"dog\"\n".to_owned(), share)];
+    let flags = Overrides { latency_ratio: Some(share), floors, epochs: Some(0), ..Overrides::default() };
+    let mut resolved = Resolved::new(Some(&path), flags).unwrap();
+    resolved.profile.device.threads = 4;
+    resolved.cap_threads(2);
+    let text = resolved.to_toml();
+    for (line, source) in [
+        ("threads = 2", "CPUs of the device"),
+        ("pin = false", "default"),
+        ("kind = \"ssh\"", "board.local.toml"),
+        ("keep = false", "default"),
+        ("latency-ratio = 0.8", "--latency-ratio"),
+        ("memory-mib = 9.0", "board.toml"),
+        ("[budget.floors]", "board.toml, --floor"),
+        ("grid = 4", "board.toml"),
+        ("seed = 0", "default"),
+        ("epochs = 0", "--epochs"),
+    ] {
+        let found = text.lines().find(|found| found.starts_with(line)).unwrap_or_else(|| panic!("{line}:\n{text}"));
+        assert_eq!(found.rsplit_once("# ").map(|(_, source)| source), Some(source), "{text}");
+    }
+    assert_eq!(profile::parse(Path::new("profile.toml"), &text).unwrap(), resolved.profile);
 }
 
 #[test]
@@ -90,15 +137,15 @@ runs = 0
     targets/board.toml:14:14: [budget] `percentile` is 90, expected 50, 95 or 99
     targets/board.toml:15:14: [budget] `memory-mib` is 64 MiB, more than the device has (16 MiB)
     targets/board.toml:16:1: unknown key `grid` in [budget] (it belongs to [search])
-    targets/board.toml:19:9: [model] `imgsz` is 0, expected a whole number from 1 to 4096
+    targets/board.toml:19:9: [model] `imgsz` is 0, expected an integer from 1 to 4096
     targets/board.toml:20:9: [model] `batch` is 8, but the runtime takes one image at a time: expected 1
     targets/board.toml:23:14: [search] `importance` is `tayler`, expected one of reconstruction, fisher, taylor, l1, l2, bn-scale, fpgm, activation, lamp, random; did you mean `taylor`?
     targets/board.toml:24:12: [search] `min-keep` is 1.5, expected a number from 0 to 1
-    targets/board.toml:25:8: [search] `seed` is -1, expected a whole number from 0 to 9223372036854775807
-    targets/board.toml:28:10: [finetune] `epochs` is a float, expected a whole number
+    targets/board.toml:25:8: [search] `seed` is -1, expected an integer from 0 to 9223372036854775807
+    targets/board.toml:28:10: [finetune] `epochs` is a float, expected an integer
     targets/board.toml:29:11: [finetune] `control` is a string, expected true or false
     targets/board.toml:30:1: unknown key `größe` in [finetune] (it has epochs, lr, batch, optimizer, distill, sparsity, control)
-    targets/board.toml:33:8: [bench] `runs` is 0, expected a whole number from 1 to 1000000
+    targets/board.toml:33:8: [bench] `runs` is 0, expected an integer from 1 to 1000000
     "#);
 }
 
@@ -219,11 +266,12 @@ fn one_image_size_or_several() {
     assert_eq!(sizes("[model]\nimgsz = 320"), Ok((Some(320), vec![320])));
     assert_eq!(sizes("[model]\nimgsz = [640, 512]"), Ok((Some(640), vec![640, 512])));
     assert_eq!(sizes(""), Ok((None, vec![])));
-    for (text, expected) in [("[]", "is empty"), ("[640, 0]", "is 0"), ("[640, \"a\"]", "a whole number")] {
+    for (text, expected) in [("[]", "is empty"), ("[640, 0]", "is 0"), ("[640, \"a\"]", "an integer")] {
         let error = sizes(&format!("[model]\nimgsz = {text}")).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");
     }
-    let one = Overrides { imgsz: Some(96), ..Overrides::default() };
+    let model = ModelFlags { imgsz: Some(96), ..ModelFlags::default() };
+    let one = Overrides { model, ..Overrides::default() };
     let profile = one.apply(parse("[model]\nimgsz = [640, 512]").unwrap());
     assert_eq!((profile.model.imgsz, profile.model.sizes), (Some(96), vec![96]));
 }

@@ -161,7 +161,7 @@ impl Bed {
         let server = serve(folder.path(), &sshd, listener.local_addr().unwrap().port());
         let proxy = Proxy::start(listener, server.port);
         let root = folder.path().to_path_buf();
-        for name in ["cut", "uncut"] {
+        for name in ["pruned", "baseline"] {
             model::save(&super::cli::small_model(), &root.join(format!("{name}.safetensors"))).unwrap();
         }
         let device = root.join("device");
@@ -185,7 +185,12 @@ impl Bed {
         let path = |name: &str| self.root.join(format!("{name}.safetensors"));
         let frames = Frames { imgsz: 32, warmup: 1, runs: 240, phases: false, percentile: None };
         // Whatever else runs on this machine is no matter here.
-        let record = session.quiet(false).versus(Some(&path("cut")), &path("uncut"), &frames, &mut |_, _| ())?;
+        let record = session.with_idle_check(false).measure_paired(
+            Some(&path("pruned")),
+            &path("baseline"),
+            &frames,
+            &mut |_, _| (),
+        )?;
         Ok(record.measured.latency.runs)
     }
 
@@ -214,8 +219,8 @@ fn a_session_survives_every_cut_or_ends_with_the_code_for_it() {
     assert!(resumed >= CUTS && ended >= CUTS / 2, "{resumed} resumed, {ended} ended");
 }
 
-/// Sessions with a board of their own whose connection drops after these shares of all bytes: how many went on to the end,
-/// and how many ended for it. `None` without a server.
+/// Sessions with a board of their own whose connection drops after these shares of all bytes: how many went on to the
+/// end, and how many ended for it. `None` without a server.
 fn sessions_with_cuts(for_good: bool, cuts: impl Iterator<Item = i64>) -> Option<(i64, i64)> {
     let bed = Bed::new()?;
     let whole = bed.session().unwrap();
@@ -279,15 +284,16 @@ fn a_program_is_killed_when_nobody_listens_any_more() {
 }
 
 #[test]
-fn exit_codes_output_and_odd_words_come_through() {
+fn exit_codes_output_and_odd_arguments_come_through() {
     let Some(bed) = Bed::new() else { return };
     let runner = device::ssh(bed.settings());
     let script = bed.root.join("show");
     fs::write(&script, "#!/bin/sh\ncat \"$1\"\nshift\nprintf '<%s>' \"$@\"\nexit 5\n").unwrap();
     let file = bed.root.join("it's a file");
     fs::write(&file, "content\n").unwrap();
-    let words = [device::Word::File(file), device::Word::Text("a b".into()), device::Word::Text("$HOME'\"".into())];
-    match runner.run(&script, &words) {
+    let arguments =
+        [device::Argument::File(file), device::Argument::Text("a b".into()), device::Argument::Text("$HOME'\"".into())];
+    match runner.run(&script, &arguments) {
         Err(DeviceError::Failed { code: Some(5), output, .. }) => {
             assert_eq!(String::from_utf8_lossy(&output), "content\n<a b><$HOME'\">");
         }

@@ -1,4 +1,4 @@
-//! What makes a measurement on a device believed: machines that are slowed down or disturbed, told by files as Linux
+//! The idle check of a measurement on a device: machines that are throttled or busy, told by files as Linux
 //! writes them, and a session that must not be fooled by any.
 
 use secateurs::bench::{Distribution, Recording, Samples, Window};
@@ -94,9 +94,9 @@ fn window(machine: Files, middle: Files, end: Files, wall: Vec<f64>) -> Window {
 }
 
 /// A session that only ever sees the same window.
-fn session(window: &Window, quiet: bool) -> Result<usize, Unsteady> {
+fn session(window: &Window, require_idle: bool) -> Result<usize, Unsteady> {
     let mut taken = 0;
-    let collected = collect(300, 100, Some(quiet), &mut |_| -> Result<Window, Unsteady> {
+    let collected = collect(300, 100, Some(require_idle), &mut |_| -> Result<Window, Unsteady> {
         taken += 1;
         assert!(taken <= 9, "the session does not end");
         Ok(window.clone())
@@ -108,7 +108,7 @@ fn session(window: &Window, quiet: bool) -> Result<usize, Unsteady> {
 }
 
 #[test]
-fn steady_machines_are_believed() {
+fn windows_of_idle_machines_count() {
     // Raised before, and not since: what happened before the window is no matter of the window.
     let past = [(PI_WORD, "0x50000\n")].map(|(path, text)| (path, text));
     let mut pi_with_a_past = PI.to_vec();
@@ -124,7 +124,7 @@ fn steady_machines_are_believed() {
 }
 
 #[test]
-fn no_slowed_or_disturbed_machine_is_believed() {
+fn windows_of_throttled_or_busy_machines_do_not_count() {
     const FREQUENCY: &str = "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq";
     let cases: Vec<(&str, Files, Files, Files, Vec<f64>)> = vec![
         ("under-voltage", PI, &[(PI_WORD, "0x50001\n")], &[(PI_WORD, "0x50000\n")], steady()),
@@ -145,7 +145,7 @@ fn no_slowed_or_disturbed_machine_is_believed() {
             &[("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n")],
             steady(),
         ),
-        ("set of processors changed", JETSON, &[], &[("sys/devices/system/cpu/online", "0-3\n")], steady()),
+        ("set of CPUs changed", JETSON, &[], &[("sys/devices/system/cpu/online", "0-3\n")], steady()),
         (
             "throttling events",
             PC,
@@ -166,7 +166,7 @@ fn no_slowed_or_disturbed_machine_is_believed() {
 
 /// Frames are never discarded for being slow, or for getting slower: with them the bound says what users will see.
 #[test]
-fn slow_frames_alone_speak_against_no_window() {
+fn slow_frames_alone_discard_no_window() {
     let slower = |slow: &dyn Fn(usize) -> bool| {
         let wall = steady().into_iter().enumerate().map(|(i, ms)| if slow(i) { ms * 1.6 } else { ms });
         window(PI, &[], &[], wall.collect())
@@ -185,7 +185,7 @@ fn slow_frames_alone_speak_against_no_window() {
 
 /// One bad window costs itself; its frames are in no figure but that of all windows.
 #[test]
-fn a_window_that_is_not_believed_is_taken_again() {
+fn a_discarded_window_is_taken_again() {
     let good = window(PI, &[], &[], steady());
     let bad = window(PI, &[(PI_WORD, "0x40004\n")], &[], vec![99.0; 100]);
     let mut turn = 0;

@@ -1,16 +1,14 @@
 //! Building for another kind of machine: which of the ways to do it this machine has.
 //!
-//! [`look`] finds out what is installed, [`choose`] decides by that alone, in the order rustup target, Debian's own
+//! [`facts`] finds out what is installed, [`choose`] decides by that alone, in the order rustup target, Debian's own
 //! compiler, cargo-zigbuild, cross; and names the commands that install what is missing.
 
+use crate::glibc::Glibc;
 use crate::process::Failure;
-use crate::target::Target;
+use crate::target::Device;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-/// A version of the C library, such as 2.34.
-pub type Glibc = (u32, u32);
 
 /// Programs built with Debian's or rustup's standard library and a linker of these days need this much.
 const COMMON_GLIBC: Glibc = (2, 34);
@@ -61,7 +59,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    /// The way in words.
+    /// The way, for people.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Native => "this machine's own compiler",
@@ -72,7 +70,7 @@ impl Tool {
         }
     }
 
-    /// A short word for folders: products of different compilers must not meet in one.
+    /// A short name for folders: products of different compilers must not meet in one.
     pub fn slug(&self) -> &'static str {
         match self {
             Self::Native => "infer",
@@ -84,8 +82,27 @@ impl Tool {
     }
 }
 
+/// What is installed here that could build for a device.
+///
+/// # Errors
+/// If the compiler does not say what it builds for.
+pub fn facts(device: &Device) -> Result<Facts, Failure> {
+    let host = host_triple()?;
+    Ok(look(device.triple.as_deref().unwrap_or(&host), &host))
+}
+
+/// The target triple that the compiler builds for by itself.
+fn host_triple() -> Result<String, Failure> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let fail = |problem: String| Failure::Program { program: "rustc -vV".into(), problem };
+    let output = Command::new(rustc).arg("-vV").output().map_err(|e| fail(e.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).ok_or_else(|| fail("names no host".into()))
+}
+
 /// Looks for everything that could build for a triple.
-pub fn look(triple: &str, host: &str) -> Facts {
+fn look(triple: &str, host: &str) -> Facts {
     let sysroot = |rustc: &Path| output(rustc, &["--print", "sysroot"]).map(PathBuf::from);
     let has_std = |rustc: &Path| sysroot(rustc).is_some_and(|root| has_std(&root, triple));
     let rustc = std::env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from);
@@ -133,8 +150,8 @@ pub fn in_path(name: &str) -> bool {
 }
 
 /// The first line that a program prints.
-fn output(program: &Path, words: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(words).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+fn output(program: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     output.status.success().then(|| text.lines().next().unwrap_or_default().to_owned())
 }
@@ -197,19 +214,19 @@ pub struct Call {
     pub subcommand: &'static str,
     /// Variables to set.
     pub env: Vec<(String, OsString)>,
-    /// Words after the subcommand.
-    pub words: Vec<String>,
+    /// Arguments after the subcommand.
+    pub arguments: Vec<String>,
 }
 
 impl Default for Call {
     fn default() -> Self {
         let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        Self { program, subcommand: "build", env: Vec::new(), words: Vec::new() }
+        Self { program, subcommand: "build", env: Vec::new(), arguments: Vec::new() }
     }
 }
 
 /// How cargo is to be called for a target, with the code of its GPU where there is an `nvcc`.
-pub fn call(tool: &Tool, target: &Target, triple: &str, nvcc: Option<&Path>) -> Call {
+pub fn call(tool: &Tool, device: &Device, triple: &str, nvcc: Option<&Path>) -> Call {
     let mut call = Call::default();
     let link = |linker: &OsString| (variable(triple, "LINKER"), linker.clone());
     match tool {
@@ -220,67 +237,28 @@ pub fn call(tool: &Tool, target: &Target, triple: &str, nvcc: Option<&Path>) -> 
         Tool::Cross => call.program = "cross".into(),
     }
     if *tool != Tool::Native {
-        let glibc = target.glibc.filter(|_| *tool == Tool::Zigbuild);
+        let glibc = device.glibc.filter(|_| *tool == Tool::Zigbuild);
         let suffix = glibc.map(|(major, minor)| format!(".{major}.{minor}")).unwrap_or_default();
-        call.words.extend(["--target".into(), format!("{triple}{suffix}")]);
+        call.arguments.extend(["--target".into(), format!("{triple}{suffix}")]);
     }
-    if let Some(cpu) = &target.cpu {
-        call.words.extend(["--config".into(), format!("target.{triple}.rustflags=[\"-C\", \"target-cpu={cpu}\"]")]);
+    if let Some(cpu) = &device.target_cpu {
+        call.arguments.extend(["--config".into(), format!("target.{triple}.rustflags=[\"-C\", \"target-cpu={cpu}\"]")]);
     }
-    if !target.features.is_empty() {
-        call.words.extend(["--features".into(), target.features.join(",")]);
+    if !device.features.is_empty() {
+        call.arguments.extend(["--features".into(), device.features.join(",")]);
     }
-    if let (Some(arch), Some(nvcc)) = (&target.cuda, nvcc) {
-        call.words.extend(["--features".into(), "cuda".into()]);
+    if let (Some(arch), Some(nvcc)) = (&device.cuda, nvcc) {
+        call.arguments.extend(["--features".into(), "cuda".into()]);
         call.env.extend([("NVCC".into(), nvcc.into()), ("SECATEURS_CUDA_ARCH".into(), arch.into())]);
     }
     call
-}
-
-/// Refuses a program that asks for a newer C library than the device has.
-///
-/// # Errors
-/// If the file cannot be read, or asks for more.
-pub fn check_glibc(program: &Path, target: &Target) -> Result<(), Failure> {
-    let Some(has) = target.glibc else { return Ok(()) };
-    let bytes = std::fs::read(program).map_err(|e| Failure::Workspace(format!("{}: {e}", program.display())))?;
-    match needed_glibc(&bytes) {
-        Some(needs) if needs > has => Err(Failure::Toolchain(format!(
-            "{} needs glibc {}.{}, the device has {}.{}: install cargo-zigbuild, which links against that version \
-             (pip install ziglang && cargo install --locked cargo-zigbuild)",
-            program.display(),
-            needs.0,
-            needs.1,
-            has.0,
-            has.1
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// The newest version of the C library that the symbols of a program ask for.
-fn needed_glibc(program: &[u8]) -> Option<Glibc> {
-    const MARK: &[u8] = b"GLIBC_";
-    let starts = program.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
-    let version = |(at, _): (usize, &[u8])| {
-        let rest = &program[at + MARK.len()..];
-        let text: String = rest.iter().take(8).map(|b| char::from(*b)).take_while(|c| *c != '\0').collect();
-        parse_glibc(&text)
-    };
-    starts.filter_map(version).max()
-}
-
-/// Reads `2.34`.
-pub fn parse_glibc(text: &str) -> Option<Glibc> {
-    let (major, minor) = text.split_once('.')?;
-    Some((major.parse().ok()?, minor.split('.').next()?.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn facts(what: &str) -> Facts {
+    fn installed(what: &str) -> Facts {
         Facts {
             triple: "aarch64-unknown-linux-gnu".into(),
             native: what.contains("native"),
@@ -306,7 +284,7 @@ mod tests {
             ("rustup target gcc zig", Some((2, 35)), Tool::Rustup { linker: gcc() }),
         ];
         for (what, glibc, expected) in cases {
-            assert_eq!(choose(&facts(what), glibc), Ok(expected), "{what} {glibc:?}");
+            assert_eq!(choose(&installed(what), glibc), Ok(expected), "{what} {glibc:?}");
         }
     }
 
@@ -319,7 +297,7 @@ mod tests {
             ("rustup target gcc", Some((2, 31)), vec!["cargo-zigbuild"]),
         ];
         for (what, glibc, expected) in cases {
-            let found = choose(&facts(what), glibc).unwrap_err();
+            let found = choose(&installed(what), glibc).unwrap_err();
             assert_eq!(found.len(), expected.len(), "{what}: {found:?}");
             for (command, part) in found.iter().zip(expected) {
                 assert!(command.contains(part), "{what}: {command}");
@@ -328,36 +306,30 @@ mod tests {
     }
 
     #[test]
-    fn a_call_carries_processor_linker_and_features() {
-        let target = Target {
-            cpu: Some("cortex-a76".into()),
+    fn a_call_carries_cpu_linker_and_features() {
+        let device = Device {
+            target_cpu: Some("cortex-a76".into()),
             glibc: Some((2, 31)),
             features: vec!["one".into(), "two".into()],
-            ..Target::default()
+            ..Device::default()
         };
         let triple = "aarch64-unknown-linux-gnu";
-        let debian = call(&Tool::Debian { linker: "ld".into() }, &target, triple, Some(Path::new("nvcc")));
+        let debian = call(&Tool::Debian { linker: "ld".into() }, &device, triple, Some(Path::new("nvcc")));
         let env = [("RUSTC", "/usr/bin/rustc"), ("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "ld")];
         assert_eq!(debian.env, env.map(|(k, v)| (k.to_owned(), OsString::from(v))));
-        let words = debian.words.join(" ");
-        assert!(words.contains("--target aarch64-unknown-linux-gnu ") && words.contains("target-cpu=cortex-a76"));
-        assert!(words.ends_with("--features one,two"), "{words}");
-        let zig = call(&Tool::Zigbuild, &target, triple, None);
-        assert_eq!((zig.subcommand, zig.words[1].as_str()), ("zigbuild", "aarch64-unknown-linux-gnu.2.31"));
-        let target = Target { cuda: Some("sm_87".into()), ..Target::default() };
-        let with = call(&Tool::Native, &target, triple, Some(Path::new("/opt/nvcc")));
-        assert_eq!(with.words, ["--features", "cuda"]);
+        let arguments = debian.arguments.join(" ");
+        assert!(
+            arguments.contains("--target aarch64-unknown-linux-gnu ") && arguments.contains("target-cpu=cortex-a76")
+        );
+        assert!(arguments.ends_with("--features one,two"), "{arguments}");
+        let zig = call(&Tool::Zigbuild, &device, triple, None);
+        assert_eq!((zig.subcommand, zig.arguments[1].as_str()), ("zigbuild", "aarch64-unknown-linux-gnu.2.31"));
+        let device = Device { cuda: Some("sm_87".into()), ..Device::default() };
+        let with = call(&Tool::Native, &device, triple, Some(Path::new("/opt/nvcc")));
+        assert_eq!(with.arguments, ["--features", "cuda"]);
         let env = [("NVCC", "/opt/nvcc"), ("SECATEURS_CUDA_ARCH", "sm_87")];
         assert_eq!(with.env, env.map(|(k, v)| (k.to_owned(), OsString::from(v))));
-        let without = call(&Tool::Native, &target, triple, None);
-        assert_eq!((without.words.len(), without.env.len()), (0, 0));
-    }
-
-    #[test]
-    fn the_c_library_that_a_program_needs_is_read_from_its_symbols() {
-        let program = b"..\0GLIBC_2.17\0fmod\0GLIBC_2.34\0GLIBC_2.4\0GLIBC_PRIVATE\0";
-        assert_eq!(needed_glibc(program), Some((2, 34)));
-        assert_eq!(needed_glibc(b"static"), None);
-        assert_eq!(parse_glibc("2.36"), Some((2, 36)));
+        let without = call(&Tool::Native, &device, triple, None);
+        assert_eq!((without.arguments.len(), without.env.len()), (0, 0));
     }
 }

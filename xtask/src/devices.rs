@@ -54,7 +54,7 @@ pub fn run(action: &Action) -> Result<(), Failure> {
 }
 
 fn text(folder: &Path, name: &str) -> Result<String, Failure> {
-    let path = target::find(folder, name)?.path;
+    let path = target::find(folder, name)?;
     fs::read_to_string(&path).map_err(|e| Failure::Profile(format!("{}: {e}", path.display())))
 }
 

@@ -4,8 +4,8 @@ use crate::cross::{self, Facts};
 use crate::cuda;
 use crate::output;
 use crate::process::Failure;
-use crate::prune::Bench;
 use crate::target::{self, Connection, Target};
+use crate::worker;
 use crate::workspace::Workspace;
 
 /// The device.
@@ -33,9 +33,10 @@ struct Finding {
 /// If something is missing that the job needs.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let workspace = Workspace::find()?;
-    let target = target::find(&workspace.root.join("targets"), &args.target)?;
-    let facts = Bench::facts(&target)?;
-    let tool = cross::choose(&facts, target.glibc);
+    let profile = target::find(&workspace.root.join("targets"), &args.target)?;
+    let target = worker::profile(&workspace.build_worker(false)?, profile)?;
+    let facts = cross::facts(&target.device)?;
+    let tool = cross::choose(&facts, target.device.glibc);
     output::print(&format!("{} ({})\n", args.target, facts.triple));
     let findings = findings(&facts, &target, tool.is_ok(), cuda::nvcc().is_some());
     for finding in &findings {
@@ -82,8 +83,8 @@ fn findings(facts: &Facts, target: &Target, builds: bool, nvcc: bool) -> Vec<Fin
         let cross = "cargo install --locked cross, and docker or podman";
         add("cross with a container engine".into(), facts.cross, false, cross);
     }
-    if let Some(arch) = &target.cuda {
-        let what = format!("nvcc, for the GPU ({arch}; without it the binary uses the processor only)");
+    if let Some(arch) = &target.device.cuda {
+        let what = format!("nvcc, for the GPU ({arch}; without it the binary runs on the CPU only)");
         add(what, nvcc, false, cuda::INSTALL);
     }
     match target.connect {
@@ -103,6 +104,7 @@ fn findings(facts: &Facts, target: &Target, builds: bool, nvcc: bool) -> Vec<Fin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::Device;
 
     #[test]
     fn the_machine_itself_needs_nothing() {
@@ -121,7 +123,8 @@ mod tests {
         assert!(missing[0].install.contains("rustup target add aarch64-unknown-linux-gnu"));
         let found = findings(&facts, &target, true, false);
         assert!(found.iter().all(|f| !f.needed || f.what.contains("SSH")), "{found:?}");
-        let target = Target { cuda: Some("sm_87".into()), ..target };
+        let device = Device { cuda: Some("sm_87".into()), ..Device::default() };
+        let target = Target { device, ..target };
         let nvcc = |there| findings(&facts, &target, true, there).into_iter().find(|f| f.what.contains("nvcc"));
         assert!(nvcc(false).is_some_and(|f| !f.there && f.install.contains("cuda-setup") && f.what.contains("sm_87")));
         assert!(nvcc(true).is_some_and(|f| f.there));

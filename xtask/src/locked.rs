@@ -1,5 +1,5 @@
-//! Folders that one run has for itself: that of the results, and cargo's target folder while a binary is built there and
-//! taken away.
+//! Folders that one run has for itself: that of the results, and cargo's target folder while a binary is built there
+//! and taken away.
 
 use crate::process::Failure;
 use std::fs::{self, File, TryLockError};
@@ -102,8 +102,8 @@ mod tests {
         fs::write(folder.join("report.json"), "{}").unwrap();
         drop(first);
         assert!(folder.join("report.json").exists() && Locked::results(&folder).is_ok());
-        assert!(folder.join("report.json").exists(), "what is there stays");
-        // A file where a folder should be is the user's to mend, not this machine's.
+        assert!(folder.join("report.json").exists(), "what is there is kept");
+        // A file where a folder should be is for the user to repair, not this machine's fault.
         assert_eq!(Locked::results(&folder.join("report.json")).err().unwrap().code(), 9);
         fs::remove_dir_all(&base).unwrap();
     }

@@ -48,15 +48,15 @@ pub fn build(
     let script = folder.join("build.sh");
     write(&script, SCRIPT.as_bytes())?;
     let package = package(workspace)?;
-    let call = cross::call(&Tool::Native, target, target.triple.as_deref().unwrap_or_default(), None);
+    let call = cross::call(&Tool::Native, &target.device, target.device.triple.as_deref().unwrap_or_default(), None);
     let mut command = Command::new(worker);
     command.args(["runner", "--profile"]).arg(&target.path).arg(&script).arg(&package);
     match model {
         Some(model) => command.arg(model),
         None => command.arg("-"),
     };
-    command.arg(target.cuda.as_deref().unwrap_or("-")).arg("--no-default-features");
-    command.args(call.words).args(["--config", "profile.release.strip=true"]);
+    command.arg(target.device.cuda.as_deref().unwrap_or("-")).arg("--no-default-features");
+    command.args(call.arguments).args(["--config", "profile.release.strip=true"]);
     let fail = |problem: String| Failure::Program { program: "secateurs runner".into(), problem };
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().map_err(|e| fail(e.to_string()))?;
     match output.status.code() {
@@ -122,9 +122,13 @@ mod tests {
                      mv called \"$2/release/secateurs-infer\"\n";
         write(&home.join(".cargo/bin/cargo"), cargo.as_bytes()).unwrap();
         write(&path("build.sh"), SCRIPT.as_bytes()).unwrap();
-        let run = |words: &[&str]| {
+        let run = |arguments: &[&str]| {
             let mut command = Command::new("./build.sh");
-            command.current_dir(folder.path()).env("HOME", &home).env("CARGO_BUILD_TARGET", "elsewhere").args(words);
+            command
+                .current_dir(folder.path())
+                .env("HOME", &home)
+                .env("CARGO_BUILD_TARGET", "elsewhere")
+                .args(arguments);
             command.output().unwrap()
         };
         let output = run(&["./package", "./model", "-", "--config", "a=[\"b c\"]"]);

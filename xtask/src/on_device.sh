@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the inference binary where it will run, and writes it to standard output. Cargo's progress goes to standard error.
-# Words: the package, a model to embed or -, the architecture of the GPU or -, and cargo's words.
+# Arguments: the package, a model to embed or -, the architecture of the GPU or -, and arguments of cargo.
 set -e
 PATH=$HOME/.cargo/bin:$PATH:/usr/local/cuda/bin
 export PATH

@@ -1,7 +1,7 @@
-//! Running other programs, and telling about it.
+//! Running other programs, and reporting progress and failures.
 
-use crate::output;
-use std::io::{self, IsTerminal, Read};
+use crate::{console, output};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use thiserror::Error;
@@ -47,7 +47,7 @@ pub enum Failure {
         source: io::Error,
     },
     /// Standard output takes nothing: its disk is full, say.
-    #[error("standard output cannot be written: {0}")]
+    #[error(transparent)]
     Output(io::Error),
 }
 
@@ -76,20 +76,20 @@ impl Failure {
     }
 }
 
-/// How progress is told.
+/// How progress is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tell {
+pub enum Progress {
     /// In cargo's style on standard error.
     Human,
     /// One JSON object a line on standard output.
     Json,
 }
 
-impl Tell {
+impl Progress {
     /// A stage begins.
     pub fn stage(self, verb: &str, what: &str) {
         match self {
-            Self::Human => output::tell(colour("\x1b[1;32m"), &format!("{verb:>12}"), &format!(" {what}")),
+            Self::Human => output::message(colour("\x1b[1;32m"), &format!("{verb:>12}"), &format!(" {what}")),
             Self::Json => line(&serde_json::json!({ "reason": "stage", "stage": verb, "detail": what })),
         }
     }
@@ -98,7 +98,7 @@ impl Tell {
     pub fn failure(self, failure: &Failure) {
         match (self, failure) {
             (_, Failure::Worker(_)) => {}
-            (Self::Human, _) => output::tell(colour("\x1b[1;31m"), "error", &format!(": {failure}")),
+            (Self::Human, _) => output::message(colour("\x1b[1;31m"), "error", &format!(": {failure}")),
             (Self::Json, _) => {
                 let value = serde_json::json!({
                     "reason": "error", "code": failure.code(), "messages": [failure.to_string()],
@@ -115,22 +115,7 @@ fn line(value: &serde_json::Value) {
 }
 
 fn colour(on: &'static str) -> &'static str {
-    if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() { on } else { "" }
-}
-
-/// Shows what is wrong with the command line, or the help that it asks for, and gives the exit code.
-pub fn command_line(error: &clap::Error) -> u8 {
-    let text = error.render().to_string();
-    let to_error = error.use_stderr();
-    let terminal = if to_error { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
-    let coloured = terminal && std::env::var_os("NO_COLOR").is_none() && output::escape(&text) == text;
-    match (coloured, to_error) {
-        (true, _) => drop(error.print()),
-        (false, true) => output::tell("", "", text.trim_end()),
-        (false, false) => output::print(&text),
-    }
-    let printed = output::finish().map_err(Failure::Output).inspect_err(|failure| Tell::Human.failure(failure));
-    printed.map_or_else(|failure| failure.code(), |()| u8::try_from(error.exit_code()).unwrap_or(2))
+    if console::has_colour() { on } else { "" }
 }
 
 /// Writes a program under a fresh temporary name first, so that nobody ever sees half of it.
@@ -156,40 +141,7 @@ pub fn run(command: &mut Command) -> Result<ExitStatus, Failure> {
     status.map_err(|e| Failure::Program { program: name(command), problem: format!("cannot be started: {e}") })
 }
 
-/// Runs the worker; its exit code becomes ours.
-pub fn run_worker(command: &mut Command) -> Result<(), Failure> {
-    // Training has threads of its own; candle's would wait for each other busily beside them.
-    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
-        command.env("CANDLE_NUM_THREADS", "1");
-    }
-    let status = run(command)?;
-    match status.code() {
-        Some(0) => Ok(()),
-        Some(code) => Err(Failure::Worker(u8::try_from(code).unwrap_or(1))),
-        None => Err(killed(&name(command), status)),
-    }
-}
-
-/// A program that a signal ended: where the system did it itself, memory was short.
-#[cfg(unix)]
-fn killed(program: &str, status: ExitStatus) -> Failure {
-    use std::os::unix::process::ExitStatusExt;
-    const ABORT: i32 = 6;
-    const KILL: i32 = 9;
-    match status.signal() {
-        Some(ABORT | KILL) => Failure::Machine(format!(
-            "{program}: {status}: most often this machine has too little memory; fewer --calibration-images or a smaller \
-             [finetune] batch take less"
-        )),
-        _ => Failure::Program { program: program.into(), problem: status.to_string() },
-    }
-}
-
-#[cfg(not(unix))]
-fn killed(program: &str, status: ExitStatus) -> Failure {
-    Failure::Program { program: program.into(), problem: status.to_string() }
-}
-
-fn name(command: &Command) -> String {
+/// The name of a program, for messages.
+pub fn name(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }

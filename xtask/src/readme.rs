@@ -1,9 +1,9 @@
 //! Keeps the README's transcript of the demo what the demo prints: it is compared with a run, numbers, paths and the
-//! processor's name masked, or written anew.
+//! CPU's name masked, or written anew.
 //!
 //! How many plans are tried depends on the machine: lines that are equal once masked count once, and the comparison of
-//! plans, which needs two of them, may be missing. Notes that the README does not have (a window taken again, say) count
-//! as little.
+//! plans, which needs two of them, may be missing. Notes that the README does not have (a window taken again, say)
+//! count as little.
 
 use crate::process::Failure;
 use crate::workspace::Workspace;
@@ -115,12 +115,12 @@ fn masked(lines: &[String]) -> Vec<String> {
 
 fn mask(line: &str) -> String {
     let line = line.trim_end_matches(", over the budget");
-    let processor = |line: &str| {
+    let cpu = |line: &str| {
         let (before, after) = line.split_once(" networks on ")?;
         let end = after.find(", 1 thread")?;
         Some(format!("{before} networks on CPU{}", &after[end..]))
     };
-    let line = processor(line).unwrap_or_else(|| line.to_owned());
+    let line = cpu(line).unwrap_or_else(|| line.to_owned());
     let words = line.split_whitespace().map(|word| number(word.rsplit('/').next().unwrap_or(word)));
     words.collect::<Vec<_>>().join(" ")
 }

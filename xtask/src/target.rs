@@ -1,9 +1,8 @@
-//! The little that building needs from a device profile. The worker reads it in full and reports what is wrong with it.
+//! What building needs of a device profile. The worker reads and checks profiles; this is its answer.
 
-use crate::cross::{Glibc, parse_glibc};
+use crate::glibc::{self, Glibc};
 use crate::process::Failure;
-use serde::Deserialize;
-use std::fs;
+use serde::{Deserialize, Deserializer, de};
 use std::path::{Path, PathBuf};
 
 /// How to build for a device.
@@ -11,18 +10,27 @@ use std::path::{Path, PathBuf};
 pub struct Target {
     /// The profile.
     pub path: PathBuf,
+    /// How programs are built for it.
+    pub device: Device,
+    /// How programs are run on it.
+    pub connect: Connection,
+}
+
+/// How programs are built for a device.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Device {
     /// Rust target triple; the host's own without one.
     pub triple: Option<String>,
     /// Value of `-C target-cpu`.
-    pub cpu: Option<String>,
+    pub target_cpu: Option<String>,
     /// Version of the device's C library.
+    #[serde(deserialize_with = "version")]
     pub glibc: Option<Glibc>,
     /// Further features of the inference binary.
     pub features: Vec<String>,
     /// Architecture of the GPU that the inference binary carries code for: `sm_87`.
     pub cuda: Option<String>,
-    /// How programs are run on the device.
-    pub connect: Connection,
 }
 
 /// How programs are run on a device, as far as building cares.
@@ -40,64 +48,53 @@ pub enum Connection {
     Command,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-struct Device {
-    triple: Option<String>,
-    target_cpu: Option<String>,
-    glibc: Option<String>,
-    features: Vec<String>,
-    cuda: Option<String>,
+/// A line of the worker with the values of a profile.
+#[derive(Deserialize)]
+struct Answer {
+    profile: Profile,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Connect {
-    kind: Connection,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Deserialize)]
 struct Profile {
     device: Device,
     connect: Connect,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Private {
-    connect: Option<Connect>,
+#[derive(Deserialize)]
+struct Connect {
+    kind: Connection,
 }
 
-/// Finds the profile of a name in the folder of the profiles.
+impl Target {
+    /// The target of a profile, from what the worker printed of it.
+    ///
+    /// # Errors
+    /// If that is no answer of the worker.
+    pub fn of_answer(path: PathBuf, answer: &[u8]) -> Result<Self, serde_json::Error> {
+        let Answer { profile: Profile { device, connect } } = serde_json::from_slice(answer)?;
+        Ok(Self { path, device, connect: connect.kind })
+    }
+}
+
+fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Glibc>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let read = |text: String| glibc::parse(&text).ok_or_else(|| de::Error::custom(format!("`{text}` is no version")));
+    text.map(read).transpose()
+}
+
+/// The file of a profile in the folder of the profiles.
 ///
 /// # Errors
 /// If there is none: then with the names that there are.
-pub fn find(folder: &Path, name: &str) -> Result<Target, Failure> {
+pub fn find(folder: &Path, name: &str) -> Result<PathBuf, Failure> {
     let path = folder.join(format!("{name}.toml"));
     let plain = Path::new(name).components().count() == 1 && !name.starts_with('.');
-    if !plain || !path.is_file() {
-        return Err(Failure::Profile(unknown(folder, name)));
-    }
-    let text = fs::read_to_string(&path).map_err(|e| Failure::Profile(format!("{}: {e}", path.display())))?;
-    // What cannot be read here is reported by the worker, with its place.
-    let Profile { device, connect } = toml::from_str(&text).unwrap_or_default();
-    let private = fs::read_to_string(path.with_extension("local.toml")).unwrap_or_default();
-    let private = toml::from_str::<Private>(&private).unwrap_or_default().connect;
-    Ok(Target {
-        path,
-        triple: device.triple,
-        cpu: device.target_cpu,
-        glibc: device.glibc.as_deref().and_then(parse_glibc),
-        features: device.features,
-        cuda: device.cuda,
-        connect: private.unwrap_or(connect).kind,
-    })
+    if plain && path.is_file() { Ok(path) } else { Err(Failure::Profile(unknown(folder, name))) }
 }
 
 /// The names of the profiles in a folder, sorted.
 pub fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let stems = entries.filter(|path| path.extension().is_some_and(|e| e == "toml"));
     let names = stems.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
     // `NAME.local.toml` belongs to `NAME.toml`.
@@ -120,20 +117,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shipped_profiles_say_what_to_build_for() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../targets");
-        assert_eq!(find(&folder, "host").unwrap().triple, None);
-        let host = find(&folder, "host").unwrap();
-        assert_eq!((host.glibc, host.connect), (None, Connection::Local));
-        let jetson = find(&folder, "jetson").unwrap();
-        assert_eq!(jetson.triple.as_deref(), Some("aarch64-unknown-linux-gnu"));
-        assert_eq!(jetson.cpu.as_deref(), Some("cortex-a78ae"));
-        assert_eq!((jetson.cuda.as_deref(), host.cuda), (Some("sm_87"), None));
+    fn the_workers_answer_says_what_to_build_for() {
+        let answer =
+            br#"{"reason": "profile", "profile": {"device": {"name": "jetson", "triple": "aarch64-unknown-linux-gnu",
+            "target-cpu": "cortex-a78ae", "glibc": "2.35", "features": [], "cuda": "sm_87", "threads": 4},
+            "connect": {"kind": "ssh", "host": "h"}, "budget": {}}}"#;
+        let Target { path, device, connect } = Target::of_answer("a.toml".into(), answer).unwrap();
+        assert_eq!((path.as_path(), connect), (Path::new("a.toml"), Connection::Ssh));
+        assert_eq!((device.target_cpu.as_deref(), device.cuda.as_deref()), (Some("cortex-a78ae"), Some("sm_87")));
+        assert_eq!((device.triple.as_deref(), device.glibc), (Some("aarch64-unknown-linux-gnu"), Some((2, 35))));
+        let broken = answer.map(|byte| if byte == b'5' { b'x' } else { byte });
+        for answer in [&broken[..], b"", b"{}"] {
+            assert!(Target::of_answer("a.toml".into(), answer).is_err());
+        }
     }
 
     #[test]
     fn an_unknown_name_gets_the_known_ones() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../targets");
+        assert!(find(&folder, "jetson").is_ok());
         let text = find(&folder, "jetsn").unwrap_err().to_string();
         assert!(text.contains("did you mean `jetson`?") && text.contains("generic-aarch64, host, jetson"), "{text}");
         for name in ["", "../targets/host", "zzz"] {

@@ -39,8 +39,8 @@ impl Workspace {
 
     /// Builds the worker, with the features of CUDA where asked for, and says where it is.
     pub fn build_worker(&self, cuda: bool) -> Result<PathBuf, Failure> {
-        let words = if cuda { vec!["--features".into(), "cuda".into()] } else { vec![] };
-        self.build(&Build { binary: "secateurs", call: Call { words, ..Call::default() }, model: None })
+        let arguments = if cuda { vec!["--features".into(), "cuda".into()] } else { vec![] };
+        self.build(&Build { binary: "secateurs", call: Call { arguments, ..Call::default() }, model: None })
     }
 
     /// Builds a binary in release, with cargo's progress on our standard error, and says where it is.
@@ -50,7 +50,7 @@ impl Workspace {
             .args([build.call.subcommand, "--release", "--package", PACKAGE, "--bin", build.binary])
             .args(["--message-format", "json-render-diagnostics", "--manifest-path"])
             .arg(self.root.join("Cargo.toml"))
-            .args(&build.call.words)
+            .args(&build.call.arguments)
             .envs(build.call.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
@@ -75,14 +75,4 @@ impl Workspace {
             _ => Err(Failure::Build(build.binary)),
         }
     }
-}
-
-/// The target triple that the compiler builds for by itself.
-pub fn host_triple() -> Result<String, Failure> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let fail = |problem: String| Failure::Program { program: "rustc -vV".into(), problem };
-    let output = Command::new(rustc).arg("-vV").output().map_err(|e| fail(e.to_string()))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).ok_or_else(|| fail("names no host".into()))
 }

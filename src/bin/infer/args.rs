@@ -1,4 +1,4 @@
-//! A small command line: a command, its words, and `--flags`.
+//! A small command line: a command, its arguments, and `--flags`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,7 +14,7 @@ pub enum Command {
     Detect(Vec<PathBuf>),
     /// The machine.
     Device,
-    /// A stretch of frames for `cargo xtask prune`.
+    /// A window of frames for `cargo xtask prune`.
     Window,
     /// The layers of the networks of a file.
     Table(PathBuf),
@@ -23,7 +23,7 @@ pub enum Command {
 /// Where networks run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Choice {
-    /// A CUDA device where there is one, else the processor.
+    /// A CUDA device if there is one, else the CPU.
     #[default]
     Auto,
     Cpu,
@@ -41,7 +41,7 @@ pub struct Args {
     pub profile: bool,
     pub pin: bool,
     pub threads: usize,
-    /// Whether there may be more threads than processors.
+    /// Whether there may be more threads than CPUs.
     pub force_threads: bool,
     pub imgsz: Option<usize>,
     pub runs: usize,
@@ -53,7 +53,7 @@ pub struct Args {
     pub device: Choice,
 }
 
-/// A command line that makes no sense.
+/// What is wrong with a command line.
 #[derive(Debug, PartialEq)]
 pub struct Usage(pub String);
 
@@ -63,75 +63,109 @@ impl fmt::Display for Usage {
     }
 }
 
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            command: Command::Help,
+            model: None,
+            against: None,
+            save: None,
+            json: false,
+            profile: false,
+            pin: false,
+            threads: 1,
+            force_threads: false,
+            imgsz: None,
+            runs: 300,
+            warmup: 20,
+            score: 0.25,
+            iou: 0.7,
+            phases: false,
+            root: "/".into(),
+            device: Choice::Auto,
+        }
+    }
+}
+
 /// Reads the command line, without the name of the program.
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
-    let mut args = Args {
-        command: Command::Help,
-        model: None,
-        against: None,
-        save: None,
-        json: false,
-        profile: false,
-        pin: false,
-        threads: 1,
-        force_threads: false,
-        imgsz: None,
-        runs: 300,
-        warmup: 20,
-        score: 0.25,
-        iou: 0.7,
-        phases: false,
-        root: "/".into(),
-        device: Choice::Auto,
-    };
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
+    let mut args = Args::default();
     let mut plain: Vec<OsString> = Vec::new();
     let mut given: Vec<String> = Vec::new();
-    let mut words = words.into_iter();
-    while let Some(word) = words.next() {
-        let text = word.to_string_lossy().into_owned();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy().into_owned();
         if text == "--" {
-            plain.extend(words.by_ref());
+            plain.extend(arguments.by_ref());
             break;
         }
         if !text.starts_with('-') || text == "-" {
-            plain.push(word);
+            plain.push(argument);
             continue;
         }
         let (name, attached) = match text.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(OsString::from(value))),
             None => (text, None),
         };
-        let mut value = || {
-            let value = attached.clone().or_else(|| words.next());
-            value.ok_or_else(|| Usage(format!("{name} needs a value")))
-        };
         match name.as_str() {
             "--help" | "-h" => return Ok(Args { command: Command::Help, ..args }),
             "--version" | "-V" => return Ok(Args { command: Command::Version, ..args }),
-            "--json" if attached.is_none() => args.json = true,
-            "--pin" if attached.is_none() => args.pin = true,
-            "--profile" if attached.is_none() => args.profile = true,
-            "--force-threads" if attached.is_none() => args.force_threads = true,
-            "--phases" if attached.is_none() => args.phases = true,
-            "--root" => args.root = value()?.into(),
-            "--device" => args.device = device(&value()?)?,
-            "--model" => args.model = Some(value()?.into()),
-            "--against" => args.against = Some(value()?.into()),
-            "--save" => args.save = Some(value()?.into()),
-            "--threads" => args.threads = number(&name, &value()?, 1, 1024)?,
-            "--imgsz" => args.imgsz = Some(number(&name, &value()?, 1, 4096)?),
-            "--runs" => args.runs = number(&name, &value()?, 1, 1_000_000)?,
-            "--warmup" => args.warmup = number(&name, &value()?, 0, 1_000_000)?,
-            "--score" => args.score = share(&name, &value()?)?,
-            "--iou" => args.iou = share(&name, &value()?)?,
-            _ => return Err(Usage(format!("unknown option {name}"))),
+            _ => args.set(&name, attached, &mut arguments)?,
         }
         given.push(name);
     }
+    let (command, own) = command(plain)?;
+    if args.profile && args.device == Choice::Cuda {
+        return Err(Usage("--profile compares layers with the CPU's peak FLOP/s: it needs --device cpu".into()));
+    }
+    let common = ["--json", "--threads", "--force-threads", "--imgsz", "--model", "--device"];
+    let stray = given.iter().find(|name| !common.contains(&name.as_str()) && !own.contains(&name.as_str()));
+    match stray {
+        Some(name) if command != Command::Help => Err(Usage(format!("{name} does not belong to this command"))),
+        _ => Ok(Args { command, ..args }),
+    }
+}
+
+impl Args {
+    /// Sets an option. Its value is `attached` with `=`, or the next argument.
+    fn set(
+        &mut self,
+        name: &str,
+        attached: Option<OsString>,
+        rest: &mut impl Iterator<Item = OsString>,
+    ) -> Result<(), Usage> {
+        let is_switch = attached.is_none();
+        let mut value =
+            || attached.clone().or_else(|| rest.next()).ok_or_else(|| Usage(format!("{name} needs a value")));
+        match name {
+            "--json" if is_switch => self.json = true,
+            "--pin" if is_switch => self.pin = true,
+            "--profile" if is_switch => self.profile = true,
+            "--force-threads" if is_switch => self.force_threads = true,
+            "--phases" if is_switch => self.phases = true,
+            "--root" => self.root = value()?.into(),
+            "--device" => self.device = device(&value()?)?,
+            "--model" => self.model = Some(value()?.into()),
+            "--against" => self.against = Some(value()?.into()),
+            "--save" => self.save = Some(value()?.into()),
+            "--threads" => self.threads = number(name, &value()?, 1, 1024)?,
+            "--imgsz" => self.imgsz = Some(number(name, &value()?, 1, 4096)?),
+            "--runs" => self.runs = number(name, &value()?, 1, 1_000_000)?,
+            "--warmup" => self.warmup = number(name, &value()?, 0, 1_000_000)?,
+            "--score" => self.score = share(name, &value()?)?,
+            "--iou" => self.iou = share(name, &value()?)?,
+            _ => return Err(Usage(format!("unknown option {name}"))),
+        }
+        Ok(())
+    }
+}
+
+/// The command that the arguments without dashes name, and the options that it alone has.
+fn command(plain: Vec<OsString>) -> Result<(Command, &'static [&'static str]), Usage> {
     let mut plain = plain.into_iter();
     let Some(command) = plain.next() else { return Err(Usage("no command".into())) };
     let rest: Vec<PathBuf> = plain.map(PathBuf::from).collect();
-    let (command, own): (Command, &[&str]) = match command.to_string_lossy().as_ref() {
+    Ok(match command.to_string_lossy().as_ref() {
         "detect" if rest.is_empty() => return Err(Usage("detect needs at least one image".into())),
         "detect" => (Command::Detect(rest), &["--save", "--score", "--iou"]),
         name @ ("bench" | "info" | "window" | "device") if !rest.is_empty() => {
@@ -145,22 +179,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Usage> {
         "info" => (Command::Info, &[]),
         "help" => (Command::Help, &[]),
         other => return Err(Usage(format!("unknown command `{other}`"))),
-    };
-    let common = ["--json", "--threads", "--force-threads", "--imgsz", "--model", "--device"];
-    if args.profile && args.device == Choice::Cuda {
-        return Err(Usage("--profile holds layers against the processor's peak: it needs --device cpu".into()));
-    }
-    let stray = given.iter().find(|name| !common.contains(&name.as_str()) && !own.contains(&name.as_str()));
-    match stray {
-        Some(name) if command != Command::Help => Err(Usage(format!("{name} does not belong to this command"))),
-        _ => Ok(Args { command, ..args }),
-    }
+    })
 }
 
 fn number(name: &str, value: &OsString, least: usize, most: usize) -> Result<usize, Usage> {
     let number = value.to_str().and_then(|text| text.parse().ok()).filter(|n| (least..=most).contains(n));
     let value = value.to_string_lossy();
-    number.ok_or_else(|| Usage(format!("{name} {value}: expected a whole number from {least} to {most}")))
+    number.ok_or_else(|| Usage(format!("{name} {value}: expected an integer from {least} to {most}")))
 }
 
 fn device(value: &OsString) -> Result<Choice, Usage> {
@@ -196,12 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn what_is_wrong_is_named() {
         let cases = [
             ("", "no command"),
             ("detect", "detect needs at least one image"),
             ("bench --runs", "--runs needs a value"),
-            ("bench --runs 0", "--runs 0: expected a whole number from 1 to 1000000"),
+            ("bench --runs 0", "--runs 0: expected an integer from 1 to 1000000"),
             ("bench --save out", "--save does not belong to this command"),
             ("bench x", "bench takes no `x`"),
             ("detect a.jpg --score 2", "--score 2: expected a number from 0 to 1"),
@@ -210,7 +235,7 @@ mod tests {
             ("info --device gpu", "--device gpu: expected auto, cpu or cuda"),
             (
                 "bench --profile --device cuda",
-                "--profile holds layers against the processor's peak: it needs --device cpu",
+                "--profile compares layers with the CPU's peak FLOP/s: it needs --device cpu",
             ),
         ];
         for (line, expected) in cases {

@@ -1,20 +1,20 @@
 //! The inference binary: one model, embedded when it was built, and what it takes to run it.
 //!
-//! It is the lean runtime alone, so that it stays small and starts fast.
+//! It is the lean runtime alone, so that it is small and starts fast.
 
 mod args;
+mod detection;
 mod output;
 
 use args::{Args, Choice, Command, Usage};
+use detection::{Detection, DetectionError};
 use secateurs::bench::{self, BenchError};
 use secateurs::board::{Board, State};
-use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::detector::{DetectorError, Predictor, input_side};
 use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
 use secateurs::kernels::available;
 use secateurs::model::{self, FileError, Model};
-use secateurs::vision::{Image, ImageError};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,38 +29,38 @@ Runs a pruned network: finds objects in images, and measures how fast it does.
 Usage: secateurs-infer COMMAND
 
 Commands:
-  detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees; folders of images and patterns
-                    such as 'photos/*.jpg' work too
+  detect IMAGE...   Find objects in JPEG or PNG images, or name what a classifier sees; folders of images
+                    work too
   bench             Measure the time per frame
-  info              Say what the model is
-  device            Say what the machine is and what it is doing
+  info              Show what the model is
+  device            Show what the machine is, and its clocks, temperatures and load
 
-  window            A stretch of frames and the machine meanwhile, as JSON (for cargo xtask prune)
-  table FILE        The layers of many networks, timed in turn, as JSON (for cargo xtask prune)
+  window            Time a window of frames and read the state of the machine, as JSON (for cargo xtask prune)
+  table FILE        Time the layers of many networks, interleaved, as JSON (for cargo xtask prune)
 
 Options:
   --json            One JSON object a line instead of text
-  --threads N       Threads of the network, at most one for each processor [default: 1]
-  --force-threads   More threads than processors, where --threads says so
+  --threads N       Threads of the network, at most one for each CPU [default: 1]
+  --force-threads   Start as many threads as --threads says, even if there are fewer CPUs
   --imgsz N         Side of the square input image, pixels [default: the model's own]
   --model FILE      A model file instead of the embedded model
-  --device NAME     cpu, cuda, or auto: CUDA where this binary has it and a device is there [default: auto]
+  --device NAME     cpu, cuda, or auto: CUDA if this binary has it and a device is there [default: auto]
   --help, --version
 
 detect:
-  --save DIR        Also save every image with its boxes drawn
-  --score X         Least score of a detection, 0 to 1 [default: 0.25]
-  --iou X           Boxes of a class that overlap more than this are one object [default: 0.7]
+  --save DIR        Also save each image with its boxes drawn, in this folder
+  --score X         Minimum score of a detection, 0 to 1 [default: 0.25]
+  --iou X           Suppress boxes of a class whose IoU with a better one is larger, 0 to 1 [default: 0.7]
 
 bench:
-  --runs N          Frames on the clock [default: 300]
-  --warmup N        Frames before the clock starts [default: 20]
-  --against FILE    Run another model in turn with this one, and give the ratio of their times
-  --pin             Keep every thread on a processor of its own
-  --profile         Time every layer, and hold it against the machine's measured peak
+  --runs N          Frames that are timed [default: 300]
+  --warmup N        Frames before the timed ones [default: 20]
+  --against FILE    Interleave the frames with those of another model, and give the ratio of their times
+  --pin             Bind each thread to a CPU
+  --profile         Time every layer, and compare it with the measured peak FLOP/s
 
 window, as bench, and:
-  --phases          Also time the way from a photo to its detections
+  --phases          Also time decoding, preparing and detecting in a photo
 
 device, window:
   --root DIR        Read /proc and /sys below this folder [default: /]
@@ -99,16 +99,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Usage(usage) => write!(f, "{usage}\n  help: secateurs-infer --help lists commands and options"),
-            Self::Device(error) => write!(f, "{error}\n  help: --device cpu runs on the processor"),
+            Self::Device(error) => write!(f, "{error}\n  help: --device cpu runs on the CPU"),
             Self::Input(problem) | Self::Machine(problem) | Self::Internal(problem) => f.write_str(problem),
-            Self::Output(problem) => write!(f, "standard output cannot be written: {problem}"),
+            Self::Output(error) => write!(f, "{error}"),
         }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
     }
 }
 
@@ -133,9 +127,16 @@ impl From<DetectorError> for Failure {
     }
 }
 
-impl From<ImageError> for Failure {
-    fn from(error: ImageError) -> Self {
-        Self::Input(error.to_string())
+impl From<DetectionError> for Failure {
+    fn from(error: DetectionError) -> Self {
+        match error {
+            DetectionError::Folder(problem) => Self::Usage(Usage(problem)),
+            DetectionError::Unwritable(path, error) => Self::Machine(format!("{}: {error}", path.display())),
+            DetectionError::Save(error) => Self::Machine(error.to_string()),
+            DetectionError::Input(problem) => Self::Input(problem),
+            DetectionError::Detector(error) => error.into(),
+            DetectionError::Json(error) => error.into(),
+        }
     }
 }
 
@@ -151,23 +152,22 @@ impl From<BenchError> for Failure {
 
 fn main() -> ExitCode {
     let done = args::parse(std::env::args_os().skip(1)).map_err(Failure::Usage).and_then(run);
-    let show = |failure: &Failure| output::tell("", "error", &format!(": {failure}"));
+    let show = |failure: &Failure| output::message("", "error", &format!(": {failure}"));
     let done = done.inspect_err(show);
     // Where the work went wrong, that is what the code says.
     let done = done.and_then(|()| output::finish().map_err(Failure::Output).inspect_err(show));
     done.map_or_else(|failure| ExitCode::from(failure.code()), |()| ExitCode::SUCCESS)
 }
 
-/// Threads beyond the processors only delay each other.
+/// Limits the threads to the CPUs: more only delay each other.
 fn capped(args: Args) -> Args {
     let most = available();
     if args.threads <= most || args.force_threads {
         return args;
     }
     let asked = args.threads;
-    let text =
-        format!("--threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})");
-    output::tell("", "note", &format!(": {text}"));
+    let text = format!("--threads {asked}: there are {most} CPUs, {most} threads are used (--force-threads: {asked})");
+    output::message("", "note", &format!(": {text}"));
     Args { threads: most, ..args }
 }
 
@@ -196,7 +196,7 @@ fn load(args: &Args) -> Result<Model, Failure> {
     }
 }
 
-/// Where networks run. A device that is only hoped for and cannot be used is told about, and the processor runs them.
+/// Where networks run. With `--device auto` a CUDA device that cannot be used is reported, and the CPU runs them.
 fn place(args: &Args) -> Result<Device, Failure> {
     match args.device {
         Choice::Cpu => Ok(Device::Cpu),
@@ -204,7 +204,7 @@ fn place(args: &Args) -> Result<Device, Failure> {
         Choice::Auto if !HAS_CUDA => Ok(Device::Cpu),
         Choice::Auto => Ok(cuda_device().map_or_else(
             |problem| {
-                output::tell("", "note", &format!(": {problem}; running on the processor"));
+                output::message("", "note", &format!(": {problem}; running on the CPU"));
                 Device::Cpu
             },
             |_| Device::Cuda,
@@ -256,7 +256,7 @@ fn device(args: &Args) -> Result<(), Failure> {
     }
     let mut text = format!("{}\n", board.fingerprint());
     if board.emulated {
-        text += "emulated: times mean nothing\n";
+        text += "emulated: times claim nothing\n";
     }
     let facts = serde_json::to_value(&state)?;
     for (name, value) in facts.as_object().into_iter().flatten() {
@@ -268,7 +268,7 @@ fn device(args: &Args) -> Result<(), Failure> {
 
 fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     let imgsz = imgsz(args, model)?;
-    // The layers of a profile are held against the processor's peak.
+    // Layers are compared with the peak FLOP/s of the CPU.
     let device = if args.profile { Device::Cpu } else { place(args)? };
     let Args { threads, pin, warmup, runs, .. } = *args;
     Ok(bench::Options { imgsz, threads, pin, warmup, runs, device })
@@ -312,60 +312,11 @@ fn show(figures: &(impl serde::Serialize + fmt::Display), json: bool) -> Result<
     Ok(())
 }
 
-fn detect(args: &Args, words: &[PathBuf]) -> Result<(), Failure> {
-    let listed = pictures::list(words);
-    listed.notes.iter().for_each(|note| output::tell("", "note", &format!(": {note}")));
-    let names = args.save.as_deref().map(|folder| save_names(folder, &listed)).transpose()?;
-    let model = &load(args)?;
+fn detect(args: &Args, images: &[PathBuf]) -> Result<(), Failure> {
+    let detection = Detection::new(images, args.save.as_deref(), args.json)?;
+    let model = load(args)?;
     let options = engine::Options { threads: args.threads, device: place(args)?, ..engine::Options::default() };
-    let mut predictor = Predictor::new(model, imgsz(args, model)?, &options)?;
+    let mut predictor = Predictor::new(&model, imgsz(args, &model)?, &options)?;
     predictor.set_thresholds(args.score, args.iou);
-    let all = listed.images.len();
-    let mut bad = 0;
-    for (position, image) in listed.images.into_iter().enumerate() {
-        // What only prints may stop where nobody reads on.
-        if names.is_none() && output::is_closed() {
-            break;
-        }
-        let opened = image.and_then(|path| match Image::open_partial(&path) {
-            Ok((pixels, cut_off)) => {
-                if cut_off {
-                    output::tell("", "warning", &format!(": {}", ImageError::CutOff { path: path.clone() }));
-                }
-                Ok((path, pixels))
-            }
-            Err(error) => Err(error.to_string()),
-        });
-        match opened {
-            Ok((path, mut pixels)) => {
-                let found = predictor.find(&path, &pixels, model)?;
-                if let Some(names) = &names {
-                    let saved = found.save_as(&mut pixels, names.path(position), names.inputs());
-                    saved.map_err(|error| Failure::Machine(error.to_string()))?;
-                }
-                if args.json { output::print_json(&found)? } else { output::print(&found.to_string()) }
-            }
-            Err(problem) if all == 1 => return Err(Failure::Input(problem)),
-            Err(problem) => {
-                output::tell("", "error", &format!(": {problem}"));
-                bad += 1;
-            }
-        }
-    }
-    if bad > 0 {
-        return Err(Failure::Input(format!("{bad} of {all} images could not be used")));
-    }
-    Ok(())
-}
-
-/// Where the images with their boxes go, those that cannot be read included.
-fn save_names(folder: &Path, listed: &Listed) -> Result<SaveNames, Failure> {
-    let images: Vec<&Path> = listed.paths().collect();
-    SaveNames::new(folder, &images).map_err(|error| {
-        let problem = format!("--save {}: {error}", folder.display());
-        match error.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => Failure::Usage(Usage(problem)),
-            _ => Failure::Machine(problem),
-        }
-    })
+    Ok(detection.run(|path, image| predictor.find(path, image, &model))?)
 }

@@ -1,8 +1,8 @@
 //! The one place where text reaches the terminal, for all binaries.
 //!
-//! Names of files, classes, layers and devices are other people's: control characters in them, which could move the cursor,
-//! colour or hide text, are escaped. An output that fails stops nothing: what the program writes besides is worth
-//! more. [`finish`] tells at the end.
+//! Names of files, classes, layers and devices are other people's: control characters in them, which could move the
+//! cursor, colour or hide text, are escaped. A standard output that fails does not stop the program, whose files matter
+//! more; [`finish`] reports it at the end.
 
 use serde::Serialize;
 use std::borrow::Cow;
@@ -75,7 +75,7 @@ pub fn print_json(value: &impl Serialize) -> serde_json::Result<()> {
 }
 
 /// Writes a line to standard error, with a label in a colour (an ANSI sequence, or nothing).
-pub fn tell(colour: &str, label: &str, text: &str) {
+pub fn message(colour: &str, label: &str, text: &str) {
     let plain = if colour.is_empty() { "" } else { "\x1b[0m" };
     // Nothing is left to say it to.
     let _ = writeln!(io::stderr(), "{colour}{label}{plain}{}", escape(text));
@@ -93,7 +93,9 @@ pub fn is_closed() -> bool {
 pub fn finish() -> io::Result<()> {
     print_bytes(&[]);
     match failed().take() {
-        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(io::Error::new(error.kind(), format!("standard output cannot be written: {error}")))
+        }
         _ => Ok(()),
     }
 }

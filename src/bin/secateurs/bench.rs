@@ -10,26 +10,26 @@ use serde::Serialize;
 use std::fmt::Display;
 use std::path::PathBuf;
 
-/// What to measure, and how long.
+/// The model to measure, and for how many frames.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     threads: ThreadArgs,
-    /// Frames on the clock
+    /// Frames that are timed
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     runs: u32,
-    /// Frames before the clock starts
+    /// Frames before the timed ones
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     warmup: u32,
-    /// Run another model in turn with this one, and give the ratio of their times
+    /// Interleave the frames with those of another model, and give the ratio of their times
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     against: Option<PathBuf>,
-    /// Keep every thread on a processor of its own
+    /// Bind each thread to a CPU
     #[arg(long)]
     pin: bool,
-    /// Time every layer, and hold it against the machine's measured peak
+    /// Time every layer, and compare it with the measured peak FLOP/s
     #[arg(long)]
     profile: bool,
     /// Print JSON

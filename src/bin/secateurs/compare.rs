@@ -6,7 +6,7 @@ use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::graph::Dtype;
 use secateurs::pipeline::{self, Event, Job, Scheme};
-use secateurs::profile::{Overrides, Profile, Ratio};
+use secateurs::profile::{ModelFlags, Overrides, Profile, Ratio, RunFlags, heading};
 use secateurs::repair::Method;
 use secateurs::report::comparison::Comparison;
 use secateurs::{files, report};
@@ -17,40 +17,31 @@ use std::path::PathBuf;
 /// What to compare.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model file [default: the embedded demo]
-    #[arg(long, value_name = "FILE", requires = "data")]
-    model: Option<PathBuf>,
-    /// The dataset's YAML file
-    #[arg(long, value_name = "YAML")]
-    data: Option<PathBuf>,
-    /// Side of the square input image, pixels
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    imgsz: Option<u16>,
-    /// Latency budgets as shares of the baseline model's latency
-    #[arg(long, value_name = "R,...", value_delimiter = ',', default_value = "0.8", value_parser = Ratio::parse_above_zero,
-        allow_negative_numbers = true)]
-    latency_ratio: Vec<Ratio>,
-    /// Ways to choose: a criterion by itself searches the widths, with `-global` or `-uniform` behind it the widths follow a
-    /// threshold or one share. The first is what the others are compared with; `uniform` always takes part
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = scheme,
-        default_value = "reconstruction,l1-global,taylor-global")]
-    importance: Vec<Scheme>,
-    /// Repairs: none; merge, without images; bn, statistics; lsq, least squares
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = method, default_value = "none,bn,lsq")]
-    repair: Vec<Method>,
-    /// Threads of the network
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: u16,
-    /// Seed of everything random
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-    /// Folder of compare.html and compare.json
-    #[arg(long, value_name = "DIR", default_value = "dist/compare")]
-    out: PathBuf,
-    /// Folder where measurements are kept for the next run [default: .cache in the folder of the results]
-    #[arg(long, value_name = "DIR")]
-    cache: Option<PathBuf>,
     #[command(flatten)]
+    model: ModelFlags,
+    /// Maximum time per frame as a share of the baseline model's; each share is compared
+    #[arg(long, value_name = "R,...", value_delimiter = ',', default_value = "0.8",
+        value_parser = Ratio::parse_above_zero,
+        allow_negative_numbers = true, help_heading = heading::BUDGETS)]
+    latency_ratio: Vec<Ratio>,
+    /// Importance criteria. A criterion by itself searches the widths; with `-global` behind it the widths follow one
+    /// threshold, with `-uniform` one share. The others are compared with the first; `uniform` always takes part
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = scheme,
+        default_value = "reconstruction,l1-global,taylor-global", help_heading = heading::SEARCH)]
+    importance: Vec<Scheme>,
+    /// Repairs: none; merge, without images; bn, statistics of the normalisations; lsq, least squares
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = method, default_value = "none,bn,lsq",
+        help_heading = heading::SEARCH)]
+    repair: Vec<Method>,
+    #[command(flatten)]
+    run: RunFlags,
+    /// Folder of compare.html and compare.json
+    #[arg(long, value_name = "DIR", default_value = "dist/compare", help_heading = heading::OUTPUT)]
+    out: PathBuf,
+    /// Folder that keeps measurements for the next run [default: .cache in the folder of the results]
+    #[arg(long, value_name = "DIR", help_heading = heading::OUTPUT)]
+    cache: Option<PathBuf>,
+    #[command(flatten, next_help_heading = heading::OUTPUT)]
     pub terminal: TerminalArgs,
 }
 
@@ -67,15 +58,9 @@ fn method(name: &str) -> Result<Method, String> {
 
 /// Runs it.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let overrides = Overrides {
-        model: args.model,
-        data: args.data,
-        imgsz: args.imgsz.map(usize::from),
-        threads: Some(usize::from(args.threads)),
-        seed: Some(args.seed),
-        ..Overrides::default()
-    };
+    let overrides = Overrides { model: args.model, run: args.run, ..Overrides::default() };
     let profile = overrides.apply(Profile::default());
+    prune::refuse_model_without_data(&profile)?;
     let mut terminal = Terminal::new(args.terminal);
     files::check_folder(&args.out).map_err(|e| Failure::writing(&args.out, &e))?;
     let cache = Cache::open(&args.cache.unwrap_or_else(|| args.out.join(".cache")), &mut terminal)?;

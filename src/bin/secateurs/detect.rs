@@ -1,17 +1,15 @@
 //! `secateurs detect`: what is in images.
 
+use super::detection::{Detection, DetectionError};
 use super::failure::Failure;
-use super::input::{ModelArgs, ThreadArgs, warn};
-use super::output;
+use super::input::{ModelArgs, ThreadArgs};
 use secateurs::detector::Predictor;
-use secateurs::detector::pictures::{self, Listed, SaveNames};
 use secateurs::engine::Options;
 use secateurs::profile::Ratio;
-use secateurs::vision::{Image, ImageError};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use secateurs::vision::ImageError;
+use std::path::PathBuf;
 
-/// Where to look for what.
+/// The model, and the images to find objects in.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -21,80 +19,41 @@ pub struct Args {
     /// Images (JPEG, PNG, WebP, BMP or TIFF), folders of them, or patterns such as 'photos/*.jpg'
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
-    /// Also save every image with its boxes drawn
+    /// Also save each image with its boxes drawn, in this folder
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// Least score of a detection, 0 to 1
+    /// Minimum score of a detection, 0 to 1
     #[arg(long, value_name = "X", default_value = "0.25")]
     score: Ratio,
-    /// Boxes of a class that overlap more than this are one object
+    /// Suppress boxes of a class whose IoU with a better one is larger, 0 to 1
     #[arg(long, value_name = "X", default_value = "0.7")]
     iou: Ratio,
-    /// Print one JSON object a line
+    /// Print one JSON object per image and line
     #[arg(long)]
     json: bool,
 }
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let listed = pictures::list(&args.images);
-    listed.notes.iter().for_each(|note| output::tell("", "note", &format!(": {note}")));
-    let names = args.save.as_deref().map(|folder| names(folder, &listed)).transpose()?;
+    let detection = Detection::new(&args.images, args.save.as_deref(), args.json)?;
     let model = args.model.load()?;
     let options = Options { threads: args.threads.count(), ..Options::default() };
     let mut predictor = Predictor::new(&model, args.model.imgsz(&model)?, &options)?;
     predictor.set_thresholds(args.score.get() as f32, args.iou.get() as f32);
-    let all = listed.images.len();
-    let mut bad = 0;
-    for (position, image) in listed.images.into_iter().enumerate() {
-        // What only prints may stop where nobody reads on.
-        if names.is_none() && output::is_closed() {
-            break;
-        }
-        let opened = image.and_then(|path| match Image::open_partial(&path) {
-            Ok((pixels, cut_off)) => {
-                if cut_off {
-                    warn([ImageError::CutOff { path: path.clone() }]);
-                }
-                Ok((path, pixels))
-            }
-            Err(error) => Err(error.to_string()),
-        });
-        match opened {
-            Ok((path, mut pixels)) => {
-                let found = predictor.find(&path, &pixels, &model)?;
-                if let Some(names) = &names {
-                    found.save_as(&mut pixels, names.path(position), names.inputs()).map_err(unsaved)?;
-                }
-                if args.json { output::print_json(&found)? } else { output::print(&found.to_string()) }
-            }
-            Err(problem) if all == 1 => return Err(Failure::Input(problem)),
-            Err(problem) => {
-                output::tell("", "error", &format!(": {problem}"));
-                bad += 1;
-            }
-        }
-    }
-    if bad > 0 {
-        return Err(Failure::Input(format!("{bad} of {all} images could not be used")));
-    }
-    Ok(())
+    Ok(detection.run(|path, image| predictor.find(path, image, &model))?)
 }
 
-/// Where the images with their boxes go, those that cannot be read included.
-fn names(folder: &Path, listed: &Listed) -> Result<SaveNames, Failure> {
-    let images: Vec<&Path> = listed.paths().collect();
-    SaveNames::new(folder, &images).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
-            Failure::Usage(format!("--save {}: {error}", folder.display()))
+impl From<DetectionError> for Failure {
+    fn from(error: DetectionError) -> Self {
+        match error {
+            DetectionError::Folder(problem) => Self::Usage(problem),
+            DetectionError::Unwritable(path, source) | DetectionError::Save(ImageError::Io { path, source }) => {
+                Self::writing(&path, &source)
+            }
+            DetectionError::Save(error) => error.into(),
+            DetectionError::Input(problem) => Self::Input(problem),
+            DetectionError::Detector(error) => error.into(),
+            DetectionError::Json(error) => error.into(),
         }
-        _ => Failure::writing(folder, &error),
-    })
-}
-
-fn unsaved(error: ImageError) -> Failure {
-    match error {
-        ImageError::Io { path, source } => Failure::writing(&path, &source),
-        error => error.into(),
     }
 }

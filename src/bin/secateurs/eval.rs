@@ -10,12 +10,12 @@ use secateurs::graph::Head;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// What to evaluate on what.
+/// The model, and the images to evaluate it on.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The dataset's YAML file, as ultralytics write it; for classifiers also a folder of MNIST's files
+    /// YAML file of the dataset, in the format of ultralytics; for classifiers also a folder of MNIST's files
     #[arg(long, value_name = "YAML")]
     data: PathBuf,
     /// Split of the dataset: train, val (also valid and validation) or test
@@ -24,10 +24,10 @@ pub struct Args {
     /// COCO annotations of the split [default: annotations/instances_<split>.json of the dataset, else its label files]
     #[arg(long, value_name = "FILE")]
     annotations: Option<PathBuf>,
-    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    /// Leave out images that cannot be read and report how many, instead of ending at the first
     #[arg(long)]
     skip_bad_images: bool,
-    /// Images at a time; 0 takes one thread per processor. Results do not depend on it
+    /// Images evaluated at a time; 0 takes one per CPU. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u16,
     /// Print JSON

@@ -1,4 +1,4 @@
-//! `secateurs export`: models in the formats of others.
+//! `secateurs export`: writes a model as safetensors or ONNX.
 
 use super::failure::Failure;
 use super::input::ModelArgs;
@@ -10,7 +10,7 @@ use secateurs::files::{self, Inputs};
 use secateurs::model;
 use std::path::PathBuf;
 
-/// What to write where.
+/// The model, and the file to write.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub struct Args {
 /// The formats.
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
-    /// Our own model file: one safetensors file with the graph in its metadata
+    /// Model file of secateurs: one safetensors file with the graph in its metadata
     Safetensors,
     /// ONNX with the decoding inside: output `[1, 4 + classes, cells]`, boxes as centre and size in pixels, then scores
     Onnx,
@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let side = args.model.imgsz(&loaded)?;
             let file = onnx::file(&loaded, side, side).map_err(Failure::input)?;
             for problem in onnx::tensorrt::refused(&file) {
-                output::tell("", "warning", &format!(": TensorRT would refuse {problem}"));
+                output::message("", "warning", &format!(": TensorRT would refuse {problem}"));
             }
             file.encode_to_vec()
         }

@@ -1,6 +1,6 @@
 //! Why a command ended early, and the exit code that says so: it follows from the types of the errors.
 
-use super::output;
+use super::{console, output};
 use secateurs::bench::BenchError;
 use secateurs::detector::DetectorError;
 use secateurs::device::DeviceError;
@@ -19,7 +19,7 @@ use secateurs::session::SessionError;
 use secateurs::train::TrainError;
 use secateurs::vision::ImageError;
 use std::fmt::Display;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
 
 /// What went wrong, by who can do something about it.
@@ -104,7 +104,7 @@ impl Failure {
                 error.problems().iter().map(ToString::to_string).collect()
             }
             Self::Profile(error) => vec![error.to_string()],
-            Self::Output(error) => vec![format!("standard output cannot be written: {error}")],
+            Self::Output(error) => vec![error.to_string()],
             Self::Program(_) => vec![],
             Self::Usage(text)
             | Self::Infeasible(text)
@@ -151,30 +151,14 @@ impl Failure {
             let _ = output::print_json(&value);
             return;
         }
-        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let (red, cyan) = if colour { ("\x1b[1;31m", "\x1b[1;36m") } else { ("", "") };
+        let (red, cyan) = if console::has_colour() { ("\x1b[1;31m", "\x1b[1;36m") } else { ("", "") };
         for message in messages {
-            output::tell(red, "error", &format!(": {message}"));
+            output::message(red, "error", &format!(": {message}"));
         }
         if let Some(help) = help {
-            output::tell(cyan, "  help", &format!(": {help}"));
+            output::message(cyan, "  help", &format!(": {help}"));
         }
     }
-}
-
-/// Shows what is wrong with the command line, or the help that it asks for, and gives the exit code.
-pub fn command_line(error: &clap::Error) -> u8 {
-    let text = error.render().to_string();
-    let to_error = error.use_stderr();
-    let terminal = if to_error { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
-    let coloured = terminal && std::env::var_os("NO_COLOR").is_none() && output::escape(&text) == text;
-    match (coloured, to_error) {
-        (true, _) => drop(error.print()),
-        (false, true) => output::tell("", "", text.trim_end()),
-        (false, false) => output::print(&text),
-    }
-    let printed = output::finish().map_err(Failure::Output).inspect_err(|failure| failure.show(false));
-    printed.map_or_else(|failure| failure.code(), |()| u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 impl From<ProfileError> for Failure {
@@ -183,15 +167,9 @@ impl From<ProfileError> for Failure {
     }
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
-}
-
 impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
-        if error.is_io() { Self::Output(error.into()) } else { Self::internal(error) }
+        Self::internal(error)
     }
 }
 

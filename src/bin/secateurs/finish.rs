@@ -1,6 +1,6 @@
 //! `secateurs finish`: measures the built bundle on its device and completes the reports.
 //!
-//! What was asked for it reads from the results themselves, where the job wrote it down with all flags.
+//! It reads the profile from `profile.toml` among the results, where the job wrote it with every flag applied.
 
 use super::failure::Failure;
 use super::prune;
@@ -11,7 +11,7 @@ use secateurs::pipeline::{Bundle, Evidence, Outcome, PairedLatency, Results, pai
 use secateurs::session::{Frames, Session};
 use std::path::{Path, PathBuf};
 
-/// Where the bundle is.
+/// The results, and the binary that was built of them.
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder of the results
@@ -20,7 +20,7 @@ pub struct Args {
     /// The inference binary with the model embedded; it joins the results
     #[arg(long, value_name = "FILE")]
     binary: PathBuf,
-    /// Fail (exit code 7) where latency was not measured on the device itself
+    /// Fail (exit code 7) if latency was not measured on the device itself
     #[arg(long)]
     require_device: bool,
     /// The caller has locked the folder of the results
@@ -49,11 +49,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
     prune::judge(&report.verdict, args.require_device)
 }
 
-/// What was measured, or why it claims nothing; and the files that say so.
-type Found = (Result<PairedLatency, String>, Evidence);
+/// The latency, or why none is claimed; and what the measurement leaves beside the reports.
+type Measured = (Result<PairedLatency, String>, Evidence);
 
 /// Lets the inference binary measure both models on the device.
-fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Found, Failure> {
+fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Measured, Failure> {
     let profile = &bundle.profile;
     let session = Session::open(profile, &args.binary)?;
     // As plans were measured.
@@ -61,7 +61,7 @@ fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Fo
     let percentile = profile.budget.latency.map(|_| profile.budget.percentile);
     let frames = Frames { imgsz: bundle.report.imgsz, warmup: profile.bench.warmup, runs, phases: true, percentile };
     let baseline = args.out.join("uncut.safetensors");
-    let record = session.versus(None, &baseline, &frames, &mut |done, all| terminal.progress(done, all))?;
+    let record = session.measure_paired(None, &baseline, &frames, &mut |done, all| terminal.progress(done, all))?;
     if !record.discarded.is_empty() {
         let (count, why) = (record.discarded.len(), record.discarded.join("; "));
         terminal.note(&format!("{count} windows were taken again: {why}"));
@@ -77,13 +77,13 @@ fn by_binary(bundle: &Bundle, args: &Args, terminal: &mut Terminal) -> Result<Fo
 }
 
 /// Lets a benchmark command of the user measure both models; the ONNX file ships.
-fn by_command(command: &[String], bundle: &Bundle, out: &Path) -> Result<Found, Failure> {
+fn by_command(command: &[String], bundle: &Bundle, out: &Path) -> Result<Measured, Failure> {
     let load = |name: &str| model::load(&out.join(name)).map_err(Failure::input);
-    let (baseline, cut) = (load("uncut.safetensors")?, load("model.safetensors")?);
+    let (baseline, pruned) = (load("uncut.safetensors")?, load("model.safetensors")?);
     let side = bundle.report.imgsz;
     let runs = verdict_runs(bundle.profile.budget.percentile, bundle.profile.bench.runs);
-    let onnx = onnx::export(&cut, side, side).map_err(Failure::input)?;
-    let against = pair_by_command(command, &baseline, &cut, side, runs, out)?;
+    let onnx = onnx::export(&pruned, side, side).map_err(Failure::input)?;
+    let against = pair_by_command(command, &baseline, &pruned, side, runs, out)?;
     let evidence = Evidence { bench: serde_json::to_vec_pretty(&against)?, onnx: Some(onnx) };
     Ok((Ok(against), evidence))
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Which model, at which size.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Model file: an ultralytics .pt, safetensors, or a model file of ours
+    /// Model file: an ultralytics .pt, safetensors, or a model file of secateurs
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// Side of the square input image, pixels [default: the model's own, else 640]
@@ -39,23 +39,22 @@ pub struct ThreadArgs {
     /// Threads of the network
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: u16,
-    /// Start as many threads as asked for, even where there are fewer processors
+    /// Start as many threads as asked for, even if there are fewer CPUs
     #[arg(long)]
     pub force_threads: bool,
 }
 
 impl ThreadArgs {
-    /// As many threads as asked for, but not more than there are processors: threads that wait for a processor only
+    /// As many threads as asked for, but at most one for each CPU: threads that wait for a CPU only
     /// delay the others.
     pub fn count(&self) -> usize {
         let (asked, most) = (usize::from(self.threads), available());
         if asked <= most || self.force_threads {
             return asked;
         }
-        let note = format!(
-            ": --threads {asked}: there are {most} processors, {most} threads are used (--force-threads: {asked})"
-        );
-        output::tell("", "note", &note);
+        let note =
+            format!(": --threads {asked}: there are {most} CPUs, {most} threads are used (--force-threads: {asked})");
+        output::message("", "note", &note);
         most
     }
 }
@@ -63,7 +62,7 @@ impl ThreadArgs {
 /// Writes to standard error what the user should know and what does not end the command.
 pub fn warn(notes: impl IntoIterator<Item = impl std::fmt::Display>) {
     for note in notes {
-        output::tell("", "warning", &format!(": {note}"));
+        output::message("", "warning", &format!(": {note}"));
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     threads: ThreadArgs,
-    /// Also list the channel groups: what can only be cut together
+    /// Also list the channel groups: layers whose channels must be pruned together
     #[arg(long)]
     groups: bool,
     /// Print JSON
@@ -171,10 +171,10 @@ impl fmt::Display for Inspected {
             writeln!(f, "{name:<28} {:<20} {shape:>16} {:>10} {:>14}", layer.op, layer.params, layer.macs)?;
         }
         if let Some(groups) = &self.groups {
-            writeln!(f, "\n{:<28} {:>6}  cut with it", "group", "width")?;
+            writeln!(f, "\n{:<28} {:>6}  pruned with it", "group", "width")?;
             for group in groups {
                 let heads = if group.heads > 1 { format!(" ({} heads)", group.heads) } else { String::new() };
-                let removable = if group.removable { " (may vanish)" } else { "" };
+                let removable = if group.removable { " (removable)" } else { "" };
                 let others: Vec<String> =
                     group.producers.iter().filter(|name| **name != group.name).map(|name| output::line(name)).collect();
                 let (name, others) = (output::line(&group.name), others.join(", "));

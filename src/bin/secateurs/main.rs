@@ -3,7 +3,11 @@
 mod bench;
 mod cache;
 mod compare;
+mod console;
 mod detect;
+#[path = "../infer/detection.rs"]
+mod detection;
+mod driver;
 mod eval;
 mod export;
 mod failure;
@@ -35,7 +39,7 @@ Exit codes:
   0  done                       5  measured latency or memory budget missed
   1  internal error             6  accuracy floor missed
   2  wrong usage                7  the device cannot be reached
-  3  bad profile                8  the device was never steady enough to measure
+  3  bad profile                8  the device was throttled or busy in every try
   4  no plan meets the budget   9  an input cannot be used
                                10  this machine failed: disk, permission, memory";
 
@@ -43,44 +47,51 @@ Exit codes:
 enum Command {
     /// Prune a model to the budgets of a device profile
     Prune(prune::Args),
-    /// Mean average precision, or accuracy, of a model on a dataset
+    /// Evaluate a model on a dataset: mean average precision, or accuracy
     Eval(eval::Args),
-    /// Time per frame and peak memory of a model on this machine
+    /// Measure the time per frame and the peak memory of a model on this machine
     Bench(bench::Args),
     /// Prune a model in several ways to the same latency, and compare their accuracy
     Compare(compare::Args),
     /// Find objects in images
     Detect(detect::Args),
-    /// Layers, channel groups, parameters, arithmetic and peak memory of a model
+    /// Show layers, channel groups, parameters, MACs and peak memory of a model
     Inspect(inspect::Args),
-    /// Write a model in a format of others
+    /// Write a model as safetensors or ONNX
     Export(export::Args),
-    /// Write a model in 8-bit whole numbers or in half precision: smaller, and faster
+    /// Quantize a model to int8 or f16: smaller and faster
     #[command(alias = "quantize")]
     Quantise(quantise::Args),
     /// Run a program on the device of a profile
     Runner(runner::Args),
-    /// Train a network from nothing, or a model further
+    /// Train a network from scratch, or a model further
     Train(train::Args),
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
     #[command(hide = true)]
     Finish(finish::Args),
+    /// Answer questions of `cargo xtask`
+    #[command(hide = true, subcommand)]
+    Driver(driver::Question),
 }
 
 fn main() -> ExitCode {
     let cli = match command().try_get_matches().and_then(|found| Cli::from_arg_matches(&found)) {
         Ok(cli) => cli,
-        Err(error) => return ExitCode::from(failure::command_line(&error)),
+        Err(error) => {
+            let shown = console::show(&error).map_err(Failure::Output).inspect_err(|failure| failure.show(false));
+            return ExitCode::from(shown.unwrap_or_else(|failure| failure.code()));
+        }
     };
     let json = match &cli.command {
         Command::Prune(args) => args.terminal.is_json(),
         Command::Compare(args) => args.terminal.is_json(),
         Command::Finish(args) => args.terminal.is_json(),
         Command::Train(args) => args.terminal.is_json(),
+        Command::Driver(driver::Question::Check(args)) => args.terminal.is_json(),
         _ => false,
     };
     if matches!(cli.command, Command::Prune(_) | Command::Train(_)) {
-        quiet_tensors();
+        use_one_candle_thread();
     }
     let done = match cli.command {
         Command::Prune(args) => prune::run(args),
@@ -94,6 +105,7 @@ fn main() -> ExitCode {
         Command::Runner(args) => runner::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Finish(args) => finish::run(args),
+        Command::Driver(question) => driver::run(&question, command),
     };
     let done = done.inspect_err(|failure| failure.show(json));
     // Where the work went wrong, that is what the code says.
@@ -103,16 +115,21 @@ fn main() -> ExitCode {
 
 /// The command line. A negative number is a value, so that what reads it can say which are allowed.
 fn command() -> clap::Command {
+    Cli::command().mut_subcommands(take_negative_numbers)
+}
+
+fn take_negative_numbers(command: clap::Command) -> clap::Command {
     let numbers = |arg: clap::Arg| {
         let takes_value = arg.get_action().takes_values() && !arg.is_trailing_var_arg_set();
         if takes_value { arg.allow_negative_numbers(true) } else { arg }
     };
-    Cli::command().mut_subcommands(|command| command.mut_args(numbers))
+    command.mut_args(numbers).mut_subcommands(take_negative_numbers)
 }
 
-/// Candle splits small operations over threads that wait for each other busily, beside ours; only the environment of a new
-/// process can keep it from that. Goes on as this same program where that cannot be had.
-fn quiet_tensors() {
+/// Limits candle to one thread: beside ours, its threads only wait for each other busily. It reads the number of
+/// threads from the environment of a new process, so this starts the program anew; if that fails, the program goes on
+/// as it is.
+fn use_one_candle_thread() {
     const THREADS: &str = "CANDLE_NUM_THREADS";
     #[cfg(unix)]
     if let (None, Ok(program)) = (std::env::var_os(THREADS), std::env::current_exe()) {

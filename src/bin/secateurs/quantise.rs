@@ -1,4 +1,4 @@
-//! `secateurs quantise`: a model in 8-bit whole numbers, or in half precision.
+//! `secateurs quantise`: quantizes a model to int8 or f16.
 
 use super::failure::Failure;
 use super::input::{ModelArgs, warn};
@@ -11,21 +11,22 @@ use secateurs::quantise::{quantise, ranges, to_f16};
 use secateurs::vision::Preprocess;
 use std::path::{Path, PathBuf};
 
-/// What to round, and on what.
+/// The model to quantize, and the images that give the ranges of its layers' inputs.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// 8-bit whole numbers, or half precision
+    /// Data type of weights and inputs
     #[arg(long, value_name = "NAME", default_value = "int8", value_parser = ["int8", "f16"])]
     dtype: String,
-    /// The dataset's YAML file, as ultralytics write it: its images show how large the layers' inputs get (int8 needs it)
+    /// YAML file of the dataset, in the format of ultralytics: its images give the ranges of the layers' inputs (int8
+    /// needs it)
     #[arg(long, value_name = "YAML")]
     data: Option<PathBuf>,
     /// Split of the dataset
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
-    /// Images to look at, evenly spread over the split
+    /// Images to measure the ranges on, evenly spread over the split
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     images: u16,
     /// The model file to write
@@ -47,7 +48,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     files::check_writable(&args.output, &inputs).map_err(fail)?;
     let model = args.model.load()?;
     let side = args.model.imgsz(&model)?;
-    let mut rounded = match data {
+    let mut quantized = match data {
         Some(data) => {
             let images = images(args, data, &model, side)?;
             let bar = terminal::bar("Calibrating");
@@ -58,8 +59,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         None => to_f16(&model),
     };
-    rounded.info.imgsz = Some(side);
-    let bytes = model::to_bytes(&rounded).map_err(Failure::internal)?;
+    quantized.info.imgsz = Some(side);
+    let bytes = model::to_bytes(&quantized).map_err(Failure::internal)?;
     files::write_except(&args.output, &bytes, &inputs).map_err(fail)
 }
 

@@ -2,11 +2,11 @@
 
 use super::failure::Failure;
 use super::output;
-use super::prune;
-use secateurs::device::{self, DeviceError, Limits, Word};
+use secateurs::device::{self, AnswerLimits, Argument, DeviceError};
+use secateurs::profile;
 use std::path::{Path, PathBuf};
 
-/// Where to run what.
+/// The device, and the program to run there.
 #[derive(clap::Args)]
 pub struct Args {
     /// Device profile
@@ -15,22 +15,22 @@ pub struct Args {
     /// The program
     #[arg(value_name = "PROGRAM")]
     program: PathBuf,
-    /// Its words; those that name a file of this machine are copied, and name the copy there
-    #[arg(value_name = "WORD", trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<String>,
+    /// Its arguments; a file of this machine that one names is copied, and the argument names the copy there
+    #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
 }
 
 /// Runs it; its exit code becomes ours.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let profile = prune::load(Some(&args.profile))?;
+    let profile = profile::read(&args.profile)?;
     // Not cargo's setting: that is where this command stands.
     let runner = device::connect(&profile)?;
-    let word = |text: &String| match Path::new(text) {
-        path if path.is_file() => Word::File(path.into()),
-        _ => Word::Text(text.clone()),
+    let argument = |text: &String| match Path::new(text) {
+        path if path.is_file() => Argument::File(path.into()),
+        _ => Argument::Text(text.clone()),
     };
-    let words: Vec<Word> = args.words.iter().map(word).collect();
-    match runner.run_within(&args.program, &words, &Limits::ATTENDED) {
+    let arguments: Vec<Argument> = args.arguments.iter().map(argument).collect();
+    match runner.run_within(&args.program, &arguments, &AnswerLimits::ATTENDED) {
         Ok(output) => {
             output::print_bytes(&output);
             Ok(())

@@ -1,15 +1,15 @@
-//! Tells what happens: in cargo's style on standard error, or as one JSON object a line on standard output.
+//! Reports progress and results: in cargo's style on standard error, or as one JSON object a line on standard output.
 
-use super::output;
+use super::{console, output};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
 
-/// How messages look.
+/// The format of messages.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct TerminalArgs {
-    /// How progress and results are told
+    /// Format of progress and results
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     pub message_format: Format,
 }
@@ -36,19 +36,19 @@ pub struct Terminal {
     colour: bool,
     stage: String,
     bar: Option<ProgressBar>,
-    /// The share that was told last, in twentieths.
-    told: usize,
+    /// The share of the stage that was reported last, in twentieths.
+    reported: usize,
 }
 
 impl Terminal {
     /// A terminal in the given format.
     pub fn new(args: TerminalArgs) -> Self {
-        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let colour = console::has_colour();
         #[cfg(unix)]
         if args.message_format == Format::Human && io::stderr().is_terminal() {
             close_line_at_interrupt();
         }
-        Self { format: args.message_format, colour, stage: String::new(), bar: None, told: 0 }
+        Self { format: args.message_format, colour, stage: String::new(), bar: None, reported: 0 }
     }
 
     /// A stage begins: a verb and what it works on.
@@ -59,17 +59,17 @@ impl Terminal {
             Format::Json => line(&json!({ "reason": "stage", "stage": verb, "detail": what })),
             Format::Human => {
                 let colour = if self.colour { "\x1b[1;32m" } else { "" };
-                output::tell(colour, &format!("{verb:>12}"), &format!(" {what}"));
+                output::message(colour, &format!("{verb:>12}"), &format!(" {what}"));
             }
         }
     }
 
-    /// Something worth a line.
+    /// A note on a line of its own.
     pub fn note(&mut self, text: &str) {
         match (self.format, &self.bar) {
             (Format::Json, _) => line(&json!({ "reason": "note", "text": text })),
-            (Format::Human, Some(bar)) => bar.suspend(|| output::tell("", "", &format!("{:>12} {text}", ""))),
-            (Format::Human, None) => output::tell("", "", &format!("{:>12} {text}", "")),
+            (Format::Human, Some(bar)) => bar.suspend(|| output::message("", "", &format!("{:>12} {text}", ""))),
+            (Format::Human, None) => output::message("", "", &format!("{:>12} {text}", "")),
         }
     }
 
@@ -78,8 +78,8 @@ impl Terminal {
         match self.format {
             Format::Json => {
                 let twentieths = 20 * done / all.max(1);
-                if twentieths > self.told {
-                    self.told = twentieths;
+                if twentieths > self.reported {
+                    self.reported = twentieths;
                     line(&json!({ "reason": "progress", "stage": self.stage, "done": done, "of": all }));
                 }
             }
@@ -106,7 +106,7 @@ impl Terminal {
     }
 
     fn clear(&mut self) {
-        self.told = 0;
+        self.reported = 0;
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -134,11 +134,11 @@ fn close_line_at_interrupt() {
         let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
         let wait = move || {
             for signal in &mut signals {
-                output::tell("", "", "");
+                output::message("", "", "");
                 let _ = emulate_default_handler(signal);
             }
         };
-        // Without the thread the line would stay open, and the signal unheard.
+        // Without the thread the line would not be ended, and the signal would have no effect.
         if std::thread::Builder::new().name("signals".into()).spawn(wait).is_err() {
             std::process::abort();
         }

@@ -1,4 +1,4 @@
-//! `secateurs train`: trains a network of the zoo from nothing, or a model file further.
+//! `secateurs train`: trains a network of the zoo from scratch, or a model file further.
 
 use super::failure::Failure;
 use super::input::{figure, figures};
@@ -18,21 +18,21 @@ use secateurs::{backend, eval, import, pipeline, train};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-/// What to train on what.
+/// The network, and the images to train it on.
 #[derive(clap::Args)]
 pub struct Args {
     /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, simple-cnn for MNIST, or a model
-    /// file to go on from
+    /// file to train further
     #[arg(long, value_name = "NAME|FILE")]
     arch: String,
-    /// The dataset's YAML file, or a folder of MNIST's files; `demo` or `drawn:N` for pictures that are drawn on the spot
+    /// YAML file of the dataset, or a folder of MNIST's files; `demo` or `drawn:N` draws N pictures instead
     #[arg(long, value_name = "YAML|DIR")]
     data: String,
     /// Side of the square input image, pixels [default: the model's own, 160 for drawn pictures, 28 for
     /// simple-cnn, else 640]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     imgsz: Option<u16>,
-    /// Passes over the training images
+    /// Epochs: passes over the training images
     #[arg(long, value_name = "N", default_value_t = 10)]
     epochs: u32,
     /// Images per step
@@ -41,35 +41,35 @@ pub struct Args {
     /// Highest learning rate
     #[arg(long, value_name = "X", default_value_t = 1e-3)]
     lr: f64,
-    /// How steps follow from gradients
+    /// Optimizer
     #[arg(long, value_name = "NAME", default_value = "adamw")]
     optimizer: Optimizer,
     /// Epochs, from the first on, whose images are mosaics of four
     #[arg(long, value_name = "N", default_value_t = 0)]
     mosaic: u32,
-    /// L1 penalty on the scales of the normalisations, so that channels that matter little can be told
+    /// L1 penalty on the scales of the normalisations, which drives those of unimportant channels to zero
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     sparsity: f64,
-    /// Seed of the fresh weights, of the order and of the variation of images
+    /// Seed of the initial weights, of the order of the images and of their augmentation
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Threads; 0 takes one per processor. Results do not depend on it
+    /// Threads; 0 takes one per CPU. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u16,
-    /// Leave out images that cannot be read, and say how many, instead of ending at the first
+    /// Leave out images that cannot be read and report how many, instead of ending at the first
     #[arg(long)]
     skip_bad_images: bool,
     /// Train on a CUDA device
     #[arg(long)]
     cuda: bool,
-    /// The model file to write. While training, FILE.part holds what a broken-off training goes on from
+    /// The model file to write. During training, FILE.part is the checkpoint that an interrupted training resumes from
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
     pub terminal: TerminalArgs,
 }
 
-/// The optimisers.
+/// The optimizers.
 #[derive(Clone, Copy, ValueEnum)]
 enum Optimizer {
     /// Adam with decoupled weight decay
@@ -112,45 +112,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     for note in train.notes.iter().chain(&val.notes).chain(&overlap(&train, &val)).chain(&renamed) {
         terminal.note(&format!("warning: {note}"));
     }
-    let own = if args.arch == SIMPLE { simple_cnn::SIDE } else { 640 };
-    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { demo::SIDE } else { own });
-    let side = check_side(side, start.graph.stride()).map_err(|e| Failure::Usage(e.to_string()))?;
+    let side = side(args, &start, drawn)?;
     start.info.imgsz = Some(side);
-    let config = FitConfig {
-        epochs: args.epochs as usize,
-        batch: args.batch as usize,
-        imgsz: side,
-        lr: args.lr,
-        optimizer: match args.optimizer {
-            Optimizer::Adamw => Rule::ADAM_W,
-            Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
-        },
-        mosaic_until: args.mosaic as usize,
-        sparsity: args.sparsity,
-        augment: if start.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() },
-        seed: args.seed,
-        threads: args.threads.into(),
-        checkpoint: Some(part.clone()),
-        ..FitConfig::default()
-    };
+    let config = config(args, &start, side, part.clone());
     let (device, note) = backend::device(args.cuda);
     let images = train.items.len();
     terminal.stage("Training", &format!("{}: {} epochs over {images} images of {side} px", args.arch, args.epochs));
     note.iter().for_each(|note| terminal.note(note));
-    let mut tell = |event: FitEvent| match event {
-        FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
-        FitEvent::SetAside { problem, aside } => terminal.note(&format!(
-            "{}: {problem}; set aside as {}, training starts anew",
-            part.display(),
-            aside.display()
-        )),
-        FitEvent::NotSaved { problem } => {
-            terminal.note(&format!("warning: {problem}; an interrupted training would start anew"));
-        }
-        FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
-        FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
-    };
-    let mut trained = train::fit(&start, None, &train, &config, &device, &mut tell).map_err(failure)?;
+    let mut report = |event| report(&mut terminal, &part, event);
+    let mut trained = train::fit(&start, None, &train, &config, &device, &mut report).map_err(failure)?;
     let facts = [
         ("secateurs", env!("CARGO_PKG_VERSION").to_owned()),
         ("arch", args.arch.clone()),
@@ -164,23 +134,76 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     trained.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
     let bytes = model::to_bytes(&trained).map_err(Failure::internal)?;
     files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
-    // Only a finished training is done with what it would have gone on from.
+    // Only a finished training no longer needs its checkpoint.
     let _ = std::fs::remove_file(&part);
+    evaluate(&args.output, &trained, &val, side, &mut terminal)
+}
+
+/// Side of the images, pixels.
+fn side(args: &Args, start: &Model, drawn: bool) -> Result<usize, Failure> {
+    let own = if args.arch == SIMPLE { simple_cnn::SIDE } else { 640 };
+    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { demo::SIDE } else { own });
+    check_side(side, start.graph.stride()).map_err(|e| Failure::Usage(e.to_string()))
+}
+
+fn config(args: &Args, start: &Model, side: usize, checkpoint: PathBuf) -> FitConfig {
+    FitConfig {
+        epochs: args.epochs as usize,
+        batch: args.batch as usize,
+        imgsz: side,
+        lr: args.lr,
+        optimizer: match args.optimizer {
+            Optimizer::Adamw => Rule::ADAM_W,
+            Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
+        },
+        mosaic_until: args.mosaic as usize,
+        sparsity: args.sparsity,
+        augment: if start.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() },
+        seed: args.seed,
+        threads: args.threads.into(),
+        checkpoint: Some(checkpoint),
+        ..FitConfig::default()
+    }
+}
+
+/// Reports progress. `part` is the checkpoint that an interrupted training resumes from.
+fn report(terminal: &mut Terminal, part: &Path, event: FitEvent) {
+    match event {
+        FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
+        FitEvent::SetAside { problem, aside } => terminal.note(&format!(
+            "{}: {problem}; set aside as {}, training starts anew",
+            part.display(),
+            aside.display()
+        )),
+        FitEvent::NotSaved { problem } => {
+            terminal.note(&format!("warning: {problem}; an interrupted training would start anew"));
+        }
+        FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
+        FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
+    }
+}
+
+/// Evaluates the trained model on the validation images, and shows the result.
+fn evaluate(
+    output: &Path,
+    trained: &Model,
+    val: &Dataset,
+    side: usize,
+    terminal: &mut Terminal,
+) -> Result<(), Failure> {
     terminal.stage("Evaluating", &format!("{} images", val.items.len()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (text, found) = if matches!(trained.graph.head, Head::Classify { .. }) {
-        let found = eval::accuracy(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
+        let found = eval::accuracy(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
         (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?)
     } else {
-        let found = eval::evaluate_model(&trained, &val, side, threads, &|_| {}).map_err(Failure::input)?;
+        let found = eval::evaluate_model(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
         let (strict, loose) = (figure(found.map50_95), figure(found.map50));
         let text = format!("  {:<12}{strict}\n  {:<12}{loose}", "mAP50-95", "mAP50");
         (text, figures(&found)?)
     };
-    terminal.result(
-        &text,
-        serde_json::json!({ "reason": "trained", "output": args.output.to_string_lossy(), "val": found }),
-    );
+    let value = serde_json::json!({ "reason": "trained", "output": output.to_string_lossy(), "val": found });
+    terminal.result(&text, value);
     Ok(())
 }
 
@@ -237,7 +260,7 @@ fn named(arch: &str, classes: usize) -> Result<Option<Graph>, Failure> {
     yolo11::detect(scale, classes).map(Some).map_err(Failure::input)
 }
 
-/// Where a training that is broken off goes on from.
+/// The checkpoint that an interrupted training resumes from.
 fn part(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".part");

@@ -8,7 +8,7 @@ use super::content::{content, program};
 use super::paired::PairedLatency;
 use super::source::{LatencySource, PairSpec, TableRequest};
 use crate::bench::{PairedTimes, Samples};
-use crate::device::{DeviceError, Limits, answer};
+use crate::device::{AnswerLimits, DeviceError, answer};
 use crate::emit::onnx;
 use crate::files;
 use crate::latency::{self, LatencyTable, Networks, Sampling, Speed};
@@ -110,7 +110,7 @@ fn run(command: &[String], model: &Path) -> Result<Vec<f64>, SessionError> {
     let (program, arguments) = arguments.split_first().ok_or_else(|| odd("[bench] command", "is empty"))?;
     let mut command = process::Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit());
-    let answer = answer(&mut command, Path::new(program), &Limits::LONG)?;
+    let answer = answer(&mut command, Path::new(program), &AnswerLimits::LONG)?;
     if !answer.status.success() {
         let (code, output) = (answer.status.code(), answer.output);
         return Err(DeviceError::Failed { program: program.into(), code, output }.into());

@@ -21,7 +21,7 @@ impl LatencySource for &Session {
     }
 
     fn cpu(&self) -> Cpu {
-        Cpu { halves: self.board().halves, ..Cpu::here() }
+        Cpu { halves: self.board().computes_f16, ..Cpu::here() }
     }
 
     fn pair(&self, baseline: &Model, other: &Model, spec: &PairSpec) -> Result<Option<PairedLatency>, PipelineError> {
@@ -34,7 +34,7 @@ impl LatencySource for &Session {
         let frames = Frames { imgsz, warmup, runs, phases: false, percentile };
         let record = saved
             .map_err(PipelineError::from)
-            .and_then(|()| Ok(self.versus(Some(&two), &one, &frames, &mut |_, _| ())?));
+            .and_then(|()| Ok(self.measure_paired(Some(&two), &one, &frames, &mut |_, _| ())?));
         for path in [&one, &two] {
             let _ = std::fs::remove_file(path);
         }

@@ -44,12 +44,12 @@ const OTHERS: [&str; 10] = [
 ];
 
 fn resolve(flags: &[&str]) -> Profile {
-    let words = ["prune", "--memory-mib=64", "--data=/d.yaml"].into_iter();
+    let arguments = ["prune", "--memory-mib=64", "--data=/d.yaml"].into_iter();
     let mut flags: Vec<&str> = flags.to_vec();
-    let own = |word: &&str| !flags.iter().any(|flag| flag.split('=').next() == word.split('=').next());
-    let base: Vec<&str> = words.filter(own).collect();
+    let own = |argument: &&str| !flags.iter().any(|flag| flag.split('=').next() == argument.split('=').next());
+    let base: Vec<&str> = arguments.filter(own).collect();
     flags.splice(0..0, base);
-    Cli::try_parse_from(flags).unwrap().args.resolve().unwrap()
+    Cli::try_parse_from(flags).unwrap().args.resolve().unwrap().profile
 }
 
 /// `finish` reads what the job wrote: every flag must be in there.
@@ -102,8 +102,8 @@ fn a_profile_with_every_key_is_written_and_read_back_the_same() {
 #[test]
 fn a_budget_that_no_flag_may_ask_for_is_refused() {
     let parse = |flags: &[&str]| {
-        let words = ["prune"].into_iter().chain(flags.iter().copied());
-        Cli::try_parse_from(words)
+        let arguments = ["prune"].into_iter().chain(flags.iter().copied());
+        Cli::try_parse_from(arguments)
             .map_err(|e| e.to_string())
             .and_then(|cli| cli.args.resolve().map_err(|e| format!("{e:?}")))
     };

@@ -1,0 +1,87 @@
+//! Tokens of the formats, which mutations insert.
+
+pub const JSON: &[&[u8]] = &[
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b"\"a\":1,",
+    b"1e400",
+    b"-1",
+    b"\"\\ud800\"",
+    b"\"\\u0000\"",
+    b"[0,0]",
+    b"[[",
+    b"{\"a\":",
+];
+pub const GRAPH: &[&[u8]] = &[
+    b"\\\"inputs\\\":[]",
+    b"\\\"inputs\\\":[0]",
+    b"\\\"inputs\\\":[4294967295]",
+    b"\\\"op\\\":\\\"concat\\\"",
+    b"\\\"op\\\":\\\"add\\\"",
+    b"\\\"int8\\\"",
+    b"\\\"f16\\\"",
+    b"\\\"outputs\\\":[]",
+    b"18446744073709551615",
+    b"\\\"stride\\\":0",
+    b"\\\"groups\\\":0",
+    b"1048576",
+    b"[[",
+    b"\\u0000",
+];
+pub const TOML: &[&[u8]] = &[
+    b"[budget]\n",
+    b"[model]\n",
+    b"latency-ratio = 0\n",
+    b"[[",
+    b"]]",
+    b"''' ",
+    b"\"\"\"",
+    b"inf",
+    b"nan",
+    b"1979-05-27",
+    b"a.b.c = ",
+    b"{ x = ",
+    b"imgsz = [",
+    b"-9223372036854775808",
+    b"\\u0000",
+];
+pub const YAML: &[&[u8]] = &[
+    b"names:\n",
+    b"names: null\n",
+    b"- ",
+    b"? ",
+    b"&a [*a]",
+    b"<<: *a\n",
+    b"!!binary ",
+    b"|\n",
+    b">-\n",
+    b"---\n",
+    b"...\n",
+    b"{",
+    b"[",
+    b"~",
+    b"nc: ",
+    b"train: ",
+    b"0: ",
+    b"path: ../",
+    b"\t",
+];
+pub const LABELS: &[&[u8]] =
+    &[b"0 0.5 0.5 0.5 0.5\n", b"NaN ", b"inf ", b"-1 ", b"1e-45 ", b", ", b"\0", b"99999999999999999999 ", b"0.5 "];
+pub const LISTS: &[&[u8]] = &[b"images/train/0.png\n", b"./", b"../", b"\n\n", b"0.png", b".txt", b"\0"];
+pub const IMAGE: &[&[u8]] = &[
+    b"IHDR",
+    b"IDAT",
+    b"IEND",
+    b"PLTE",
+    b"tRNS",
+    b"\xff\xd8",
+    b"\xff\xc0",
+    b"\xff\xda",
+    b"\xff\xc4",
+    b"\xff\xdd\x00\x04",
+    b"Exif\0\0",
+];
+pub const IDX: &[&[u8]] = &[b"\0\0\x08\x03", b"\x10\0\0\0", b"\0\0\0\x01", b"\x1f\x8b\x08\0"];

@@ -1,0 +1,91 @@
+//! The worker `secateurs`: handing it commands, and asking it what it alone knows.
+
+use crate::output;
+use crate::process::{Failure, name, run};
+use crate::target::Target;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+/// Runs the worker; its exit code becomes ours.
+///
+/// # Errors
+/// If it cannot be started, or does not succeed.
+pub fn run_worker(command: &mut Command) -> Result<(), Failure> {
+    // Training has threads of its own; candle's would wait for each other busily beside them.
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        command.env("CANDLE_NUM_THREADS", "1");
+    }
+    let status = run(command)?;
+    ended(command, status)
+}
+
+/// The help of the options that `prune` hands to the worker.
+///
+/// # Errors
+/// As [`run_worker`].
+pub fn options(worker: &Path) -> Result<String, Failure> {
+    let text = ask(Command::new(worker).args(["driver", "options"]))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What building needs of a profile.
+///
+/// # Errors
+/// If the profile is wrong: the worker has said so.
+pub fn profile(worker: &Path, path: PathBuf) -> Result<Target, Failure> {
+    target(Command::new(worker).args(["driver", "profile", "--profile"]).arg(&path), path.clone())
+}
+
+/// Checks the arguments of the worker's `prune` and the profile with its flags applied; gives what building needs of
+/// it.
+///
+/// # Errors
+/// If arguments or profile are wrong: the worker has said so.
+pub fn check(prune: &Command, worker: &Path, path: PathBuf) -> Result<Target, Failure> {
+    target(Command::new(worker).args(["driver", "check"]).args(prune.get_args().skip(1)), path)
+}
+
+fn target(question: &mut Command, path: PathBuf) -> Result<Target, Failure> {
+    let answer = ask(question)?;
+    Target::of_answer(path, &answer)
+        .map_err(|e| Failure::Program { program: name(question), problem: format!("its answer cannot be read: {e}") })
+}
+
+/// What the worker prints. If it does not succeed, that is its message and goes on to our standard output.
+fn ask(question: &mut Command) -> Result<Vec<u8>, Failure> {
+    let output = question.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output =
+        output.map_err(|e| Failure::Program { program: name(question), problem: format!("cannot be started: {e}") })?;
+    if !output.status.success() {
+        output::print_bytes(&output.stdout);
+    }
+    ended(question, output.status).map(|()| output.stdout)
+}
+
+fn ended(command: &Command, status: ExitStatus) -> Result<(), Failure> {
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => Err(Failure::Worker(u8::try_from(code).unwrap_or(1))),
+        None => Err(killed(&name(command), status)),
+    }
+}
+
+/// A program that a signal ended: where the system did it itself, memory was short.
+#[cfg(unix)]
+fn killed(program: &str, status: ExitStatus) -> Failure {
+    use std::os::unix::process::ExitStatusExt;
+    const ABORT: i32 = 6;
+    const KILL: i32 = 9;
+    match status.signal() {
+        Some(ABORT | KILL) => Failure::Machine(format!(
+            "{program}: {status}: most often this machine has too little memory; fewer --calibration-images or a smaller \
+             [finetune] batch take less"
+        )),
+        _ => Failure::Program { program: program.into(), problem: status.to_string() },
+    }
+}
+
+#[cfg(not(unix))]
+fn killed(program: &str, status: ExitStatus) -> Failure {
+    Failure::Program { program: program.into(), problem: status.to_string() }
+}
