@@ -7,7 +7,7 @@ use crate::model::Model;
 /// Whether this program can use a CUDA device.
 pub const HAS_CUDA: bool = false;
 
-/// There is none.
+/// A network on a CUDA device, of which this program makes none.
 pub(super) enum Network {}
 
 impl Network {

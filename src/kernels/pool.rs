@@ -15,8 +15,8 @@ const SPINS: usize = 4_000;
 /// Turns of waiting before the caller lets other programs have the core.
 const PATIENCE: usize = 20_000;
 
-/// Turns of waiting where there are more threads than processors: whoever waits busily keeps from its processor the
-/// thread that it waits for.
+/// Turns of waiting where there are more threads than cores: whoever waits busily keeps from its core the thread
+/// that it waits for.
 const CROWDED_TURNS: usize = 1;
 
 /// A thread's run of items, on cache lines of its own (two, because they are fetched in pairs).
@@ -38,7 +38,7 @@ struct Shared {
     asleep: Vec<AtomicBool>,
     stop: AtomicBool,
     failed: AtomicBool,
-    /// Turns of waiting of a worker before it sleeps, and of the caller before it lets others have its processor.
+    /// Turns of waiting of a worker before it sleeps, and of the caller before it lets others have its core.
     spins: usize,
     patience: usize,
 }
@@ -61,7 +61,7 @@ impl Pool {
         Self::start(threads, false)
     }
 
-    /// As [`Pool::new`], each new thread on a processor of its own if `pinned`; the first is left to the caller's.
+    /// As [`Pool::new`], each new thread on a core of its own if `pinned`; the first core is left to the caller.
     pub(super) fn start(threads: usize, pinned: bool) -> Self {
         let workers = threads.saturating_sub(1);
         let crowded = threads > available();
@@ -146,7 +146,7 @@ impl Drop for Pool {
     }
 }
 
-/// Processors that this process may use, as it was started: a thread that is bound to one sees only that.
+/// CPU cores that this process may use, as it was started: a thread that is bound to one sees only that.
 pub fn available() -> usize {
     static FOUND: OnceLock<usize> = OnceLock::new();
     *FOUND.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))

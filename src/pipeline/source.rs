@@ -194,7 +194,7 @@ impl Source {
         let preprocess =
             Preprocess::new(&source.model).map_err(|e| PipelineError::Input(format!("{}: {e}", source.model_name)))?;
         source.calibrate(job, &preprocess, tell)?;
-        if job.dtype == Dtype::F16 && !source.cpu.halves {
+        if job.dtype == Dtype::F16 && !source.cpu.f16 {
             tell(Event::Note(
                 "the processor has no half-precision arithmetic: f16 is stored, and computed as f32".into(),
             ));
@@ -317,7 +317,7 @@ impl Source {
 
     /// The structure of the baseline model as the device runs it.
     pub fn graph_on_device(&self) -> Graph {
-        let stored = self.dtype == Dtype::F16 && !self.cpu.halves;
+        let stored = self.dtype == Dtype::F16 && !self.cpu.f16;
         Graph { dtype: if stored { Dtype::F32 } else { self.dtype }, ..self.model.graph.clone() }
     }
 
@@ -412,7 +412,7 @@ fn cpu(job: &Job) -> Cpu {
         Timing::Device(session) => session.board().halves,
         Timing::Command(..) | Timing::Estimate(_) => true,
     };
-    Cpu { halves, ..Cpu::here() }
+    Cpu { f16: halves, ..Cpu::here() }
 }
 
 /// A drawn dataset, made once in a folder that is kept: its `data.yaml`. Pictures and labels that are not as they were

@@ -287,7 +287,7 @@ impl Device {
     /// # Panics
     /// If it works outside the memory: a mistake of the caller.
     pub fn launch(&mut self, launch: &Launch) -> Result<(), CudaError> {
-        assert!(launch.fits(self.values), "{launch:?} in {} values", self.values);
+        assert!(launch.in_bounds(self.values), "{launch:?} in {} values", self.values);
         let [x, y, z] = launch.grid;
         let mut params = launch.params;
         let mut arguments: [*mut c_void; 2] = [(&raw mut self.memory).cast(), (&raw mut params).cast()];
