@@ -1,4 +1,4 @@
-//! Kernels on the shapes of YOLO11n at 320, and on the odd widths that pruning leaves.
+//! Times kernels on the shapes of YOLO11n at 320, and on the odd widths of pruned models.
 #![allow(missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

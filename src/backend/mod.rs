@@ -1,7 +1,7 @@
 //! A graph on candle tensors: gradients for training and importance, on the CPU or a GPU.
 //!
-//! On the CPU the operations are our own ([`cpu`]) with analytic gradients: candle's are slow backward, and some are wrong
-//! there. Elsewhere [`composed`] builds them of candle operations whose gradients are right.
+//! On the CPU the operations are our own ([`cpu`]) with analytic gradients: candle's are slow backward, and some are
+//! wrong there. Elsewhere [`composed`] builds them of candle operations whose gradients are right.
 //!
 //! Candle splits its own element-wise operations over threads that wait for each other busily; `CANDLE_NUM_THREADS=1`
 //! in the environment keeps it from that where all cores are busy with the operations of this module.
@@ -26,8 +26,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// Weight of a batch's statistics in the running ones.
 pub const MOMENTUM: f64 = 0.03;
 
-/// The device for tensors: the first CUDA device where one is asked for and there, else the CPU, with a sentence that says
-/// why where the caller asked for CUDA.
+/// The device for tensors: the first CUDA device where one is asked for and there, else the CPU, with a sentence that
+/// says why where the caller asked for CUDA.
 pub fn device(cuda: bool) -> (Device, Option<String>) {
     if !cuda {
         return (Device::Cpu, None);
@@ -42,7 +42,7 @@ pub fn device(cuda: bool) -> (Device, Option<String>) {
 /// Whether normalisations use the running statistics or those of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The running statistics, which stay as they are. Gradients pass through.
+    /// The running statistics, which do not change. Gradients pass through.
     Eval,
     /// The statistics of the batch, which also move the running ones.
     Train,

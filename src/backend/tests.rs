@@ -1,5 +1,5 @@
-//! Every operation against finite differences, ours against the composition of candle's, and one test for every place
-//! where candle's own operations go wrong.
+//! Every operation against finite differences, ours against the composition of candle's, and one test for every
+//! candle operation whose gradient is wrong.
 
 use super::*;
 use crate::graph::{Activation, Dtype, Graph, Head, Node};
@@ -130,9 +130,9 @@ fn check_at(what: &str, model: &Model, x: &Var, mode: Mode) {
         }
         parts
     });
-    let [own, plain] = results;
-    assert_eq!(own.len(), plain.len());
-    for ((key, found), (_, expected)) in own.iter().zip(&plain) {
+    let [own, composed] = results;
+    assert_eq!(own.len(), composed.len());
+    for ((key, found), (_, expected)) in own.iter().zip(&composed) {
         assert_close(&format!("{what}, {mode:?}: {key}"), found, expected, 1e-4);
     }
 }
@@ -361,7 +361,7 @@ fn trap_constants_of_the_normalisation() {
     }
 }
 
-/// The gradient of `x * sigmoid(x)` stays a number far from zero.
+/// The gradient of `x * sigmoid(x)` is finite far from zero.
 #[test]
 fn trap_silu_far_out() {
     let conv = Conv { norm: None, ..conv("c", [1, 1], [1, 1], 1) };

@@ -84,8 +84,8 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Packs the weights and takes the memory that a program compiled for this instruction set needs. `None` if there is
-    /// not enough memory.
+    /// Packs the weights and takes the memory that a program compiled for this instruction set needs. `None` if there
+    /// is not enough memory.
     pub fn new(isa: Isa, model: &Model, program: &Program, options: &Options) -> Option<Self> {
         let mut weights = Buffer::zeroed(program.weights)?;
         fold::pack(&Cpu::from(isa), model, program, weights.as_mut_slice());

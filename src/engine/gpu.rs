@@ -1,4 +1,5 @@
-//! A compiled network on a CUDA device: one piece of its memory, weights uploaded once, every launch decided.
+//! A compiled network on a CUDA device: one allocation of its memory, weights uploaded once, every launch decided
+//! before the first frame.
 
 use super::arithmetic::Arithmetic;
 use super::compile::{Action, Program, Slot, compile};
@@ -95,7 +96,7 @@ impl Network {
         Ok(self.device.download(self.outputs, results)?)
     }
 
-    /// As [`Network::run`]; waits for every step, and tells how long it took from its start to its end.
+    /// As [`Network::run`]; waits for every step, and returns how long it took from its start to its end.
     ///
     /// # Errors
     /// As [`Network::run`].

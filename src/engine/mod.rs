@@ -1,9 +1,9 @@
 //! Compiles a graph to steps over one arena and runs it.
 //!
 //! Everything that depends on the graph and the image size is decided once ([`Engine::new`]): batch normalisation is
-//! folded into the kernels, the kernels are packed, sums run in the epilogue of a convolution, tensors get fixed places
-//! in one arena. A run then allocates nothing and starts no thread. How many bytes an engine holds is known without
-//! making one ([`plan_memory`]).
+//! folded into the kernels, the kernels are packed, sums run in the epilogue of a convolution, tensors get fixed
+//! addresses in one arena. A run then allocates nothing and starts no thread. [`plan_memory`] computes how many bytes
+//! an engine will hold without making one.
 //!
 //! Inside, tensors are pixel-major (see [`crate::kernels`]); the caller sees `[C, h, w]`. With [`Options::device`] the
 //! same steps run on a CUDA device instead, where the program was built for one ([`HAS_CUDA`]) and there is one
@@ -57,12 +57,12 @@ pub enum EngineError {
         nodes: usize,
     },
     /// There is not enough memory.
-    #[error("{bytes} bytes of memory are not to be had")]
+    #[error("not enough memory: {bytes} bytes are needed")]
     OutOfMemory {
         /// Bytes needed in all.
         bytes: usize,
     },
-    /// The CUDA device is not there, or it failed.
+    /// There is no CUDA device, or it failed.
     #[error("CUDA: {0}")]
     Cuda(String),
 }
@@ -162,8 +162,8 @@ impl Engine {
     /// Makes a model ready for images of `height` x `width`.
     ///
     /// # Errors
-    /// If the graph does not fit the size, an option names a node that is not there, memory runs out, or the device that
-    /// the options want cannot be used.
+    /// If the graph does not fit the size, an option names a node that is not there, memory runs out, or the device
+    /// that the options want cannot be used.
     pub fn new(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
         match options.device {
             Device::Cpu => Self::with_isa(model, height, width, options, Isa::detect()),
@@ -229,7 +229,7 @@ impl Engine {
         self.input.as_mut_slice()
     }
 
-    /// Runs on what [`Engine::input_mut`] holds. The input stays as it is.
+    /// Runs on what [`Engine::input_mut`] holds, and does not change it.
     ///
     /// # Errors
     /// If a CUDA device fails.
@@ -238,7 +238,8 @@ impl Engine {
     }
 
     /// Runs once and returns how long every step took, in the order of the steps. A node may have several steps (its
-    /// copies, its export) or none (it is a view, or fused into another node). On a CUDA device the transfers count as steps.
+    /// copies, its export) or none (it is a view, or fused into another node). On a CUDA device the transfers count as
+    /// steps.
     ///
     /// # Errors
     /// As [`Engine::run`].

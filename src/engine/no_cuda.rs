@@ -1,4 +1,4 @@
-//! What stands in for [`cuda`](super::cuda) in programs that were built without the feature of that name.
+//! Stands in for [`cuda`](super::cuda) in programs that were built without the feature of that name.
 
 use super::compile::Program;
 use super::{EngineError, Options, StepTime};
@@ -20,7 +20,7 @@ impl Network {
     }
 }
 
-/// The CUDA device that networks would run on, in words.
+/// Name and compute capability of the CUDA device that networks would run on.
 ///
 /// # Errors
 /// Always: this program has no code for one.

@@ -1,7 +1,7 @@
 //! Convolutions in half precision, IEEE 754 binary16: inputs and weights of 11 bits.
 //!
-//! A packed lane is two channels. Sums are f16 too, those of even and of odd channels apart from each other until the end.
-//! Where a CPU has no such arithmetic, weights are only stored in f16, and it computes in f32.
+//! A packed lane is two channels. Sums are f16 too, those of even and of odd channels apart from each other until the
+//! end. Where a CPU has no such arithmetic, weights are only stored in f16, and it computes in f32.
 
 use super::Isa;
 use super::conv::{Algorithm, ChannelScale, ConvSpec, pack_low_precision};
@@ -17,8 +17,8 @@ pub fn computes_f16(isa: Isa) -> bool {
     PackedIsa::native_f16(isa).is_some()
 }
 
-/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`. The weights of an output channel are divided by a power of
-/// two, which its sums are multiplied with: their magnitudes add up to 1 or more, and less than 2.
+/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`. The weights of an output channel are divided by a power
+/// of two, which its sums are multiplied with: their magnitudes add up to 1 or more, and less than 2.
 ///
 /// # Panics
 /// If a length is wrong.

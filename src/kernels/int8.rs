@@ -9,8 +9,8 @@ use super::conv::{Algorithm, ChannelScale, ConvSpec, pack_low_precision};
 use super::isa::packed::PackedIsa;
 use crate::graph::MAX_INT8_DEPTH;
 
-/// The scale of weights whose greatest magnitude is `most`: a step of which 127 reach that. Its mantissa has 16 bits, so
-/// that an f32 holds every multiple of the scale exactly, and quantizes to the same scale and integer again.
+/// The scale of weights whose greatest magnitude is `most`: a step of which 127 reach that. Its mantissa has 16 bits,
+/// so that an f32 holds every multiple of the scale exactly, and quantizes to the same scale and integer again.
 pub fn weight_scale(most: f32) -> f32 {
     let short = |v: f32| f32::from_bits(v.to_bits() & !0xff);
     let step = short(most / 127.0);

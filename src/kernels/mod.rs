@@ -6,8 +6,8 @@
 //! (indirect convolution; Dukhan, "The Indirect Convolution Algorithm", 2019).
 //!
 //! Every kernel is written once over a vector register ([`isa::lanes`]) and compiled for AVX-512, AVX2 + FMA, NEON and
-//! portable Rust, each in a file of its own; [`Kernels`] decides once which one runs. Results do not depend on the number of
-//! threads: a value is always computed by the same operations in the same order.
+//! portable Rust, each in a file of its own; [`Kernels`] decides once which one runs. Results do not depend on the
+//! number of threads: a value is always computed by the same operations in the same order.
 //!
 //! `unsafe` is fenced in here: each public function checks its views against the buffer before it starts.
 #![allow(unsafe_code)]

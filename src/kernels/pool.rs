@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 type Job = *const (dyn Fn(usize, usize) + Sync);
 
-/// Turns of waiting before a thread goes to sleep (some tens of microseconds).
+/// Turns of waiting before a thread sleeps (some tens of microseconds).
 const SPINS: usize = 4_000;
 
 /// Turns of waiting before the caller lets other programs have the core.
@@ -95,8 +95,9 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `job(item, thread)` for every item. Each thread starts with a run of items of its own, the same part of every
-    /// job, so that what it wrote in one job is still in its cache in the next; one that is done helps the others.
+    /// Calls `job(item, thread)` for every item. Each thread starts with a run of items of its own, the same part of
+    /// every job, so that what it wrote in one job is still in its cache in the next; one that is done helps the
+    /// others.
     ///
     /// # Panics
     /// If the job panics.
@@ -175,9 +176,9 @@ fn work(shared: &Shared, index: usize) {
                 std::hint::spin_loop();
                 continue;
             }
-            // Either this thread sees the new epoch here, or the caller sees the flag and wakes it: each writes, then reads
-            // what the other writes. Fences, since qemu lets a load pass an earlier store of another place even where
-            // both are sequentially consistent.
+            // Either this thread sees the new epoch here, or the caller sees the flag and wakes it: each writes, then
+            // reads what the other writes. Fences, since qemu lets a load pass an earlier store to another address even
+            // where both are sequentially consistent.
             shared.asleep[index].store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             if shared.epoch.load(Ordering::Relaxed) == seen {

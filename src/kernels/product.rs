@@ -1,4 +1,5 @@
-//! What a tile of a matrix product computes: its operands, its epilogue, and how channels and rows are divided into tiles.
+//! What a tile of a matrix product computes: its operands, its epilogue, and how channels and rows are divided into
+//! tiles.
 //!
 //! Only data and sizes: [`tile`](super::tile) does the arithmetic.
 

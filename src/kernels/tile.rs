@@ -48,8 +48,8 @@ pub(super) unsafe fn tile<V: Lanes>(product: &Product, rows: usize, vectors: usi
 pub(super) unsafe fn packed_tile<P: PackedLanes>(product: &Product, rows: usize, vectors: usize) {
     let mut sums = MaybeUninit::<[f32; MAX_SUMS * MAX_LANES]>::uninit();
     let sums = sums.as_mut_ptr().cast::<f32>();
-    // SAFETY: as in `tile`; the caller gives scale and shift. Product and sum are rounded one after the other, so that every
-    // instruction set gives the same.
+    // SAFETY: as in `tile`; the caller gives scale and shift. Product and sum are rounded one after the other, so that
+    // every instruction set gives the same.
     unsafe {
         let requantize = product.epilogue.requantize.unwrap_unchecked();
         grow::<P>(product, rows, vectors, sums, vectors * P::LANES);
@@ -141,8 +141,8 @@ unsafe fn sum<V: Register, const M: usize, const N: usize>(p: &Product, to: *mut
     }
 }
 
-/// Applies activation and residual to sums that lie densely, and writes the outputs. `read` makes values of the sums at an
-/// address, which are those of the channels from the given one on.
+/// Applies activation and residual to sums that lie densely, and writes the outputs. `read` makes values of the sums at
+/// an address, which are those of the channels from the given one on.
 #[inline(always)]
 unsafe fn finish<V: Lanes>(
     p: &Product,

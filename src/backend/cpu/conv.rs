@@ -241,8 +241,8 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Computes the gradient of some images `x` from that of their outputs, `dy`, in `dx`, which comes in as zeros; returns
-    /// their part of the kernel's.
+    /// Computes the gradient of some images `x` from that of their outputs, `dy`, in `dx`, which comes in as zeros;
+    /// returns their part of the kernel's.
     fn images(&self, x: &[f32], dy: &[f32], dx: &mut [f32], scratch: &mut Scratch) -> Vec<f32> {
         let Self { geometry: g, kernel, size: (h, w), want_input, want_kernel } = *self;
         let (k, area) = (g.rows(), g.area(h, w));

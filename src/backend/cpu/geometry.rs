@@ -70,8 +70,8 @@ impl Geometry {
         (0..all).step_by(lines).map(move |from| from..(from + lines).min(all))
     }
 
-    /// Calls `visit(row of the patch matrix, first output, first input, count)` for every run of outputs in some lines whose
-    /// inputs are inside the image; outputs count from the first line, input positions advance by the stride.
+    /// Calls `visit(row of the patch matrix, first output, first input, count)` for every run of outputs in some lines
+    /// whose inputs are inside the image; outputs count from the first line, input positions advance by the stride.
     #[inline(always)]
     pub(super) fn runs(
         &self,

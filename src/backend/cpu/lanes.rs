@@ -1,5 +1,5 @@
-//! Loops over one plane or row. Each is compiled three times on x86-64, for every CPU, for AVX2 and for AVX-512; the best
-//! one that the CPU has runs.
+//! Loops over one plane or row. Each is compiled three times on x86-64, for every CPU, for AVX2 and for AVX-512; the
+//! best one that the CPU has runs.
 #![allow(unsafe_code)]
 
 use super::geometry::Geometry;

@@ -45,8 +45,8 @@ impl Pool {
         winners
     }
 
-    /// As [`Pool::winners`], value by value: windows of up to 3 share too little to keep it. Every window has a value inside
-    /// the plane.
+    /// As [`Pool::winners`], value by value: windows of up to 3 share too little to keep it. Every window has a value
+    /// inside the plane.
     fn winners_of_small(&self, x: &[f32], (h, w): (usize, usize)) -> Vec<usize> {
         let range = |o: usize, n: usize| {
             let from = (o * self.stride).saturating_sub(self.padding);

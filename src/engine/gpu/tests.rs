@@ -1,4 +1,4 @@
-//! Whole networks on the emulated driver against the plain reference and the engine on the CPU.
+//! Whole networks on the emulated driver against the reference and the engine on the CPU.
 
 #[path = "../../../tests/it/networks.rs"]
 mod networks;

@@ -130,8 +130,8 @@ unsafe fn packed_item<P: PackedLanes>(args: &Args, item: usize, worker: usize) {
     }
 }
 
-/// Multiplies the pixels of an item, which read where the table says, with its panels. `inside` tells of every pixel whether
-/// each row of its window is one piece.
+/// Multiplies the pixels of an item, which read where the table says, with its panels. `inside` says of every pixel
+/// whether each row of its window is one piece.
 #[inline(always)]
 unsafe fn sweep<V: Register>(args: &Args, item: usize, table: *const *const f32, inside: &[bool; PIXELS]) {
     let o = &args.operands;
@@ -175,9 +175,9 @@ unsafe fn sweep<V: Register>(args: &Args, item: usize, table: *const *const f32,
     }
 }
 
-/// Fills a table with where tap `t` of pixel `first + i` reads, at `t * pixels + i`. Says of every pixel whether each row
-/// of its window is one piece: it leaves the image neither to the left nor to the right, and pixels follow each other
-/// without gaps. Where a tile can only be of such pixels, each row of the window gets its first tap alone.
+/// Fills a table with where tap `t` of pixel `first + i` reads, at `t * pixels + i`. Says of every pixel whether each
+/// row of its window is one piece: it leaves the image neither to the left nor to the right, and pixels follow each
+/// other without gaps. Where a tile can only be of such pixels, each row of the window gets its first tap alone.
 #[inline(always)]
 unsafe fn look_up(o: &Operands, first: usize, pixels: usize, table: *mut *const f32) -> [bool; PIXELS] {
     let (spec, from, width) = (&o.spec, &o.from, o.to.w);

@@ -1,5 +1,5 @@
-//! Quantizes the input of a convolution to int8 or narrows it to f16, in packed lanes: four bytes that hold several channels
-//! each ([`int8`](crate::kernels::int8), [`f16`](crate::kernels::f16)).
+//! Quantizes the input of a convolution to int8 or narrows it to f16, in packed lanes: four bytes that hold several
+//! channels each ([`int8`](crate::kernels::int8), [`f16`](crate::kernels::f16)).
 //!
 //! Tensors stay f32 between the layers. The packed lanes of an input lie as a tensor of f32 would; over these runs
 //! [`direct`](super::direct), whose tile multiplies packed lanes in place of values ([`PackedLanes`]). A pointwise
@@ -16,8 +16,8 @@ use crate::kernels::{Isa, Kernels, View};
 /// How many packed lanes a thread makes at a time, about.
 const PART: usize = 4096;
 
-/// Values of the buffer that [`conv_low_precision`](super::conv_low_precision) needs for the packed lanes of an input of
-/// `height` x `width`; 0 where it needs none.
+/// Values of the buffer that [`conv_low_precision`](super::conv_low_precision) needs for the packed lanes of an input
+/// of `height` x `width`; 0 where it needs none.
 pub fn quantized_len(isa: Isa, spec: &ConvSpec, height: usize, width: usize) -> usize {
     match spec.algorithm.packed_isa(isa) {
         // The zero points of a window's row lie behind the pixels.
@@ -82,7 +82,8 @@ unsafe fn quantize_part<P: PackedLanes>(args: &Args, item: usize, _worker: usize
 /// Quantizes `count` pixels of the input from the given one on, to packed lanes of `pitch` a pixel.
 ///
 /// # Safety
-/// The pixels must be inside the view, there must be room for the packed lanes, and the operands must say how to quantize.
+/// The pixels must be inside the view, there must be room for the packed lanes, and the operands must say how to
+/// quantize.
 #[inline(always)]
 pub(super) unsafe fn quantize_pixels<P: PackedLanes>(
     o: &Operands,
@@ -111,7 +112,8 @@ pub(super) unsafe fn quantize_pixels<P: PackedLanes>(
 /// Narrows a register of values and stores it as packed lanes, or only the first few of these.
 #[inline(always)]
 unsafe fn store_packed<P: PackedLanes>(values: P::Float, to: *mut f32, lanes: usize) {
-    // SAFETY: the caller keeps the contract. A whole register is written only where that many lanes belong to the pixel.
+    // SAFETY: the caller keeps the contract. A whole register is written only where that many lanes belong to the
+    // pixel.
     unsafe {
         if lanes >= P::LANES / P::PER_LANE {
             P::store_values(values, to);

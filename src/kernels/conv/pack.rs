@@ -79,8 +79,8 @@ pub(in crate::kernels) struct ChannelScale {
     pub start: u32,
 }
 
-/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`. `quantization` are factor, least and greatest value and zero
-/// point of the inputs. `encode` narrows the weights of an output channel to bits, of which the lowest are stored.
+/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`. `quantization` are factor, least and greatest value and
+/// zero point of the inputs. `encode` narrows the weights of an output channel to bits, of which the lowest are stored.
 ///
 /// # Panics
 /// If a length is wrong.

@@ -1,7 +1,7 @@
 //! Sizes of a dense convolution, and how it is computed.
 //!
-//! The algorithm depends on the window and the image alone, never on the number of channels, so that time and memory are
-//! smooth functions of the widths.
+//! The algorithm depends on the window and the image alone, never on the number of channels, so that time and memory
+//! are smooth functions of the widths.
 
 use crate::graph::Activation;
 use crate::kernels::Isa;

@@ -25,7 +25,7 @@ fn compiler() -> Option<String> {
     names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()))
 }
 
-/// Builds it under a name that tells its sources apart, complete or not at all.
+/// Builds it under a name with a hash of its sources, complete or not at all.
 fn build(compiler: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let sources = ["tests/cuda/driver.c", "src/kernels/cuda/kernels.cu"].map(|path| root.join(path));

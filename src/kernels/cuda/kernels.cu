@@ -3,7 +3,7 @@
 //
 // All tensors, weights, inputs and outputs of a network lie in one allocation, `memory`; offsets count values from its
 // start. What a launch works on is decided when the network is compiled: every kernel has the signature
-// (memory, Params), and Params has the same layout as `Params` of mod.rs. Views tell how far apart pixels and channels
+// (memory, Params), and Params has the same layout as `Params` of mod.rs. Views say how far apart pixels and channels
 // are, so that pixel-major tensors, runs of their channels, and images plane after plane are all the same to a kernel.
 
 typedef struct {
@@ -219,7 +219,8 @@ KERNEL(BLOCK) activate(float *memory, const Params p) {
 KERNEL(BLOCK) add(float *memory, const Params p) {
     int pixel, channel;
     if (!value_of_thread(p.dst, &pixel, &channel)) return;
-    memory[address(p.dst, pixel, channel)] = memory[address(p.src, pixel, channel)] + memory[address(p.other, pixel, channel)];
+    const float first = memory[address(p.src, pixel, channel)], second = memory[address(p.other, pixel, channel)];
+    memory[address(p.dst, pixel, channel)] = first + second;
 }
 
 // Mean over all pixels: 32 channels a block, 8 threads for each.

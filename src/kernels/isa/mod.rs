@@ -65,8 +65,8 @@ impl Isa {
     }
 }
 
-/// Defines a function that calls a generic kernel for the register of an instruction set, compiled with that instruction
-/// set's features.
+/// Defines a function that calls a generic kernel for the register of an instruction set, compiled with that
+/// instruction set's features.
 macro_rules! for_isa {
     ($name:ident, $generic:ident, $args:ty) => {
         /// # Safety

@@ -104,8 +104,8 @@ fn f16(seed: u64) {
         let sum = sums[(y * ow + x) * c_out + co] + f64::from(bias[co]);
         act(act_of, sum) + residual.map_or(0.0, |r| world.at(r, co, y, x))
     };
-    // Partial sums grow with the root of the depth, and so does what all their roundings add up to: some units in the last
-    // place of a sum of magnitudes, a quarter of the depth.
+    // Partial sums grow with the root of the depth, and so does what all their roundings add up to: some units in the
+    // last place of a sum of magnitudes, a quarter of the depth.
     let depth = (c_in * kernel * kernel) as f64;
     let tolerance = 2.0f64.powi(-10) * (0.25 * depth + 2.0) * f64::from(size) + 2e-6;
     let (used, space) = (world.used, |isa| conv_scratch(isa, &spec));
@@ -116,7 +116,8 @@ fn f16(seed: u64) {
     });
 }
 
-/// Runs a low-precision convolution whose working space lies in a second buffer, so that only the output changes in the first.
+/// Runs a low-precision convolution whose working space lies in a second buffer, so that only the output changes in the
+/// first.
 fn on_low_precision(
     kernels: &mut Kernels,
     buffer: &mut Buffer,

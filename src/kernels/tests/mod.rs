@@ -1,4 +1,4 @@
-//! Every instruction set against plain sums in f64, on random shapes, views and neighbours.
+//! Every instruction set against sums in f64 by definition, on random shapes, views and neighbours.
 
 mod conv;
 mod low_precision;
