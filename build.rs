@@ -1,5 +1,5 @@
-//! Places the model that `SECATEURS_MODEL` names where the inference binary embeds it, an empty file without one; and
-//! with the feature `cuda` the compiled kernels of the CUDA engine.
+//! Writes the model that `SECATEURS_MODEL` names, an empty file without one, to the file that the inference binary
+//! embeds; with the feature `cuda` it also compiles the kernels of the CUDA engine.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

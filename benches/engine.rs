@@ -1,4 +1,4 @@
-//! Whole frames of YOLO11n, and making an engine.
+//! Times whole frames of YOLO11n, and compiling an engine.
 #![allow(missing_docs)]
 
 use criterion::{Criterion, criterion_group, criterion_main};

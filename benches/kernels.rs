@@ -1,9 +1,9 @@
-//! Kernels on the shapes of YOLO11n at 320, and on the odd widths that pruning leaves.
+//! Times kernels on the shapes of YOLO11n at 320, and on the odd widths of pruned models.
 #![allow(missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use secateurs::graph::{Activation, Attention};
-use secateurs::kernels::{self, Algorithm, Buffer, ConvSpec, Isa, Kernels, View};
+use secateurs::kernels::{self, Algorithm, Buffer, ConvSpec, Image, Isa, Kernels, PackedConv, View};
 use std::hint::black_box;
 
 /// c_in, c_out, kernel, stride, side of the input.
@@ -71,11 +71,12 @@ fn dense(c: &mut Criterion) {
             for case in cases.iter().copied() {
                 let spec = spec(case, algorithm, false);
                 let ((src, dst, mut buffer), (packed, mut threads)) = (tensors(case), packed(isa, &spec));
+                let conv = PackedConv { spec: &spec, weights: packed.as_slice() };
                 group.throughput(flops(case, dst));
                 group.bench_function(name(case), |b| {
                     b.iter(|| {
                         let buffer = black_box(&mut buffer);
-                        kernels::conv(&mut threads, buffer, &spec, packed.as_slice(), src, dst, None);
+                        kernels::conv(&mut threads, buffer, conv, src, dst, None);
                     });
                 });
             }
@@ -88,11 +89,13 @@ fn image(c: &mut Criterion) {
     let case = (3, 16, 3, 2, 320);
     let spec = spec(case, Algorithm::Direct, true);
     let ((_, dst, mut buffer), (packed, mut threads)) = (tensors(case), packed(Isa::detect(), &spec));
-    let image = values(3 * 320 * 320);
+    let conv = PackedConv { spec: &spec, weights: packed.as_slice() };
+    let values = values(3 * 320 * 320);
+    let image = Image { values: &values, height: 320, width: 320 };
     c.bench_function("image/3-16-k3-s2-320", |b| {
         b.iter(|| {
             let buffer = black_box(&mut buffer);
-            kernels::conv_image(&mut threads, &image, (320, 320), buffer, &spec, packed.as_slice(), dst, None);
+            kernels::conv_image(&mut threads, buffer, conv, image, dst, None);
         });
     });
 }
@@ -101,10 +104,11 @@ fn planes(c: &mut Criterion) {
     let case = (80, 80, 1, 1, 40);
     let spec = ConvSpec { act: Activation::Identity, ..spec(case, Algorithm::Direct, false) };
     let ((src, _, buffer), (packed, mut threads)) = (tensors(case), packed(Isa::detect(), &spec));
+    let conv = PackedConv { spec: &spec, weights: packed.as_slice() };
     let mut tensor = vec![0.0; 80 * 40 * 40];
     c.bench_function("planes/80-80-k1-s1-40", |b| {
         b.iter(|| {
-            kernels::conv_planes(&mut threads, black_box(&buffer), &spec, packed.as_slice(), src, &mut tensor);
+            kernels::conv_planes(&mut threads, black_box(&buffer), conv, src, &mut tensor);
         });
     });
 }
@@ -116,11 +120,12 @@ fn depthwise(c: &mut Criterion) {
         let (src, dst, mut buffer) = tensors(case);
         let mut packed = Buffer::zeroed(kernels::packed_depthwise_len(&spec)).expect("memory");
         kernels::pack_depthwise(&spec, &values(9 * case.1), &values(case.1), packed.as_mut_slice());
+        let conv = PackedConv { spec: &spec, weights: packed.as_slice() };
         let mut threads = Kernels::new(Isa::detect(), 1, 0, 0).expect("memory");
         group.bench_function(name(case), |b| {
             b.iter(|| {
                 let buffer = black_box(&mut buffer);
-                kernels::depthwise(&mut threads, buffer, &spec, packed.as_slice(), src, dst, None);
+                kernels::depthwise(&mut threads, buffer, conv, src, dst, None);
             });
         });
     }

@@ -1,4 +1,4 @@
-//! What an engine allocates, counted by the allocator: the planner's figure, and nothing while it runs.
+//! An engine allocates the bytes that were planned, and nothing while it runs. The allocator counts.
 //!
 //! A binary of its own with a single test, because the counter sees every thread of the process.
 #![cfg(feature = "tools")]
@@ -48,10 +48,10 @@ fn model(letter: char, dtype: Dtype) -> Model {
 
 #[test]
 fn the_plan_is_what_is_allocated_and_a_run_allocates_nothing() {
-    let (floats, halves, whole) = (model('n', Dtype::F32), model('n', Dtype::F16), model('n', Dtype::Int8));
-    let cases = [(&floats, (320, 320), 1), (&floats, (256, 320), 2), (&floats, (640, 640), 1), (&floats, (96, 64), 3)];
-    let fewer_bits = [&halves, &whole].into_iter().flat_map(|model| [(model, (320, 320), 1), (model, (96, 64), 3)]);
-    for (model, size, threads) in cases.into_iter().chain(fewer_bits) {
+    let (f32s, f16s, int8s) = (model('n', Dtype::F32), model('n', Dtype::F16), model('n', Dtype::Int8));
+    let cases = [(&f32s, (320, 320), 1), (&f32s, (256, 320), 2), (&f32s, (640, 640), 1), (&f32s, (96, 64), 3)];
+    let low_precision = [&f16s, &int8s].into_iter().flat_map(|model| [(model, (320, 320), 1), (model, (96, 64), 3)]);
+    for (model, size, threads) in cases.into_iter().chain(low_precision) {
         let options = Options { threads, ..Options::default() };
         let planned = plan_memory(&model.graph, size.0, size.1, &options).unwrap();
         let before = LIVE.load(Ordering::SeqCst);
@@ -72,7 +72,7 @@ fn the_plan_is_what_is_allocated_and_a_run_allocates_nothing() {
         assert_eq!(CALLS.load(Ordering::SeqCst), calls, "{case}: a run allocates");
         assert_eq!(PEAK.load(Ordering::SeqCst), live, "{case}");
         drop(engine);
-        // Thread handles may be freed a little later; the buffers are gone.
+        // Thread handles may be freed a little later; the buffers are free.
         let left = (LIVE.load(Ordering::SeqCst) - before) as usize;
         assert!(left < input.len() * 4 + 100_000, "{case}: {left} bytes are left");
     }

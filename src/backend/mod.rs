@@ -1,32 +1,33 @@
 //! A graph on candle tensors: gradients for training and importance, on the CPU or a GPU.
 //!
-//! On the CPU the operations are our own ([`crate::kernels::train`]) with analytic gradients: candle's are slow backward,
-//! and some are wrong there. Elsewhere [`plain`] composes candle operations whose gradients are right.
+//! On the CPU the operations are our own ([`cpu`]) with analytic gradients: candle's are slow backward, and some are
+//! wrong there. Elsewhere [`composed`] builds them of candle operations whose gradients are right.
 //!
 //! Candle splits its own element-wise operations over threads that wait for each other busily; `CANDLE_NUM_THREADS=1`
 //! in the environment keeps it from that where all cores are busy with the operations of this module.
 
+mod composed;
+mod cpu;
+mod custom_ops;
 pub mod ops;
-mod own;
-mod plain;
 
 #[cfg(test)]
 mod tests;
 
 use crate::graph::{Attention, Conv, ConvTranspose, NodeId, Norm, Op};
-use crate::kernels::train::conv::Geometry;
-use crate::kernels::train::norm::Moments;
-use crate::kernels::train::window::Pool;
 use crate::model::{self, Model};
 use candle_core::{D, DType, Device, Result, Tensor, Var};
+use cpu::geometry::Geometry;
+use cpu::norm::Moments;
+use cpu::window::Pool;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Weight of a batch's statistics in the running ones.
 pub const MOMENTUM: f64 = 0.03;
 
-/// The device for tensors: the first CUDA device where one is asked for and there, else the CPU, with a sentence about
-/// why where that was not what was asked for.
+/// The device for tensors: the first CUDA device where one is asked for and there, else the CPU, with a sentence that
+/// says why where the caller asked for CUDA.
 pub fn device(cuda: bool) -> (Device, Option<String>) {
     if !cuda {
         return (Device::Cpu, None);
@@ -41,7 +42,7 @@ pub fn device(cuda: bool) -> (Device, Option<String>) {
 /// Whether normalisations use the running statistics or those of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The running statistics, which stay as they are. Gradients pass through.
+    /// The running statistics, which do not change. Gradients pass through.
     Eval,
     /// The statistics of the batch, which also move the running ones.
     Train,
@@ -58,7 +59,7 @@ pub struct Net {
     index: HashMap<String, usize>,
     /// Running statistics `[C]` by key.
     running: Mutex<BTreeMap<String, Tensor>>,
-    /// Whether the operations are our own.
+    /// Whether the operations are those of [`cpu`].
     own: bool,
     frozen: bool,
 }
@@ -85,7 +86,7 @@ impl Net {
     }
 
     /// The same net without gradients of its parameters: for inference, for teachers, and for gradients of the image or
-    /// of masks alone. Tensors are let go as soon as nothing needs them.
+    /// of masks alone. Tensors are dropped as soon as nothing needs them.
     pub fn frozen(mut self) -> Self {
         self.frozen = true;
         self
@@ -112,7 +113,7 @@ impl Net {
         let (_, _, h, w) = images.dims4()?;
         let graph = &self.model.graph;
         graph.shapes(h, w).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
-        // A tensor is let go after its last reader; what the gradient needs, candle keeps.
+        // A tensor is dropped after its last reader; candle keeps what the gradient needs.
         let mut readers: Vec<usize> = graph.consumers().iter().map(Vec::len).collect();
         for output in &graph.outputs {
             readers[output.index()] += 1;
@@ -126,7 +127,7 @@ impl Net {
                 readers[at] -= 1;
                 let tensor = if readers[at] == 0 { tensors[at].take() } else { tensors[at].clone() };
                 let Some(tensor) = tensor else {
-                    candle_core::bail!("layer `{}` reads a tensor that is gone", node.name)
+                    candle_core::bail!("layer `{}` reads a tensor that was removed", node.name)
                 };
                 inputs.push(tensor);
             }
@@ -166,17 +167,19 @@ impl Net {
         match op {
             Op::Input { .. } => Ok(images.clone()),
             Op::Conv(conv) if self.own => self.conv(conv, x, mode),
-            Op::Conv(conv) => self.plain_conv(conv, x, mode),
+            Op::Conv(conv) => self.composed_conv(conv, x, mode),
             Op::ConvTranspose(conv) => self.conv_transpose(conv, x),
-            Op::Activate { act } => plain::activate(*act, x),
-            Op::MaxPool { kernel, stride, padding } if self.own => {
-                x.contiguous()?.apply_op1(own::MaxPool(Pool { kernel: *kernel, stride: *stride, padding: *padding }))
-            }
-            Op::MaxPool { kernel, stride, padding } => plain::max_pool(x, *kernel, *stride, *padding),
-            Op::Upsample { factor } if self.own => x.contiguous()?.apply_op1(own::Upsample { factor: *factor }),
-            Op::Upsample { factor } => plain::upsample(x, *factor),
+            Op::Activate { act } => composed::activate(*act, x),
+            Op::MaxPool { kernel, stride, padding } if self.own => x
+                .contiguous()?
+                .apply_op1(custom_ops::MaxPool(Pool { kernel: *kernel, stride: *stride, padding: *padding })),
+            Op::MaxPool { kernel, stride, padding } => composed::max_pool(x, *kernel, *stride, *padding),
+            Op::Upsample { factor } if self.own => x.contiguous()?.apply_op1(custom_ops::Upsample { factor: *factor }),
+            Op::Upsample { factor } => composed::upsample(x, *factor),
             Op::Concat => Tensor::cat(inputs, 1),
-            Op::Slice { start, len } if self.own => x.contiguous()?.apply_op1(own::Cut { start: *start, len: *len }),
+            Op::Slice { start, len } if self.own => {
+                x.contiguous()?.apply_op1(custom_ops::Slice { start: *start, len: *len })
+            }
             Op::Slice { start, len } => x.narrow(1, *start, *len)?.contiguous(),
             Op::Add => match inputs {
                 [a, b] => a + b,
@@ -206,14 +209,14 @@ impl Net {
                 let given = Moments { mean: running[&mean].to_vec1()?, var: running[&var].to_vec1()? };
                 moments.get_or_init(|| given);
             }
-            block_norm = Some(own::BlockNorm { eps: norm.eps, moments, batch: mode == Mode::Train });
+            block_norm = Some(custom_ops::BlockNorm { eps: norm.eps, moments, batch: mode == Mode::Train });
         }
         let vectors = match &vectors[..] {
             [] => Tensor::zeros(0, DType::F32, &self.device)?,
             [one] => one.clone(),
             more => Tensor::cat(more, 0)?,
         };
-        let block = own::Block {
+        let block = custom_ops::Block {
             geometry: Geometry::of(conv),
             act: conv.act,
             bias: conv.bias.is_some(),
@@ -231,23 +234,23 @@ impl Net {
     }
 
     fn conv_transpose(&self, conv: &ConvTranspose, x: &Tensor) -> Result<Tensor> {
-        let y = plain::conv_transpose(x, &self.param(&conv.weight), conv)?;
+        let y = composed::conv_transpose(x, &self.param(&conv.weight), conv)?;
         match &conv.bias {
             Some(bias) => y.broadcast_add(&self.param(bias).reshape((1, conv.c_out, 1, 1))?),
             None => Ok(y),
         }
     }
 
-    fn plain_conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn composed_conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let shape = (1, conv.c_out, 1, 1);
-        let mut y = plain::conv(x, &self.param(&conv.weight), conv)?;
+        let mut y = composed::conv(x, &self.param(&conv.weight), conv)?;
         if let Some(bias) = &conv.bias {
             y = y.broadcast_add(&self.param(bias).reshape(shape)?)?;
         }
         if let Some(norm) = &conv.norm {
             let [gamma, beta, mean, var] = norm.keys();
             let moments = match mode {
-                Mode::Train => plain::moments(&y)?,
+                Mode::Train => composed::moments(&y)?,
                 Mode::Eval => {
                     let running = self.running();
                     [running[&mean].reshape(shape)?, running[&var].reshape(shape)?]
@@ -257,9 +260,9 @@ impl Net {
                 let [mean, var] = &moments;
                 self.update_running(norm, [mean.detach().flatten_all()?, var.detach().flatten_all()?], &y)?;
             }
-            y = plain::norm(&y, &moments, norm.eps, &self.param(&gamma), &self.param(&beta))?;
+            y = composed::norm(&y, &moments, norm.eps, &self.param(&gamma), &self.param(&beta))?;
         }
-        plain::activate(conv.act, &y)
+        composed::activate(conv.act, &y)
     }
 
     /// Moves the running statistics toward the moments `[C]` of a batch that gave the outputs `y`.

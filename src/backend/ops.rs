@@ -1,6 +1,6 @@
 //! Operations for callers of the backend.
 
-use super::own;
+use super::custom_ops;
 use candle_core::{Result, Tensor};
 
 /// Multiplies every channel of `x` `[N, C, H, W]` by its factor in `mask` `[N, C, 1, 1]`; gradients reach both.
@@ -13,7 +13,7 @@ pub fn channel_scale(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
         candle_core::bail!("a mask of shape {:?} for a tensor of shape {:?}", mask.shape(), x.shape());
     }
     if x.device().is_cpu() {
-        x.contiguous()?.apply_op2(&mask.contiguous()?, own::ChannelScale)
+        x.contiguous()?.apply_op2(&mask.contiguous()?, custom_ops::ChannelScale)
     } else {
         x.broadcast_mul(mask)
     }

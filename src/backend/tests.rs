@@ -1,5 +1,5 @@
-//! Every operation against finite differences, ours against the composition of candle's, and one test for every place
-//! where candle's own operations go wrong.
+//! Every operation against finite differences, ours against the composition of candle's, and one test for every
+//! candle operation whose gradient is wrong.
 
 use super::*;
 use crate::graph::{Activation, Dtype, Graph, Head, Node};
@@ -130,9 +130,9 @@ fn check_at(what: &str, model: &Model, x: &Var, mode: Mode) {
         }
         parts
     });
-    let [own, plain] = results;
-    assert_eq!(own.len(), plain.len());
-    for ((key, found), (_, expected)) in own.iter().zip(&plain) {
+    let [own, composed] = results;
+    assert_eq!(own.len(), composed.len());
+    for ((key, found), (_, expected)) in own.iter().zip(&composed) {
         assert_close(&format!("{what}, {mode:?}: {key}"), found, expected, 1e-4);
     }
 }
@@ -274,17 +274,17 @@ fn a_frozen_net_gives_gradients_of_masks_and_image_alone() {
 
 // From here one test for each trap of candle.
 
-/// Candle's own gradient of an enlargement overwrites what came from the input's other readers.
+/// Candle's own gradient of an upsampling overwrites what came from the input's other readers.
 #[test]
-fn trap_an_enlarged_tensor_is_used_again() {
+fn trap_an_upsampled_tensor_is_used_again() {
     let nodes =
         vec![(Op::Upsample { factor: 2 }, vec![0]), (Op::Slice { start: 0, len: 2 }, vec![0]), (Op::Add, vec![2, 0])];
-    check("enlargement", &model(2, nodes, &[1, 3]), [1, 2, 2, 3], Mode::Eval);
+    check("upsampling", &model(2, nodes, &[1, 3]), [1, 2, 2, 3], Mode::Eval);
 }
 
 /// Candle's gradient of a pooling with windows of 2 and step 2 is off by a factor.
 #[test]
-fn trap_pooling_halves() {
+fn trap_pooling_by_two() {
     let x = values(&[1, 1, 4, 4], 3);
     for net in both(&model(1, vec![(Op::MaxPool { kernel: 2, stride: 2, padding: 0 }, vec![0])], &[1])) {
         let y = net.forward(&x, Mode::Eval).unwrap().swap_remove(0);
@@ -361,7 +361,7 @@ fn trap_constants_of_the_normalisation() {
     }
 }
 
-/// The gradient of `x * sigmoid(x)` stays a number far from zero.
+/// The gradient of `x * sigmoid(x)` is finite far from zero.
 #[test]
 fn trap_silu_far_out() {
     let conv = Conv { norm: None, ..conv("c", [1, 1], [1, 1], 1) };

@@ -1,7 +1,7 @@
 //! Reads what Linux tells of the machine: sysfs, procfs, the device tree.
 
 use super::{Board, State};
-use crate::kernels::{Isa, available, computes_halves};
+use crate::kernels::{Isa, available, computes_f16};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub(super) fn board(root: &Path) -> Board {
         power_mode: power_mode(root),
         kernel: text(&root.join("proc/sys/kernel/osrelease")),
         gpu: None,
-        computes_f16: computes_halves(Isa::detect()),
+        computes_f16: computes_f16(Isa::detect()),
         available: Some(available()),
         runtime: env!("CARGO_PKG_VERSION").into(),
         emulated: emulated(root, arch),

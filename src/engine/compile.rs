@@ -1,14 +1,14 @@
 //! From a graph to steps: what is fused, where every tensor lies, and what runs in which order.
 //!
 //! 1. A sum runs in the epilogue of a convolution that only it reads ([`fuse`]).
-//! 2. Tensors move into the tensors that are made of them ([`place`]): a slice is a view of its input, the members of
-//!    a concat are written where the concat wants them, as far as each can only be in one place.
-//! 3. Steps are emitted in node order, on places: runs of channels of a root tensor.
+//! 2. Tensors move into the tensors that are made of them ([`locate`]): a slice is a view of its input, the members of
+//!    a concat are written where the concat wants them, as far as each can only be in one location.
+//! 3. Steps are emitted in node order, on locations: runs of channels of a root tensor.
 //! 4. Root tensors get offsets in the arena by their first and last step.
 
 use super::EngineError;
 use super::arena::{Span, assign};
-use super::processor::Processor;
+use super::arithmetic::Arithmetic;
 use crate::graph::{Activation, Attention, Conv, ConvTranspose, Dtype, Graph, NodeId, Op, Shape};
 use crate::kernels::{Algorithm, ConvSpec, View};
 use std::collections::HashSet;
@@ -21,15 +21,15 @@ pub(super) enum Action<T> {
     ConvImage { spec: ConvSpec, packed: Range<usize>, size: (usize, usize), dst: T, residual: Option<T> },
     ConvOut { spec: ConvSpec, packed: Range<usize>, src: T, slot: usize },
     Conv { spec: ConvSpec, depthwise: bool, packed: Range<usize>, src: T, dst: T, residual: Option<T> },
-    Words { spec: ConvSpec, packed: Range<usize>, src: T, dst: T, residual: Option<T>, shared: Option<T> },
+    ConvLowPrecision { spec: ConvSpec, packed: Range<usize>, src: T, dst: T, residual: Option<T>, shared: Option<T> },
     MaxPool { window: (usize, usize, usize), src: T, dst: T },
     Upsample { factor: usize, src: T, dst: T },
-    Unfold { factor: usize, src: T, dst: T },
+    PixelShuffle { factor: usize, src: T, dst: T },
     Activate { act: Activation, src: T, dst: T },
     Copy { src: T, dst: T },
     Add { a: T, b: T, dst: T },
     Attention { op: Attention, src: T, dst: T, shared: T },
-    Values { op: Attention, src: T, dst: T },
+    AttentionValues { op: Attention, src: T, dst: T },
     Average { src: T, dst: T },
     Export { slot: usize, src: T },
 }
@@ -45,20 +45,20 @@ impl<T: Copy> Action<T> {
             Self::Conv { spec, depthwise, packed, src, dst, residual } => {
                 Action::Conv { spec, depthwise, packed, src: f(src), dst: f(dst), residual: residual.map(&f) }
             }
-            Self::Words { spec, packed, src, dst, residual, shared } => {
+            Self::ConvLowPrecision { spec, packed, src, dst, residual, shared } => {
                 let (src, dst, residual) = (f(src), f(dst), residual.map(&f));
-                Action::Words { spec, packed, src, dst, residual, shared: shared.map(&f) }
+                Action::ConvLowPrecision { spec, packed, src, dst, residual, shared: shared.map(&f) }
             }
             Self::MaxPool { window, src, dst } => Action::MaxPool { window, src: f(src), dst: f(dst) },
             Self::Upsample { factor, src, dst } => Action::Upsample { factor, src: f(src), dst: f(dst) },
-            Self::Unfold { factor, src, dst } => Action::Unfold { factor, src: f(src), dst: f(dst) },
+            Self::PixelShuffle { factor, src, dst } => Action::PixelShuffle { factor, src: f(src), dst: f(dst) },
             Self::Activate { act, src, dst } => Action::Activate { act, src: f(src), dst: f(dst) },
             Self::Copy { src, dst } => Action::Copy { src: f(src), dst: f(dst) },
             Self::Add { a, b, dst } => Action::Add { a: f(a), b: f(b), dst: f(dst) },
             Self::Attention { op, src, dst, shared } => {
                 Action::Attention { op, src: f(src), dst: f(dst), shared: f(shared) }
             }
-            Self::Values { op, src, dst } => Action::Values { op, src: f(src), dst: f(dst) },
+            Self::AttentionValues { op, src, dst } => Action::AttentionValues { op, src: f(src), dst: f(dst) },
             Self::Average { src, dst } => Action::Average { src: f(src), dst: f(dst) },
             Self::Export { slot, src } => Action::Export { slot, src: f(src) },
         }
@@ -73,16 +73,16 @@ impl<T: Copy> Action<T> {
             Self::Conv { depthwise: true, .. } => "depthwise",
             Self::Conv { spec, .. } if spec.algorithm == Algorithm::Winograd => "winograd",
             Self::Conv { .. } => "direct",
-            Self::Words { spec, .. } if spec.algorithm == Algorithm::Half => "f16",
-            Self::Words { .. } => "int8",
+            Self::ConvLowPrecision { spec, .. } if spec.algorithm == Algorithm::F16 => "f16",
+            Self::ConvLowPrecision { .. } => "int8",
             Self::MaxPool { .. } => "max-pool",
             Self::Upsample { .. } => "upsample",
-            Self::Unfold { .. } => "unfold",
+            Self::PixelShuffle { .. } => "pixel-shuffle",
             Self::Activate { .. } => "activate",
             Self::Copy { .. } => "copy",
             Self::Add { .. } => "add",
             Self::Attention { .. } => "attention",
-            Self::Values { .. } => "values",
+            Self::AttentionValues { .. } => "attention-values",
             Self::Average { .. } => "average",
             Self::Export { .. } => "export",
         }
@@ -103,12 +103,19 @@ pub(super) struct Step<T> {
     pub action: Action<T>,
 }
 
-/// A tensor that the caller reads after a run.
+/// Where the caller reads a tensor after a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     pub node: NodeId,
     pub shape: Shape,
     pub offset: usize,
+}
+
+impl Slot {
+    /// Its values among the results.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.shape.len()
+    }
 }
 
 /// Everything about a run that follows from graph, size and options, without any weight.
@@ -128,19 +135,19 @@ pub(super) struct Program {
 
 /// A run of channels of a root tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+struct Location {
     root: usize,
     start: usize,
     shape: Shape,
 }
 
-/// Compiles a graph that [`Graph::check`] accepts for the kernels of a processor.
+/// Compiles a graph that [`Graph::check`] accepts for the kernels of the CPU or of a CUDA device.
 pub(super) fn compile(
     graph: &Graph,
     height: usize,
     width: usize,
     keep: &[NodeId],
-    processor: &dyn Processor,
+    arithmetic: &dyn Arithmetic,
 ) -> Result<Program, EngineError> {
     let shapes = graph.shapes(height, width)?;
     if let Some(id) = keep.iter().chain(&graph.outputs).find(|id| id.index() >= graph.nodes.len()) {
@@ -148,9 +155,9 @@ pub(super) fn compile(
     }
     let visible: HashSet<NodeId> = keep.iter().chain(&graph.outputs).copied().collect();
     let fused = fuse(graph, &visible);
-    let parents = place(graph, &shapes, &fused);
-    let mut emitter = Emitter::new(graph, &shapes, parents, processor);
-    emitter.planar = read_as_image(graph, &shapes, &visible, processor);
+    let parents = locate(graph, &shapes, &fused);
+    let mut emitter = Emitter::new(graph, &shapes, parents, arithmetic);
+    emitter.planar = read_as_image(graph, &shapes, &visible, arithmetic);
     let consumers = graph.consumers();
     for id in graph.ids() {
         emitter.node(id, &fused);
@@ -160,7 +167,7 @@ pub(super) fn compile(
             emitter.outputs += shapes[id.index()].len().next_multiple_of(16);
             emitter.slots.push(Slot { node: id, shape: shapes[id.index()], offset });
             if !(consumers[id.index()].is_empty() && emitter.write_out(id, slot)) {
-                emitter.push(id, Action::Export { slot, src: emitter.place(id) });
+                emitter.push(id, Action::Export { slot, src: emitter.location(id) });
             }
         }
     }
@@ -186,12 +193,12 @@ fn fuse(graph: &Graph, visible: &HashSet<NodeId>) -> Vec<Option<NodeId>> {
     fused
 }
 
-/// Whether the input image is only read by dense convolutions that do so tap by tap: then they take it as it comes.
-fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>, processor: &dyn Processor) -> bool {
+/// Whether only dense convolutions that run tap by tap read the input image: then they read its planes themselves.
+fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>, arithmetic: &dyn Arithmetic) -> bool {
     let input = NodeId(0);
     let direct = |reader: &NodeId| match &graph.node(*reader).op {
         Op::Conv(conv) => {
-            let algorithm = processor.algorithm(conv, shapes[reader.index()], Dtype::F32);
+            let algorithm = arithmetic.algorithm(conv, shapes[reader.index()], Dtype::F32);
             !conv.is_depthwise() && algorithm == Algorithm::Direct
         }
         _ => false,
@@ -200,7 +207,7 @@ fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>, pro
 }
 
 /// For every node the node in whose tensor it lies, and from which channel on.
-fn place(graph: &Graph, shapes: &[Shape], fused: &[Option<NodeId>]) -> Vec<Option<(NodeId, usize)>> {
+fn locate(graph: &Graph, shapes: &[Shape], fused: &[Option<NodeId>]) -> Vec<Option<(NodeId, usize)>> {
     let mut parents: Vec<Option<(NodeId, usize)>> = fused.iter().map(|f| f.map(|add| (add, 0))).collect();
     for id in graph.ids() {
         let node = graph.node(id);
@@ -264,7 +271,7 @@ fn spec(conv: &Conv, algorithm: Algorithm) -> ConvSpec {
     }
 }
 
-/// The 1x1 convolution that makes all squares of a transposed one, square by square in its channels.
+/// The 1x1 convolution that computes all squares of a transposed one, each in the channels of one pixel.
 fn square_spec(conv: &ConvTranspose) -> ConvSpec {
     let c_out = conv.c_out * conv.factor * conv.factor;
     ConvSpec {
@@ -280,15 +287,15 @@ fn square_spec(conv: &ConvTranspose) -> ConvSpec {
 }
 
 struct Emitter<'a> {
-    processor: &'a dyn Processor,
+    arithmetic: &'a dyn Arithmetic,
     /// Convolutions read the input image itself.
     planar: bool,
-    /// The numbers of every node.
+    /// By node.
     dtypes: Vec<Dtype>,
     graph: &'a Graph,
     shapes: &'a [Shape],
     parents: Vec<Option<(NodeId, usize)>>,
-    steps: Vec<Step<Place>>,
+    steps: Vec<Step<Location>>,
     /// Size of every root tensor; the nodes come first, then working space.
     roots: Vec<usize>,
     /// Shapes of the working space.
@@ -305,10 +312,10 @@ impl<'a> Emitter<'a> {
         graph: &'a Graph,
         shapes: &'a [Shape],
         parents: Vec<Option<(NodeId, usize)>>,
-        processor: &'a dyn Processor,
+        arithmetic: &'a dyn Arithmetic,
     ) -> Self {
         Self {
-            processor,
+            arithmetic,
             planar: false,
             dtypes: graph.layer_dtypes(),
             graph,
@@ -325,17 +332,17 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn push(&mut self, node: NodeId, action: Action<Place>) {
+    fn push(&mut self, node: NodeId, action: Action<Location>) {
         self.steps.push(Step { node, action });
     }
 
     /// Lets the convolution that was just emitted write what the caller reads; false if it cannot.
     fn write_out(&mut self, id: NodeId, slot: usize) -> bool {
-        let place = self.place(id);
+        let location = self.location(id);
         let Some(Step { node, action }) = self.steps.last_mut() else { return false };
         match action {
             Action::Conv { spec, depthwise: false, packed, src, dst, residual: None }
-                if *node == id && *dst == place && spec.algorithm == Algorithm::Direct =>
+                if *node == id && *dst == location && spec.algorithm == Algorithm::Direct =>
             {
                 *action = Action::ConvOut { spec: *spec, packed: packed.clone(), src: *src, slot };
                 true
@@ -346,10 +353,10 @@ impl<'a> Emitter<'a> {
 
     /// Room for the packed kernel of a convolution, and for what it needs while it runs.
     fn packed(&mut self, spec: &ConvSpec, depthwise: bool) -> Range<usize> {
-        let packed = self.weights..self.weights + self.processor.packed_len(spec, depthwise);
+        let packed = self.weights..self.weights + self.arithmetic.packed_len(spec, depthwise);
         self.weights = packed.end.next_multiple_of(16);
         if !depthwise {
-            let (space, zeros) = self.processor.working_space(spec);
+            let (space, zeros) = self.arithmetic.working_space(spec);
             self.space = self.space.max(space);
             self.zeros = self.zeros.max(zeros);
         }
@@ -357,45 +364,45 @@ impl<'a> Emitter<'a> {
     }
 
     /// A tensor that belongs to no node.
-    fn workspace(&mut self, shape: Shape) -> Place {
+    fn workspace(&mut self, shape: Shape) -> Location {
         self.roots.push(shape.len());
         self.workspaces.push(shape);
-        Place { root: self.roots.len() - 1, start: 0, shape }
+        Location { root: self.roots.len() - 1, start: 0, shape }
     }
 
-    fn place(&self, id: NodeId) -> Place {
+    fn location(&self, id: NodeId) -> Location {
         let (mut root, mut start) = (id, 0);
         while let Some((parent, at)) = self.parents[root.index()] {
             root = parent;
             start += at;
         }
-        Place { root: root.index(), start, shape: self.shapes[id.index()] }
+        Location { root: root.index(), start, shape: self.shapes[id.index()] }
     }
 
     fn node(&mut self, id: NodeId, fused: &[Option<NodeId>]) {
         let node = self.graph.node(id);
-        let dst = self.place(id);
-        let from = |this: &Self, i: usize| this.place(node.inputs[i]);
+        let dst = self.location(id);
+        let from = |this: &Self, i: usize| this.location(node.inputs[i]);
         let action = match &node.op {
             Op::Input { .. } if self.planar => return,
             Op::Input { .. } => Action::Import { dst },
             Op::Conv(conv) => {
                 let image = self.planar && matches!(self.graph.node(node.inputs[0]).op, Op::Input { .. });
-                let algorithm = self.processor.algorithm(conv, dst.shape, self.dtypes[id.index()]);
+                let algorithm = self.arithmetic.algorithm(conv, dst.shape, self.dtypes[id.index()]);
                 let spec = ConvSpec { planar: image, ..spec(conv, algorithm) };
                 let depthwise = conv.is_depthwise();
                 let packed = self.packed(&spec, depthwise);
                 let residual = fused[id.index()].map(|add| {
                     let inputs = &self.graph.node(add).inputs;
-                    self.place(if inputs[0] == id { inputs[1] } else { inputs[0] })
+                    self.location(if inputs[0] == id { inputs[1] } else { inputs[0] })
                 });
                 let src = from(self, 0);
                 match (image, spec.algorithm) {
                     (true, _) => Action::ConvImage { spec, packed, size: (src.shape.h, src.shape.w), dst, residual },
-                    (_, algorithm) if algorithm.over_words() => {
-                        let c = self.processor.rounded_len(&spec, src.shape);
+                    (_, algorithm) if algorithm.is_low_precision() => {
+                        let c = self.arithmetic.quantized_len(&spec, src.shape);
                         let shared = (c > 0).then(|| self.workspace(Shape { c, h: 1, w: 1 }));
-                        Action::Words { spec, packed, src, dst, residual, shared }
+                        Action::ConvLowPrecision { spec, packed, src, dst, residual, shared }
                     }
                     _ => Action::Conv { spec, depthwise, packed, src, dst, residual },
                 }
@@ -409,14 +416,14 @@ impl<'a> Emitter<'a> {
                 let packed = self.packed(&spec, false);
                 let squares = self.workspace(Shape { c: spec.c_out, ..src.shape });
                 self.push(id, Action::Conv { spec, depthwise: false, packed, src, dst: squares, residual: None });
-                Action::Unfold { factor: conv.factor, src: squares, dst }
+                Action::PixelShuffle { factor: conv.factor, src: squares, dst }
             }
             Op::Activate { act } => Action::Activate { act: *act, src: from(self, 0), dst },
             Op::Concat => {
                 let mut at = dst.start;
                 for member in &node.inputs {
-                    let src = self.place(*member);
-                    let wanted = Place { root: dst.root, start: at, shape: src.shape };
+                    let src = self.location(*member);
+                    let wanted = Location { root: dst.root, start: at, shape: src.shape };
                     if src != wanted {
                         self.push(id, Action::Copy { src, dst: wanted });
                     }
@@ -428,13 +435,13 @@ impl<'a> Emitter<'a> {
             Op::Add if node.inputs.iter().any(|i| fused[i.index()] == Some(id)) => return,
             Op::Add => Action::Add { a: from(self, 0), b: from(self, 1), dst },
             Op::Attention(op) => {
-                let (needed, per_thread) = self.processor.attention_space(op, dst.shape.area());
+                let (needed, per_thread) = self.arithmetic.attention_space(op, dst.shape.area());
                 self.space = self.space.max(per_thread);
                 let shared = self.workspace(Shape { c: needed, h: 1, w: 1 });
                 Action::Attention { op: *op, src: from(self, 0), dst, shared }
             }
             Op::AttentionValues(a) if a.heads == 1 => return,
-            Op::AttentionValues(op) => Action::Values { op: *op, src: from(self, 0), dst },
+            Op::AttentionValues(op) => Action::AttentionValues { op: *op, src: from(self, 0), dst },
             Op::GlobalAvgPool => Action::Average { src: from(self, 0), dst },
         };
         self.push(id, action);
@@ -443,20 +450,20 @@ impl<'a> Emitter<'a> {
     fn finish(self) -> Program {
         let mut spans: Vec<Option<Span>> = vec![None; self.roots.len()];
         for (index, step) in self.steps.iter().enumerate() {
-            for place in step.action.tensors() {
-                let span = spans[place.root].get_or_insert(Span { first: index, last: index, len: 0 });
+            for location in step.action.tensors() {
+                let span = spans[location.root].get_or_insert(Span { first: index, last: index, len: 0 });
                 span.last = index;
-                span.len = self.roots[place.root];
+                span.len = self.roots[location.root];
             }
         }
         let (offsets, arena) = assign(&spans);
         let pitch = |root: usize| self.shapes.iter().chain(&self.workspaces).nth(root).map_or(0, |s| s.c);
-        let view = |place: Place| View {
-            offset: offsets[place.root] + place.start,
-            pitch: pitch(place.root),
-            c: place.shape.c,
-            h: place.shape.h,
-            w: place.shape.w,
+        let view = |location: Location| View {
+            offset: offsets[location.root] + location.start,
+            pitch: pitch(location.root),
+            c: location.shape.c,
+            h: location.shape.h,
+            w: location.shape.w,
         };
         let steps = self.steps.iter().map(|s| Step { node: s.node, action: s.action.map(view) }).collect();
         Program {

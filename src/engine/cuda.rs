@@ -14,7 +14,7 @@ pub const HAS_CUDA: bool = true;
 /// The driver's name for the loader.
 const DRIVER: &str = "libcuda.so.1";
 
-/// The CUDA device that networks would run on, in words.
+/// Name and compute capability of the CUDA device that networks would run on.
 ///
 /// # Errors
 /// If there is none, or it cannot run the code that this program carries: with the reason.

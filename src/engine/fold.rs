@@ -1,16 +1,16 @@
 //! Folded kernels and biases, packed for the kernels.
 
+use super::arithmetic::Arithmetic;
 use super::compile::{Action, Program};
-use super::processor::Processor;
 use crate::graph::{ConvTranspose, Op};
 use crate::model::{Model, fold};
 
 /// Packs the weights of every convolution of a program.
-pub(super) fn pack(processor: &dyn Processor, model: &Model, program: &Program, weights: &mut [f32]) {
+pub(super) fn pack(arithmetic: &dyn Arithmetic, model: &Model, program: &Program, weights: &mut [f32]) {
     for step in &program.steps {
         let (spec, depthwise, packed) = match &step.action {
             Action::Conv { spec, depthwise, packed, .. } => (spec, *depthwise, packed),
-            Action::Words { spec, packed, .. } => (spec, false, packed),
+            Action::ConvLowPrecision { spec, packed, .. } => (spec, false, packed),
             Action::ConvImage { spec, packed, .. } | Action::ConvOut { spec, packed, .. } => (spec, false, packed),
             _ => continue,
         };
@@ -21,11 +21,11 @@ pub(super) fn pack(processor: &dyn Processor, model: &Model, program: &Program, 
             _ => continue,
         };
         let range = model.range(&node.name);
-        processor.pack(spec, depthwise, &kernel, &bias, range, &mut weights[packed.clone()]);
+        arithmetic.pack(spec, depthwise, &kernel, &bias, range, &mut weights[packed.clone()]);
     }
 }
 
-/// Kernel `[factor * factor * c_out, c_in]` and bias of the 1x1 convolution that makes the squares row after row.
+/// Kernel `[factor * factor * c_out, c_in]` and bias of the 1x1 convolution that computes the squares row after row.
 fn squares(model: &Model, conv: &ConvTranspose) -> (Vec<f32>, Vec<f32>) {
     let (weights, taps) = (model.tensor(&conv.weight).data(), conv.factor * conv.factor);
     let mut kernel = Vec::with_capacity(weights.len());

@@ -1,10 +1,11 @@
-//! A compiled network on a CUDA device: one piece of its memory, weights uploaded once, every launch decided.
+//! A compiled network on a CUDA device: one allocation of its memory, weights uploaded once, every launch decided
+//! before the first frame.
 
+use super::arithmetic::Arithmetic;
 use super::compile::{Action, Program, Slot, compile};
-use super::processor::Processor;
 use super::{EngineError, Options, StepTime, fold};
 use crate::graph::{Attention, Conv, Dtype, NodeId, Shape};
-use crate::kernels::cuda::{self, CudaError, Device, Launch, Operands, Strided};
+use crate::kernels::cuda::{self, CudaError, Device, Launch, Operands, TensorView};
 use crate::kernels::{Algorithm, ConvSpec, View};
 use crate::model::Model;
 use std::time::Instant;
@@ -15,10 +16,10 @@ impl From<CudaError> for EngineError {
     }
 }
 
-/// The kernels of `kernels::cuda`.
+/// The arithmetic of `kernels::cuda`: everything in f32.
 struct Cuda;
 
-impl Processor for Cuda {
+impl Arithmetic for Cuda {
     fn algorithm(&self, _: &Conv, _: Shape, _: Dtype) -> Algorithm {
         Algorithm::Direct
     }
@@ -38,7 +39,7 @@ impl Processor for Cuda {
         (0, 0)
     }
 
-    fn rounded_len(&self, _: &ConvSpec, _: Shape) -> usize {
+    fn quantized_len(&self, _: &ConvSpec, _: Shape) -> usize {
         0
     }
 
@@ -72,7 +73,7 @@ impl Network {
         let outputs = input + align(program.input);
         let values = outputs + align(program.outputs);
         let launches = Layout { arena, input, outputs, slots: &program.slots }.launches(program)?;
-        if !launches.iter().all(|(.., launch)| launch.fits(values)) {
+        if !launches.iter().all(|(.., launch)| launch.in_bounds(values)) {
             return Err(CudaError::TooLarge.into());
         }
         device.reserve(values)?;
@@ -95,7 +96,7 @@ impl Network {
         Ok(self.device.download(self.outputs, results)?)
     }
 
-    /// As [`Network::run`]; waits for every step, and tells how long it took from its start to its end.
+    /// As [`Network::run`]; waits for every step, and returns how long it took from its start to its end.
     ///
     /// # Errors
     /// As [`Network::run`].
@@ -142,15 +143,15 @@ impl Layout<'_> {
     }
 
     fn launch(&self, action: &Action<View>) -> Launch {
-        let at = |view: &View| Strided::pixels(self.arena, *view);
+        let at = |view: &View| TensorView::pixels(self.arena, *view);
         // As the caller sees it: plane after plane.
-        let image = |c: usize, h: usize, w: usize| Strided::planes(self.input, c, h, w);
+        let image = |c: usize, h: usize, w: usize| TensorView::planes(self.input, c, h, w);
         let slot = |slot: &usize| {
             let Slot { shape, offset, .. } = &self.slots[*slot];
-            Strided::planes(self.outputs + offset, shape.c, shape.h, shape.w)
+            TensorView::planes(self.outputs + offset, shape.c, shape.h, shape.w)
         };
         match action {
-            Action::Import { dst } => Launch::enlarge(1, image(dst.c, dst.h, dst.w), at(dst)),
+            Action::Import { dst } => Launch::upsample(1, image(dst.c, dst.h, dst.w), at(dst)),
             Action::ConvImage { spec, packed, size: (h, w), dst, residual } => {
                 let operands = Operands { packed: packed.start, residual: residual.as_ref().map(at) };
                 Launch::conv(spec, operands, image(spec.c_in, *h, *w), at(dst))
@@ -163,21 +164,21 @@ impl Layout<'_> {
                 let make = if *depthwise { Launch::depthwise } else { Launch::conv };
                 make(spec, operands, at(src), at(dst))
             }
-            // Not asked for by `Cuda::algorithm`, under which its weights are those of any other.
-            Action::Words { spec, packed, src, dst, residual, .. } => {
+            // `Cuda::algorithm` never asks for it; its weights are packed like those of any other.
+            Action::ConvLowPrecision { spec, packed, src, dst, residual, .. } => {
                 let operands = Operands { packed: packed.start, residual: residual.as_ref().map(at) };
                 Launch::conv(spec, operands, at(src), at(dst))
             }
             Action::MaxPool { window, src, dst } => Launch::max_pool(*window, at(src), at(dst)),
-            Action::Upsample { factor, src, dst } => Launch::enlarge(*factor, at(src), at(dst)),
-            Action::Unfold { factor, src, dst } => Launch::unfold(*factor, at(src), at(dst)),
+            Action::Upsample { factor, src, dst } => Launch::upsample(*factor, at(src), at(dst)),
+            Action::PixelShuffle { factor, src, dst } => Launch::pixel_shuffle(*factor, at(src), at(dst)),
             Action::Activate { act, src, dst } => Launch::activate(*act, at(src), at(dst)),
-            Action::Copy { src, dst } => Launch::enlarge(1, at(src), at(dst)),
+            Action::Copy { src, dst } => Launch::upsample(1, at(src), at(dst)),
             Action::Add { a, b, dst } => Launch::add(at(a), at(b), at(dst)),
             Action::Attention { op, src, dst, .. } => Launch::attention(op, at(src), at(dst)),
-            Action::Values { op, src, dst } => Launch::values(op, at(src), at(dst)),
+            Action::AttentionValues { op, src, dst } => Launch::attention_values(op, at(src), at(dst)),
             Action::Average { src, dst } => Launch::average(at(src), at(dst)),
-            Action::Export { slot: index, src } => Launch::enlarge(1, at(src), slot(index)),
+            Action::Export { slot: index, src } => Launch::upsample(1, at(src), slot(index)),
         }
     }
 }

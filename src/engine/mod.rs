@@ -1,16 +1,18 @@
 //! Compiles a graph to steps over one arena and runs it.
 //!
 //! Everything that depends on the graph and the image size is decided once ([`Engine::new`]): batch normalisation is
-//! folded into the kernels, the kernels are packed, sums run in the epilogue of a convolution, tensors get fixed places
-//! in one arena. A run then allocates nothing and starts no thread. How many bytes an engine holds is known without
-//! making one ([`plan_memory`]).
+//! folded into the kernels, the kernels are packed, sums run in the epilogue of a convolution, tensors get fixed
+//! addresses in one arena. A run then allocates nothing and starts no thread. [`plan_memory`] computes how many bytes
+//! an engine will hold without making one.
 //!
 //! Inside, tensors are pixel-major (see [`crate::kernels`]); the caller sees `[C, h, w]`. With [`Options::device`] the
 //! same steps run on a CUDA device instead, where the program was built for one ([`HAS_CUDA`]) and there is one
 //! ([`cuda_device`]).
 
 mod arena;
+mod arithmetic;
 mod compile;
+mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(not(feature = "cuda"))]
@@ -19,19 +21,17 @@ mod cuda;
 mod fold;
 #[cfg(any(feature = "cuda", test))]
 mod gpu;
-mod processor;
 pub mod reference;
 mod rounds;
 
+pub use cpu::Cpu;
 pub use cuda::{HAS_CUDA, cuda_device};
-pub use processor::Cpu;
 pub use rounds::{LeastTimes, time_round};
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
-use crate::kernels::{self, Buffer, Isa, Kernels, View};
+use crate::kernels::{Buffer, Isa, Kernels};
 use crate::model::Model;
-use compile::{Action, Program, Slot, Step, compile};
-use std::time::Instant;
+use compile::{Program, Slot, compile};
 use thiserror::Error;
 
 /// A network that cannot be run, or an input that does not fit it.
@@ -56,13 +56,13 @@ pub enum EngineError {
         /// Number of nodes.
         nodes: usize,
     },
-    /// The memory cannot be had.
-    #[error("{bytes} bytes of memory are not to be had")]
+    /// There is not enough memory.
+    #[error("not enough memory: {bytes} bytes are needed")]
     OutOfMemory {
         /// Bytes needed in all.
         bytes: usize,
     },
-    /// The CUDA device is not there, or it failed.
+    /// There is no CUDA device, or it failed.
     #[error("CUDA: {0}")]
     Cuda(String),
 }
@@ -70,7 +70,7 @@ pub enum EngineError {
 /// What computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The processor.
+    /// The CPU.
     #[default]
     Cpu,
     /// The machine's first CUDA device.
@@ -84,7 +84,7 @@ pub struct Options {
     pub threads: usize,
     /// Further nodes whose tensors [`Engine::kept`] gives. Nothing is fused across them.
     pub keep: Vec<NodeId>,
-    /// Binds the threads, the caller's included, to a processor each.
+    /// Binds the threads, the caller's included, to a CPU core each.
     pub pin: bool,
     /// What computes.
     pub device: Device,
@@ -121,27 +121,49 @@ pub struct StepTime {
 
 /// A network made ready for one image size.
 pub struct Engine {
-    steps: Vec<Step<View>>,
+    executor: Executor,
     slots: Vec<Slot>,
     /// By output of the graph: its slot.
     outputs: Vec<usize>,
-    kernels: Kernels,
-    weights: Buffer,
-    arena: Buffer,
     input: Buffer,
     /// What the caller reads, slot after slot.
     results: Buffer,
     memory: Memory,
-    /// The network on a CUDA device, where that computes; then there are no steps here, and no weights.
-    cuda: Option<cuda::Network>,
+}
+
+/// The compiled network, on the device that runs it.
+enum Executor {
+    Cpu(cpu::Network),
+    Cuda(cuda::Network),
+}
+
+impl Executor {
+    /// Runs on an image `[C, height, width]` and writes the results, slot after slot.
+    fn run(&mut self, image: &[f32], results: &mut [f32]) -> Result<(), EngineError> {
+        match self {
+            Self::Cpu(network) => {
+                network.run(image, results);
+                Ok(())
+            }
+            Self::Cuda(network) => network.run(image, results),
+        }
+    }
+
+    /// As [`Executor::run`]; returns how long every step took.
+    fn profile(&mut self, image: &[f32], results: &mut [f32]) -> Result<Vec<StepTime>, EngineError> {
+        match self {
+            Self::Cpu(network) => Ok(network.profile(image, results)),
+            Self::Cuda(network) => network.profile(image, results),
+        }
+    }
 }
 
 impl Engine {
     /// Makes a model ready for images of `height` x `width`.
     ///
     /// # Errors
-    /// If the graph does not fit the size, an option names a node that is not there, memory runs out, or the device that
-    /// the options want cannot be used.
+    /// If the graph does not fit the size, an option names a node that is not there, memory runs out, or the device
+    /// that the options want cannot be used.
     pub fn new(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
         match options.device {
             Device::Cpu => Self::with_isa(model, height, width, options, Isa::detect()),
@@ -149,7 +171,7 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::new`], on the processor with a given instruction set.
+    /// As [`Engine::new`], on the CPU with a given instruction set.
     ///
     /// # Errors
     /// As [`Engine::new`].
@@ -165,23 +187,14 @@ impl Engine {
         let memory = memory_of(&program, options);
         let none = || EngineError::OutOfMemory { bytes: memory.total() };
         let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
-        let mut weights = buffer(program.weights)?;
-        fold::pack(&cpu, model, &program, weights.as_mut_slice());
-        let mut kernels = Kernels::new(isa, options.threads.max(1), program.space, program.zeros).ok_or_else(none)?;
-        if options.pin {
-            kernels.pin();
-        }
+        let network = cpu::Network::new(isa, model, &program, options).ok_or_else(none)?;
         Ok(Self {
+            executor: Executor::Cpu(network),
             outputs: outputs(model, &program.slots),
-            kernels,
-            weights,
-            arena: buffer(program.arena)?,
             input: buffer(program.input)?,
             results: buffer(program.outputs)?,
             memory,
-            steps: program.steps,
             slots: program.slots,
-            cuda: None,
         })
     }
 
@@ -193,16 +206,12 @@ impl Engine {
         let memory = Memory { weights, arena, scratch: 2 * ends };
         let buffer = |len: usize| Buffer::zeroed(len).ok_or(EngineError::OutOfMemory { bytes: Buffer::bytes(len) });
         Ok(Self {
+            executor: Executor::Cuda(network),
             outputs: outputs(model, &program.slots),
-            kernels: Kernels::new(Isa::detect(), 1, 0, 0).ok_or(EngineError::OutOfMemory { bytes: 0 })?,
-            weights: buffer(0)?,
-            arena: buffer(0)?,
             input: buffer(program.input)?,
             results: buffer(program.outputs)?,
             memory,
-            steps: Vec::new(),
             slots: program.slots,
-            cuda: Some(network),
         })
     }
 
@@ -212,11 +221,7 @@ impl Engine {
     /// If the input has the wrong length, or a CUDA device fails.
     pub fn run(&mut self, input: &[f32]) -> Result<(), EngineError> {
         self.check(input.len())?;
-        if let Some(network) = &mut self.cuda {
-            return network.run(input, self.results.as_mut_slice());
-        }
-        (0..self.steps.len()).for_each(|i| self.step(i, Some(input)));
-        Ok(())
+        self.executor.run(input, self.results.as_mut_slice())
     }
 
     /// The input tensor `[C, height, width]`, to be filled before [`Engine::run_in_place`].
@@ -224,37 +229,23 @@ impl Engine {
         self.input.as_mut_slice()
     }
 
-    /// Runs on what [`Engine::input_mut`] holds. The input stays as it is.
+    /// Runs on what [`Engine::input_mut`] holds, and does not change it.
     ///
     /// # Errors
     /// If a CUDA device fails.
     pub fn run_in_place(&mut self) -> Result<(), EngineError> {
-        if let Some(network) = &mut self.cuda {
-            return network.run(self.input.as_slice(), self.results.as_mut_slice());
-        }
-        (0..self.steps.len()).for_each(|i| self.step(i, None));
-        Ok(())
+        self.executor.run(self.input.as_slice(), self.results.as_mut_slice())
     }
 
-    /// Runs once and tells how long every step took, in the order of the steps. A node may have several steps (its
-    /// copies, its export) or none (it is a view, or fused into another node).
+    /// Runs once and returns how long every step took, in the order of the steps. A node may have several steps (its
+    /// copies, its export) or none (it is a view, or fused into another node). On a CUDA device the transfers count as
+    /// steps.
     ///
     /// # Errors
     /// As [`Engine::run`].
     pub fn profile(&mut self, input: &[f32]) -> Result<Vec<StepTime>, EngineError> {
         self.check(input.len())?;
-        if let Some(network) = &mut self.cuda {
-            return network.profile(input, self.results.as_mut_slice());
-        }
-        let mut times = Vec::with_capacity(self.steps.len());
-        for i in 0..self.steps.len() {
-            let start = Instant::now();
-            self.step(i, Some(input));
-            let nanos = start.elapsed().as_nanos() as u64;
-            let Step { node, action } = &self.steps[i];
-            times.push(StepTime { node: *node, kernel: action.name(), nanos });
-        }
-        Ok(times)
+        self.executor.profile(input, self.results.as_mut_slice())
     }
 
     /// The graph's output `i`, `[C, h, w]`, of the last run.
@@ -282,9 +273,12 @@ impl Engine {
         self.result(slot.unwrap_or_else(|| panic!("layer {} was not asked for in `Options::keep`", node.0)))
     }
 
-    /// The instruction set that the processor's kernels use.
+    /// The instruction set of the CPU's kernels; where a CUDA device runs the network, the one that they would use.
     pub fn isa(&self) -> Isa {
-        self.kernels.isa()
+        match &self.executor {
+            Executor::Cpu(network) => network.isa(),
+            Executor::Cuda(_) => Isa::detect(),
+        }
     }
 
     /// Bytes held.
@@ -298,48 +292,7 @@ impl Engine {
     }
 
     fn result(&self, slot: &Slot) -> &[f32] {
-        &self.results.as_slice()[slot.offset..slot.offset + slot.shape.len()]
-    }
-
-    fn step(&mut self, index: usize, input: Option<&[f32]>) {
-        let Self { kernels, arena, weights, .. } = self;
-        match &self.steps[index].action {
-            Action::Import { dst } => kernels::import(input.unwrap_or(self.input.as_slice()), arena, *dst),
-            Action::ConvImage { spec, packed, size, dst, residual } => {
-                let (image, packed) = (input.unwrap_or(self.input.as_slice()), &weights.as_slice()[packed.clone()]);
-                kernels::conv_image(kernels, image, *size, arena, spec, packed, *dst, *residual);
-            }
-            Action::ConvOut { spec, packed, src, slot } => {
-                let slot = &self.slots[*slot];
-                let tensor = &mut self.results.as_mut_slice()[slot.offset..slot.offset + slot.shape.len()];
-                kernels::conv_planes(kernels, arena, spec, &weights.as_slice()[packed.clone()], *src, tensor);
-            }
-            Action::Conv { spec, depthwise, packed, src, dst, residual } => {
-                let packed = &weights.as_slice()[packed.clone()];
-                let run = if *depthwise { kernels::depthwise } else { kernels::conv };
-                run(kernels, arena, spec, packed, *src, *dst, *residual);
-            }
-            Action::Words { spec, packed, src, dst, residual, shared } => {
-                let packed = &weights.as_slice()[packed.clone()];
-                kernels::conv_words(kernels, arena, spec, packed, *src, *dst, *residual, *shared);
-            }
-            Action::MaxPool { window, src, dst } => kernels::max_pool(kernels, arena, *window, *src, *dst),
-            Action::Upsample { factor, src, dst } => kernels::upsample(kernels, arena, *factor, *src, *dst),
-            Action::Unfold { factor, src, dst } => kernels::unfold(arena, *factor, *src, *dst),
-            Action::Activate { act, src, dst } => kernels::activate(arena, *act, *src, *dst),
-            Action::Copy { src, dst } => kernels::copy(kernels, arena, *src, *dst),
-            Action::Add { a, b, dst } => kernels::add(kernels, arena, *a, *b, *dst),
-            Action::Attention { op, src, dst, shared } => {
-                kernels::attention(kernels, arena, op, *src, *dst, *shared);
-            }
-            Action::Values { op, src, dst } => kernels::values(kernels, arena, op, *src, *dst),
-            Action::Average { src, dst } => kernels::global_average(arena, *src, *dst),
-            Action::Export { slot, src } => {
-                let slot = &self.slots[*slot];
-                let tensor = &mut self.results.as_mut_slice()[slot.offset..slot.offset + slot.shape.len()];
-                kernels::export(kernels, arena, *src, tensor);
-            }
-        }
+        &self.results.as_slice()[slot.range()]
     }
 }
 
@@ -349,7 +302,7 @@ fn outputs(model: &Model, slots: &[Slot]) -> Vec<usize> {
     model.graph.outputs.iter().map(slot).collect()
 }
 
-/// The bytes that an [`Engine`] of this graph will hold on this machine's processor: the same figures as [`Engine::memory`].
+/// The bytes that an [`Engine`] of this graph will hold on this machine's CPU: the same figures as [`Engine::memory`].
 ///
 /// # Errors
 /// If the graph does not fit the size, or an option names a node that is not there.
@@ -357,7 +310,7 @@ pub fn plan_memory(graph: &Graph, height: usize, width: usize, options: &Options
     plan_memory_for(graph, height, width, options, Cpu::here())
 }
 
-/// As [`plan_memory`], on a given processor.
+/// As [`plan_memory`], on a given CPU.
 ///
 /// # Errors
 /// As [`plan_memory`].

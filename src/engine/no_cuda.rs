@@ -1,4 +1,4 @@
-//! What stands in for [`cuda`](super::cuda) in programs that were built without the feature of that name.
+//! Stands in for [`cuda`](super::cuda) in programs that were built without the feature of that name.
 
 use super::compile::Program;
 use super::{EngineError, Options, StepTime};
@@ -7,7 +7,7 @@ use crate::model::Model;
 /// Whether this program can use a CUDA device.
 pub const HAS_CUDA: bool = false;
 
-/// There is none.
+/// A network on a CUDA device, of which this program makes none.
 pub(super) enum Network {}
 
 impl Network {
@@ -20,7 +20,7 @@ impl Network {
     }
 }
 
-/// The CUDA device that networks would run on, in words.
+/// Name and compute capability of the CUDA device that networks would run on.
 ///
 /// # Errors
 /// Always: this program has no code for one.

@@ -1,6 +1,7 @@
-//! The plain oracle: every operator as its definition says, one node after the other, nothing fused.
+//! The reference: every operator by its definition, one node after the other, nothing fused.
 //!
-//! Slow on purpose, and in f64 inside, so that its rounding does not count. It shares no code with the compiled engine, so that each can be held against the other.
+//! Slow on purpose, and in f64 inside, so that its rounding does not count. It shares no code with the compiled engine,
+//! so that tests can compare the two.
 
 use super::EngineError;
 use crate::graph::{Activation, Attention, Conv, ConvTranspose, Op, Shape};
@@ -34,7 +35,7 @@ pub fn run(model: &Model, input: &[f32], height: usize, width: usize) -> Result<
             }
             Op::Add => from(0).0.iter().zip(from(1).0).map(|(a, b)| a + b).collect(),
             Op::Attention(a) => attention(a, from(0)),
-            Op::AttentionValues(a) => values(a, from(0)),
+            Op::AttentionValues(a) => attention_values(a, from(0)),
             Op::GlobalAvgPool => {
                 let (x, s) = from(0);
                 x.chunks(s.area()).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect()
@@ -153,7 +154,7 @@ fn attention(a: &Attention, (x, s): (&[f64], Shape)) -> Vec<f64> {
     y
 }
 
-fn values(a: &Attention, (x, s): (&[f64], Shape)) -> Vec<f64> {
+fn attention_values(a: &Attention, (x, s): (&[f64], Shape)) -> Vec<f64> {
     let n = s.area();
     (0..a.heads).flat_map(|h| x[(h * a.packed() + 2 * a.key_dim) * n..][..a.head_dim * n].iter().copied()).collect()
 }

@@ -1,10 +1,10 @@
-//! Times the steps of several networks in turn.
+//! Times the steps of several networks, interleaved.
 
 use super::{Engine, EngineError};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
-/// The least times that were seen of a network, milliseconds.
+/// The least times measured of a network, milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LeastTimes {
     /// By node of the graph; 0 where a node has no step of its own.
@@ -17,7 +17,7 @@ pub struct LeastTimes {
 }
 
 impl LeastTimes {
-    /// Before anything was seen of a network with so many nodes.
+    /// Before anything was measured of a network with so many nodes.
     pub fn unseen(nodes: usize) -> Self {
         Self { nodes: vec![f64::INFINITY; nodes], frame: f64::INFINITY, frames: Vec::new() }
     }
@@ -37,8 +37,8 @@ impl LeastTimes {
     }
 }
 
-/// Runs every network once to warm its weights, once as a whole on the clock, and once with every step on the clock, in the
-/// given order; keeps the least times of the steps, and all whole frames.
+/// Runs every network once to warm its weights, once as a whole on the clock, and once with every step on the clock, in
+/// the given order; keeps the least times of the steps, and all whole frames.
 ///
 /// # Errors
 /// If the input does not fit a network.

@@ -3,10 +3,11 @@
 //! Keys and values are packed into panels like the kernels of a convolution; then both products run on the same
 //! register tiles. The logits of a few pixels at a time stay in the thread's working space.
 
-use super::lanes::{Lanes, MAX_LANES, exp};
-use super::product::{MAX_ROWS, Panel, Product, even_rows, panels};
-use super::{Buffer, Isa, Kernels, View, for_isa};
-use crate::graph::{Activation, Attention};
+use super::isa::for_isa;
+use super::isa::lanes::{Lanes, MAX_LANES, exp};
+use super::product::{Epilogue, Layout, MAX_ROWS, Output, Panel, Prefetch, Product, Sources, even_rows, panels};
+use super::{Buffer, Isa, Kernels, View};
+use crate::graph::Attention;
 
 /// Values of working space: (shared by all threads, per thread), for `pixels` pixels.
 pub fn attention_scratch(isa: Isa, a: &Attention, pixels: usize) -> (usize, usize) {
@@ -72,7 +73,7 @@ impl Args {
     unsafe fn panels<V: Lanes>(&self, head: usize) -> (*mut f32, *mut f32) {
         let keys = self.pixels.next_multiple_of(V::LANES) * self.a.key_dim;
         let values = self.pixels * self.a.head_dim.next_multiple_of(V::LANES);
-        // SAFETY: the promise of the caller.
+        // SAFETY: the caller keeps the contract.
         unsafe {
             let start = self.shared.add(head * (keys + values));
             (start, start.add(keys))
@@ -156,26 +157,15 @@ unsafe fn multiply<V: Lanes>(
 ) {
     let rows = even_rows(count, V::SUMS / panel.vectors);
     for at in (0..count).step_by(rows) {
-        // SAFETY: the promise of the caller.
+        // SAFETY: the caller keeps the contract.
         unsafe {
             let product = Product {
                 weights,
-                ahead: weights,
-                ahead_step: 0,
-                sources: sources.as_ptr().add(at),
-                stride: 0,
-                taps: 1,
-                len: depth,
-                bias: std::ptr::null(),
-                scale: std::ptr::null(),
-                shift: std::ptr::null(),
-                act: Activation::Identity,
-                n: panel.channels,
-                dst: dst.add(at * pitch),
-                pitch,
-                plane: 0,
-                residual: std::ptr::null(),
-                residual_pitch: 0,
+                prefetch: Prefetch { from: weights, step: 0 },
+                sources: Sources { table: sources.as_ptr().add(at), stride: 0, taps: 1, len: depth },
+                epilogue: Epilogue::NONE,
+                output: Output { to: dst.add(at * pitch), layout: Layout::Pixels { pitch } },
+                channels: panel.channels,
             };
             V::tile(&product, rows.min(count - at), panel.vectors);
         }

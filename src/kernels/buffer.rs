@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 /// Alignment of a buffer in values (64 bytes).
 pub(super) const ALIGN: usize = 16;
 
-/// Values of f32 in one piece, aligned to 64 bytes.
+/// Contiguous f32 values, aligned to 64 bytes.
 pub struct Buffer {
     start: NonNull<f32>,
     len: usize,
@@ -65,7 +65,7 @@ impl Drop for Buffer {
     }
 }
 
-/// Where a tensor lies in a buffer: `h * w` pixels of `c` channels, pixel `p` from `offset + p * pitch` on.
+/// Address of a tensor in a buffer: `h * w` pixels of `c` channels, pixel `p` from `offset + p * pitch` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// First value.
@@ -104,10 +104,10 @@ impl View {
         }
     }
 
-    /// Refuses a view that does not lie in the buffer.
+    /// Bounds check: refuses a view that does not lie in the buffer.
     ///
     /// # Panics
-    /// If it does not: that is a mistake of the engine, never of its input.
+    /// If it does not: an error of the engine, never of its input.
     pub(super) fn check(&self, buffer: &Buffer) {
         assert!(self.c > 0 && self.c <= self.pitch && self.range().1 <= buffer.len, "{self:?} of {}", buffer.len);
     }

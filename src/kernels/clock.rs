@@ -1,8 +1,8 @@
-//! Processor time of this process.
+//! CPU time of this process.
 #![allow(unsafe_code)]
 
-/// Milliseconds that all threads of this process have spent on processors, from the operating system's clock; 0 where
-/// there is none. Only differences mean something.
+/// Milliseconds of CPU time of all threads of this process, from the operating system's clock; 0 where there is none.
+/// Only differences mean something.
 pub fn cpu_millis() -> f64 {
     #[cfg(unix)]
     {

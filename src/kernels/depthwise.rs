@@ -1,8 +1,10 @@
-//! Convolutions of every channel by itself, a vector of channels at a time.
+//! Depthwise convolutions: every channel by itself, a vector of channels at a time.
 
-use super::conv::ConvSpec;
-use super::lanes::{Lanes, MAX_LANES, activate, load_up_to, store_up_to};
-use super::{Buffer, Kernels, View, for_isa};
+use super::conv::{ConvSpec, PackedConv};
+use super::isa::for_isa;
+use super::isa::lanes::{Lanes, MAX_LANES, activate, load_up_to, store_up_to};
+use super::product::Residual;
+use super::{Buffer, Kernels, View};
 
 /// Outputs of a row that are computed together: they share the loads of the kernel.
 const RUN: usize = 4;
@@ -40,8 +42,7 @@ pub fn pack_depthwise(spec: &ConvSpec, weights: &[f32], bias: &[f32], packed: &m
 pub fn depthwise(
     kernels: &mut Kernels,
     buffer: &mut Buffer,
-    spec: &ConvSpec,
-    packed: &[f32],
+    PackedConv { spec, weights }: PackedConv,
     src: View,
     dst: View,
     residual: Option<View>,
@@ -50,18 +51,17 @@ pub fn depthwise(
     assert_eq!((src.c, dst.c, dst.h, dst.w), (spec.c_out, spec.c_out, spec.side(src.h), spec.side(src.w)));
     assert!(src.disjoint(&dst), "{src:?} and {dst:?}");
     assert!(residual.is_none_or(|r| r.disjoint(&dst) && (r.c, r.h, r.w) == (dst.c, dst.h, dst.w)));
-    assert_eq!(packed.len(), packed_depthwise_len(spec));
+    assert_eq!(weights.len(), packed_depthwise_len(spec));
     let (rows, parts) = kernels.parts(dst.h, 8, 1);
     let args = Args {
         spec: *spec,
         // SAFETY: all three views were checked.
         src: unsafe { src.ptr(buffer) },
         dst: unsafe { dst.ptr(buffer) },
-        residual: residual.map_or(std::ptr::null(), |r| unsafe { r.ptr(buffer) }),
+        residual: residual.map(|r| Residual { from: unsafe { r.ptr(buffer) }, pitch: r.pitch }),
         from: src,
         to: dst,
-        residual_pitch: residual.map_or(0, |r| r.pitch),
-        packed: packed.as_ptr(),
+        packed: weights.as_ptr(),
         rows,
     };
     let isa = kernels.isa;
@@ -73,10 +73,9 @@ struct Args {
     spec: ConvSpec,
     src: *const f32,
     dst: *mut f32,
-    residual: *const f32,
+    residual: Option<Residual>,
     from: View,
     to: View,
-    residual_pitch: usize,
     packed: *const f32,
     rows: usize,
 }
@@ -109,7 +108,7 @@ unsafe fn rows<V: Lanes>(args: &Args, item: usize, _worker: usize) {
 /// A row of outputs for one vector of channels; `FULL` where all its lanes are channels.
 #[inline(always)]
 unsafe fn row<V: Lanes, const FULL: bool>(args: &Args, y: usize, (left, right): (usize, usize), channel: usize) {
-    // SAFETY: passed on.
+    // SAFETY: the caller keeps the contract.
     unsafe {
         (0..left).for_each(|x| outputs::<V, FULL, 1>(args, y, x, channel));
         let mut x = left;
@@ -148,8 +147,8 @@ unsafe fn outputs<V: Lanes, const FULL: bool, const N: usize>(args: &Args, y: us
         for i in 0..N {
             let pixel = y * args.to.w + x + i;
             let mut value = activate(spec.act, sums[i]);
-            if !args.residual.is_null() {
-                value = value.add(load_up_to(args.residual.add(pixel * args.residual_pitch + channel), n));
+            if let Some(residual) = args.residual {
+                value = value.add(load_up_to(residual.from.add(pixel * residual.pitch + channel), n));
             }
             store_up_to(value, args.dst.add(pixel * args.to.pitch + channel), n);
         }

@@ -1,23 +1,24 @@
-//! Convolutions in whole numbers of 8 bits (Jacob et al., "Quantization and Training of Neural Networks for Efficient
+//! Convolutions in int8 (Jacob et al., "Quantization and Training of Neural Networks for Efficient
 //! Integer-Arithmetic-Only Inference", 2018): inputs of 0 to 255 with one scale and zero point for a tensor, weights of
 //! -127 to 127 with one scale for each output channel, sums in i32.
 //!
 //! Every instruction set forms the same sums to the bit, so that only activation functions differ in their last places.
 
-use super::conv::{Algorithm, ConvSpec};
-use super::{Isa, words};
+use super::Isa;
+use super::conv::{Algorithm, ChannelScale, ConvSpec, pack_low_precision};
+use super::isa::packed::PackedIsa;
 use crate::graph::MAX_INT8_DEPTH;
 
-/// The scale of weights whose greatest magnitude is `most`: a step of which 127 reach it. Its mantissa has 16 bits, so
-/// that a weight of a whole number of steps is an f32 without rounding, and gives the same scale and number again.
+/// The scale of weights whose greatest magnitude is `most`: a step of which 127 reach that. Its mantissa has 16 bits,
+/// so that an f32 holds every multiple of the scale exactly, and quantizes to the same scale and integer again.
 pub fn weight_scale(most: f32) -> f32 {
     let short = |v: f32| f32::from_bits(v.to_bits() & !0xff);
     let step = short(most / 127.0);
     if step * 127.0 < most { f32::from_bits(step.to_bits() + 0x100) } else { step }
 }
 
-/// The number of steps, -127 to 127, that a weight is rounded to.
-pub fn weight_number(weight: f32, scale: f32) -> i32 {
+/// Quantizes a weight: its number of steps, -127 to 127.
+pub fn quantize_weight(weight: f32, scale: f32) -> i32 {
     if scale > 0.0 { (weight / scale).round().clamp(-127.0, 127.0) as i32 } else { 0 }
 }
 
@@ -35,16 +36,17 @@ pub fn input_scale([low, high]: [f32; 2]) -> (f32, f32) {
 pub fn pack_int8(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], range: [f32; 2], packed: &mut [f32]) {
     assert!(spec.algorithm == Algorithm::Int8 && spec.c_in * spec.kernel * spec.kernel <= MAX_INT8_DEPTH);
     let (input, zero) = input_scale(range);
-    let shift = words::shift(isa, spec);
-    let rounding = [1.0 / input, -zero, 255.0 - zero, zero];
-    words::pack(isa, spec, (weights, bias), rounding, packed, |kernel, numbers| {
+    let isa = PackedIsa::int8(isa);
+    let offset = isa.packing().offset;
+    let quantization = [1.0 / input, -zero, 255.0 - zero, zero];
+    pack_low_precision(isa, spec, (weights, bias), quantization, packed, |kernel, bits| {
         let scale = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
         let mut sum = 0;
-        for (number, weight) in numbers.iter_mut().zip(kernel) {
-            let steps = weight_number(*weight, scale);
+        for (bits, weight) in bits.iter_mut().zip(kernel) {
+            let steps = quantize_weight(*weight, scale);
             sum += steps;
-            *number = steps as u32;
+            *bits = steps as u32;
         }
-        (input * scale, (-(zero as i32 - shift) * sum) as u32)
+        ChannelScale { scale: input * scale, start: (-(zero as i32 - offset) * sum) as u32 }
     });
 }

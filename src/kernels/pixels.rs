@@ -1,4 +1,4 @@
-//! Kernels that work on pixels one by one: activations on their own, and squares unfolded into planes.
+//! Kernels that work on pixels one by one: activations on their own, and pixel shuffle.
 
 use super::{Buffer, View};
 use crate::graph::Activation;
@@ -18,12 +18,13 @@ pub fn activate(buffer: &mut Buffer, act: Activation, src: View, dst: View) {
     }
 }
 
-/// Every pixel of `src` holds a square of `factor` x `factor` pixels, row after row in its channels; in `dst` the
-/// squares lie where they belong.
+/// Pixel shuffle: every pixel of `src` holds a square of `factor` x `factor` pixels of `dst`, row after row in its
+/// channels (Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional
+/// Neural Network", 2016, but with the channels of a pixel together).
 ///
 /// # Panics
 /// If sizes do not fit or the views overlap.
-pub fn unfold(buffer: &mut Buffer, factor: usize, src: View, dst: View) {
+pub fn pixel_shuffle(buffer: &mut Buffer, factor: usize, src: View, dst: View) {
     [src, dst].iter().for_each(|view| view.check(buffer));
     assert!(src.disjoint(&dst) && src.c == dst.c * factor * factor);
     assert_eq!((src.h * factor, src.w * factor), (dst.h, dst.w));

@@ -9,14 +9,14 @@ use std::thread::{self, JoinHandle};
 
 type Job = *const (dyn Fn(usize, usize) + Sync);
 
-/// Turns of waiting before a thread goes to sleep (some tens of microseconds).
+/// Turns of waiting before a thread sleeps (some tens of microseconds).
 const SPINS: usize = 4_000;
 
 /// Turns of waiting before the caller lets other programs have the core.
 const PATIENCE: usize = 20_000;
 
-/// Turns of waiting where there are more threads than processors: whoever waits busily keeps from its processor the
-/// thread that it waits for.
+/// Turns of waiting where there are more threads than cores: whoever waits busily keeps from its core the thread
+/// that it waits for.
 const CROWDED_TURNS: usize = 1;
 
 /// A thread's run of items, on cache lines of its own (two, because they are fetched in pairs).
@@ -38,7 +38,7 @@ struct Shared {
     asleep: Vec<AtomicBool>,
     stop: AtomicBool,
     failed: AtomicBool,
-    /// Turns of waiting of a worker before it sleeps, and of the caller before it lets others have its processor.
+    /// Turns of waiting of a worker before it sleeps, and of the caller before it lets others have its core.
     spins: usize,
     patience: usize,
 }
@@ -61,7 +61,7 @@ impl Pool {
         Self::start(threads, false)
     }
 
-    /// As [`Pool::new`], each new thread on a processor of its own if `pinned`; the first is left to the caller's.
+    /// As [`Pool::new`], each new thread on a core of its own if `pinned`; the first core is left to the caller.
     pub(super) fn start(threads: usize, pinned: bool) -> Self {
         let workers = threads.saturating_sub(1);
         let crowded = threads > available();
@@ -95,8 +95,9 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `job(item, thread)` for every item. Each thread starts with a run of items of its own, the same part of every
-    /// job, so that what it wrote in one job is still in its cache in the next; one that is done helps the others.
+    /// Calls `job(item, thread)` for every item. Each thread starts with a run of items of its own, the same part of
+    /// every job, so that what it wrote in one job is still in its cache in the next; one that is done helps the
+    /// others.
     ///
     /// # Panics
     /// If the job panics.
@@ -146,7 +147,7 @@ impl Drop for Pool {
     }
 }
 
-/// Processors that this process may use, as it was started: a thread that is bound to one sees only that.
+/// CPU cores that this process may use, as it was started: a thread that is bound to one sees only that.
 pub fn available() -> usize {
     static FOUND: OnceLock<usize> = OnceLock::new();
     *FOUND.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
@@ -175,9 +176,9 @@ fn work(shared: &Shared, index: usize) {
                 std::hint::spin_loop();
                 continue;
             }
-            // Either this thread sees the new epoch here, or the caller sees the flag and wakes it: each writes, then reads
-            // what the other writes. Fences, since qemu lets a load pass an earlier store of another place even where
-            // both are sequentially consistent.
+            // Either this thread sees the new epoch here, or the caller sees the flag and wakes it: each writes, then
+            // reads what the other writes. Fences, since qemu lets a load pass an earlier store to another address even
+            // where both are sequentially consistent.
             shared.asleep[index].store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             if shared.epoch.load(Ordering::Relaxed) == seen {

@@ -1,10 +1,11 @@
 //! Kernels that move, compare or add values.
 
-use super::lanes::{Lanes, load_up_to, store_up_to};
-use super::{Buffer, Kernels, View, for_isa};
+use super::isa::for_isa;
+use super::isa::lanes::{Lanes, load_up_to, store_up_to};
+use super::{Buffer, Kernels, View};
 use crate::graph::Attention;
 
-/// An image `[c, h, w]` into a view.
+/// Writes an image `[c, h, w]` to a view.
 ///
 /// # Panics
 /// If the sizes differ.
@@ -26,7 +27,7 @@ pub fn import(image: &[f32], buffer: &mut Buffer, dst: View) {
     }
 }
 
-/// A view as a tensor `[c, h, w]`.
+/// Writes a view to a tensor `[c, h, w]`.
 ///
 /// # Panics
 /// If the sizes differ.
@@ -91,7 +92,7 @@ impl Ends {
     /// # Safety
     /// Both pixels must be inside their views, and no other thread may use the second.
     unsafe fn pixel(&self, from: usize, to: usize) {
-        // SAFETY: the promise of the caller; the views do not overlap.
+        // SAFETY: the caller keeps the contract; the views do not overlap.
         unsafe {
             let (from, to) = (self.from.add(from * self.src.pitch), self.to.add(to * self.dst.pitch));
             std::ptr::copy_nonoverlapping(from, to, self.dst.c);
@@ -107,18 +108,18 @@ pub fn copy(kernels: &mut Kernels, buffer: &mut Buffer, src: View, dst: View) {
     upsample(kernels, buffer, 1, src, dst);
 }
 
-/// The values of a packed attention input.
+/// The attention values of a packed input, head after head.
 ///
 /// # Panics
 /// If sizes differ or the views overlap.
-pub fn values(kernels: &mut Kernels, buffer: &mut Buffer, a: &Attention, src: View, dst: View) {
+pub fn attention_values(kernels: &mut Kernels, buffer: &mut Buffer, a: &Attention, src: View, dst: View) {
     for head in 0..a.heads {
         let from = src.channels(head * a.packed() + 2 * a.key_dim, a.head_dim);
         copy(kernels, buffer, from, dst.channels(head * a.head_dim, a.head_dim));
     }
 }
 
-/// Nearest-neighbour enlargement.
+/// Upsamples by repeating the nearest pixel.
 ///
 /// # Panics
 /// If sizes do not fit or the views overlap.
@@ -169,7 +170,7 @@ pub fn global_average(buffer: &mut Buffer, src: View, dst: View) {
     }
 }
 
-/// Maximum over windows; what lies outside does not count.
+/// Maximum over windows `(side, stride, padding)`; pixels outside the image do not count.
 ///
 /// # Panics
 /// If sizes do not fit or the views overlap.

@@ -6,7 +6,7 @@
 
 use super::{Tensor, Weights};
 use crate::graph::Graph;
-use crate::kernels::{weight_number, weight_scale};
+use crate::kernels::{quantize_weight, weight_scale};
 use safetensors::{Dtype, SafeTensors};
 
 /// Suffixes of the two tensors.
@@ -34,7 +34,7 @@ pub(super) fn split(tensor: &Tensor, channels: usize) -> Option<Quantized> {
     for kernel in tensor.data().chunks((tensor.data().len() / channels.max(1)).max(1)) {
         let step = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
         for weight in kernel {
-            let number = weight_number(*weight, step);
+            let number = quantize_weight(*weight, step);
             if value(number, step).to_bits() != weight.to_bits() {
                 return None;
             }

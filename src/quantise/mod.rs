@@ -8,7 +8,7 @@
 
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::{Dtype, Graph, NodeId};
-use crate::kernels::{input_scale, weight_number, weight_scale};
+use crate::kernels::{input_scale, quantize_weight, weight_scale};
 use crate::model::{Model, Tensor};
 use half::f16;
 use std::collections::BTreeMap;
@@ -130,7 +130,7 @@ fn quantized(tensor: &Tensor, channels: usize) -> Tensor {
     let per_channel = (data.len() / channels.max(1)).max(1);
     for kernel in data.chunks_mut(per_channel) {
         let scale = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
-        kernel.iter_mut().for_each(|w| *w = weight_number(*w, scale) as f32 * scale);
+        kernel.iter_mut().for_each(|w| *w = quantize_weight(*w, scale) as f32 * scale);
     }
     Tensor::new(tensor.shape().to_vec(), data)
 }

@@ -1,4 +1,4 @@
-// An emulated CUDA driver: the functions that src/kernels/cuda/driver.rs looks for, on the processor. The kernels are
+// An emulated CUDA driver: the functions that src/kernels/cuda/driver.rs looks for, on the CPU. The kernels are
 // compiled into it, so that the code it is given to load does not matter. Right results, meaningless times.
 //
 // The threads of a block run as fibres, one after the other up to the next barrier. Their order turns round from
@@ -52,7 +52,9 @@ static const struct {
 } KERNELS[] = {
     {"conv_64x64", conv_64x64, 256}, {"conv_64x32", conv_64x32, 128}, {"conv_64x16", conv_64x16, 64},
     {"conv_32x32", conv_32x32, 64},  {"depthwise", depthwise, BLOCK}, {"max_pool", max_pool, BLOCK},
-    {"enlarge", enlarge, BLOCK},     {"unfold", unfold, BLOCK},       {"values", values, BLOCK},
+    {"upsample", upsample, BLOCK},
+    {"pixel_shuffle", pixel_shuffle, BLOCK},
+    {"attention_values", attention_values, BLOCK},
     {"activate", activate, BLOCK},   {"add", add, BLOCK},             {"average", average, BLOCK},
     {"attention", attention, KEYS},
 };

@@ -104,7 +104,7 @@ fn memory_is_planned_for_processors_with_and_without_halves() {
     let f32 = yolo11::detect(scale, 80).unwrap();
     let f16 = Graph { dtype: Dtype::F16, ..f32.clone() };
     let weights = |graph: &Graph, halves: bool| {
-        let cpu = Cpu { halves, ..Cpu::here() };
+        let cpu = Cpu { f16: halves, ..Cpu::here() };
         plan_memory_for(graph, 320, 320, &Options::default(), cpu).unwrap().weights as f64
     };
     assert_eq!(weights(&f16, false), weights(&f32, false));

@@ -1,4 +1,4 @@
-//! Whole networks on the emulated driver against the plain reference and the engine on the processor.
+//! Whole networks on the emulated driver against the reference and the engine on the CPU.
 
 #[path = "../../../tests/it/networks.rs"]
 mod networks;
@@ -56,7 +56,7 @@ fn random_networks_give_what_the_reference_gives() {
 }
 
 #[test]
-fn a_detector_gives_what_the_processor_gives() {
+fn a_detector_gives_what_the_cpu_gives() {
     let Some(device) = emulated::device() else { return };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pipeline/demo.safetensors");
     let model = model::load(&path).unwrap();

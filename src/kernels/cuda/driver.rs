@@ -29,7 +29,7 @@ pub enum CudaError {
         problem: String,
     },
     /// The device has not enough memory.
-    #[error("{bytes} bytes of the GPU's memory are not to be had")]
+    #[error("not enough GPU memory: {bytes} bytes are needed")]
     OutOfMemory {
         /// Bytes needed.
         bytes: usize,
@@ -109,13 +109,13 @@ functions! {
 /// # Safety
 /// `library` must be a handle of `dlopen`, and `name` must end with a zero.
 unsafe fn symbol(library: *mut c_void, name: &str) -> Result<*mut c_void, CudaError> {
-    // SAFETY: the promise of the caller.
+    // SAFETY: the caller keeps the contract.
     let symbol = unsafe { libc::dlsym(library, name.as_ptr().cast()) };
     let name = name.trim_end_matches('\0');
     if symbol.is_null() { Err(CudaError::NoDriver(format!("it is too old, it has no {name}"))) } else { Ok(symbol) }
 }
 
-/// The first device of a driver, with the kernels loaded and one piece of its memory.
+/// The first device of a driver, with the kernels loaded and one allocation of its memory.
 pub struct Device {
     functions: Functions,
     device: c_int,
@@ -140,7 +140,7 @@ impl Device {
     pub fn open(library: &Path, code: &[u8]) -> Result<Self, CudaError> {
         let path = CString::new(library.to_string_lossy().as_bytes())
             .map_err(|_| CudaError::NoDriver(format!("{} is no path", library.display())))?;
-        // SAFETY: a driver's library may be loaded anywhere; it stays loaded, as drivers expect.
+        // SAFETY: a driver's library may be loaded anywhere; it is never unloaded, as drivers expect.
         let functions = unsafe {
             let handle = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
             if handle.is_null() {
@@ -207,7 +207,7 @@ impl Device {
         Ok(())
     }
 
-    /// What the device is called.
+    /// Name of the device.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -226,7 +226,7 @@ impl Device {
         Ok((read(ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, read(ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?))
     }
 
-    /// Takes memory for so many values, in place of what was taken before. What it holds is not defined.
+    /// Allocates memory for so many values, in place of what was allocated before. Its content is not defined.
     ///
     /// # Errors
     /// If there is not so much.
@@ -287,11 +287,12 @@ impl Device {
     /// # Panics
     /// If it works outside the memory: a mistake of the caller.
     pub fn launch(&mut self, launch: &Launch) -> Result<(), CudaError> {
-        assert!(launch.fits(self.values), "{launch:?} in {} values", self.values);
+        assert!(launch.in_bounds(self.values), "{launch:?} in {} values", self.values);
         let [x, y, z] = launch.grid;
         let mut params = launch.params;
         let mut arguments: [*mut c_void; 2] = [(&raw mut self.memory).cast(), (&raw mut params).cast()];
-        // SAFETY: all kernels take an address and `Params`, and the call copies both. The launch stays in our memory.
+        // SAFETY: all kernels take an address and `Params`, and the call copies both. `in_bounds` checked that the
+        // launch accesses nothing outside our memory.
         let code = unsafe {
             (self.functions.cuLaunchKernel)(
                 self.kernels[launch.kernel as usize],
@@ -366,7 +367,7 @@ fn ok(code: c_int) -> Result<(), c_int> {
 /// The functions must be a driver's.
 unsafe fn text(functions: &Functions, code: c_int) -> String {
     let mut message = ptr::null();
-    // SAFETY: the function writes the address of a text that stays, or null.
+    // SAFETY: the function writes the address of a static text, or null.
     unsafe {
         if (functions.cuGetErrorString)(code, &mut message) != SUCCESS || message.is_null() {
             return format!("error {code}");

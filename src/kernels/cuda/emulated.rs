@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs};
 
-/// A device that runs the kernels on this processor. `None` where no C compiler is; with `CI` set that is a failure.
+/// A device that runs the kernels on this CPU. `None` where no C compiler is; with `CI` set that is a failure.
 pub(crate) fn device() -> Option<Device> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| compiler().map(|compiler| build(&compiler)));
@@ -18,14 +18,14 @@ pub(crate) fn device() -> Option<Device> {
     library.as_ref().map(|library| Device::open(library, b"emulated").unwrap())
 }
 
-/// A C compiler for the processor that this test runs on.
+/// A C compiler for the CPU that this test runs on.
 fn compiler() -> Option<String> {
     let own = format!("{}-linux-gnu-gcc", env::consts::ARCH);
     let names = env::var("CC").ok().into_iter().chain([own, "cc".into()]);
     names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()))
 }
 
-/// Builds it under a name that tells its sources apart, complete or not at all.
+/// Builds it under a name with a hash of its sources, complete or not at all.
 fn build(compiler: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let sources = ["tests/cuda/driver.c", "src/kernels/cuda/kernels.cu"].map(|path| root.join(path));

@@ -1,9 +1,9 @@
 // The kernels of the CUDA engine, in the part of CUDA C that a C compiler reads as well: tests compile this file for
-// the processor, under an emulated driver (tests/cuda/driver.c).
+// the CPU, under an emulated driver (tests/cuda/driver.c).
 //
 // All tensors, weights, inputs and outputs of a network lie in one allocation, `memory`; offsets count values from its
 // start. What a launch works on is decided when the network is compiled: every kernel has the signature
-// (memory, Params), and Params has the same layout as `Params` of mod.rs. Views tell how far apart pixels and channels
+// (memory, Params), and Params has the same layout as `Params` of mod.rs. Views say how far apart pixels and channels
 // are, so that pixel-major tensors, runs of their channels, and images plane after plane are all the same to a kernel.
 
 typedef struct {
@@ -11,13 +11,13 @@ typedef struct {
     int pixel;     // values from one pixel to the next
     int channel;   // values from one channel to the next
     int c, h, w;
-} View;
+} TensorView;
 
 typedef struct {
-    View src, dst;
-    View other;  // the second summand, where `others` says so
+    TensorView src, dst;
+    TensorView other;  // the second summand, where `has_other` says so
     long long weights, bias;
-    int others;
+    int has_other;
     int kernel, stride, padding;
     int act;  // 0 identity, 1 SiLU, 2 ReLU
     int factor;
@@ -35,7 +35,7 @@ typedef struct {
 // Threads of a block of the kernels that compute one value per thread.
 #define BLOCK 256
 
-INLINE long long place(const View v, const int pixel, const int channel) {
+INLINE long long address(const TensorView v, const int pixel, const int channel) {
     return v.at + (long long)pixel * v.pixel + (long long)channel * v.channel;
 }
 
@@ -45,7 +45,7 @@ INLINE float activated(const int act, const float x) {
 }
 
 // The value that this thread computes, channels first; false where there is none.
-INLINE int mine(const View out, int *pixel, int *channel) {
+INLINE int value_of_thread(const TensorView out, int *pixel, int *channel) {
     const long long index = (long long)blockIdx.x * BLOCK + threadIdx.x;
     if (index >= (long long)out.h * out.w * out.c) return 0;
     *pixel = (int)(index / out.c);
@@ -99,7 +99,7 @@ INLINE void convolve(float *memory, const Params p, const int rows, const int co
             for (int i = 0; i < fetches; i++) {
                 const int y = tops[i] + down, x = lefts[i] + right;
                 const int inside = k < depth && y >= 0 && y < p.src.h && x >= 0 && x < p.src.w;
-                next_a[i] = inside ? memory[place(p.src, y * p.src.w + x, channel)] : 0.0f;
+                next_a[i] = inside ? memory[address(p.src, y * p.src.w + x, channel)] : 0.0f;
             }
 #pragma unroll
             for (int i = 0; i < weights; i++) {
@@ -139,8 +139,8 @@ INLINE void convolve(float *memory, const Params p, const int rows, const int co
             const int channel = first_column + left + j;
             if (channel >= p.dst.c) continue;
             float value = activated(p.act, sums[i][j] + memory[p.bias + channel]);
-            if (p.others) value += memory[place(p.other, pixel, channel)];
-            memory[place(p.dst, pixel, channel)] = value;
+            if (p.has_other) value += memory[address(p.other, pixel, channel)];
+            memory[address(p.dst, pixel, channel)] = value;
         }
     }
 }
@@ -150,10 +150,10 @@ KERNEL(128) conv_64x32(float *memory, const Params p) { convolve(memory, p, 64, 
 KERNEL(64) conv_64x16(float *memory, const Params p) { convolve(memory, p, 64, 16); }
 KERNEL(64) conv_32x32(float *memory, const Params p) { convolve(memory, p, 32, 32); }
 
-// Every channel by itself. Weights are [tap][c]. dst = act(conv(src) + bias) + other.
+// Depthwise convolution: every channel by itself. Weights are [tap][c]. dst = act(conv(src) + bias) + other.
 KERNEL(BLOCK) depthwise(float *memory, const Params p) {
     int pixel, channel;
-    if (!mine(p.dst, &pixel, &channel)) return;
+    if (!value_of_thread(p.dst, &pixel, &channel)) return;
     const int top = pixel / p.dst.w * p.stride - p.padding, left = pixel % p.dst.w * p.stride - p.padding;
     float sum = 0.0f;
     for (int down = 0; down < p.kernel; down++) {
@@ -163,63 +163,64 @@ KERNEL(BLOCK) depthwise(float *memory, const Params p) {
             const int x = left + right;
             if (x < 0 || x >= p.src.w) continue;
             const long long weight = p.weights + (long long)(down * p.kernel + right) * p.dst.c + channel;
-            sum += memory[place(p.src, y * p.src.w + x, channel)] * memory[weight];
+            sum += memory[address(p.src, y * p.src.w + x, channel)] * memory[weight];
         }
     }
     float value = activated(p.act, sum + memory[p.bias + channel]);
-    if (p.others) value += memory[place(p.other, pixel, channel)];
-    memory[place(p.dst, pixel, channel)] = value;
+    if (p.has_other) value += memory[address(p.other, pixel, channel)];
+    memory[address(p.dst, pixel, channel)] = value;
 }
 
-// Maximum over windows; what lies outside does not count.
+// Maximum over windows; pixels outside the image do not count.
 KERNEL(BLOCK) max_pool(float *memory, const Params p) {
     int pixel, channel;
-    if (!mine(p.dst, &pixel, &channel)) return;
+    if (!value_of_thread(p.dst, &pixel, &channel)) return;
     const int top = pixel / p.dst.w * p.stride - p.padding, left = pixel % p.dst.w * p.stride - p.padding;
     float best = -INFINITY;
     for (int y = top > 0 ? top : 0; y < top + p.kernel && y < p.src.h; y++)
         for (int x = left > 0 ? left : 0; x < left + p.kernel && x < p.src.w; x++)
-            best = fmaxf(best, memory[place(p.src, y * p.src.w + x, channel)]);
-    memory[place(p.dst, pixel, channel)] = best;
+            best = fmaxf(best, memory[address(p.src, y * p.src.w + x, channel)]);
+    memory[address(p.dst, pixel, channel)] = best;
 }
 
-// Nearest-neighbour enlargement by a whole factor; by 1 a copy, also to and from images plane after plane.
-KERNEL(BLOCK) enlarge(float *memory, const Params p) {
+// Upsamples by an integer factor, repeating the nearest pixel; by 1 a copy, also to and from images plane after plane.
+KERNEL(BLOCK) upsample(float *memory, const Params p) {
     int pixel, channel;
-    if (!mine(p.dst, &pixel, &channel)) return;
+    if (!value_of_thread(p.dst, &pixel, &channel)) return;
     const int y = pixel / p.dst.w / p.factor, x = pixel % p.dst.w / p.factor;
-    memory[place(p.dst, pixel, channel)] = memory[place(p.src, y * p.src.w + x, channel)];
+    memory[address(p.dst, pixel, channel)] = memory[address(p.src, y * p.src.w + x, channel)];
 }
 
-// Every pixel of src holds a square of factor x factor pixels, row after row in its channels.
-KERNEL(BLOCK) unfold(float *memory, const Params p) {
+// Pixel shuffle: every pixel of src holds a square of factor x factor pixels, row after row in its channels.
+KERNEL(BLOCK) pixel_shuffle(float *memory, const Params p) {
     int pixel, channel;
-    if (!mine(p.dst, &pixel, &channel)) return;
+    if (!value_of_thread(p.dst, &pixel, &channel)) return;
     const int y = pixel / p.dst.w, x = pixel % p.dst.w;
     const int tap = y % p.factor * p.factor + x % p.factor;
     const int from = y / p.factor * p.src.w + x / p.factor;
-    memory[place(p.dst, pixel, channel)] = memory[place(p.src, from, tap * p.dst.c + channel)];
+    memory[address(p.dst, pixel, channel)] = memory[address(p.src, from, tap * p.dst.c + channel)];
 }
 
-// The values of a packed attention input.
-KERNEL(BLOCK) values(float *memory, const Params p) {
+// The attention values of a packed input, head after head.
+KERNEL(BLOCK) attention_values(float *memory, const Params p) {
     int pixel, channel;
-    if (!mine(p.dst, &pixel, &channel)) return;
+    if (!value_of_thread(p.dst, &pixel, &channel)) return;
     const int from = channel / p.head_dim * (2 * p.key_dim + p.head_dim) + 2 * p.key_dim + channel % p.head_dim;
-    memory[place(p.dst, pixel, channel)] = memory[place(p.src, pixel, from)];
+    memory[address(p.dst, pixel, channel)] = memory[address(p.src, pixel, from)];
 }
 
 KERNEL(BLOCK) activate(float *memory, const Params p) {
     int pixel, channel;
-    if (!mine(p.dst, &pixel, &channel)) return;
-    memory[place(p.dst, pixel, channel)] = activated(p.act, memory[place(p.src, pixel, channel)]);
+    if (!value_of_thread(p.dst, &pixel, &channel)) return;
+    memory[address(p.dst, pixel, channel)] = activated(p.act, memory[address(p.src, pixel, channel)]);
 }
 
 // dst = src + other.
 KERNEL(BLOCK) add(float *memory, const Params p) {
     int pixel, channel;
-    if (!mine(p.dst, &pixel, &channel)) return;
-    memory[place(p.dst, pixel, channel)] = memory[place(p.src, pixel, channel)] + memory[place(p.other, pixel, channel)];
+    if (!value_of_thread(p.dst, &pixel, &channel)) return;
+    const float first = memory[address(p.src, pixel, channel)], second = memory[address(p.other, pixel, channel)];
+    memory[address(p.dst, pixel, channel)] = first + second;
 }
 
 // Mean over all pixels: 32 channels a block, 8 threads for each.
@@ -229,12 +230,12 @@ KERNEL(BLOCK) average(float *memory, const Params p) {
     const int channel = (int)blockIdx.x * 32 + lane, pixels = p.src.h * p.src.w;
     float sum = 0.0f;
     if (channel < p.src.c)
-        for (int pixel = row; pixel < pixels; pixel += 8) sum += memory[place(p.src, pixel, channel)];
+        for (int pixel = row; pixel < pixels; pixel += 8) sum += memory[address(p.src, pixel, channel)];
     parts[row][lane] = sum;
     __syncthreads();
     if (row > 0 || channel >= p.src.c) return;
     for (int other = 1; other < 8; other++) sum += parts[other][lane];
-    memory[place(p.dst, 0, channel)] = sum / (float)pixels;
+    memory[address(p.dst, 0, channel)] = sum / (float)pixels;
 }
 
 // softmax(scale * q^T k) applied to the values. A block takes 4 queries of a head and 128 channels of its values: it
@@ -246,7 +247,7 @@ INLINE float logit(const float *memory, const Params p, const int head, const in
     const int first = head * (2 * p.key_dim + p.head_dim);
     float sum = 0.0f;
     for (int c = 0; c < p.key_dim; c++)
-        sum += memory[place(p.src, query, first + c)] * memory[place(p.src, key, first + p.key_dim + c)];
+        sum += memory[address(p.src, query, first + c)] * memory[address(p.src, key, first + p.key_dim + c)];
     return sum * p.scale;
 }
 
@@ -285,7 +286,7 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
         __syncthreads();
         const int count = pixels - start < KEYS ? pixels - start : KEYS;
         for (int i = 0; i < count; i++) {
-            const float value = channel < p.head_dim ? memory[place(p.src, start + i, from)] : 0.0f;
+            const float value = channel < p.head_dim ? memory[address(p.src, start + i, from)] : 0.0f;
 #pragma unroll
             for (int q = 0; q < QUERIES; q++) {
                 sums[q] += shared[q][i] * value;
@@ -296,5 +297,5 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
     if (channel >= p.head_dim) return;
 #pragma unroll
     for (int q = 0; q < QUERIES; q++)
-        if (first + q < pixels) memory[place(p.dst, first + q, head * p.head_dim + channel)] = sums[q] / totals[q];
+        if (first + q < pixels) memory[address(p.dst, first + q, head * p.head_dim + channel)] = sums[q] / totals[q];
 }

@@ -3,7 +3,7 @@
 //! `kernels.cu` has the arithmetic. This file decides how each of them is launched: all of it before the first frame,
 //! from sizes alone, so that a frame neither allocates nor chooses. [`Device`] is the driver's interface, opened at run
 //! time, so that a program with CUDA in it starts where there is none. Tests open an emulated driver instead, which
-//! runs the same source on the processor.
+//! runs the same source on the CPU.
 
 #[cfg(feature = "cuda")]
 pub mod code;
@@ -18,11 +18,11 @@ pub use driver::{CudaError, Device};
 use super::{ConvSpec, View};
 use crate::graph::{Activation, Attention};
 
-/// A tensor in the memory of a device: value `(pixel, channel)` lies at `at + pixel * self.pixel + channel *
-/// self.channel`. The same layout as `View` in `kernels.cu`.
+/// A tensor in the memory of a device: value `(pixel, channel)` has the address `at + pixel * self.pixel + channel *
+/// self.channel`, counted in values. The same layout as `TensorView` in `kernels.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Strided {
+pub struct TensorView {
     at: i64,
     pixel: i32,
     channel: i32,
@@ -32,7 +32,7 @@ pub struct Strided {
     unused: i32,
 }
 
-impl Strided {
+impl TensorView {
     /// A view of pixel-major tensors, which lie from `base` on.
     pub fn pixels(base: usize, view: View) -> Self {
         Self::new(base.saturating_add(view.offset), (view.pitch, 1), view)
@@ -69,21 +69,21 @@ impl Strided {
     }
 }
 
-/// Saturates: what is too large for the kernels is refused by [`Launch::fits`].
+/// Saturates: what is too large for the kernels is refused by [`Launch::in_bounds`].
 fn int(value: usize) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 
-/// What a kernel is told. The same layout as `Params` in `kernels.cu`.
+/// The arguments of a kernel. The same layout as `Params` in `kernels.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Params {
-    src: Strided,
-    dst: Strided,
-    other: Strided,
+    src: TensorView,
+    dst: TensorView,
+    other: TensorView,
     weights: i64,
     bias: i64,
-    others: i32,
+    has_other: i32,
     kernel: i32,
     stride: i32,
     padding: i32,
@@ -104,9 +104,9 @@ enum Kernel {
     Conv32x32,
     Depthwise,
     MaxPool,
-    Enlarge,
-    Unfold,
-    Values,
+    Upsample,
+    PixelShuffle,
+    AttentionValues,
     Activate,
     Add,
     Average,
@@ -122,9 +122,9 @@ impl Kernel {
         (c"conv_32x32", 64),
         (c"depthwise", 256),
         (c"max_pool", 256),
-        (c"enlarge", 256),
-        (c"unfold", 256),
-        (c"values", 256),
+        (c"upsample", 256),
+        (c"pixel_shuffle", 256),
+        (c"attention_values", 256),
         (c"activate", 256),
         (c"add", 256),
         (c"average", 256),
@@ -153,7 +153,13 @@ pub struct Operands {
     /// First value of what [`pack_conv`] or [`pack_depthwise`] packed.
     pub packed: usize,
     /// The second summand.
-    pub residual: Option<Strided>,
+    pub residual: Option<TensorView>,
+}
+
+/// Values of the packed weights of a convolution: of the biases, which come first, and of all.
+struct PackedLen {
+    biases: usize,
+    all: usize,
 }
 
 /// Columns of a packed kernel: the kernels read four at a time.
@@ -209,7 +215,7 @@ impl Launch {
     ///
     /// # Panics
     /// If sizes do not fit: a mistake of the caller. So it is with all of these.
-    pub fn conv(spec: &ConvSpec, operands: Operands, src: Strided, dst: Strided) -> Self {
+    pub fn conv(spec: &ConvSpec, operands: Operands, src: TensorView, dst: TensorView) -> Self {
         let (rows, width) = (dst.area(), i64::from(dst.c));
         let blocks = |tall: i64, wide: i64| (count(rows, tall), count(width, wide));
         // Small images would leave most of a GPU idle with large tiles.
@@ -220,26 +226,24 @@ impl Launch {
             17..=32 => (Kernel::Conv64x32, blocks(64, 32)),
             _ => (Kernel::Conv64x64, blocks(64, 64)),
         };
-        let columns = int(columns(spec)).into();
-        Self::convolution(kernel, [x, y, 1], spec, columns, operands, src, dst, packed_conv_len(spec))
+        let packed = PackedLen { biases: columns(spec), all: packed_conv_len(spec) };
+        Self::convolution((kernel, [x, y, 1]), spec, packed, operands, src, dst)
     }
 
     /// As [`Launch::conv`], channel by channel.
-    pub fn depthwise(spec: &ConvSpec, operands: Operands, src: Strided, dst: Strided) -> Self {
-        let (grid, biases) = (each(&dst), int(spec.c_out).into());
+    pub fn depthwise(spec: &ConvSpec, operands: Operands, src: TensorView, dst: TensorView) -> Self {
         assert_eq!(src.c, dst.c);
-        Self::convolution(Kernel::Depthwise, grid, spec, biases, operands, src, dst, packed_depthwise_len(spec))
+        let packed = PackedLen { biases: spec.c_out, all: packed_depthwise_len(spec) };
+        Self::convolution((Kernel::Depthwise, each(&dst)), spec, packed, operands, src, dst)
     }
 
     fn convolution(
-        kernel: Kernel,
-        grid: [u32; 3],
+        (kernel, grid): (Kernel, [u32; 3]),
         spec: &ConvSpec,
-        biases: i64,
+        PackedLen { biases, all }: PackedLen,
         Operands { packed, residual }: Operands,
-        src: Strided,
-        dst: Strided,
-        len: usize,
+        src: TensorView,
+        dst: TensorView,
     ) -> Self {
         let side = |side: i32| int(spec.side(side as usize));
         assert_eq!((int(spec.c_in), dst.size()), (src.c, (int(spec.c_out), side(src.h), side(src.w))));
@@ -249,8 +253,8 @@ impl Launch {
             src,
             dst,
             other: residual.unwrap_or_default(),
-            others: residual.is_some().into(),
-            weights: bias.saturating_add(biases),
+            has_other: residual.is_some().into(),
+            weights: bias.saturating_add(int(biases).into()),
             bias,
             kernel: int(spec.kernel),
             stride: int(spec.stride),
@@ -260,63 +264,63 @@ impl Launch {
         };
         let launch = Self::new(kernel, grid, params);
         // The kernels count the depth of the product with 32 bits.
-        let len = i32::try_from(len).map_or(i64::MAX, i64::from);
-        Self { end: launch.end.max(bias.saturating_add(len)), ..launch }
+        let all = i32::try_from(all).map_or(i64::MAX, i64::from);
+        Self { end: launch.end.max(bias.saturating_add(all)), ..launch }
     }
 
     /// Maximum over windows `(side, stride, padding)`.
-    pub fn max_pool((kernel, stride, padding): (usize, usize, usize), src: Strided, dst: Strided) -> Self {
+    pub fn max_pool((kernel, stride, padding): (usize, usize, usize), src: TensorView, dst: TensorView) -> Self {
         let side = |side: i32| int((side as usize + 2 * padding - kernel) / stride + 1);
         assert_eq!(dst.size(), (src.c, side(src.h), side(src.w)));
         let [kernel, stride, padding] = [kernel, stride, padding].map(int);
         Self::new(Kernel::MaxPool, each(&dst), Params { src, dst, kernel, stride, padding, ..Params::default() })
     }
 
-    /// Nearest-neighbour enlargement; by 1 a copy, also from and to planes.
-    pub fn enlarge(factor: usize, src: Strided, dst: Strided) -> Self {
+    /// Upsamples by repeating the nearest pixel; by 1 a copy, also from and to planes.
+    pub fn upsample(factor: usize, src: TensorView, dst: TensorView) -> Self {
         let factor = int(factor);
         assert_eq!(dst.size(), (src.c, src.h.saturating_mul(factor), src.w.saturating_mul(factor)));
-        Self::new(Kernel::Enlarge, each(&dst), Params { src, dst, factor, ..Params::default() })
+        Self::new(Kernel::Upsample, each(&dst), Params { src, dst, factor, ..Params::default() })
     }
 
-    /// Squares of `factor` x `factor` pixels, from the channels of `src` to where they belong.
-    pub fn unfold(factor: usize, src: Strided, dst: Strided) -> Self {
+    /// Pixel shuffle: squares of `factor` x `factor` pixels of `dst` lie in the channels of the pixels of `src`.
+    pub fn pixel_shuffle(factor: usize, src: TensorView, dst: TensorView) -> Self {
         let factor = int(factor);
         let times = |side: i32| side.saturating_mul(factor);
         assert_eq!((src.c, times(src.h), times(src.w)), (times(times(dst.c)), dst.h, dst.w));
-        Self::new(Kernel::Unfold, each(&dst), Params { src, dst, factor, ..Params::default() })
+        Self::new(Kernel::PixelShuffle, each(&dst), Params { src, dst, factor, ..Params::default() })
     }
 
     /// `dst = act(src)`.
-    pub fn activate(function: Activation, src: Strided, dst: Strided) -> Self {
+    pub fn activate(function: Activation, src: TensorView, dst: TensorView) -> Self {
         assert_eq!(src.size(), dst.size());
         Self::new(Kernel::Activate, each(&dst), Params { src, dst, act: act(function), ..Params::default() })
     }
 
     /// `dst = a + b`.
-    pub fn add(a: Strided, b: Strided, dst: Strided) -> Self {
+    pub fn add(a: TensorView, b: TensorView, dst: TensorView) -> Self {
         assert!(a.size() == dst.size() && b.size() == dst.size());
-        Self::new(Kernel::Add, each(&dst), Params { src: a, other: b, others: 1, dst, ..Params::default() })
+        Self::new(Kernel::Add, each(&dst), Params { src: a, other: b, has_other: 1, dst, ..Params::default() })
     }
 
     /// Mean over all pixels.
-    pub fn average(src: Strided, dst: Strided) -> Self {
+    pub fn average(src: TensorView, dst: TensorView) -> Self {
         assert_eq!(dst.size(), (src.c, 1, 1));
         Self::new(Kernel::Average, [count(src.c.into(), 32), 1, 1], Params { src, dst, ..Params::default() })
     }
 
     /// `softmax(scale * q^T k)` applied to the values, head after head.
-    pub fn attention(op: &Attention, src: Strided, dst: Strided) -> Self {
+    pub fn attention(op: &Attention, src: TensorView, dst: TensorView) -> Self {
         let grid = [count(src.area(), 4), int(op.heads) as u32, count(int(op.head_dim).into(), 128)];
         Self::heads(Kernel::Attention, grid, op, src, dst)
     }
 
-    /// The values of a packed attention input.
-    pub fn values(op: &Attention, src: Strided, dst: Strided) -> Self {
-        Self::heads(Kernel::Values, each(&dst), op, src, dst)
+    /// The attention values of a packed input, head after head.
+    pub fn attention_values(op: &Attention, src: TensorView, dst: TensorView) -> Self {
+        Self::heads(Kernel::AttentionValues, each(&dst), op, src, dst)
     }
 
-    fn heads(kernel: Kernel, grid: [u32; 3], op: &Attention, src: Strided, dst: Strided) -> Self {
+    fn heads(kernel: Kernel, grid: [u32; 3], op: &Attention, src: TensorView, dst: TensorView) -> Self {
         let [heads, key_dim, head_dim] = [op.heads, op.key_dim, op.head_dim].map(int);
         assert_eq!((src.c, src.h, src.w), (int(op.heads * op.packed()), dst.h, dst.w));
         assert_eq!(dst.c, heads * head_dim);
@@ -325,14 +329,15 @@ impl Launch {
     }
 
     fn new(kernel: Kernel, grid: [u32; 3], params: Params) -> Self {
-        let other = if params.others == 1 { params.other.end() } else { 0 };
+        let other = if params.has_other == 1 { params.other.end() } else { 0 };
         Self { kernel, grid, params, end: params.src.end().max(params.dst.end()).max(other) }
     }
 
-    /// Whether everything lies within so many values, and every size within what the kernels count with.
-    pub fn fits(&self, values: usize) -> bool {
+    /// Bounds check: whether everything lies within so many values, and every size within what the kernels count with.
+    pub fn in_bounds(&self, values: usize) -> bool {
         let Params { src, dst, other, .. } = &self.params;
-        let small = |s: &Strided| s.area() < 1 << 31 && s.len() < 1 << 36 && s.pixel < i32::MAX && s.channel < i32::MAX;
+        let small =
+            |s: &TensorView| s.area() < 1 << 31 && s.len() < 1 << 36 && s.pixel < i32::MAX && s.channel < i32::MAX;
         [src, dst, other].into_iter().all(small)
             && usize::try_from(self.end).is_ok_and(|end| end <= values)
             && self.grid[1..].iter().all(|n| *n < 1 << 16)
@@ -353,6 +358,6 @@ fn count(total: i64, size: i64) -> u32 {
 }
 
 /// A thread for every value.
-fn each(dst: &Strided) -> [u32; 3] {
-    [count(dst.len(), Kernel::Enlarge.threads().into()), 1, 1]
+fn each(dst: &TensorView) -> [u32; 3] {
+    [count(dst.len(), Kernel::Upsample.threads().into()), 1, 1]
 }

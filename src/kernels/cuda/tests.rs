@@ -1,8 +1,8 @@
-//! Every kernel of `kernels.cu`, run by the emulated driver, against the portable kernels of the processor, on random
+//! Every kernel of `kernels.cu`, run by the emulated driver, against the portable kernels of the CPU, on random
 //! shapes, views and neighbours.
 
-use super::super::{self as cpu, Algorithm, Buffer, ConvSpec, Isa, Kernels, View};
-use super::{Device, Launch, Operands, Strided, emulated, pack_conv, pack_depthwise};
+use super::super::{self as cpu, Algorithm, Buffer, ConvSpec, Isa, Kernels, PackedConv, View};
+use super::{Device, Launch, Operands, TensorView, emulated, pack_conv, pack_depthwise};
 use crate::graph::{Activation, Attention};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -56,7 +56,7 @@ impl World {
         memory
     }
 
-    /// Runs a launch and the same on the processor: equal within the tolerance where it changes something, and
+    /// Runs a launch and the same on the CPU: equal within the tolerance where it changes something, and
     /// untouched elsewhere.
     fn check(
         &mut self,
@@ -81,8 +81,8 @@ impl World {
     }
 }
 
-fn view(view: View) -> Strided {
-    Strided::pixels(0, view)
+fn view(view: View) -> TensorView {
+    TensorView::pixels(0, view)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,7 +129,7 @@ fn convolution(world: &mut World, case: &str, kind: Kind, widest: usize) {
         world.check(&case, 1e-5, &launch, &packed, |kernels, buffer| {
             let mut packed = vec![f32::NAN; cpu::packed_depthwise_len(&spec)];
             cpu::pack_depthwise(&spec, &weights, &bias, &mut packed);
-            cpu::depthwise(kernels, buffer, &spec, &packed, src, dst, residual);
+            cpu::depthwise(kernels, buffer, PackedConv { spec: &spec, weights: &packed }, src, dst, residual);
         });
         return;
     }
@@ -141,29 +141,30 @@ fn convolution(world: &mut World, case: &str, kind: Kind, widest: usize) {
             let mut image = vec![0.0; c_in * h * w];
             cpu::export(&mut Kernels::new(Isa::Portable, 1, 0, 0).unwrap(), &world.buffer, src, &mut image);
             further.extend(image);
-            Strided::planes(planes, c_in, h, w)
+            TensorView::planes(planes, c_in, h, w)
         }
         _ => view(src),
     };
-    let launch = |to: Strided| Launch::conv(&spec, operands, from, to);
+    let launch = |to: TensorView| Launch::conv(&spec, operands, from, to);
     let dense = ConvSpec { planar: false, ..spec };
     let mut packed = vec![f32::NAN; cpu::packed_conv_len(Isa::Portable, &dense)];
     cpu::pack_conv(Isa::Portable, &dense, &weights, &bias, &mut packed);
+    let packed = PackedConv { spec: &dense, weights: &packed };
     let tolerance = 2e-5 + 4e-6 * ((per_group * kernel * kernel) as f32).sqrt();
     if kind == Kind::Planes {
         further.extend(vec![f32::NAN; c_out * oh * ow]);
-        let memory = world.launch(&launch(Strided::planes(planes, c_out, oh, ow)), &further);
+        let memory = world.launch(&launch(TensorView::planes(planes, c_out, oh, ow)), &further);
         assert!(memory[..LEN].iter().zip(world.buffer.as_slice()).all(|(a, b)| a.to_bits() == b.to_bits()), "{case}");
         let mut wanted = vec![0.0; c_out * oh * ow];
         let mut kernels = Kernels::new(Isa::Portable, 1, 1 << 16, 1 << 12).unwrap();
-        cpu::conv_planes(&mut kernels, &world.buffer, &dense, &packed, src, &mut wanted);
+        cpu::conv_planes(&mut kernels, &world.buffer, packed, src, &mut wanted);
         for (i, (found, wanted)) in memory[planes..].iter().zip(&wanted).enumerate() {
             assert!((found - wanted).abs() <= tolerance * (1.0 + wanted.abs()), "{case}: {i}: {found}, not {wanted}");
         }
         return;
     }
     world.check(&case, tolerance, &launch(view(dst)), &further, |kernels, buffer| {
-        cpu::conv(kernels, buffer, &dense, &packed, src, dst, residual);
+        cpu::conv(kernels, buffer, packed, src, dst, residual);
     });
 }
 
@@ -180,7 +181,7 @@ fn convolutions_of_any_shape_are_right() {
 #[test]
 fn convolutions_of_every_tile_are_right() {
     let Some(mut world) = World::new(2) else { return };
-    let mut kernels = std::collections::BTreeSet::new();
+    let mut sizes = std::collections::BTreeSet::new();
     for (c_out, side) in [(9, 40), (30, 56), (120, 40), (70, 9)] {
         world.used = 0;
         let (src, dst) = (world.tensor(5, side, side), View::dense(LEN, c_out, side, side));
@@ -201,20 +202,21 @@ fn convolutions_of_every_tile_are_right() {
         pack_conv(&spec, &weights, &bias, &mut packed);
         further.extend(packed);
         let launch = Launch::conv(&spec, operands, view(src), view(dst));
-        kernels.insert(launch.kernel as usize);
+        sizes.insert(launch.kernel as usize);
         let memory = world.launch(&launch, &further);
         let mut whole = Buffer::zeroed(memory.len()).unwrap();
         whole.as_mut_slice()[..LEN].copy_from_slice(world.buffer.as_slice());
         let mut packed = vec![f32::NAN; cpu::packed_conv_len(Isa::Portable, &spec)];
         cpu::pack_conv(Isa::Portable, &spec, &weights, &bias, &mut packed);
-        let mut processor = Kernels::new(Isa::Portable, 1, 1 << 16, 1 << 12).unwrap();
-        cpu::conv(&mut processor, &mut whole, &spec, &packed, src, dst, None);
+        let mut kernels = Kernels::new(Isa::Portable, 1, 1 << 16, 1 << 12).unwrap();
+        let packed = PackedConv { spec: &spec, weights: &packed };
+        cpu::conv(&mut kernels, &mut whole, packed, src, dst, None);
         let last = LEN + dst.area() * c_out;
         for (i, (found, wanted)) in memory[..last].iter().zip(whole.as_slice()).enumerate() {
             assert!((found - wanted).abs() <= 5e-5 * (1.0 + wanted.abs()), "{c_out}: {i}: {found}, not {wanted}");
         }
     }
-    assert_eq!(kernels.len(), 4, "{kernels:?}");
+    assert_eq!(sizes.len(), 4, "{sizes:?}");
 }
 
 #[test]
@@ -235,10 +237,10 @@ fn pools_moves_and_sums_of_any_shape_are_right() {
         let window = (kernel, stride, padding);
         let launch = Launch::max_pool(window, view(a), view(pooled));
         world.check(&case, 0.0, &launch, &[], |k, buffer| cpu::max_pool(k, buffer, window, a, pooled));
-        let launch = Launch::enlarge(factor, view(a), view(large));
+        let launch = Launch::upsample(factor, view(a), view(large));
         world.check(&case, 0.0, &launch, &[], |k, buffer| cpu::upsample(k, buffer, factor, a, large));
-        let launch = Launch::unfold(factor, view(squares), view(large));
-        world.check(&case, 0.0, &launch, &[], |_, buffer| cpu::unfold(buffer, factor, squares, large));
+        let launch = Launch::pixel_shuffle(factor, view(squares), view(large));
+        world.check(&case, 0.0, &launch, &[], |_, buffer| cpu::pixel_shuffle(buffer, factor, squares, large));
         let launch = Launch::add(view(a), view(b), view(to));
         world.check(&case, 1e-7, &launch, &[], |k, buffer| cpu::add(k, buffer, a, b, to));
         let launch = Launch::average(view(a), view(mean));
@@ -248,9 +250,9 @@ fn pools_moves_and_sums_of_any_shape_are_right() {
             world.check(&case, 1e-6, &launch, &[], |_, buffer| cpu::activate(buffer, act, a, to));
         }
         let image = world.values(c * h * w);
-        let launch = Launch::enlarge(1, Strided::planes(LEN, c, h, w), view(to));
+        let launch = Launch::upsample(1, TensorView::planes(LEN, c, h, w), view(to));
         world.check(&case, 0.0, &launch, &image, |_, buffer| cpu::import(&image, buffer, to));
-        let launch = Launch::enlarge(1, view(a), Strided::planes(LEN, c, h, w));
+        let launch = Launch::upsample(1, view(a), TensorView::planes(LEN, c, h, w));
         let memory = world.launch(&launch, &image);
         let mut wanted = image;
         cpu::export(&mut Kernels::new(Isa::Portable, 1, 0, 0).unwrap(), &world.buffer, a, &mut wanted);
@@ -283,8 +285,8 @@ fn attention_of_any_shape_is_right() {
             cpu::attention(kernels, &mut whole, &a, src, dst, shared);
             buffer.as_mut_slice()[..shared.offset].copy_from_slice(&whole.as_slice()[..shared.offset]);
         });
-        let launch = Launch::values(&a, view(src), view(dst));
-        world.check(&case, 0.0, &launch, &[], |k, buffer| cpu::values(k, buffer, &a, src, dst));
+        let launch = Launch::attention_values(&a, view(src), view(dst));
+        world.check(&case, 0.0, &launch, &[], |k, buffer| cpu::attention_values(k, buffer, &a, src, dst));
     }
 }
 
@@ -298,9 +300,9 @@ fn what_cannot_be_opened_says_why() {
 
 #[test]
 fn a_launch_outside_the_memory_is_refused() {
-    let launch = Launch::enlarge(1, Strided::planes(0, 2, 3, 4), Strided::pixels(24, View::dense(0, 2, 3, 4)));
-    assert!(launch.fits(48) && !launch.fits(47));
+    let launch = Launch::upsample(1, TensorView::planes(0, 2, 3, 4), TensorView::pixels(24, View::dense(0, 2, 3, 4)));
+    assert!(launch.in_bounds(48) && !launch.in_bounds(47));
     let huge = View::dense(0, 1, 1 << 20, 1 << 20);
     let launch = Launch::activate(Activation::Relu, view(huge), view(huge));
-    assert!(!launch.fits(usize::MAX));
+    assert!(!launch.in_bounds(usize::MAX));
 }

@@ -40,7 +40,7 @@ impl Deployment {
 
     /// Whether the device only stores f16, and computes in f32.
     pub fn stores_only(&self) -> bool {
-        self.dtype == Dtype::F16 && !self.cpu.halves
+        self.dtype == Dtype::F16 && !self.cpu.f16
     }
 
     /// A model of the job as the device runs it, for its time and its size: the inputs of its layers are quantized by the

@@ -21,7 +21,7 @@ impl LatencySource for &Session {
     }
 
     fn cpu(&self) -> Cpu {
-        Cpu { halves: self.board().computes_f16, ..Cpu::here() }
+        Cpu { f16: self.board().computes_f16, ..Cpu::here() }
     }
 
     fn pair(&self, baseline: &Model, other: &Model, spec: &PairSpec) -> Result<Option<PairedLatency>, PipelineError> {

@@ -55,7 +55,7 @@ pub trait LatencySource {
     /// The CPU that memory is planned for. A board tells itself whether it computes in f16; without one, a profile that asks
     /// for f16 is taken at its word.
     fn cpu(&self) -> Cpu {
-        Cpu { halves: true, ..Cpu::here() }
+        Cpu { f16: true, ..Cpu::here() }
     }
 
     /// Whether networks are timed; if not, latencies are predictions.

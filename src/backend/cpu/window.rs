@@ -1,4 +1,4 @@
-//! Max-pooling, nearest enlargement and runs of channels.
+//! Max-pooling, nearest-neighbour upsampling and runs of channels.
 
 use rayon::prelude::*;
 
@@ -45,8 +45,8 @@ impl Pool {
         winners
     }
 
-    /// As [`Pool::winners`], value by value: what is shared between windows of up to 3 is not worth keeping. Every window
-    /// has a value inside the plane.
+    /// As [`Pool::winners`], value by value: windows of up to 3 share too little to keep it. Every window has a value
+    /// inside the plane.
     fn winners_of_small(&self, x: &[f32], (h, w): (usize, usize)) -> Vec<usize> {
         let range = |o: usize, n: usize| {
             let from = (o * self.stride).saturating_sub(self.padding);
@@ -114,15 +114,15 @@ pub fn upsample_backward(dy: &[f32], width: usize, factor: usize) -> Vec<f32> {
     dx
 }
 
-/// From every image of `per_image` values the `len` values from `start` on.
-pub fn cut(x: &[f32], per_image: usize, start: usize, len: usize) -> Vec<f32> {
+/// Takes from every image of `per_image` values the `len` values from `start` on.
+pub fn slice(x: &[f32], per_image: usize, start: usize, len: usize) -> Vec<f32> {
     let mut y = Vec::with_capacity(x.len() / per_image * len);
     x.chunks_exact(per_image).for_each(|image| y.extend_from_slice(&image[start..start + len]));
     y
 }
 
-/// The gradient of [`cut`]: zeros around.
-pub fn cut_backward(dy: &[f32], per_image: usize, start: usize, len: usize) -> Vec<f32> {
+/// The gradient of [`slice`]: zeros around.
+pub fn slice_backward(dy: &[f32], per_image: usize, start: usize, len: usize) -> Vec<f32> {
     let mut dx = vec![0.0; dy.len() / len * per_image];
     for (dx, dy) in dx.chunks_exact_mut(per_image).zip(dy.chunks_exact(len)) {
         dx[start..start + len].copy_from_slice(dy);

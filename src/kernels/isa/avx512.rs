@@ -1,12 +1,13 @@
 //! AVX-512 of x86-64: 32 registers of sixteen f32, and masks for what is less than a register.
 
-use super::lanes::{Lanes, Register, Words};
-use super::product::{self, Product};
+use super::lanes::{Lanes, PackedLanes, Register};
+use crate::kernels::product::Product;
+use crate::kernels::tile;
 use std::arch::x86_64::*;
 
 /// One 512-bit register.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(in crate::kernels) struct Avx512(__m512);
 
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -44,7 +45,7 @@ impl Register for Avx512 {
     }
     #[target_feature(enable = "avx512f")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile::<Self>(product, rows, vectors) }
+        unsafe { tile::tile::<Self>(product, rows, vectors) }
     }
 }
 
@@ -101,27 +102,27 @@ impl Lanes for Avx512 {
     }
 }
 
-/// Sixteen words of four whole numbers, for the dot products of AVX-512 VNNI.
+/// Sixteen lanes of four int8 values each, for the dot products of AVX-512 VNNI.
 #[derive(Clone, Copy)]
-pub(super) struct Vnni(Avx512);
+pub(in crate::kernels) struct Vnni(Avx512);
 
 impl Vnni {
     #[inline(always)]
-    unsafe fn whole(self) -> __m512i {
+    unsafe fn integers(self) -> __m512i {
         // SAFETY: no pointers.
         unsafe { _mm512_castps_si512(self.0.0) }
     }
 }
 
 // SAFETY (all functions): as above, with AVX-512 VNNI.
-impl Words for Vnni {
+impl PackedLanes for Vnni {
     type Float = Avx512;
-    const PER_WORD: usize = 4;
-    const WHOLE: bool = true;
-    const SHIFT: i32 = 0;
+    const PER_LANE: usize = 4;
+    const INTEGER: bool = true;
+    const OFFSET: i32 = 0;
 
     #[inline(always)]
-    fn of(bits: Avx512) -> Self {
+    fn from_bits(bits: Avx512) -> Self {
         Self(bits)
     }
     #[inline(always)]
@@ -131,45 +132,45 @@ impl Words for Vnni {
     #[inline(always)]
     unsafe fn dot(self, weights: Self, sums: Self) -> Self {
         unsafe {
-            let sums = _mm512_dpbusd_epi32(sums.whole(), self.whole(), weights.whole());
+            let sums = _mm512_dpbusd_epi32(sums.integers(), self.integers(), weights.integers());
             Self(Avx512(_mm512_castsi512_ps(sums)))
         }
     }
     #[inline(always)]
-    unsafe fn float(self) -> Avx512 {
-        Avx512(unsafe { _mm512_cvtepi32_ps(self.whole()) })
+    unsafe fn to_f32(self) -> Avx512 {
+        Avx512(unsafe { _mm512_cvtepi32_ps(self.integers()) })
     }
     #[inline(always)]
     unsafe fn store_values(values: Avx512, to: *mut f32) {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(values.0))) }
     }
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    unsafe fn packed_tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { tile::packed_tile::<Self>(product, rows, vectors) }
     }
 }
 
-/// Sixteen pairs of halves, for AVX-512 FP16.
+/// Sixteen lanes of two f16 each, for AVX-512 FP16.
 #[derive(Clone, Copy)]
-pub(super) struct Fp16(Avx512);
+pub(in crate::kernels) struct Fp16(Avx512);
 
 impl Fp16 {
     #[inline(always)]
-    unsafe fn halves(self) -> __m512h {
+    unsafe fn f16(self) -> __m512h {
         // SAFETY: no pointers.
         unsafe { _mm512_castps_ph(self.0.0) }
     }
 }
 
 // SAFETY (all functions): as above, with AVX-512 FP16.
-impl Words for Fp16 {
+impl PackedLanes for Fp16 {
     type Float = Avx512;
-    const PER_WORD: usize = 2;
-    const WHOLE: bool = false;
-    const SHIFT: i32 = 0;
+    const PER_LANE: usize = 2;
+    const INTEGER: bool = false;
+    const OFFSET: i32 = 0;
 
     #[inline(always)]
-    fn of(bits: Avx512) -> Self {
+    fn from_bits(bits: Avx512) -> Self {
         Self(bits)
     }
     #[inline(always)]
@@ -179,12 +180,12 @@ impl Words for Fp16 {
     #[inline(always)]
     unsafe fn dot(self, weights: Self, sums: Self) -> Self {
         unsafe {
-            let sums = _mm512_fmadd_ph(self.halves(), weights.halves(), sums.halves());
+            let sums = _mm512_fmadd_ph(self.f16(), weights.f16(), sums.f16());
             Self(Avx512(_mm512_castph_ps(sums)))
         }
     }
     #[inline(always)]
-    unsafe fn float(self) -> Avx512 {
+    unsafe fn to_f32(self) -> Avx512 {
         unsafe {
             let pairs = _mm512_castps_si512(self.0.0);
             let even = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
@@ -197,7 +198,7 @@ impl Words for Fp16 {
         unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values.0)) }
     }
     #[target_feature(enable = "avx512f,avx512fp16")]
-    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    unsafe fn packed_tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { tile::packed_tile::<Self>(product, rows, vectors) }
     }
 }

@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::conv::{self, Geometry};
+use super::conv;
+use super::geometry::Geometry;
 use super::lanes;
 use crate::graph::Activation;
 use std::mem::MaybeUninit;
@@ -65,7 +66,7 @@ fn loops_equal_their_formulas_at_every_length() {
     }
 }
 
-/// Convolution as it is defined, in f64.
+/// Convolution by definition, in f64.
 fn by_definition(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize)) -> Vec<f64> {
     let (n, oh, ow, k) = (x.len() / (g.c_in * h * w), g.side(h), g.side(w), g.kernel);
     let per_output = if g.depthwise { 1 } else { g.c_in };

@@ -4,11 +4,14 @@
 //! then goes through the panels of output channels, so that a panel of weights stays in the cache for all tiles of the
 //! run. Where a window row lies in one piece inside the image, its taps are summed as one.
 
-use super::conv::{ConvSpec, Operands};
-use super::lanes::{Register, Words};
-use super::product::{MAX_ROWS, Panel, Product, even_rows, panels};
-use super::words::{Unit, for_unit, round_pixels};
-use super::{Kernels, for_isa};
+use super::low_precision::quantize_pixels;
+use super::operands::{Operands, Quantize};
+use super::spec::ConvSpec;
+use crate::kernels::Kernels;
+use crate::kernels::isa::for_isa;
+use crate::kernels::isa::lanes::{PackedLanes, Register};
+use crate::kernels::isa::packed::for_packed_isa;
+use crate::kernels::product::{MAX_ROWS, Panel, Prefetch, Product, Sources, even_rows, panels};
 use std::ops::Range;
 
 /// The most pixels of a run: tiles of 12, 6 and 4 fit without a rest, and so does a 10 x 10 image.
@@ -23,7 +26,7 @@ fn taps(spec: &ConvSpec) -> usize {
 }
 
 /// The most pixels of a run for a window: whole tiles.
-pub(super) fn run_pixels(spec: &ConvSpec) -> usize {
+fn run_pixels(spec: &ConvSpec) -> usize {
     let most = (POINTERS / taps(spec)).clamp(MAX_ROWS, PIXELS);
     most - most % MAX_ROWS
 }
@@ -31,6 +34,11 @@ pub(super) fn run_pixels(spec: &ConvSpec) -> usize {
 /// Values of working space that a thread needs.
 pub(super) fn scratch(spec: &ConvSpec) -> usize {
     run_pixels(spec) * taps(spec) * size_of::<*const f32>() / size_of::<f32>()
+}
+
+/// As [`scratch`], of a low-precision algorithm, with packed lanes for channels.
+pub(super) fn packed_scratch(spec: &ConvSpec) -> usize {
+    scratch(spec) + if spec.is_pointwise() { run_pixels(spec) * spec.c_in } else { 0 }
 }
 
 struct Args {
@@ -41,6 +49,8 @@ struct Args {
     shares: usize,
 }
 
+/// Runs a convolution; one of a low-precision algorithm on what
+/// [`quantize_input`](super::low_precision::quantize_input) returned.
 pub(super) fn run(kernels: &mut Kernels, operands: Operands) {
     let area = operands.to.area();
     let most = run_pixels(&operands.spec);
@@ -52,16 +62,16 @@ pub(super) fn run(kernels: &mut Kernels, operands: Operands) {
     let args = Args { operands, run, shares };
     let isa = kernels.isa;
     // SAFETY: the caller checked all sizes. Items write different pixels or channels.
-    if args.operands.spec.algorithm.over_words() {
-        let unit = Unit::of(isa, args.operands.spec.algorithm);
-        kernels.pool.run(runs * shares, &|item, worker| unsafe { run_words(unit, &args, item, worker) });
-    } else {
-        kernels.pool.run(runs * shares, &|item, worker| unsafe { run_item(isa, &args, item, worker) });
+    match args.operands.quantize {
+        Some(Quantize { isa, .. }) => {
+            kernels.pool.run(runs * shares, &|item, worker| unsafe { run_packed(isa, &args, item, worker) });
+        }
+        None => kernels.pool.run(runs * shares, &|item, worker| unsafe { run_item(isa, &args, item, worker) }),
     }
 }
 
 for_isa!(run_item, item, Args);
-for_unit!(run_words, item_of_words, Args);
+for_packed_isa!(run_packed, packed_item, Args);
 
 impl Args {
     /// The first pixel of an item, and how many there are.
@@ -81,8 +91,9 @@ impl Args {
     /// # Safety
     /// Every thread must have `scratch` values of its own.
     unsafe fn table(&self, worker: usize) -> *mut *const f32 {
-        // SAFETY: the promise of the caller.
-        unsafe { self.operands.workspace.add(worker * self.operands.space).cast() }
+        let scratch = &self.operands.scratch;
+        // SAFETY: the caller keeps the contract.
+        unsafe { scratch.workspace.add(worker * scratch.space).cast() }
     }
 }
 
@@ -100,26 +111,27 @@ unsafe fn item<V: Register>(args: &Args, item: usize, worker: usize) {
     }
 }
 
-/// As [`item`], where the words may still have to be made.
+/// As [`item`], where the packed lanes may still have to be made.
 #[inline(always)]
-unsafe fn item_of_words<W: Words>(args: &Args, item: usize, worker: usize) {
+unsafe fn packed_item<P: PackedLanes>(args: &Args, item: usize, worker: usize) {
     let o = &args.operands;
     let (first, pixels) = args.pixels(item);
-    // SAFETY: as in `item`; the words lie behind the table.
+    let quantized = o.quantize.is_some_and(|quantize| quantize.shared.is_some());
+    // SAFETY: as in `item`; the packed lanes lie behind the table.
     unsafe {
-        if !o.shared.is_null() || args.panels::<W>(item).is_empty() {
-            return self::item::<W>(args, item, worker);
+        if quantized || args.panels::<P>(item).is_empty() {
+            return self::item::<P>(args, item, worker);
         }
         let (table, pitch) = (args.table(worker), o.spec.c_in);
-        let words = table.add(run_pixels(&o.spec)).cast::<f32>();
-        round_pixels::<W>(o, first, pixels, words, pitch);
-        (0..pixels).for_each(|pixel| table.add(pixel).write(words.add(pixel * pitch)));
-        sweep::<W>(args, item, table, &[true; PIXELS]);
+        let lanes = table.add(run_pixels(&o.spec)).cast::<f32>();
+        quantize_pixels::<P>(o, first, pixels, lanes, pitch);
+        (0..pixels).for_each(|pixel| table.add(pixel).write(lanes.add(pixel * pitch)));
+        sweep::<P>(args, item, table, &[true; PIXELS]);
     }
 }
 
-/// Multiplies the pixels of an item, which read where the table says, with its panels. `inside` tells of every pixel whether
-/// each row of its window is one piece.
+/// Multiplies the pixels of an item, which read where the table says, with its panels. `inside` says of every pixel
+/// whether each row of its window is one piece.
 #[inline(always)]
 unsafe fn sweep<V: Register>(args: &Args, item: usize, table: *const *const f32, inside: &[bool; PIXELS]) {
     let o = &args.operands;
@@ -127,7 +139,7 @@ unsafe fn sweep<V: Register>(args: &Args, item: usize, table: *const *const f32,
     let (first, pixels) = args.pixels(item);
     let (planes, channels_of_plane) = spec.planes();
     let share = args.panels::<V>(item);
-    let (depth, bias) = (spec.depth(), o.bias);
+    let depth = spec.depth();
     for Panel { start, vectors, channels } in panels(spec.c_out, V::LANES).skip(share.start).take(share.len()) {
         let rows_of_tile = even_rows(pixels, (V::SUMS / vectors).min(MAX_ROWS));
         let width = vectors * V::LANES;
@@ -143,22 +155,19 @@ unsafe fn sweep<V: Register>(args: &Args, item: usize, table: *const *const f32,
                 // Every tile fetches a part of the next panel, which lies behind this one.
                 let product = Product {
                     weights,
-                    ahead: weights.wrapping_add(width * depth + at / rows_of_tile * depth * step),
-                    ahead_step: step,
-                    sources: table.add(at),
-                    stride: if whole { pixels * spec.kernel } else { pixels },
-                    taps: planes * spec.kernel * if whole { 1 } else { spec.kernel },
-                    len: channels_of_plane * if whole { spec.kernel } else { 1 },
-                    bias: bias.add(start),
-                    scale: o.scale.wrapping_add(start),
-                    shift: o.shift.wrapping_add(start),
-                    act: spec.act,
-                    n: channels,
-                    dst: o.dst.add(if o.plane > 0 { start * o.plane + pixel } else { pixel * o.to.pitch + start }),
-                    pitch: o.to.pitch,
-                    plane: o.plane,
-                    residual: o.residual_at(pixel, start),
-                    residual_pitch: o.residual_pitch,
+                    prefetch: Prefetch {
+                        from: weights.wrapping_add(width * depth + at / rows_of_tile * depth * step),
+                        step,
+                    },
+                    sources: Sources {
+                        table: table.add(at),
+                        stride: if whole { pixels * spec.kernel } else { pixels },
+                        taps: planes * spec.kernel * if whole { 1 } else { spec.kernel },
+                        len: channels_of_plane * if whole { spec.kernel } else { 1 },
+                    },
+                    epilogue: o.epilogue.at(pixel, start),
+                    output: o.output.at(pixel, start),
+                    channels,
                 };
                 V::tile(&product, rows, vectors);
             }
@@ -166,9 +175,9 @@ unsafe fn sweep<V: Register>(args: &Args, item: usize, table: *const *const f32,
     }
 }
 
-/// Fills a table with where tap `t` of pixel `first + i` reads, at `t * pixels + i`. Says of every pixel whether each row
-/// of its window is one piece: it leaves the image neither to the left nor to the right, and pixels follow each other
-/// without gaps. Where a tile can only be of such pixels, each row of the window gets its first tap alone.
+/// Fills a table with where tap `t` of pixel `first + i` reads, at `t * pixels + i`. Says of every pixel whether each
+/// row of its window is one piece: it leaves the image neither to the left nor to the right, and pixels follow each
+/// other without gaps. Where a tile can only be of such pixels, each row of the window gets its first tap alone.
 #[inline(always)]
 unsafe fn look_up(o: &Operands, first: usize, pixels: usize, table: *mut *const f32) -> [bool; PIXELS] {
     let (spec, from, width) = (&o.spec, &o.from, o.to.w);
@@ -197,7 +206,7 @@ unsafe fn look_up(o: &Operands, first: usize, pixels: usize, table: *mut *const 
                         let at = (column * spec.stride + kx).wrapping_sub(spec.padding);
                         let source = match line {
                             Some(line) if at < from.w => line.add(at * from.pitch),
-                            _ => o.zeros,
+                            _ => o.scratch.zeros,
                         };
                         entries.add(column - x).write(source);
                     };
@@ -209,7 +218,7 @@ unsafe fn look_up(o: &Operands, first: usize, pixels: usize, table: *mut *const 
                     (apart.end..x + count).for_each(any);
                     if kx == 0 {
                         let step = if line.is_some() { spec.stride * from.pitch } else { 0 };
-                        let start = line.map_or(o.zeros, |line| {
+                        let start = line.map_or(o.scratch.zeros, |line| {
                             line.wrapping_add((apart.start * spec.stride).wrapping_sub(spec.padding) * from.pitch)
                         });
                         let entries = entries.add(apart.start - x);

@@ -1,17 +1,19 @@
-//! Plain Rust; what compilers make of it.
+//! Portable Rust: arrays that compilers vectorise as they can. The reference for the other instruction sets, and what
+//! runs where none of them is.
 
-use super::lanes::{Lanes, Register, Words};
-use super::product::{self, Product};
+use super::lanes::{Lanes, PackedLanes, Register};
+use crate::kernels::product::Product;
+use crate::kernels::tile;
 use half::f16;
 
 /// Number of lanes.
 const LANES: usize = 8;
 
-/// An array.
+/// Eight f32 in an array.
 #[derive(Clone, Copy)]
-pub(super) struct Plain([f32; LANES]);
+pub(in crate::kernels) struct Portable([f32; LANES]);
 
-impl Plain {
+impl Portable {
     #[inline(always)]
     fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
@@ -19,7 +21,7 @@ impl Plain {
 }
 
 // SAFETY (all functions): pointers are the caller's promise; nothing else is unsafe.
-impl Register for Plain {
+impl Register for Portable {
     const LANES: usize = LANES;
     const SUMS: usize = 6;
 
@@ -46,12 +48,12 @@ impl Register for Plain {
     #[inline(always)]
     unsafe fn prefetch(_from: *const f32) {}
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile::<Self>(product, rows, vectors) }
+        unsafe { tile::tile::<Self>(product, rows, vectors) }
     }
 }
 
 // SAFETY: as above.
-impl Lanes for Plain {
+impl Lanes for Portable {
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self([value; LANES])
@@ -101,30 +103,30 @@ impl Lanes for Plain {
     }
 }
 
-/// Words of four whole numbers.
+/// Lanes of four int8 values each.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes(Plain);
+pub(in crate::kernels) struct Int8(Portable);
 
-/// A function of three words, lane by lane.
+/// A function of three registers, lane by lane.
 #[inline(always)]
-fn zip3(all: [Plain; 3], f: impl Fn(u32, u32, u32) -> u32) -> Plain {
+fn zip3(all: [Portable; 3], f: impl Fn(u32, u32, u32) -> u32) -> Portable {
     let [a, b, c] = all.map(|v| v.0.map(f32::to_bits));
-    Plain(std::array::from_fn(|i| f32::from_bits(f(a[i], b[i], c[i]))))
+    Portable(std::array::from_fn(|i| f32::from_bits(f(a[i], b[i], c[i]))))
 }
 
 // SAFETY (all functions): as above.
-impl Words for Bytes {
-    type Float = Plain;
-    const PER_WORD: usize = 4;
-    const WHOLE: bool = true;
-    const SHIFT: i32 = 0;
+impl PackedLanes for Int8 {
+    type Float = Portable;
+    const PER_LANE: usize = 4;
+    const INTEGER: bool = true;
+    const OFFSET: i32 = 0;
 
     #[inline(always)]
-    fn of(bits: Plain) -> Self {
+    fn from_bits(bits: Portable) -> Self {
         Self(bits)
     }
     #[inline(always)]
-    fn bits(self) -> Plain {
+    fn bits(self) -> Portable {
         self.0
     }
     #[inline(always)]
@@ -137,62 +139,62 @@ impl Words for Bytes {
         Self(zip3([self.0, weights.0, sums.0], dot))
     }
     #[inline(always)]
-    unsafe fn float(self) -> Plain {
-        Plain(self.0.0.map(|sum| sum.to_bits() as i32 as f32))
+    unsafe fn to_f32(self) -> Portable {
+        Portable(self.0.0.map(|sum| sum.to_bits() as i32 as f32))
     }
     #[inline(always)]
-    unsafe fn store_values(values: Plain, to: *mut f32) {
+    unsafe fn store_values(values: Portable, to: *mut f32) {
         unsafe { to.cast::<[u8; LANES]>().write_unaligned(values.0.map(|value| value as u8)) }
     }
-    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    unsafe fn packed_tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { tile::packed_tile::<Self>(product, rows, vectors) }
     }
 }
 
-/// Pairs of halves.
+/// Lanes of two f16 each.
 #[derive(Clone, Copy)]
-pub(super) struct Halves(Plain);
+pub(in crate::kernels) struct F16(Portable);
 
-/// The even half of a word and the odd one.
+/// The even f16 of a lane and the odd one.
 #[inline(always)]
-fn halves(word: u32) -> [f32; 2] {
-    [word as u16, (word >> 16) as u16].map(|bits| f16::from_bits(bits).to_f32())
+fn pair(lane: u32) -> [f32; 2] {
+    [lane as u16, (lane >> 16) as u16].map(|bits| f16::from_bits(bits).to_f32())
 }
 
 // SAFETY (all functions): as above.
-impl Words for Halves {
-    type Float = Plain;
-    const PER_WORD: usize = 2;
-    const WHOLE: bool = false;
-    const SHIFT: i32 = 0;
+impl PackedLanes for F16 {
+    type Float = Portable;
+    const PER_LANE: usize = 2;
+    const INTEGER: bool = false;
+    const OFFSET: i32 = 0;
 
     #[inline(always)]
-    fn of(bits: Plain) -> Self {
+    fn from_bits(bits: Portable) -> Self {
         Self(bits)
     }
     #[inline(always)]
-    fn bits(self) -> Plain {
+    fn bits(self) -> Portable {
         self.0
     }
     #[inline(always)]
     unsafe fn dot(self, weights: Self, sums: Self) -> Self {
         let fma = |values: u32, weights: u32, sums: u32| {
-            let [x, w, s] = [values, weights, sums].map(halves);
-            // A product of two halves is an f32.
+            let [x, w, s] = [values, weights, sums].map(pair);
+            // An f32 holds the product of two f16 exactly.
             let [even, odd] = [0, 1].map(|i| u32::from(f16::from_f32(x[i] * w[i] + s[i]).to_bits()));
             even | odd << 16
         };
         Self(zip3([self.0, weights.0, sums.0], fma))
     }
     #[inline(always)]
-    unsafe fn float(self) -> Plain {
-        Plain(self.0.0.map(|sums| halves(sums.to_bits()).into_iter().sum()))
+    unsafe fn to_f32(self) -> Portable {
+        Portable(self.0.0.map(|sums| pair(sums.to_bits()).into_iter().sum()))
     }
     #[inline(always)]
-    unsafe fn store_values(values: Plain, to: *mut f32) {
+    unsafe fn store_values(values: Portable, to: *mut f32) {
         unsafe { to.cast::<[f16; LANES]>().write_unaligned(values.0.map(f16::from_f32)) }
     }
-    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    unsafe fn packed_tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { tile::packed_tile::<Self>(product, rows, vectors) }
     }
 }

@@ -1,9 +1,10 @@
-//! The operations of [`crate::kernels::train`] as candle operations on the CPU, each with its gradient.
+//! The operations of [`super::cpu`] as candle operations, each with its gradient.
 
+use super::cpu::conv;
+use super::cpu::geometry::Geometry;
+use super::cpu::norm::{self, Affine, Moments};
+use super::cpu::window::{self, Pool};
 use crate::graph::Activation;
-use crate::kernels::train::conv::{self, Geometry};
-use crate::kernels::train::norm::{self, Affine, Moments};
-use crate::kernels::train::window::{self, Pool};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -185,28 +186,28 @@ impl CustomOp1 for Upsample {
 }
 
 /// A run of channels.
-pub(super) struct Cut {
+pub(super) struct Slice {
     pub start: usize,
     pub len: usize,
 }
 
-impl CustomOp1 for Cut {
+impl CustomOp1 for Slice {
     fn name(&self) -> &'static str {
-        "secateurs-cut"
+        "secateurs-slice"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, c, h, w) = layout.shape().dims4()?;
         let area = h * w;
-        let y = window::cut(slice(x, layout)?, c * area, self.start * area, self.len * area);
+        let y = window::slice(slice(x, layout)?, c * area, self.start * area, self.len * area);
         Ok((CpuStorage::F32(y), Shape::from((n, self.len, h, w))))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let (_, c, h, w) = x.dims4()?;
         let area = h * w;
-        let cut = |[dy]: [&[f32]; 1]| window::cut_backward(dy, c * area, self.start * area, self.len * area);
-        tensor(with([&dy.contiguous()?], cut)?, x).map(Some)
+        let dx = |[dy]: [&[f32]; 1]| window::slice_backward(dy, c * area, self.start * area, self.len * area);
+        tensor(with([&dy.contiguous()?], dx)?, x).map(Some)
     }
 }
 

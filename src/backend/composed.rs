@@ -1,5 +1,5 @@
-//! The operations composed of candle's, for devices without operations of our own. Only such are used whose gradients
-//! are right: candle's own max-pooling and nearest enlargement are not among them.
+//! The operations composed of candle's, for devices without operations of our own. It uses only those whose gradients
+//! are right: candle's max-pooling and nearest-neighbour upsampling are not among them.
 
 use crate::graph::{Activation, Conv, ConvTranspose};
 use candle_core::{Result, Tensor};

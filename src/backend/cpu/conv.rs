@@ -1,29 +1,12 @@
 //! Convolution as matrix products per image; depthwise convolution plane by plane.
 
+use super::geometry::Geometry;
 use super::lanes;
-use crate::graph::Conv;
 use faer::linalg::matmul::matmul;
 use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// The geometry of a convolution.
-#[derive(Clone, Copy, Debug)]
-pub struct Geometry {
-    /// Input channels.
-    pub c_in: usize,
-    /// Output channels.
-    pub c_out: usize,
-    /// Side of the kernel.
-    pub kernel: usize,
-    /// Step.
-    pub stride: usize,
-    /// Zeros on every side.
-    pub padding: usize,
-    /// Whether every channel is convolved by itself.
-    pub depthwise: bool,
-}
 
 /// Gradients of a convolution; empty where they were not asked for.
 #[derive(Debug, Default)]
@@ -33,90 +16,6 @@ pub struct Gradients {
     /// Of the kernel `[c_out, c_in / groups, k, k]`.
     pub kernel: Vec<f32>,
 }
-
-impl Geometry {
-    /// The geometry of a layer.
-    pub fn of(conv: &Conv) -> Self {
-        let Conv { c_in, c_out, kernel, stride, padding, groups, .. } = *conv;
-        Self { c_in, c_out, kernel, stride, padding, depthwise: groups > 1 }
-    }
-
-    /// Outputs along a side of `n` inputs.
-    pub fn side(&self, n: usize) -> usize {
-        (n + 2 * self.padding - self.kernel) / self.stride + 1
-    }
-
-    /// Output positions of an `h` x `w` image.
-    pub fn area(&self, h: usize, w: usize) -> usize {
-        self.side(h) * self.side(w)
-    }
-
-    /// Rows of the patch matrix.
-    fn rows(&self) -> usize {
-        self.c_in * self.kernel * self.kernel
-    }
-
-    /// Whether the image is its own patch matrix.
-    fn plain(&self) -> bool {
-        self.kernel == 1 && self.stride == 1 && self.padding == 0
-    }
-
-    /// Whether the window covers the image, so that a convolution is a matrix product of flat images.
-    fn whole(&self, (h, w): (usize, usize)) -> bool {
-        !self.depthwise && self.padding == 0 && (h, w) == (self.kernel, self.kernel)
-    }
-
-    /// Images that go through one matrix product.
-    fn together(&self, h: usize, w: usize) -> usize {
-        (COLUMNS / self.area(h, w)).max(1)
-    }
-
-    /// For an offset inside the window: the outputs `from..to` whose input is inside `0..n`.
-    fn valid(&self, offset: usize, n: usize) -> (usize, usize) {
-        let from = self.padding.saturating_sub(offset).div_ceil(self.stride);
-        let to = (n + self.padding).saturating_sub(offset).div_ceil(self.stride).min(self.side(n));
-        (from, to.max(from))
-    }
-
-    /// Output lines whose patch matrix stays near the processor while it is used.
-    fn bands(&self, (h, w): (usize, usize)) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (all, lines) = (self.side(h), (BAND / (self.rows() * self.side(w)).max(1)).max(1));
-        (0..all).step_by(lines).map(move |from| from..(from + lines).min(all))
-    }
-
-    /// Calls `visit(row of the patch matrix, first output, first input, count)` for every run of outputs in some lines whose
-    /// inputs are inside the image; outputs count from the first line, input positions advance by the stride.
-    #[inline(always)]
-    pub(super) fn runs(
-        &self,
-        (h, w): (usize, usize),
-        lines: &Range<usize>,
-        channel: usize,
-        mut visit: impl FnMut(usize, usize, usize, usize),
-    ) {
-        let ow = self.side(w);
-        for ky in 0..self.kernel {
-            let (y0, y1) = self.valid(ky, h);
-            for kx in 0..self.kernel {
-                let (x0, x1) = self.valid(kx, w);
-                if x0 == x1 {
-                    continue;
-                }
-                let row = (channel * self.kernel + ky) * self.kernel + kx;
-                for oy in y0.max(lines.start)..y1.min(lines.end) {
-                    let input = (oy * self.stride + ky - self.padding) * w + x0 * self.stride + kx - self.padding;
-                    visit(row, (oy - lines.start) * ow + x0, input, x1 - x0);
-                }
-            }
-        }
-    }
-}
-
-/// Positions that a matrix product should at least have: images with fewer are taken together.
-const COLUMNS: usize = 256;
-
-/// Values of the patch matrix of a band of lines, about.
-const BAND: usize = 1 << 17;
 
 /// Images or rows that are one piece of work where the kernel covers the whole image.
 const PIECE: usize = 16;
@@ -129,8 +28,8 @@ fn rows_mut(data: &mut [f32], rows: usize, columns: usize) -> MatMut<'_, f32> {
     MatMut::from_row_major_slice_mut(data, rows, columns)
 }
 
-/// The first `len` values of a buffer that is kept from use to use; what they hold is left over.
-fn leftover(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+/// The first `len` values of a buffer that is kept from use to use; they hold what was written before.
+fn reuse(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
@@ -148,7 +47,7 @@ fn patches<'a>(
     let images = x.len() / (g.c_in * h * w);
     let (area, k2) = (lines.len() * g.side(w), g.kernel * g.kernel);
     let columns = images * area;
-    let scratch = leftover(scratch, g.rows() * columns);
+    let scratch = reuse(scratch, g.rows() * columns);
     for (image, x) in x.chunks_exact(g.c_in * h * w).enumerate() {
         for (x, rows) in x.chunks_exact(h * w).zip(scratch.chunks_exact_mut(k2 * columns)) {
             for (tap, row) in rows.chunks_exact_mut(columns).enumerate() {
@@ -194,7 +93,7 @@ fn gather<'a>(planes: &'a [f32], channels: usize, area: usize, scratch: &'a mut 
     if columns == area {
         return planes;
     }
-    let scratch = leftover(scratch, planes.len());
+    let scratch = reuse(scratch, planes.len());
     for (image, planes) in planes.chunks_exact(channels * area).enumerate() {
         for (plane, row) in planes.chunks_exact(area).zip(scratch.chunks_exact_mut(columns)) {
             row[image * area..][..area].copy_from_slice(plane);
@@ -225,7 +124,7 @@ pub fn forward(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize)) 
         return y;
     }
     let (inner, outer) = (g.c_in * h * w, g.c_out * area);
-    if g.whole((h, w)) {
+    if g.covers_image((h, w)) {
         let kernel = rows(kernel, g.c_out, g.rows()).transpose();
         y.par_chunks_mut(PIECE * outer).zip(x.par_chunks(PIECE * inner)).for_each(|(y, x)| {
             let n = x.len() / inner;
@@ -234,20 +133,20 @@ pub fn forward(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize)) 
         return y;
     }
     let kernel = rows(kernel, g.c_out, g.rows());
-    let together = g.together(h, w);
+    let together = g.images_per_product(h, w);
     let parts = y.par_chunks_mut(together * outer).zip(x.par_chunks(together * inner));
     parts.for_each_init(Scratch::default, |scratch, (y, x)| {
         let columns = x.len() / inner * area;
         if columns > area {
             let patches = patches(g, x, (h, w), &(0..g.side(h)), &mut scratch.patches);
-            let matrix = leftover(&mut scratch.outputs, y.len());
+            let matrix = reuse(&mut scratch.outputs, y.len());
             let product = rows_mut(matrix, g.c_out, columns);
             matmul(product, Accum::Replace, kernel, rows(patches, g.rows(), columns), 1.0, Par::Seq);
             scatter(matrix, g.c_out, area, y);
             return;
         }
         let mut y = rows_mut(y, g.c_out, area);
-        if g.plain() {
+        if g.is_pointwise() {
             matmul(y, Accum::Replace, kernel, rows(x, g.rows(), area), 1.0, Par::Seq);
             return;
         }
@@ -272,14 +171,15 @@ pub fn backward(
     let [want_input, want_kernel] = wanted;
     let mut dx = vec![0.0; if want_input { x.len() } else { 0 }];
     let mut dk = vec![0.0; if want_kernel { kernel.len() } else { 0 }];
-    if g.whole((h, w)) {
-        whole(g, x, kernel, dy, &mut dx, &mut dk);
+    if g.covers_image((h, w)) {
+        covering(g, x, kernel, dy, &mut dx, &mut dk);
         return Gradients { input: dx, kernel: dk };
     }
     // A depthwise convolution goes plane by plane, any other some images at a time.
-    let together = if g.depthwise { 1 } else { g.together(h, w) };
+    let together = if g.depthwise { 1 } else { g.images_per_product(h, w) };
     let inner = together * if g.depthwise { h * w } else { g.c_in * h * w };
     let outer = together * if g.depthwise { g.area(h, w) } else { g.c_out * g.area(h, w) };
+    let pass = Backward { geometry: g, kernel, size: (h, w), want_input, want_kernel };
     let mut into: Vec<&mut [f32]> = dx.chunks_mut(inner).collect();
     into.resize_with(x.len().div_ceil(inner), Default::default); // empty where the input's is not wanted
     let parts = into.into_par_iter().zip(x.par_chunks(inner)).zip(dy.par_chunks(outer)).enumerate();
@@ -296,7 +196,7 @@ pub fn backward(
                 }
                 return part;
             }
-            images(g, x, kernel, dy, (h, w), dx, wanted, scratch)
+            pass.images(x, dy, dx, scratch)
         })
         .collect();
     if want_kernel {
@@ -317,7 +217,7 @@ struct Scratch {
 }
 
 /// Both gradients where the window covers the image; empty ones are not wanted.
-fn whole(g: &Geometry, x: &[f32], kernel: &[f32], dy: &[f32], dx: &mut [f32], dk: &mut [f32]) {
+fn covering(g: &Geometry, x: &[f32], kernel: &[f32], dy: &[f32], dx: &mut [f32], dk: &mut [f32]) {
     let (k, c) = (g.rows(), g.c_out);
     let n = x.len() / k;
     dk.par_chunks_mut(PIECE * k).enumerate().for_each(|(piece, dk)| {
@@ -330,49 +230,53 @@ fn whole(g: &Geometry, x: &[f32], kernel: &[f32], dy: &[f32], dx: &mut [f32], dk
     });
 }
 
-/// The part of some images in the gradients: the kernel's is returned.
-#[expect(clippy::too_many_arguments, reason = "the three tensors of a convolution with their places")]
-fn images(
-    g: &Geometry,
-    x: &[f32],
-    kernel: &[f32],
-    dy: &[f32],
-    (h, w): (usize, usize),
-    dx: &mut [f32],
-    [want_input, want_kernel]: [bool; 2],
-    scratch: &mut Scratch,
-) -> Vec<f32> {
-    let (k, area) = (g.rows(), g.area(h, w));
-    let columns = dy.len() / g.c_out;
-    let dy = rows(gather(dy, g.c_out, area, &mut scratch.outputs), g.c_out, columns);
-    let transposed = rows(kernel, g.c_out, k).transpose();
-    let mut dk = vec![0.0; if want_kernel { g.c_out * k } else { 0 }];
-    if g.plain() && columns == area {
-        if want_kernel {
-            matmul(rows_mut(&mut dk, g.c_out, k), Accum::Replace, dy, rows(x, k, area).transpose(), 1.0, Par::Seq);
+/// What the gradients of all images share.
+struct Backward<'a> {
+    geometry: &'a Geometry,
+    kernel: &'a [f32],
+    /// Height and width of the images.
+    size: (usize, usize),
+    want_input: bool,
+    want_kernel: bool,
+}
+
+impl Backward<'_> {
+    /// Computes the gradient of some images `x` from that of their outputs, `dy`, in `dx`, which comes in as zeros;
+    /// returns their part of the kernel's.
+    fn images(&self, x: &[f32], dy: &[f32], dx: &mut [f32], scratch: &mut Scratch) -> Vec<f32> {
+        let Self { geometry: g, kernel, size: (h, w), want_input, want_kernel } = *self;
+        let (k, area) = (g.rows(), g.area(h, w));
+        let columns = dy.len() / g.c_out;
+        let dy = rows(gather(dy, g.c_out, area, &mut scratch.outputs), g.c_out, columns);
+        let transposed = rows(kernel, g.c_out, k).transpose();
+        let mut dk = vec![0.0; if want_kernel { g.c_out * k } else { 0 }];
+        if g.is_pointwise() && columns == area {
+            if want_kernel {
+                matmul(rows_mut(&mut dk, g.c_out, k), Accum::Replace, dy, rows(x, k, area).transpose(), 1.0, Par::Seq);
+            }
+            if want_input {
+                matmul(rows_mut(dx, k, area), Accum::Replace, transposed, dy, 1.0, Par::Seq);
+            }
+            return dk;
         }
-        if want_input {
-            matmul(rows_mut(dx, k, area), Accum::Replace, transposed, dy, 1.0, Par::Seq);
-        }
-        return dk;
-    }
-    let whole = std::iter::once(0..g.side(h));
-    // Images that are taken together are small.
-    let bands: Vec<Range<usize>> = if columns > area { whole.collect() } else { g.bands((h, w)).collect() };
-    for lines in bands {
-        let ow = g.side(w);
-        let dy = if columns > area { dy } else { dy.subcols(lines.start * ow, lines.len() * ow) };
-        if want_kernel {
-            let patches = rows(patches(g, x, (h, w), &lines, &mut scratch.patches), k, dy.ncols());
-            matmul(rows_mut(&mut dk, g.c_out, k), Accum::Add, dy, patches.transpose(), 1.0, Par::Seq);
-        }
-        if want_input {
-            let gradient = leftover(&mut scratch.gradient, k * dy.ncols());
-            matmul(rows_mut(gradient, k, dy.ncols()), Accum::Replace, transposed, dy, 1.0, Par::Seq);
-            for (image, dx) in dx.chunks_exact_mut(g.c_in * h * w).enumerate() {
-                lanes::add_patches(g, (h, w), &lines, &gradient[image * area..], dy.ncols(), dx);
+        let whole = std::iter::once(0..g.side(h));
+        // Images that are taken together are small.
+        let bands: Vec<Range<usize>> = if columns > area { whole.collect() } else { g.bands((h, w)).collect() };
+        for lines in bands {
+            let ow = g.side(w);
+            let dy = if columns > area { dy } else { dy.subcols(lines.start * ow, lines.len() * ow) };
+            if want_kernel {
+                let patches = rows(patches(g, x, (h, w), &lines, &mut scratch.patches), k, dy.ncols());
+                matmul(rows_mut(&mut dk, g.c_out, k), Accum::Add, dy, patches.transpose(), 1.0, Par::Seq);
+            }
+            if want_input {
+                let gradient = reuse(&mut scratch.gradient, k * dy.ncols());
+                matmul(rows_mut(gradient, k, dy.ncols()), Accum::Replace, transposed, dy, 1.0, Par::Seq);
+                for (image, dx) in dx.chunks_exact_mut(g.c_in * h * w).enumerate() {
+                    lanes::add_patches(g, (h, w), &lines, &gradient[image * area..], dy.ncols(), dx);
+                }
             }
         }
+        dk
     }
-    dk
 }

@@ -7,20 +7,16 @@
 //! then for one panel of output channels after the other multiplies each with its matrix of transformed weights and
 //! transforms the 36 products back.
 
-use super::conv::{ConvSpec, Operands};
-use super::lanes::{Lanes, activate, load_up_to, store_up_to};
-use super::product::{MAX_ROWS, MAX_VECTORS, Panel, Product, even_rows, panels};
-use super::{Isa, Kernels, for_isa};
-use crate::graph::Activation;
-
-/// Outputs of a tile along a side.
-const OUT: usize = 4;
-
-/// Inputs of a tile along a side.
-const IN: usize = 6;
-
-/// Products of a tile.
-pub(super) const POSITIONS: usize = IN * IN;
+use super::operands::Operands;
+use super::spec::{
+    ConvSpec, WINOGRAD_IN as IN, WINOGRAD_OUT as OUT, WINOGRAD_POSITIONS as POSITIONS, winograd_tiles as tiles,
+};
+use crate::kernels::isa::for_isa;
+use crate::kernels::isa::lanes::{Lanes, activate, load_up_to, store_up_to};
+use crate::kernels::product::{
+    Epilogue, Layout, MAX_ROWS, MAX_VECTORS, Output, Panel, Prefetch, Product, Sources, even_rows, panels,
+};
+use crate::kernels::{Isa, Kernels};
 
 /// The nearer and the farther pair of interpolation points, and what the transforms need of them.
 const NEAR: f32 = 0.75;
@@ -30,11 +26,6 @@ const FAR_2: f32 = FAR * FAR;
 
 /// Values that the matrices of a run may take: a part of the second level of cache.
 const SPACE: usize = 112 << 10;
-
-/// Tiles of an output image.
-pub(super) fn tiles(height: usize, width: usize) -> usize {
-    height.div_ceil(OUT) * width.div_ceil(OUT)
-}
 
 /// The most tiles of a run.
 fn run_tiles(isa: Isa, spec: &ConvSpec) -> usize {
@@ -74,6 +65,7 @@ struct Args {
     tiles: usize,
 }
 
+/// Runs a convolution.
 pub(super) fn run(kernels: &mut Kernels, operands: Operands) {
     let (across, tiles) = (operands.to.w.div_ceil(OUT), tiles(operands.to.h, operands.to.w));
     let isa = kernels.isa;
@@ -93,7 +85,7 @@ unsafe fn item<V: Lanes>(args: &Args, item: usize, worker: usize) {
     let pitch = o.spec.c_in.next_multiple_of(V::LANES);
     // SAFETY: every thread has `scratch` values of its own, which hold both sets of matrices.
     unsafe {
-        let inputs = o.workspace.add(worker * o.space);
+        let inputs = o.scratch.workspace.add(worker * o.scratch.space);
         let products = inputs.add(POSITIONS * count * pitch);
         for tile in 0..count {
             let at = first + tile;
@@ -139,22 +131,14 @@ unsafe fn multiply<V: Lanes>(
                 let weights = o.weights.add(panel.start * o.spec.depth() + position * o.spec.c_in * width);
                 let product = Product {
                     weights,
-                    ahead: weights.wrapping_add(o.spec.c_in * (width + at / rows * step)),
-                    ahead_step: step,
-                    sources: sources.as_ptr(),
-                    stride: 0,
-                    taps: 1,
-                    len: o.spec.c_in,
-                    bias: std::ptr::null(),
-                    scale: std::ptr::null(),
-                    shift: std::ptr::null(),
-                    act: Activation::Identity,
-                    n: width,
-                    dst: products.add((position * tiles + at) * width),
-                    pitch: width,
-                    plane: 0,
-                    residual: std::ptr::null(),
-                    residual_pitch: 0,
+                    prefetch: Prefetch { from: weights.wrapping_add(o.spec.c_in * (width + at / rows * step)), step },
+                    sources: Sources { table: sources.as_ptr(), stride: 0, taps: 1, len: o.spec.c_in },
+                    epilogue: Epilogue::NONE,
+                    output: Output {
+                        to: products.add((position * tiles + at) * width),
+                        layout: Layout::Pixels { pitch: width },
+                    },
+                    channels: width,
                 };
                 V::tile(&product, rows.min(tiles - at), panel.vectors);
             }
@@ -196,7 +180,7 @@ unsafe fn transform_input<V: Lanes>(o: &Operands, y: usize, x: usize, to: *mut f
         } else {
             let at = |iy: usize, ix: usize| {
                 let (iy, ix) = ((y + iy).wrapping_sub(padding), (x + ix).wrapping_sub(padding));
-                if iy < from.h && ix < from.w { o.src.add((iy * from.w + ix) * from.pitch) } else { o.zeros }
+                if iy < from.h && ix < from.w { o.src.add((iy * from.w + ix) * from.pitch) } else { o.scratch.zeros }
             };
             let pointers: [[*const f32; IN]; IN] = std::array::from_fn(|iy| std::array::from_fn(|ix| at(iy, ix)));
             transform_at::<V>(o.spec.c_in, |iy, ix| pointers[iy][ix], to, stride);
@@ -207,7 +191,7 @@ unsafe fn transform_input<V: Lanes>(o: &Operands, y: usize, x: usize, to: *mut f
 #[inline(always)]
 unsafe fn transform_at<V: Lanes>(c: usize, at: impl Fn(usize, usize) -> *const f32, to: *mut f32, stride: usize) {
     let whole = c - c % V::LANES;
-    // SAFETY: passed on.
+    // SAFETY: the caller keeps the contract.
     unsafe {
         for channel in (0..whole).step_by(V::LANES) {
             transform_vector::<V>(|iy, ix| V::load(at(iy, ix).add(channel)), to.add(channel), stride);
@@ -281,17 +265,20 @@ unsafe fn transform_output<V: Lanes>(o: &Operands, y: usize, x: usize, from: *co
                 half[oy][ix] = column[oy];
             }
         }
-        let bias = V::load(o.bias.add(start));
+        let bias = match o.epilogue.bias {
+            Some(bias) => V::load(bias.add(start)),
+            None => V::splat(0.0),
+        };
         for oy in 0..height {
             let row = output_pass(half[oy]);
             for ox in 0..width {
                 let pixel = (y + oy) * o.to.w + x + ox;
-                let value = activate(o.spec.act, row[ox].add(bias));
-                let value = match o.residual.is_null() {
-                    true => value,
-                    false => value.add(load_up_to(o.residual_at(pixel, start), n)),
+                let value = activate(o.epilogue.act, row[ox].add(bias));
+                let value = match o.epilogue.residual {
+                    None => value,
+                    Some(residual) => value.add(load_up_to(residual.from.add(pixel * residual.pitch + start), n)),
                 };
-                store_up_to(value, o.dst.add(pixel * o.to.pitch + start), n);
+                store_up_to(value, o.output.to.add(pixel * o.to.pitch + start), n);
             }
         }
     }

@@ -1,12 +1,13 @@
 //! AVX2 and FMA of x86-64: 16 registers of eight f32.
 
-use super::lanes::{Lanes, Register, Words};
-use super::product::{self, Product};
+use super::lanes::{Lanes, PackedLanes, Register};
+use crate::kernels::product::Product;
+use crate::kernels::tile;
 use std::arch::x86_64::*;
 
 /// One 256-bit register.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(__m256);
+pub(in crate::kernels) struct Avx2(__m256);
 
 /// Eight lanes that count, then seven that do not.
 const MASKS: [i32; 15] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0];
@@ -42,7 +43,7 @@ impl Register for Avx2 {
     }
     #[target_feature(enable = "avx2,fma")]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile::<Self>(product, rows, vectors) }
+        unsafe { tile::tile::<Self>(product, rows, vectors) }
     }
 }
 
@@ -59,7 +60,7 @@ impl Lanes for Avx2 {
             Self(_mm256_maskload_ps(from, mask))
         }
     }
-    // Masked stores are slow on some processors.
+    // Masked stores are slow on some CPUs.
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, n: usize) {
         unsafe {
@@ -121,27 +122,27 @@ impl Lanes for Avx2 {
     }
 }
 
-/// Eight words of whole numbers. AVX2 multiplies pairs of two bytes without saturation, so a word is two values.
+/// Eight lanes of int8 values. AVX2 multiplies pairs of 16-bit integers without saturation, so a lane holds two values.
 #[derive(Clone, Copy)]
-pub(super) struct Pairs(Avx2);
+pub(in crate::kernels) struct Int8(Avx2);
 
-impl Pairs {
+impl Int8 {
     #[inline(always)]
-    unsafe fn whole(self) -> __m256i {
+    unsafe fn integers(self) -> __m256i {
         // SAFETY: no pointers.
         unsafe { _mm256_castps_si256(self.0.0) }
     }
 }
 
 // SAFETY (all functions): as above.
-impl Words for Pairs {
+impl PackedLanes for Int8 {
     type Float = Avx2;
-    const PER_WORD: usize = 2;
-    const WHOLE: bool = true;
-    const SHIFT: i32 = 0;
+    const PER_LANE: usize = 2;
+    const INTEGER: bool = true;
+    const OFFSET: i32 = 0;
 
     #[inline(always)]
-    fn of(bits: Avx2) -> Self {
+    fn from_bits(bits: Avx2) -> Self {
         Self(bits)
     }
     #[inline(always)]
@@ -151,24 +152,24 @@ impl Words for Pairs {
     #[inline(always)]
     unsafe fn dot(self, weights: Self, sums: Self) -> Self {
         unsafe {
-            let sums = _mm256_add_epi32(sums.whole(), _mm256_madd_epi16(self.whole(), weights.whole()));
+            let sums = _mm256_add_epi32(sums.integers(), _mm256_madd_epi16(self.integers(), weights.integers()));
             Self(Avx2(_mm256_castsi256_ps(sums)))
         }
     }
     #[inline(always)]
-    unsafe fn float(self) -> Avx2 {
-        Avx2(unsafe { _mm256_cvtepi32_ps(self.whole()) })
+    unsafe fn to_f32(self) -> Avx2 {
+        Avx2(unsafe { _mm256_cvtepi32_ps(self.integers()) })
     }
     #[inline(always)]
     unsafe fn store_values(values: Avx2, to: *mut f32) {
         unsafe {
-            let whole = _mm256_cvtps_epi32(values.0);
-            let halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
-            _mm_storeu_si128(to.cast(), halves);
+            let integers = _mm256_cvtps_epi32(values.0);
+            let pairs = _mm_packs_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256::<1>(integers));
+            _mm_storeu_si128(to.cast(), pairs);
         }
     }
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    unsafe fn packed_tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { tile::packed_tile::<Self>(product, rows, vectors) }
     }
 }

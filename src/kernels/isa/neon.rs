@@ -1,7 +1,8 @@
 //! Advanced SIMD of 64-bit ARM: 32 registers of four f32, taken in pairs.
 
-use super::lanes::{Lanes, Register, Words};
-use super::product::{self, Product};
+use super::lanes::{Lanes, PackedLanes, Register};
+use crate::kernels::product::Product;
+use crate::kernels::tile;
 use std::arch::aarch64::*;
 
 /// Number of lanes.
@@ -9,7 +10,7 @@ const LANES: usize = 8;
 
 /// Two 128-bit registers.
 #[derive(Clone, Copy)]
-pub(super) struct Neon(float32x4_t, float32x4_t);
+pub(in crate::kernels) struct Neon(float32x4_t, float32x4_t);
 
 // SAFETY (all functions): NEON is there (it is part of aarch64) and pointers are valid, the caller's promise.
 impl Register for Neon {
@@ -43,7 +44,7 @@ impl Register for Neon {
     #[inline(always)]
     unsafe fn prefetch(_from: *const f32) {}
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile::<Self>(product, rows, vectors) }
+        unsafe { tile::tile::<Self>(product, rows, vectors) }
     }
 }
 
@@ -112,11 +113,11 @@ fn each([a, b, c]: [Neon; 3], f: impl Fn(float32x4_t, float32x4_t, float32x4_t) 
     Neon(f(a.0, b.0, c.0), f(a.1, b.1, c.1))
 }
 
-/// Eight words of four whole numbers; `DOT` where the processor has the dot products of ARMv8.2.
+/// Eight lanes of four int8 values each; `DOT` where the CPU has the dot products of ARMv8.2.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes<const DOT: bool>(Neon);
+pub(in crate::kernels) struct Int8<const DOT: bool>(Neon);
 
-/// To every sum the products of four signed bytes, by instructions that every processor has. No weight is -128, so two
+/// Adds to every sum the products of four signed bytes, by instructions that every CPU has. No weight is -128, so two
 /// products fit 16 bits.
 #[inline(always)]
 unsafe fn dot(values: float32x4_t, weights: float32x4_t, sums: float32x4_t) -> float32x4_t {
@@ -132,7 +133,7 @@ unsafe fn dot(values: float32x4_t, weights: float32x4_t, sums: float32x4_t) -> f
 /// The same in one instruction of ARMv8.2.
 #[inline(always)]
 unsafe fn dot_of_v8_2(values: float32x4_t, weights: float32x4_t, mut sums: float32x4_t) -> float32x4_t {
-    // SAFETY: no memory is touched; the processor has the extension, the promise of who takes `Bytes<true>`.
+    // SAFETY: no memory is touched; the CPU has the extension, which who takes `Int8<true>` promises.
     unsafe {
         std::arch::asm!(
             ".arch_extension dotprod",
@@ -147,14 +148,14 @@ unsafe fn dot_of_v8_2(values: float32x4_t, weights: float32x4_t, mut sums: float
 }
 
 // SAFETY (all functions): as above.
-impl<const DOT: bool> Words for Bytes<DOT> {
+impl<const DOT: bool> PackedLanes for Int8<DOT> {
     type Float = Neon;
-    const PER_WORD: usize = 4;
-    const WHOLE: bool = true;
-    const SHIFT: i32 = 128;
+    const PER_LANE: usize = 4;
+    const INTEGER: bool = true;
+    const OFFSET: i32 = 128;
 
     #[inline(always)]
-    fn of(bits: Neon) -> Self {
+    fn from_bits(bits: Neon) -> Self {
         Self(bits)
     }
     #[inline(always)]
@@ -169,31 +170,31 @@ impl<const DOT: bool> Words for Bytes<DOT> {
         Self(each([self.0, weights.0, sums.0], sum))
     }
     #[inline(always)]
-    unsafe fn float(self) -> Neon {
+    unsafe fn to_f32(self) -> Neon {
         let float = |v| unsafe { vcvtq_f32_s32(vreinterpretq_s32_f32(v)) };
         Neon(float(self.0.0), float(self.0.1))
     }
     #[inline(always)]
     unsafe fn store_values(values: Neon, to: *mut f32) {
         unsafe {
-            let halves = vcombine_s16(vmovn_s32(vcvtq_s32_f32(values.0)), vmovn_s32(vcvtq_s32_f32(values.1)));
-            let bytes = vreinterpret_u8_s8(vmovn_s16(halves));
+            let pairs = vcombine_s16(vmovn_s32(vcvtq_s32_f32(values.0)), vmovn_s32(vcvtq_s32_f32(values.1)));
+            let bytes = vreinterpret_u8_s8(vmovn_s16(pairs));
             vst1_u8(to.cast(), veor_u8(bytes, vdup_n_u8(128)));
         }
     }
-    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    unsafe fn packed_tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { tile::packed_tile::<Self>(product, rows, vectors) }
     }
 }
 
-/// Eight pairs of halves, for the half-precision arithmetic of ARMv8.2.
+/// Eight lanes of two f16 each, for the half-precision arithmetic of ARMv8.2.
 #[derive(Clone, Copy)]
-pub(super) struct Halves(Neon);
+pub(in crate::kernels) struct Fp16(Neon);
 
-/// To every half of the sums the product of two halves, in one instruction of ARMv8.2.
+/// Adds to every f16 of the sums the product of two f16, in one instruction of ARMv8.2.
 #[inline(always)]
-unsafe fn fma_halves(values: float32x4_t, weights: float32x4_t, mut sums: float32x4_t) -> float32x4_t {
-    // SAFETY: no memory is touched; the processor has the extension, the promise of who takes `Halves`.
+unsafe fn fma_f16(values: float32x4_t, weights: float32x4_t, mut sums: float32x4_t) -> float32x4_t {
+    // SAFETY: no memory is touched; the CPU has the extension, which who takes `Fp16` promises.
     unsafe {
         std::arch::asm!(
             ".arch_extension fp16",
@@ -208,14 +209,14 @@ unsafe fn fma_halves(values: float32x4_t, weights: float32x4_t, mut sums: float3
 }
 
 // SAFETY (all functions): as above, with half-precision arithmetic.
-impl Words for Halves {
+impl PackedLanes for Fp16 {
     type Float = Neon;
-    const PER_WORD: usize = 2;
-    const WHOLE: bool = false;
-    const SHIFT: i32 = 0;
+    const PER_LANE: usize = 2;
+    const INTEGER: bool = false;
+    const OFFSET: i32 = 0;
 
     #[inline(always)]
-    fn of(bits: Neon) -> Self {
+    fn from_bits(bits: Neon) -> Self {
         Self(bits)
     }
     #[inline(always)]
@@ -224,11 +225,11 @@ impl Words for Halves {
     }
     #[inline(always)]
     unsafe fn dot(self, weights: Self, sums: Self) -> Self {
-        let sum = |values, weights, sums| unsafe { fma_halves(values, weights, sums) };
+        let sum = |values, weights, sums| unsafe { fma_f16(values, weights, sums) };
         Self(each([self.0, weights.0, sums.0], sum))
     }
     #[inline(always)]
-    unsafe fn float(self) -> Neon {
+    unsafe fn to_f32(self) -> Neon {
         let float = |v| unsafe {
             let pairs = vreinterpretq_u32_f32(v);
             let even = vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(pairs)));
@@ -239,10 +240,10 @@ impl Words for Halves {
     }
     #[inline(always)]
     unsafe fn store_values(values: Neon, to: *mut f32) {
-        let half = |v| unsafe { vreinterpret_u16_f16(vcvt_f16_f32(v)) };
-        unsafe { vst1q_u16(to.cast(), vcombine_u16(half(values.0), half(values.1))) }
+        let to_f16 = |v| unsafe { vreinterpret_u16_f16(vcvt_f16_f32(v)) };
+        unsafe { vst1q_u16(to.cast(), vcombine_u16(to_f16(values.0), to_f16(values.1))) }
     }
-    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize) {
-        unsafe { product::tile_of_words::<Self>(product, rows, vectors) }
+    unsafe fn packed_tile(product: &Product, rows: usize, vectors: usize) {
+        unsafe { tile::packed_tile::<Self>(product, rows, vectors) }
     }
 }

@@ -1,39 +1,38 @@
-//! A vector register of f32: one trait, one implementation per instruction set, each in a file of its own.
+//! Vector registers: the traits that every instruction set implements in a file of its own, and functions of registers.
 //!
 //! All functions are `unsafe` for the same two reasons: pointers must be valid for the lanes that are read or written,
 //! and the machine must have the instruction set of the implementation.
 #![allow(clippy::missing_safety_doc)]
 
-use super::product::Product;
 use crate::graph::Activation;
+use crate::kernels::product::Product;
 
 /// The most lanes of any implementation.
-pub(super) const MAX_LANES: usize = 16;
+pub(in crate::kernels) const MAX_LANES: usize = 16;
 
-/// Words of four bytes that are computed together, each lane a sum of products: what the tile of
-/// [`product`](super::product) runs on. A word is an f32, or for [`Words`] some smaller numbers or their sums. See the
-/// module on safety.
-pub(super) trait Register: Copy {
+/// Lanes of four bytes that are computed together, each a sum of products: what the [`tile`](crate::kernels::tile) runs
+/// on. A lane is an f32, or for [`PackedLanes`] several narrower values or their sums. See the module on safety.
+pub(in crate::kernels) trait Register: Copy {
     /// Number of lanes, at most [`MAX_LANES`].
     const LANES: usize;
     /// Vectors of sums that the registers hold beside what a step of the sum needs.
     const SUMS: usize;
 
     unsafe fn zero() -> Self;
-    /// The same word in every lane.
+    /// The same four bytes in every lane.
     unsafe fn broadcast(from: *const f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     /// `self * other + sum`.
     unsafe fn fma(self, other: Self, sum: Self) -> Self;
-    /// Brings a cache line near the processor. The address may be any.
+    /// Brings a cache line near the CPU. The address may be any.
     unsafe fn prefetch(from: *const f32);
-    /// A tile of [`super::product`], compiled for this instruction set.
+    /// A tile of [`crate::kernels::tile`], compiled for this instruction set.
     unsafe fn tile(product: &Product, rows: usize, vectors: usize);
 }
 
 /// A register of f32.
-pub(super) trait Lanes: Register {
+pub(in crate::kernels) trait Lanes: Register {
     unsafe fn splat(value: f32) -> Self;
     /// The first `n < LANES` lanes; zeros in the others.
     unsafe fn load_first(from: *const f32, n: usize) -> Self;
@@ -46,53 +45,53 @@ pub(super) trait Lanes: Register {
     unsafe fn reciprocal(self) -> Self;
     unsafe fn max(self, other: Self) -> Self;
     unsafe fn min(self, other: Self) -> Self;
-    /// The nearest whole numbers, for values within +-2^22.
+    /// The nearest integers, for values within +-2^22.
     unsafe fn round(self) -> Self;
-    /// `self` times two to the power of whole numbers in -126..=127.
+    /// `self` times two to the power of integers in -126..=127.
     unsafe fn scale(self, power: Self) -> Self;
 }
 
-/// A register whose words are several numbers each. Whole numbers have one sum per word, an i32, and none saturates; halves
-/// have two, of even and of odd channels.
-pub(super) trait Words: Copy {
+/// A register whose lanes hold several values each, int8 or f16. Int8 has one sum per lane, an i32, and none saturates;
+/// f16 has two sums, of even and of odd channels.
+pub(in crate::kernels) trait PackedLanes: Copy {
     /// A register of as many f32, of the same size.
     type Float: Lanes;
-    /// Values in a word: 4 of one byte, or 2 of two bytes.
-    const PER_WORD: usize;
-    /// Whether values are whole numbers of 0 to 255.
-    const WHOLE: bool;
-    /// What is taken from a whole number before it is stored.
-    const SHIFT: i32;
+    /// Values in a lane: 4 of one byte, or 2 of two bytes.
+    const PER_LANE: usize;
+    /// Whether values are integers of 0 to 255.
+    const INTEGER: bool;
+    /// Subtracted from an integer before it is stored.
+    const OFFSET: i32;
 
-    /// The words with the bits of a register, and the other way round.
-    fn of(bits: Self::Float) -> Self;
+    /// The packed lanes with the bits of a register, and the other way round.
+    fn from_bits(bits: Self::Float) -> Self;
     fn bits(self) -> Self::Float;
-    /// To every word of the sums the products of the values in that word of `self` with the weights there.
+    /// Adds to every lane of the sums the products of the values in that lane of `self` with the weights there.
     unsafe fn dot(self, weights: Self, sums: Self) -> Self;
-    /// The sums of the words as f32.
-    unsafe fn float(self) -> Self::Float;
-    /// Stores numbers as values: `LANES / PER_WORD` words.
+    /// The sums of the lanes as f32.
+    unsafe fn to_f32(self) -> Self::Float;
+    /// Narrows values and stores them: `LANES / PER_LANE` lanes.
     unsafe fn store_values(values: Self::Float, to: *mut f32);
-    /// A tile of [`super::product`], compiled for what this needs.
-    unsafe fn tile_of_words(product: &Product, rows: usize, vectors: usize);
+    /// A tile of [`crate::kernels::tile`], compiled for the instructions that this needs.
+    unsafe fn packed_tile(product: &Product, rows: usize, vectors: usize);
 }
 
-// SAFETY (all functions): passed on.
-impl<W: Words> Register for W {
-    const LANES: usize = W::Float::LANES;
-    const SUMS: usize = W::Float::SUMS;
+// SAFETY (all functions): the caller keeps the contract.
+impl<P: PackedLanes> Register for P {
+    const LANES: usize = P::Float::LANES;
+    const SUMS: usize = P::Float::SUMS;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
-        Self::of(unsafe { W::Float::zero() })
+        Self::from_bits(unsafe { P::Float::zero() })
     }
     #[inline(always)]
     unsafe fn broadcast(from: *const f32) -> Self {
-        Self::of(unsafe { W::Float::broadcast(from) })
+        Self::from_bits(unsafe { P::Float::broadcast(from) })
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        Self::of(unsafe { W::Float::load(from) })
+        Self::from_bits(unsafe { P::Float::load(from) })
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
@@ -104,11 +103,11 @@ impl<W: Words> Register for W {
     }
     #[inline(always)]
     unsafe fn prefetch(from: *const f32) {
-        unsafe { W::Float::prefetch(from) }
+        unsafe { P::Float::prefetch(from) }
     }
     #[inline(always)]
     unsafe fn tile(product: &Product, rows: usize, vectors: usize) {
-        unsafe { W::tile_of_words(product, rows, vectors) }
+        unsafe { P::packed_tile(product, rows, vectors) }
     }
 }
 
@@ -121,7 +120,7 @@ const EXP: [f32; 5] = [9.999_997e-1, 4.999_914_8e-1, 1.666_763_9e-1, 4.189_816e-
 /// `e^(sign * x)` for x within +-87, `sign` 1 or -1; relative error about 2e-7.
 #[inline(always)]
 unsafe fn exp_within<V: Lanes>(x: V, sign: f32) -> V {
-    // SAFETY: no pointers; the instruction set is the caller's business.
+    // SAFETY: no pointers; the caller answers for the instruction set.
     unsafe {
         // x = r - sign * n ln 2
         let n = x.mul(V::splat(sign * std::f32::consts::LOG2_E)).round();
@@ -137,14 +136,14 @@ unsafe fn exp_within<V: Lanes>(x: V, sign: f32) -> V {
 
 /// `e^x` for any finite x, saturating beyond +-87; relative error about 2e-7.
 #[inline(always)]
-pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
+pub(in crate::kernels) unsafe fn exp<V: Lanes>(x: V) -> V {
     // SAFETY: as `exp_within`.
     unsafe { exp_within(x.min(V::splat(87.0)).max(V::splat(-87.0)), 1.0) }
 }
 
 /// `x * sigmoid(x)`.
 #[inline(always)]
-pub(super) unsafe fn silu<V: Lanes>(x: V) -> V {
+pub(in crate::kernels) unsafe fn silu<V: Lanes>(x: V) -> V {
     // SAFETY: as `exp_within`.
     // Below -87 the result is as good as 0.
     unsafe {
@@ -155,7 +154,7 @@ pub(super) unsafe fn silu<V: Lanes>(x: V) -> V {
 
 /// An activation function.
 #[inline(always)]
-pub(super) unsafe fn activate<V: Lanes>(act: Activation, x: V) -> V {
+pub(in crate::kernels) unsafe fn activate<V: Lanes>(act: Activation, x: V) -> V {
     // SAFETY: as `exp`.
     unsafe {
         match act {
@@ -168,14 +167,14 @@ pub(super) unsafe fn activate<V: Lanes>(act: Activation, x: V) -> V {
 
 /// The first `n` lanes, or all where `n` is not less; zeros in the others.
 #[inline(always)]
-pub(super) unsafe fn load_up_to<V: Lanes>(from: *const f32, n: usize) -> V {
-    // SAFETY: passed on.
+pub(in crate::kernels) unsafe fn load_up_to<V: Lanes>(from: *const f32, n: usize) -> V {
+    // SAFETY: the caller keeps the contract.
     unsafe { if n >= V::LANES { V::load(from) } else { V::load_first(from, n) } }
 }
 
 /// Writes the first `n` lanes, or all where `n` is not less.
 #[inline(always)]
-pub(super) unsafe fn store_up_to<V: Lanes>(value: V, to: *mut f32, n: usize) {
-    // SAFETY: passed on.
+pub(in crate::kernels) unsafe fn store_up_to<V: Lanes>(value: V, to: *mut f32, n: usize) {
+    // SAFETY: the caller keeps the contract.
     unsafe { if n >= V::LANES { value.store(to) } else { value.store_first(to, n) } }
 }

@@ -1,8 +1,8 @@
-//! Loops over one plane or row. Each is compiled three times on x86-64, for every processor, for AVX2 and for AVX-512, and
-//! the best one that the processor has is taken.
+//! Loops over one plane or row. Each is compiled three times on x86-64, for every CPU, for AVX2 and for AVX-512; the
+//! best one that the CPU has runs.
 #![allow(unsafe_code)]
 
-use super::conv::Geometry;
+use super::geometry::Geometry;
 use crate::graph::Activation;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -25,11 +25,11 @@ macro_rules! lanes {
                     portable($($arg),*)
                 }
                 if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor has what `widest` is compiled for.
+                    // SAFETY: the CPU has what `widest` is compiled for.
                     return unsafe { widest($($arg),*) };
                 }
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor has what `wide` is compiled for.
+                    // SAFETY: the CPU has what `wide` is compiled for.
                     return unsafe { wide($($arg),*) };
                 }
             }
