@@ -23,17 +23,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         preprocess.write(&demo::draw(demo::SEED, index, SIDE).0, SIDE, &mut input);
         input
     };
-    let images: Vec<Vec<f32>> = (0..32).map(input).collect();
-    let (height, width) = (SIDE, SIDE);
-    let calibration = Calibration { images: &images, height, width, ridge: 1e-3, seed: 0, sensitivity: None };
+    let data: Vec<Vec<f32>> = (0..32).map(input).collect();
+    let calibration = Calibration { images: &data, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, sensitivity: None };
 
     // 2. Channels that can only be pruned together.
     let groups = group::groups(&baseline.graph);
 
     // 3. Which channels of a group are removed first, and what each width of a group costs.
     let covariances = covariances(&baseline, &calibration)?;
-    let statistics =
-        Statistics { covariances: Some((covariances.clone(), calibration.ridge)), ..Statistics::default() };
+    let statistics = Statistics { covariances: Some((covariances.clone(), calibration.ridge)), ..Default::default() };
     let ranking = rank(Criterion::Reconstruction, &baseline, &groups, &statistics)?;
     let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 4, images: 8 };
     let curves = measure(&baseline, &groups, &ranking, &covariances, &calibration, &sampling, &mut |_, _| {})?;
@@ -77,5 +75,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     model::save(&pruned, &folder.join("pruned.safetensors"))?;
     std::fs::write(folder.join("pruned.onnx"), onnx::export(&pruned, SIDE, SIDE)?)?;
-    Ok(println!("written to {}", folder.display()))
+    println!("written to {}", folder.display());
+    Ok(())
 }
