@@ -53,6 +53,8 @@ pub mod train;
 // Layer 5
 pub mod bench;
 #[cfg(feature = "tools")]
+pub mod bundle;
+#[cfg(feature = "tools")]
 pub mod emit;
 #[cfg(feature = "tools")]
 pub mod report;

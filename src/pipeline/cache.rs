@@ -4,11 +4,11 @@
 //! for an entry also says what makes one meaningful; one that is damaged, or means nothing, is computed anew.
 
 use super::progress::Progress;
+use crate::bundle::sha256;
 use crate::files;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// The largest cache entry that is read.
@@ -16,11 +16,6 @@ const MAX_ENTRY: u64 = 256 << 20;
 
 /// The digest of an entry, among its values.
 const DIGEST: &str = "sha256";
-
-/// Hex digits of the SHA-256 of some bytes.
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-}
 
 /// A key of everything that a result depends on, part by part.
 pub fn key(parts: &[&dyn std::fmt::Debug]) -> String {

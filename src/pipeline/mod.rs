@@ -28,7 +28,6 @@ mod timing;
 mod verdict;
 mod write;
 
-pub use cache::sha256;
 pub use compare::{Scheme, compare};
 pub use error::{PipelineError, Task};
 pub use inputs::{DEMO_MODEL, check, drawn, has_room};

@@ -8,39 +8,15 @@
 //! Whoever opens the folder next completes what a killed run began, so that nobody goes on from a mixture. Only files that
 //! the manifest of an earlier run lists are replaced or removed; all other files in the folder are the user's.
 
-use super::cache::sha256;
 use super::error::PipelineError;
+use crate::bundle::{FILES, Listed, MANIFEST, sha256};
 use crate::files::{self, Inputs};
 use crate::model;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// The model that ships.
-pub const MODEL: &str = "model.safetensors";
-/// The model it was made from, for comparisons on the device.
-pub const BASELINE: &str = "uncut.safetensors";
-/// Widths and kept channels.
-pub const PLAN: &str = "plan.toml";
-/// What was asked for: the profile with all its defaults and the flags of the command line.
-pub const PROFILE: &str = "profile.toml";
-/// The figures for programs.
-pub const REPORT_JSON: &str = "report.json";
-/// The figures for people.
-pub const REPORT_HTML: &str = "report.html";
-/// What the inference binary measured.
-pub const BENCH: &str = "bench.json";
-/// The model for a benchmark command of the user.
-pub const ONNX: &str = "model.onnx";
-/// The inference binary with the model embedded.
-pub const BINARY: &str = "secateurs-infer";
-/// Hashes of everything.
-pub const MANIFEST: &str = "manifest.json";
-
-/// Every file that runs may leave.
-const OURS: [&str; 10] = [MODEL, BASELINE, PLAN, PROFILE, REPORT_JSON, REPORT_HTML, BENCH, ONNX, BINARY, MANIFEST];
 
 /// The new set, complete, on its way to its places.
 const READY: &str = ".secateurs-ready";
@@ -61,15 +37,6 @@ struct Journal {
     remove: Vec<String>,
     /// Which of all these there were before.
     old: BTreeSet<String>,
-}
-
-/// What a manifest lists.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(super) struct Listed {
-    /// SHA-256 by file name.
-    pub files: BTreeMap<String, String>,
-    /// SHA-256 of what went in.
-    pub inputs: BTreeMap<String, String>,
 }
 
 /// A new file of the set.
@@ -135,7 +102,7 @@ impl Results {
     /// Names the first such file.
     pub fn check(&self, inputs: &Inputs) -> Result<(), PipelineError> {
         let listed = self.listed()?;
-        for name in OURS {
+        for name in FILES {
             let path = self.folder.join(name);
             let Ok(facts) = fs::symlink_metadata(&path) else { continue };
             let refuse = |why: &str| Err(PipelineError::Input(format!("{}: {why}", path.display())));
@@ -197,7 +164,7 @@ impl Results {
         let fail = |e: io::Error| PipelineError::writing(&self.folder, e);
         let kept = |name: &str| keep.contains(&name) || new.iter().any(|file| file.name == name);
         let listed = self.listed().ok().flatten().unwrap_or_default();
-        let removed = OURS.into_iter().filter(|name| listed.files.contains_key(*name) && !kept(name));
+        let removed = FILES.into_iter().filter(|name| listed.files.contains_key(*name) && !kept(name));
         let mut journal = Journal {
             put: new.iter().map(|file| file.name.to_owned()).collect(),
             remove: removed.map(str::to_owned).collect(),
@@ -259,7 +226,7 @@ impl Results {
         let journal: Journal = serde_json::from_slice(&bytes)?;
         // It says which files are moved and removed: ours, whatever it is.
         let mut names = journal.put.iter().chain(&journal.remove).chain(&journal.old);
-        match names.find(|name| !OURS.contains(&name.as_str())) {
+        match names.find(|name| !FILES.contains(&name.as_str())) {
             None => Ok(journal),
             Some(name) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{JOURNAL} names `{name}`"))),
         }

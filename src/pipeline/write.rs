@@ -1,13 +1,14 @@
 //! Writes the results of a job: the pruned model, the plan, the reports and the manifest.
 
-use super::cache::sha256;
 use super::error::PipelineError;
-use super::results::{
-    BASELINE, BENCH, BINARY, Listed, MANIFEST, MODEL, New, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, Results,
-};
+use super::results::{New, Results};
 use super::run::Done;
 use super::timing::PairedLatency;
 use super::verdict::{enter, enter_simulated};
+use crate::bundle::{
+    self, BASELINE, BENCH, BINARY, Listed, MANIFEST, MODEL, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, carries,
+    sha256,
+};
 use crate::profile::{self, Profile, Resolved};
 use crate::report::{self, Report};
 use crate::surgery::Selection;
@@ -41,6 +42,8 @@ pub struct PlanGroup {
 
 #[derive(Serialize)]
 struct Manifest<'a> {
+    /// SHA-256 of this file, taken with zeros in this place.
+    digest: &'a str,
     version: &'a str,
     target: &'a str,
     seed: u64,
@@ -75,7 +78,7 @@ pub fn write(results: &Results, profile: &Resolved, done: &Done) -> Result<(), P
         file(PROFILE, profile.as_bytes()),
     ];
     let inputs = BTreeMap::from([("model".to_owned(), source)]);
-    replace(results, &done.report, new, &Listed { files: BTreeMap::new(), inputs })
+    replace(results, &done.report, new, &Listed::new(BTreeMap::new(), inputs))
 }
 
 fn file<'a>(name: &'static str, bytes: &'a [u8]) -> New<'a> {
@@ -102,6 +105,7 @@ fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> 
     let mut hashes = kept.files.clone();
     hashes.extend(new.iter().map(|file| (file.name.to_owned(), sha256(file.bytes))));
     let manifest = Manifest {
+        digest: bundle::unsealed(),
         version: &report.version,
         target: &report.target,
         seed: report.seed,
@@ -113,8 +117,8 @@ fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> 
         baseline: &report.baseline,
         last: report.last(),
     };
-    let manifest = serde_json::to_vec_pretty(&manifest)?;
-    new.push(file(MANIFEST, &manifest));
+    let manifest = bundle::seal(&serde_json::to_string_pretty(&manifest)?);
+    new.push(file(MANIFEST, manifest.as_bytes()));
     let keep: Vec<&str> = kept.files.keys().map(String::as_str).collect();
     results.replace(&new, &keep)
 }
@@ -177,9 +181,9 @@ impl Bundle {
         }
         let mut new = vec![file(BINARY, &binary), file(BENCH, &evidence.bench)];
         new.extend(evidence.onnx.as_deref().map(|bytes| file(ONNX, bytes)));
-        let Listed { mut files, inputs } = listed;
+        let Listed { mut files, inputs, .. } = listed;
         files.retain(|name, _| [MODEL, BASELINE, PLAN, PROFILE].contains(&name.as_str()));
-        replace(results, &report, new, &Listed { files, inputs })?;
+        replace(results, &report, new, &Listed::new(files, inputs))?;
         Ok(report)
     }
 }
@@ -190,22 +194,4 @@ pub struct Evidence {
     pub bench: Vec<u8>,
     /// `model.onnx`, where a benchmark command of the user needs it.
     pub onnx: Option<Vec<u8>>,
-}
-
-/// Whether a program has the bytes of a model in it.
-fn carries(program: &[u8], model: &[u8]) -> bool {
-    !model.is_empty() && program.windows(model.len()).any(|part| part == model)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_carries_the_model_that_lies_in_it_and_no_other() {
-        let program = b"\x7fELF code {model one} more";
-        assert!(carries(program, b"{model one}"));
-        assert!(!carries(program, b"{model two}") && !carries(program, b"{model one} more and more"));
-        assert!(!carries(program, b""), "a program without a model");
-    }
 }

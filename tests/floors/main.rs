@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 7] = [
     &["detector", "zoo", "import", "profile", "device", "backend"],
     &["group", "surgery", "memory", "search", "latency", "quantise", "repair", "importance"],
     &["data", "eval", "train"],
-    &["bench", "session", "emit", "report"],
+    &["bench", "session", "emit", "report", "bundle"],
     &["pipeline"],
 ];
 

@@ -1,5 +1,6 @@
 //! The model that a job prunes, with its channel groups and the side of its images.
 
+use crate::bundle::sha256;
 use crate::data::demo;
 use crate::detector::check_side;
 use crate::files;
@@ -7,7 +8,6 @@ use crate::graph::{Dtype, Head};
 use crate::group::{Groups, groups};
 use crate::import;
 use crate::model::{self, Model};
-use crate::pipeline::cache::sha256;
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;

@@ -1,6 +1,7 @@
 //! In which order the channels of every group are removed, and how much loss that costs.
 
 use super::statistics::collect;
+use crate::bundle::sha256;
 use crate::importance::{self, Criterion, LossCurves, Ranking, Sampling};
 use crate::pipeline::cache;
 use crate::pipeline::context::Context;
@@ -58,7 +59,7 @@ pub fn sensitivity(ctx: &Context, criterion: Criterion) -> Result<GroupSensitivi
 /// reads them, and how it is done.
 pub fn importance_key(ctx: &Context, criterion: Criterion, sampling: &Sampling) -> String {
     let (baseline, calibration) = (&ctx.inputs.baseline, &ctx.inputs.calibration);
-    let labels = criterion.needs_gradients().then(|| cache::sha256(calibration.labels_text().as_bytes()));
+    let labels = criterion.needs_gradients().then(|| sha256(calibration.labels_text().as_bytes()));
     let model = train::content(&baseline.model);
     let parts: [&dyn std::fmt::Debug; 8] =
         [&model, &baseline.imgsz, &calibration.sha256, &labels, &criterion, &ctx.job.seed, sampling, &RIDGE];

@@ -1,8 +1,9 @@
 //! The latency of every layer over its widths; kept for the next run.
 
 use super::problem;
+use crate::bundle::sha256;
 use crate::latency::{LatencyTable, Sampling};
-use crate::pipeline::cache::{self, sha256};
+use crate::pipeline::cache;
 use crate::pipeline::context::Context;
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::timing::TableRequest;

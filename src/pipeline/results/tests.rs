@@ -1,6 +1,8 @@
 //! The folder of the results: replaced as a set, locked, repaired after a kill.
 
 use super::*;
+use crate::bundle::{BASELINE, BINARY, MODEL, PLAN, REPORT_HTML, REPORT_JSON};
+use std::collections::BTreeMap;
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
