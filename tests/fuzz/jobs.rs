@@ -49,6 +49,7 @@ pub fn finished(place: &mut Place, name: &str, bytes: &[u8]) {
     }
     let model = fs::read(out.join("model.safetensors")).unwrap();
     let binary = place.file("built", &[b"program ", model.as_slice()].concat());
+    drop(secateurs::bundle::verify(&out));
     let Ok(results) = Results::open(&out, false) else { return };
     if let Ok(bundle) = Bundle::open(&results, &binary) {
         let _ = bundle.finish(&results, &Outcome::Simulated("fuzzed"), &Evidence { bench: Vec::new(), onnx: None });

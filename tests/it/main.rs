@@ -55,4 +55,5 @@ mod surgery;
 mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
+mod verify;
 mod vision;

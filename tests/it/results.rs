@@ -2,14 +2,14 @@
 //! replaces, and what `finish` refuses.
 
 use assert_cmd::Command;
+use secateurs::bundle::sha256;
 use secateurs::data::demo;
-use secateurs::pipeline::sha256;
 use secateurs::profile;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-fn worker(arguments: &[&str], folder: &Path) -> (i32, String) {
+pub(crate) fn worker(arguments: &[&str], folder: &Path) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
     let output = command.current_dir(folder).args(arguments).output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -89,7 +89,7 @@ fn what_can_be_refused_is_refused_before_any_work() {
 }
 
 /// A program that runs a model file as if it carried it, and carries it.
-fn built(path: &Path, model: &Path) {
+pub(crate) fn built(path: &Path, model: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let infer = env!("CARGO_BIN_EXE_secateurs-infer");
     let mut bytes = format!(

@@ -93,6 +93,9 @@ enum Command {
     /// Train a network from scratch, or a model further
     #[command(disable_help_flag = true)]
     Train(Arguments),
+    /// Check that a bundle is whole, holds its budgets, and is no worse than an earlier one
+    #[command(disable_help_flag = true)]
+    Verify(Arguments),
 }
 
 /// Arguments that the worker reads.
@@ -132,6 +135,7 @@ fn main() -> ExitCode {
         Command::Export(args) => forward::run("export", &args.arguments),
         Command::Quantise(args) => forward::run("quantise", &args.arguments),
         Command::Train(args) => forward::run("train", &args.arguments),
+        Command::Verify(args) => forward::run("verify", &args.arguments),
     };
     let done = done.inspect_err(|failure| progress.failure(failure));
     let show = |failure: &Failure| Progress::Human.failure(failure);

@@ -14,6 +14,7 @@ mod failure;
 mod finish;
 mod input;
 mod inspect;
+mod measure;
 #[path = "../infer/output.rs"]
 mod output;
 mod prune;
@@ -21,6 +22,7 @@ mod quantise;
 mod runner;
 mod terminal;
 mod train;
+mod verify;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use failure::Failure;
@@ -66,6 +68,8 @@ enum Command {
     Runner(runner::Args),
     /// Train a network from scratch, or a model further
     Train(train::Args),
+    /// Check that a bundle is whole, holds its budgets, and is no worse than an earlier one
+    Verify(verify::Args),
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
     #[command(hide = true)]
     Finish(finish::Args),
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => args.terminal.is_json(),
         Command::Finish(args) => args.terminal.is_json(),
         Command::Train(args) => args.terminal.is_json(),
+        Command::Verify(args) => args.terminal.is_json(),
         Command::Driver(driver::Question::Check(args)) => args.terminal.is_json(),
         _ => false,
     };
@@ -104,6 +109,7 @@ fn main() -> ExitCode {
         Command::Quantise(args) => quantise::run(&args),
         Command::Runner(args) => runner::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Finish(args) => finish::run(args),
         Command::Driver(question) => driver::run(&question, command),
     };

@@ -3,7 +3,7 @@
 mod job;
 mod text;
 
-pub use job::job;
+pub use job::{budget, job};
 pub use text::summary;
 
 use super::cache::{Cache, scratch};

@@ -8,6 +8,21 @@ use secateurs::report::Budget;
 use secateurs::train::optim::Rule;
 use std::path::Path;
 
+/// The budgets of a profile, in the units of the report.
+pub fn budget(profile: &Profile) -> Budget {
+    let budget = &profile.budget;
+    Budget {
+        latency_ms: budget.latency.map(Millis::get),
+        latency_ratio: budget.latency_ratio.map(Ratio::get),
+        percentile: budget.percentile,
+        memory_mib: budget.memory.map(Mib::get),
+        params: budget.params,
+        file_mib: budget.file.map(Mib::get),
+        min_map: budget.min_map.map(Ratio::get),
+        max_map_drop: budget.max_map_drop.map(Ratio::get),
+    }
+}
+
 /// The job of a profile.
 pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
     let (budget, search, tune) = (&profile.budget, &profile.search, &profile.finetune);
@@ -19,16 +34,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         sizes: profile.model.sizes.clone(),
         dtype: profile.model.dtype,
         threads: profile.device.threads,
-        budget: Budget {
-            latency_ms: budget.latency.map(Millis::get),
-            latency_ratio: budget.latency_ratio.map(Ratio::get),
-            percentile: budget.percentile,
-            memory_mib: budget.memory.map(Mib::get),
-            params: budget.params,
-            file_mib: budget.file.map(Mib::get),
-            min_map: budget.min_map.map(Ratio::get),
-            max_map_drop: budget.max_map_drop.map(Ratio::get),
-        },
+        budget: self::budget(profile),
         floors: budget.floors.iter().map(|(name, share)| (name.clone(), share.get())).collect(),
         pattern: match search.strategy {
             Strategy::Structured => None,
