@@ -1,11 +1,12 @@
 //! The whole job on the embedded demo, through the worker: budgets that can be met, and budgets that cannot.
 
 use assert_cmd::Command;
+use secateurs::bundle::sha256;
 use secateurs::data::demo;
 use secateurs::engine::{Options, plan_memory};
 use secateurs::graph::{Dtype, Graph};
 use secateurs::model;
-use secateurs::pipeline::{PlanFile, sha256};
+use secateurs::pipeline::PlanFile;
 use secateurs::train;
 use secateurs::zoo::{Task, yolov8};
 use serde_json::Value;
