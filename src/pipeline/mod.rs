@@ -37,5 +37,5 @@ pub use progress::{Event, Progress};
 pub use results::{Lock, Results, room};
 pub use run::{Done, run};
 pub use timing::{PairedLatency, Timing, pair_by_command, verdict_runs};
-pub use verdict::{enter, enter_simulated, judge, judge_simulated};
-pub use write::{Bundle, Evidence, Outcome, PlanFile, write};
+pub use verdict::{judge, judge_simulated};
+pub use write::{Bundle, Measurement, Outcome, PlanFile, write};

@@ -124,11 +124,32 @@ fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> 
 }
 
 /// How the inference binary ran on its device.
-pub enum Outcome<'a> {
+#[derive(Clone, Debug)]
+pub enum Outcome {
     /// It was measured.
-    Measured(&'a PairedLatency),
+    Measured(Box<PairedLatency>),
     /// It ran, but its times claim nothing: why.
-    Simulated(&'a str),
+    Simulated(String),
+}
+
+impl Outcome {
+    /// Enters it into a report, and judges the budgets by it.
+    pub fn enter(&self, report: &mut Report) {
+        match self {
+            Self::Measured(pair) => enter(report, pair),
+            Self::Simulated(why) => enter_simulated(report, why),
+        }
+    }
+}
+
+/// A measurement of the inference binary, and what it leaves beside the reports.
+pub struct Measurement {
+    /// Its latency, or why none is claimed.
+    pub outcome: Outcome,
+    /// `bench.json`.
+    pub bench: Vec<u8>,
+    /// `model.onnx`, where a benchmark command of the user needs it.
+    pub onnx: Option<Vec<u8>>,
 }
 
 /// A built bundle, checked: everything in its folder is what one run wrote, and the inference binary carries its model.
@@ -173,25 +194,14 @@ impl Bundle {
     ///
     /// # Errors
     /// If a file cannot be written: then nothing changes.
-    pub fn finish(self, results: &Results, outcome: &Outcome, evidence: &Evidence) -> Result<Report, PipelineError> {
+    pub fn finish(self, results: &Results, measurement: &Measurement) -> Result<Report, PipelineError> {
         let Self { mut report, listed, binary, .. } = self;
-        match outcome {
-            Outcome::Measured(pair) => enter(&mut report, pair),
-            Outcome::Simulated(why) => enter_simulated(&mut report, why),
-        }
-        let mut new = vec![file(BINARY, &binary), file(BENCH, &evidence.bench)];
-        new.extend(evidence.onnx.as_deref().map(|bytes| file(ONNX, bytes)));
+        measurement.outcome.enter(&mut report);
+        let mut new = vec![file(BINARY, &binary), file(BENCH, &measurement.bench)];
+        new.extend(measurement.onnx.as_deref().map(|bytes| file(ONNX, bytes)));
         let Listed { mut files, inputs, .. } = listed;
         files.retain(|name, _| [MODEL, BASELINE, PLAN, PROFILE].contains(&name.as_str()));
         replace(results, &report, new, &Listed::new(files, inputs))?;
         Ok(report)
     }
-}
-
-/// What a measurement leaves beside the reports.
-pub struct Evidence {
-    /// `bench.json`.
-    pub bench: Vec<u8>,
-    /// `model.onnx`, where a benchmark command of the user needs it.
-    pub onnx: Option<Vec<u8>>,
 }

@@ -7,7 +7,7 @@ use super::measure::{Request, measure};
 use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::bundle::{BASELINE, MODEL};
-use secateurs::pipeline::{Bundle, Outcome, Results};
+use secateurs::pipeline::{Bundle, Results};
 use std::path::PathBuf;
 
 /// The results, and the binary that was built of them.
@@ -43,12 +43,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
         other: &args.out.join(BASELINE),
         folder: &args.out,
     };
-    let (outcome, evidence) = measure(&request, &mut terminal)?;
-    let outcome = match &outcome {
-        Ok(against) => Outcome::Measured(against),
-        Err(why) => Outcome::Simulated(why),
-    };
-    let report = bundle.finish(&results, &outcome, &evidence)?;
+    let measurement = measure(&request, &mut terminal)?;
+    let report = bundle.finish(&results, &measurement)?;
     terminal.result(&prune::summary(&report), serde_json::json!({ "reason": "finished", "report": report }));
     prune::judge(&report.verdict, args.require_device)
 }

@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::terminal::Terminal;
 use secateurs::emit::onnx;
 use secateurs::model;
-use secateurs::pipeline::{Evidence, PairedLatency, pair_by_command, verdict_runs};
+use secateurs::pipeline::{Measurement, Outcome, PairedLatency, pair_by_command, verdict_runs};
 use secateurs::profile::Profile;
 use secateurs::report::Report;
 use secateurs::session::{Frames, Session};
@@ -27,14 +27,11 @@ pub struct Request<'a> {
     pub folder: &'a Path,
 }
 
-/// The latency, or why none is claimed; and what the measurement leaves beside the reports.
-pub type Measured = (Result<PairedLatency, String>, Evidence);
-
 /// Measures as plans were measured: on the profile's device.
 ///
 /// # Errors
 /// If the device cannot be reached or was never idle, or a model cannot be run.
-pub fn measure(request: &Request, terminal: &mut Terminal) -> Result<Measured, Failure> {
+pub fn measure(request: &Request, terminal: &mut Terminal) -> Result<Measurement, Failure> {
     match request.profile.bench.command.clone() {
         Some(command) => by_command(&command, request),
         None => by_binary(request, terminal),
@@ -42,7 +39,7 @@ pub fn measure(request: &Request, terminal: &mut Terminal) -> Result<Measured, F
 }
 
 /// Lets the inference binary measure both models on the device.
-fn by_binary(request: &Request, terminal: &mut Terminal) -> Result<Measured, Failure> {
+fn by_binary(request: &Request, terminal: &mut Terminal) -> Result<Measurement, Failure> {
     let Request { profile, report, binary, other, .. } = *request;
     let session = Session::open(profile, binary)?;
     let runs = verdict_runs(profile.budget.percentile, profile.bench.runs);
@@ -59,18 +56,19 @@ fn by_binary(request: &Request, terminal: &mut Terminal) -> Result<Measured, Fai
     }
     let pair = PairedLatency::of_record(&record)
         .ok_or_else(|| Failure::Internal("the binary did not measure the other model".into()))?;
-    let evidence = Evidence { bench: serde_json::to_vec_pretty(&record)?, onnx: None };
-    Ok((record.simulated.map_or(Ok(pair), Err), evidence))
+    let bench = serde_json::to_vec_pretty(&record)?;
+    let outcome = record.simulated.map_or_else(|| Outcome::Measured(Box::new(pair)), Outcome::Simulated);
+    Ok(Measurement { outcome, bench, onnx: None })
 }
 
 /// Lets a benchmark command of the user measure both models; the ONNX file ships.
-fn by_command(command: &[String], request: &Request) -> Result<Measured, Failure> {
+fn by_command(command: &[String], request: &Request) -> Result<Measurement, Failure> {
     let load = |path: &Path| model::load(path).map_err(Failure::input);
     let (other, pruned) = (load(request.other)?, load(request.model)?);
     let side = request.report.imgsz;
     let runs = verdict_runs(request.profile.budget.percentile, request.profile.bench.runs);
     let onnx = onnx::export(&pruned, side, side).map_err(Failure::input)?;
     let pair = pair_by_command(command, &other, &pruned, side, runs, request.folder)?;
-    let evidence = Evidence { bench: serde_json::to_vec_pretty(&pair)?, onnx: Some(onnx) };
-    Ok((Ok(pair), evidence))
+    let bench = serde_json::to_vec_pretty(&pair)?;
+    Ok(Measurement { outcome: Outcome::Measured(Box::new(pair)), bench, onnx: Some(onnx) })
 }

@@ -10,7 +10,7 @@ use super::measure::{Request, measure};
 use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
 use secateurs::bundle::{self, BASELINE, BINARY, Fault, MODEL, Verified};
-use secateurs::pipeline::{self, PairedLatency};
+use secateurs::pipeline::Outcome;
 use secateurs::report::Verdict;
 use std::path::{Path, PathBuf};
 
@@ -65,11 +65,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut report = whole.report.clone();
     if args.measure {
         terminal.stage("Measuring", &format!("{} on {}", args.bundle.display(), whole.profile.device.name));
-        let measured = pair(&args.bundle, &whole, &args.bundle.join(BASELINE), &mut terminal)?;
-        match measured {
-            Ok(pair) => pipeline::enter(&mut report, &pair),
-            Err(why) => pipeline::enter_simulated(&mut report, &why),
-        }
+        pair(&args.bundle, &whole, &args.bundle.join(BASELINE), &mut terminal)?.enter(&mut report);
     }
     let value = serde_json::json!({ "reason": "verified", "report": report });
     terminal.result(&prune::summary(&report), value);
@@ -92,12 +88,7 @@ fn open(folder: &Path, terminal: &mut Terminal) -> Result<Verified, Failure> {
 }
 
 /// Measures a bundle interleaved with another model on its device; or why no latency is claimed.
-fn pair(
-    folder: &Path,
-    whole: &Verified,
-    other: &Path,
-    terminal: &mut Terminal,
-) -> Result<Result<PairedLatency, String>, Failure> {
+fn pair(folder: &Path, whole: &Verified, other: &Path, terminal: &mut Terminal) -> Result<Outcome, Failure> {
     let scratch = tempfile::tempdir().map_err(|e| Failure::writing(&std::env::temp_dir(), &e))?;
     let request = Request {
         profile: &whole.profile,
@@ -107,7 +98,7 @@ fn pair(
         other,
         folder: scratch.path(),
     };
-    measure(&request, terminal).map(|(latency, _)| latency)
+    measure(&request, terminal).map(|measurement| measurement.outcome)
 }
 
 /// Refuses a bundle that is worse than an earlier one.
@@ -125,15 +116,17 @@ fn compare(args: &Args, new: &Verified, folder: &Path, terminal: &mut Terminal) 
         verdict.sentences.push(format!("{what}: {}", if ok { "holds" } else { "is missed" }));
     };
     match pair(&args.bundle, new, &folder.join(MODEL), terminal)? {
-        Ok(pair) => {
+        Outcome::Measured(pair) => {
             let most = 1.0 + args.max_slower / 100.0;
             let what = format!("{:.3}x the latency of {}, {most:.3}x allowed", pair.ratio, folder.display());
             check(|verdict| &mut verdict.latency_ok, what, pair.ratio <= most);
         }
-        Err(why) if !args.allow_simulated => {
+        Outcome::Simulated(why) if !args.allow_simulated => {
             return Err(Failure::Device(format!("the two bundles cannot be measured on the device ({why})")));
         }
-        Err(why) => terminal.note(&format!("latency is not compared: nothing was measured on the device ({why})")),
+        Outcome::Simulated(why) => {
+            terminal.note(&format!("latency is not compared: nothing was measured on the device ({why})"))
+        }
     }
     if let Some((before, now)) = before.defined_score().zip(after.defined_score()) {
         let name = after.score_name();

@@ -12,7 +12,7 @@ mod report;
 pub(super) use evaluate::Evaluator;
 #[cfg(test)]
 pub(super) use judge::accuracy;
-pub use judge::{enter, enter_simulated};
+pub(super) use judge::{enter, enter_simulated};
 pub use judge::{judge, judge_simulated};
 pub(super) use measure::finish;
 pub(super) use photos::photos;
