@@ -24,7 +24,15 @@ impl Graph {
             // Every output is made by one tap of every input channel.
             Op::ConvTranspose(conv) => conv.c_in * out.len(),
             Op::Attention(a) => a.heads * (a.key_dim + a.head_dim) * out.area() * out.area(),
-            _ => 0,
+            Op::Input { .. }
+            | Op::Activate { .. }
+            | Op::MaxPool { .. }
+            | Op::Upsample { .. }
+            | Op::Concat
+            | Op::Slice { .. }
+            | Op::Add
+            | Op::AttentionValues(_)
+            | Op::GlobalAvgPool => 0,
         };
         self.nodes.iter().zip(shapes).map(of).collect()
     }

@@ -59,8 +59,13 @@ pub fn estimate(
                 [0.0, read, write + compared, 0.0]
             }
             Op::Upsample { .. } | Op::Add | Op::GlobalAvgPool => [0.0, read, write, 0.0],
-            // Views of other tensors.
-            _ => return None,
+            // Views of other tensors, and what is too small to be told from them.
+            Op::Input { .. }
+            | Op::ConvTranspose(_)
+            | Op::Activate { .. }
+            | Op::Concat
+            | Op::Slice { .. }
+            | Op::AttentionValues(_) => return None,
         };
         let tile = if matches!(node.op, Op::Conv(_)) { TILE } else { 1 };
         Some(LayerTime { tile, coefficients })
