@@ -36,12 +36,12 @@ fn a_bundle_is_verified_to_the_byte_and_held_against_an_earlier_one() {
     every_flipped_byte_is_found(&out);
     a_swapped_a_renamed_and_a_truncated_file_are_found(&out);
 
-    // Held against itself; and against one that was better.
+    // Held against itself.
     let (code, text) = check("verify out --against out --max-slower 900%");
     assert!(code == 0 && text.contains("against"), "{code} {text}");
     let (code, text) = check("verify out --max-slower 3");
     assert!(code == 2 && text.contains("--against"), "{code} {text}");
-    // Other budgets than those that were judged.
+    // A profile that was changed after the run.
     let profile = fs::read_to_string(out.join(PROFILE)).unwrap();
     fs::write(out.join(PROFILE), profile.replace("memory-mib = 2.2", "memory-mib = 9.2")).unwrap();
     let (code, text) = check("verify out");
