@@ -1,5 +1,6 @@
 //! Writes the model that `SECATEURS_MODEL` names, an empty file without one, to the file that the inference binary
-//! embeds; with the feature `cuda` it also compiles the kernels of the CUDA engine.
+//! embeds; with the feature `cuda` it also compiles the kernels of the CUDA engine, and with `driver` it lists the files
+//! of the package that the driver carries along.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,9 +23,37 @@ fn main() {
     if env::var_os("CARGO_FEATURE_CUDA").is_some() {
         result = result.and_then(|()| compile_kernels(&out.join("kernels.fatbin")));
     }
+    if env::var_os("CARGO_FEATURE_DRIVER").is_some() {
+        result = result.and_then(|()| list_package(&out.join("package.rs")));
+    }
     if let Err(problem) = result {
         println!("cargo::error={problem}");
     }
+}
+
+/// Writes an array of all files that a build of the package takes, sorted: each one's name and bytes.
+fn list_package(target: &Path) -> Result<(), String> {
+    let root = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).ok_or("CARGO_MANIFEST_DIR is not set")?;
+    let mut files: Vec<PathBuf> = ["Cargo.toml", "Cargo.lock", "build.rs"].iter().map(|name| root.join(name)).collect();
+    files.retain(|file| file.is_file());
+    let mut folders = vec![root.join("src"), root.join("targets")];
+    while let Some(folder) = folders.pop() {
+        println!("cargo::rerun-if-changed={}", folder.display());
+        for entry in fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))? {
+            let path = entry.map_err(|e| format!("{}: {e}", folder.display()))?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    let mut names = Vec::new();
+    for file in &files {
+        let name = file.strip_prefix(&root).map_err(|e| e.to_string())?;
+        let parts: Vec<_> = name.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+        names.push((parts.join("/"), file.display().to_string()));
+    }
+    names.sort();
+    let lines = names.iter().map(|(name, path)| format!("    ({name:?}, include_bytes!({path:?})),\n"));
+    let text = format!("&[\n{}]\n", lines.collect::<String>());
+    fs::write(target, text).map_err(|e| format!("{}: {e}", target.display()))
 }
 
 /// Compiles the kernels to a fat binary: code for the architecture of `SECATEURS_CUDA_ARCH` (`sm_87`), or

@@ -1,6 +1,6 @@
 //! Prints what a detector finds in an image. Needs the lean runtime only; the model is embedded, unless one is named.
 //!
-//!     cargo run --release --no-default-features --example detect -- IMAGE [MODEL.safetensors]
+//!     cargo run --release --no-default-features --features runtime --example detect -- IMAGE [MODEL.safetensors]
 
 use secateurs::detector::{Predictor, input_side};
 use secateurs::engine::Options;

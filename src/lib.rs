@@ -2,21 +2,29 @@
 //! given device, repairs and fine-tunes the pruned model, and emits it with the binary that runs it.
 //!
 //! The modules form layers; each imports only lower ones (`ARCHITECTURE.md` has the map, and
-//! `tests/floors` checks it). Without the feature `toolkit` only the lean runtime compiles: what
-//! an emitted inference binary needs, with no candle in it.
+//! `tests/floors` checks it). The feature `runtime` alone compiles what an emitted inference binary needs, with no candle in
+//! it; `driver` alone what an xtask crate needs.
 
 // Layer 0
+#[cfg(feature = "runtime")]
 pub mod board;
 pub mod files;
+#[cfg(feature = "runtime")]
 pub mod graph;
+#[cfg(feature = "runtime")]
 pub mod kernels;
+pub mod output;
 // Layer 1
+#[cfg(feature = "runtime")]
 pub mod engine;
+#[cfg(feature = "runtime")]
 pub mod model;
+#[cfg(feature = "runtime")]
 pub mod vision;
 // Layer 2
 #[cfg(feature = "candle")]
 pub mod backend;
+#[cfg(feature = "runtime")]
 pub mod detector;
 #[cfg(feature = "tools")]
 pub mod device;
@@ -51,9 +59,14 @@ pub mod eval;
 #[cfg(feature = "toolkit")]
 pub mod train;
 // Layer 5
+#[cfg(feature = "runtime")]
 pub mod bench;
 #[cfg(feature = "tools")]
 pub mod bundle;
+#[cfg(feature = "driver")]
+pub mod console;
+#[cfg(feature = "runtime")]
+pub mod detection;
 #[cfg(feature = "tools")]
 pub mod emit;
 #[cfg(feature = "tools")]
@@ -61,5 +74,10 @@ pub mod report;
 #[cfg(feature = "tools")]
 pub mod session;
 // Layer 6
+#[cfg(feature = "driver")]
+pub mod driver;
 #[cfg(feature = "toolkit")]
 pub mod pipeline;
+// Layer 7
+#[cfg(feature = "toolkit")]
+pub mod cli;

@@ -1,7 +1,6 @@
 //! `cargo xtask check`: what a change should pass while it is made; `--all` is what it must pass before it is merged.
 
-use crate::process::{Failure, Progress, run};
-use crate::workspace::Workspace;
+use secateurs::driver::{Failure, Progress, Workspace, run as run_program};
 use std::process::Command;
 
 /// How much to check.
@@ -30,7 +29,7 @@ fn run_steps(steps: &[(&str, &str)], cargo: &dyn Fn(&str) -> Command) -> Result<
     for (what, arguments) in steps {
         let shown = format!("cargo {arguments}");
         Progress::Human.stage("Checking", &format!("{what}: {shown}"));
-        let status = run(&mut cargo(arguments))?;
+        let status = run_program(&mut cargo(arguments))?;
         if !status.success() {
             return Err(Failure::Program { program: shown, problem: status.to_string() });
         }
@@ -42,18 +41,18 @@ fn run_steps(steps: &[(&str, &str)], cargo: &dyn Fn(&str) -> Command) -> Result<
 ///
 /// # Errors
 /// If a step fails: with its command.
-pub fn check(args: &Args) -> Result<(), Failure> {
-    let root = Workspace::find()?.root;
+pub fn run(workspace: &Workspace, args: &Args) -> Result<(), Failure> {
+    let root = &workspace.root;
     if args.all {
         Progress::Human.stage("Checking", "everything: .ci/run");
-        let status = run(Command::new(root.join(".ci/run")).current_dir(&root))?;
+        let status = run_program(Command::new(root.join(".ci/run")).current_dir(root))?;
         let problem = || Failure::Program { program: ".ci/run".into(), problem: status.to_string() };
         return if status.success() { Ok(()) } else { Err(problem()) };
     }
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     run_steps(&STEPS, &|arguments| {
         let mut command = Command::new(&program);
-        command.args(arguments.split_whitespace()).current_dir(&root);
+        command.args(arguments.split_whitespace()).current_dir(root);
         command
     })
 }

@@ -1,7 +1,6 @@
 //! `cargo xtask fuzz`: the fuzzer of the tests (`tests/fuzz`), for as long as somebody likes.
 
-use crate::process::{self, Failure};
-use crate::workspace::Workspace;
+use secateurs::driver::{self, Failure, Workspace};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -23,8 +22,7 @@ pub struct Args {
 }
 
 /// Builds the fuzzer and runs it; findings are exit code 1.
-pub fn run(args: &Args) -> Result<(), Failure> {
-    let workspace = Workspace::find()?;
+pub fn run(workspace: &Workspace, args: &Args) -> Result<(), Failure> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["test", "--release", "--package", "secateurs", "--test", "fuzz", "--manifest-path"]);
@@ -38,5 +36,5 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let file = std::path::absolute(file).map_err(|e| Failure::Workspace(format!("{}: {e}", file.display())))?;
         command.arg("--replay").arg(file);
     }
-    if process::run(&mut command)?.success() { Ok(()) } else { Err(Failure::Worker(1)) }
+    if driver::run(&mut command)?.success() { Ok(()) } else { Err(Failure::Worker(1)) }
 }

@@ -5,8 +5,7 @@
 //! plans, which needs two of them, may be missing. Notes that the README does not have (a window taken again, say)
 //! count as little.
 
-use crate::process::Failure;
-use crate::workspace::Workspace;
+use secateurs::driver::{Failure, Workspace};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -29,14 +28,13 @@ pub struct Args {
 }
 
 /// Runs it.
-pub fn run(args: &Args) -> Result<(), Failure> {
-    let workspace = Workspace::find()?;
+pub fn run(workspace: &Workspace, args: &Args) -> Result<(), Failure> {
     let readme = workspace.root.join("README.md");
     let fail = |path: &PathBuf, e: std::io::Error| Failure::Workspace(format!("{}: {e}", path.display()));
     let text = fs::read_to_string(&readme).map_err(|e| fail(&readme, e))?;
     let log = match &args.log {
         Some(path) => fs::read_to_string(path).map_err(|e| fail(path, e))?,
-        None => demo(&workspace)?,
+        None => demo(workspace)?,
     };
     let shown =
         shown(&text).ok_or_else(|| Failure::Workspace(format!("{}: no line with \"{FIRST}\"", readme.display())))?;

@@ -3,18 +3,17 @@
 //! It is the lean runtime alone, so that it is small and starts fast.
 
 mod args;
-mod detection;
-mod output;
 
 use args::{Args, Choice, Command, Usage};
-use detection::{Detection, DetectionError};
 use secateurs::bench::{self, BenchError};
 use secateurs::board::{Board, State};
+use secateurs::detection::{Detection, DetectionError};
 use secateurs::detector::{DetectorError, Predictor, input_side};
 use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
 use secateurs::kernels::available;
 use secateurs::model::{self, FileError, Model};
+use secateurs::output;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,106 @@
+//! `secateurs eval`: mean average precision of a detector, accuracy of a classifier.
+
+use super::failure::Failure;
+use super::input::{ModelArgs, figure, figures, warn};
+use super::terminal;
+use crate::data::{Dataset, OpenOptions, names_differ};
+use crate::eval::{self, Accuracy};
+use crate::graph::Head;
+use crate::output;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// The model, and the images to evaluate it on.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// YAML file of the dataset, in the format of ultralytics; for classifiers also a folder of MNIST's files
+    #[arg(long, value_name = "YAML")]
+    data: PathBuf,
+    /// Split of the dataset: train, val (also valid and validation) or test
+    #[arg(long, value_name = "NAME", default_value = "val")]
+    split: String,
+    /// COCO annotations of the split [default: annotations/instances_<split>.json of the dataset, else its label files]
+    #[arg(long, value_name = "FILE")]
+    annotations: Option<PathBuf>,
+    /// Leave out images that cannot be read and report how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
+    /// Images evaluated at a time; 0 takes one per CPU. Results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: u16,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let model = args.model.load()?;
+    let side = args.model.imgsz(&model)?;
+    let options = OpenOptions { annotations: args.annotations.clone(), ..OpenOptions::default() };
+    let mut dataset = Dataset::open_with(&args.data, &args.split, &options).map_err(Failure::input)?;
+    if dataset.names.len() != model.graph.classes() {
+        return Err(Failure::Input(format!(
+            "{} names {} classes, {} knows {}; both must agree",
+            args.data.display(),
+            dataset.names.len(),
+            args.model.model.display(),
+            model.graph.classes()
+        )));
+    }
+    if args.skip_bad_images {
+        dataset.skip_unreadable().map_err(Failure::input)?;
+    }
+    warn(names_differ(&model.info.names, &dataset.names).iter().chain(&dataset.notes));
+    let threads = match args.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads.into(),
+    };
+    let bar = terminal::bar("Evaluating");
+    bar.set_length(dataset.items.len() as u64);
+    let progress = |more: usize| bar.inc(more as u64);
+    if matches!(model.graph.head, Head::Classify { .. }) {
+        let result = eval::accuracy(&model, &dataset, side, threads, &progress).map_err(Failure::input);
+        bar.finish_and_clear();
+        return show(&result?, side, args.json);
+    }
+    let result = eval::evaluate_model(&model, &dataset, side, threads, &progress).map_err(Failure::input);
+    bar.finish_and_clear();
+    let result = result?;
+    if args.json {
+        return Ok(output::print_json(&figures(&result)?)?);
+    }
+    let mut out = String::new();
+    let _ = writeln!(out, "{} images at {side} px", result.images);
+    if result.map50_95 < 0.0 {
+        let _ = writeln!(out, "  mAP       {}", figure(result.map50_95));
+        output::print(&out);
+        return Ok(());
+    }
+    let _ =
+        writeln!(out, "  mAP50-95  {:.4}  (rules of ultralytics: {:.4})", result.map50_95, result.map50_95_ultralytics);
+    let _ = writeln!(out, "  mAP50     {:.4}", result.map50);
+    for class in &result.per_class {
+        let _ = writeln!(out, "    {:<20} {:.4}", output::line(&class.name), class.map50_95);
+    }
+    output::print(&out);
+    Ok(())
+}
+
+/// Prints the figures of a classifier.
+fn show(result: &Accuracy, side: usize, json: bool) -> Result<(), Failure> {
+    if json {
+        return Ok(output::print_json(result)?);
+    }
+    let mut out = String::new();
+    let _ = writeln!(out, "{} images at {side} px", result.images);
+    let _ = writeln!(out, "  accuracy  {:.4}  (among the first five: {:.4})", result.accuracy, result.top5);
+    let _ = writeln!(out, "  loss      {:.4}", result.loss);
+    for (name, accuracy) in &result.per_class {
+        let _ = writeln!(out, "    {:<20} {accuracy:.4}", output::line(name));
+    }
+    output::print(&out);
+    Ok(())
+}

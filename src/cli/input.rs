@@ -1,0 +1,83 @@
+//! The flags that several commands share, and the files behind them.
+
+use super::failure::Failure;
+use crate::detector::input_side;
+use crate::eval::EvalResult;
+use crate::import;
+use crate::kernels::available;
+use crate::model::Model;
+use crate::output;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Which model, at which size.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Model file: an ultralytics .pt, safetensors, or a model file of secateurs
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Side of the square input image, pixels [default: the model's own, else 640]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub imgsz: Option<u16>,
+}
+
+impl ModelArgs {
+    /// Reads the model.
+    pub fn load(&self) -> Result<Model, Failure> {
+        Ok(import::load(&self.model)?)
+    }
+
+    /// The side of the image.
+    pub fn imgsz(&self, model: &Model) -> Result<usize, Failure> {
+        input_side(model, self.imgsz.map(usize::from)).map_err(|e| Failure::Usage(e.to_string()))
+    }
+}
+
+/// Threads of the runtime.
+#[derive(Args)]
+pub struct ThreadArgs {
+    /// Threads of the network
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: u16,
+    /// Start as many threads as asked for, even if there are fewer CPUs
+    #[arg(long)]
+    pub force_threads: bool,
+}
+
+impl ThreadArgs {
+    /// As many threads as asked for, but at most one for each CPU: threads that wait for a CPU only
+    /// delay the others.
+    pub fn count(&self) -> usize {
+        let (asked, most) = (usize::from(self.threads), available());
+        if asked <= most || self.force_threads {
+            return asked;
+        }
+        let note =
+            format!(": --threads {asked}: there are {most} CPUs, {most} threads are used (--force-threads: {asked})");
+        output::message("", "note", &note);
+        most
+    }
+}
+
+/// Writes to standard error what the user should know and what does not end the command.
+pub fn warn(notes: impl IntoIterator<Item = impl std::fmt::Display>) {
+    for note in notes {
+        output::message("", "warning", &format!(": {note}"));
+    }
+}
+
+/// A figure for people: where there was nothing to judge by, -1 stands for none.
+pub fn figure(value: f64) -> String {
+    if value < 0.0 { "undefined: the split has no objects".into() } else { format!("{value:.4}") }
+}
+
+/// Figures of a detector as JSON, where undefined ones are null.
+pub fn figures(result: &EvalResult) -> Result<serde_json::Value, serde_json::Error> {
+    let mut value = serde_json::to_value(result)?;
+    if result.map50_95 < 0.0 {
+        for key in ["map50_95", "map50", "map50_95_ultralytics", "map50_ultralytics"] {
+            value[key] = serde_json::Value::Null;
+        }
+    }
+    Ok(value)
+}

@@ -1,0 +1,262 @@
+//! `secateurs prune`: the whole job, up to the bundle; `cargo xtask prune` builds its binary and measures it.
+
+mod job;
+mod text;
+
+pub use job::{budget, job};
+pub use text::summary;
+
+use super::cache::{Cache, scratch};
+use super::failure::Failure;
+use super::terminal::{Terminal, TerminalArgs};
+use crate::board::Board;
+use crate::device;
+use crate::kernels::available;
+use crate::latency::Speed;
+use crate::pipeline::{self, Event, Job, Results, Timing};
+use crate::profile::{self, Connect, Device, Overrides, Profile, Resolved, heading};
+use crate::report::Verdict;
+use crate::session::{self, Session};
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use text::steps;
+
+/// A profile, the flags that replace its values, and how this one run is done.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Device profile [default: this machine, with the budgets of the flags]
+    #[arg(long, value_name = "TOML")]
+    profile: Option<PathBuf>,
+    /// Check everything that can be checked and print the steps, without doing them
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave out images that cannot be read and report how many, instead of ending at the first
+    #[arg(long, help_heading = heading::MODEL)]
+    skip_bad_images: bool,
+    /// Train on a CUDA device
+    #[arg(long, help_heading = heading::FINETUNE)]
+    cuda: bool,
+    /// The inference binary built for the profile's device, which times networks there (`cargo xtask prune` builds it)
+    #[arg(long, value_name = "FILE", help_heading = heading::MEASURING)]
+    binary: Option<PathBuf>,
+    /// Fail (exit code 7) if latency cannot be measured on the device itself, instead of claiming no latency
+    #[arg(long, help_heading = heading::MEASURING)]
+    require_device: bool,
+    /// Folder of the results [default: dist/NAME of the device]
+    #[arg(long, value_name = "DIR", help_heading = heading::OUTPUT)]
+    out: Option<PathBuf>,
+    /// Folder that keeps measurements for the next run [default: .cache in the folder of the results]
+    #[arg(long, value_name = "DIR", help_heading = heading::OUTPUT)]
+    cache: Option<PathBuf>,
+    /// The caller has locked the folder of the results, and judges with `finish`
+    #[arg(long, hide = true)]
+    first_stage: bool,
+    #[command(flatten, next_help_heading = heading::OUTPUT)]
+    pub terminal: TerminalArgs,
+}
+
+impl Args {
+    /// The profile with the flags in place of its values, checked.
+    pub fn resolve(&self) -> Result<Resolved, Failure> {
+        let resolved = Resolved::new(self.profile.as_deref(), self.overrides.clone())?;
+        refuse_contradictions(&resolved.profile)?;
+        Ok(resolved)
+    }
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<(), Failure> {
+    let mut resolved = args.resolve()?;
+    let out = args.out.clone().unwrap_or_else(|| Path::new("dist").join(&resolved.profile.device.name));
+    let mut terminal = Terminal::new(args.terminal);
+    if args.dry_run {
+        return dry_run(&args, &resolved.profile, &out, &mut terminal);
+    }
+    let results = Results::open(&out, args.first_stage)?;
+    let timing = timing(&resolved.profile, &args, &mut terminal)?;
+    let threads = threads(&resolved.profile, &timing, &mut terminal);
+    resolved.cap_threads(threads);
+    let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
+    let job = Job {
+        cuda: args.cuda,
+        skip_bad_images: args.skip_bad_images,
+        timing,
+        ..job(&resolved.profile, &out, &cache.folder)
+    };
+    let verdict = execute(&job, &resolved, &results, args.first_stage, &mut terminal)?;
+    if args.first_stage { Ok(()) } else { judge(&verdict, args.require_device) }
+}
+
+/// Checks everything that can be checked before the work begins, and prints what would be done.
+fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) -> Result<(), Failure> {
+    let results = Results::look(out)?;
+    let timing = match args.binary {
+        // `cargo xtask prune` builds it only for a run that is one.
+        None if profile.connect != Connect::Local && profile.bench.command.is_none() => {
+            let runner = device::runner(profile)?;
+            if runner.emulates() { timing(profile, args, terminal)? } else { runner.reach().map(|()| Timing::Here)? }
+        }
+        _ => timing(profile, args, terminal)?,
+    };
+    // Drawn pictures of the demo, for as long as they are looked at.
+    let scratch = scratch()?;
+    let job = Job { skip_bad_images: args.skip_bad_images, timing, ..job(profile, out, scratch.path()) };
+    pipeline::check(&job, &results, &RefCell::new(listener(terminal)))?;
+    let steps = steps(profile, out);
+    let value = serde_json::json!({ "reason": "plan", "profile": profile, "out": out, "steps": steps });
+    let text: Vec<String> = steps.iter().enumerate().map(|(i, step)| format!("{:>2}. {step}", i + 1)).collect();
+    terminal.result(&text.join("\n"), value);
+    Ok(())
+}
+
+/// Refuses what no job could do, and what only the profile and the flags together get wrong.
+fn refuse_contradictions(profile: &Profile) -> Result<(), Failure> {
+    let budget = &profile.budget;
+    let sizes = budget.memory.is_some() || budget.params.is_some() || budget.file.is_some();
+    if budget.latency.is_none() && budget.latency_ratio.is_none() && !sizes {
+        return Err(Failure::Usage(
+            "no budget: give --latency-ms, --latency-ratio or --memory-mib, or set one in the profile".into(),
+        ));
+    }
+    refuse_model_without_data(profile)?;
+    if !profile.model.dtype.is_f32() && (profile.device.cuda.is_some() || profile.bench.command.is_some()) {
+        let with = if profile.device.cuda.is_some() { "a GPU" } else { "a benchmark command" };
+        return Err(Failure::Usage(format!(
+            "dtype {} is for the runtime of secateurs on a CPU, and the profile has {with}",
+            profile.model.dtype.name()
+        )));
+    }
+    if let (Some(asked), Some(whole)) = (budget.memory, profile.device.memory)
+        && asked > whole
+    {
+        return Err(Failure::Usage(format!("--memory-mib: {asked} is more than the device has ({whole})")));
+    }
+    // `finish` judges by this text.
+    profile::parse(Path::new("the profile with its flags"), &profile::write(profile))?;
+    Ok(())
+}
+
+/// Refuses a model whose dataset is not named.
+pub fn refuse_model_without_data(profile: &Profile) -> Result<(), Failure> {
+    if profile.model.path.is_some() && profile.data.is_none() {
+        return Err(Failure::Usage("a model without data: name its dataset with --data data.yaml".into()));
+    }
+    Ok(())
+}
+
+/// Where networks are timed while plans are made: on the device, or nowhere if it is only emulated or another machine.
+fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Timing, Failure> {
+    if let Some(command) = &profile.bench.command {
+        // Only the proportions of layers come from these figures; those of a small core serve where there are none.
+        let gflops = profile.device.core_gflops.unwrap_or(8.0) * profile.device.threads as f64;
+        let bandwidth = profile.device.bandwidth.unwrap_or(8.0);
+        return Ok(Timing::Command(command.clone(), Speed { gflops, bandwidth }));
+    }
+    let runner = device::runner(profile)?;
+    let why = match args.binary.as_deref() {
+        _ if runner.emulates() => "it is emulated".to_owned(),
+        None if profile.connect == Connect::Local => {
+            // What is measured here only serves for planning where the device is another machine.
+            let other = session::simulated(profile, &Board::read(Path::new("/")), false);
+            return match other.filter(|_| args.require_device) {
+                None => Ok(Timing::Here),
+                Some(why) => Err(no_device(&why)),
+            };
+        }
+        None => {
+            let problem = "the device needs the inference binary built for it: `cargo xtask prune` builds and gives it";
+            return Err(Failure::Usage(problem.into()));
+        }
+        Some(binary) => {
+            let session = Session::with_runner(runner, profile, binary)?;
+            match session.simulated() {
+                None => return Ok(Timing::Device(Arc::new(session))),
+                Some(why) => why.to_owned(),
+            }
+        }
+    };
+    if args.require_device {
+        return Err(no_device(&why));
+    }
+    let Device { core_gflops: Some(gflops), bandwidth: Some(bandwidth), threads, .. } = profile.device else {
+        let problem = format!(
+            "{} cannot be timed ({why}): give [device] core-gflops and bandwidth-gb-s for an estimate, or a \
+             [connect] that reaches it",
+            profile.device.name
+        );
+        return Err(Failure::Usage(problem));
+    };
+    terminal
+        .note(&format!("{}: {why}; latency is estimated from the profile, and none is claimed", profile.device.name));
+    Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
+}
+
+/// The failure where `--require-device` was given and nothing can be claimed about the device.
+fn no_device(why: &str) -> Failure {
+    Failure::Device(format!("--require-device: latency cannot be measured on the device ({why})"))
+}
+
+/// Threads of the network: the profile's, at most one for each CPU of the device on which networks are timed.
+fn threads(profile: &Profile, timing: &Timing, terminal: &mut Terminal) -> usize {
+    let asked = profile.device.threads;
+    let threads = match timing {
+        Timing::Here => asked.min(available()),
+        Timing::Device(session) => session.threads(),
+        _ => asked,
+    };
+    if threads < asked {
+        terminal.note(&format!("{asked} threads asked for, but the device has {threads} CPUs: {threads} are used"));
+    }
+    threads
+}
+
+/// Passes progress on to the terminal.
+fn listener(terminal: &mut Terminal) -> impl FnMut(Event) {
+    |event: Event| match event {
+        Event::Stage(verb, what) => terminal.stage(verb, &what),
+        Event::Progress(done, all) => terminal.progress(done, all),
+        Event::Message(text) => terminal.note(&text),
+    }
+}
+
+/// Does the job, and gives its verdict.
+fn execute(
+    job: &Job,
+    resolved: &Resolved,
+    results: &Results,
+    first_stage: bool,
+    terminal: &mut Terminal,
+) -> Result<Verdict, Failure> {
+    let out = results.folder();
+    let done = pipeline::run(job, results, &RefCell::new(listener(terminal)))?;
+    pipeline::write(results, resolved, &done)?;
+    terminal.stage("Writing", &out.display().to_string());
+    // One table of figures a run: the caller of a first stage measures again, with the binary that ships.
+    let text = if first_stage { String::new() } else { summary(&done.report) };
+    let value = serde_json::json!({ "reason": "pruned", "out": out.to_string_lossy(), "report": done.report });
+    terminal.result(&text, value);
+    Ok(done.report.verdict)
+}
+
+/// The exit code of a verdict.
+pub fn judge(verdict: &Verdict, require_device: bool) -> Result<(), Failure> {
+    let missed: Vec<&str> =
+        verdict.sentences.iter().map(String::as_str).filter(|text| text.contains("missed")).collect();
+    let missed = missed.join("; ");
+    if !verdict.latency_ok || !verdict.memory_ok {
+        return Err(Failure::Budget(missed));
+    }
+    if !verdict.accuracy_ok {
+        return Err(Failure::Accuracy(missed));
+    }
+    match &verdict.simulated {
+        Some(why) if require_device => Err(no_device(why)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

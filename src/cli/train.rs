@@ -1,0 +1,279 @@
+//! `secateurs train`: trains a network of the zoo from scratch, or a model file further.
+
+use super::failure::Failure;
+use super::input::{figure, figures};
+use super::terminal::{Terminal, TerminalArgs};
+use crate::data::{Dataset, demo, names_differ, overlap};
+use crate::detector::check_side;
+use crate::files::{self, Inputs};
+use crate::graph::{Graph, Head};
+use crate::model::{self, Info, Model};
+use crate::pipeline::Event;
+use crate::train::optim::Rule;
+use crate::train::{Augment, FitConfig, FitEvent};
+use crate::zoo::simple_cnn;
+use crate::zoo::yolo11::{self, Scale};
+use crate::{backend, eval, import, pipeline, train};
+use clap::ValueEnum;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+/// The network, and the images to train it on.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, simple-cnn for MNIST, or a model
+    /// file to train further
+    #[arg(long, value_name = "NAME|FILE")]
+    arch: String,
+    /// YAML file of the dataset, or a folder of MNIST's files; `demo` or `drawn:N` draws N pictures instead
+    #[arg(long, value_name = "YAML|DIR")]
+    data: String,
+    /// Side of the square input image, pixels [default: the model's own, 160 for drawn pictures, 28 for
+    /// simple-cnn, else 640]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    imgsz: Option<u16>,
+    /// Epochs: passes over the training images
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    epochs: u32,
+    /// Images per step
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: u32,
+    /// Highest learning rate
+    #[arg(long, value_name = "X", default_value_t = 1e-3)]
+    lr: f64,
+    /// Optimizer
+    #[arg(long, value_name = "NAME", default_value = "adamw")]
+    optimizer: Optimizer,
+    /// Epochs, from the first on, whose images are mosaics of four
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    mosaic: u32,
+    /// L1 penalty on the scales of the normalisations, which drives those of unimportant channels to zero
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    sparsity: f64,
+    /// Seed of the initial weights, of the order of the images and of their augmentation
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Threads; 0 takes one per CPU. Results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: u16,
+    /// Leave out images that cannot be read and report how many, instead of ending at the first
+    #[arg(long)]
+    skip_bad_images: bool,
+    /// Train on a CUDA device
+    #[arg(long)]
+    cuda: bool,
+    /// The model file to write. During training, FILE.part is the checkpoint that an interrupted training resumes from
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    pub terminal: TerminalArgs,
+}
+
+/// The optimizers.
+#[derive(Clone, Copy, ValueEnum)]
+enum Optimizer {
+    /// Adam with decoupled weight decay
+    Adamw,
+    /// Stochastic gradient descent with Nesterov momentum
+    Sgd,
+}
+
+/// The small classifier.
+const SIMPLE: &str = "simple-cnn";
+
+/// The networks that are known by name.
+const NAMES: &str = "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, simple-cnn";
+
+/// Pictures of the drawn set where no number is given, and those to judge by.
+const DRAWN: (usize, usize) = (2400, 300);
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let mut terminal = Terminal::new(args.terminal);
+    if !Path::new(&args.arch).exists() && named(&args.arch, 1)?.is_none() {
+        return Err(Failure::Usage(format!("--arch {}: neither a model file nor one of {NAMES}", args.arch)));
+    }
+    let inputs = Inputs::new([&args.arch, &args.data]);
+    let part = part(&args.output);
+    for path in [&args.output, &part] {
+        let fail = |e: std::io::Error| Failure::writing(path, &e);
+        files::check_writable(path, &inputs).map_err(fail)?;
+    }
+    let (data, drawn) = data(args, &mut terminal)?;
+    let open = |split: &str| {
+        let mut set = Dataset::open(&data, split).map_err(Failure::input)?;
+        if args.skip_bad_images {
+            set.skip_unreadable().map_err(Failure::input)?;
+        }
+        Ok::<_, Failure>(set)
+    };
+    let (train, val) = (open("train")?, open("val")?);
+    let (mut start, renamed) = start(&args.arch, &train, args.seed)?;
+    for note in train.notes.iter().chain(&val.notes).chain(&overlap(&train, &val)).chain(&renamed) {
+        terminal.note(&format!("warning: {note}"));
+    }
+    let side = side(args, &start, drawn)?;
+    start.info.imgsz = Some(side);
+    let config = config(args, &start, side, part.clone());
+    let (device, note) = backend::device(args.cuda);
+    let images = train.items.len();
+    terminal.stage("Training", &format!("{}: {} epochs over {images} images of {side} px", args.arch, args.epochs));
+    note.iter().for_each(|note| terminal.note(note));
+    let mut report = |event| report(&mut terminal, &part, event);
+    let mut trained = train::fit(&start, None, &train, &config, &device, &mut report).map_err(failure)?;
+    let facts = [
+        ("secateurs", env!("CARGO_PKG_VERSION").to_owned()),
+        ("arch", args.arch.clone()),
+        ("data", args.data.clone()),
+        ("epochs", args.epochs.to_string()),
+        ("batch", args.batch.to_string()),
+        ("lr", args.lr.to_string()),
+        ("sparsity", args.sparsity.to_string()),
+        ("seed", args.seed.to_string()),
+    ];
+    trained.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
+    let bytes = model::to_bytes(&trained).map_err(Failure::internal)?;
+    files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
+    // Only a finished training no longer needs its checkpoint.
+    let _ = std::fs::remove_file(&part);
+    evaluate(&args.output, &trained, &val, side, &mut terminal)
+}
+
+/// Side of the images, pixels.
+fn side(args: &Args, start: &Model, drawn: bool) -> Result<usize, Failure> {
+    let own = if args.arch == SIMPLE { simple_cnn::SIDE } else { 640 };
+    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { demo::SIDE } else { own });
+    check_side(side, start.graph.stride()).map_err(|e| Failure::Usage(e.to_string()))
+}
+
+fn config(args: &Args, start: &Model, side: usize, checkpoint: PathBuf) -> FitConfig {
+    FitConfig {
+        epochs: args.epochs as usize,
+        batch: args.batch as usize,
+        imgsz: side,
+        lr: args.lr,
+        optimizer: match args.optimizer {
+            Optimizer::Adamw => Rule::ADAM_W,
+            Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
+        },
+        mosaic_until: args.mosaic as usize,
+        sparsity: args.sparsity,
+        augment: if start.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() },
+        seed: args.seed,
+        threads: args.threads.into(),
+        checkpoint: Some(checkpoint),
+        ..FitConfig::default()
+    }
+}
+
+/// Reports progress. `part` is the checkpoint that an interrupted training resumes from.
+fn report(terminal: &mut Terminal, part: &Path, event: FitEvent) {
+    match event {
+        FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
+        FitEvent::SetAside { problem, aside } => terminal.note(&format!(
+            "{}: {problem}; set aside as {}, training starts anew",
+            part.display(),
+            aside.display()
+        )),
+        FitEvent::NotSaved { problem } => {
+            terminal.note(&format!("warning: {problem}; an interrupted training would start anew"));
+        }
+        FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
+        FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
+    }
+}
+
+/// Evaluates the trained model on the validation images, and shows the result.
+fn evaluate(
+    output: &Path,
+    trained: &Model,
+    val: &Dataset,
+    side: usize,
+    terminal: &mut Terminal,
+) -> Result<(), Failure> {
+    terminal.stage("Evaluating", &format!("{} images", val.items.len()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (text, found) = if matches!(trained.graph.head, Head::Classify { .. }) {
+        let found = eval::accuracy(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
+        (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?)
+    } else {
+        let found = eval::evaluate_model(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
+        let (strict, loose) = (figure(found.map50_95), figure(found.map50));
+        let text = format!("  {:<12}{strict}\n  {:<12}{loose}", "mAP50-95", "mAP50");
+        (text, figures(&found)?)
+    };
+    let value = serde_json::json!({ "reason": "trained", "output": output.to_string_lossy(), "val": found });
+    terminal.result(&text, value);
+    Ok(())
+}
+
+/// The dataset, and whether it is a drawn one.
+fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure> {
+    let count = match demo::named(&args.data, DRAWN.0) {
+        Some(count) => count.map_err(|e| Failure::Usage(format!("--data {e}")))?,
+        None => return Ok((PathBuf::from(&args.data), false)),
+    };
+    terminal.stage("Drawing", &format!("{count} pictures to train on, {} to judge by", DRAWN.1));
+    let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let progress = RefCell::new(|event| {
+        if let Event::Message(text) = event {
+            terminal.note(&text);
+        }
+    });
+    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1, &progress)?, true))
+}
+
+/// Fresh weights of a named network, or the model of a file; and what its class names were, where the data has others.
+fn start(arch: &str, data: &Dataset, seed: u64) -> Result<(Model, Option<String>), Failure> {
+    let mut model = match named(arch, data.names.len())? {
+        Some(graph) => {
+            let weights = train::init(&graph, seed);
+            Model::new(graph, weights, Info::default()).map_err(Failure::internal)?
+        }
+        None => import::load(Path::new(arch))?.into_f32(),
+    };
+    if model.graph.classes() != data.names.len() {
+        let (classes, named) = (model.graph.classes(), data.names.len());
+        return Err(Failure::Input(format!("{arch} has {classes} classes, the data names {named}; both must agree")));
+    }
+    let renamed = names_differ(&model.info.names, &data.names);
+    model.info.names.clone_from(&data.names);
+    Ok((model, renamed))
+}
+
+/// The graph of a name, or none where it is no name.
+fn named(arch: &str, classes: usize) -> Result<Option<Graph>, Failure> {
+    if arch == SIMPLE {
+        return simple_cnn::simple_cnn(classes).map(Some).map_err(Failure::input);
+    }
+    let Some(scale) = arch.strip_prefix("yolo11") else { return Ok(None) };
+    let mut letters = scale.chars();
+    let published = letters.next().filter(|_| letters.next().is_none()).and_then(Scale::of);
+    let scale = published.or_else(|| {
+        let mut parts = scale.strip_prefix(':')?.split(',');
+        let (depth, width) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let max_channels = parts.next()?.parse().ok()?;
+        let sensible = [depth, width].iter().all(|v: &f64| (0.01..=10.0).contains(v)) && max_channels <= 1 << 16;
+        (sensible && parts.next().is_none()).then_some(Scale { depth, width, max_channels, c3k_everywhere: false })
+    });
+    let Some(scale) = scale else { return Ok(None) };
+    yolo11::detect(scale, classes).map(Some).map_err(Failure::input)
+}
+
+/// The checkpoint that an interrupted training resumes from.
+fn part(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}
+
+/// Settings are the user's, and so are data and checkpoints.
+fn failure(error: train::TrainError) -> Failure {
+    use train::TrainError::{Backend, File, Setting, Threads};
+    match error {
+        Setting { .. } => Failure::Usage(error.to_string()),
+        Backend(_) | Threads(_) => Failure::internal(error),
+        File(model::FileError::Io { path, source }) => Failure::writing(&path, &source),
+        _ => Failure::input(error),
+    }
+}
