@@ -11,6 +11,7 @@ mod eval;
 mod export;
 mod failure;
 mod finish;
+mod index;
 mod input;
 mod inspect;
 mod measure;
@@ -72,6 +73,9 @@ enum Command {
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
     #[command(hide = true)]
     Finish(finish::Args),
+    /// Write the page that compares the bundles of several targets (called by `cargo xtask prune`)
+    #[command(hide = true)]
+    Index(index::Args),
     /// Answer questions of `cargo xtask`
     #[command(hide = true, subcommand)]
     Driver(driver::Question),
@@ -116,6 +120,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Finish(args) => finish::run(args),
+        Command::Index(args) => index::run(&args),
         Command::Driver(question) => driver::run(&question, command),
     };
     let done = done.inspect_err(|failure| failure.show(json));

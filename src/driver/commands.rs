@@ -4,7 +4,7 @@ use super::caller::{Driver, WORKER};
 use super::options::Request;
 use super::process::{Failure, Progress};
 use super::workspace::Workspace;
-use super::{devices, doctor, forward, options, prune};
+use super::{devices, doctor, forward, init, options, prune, several};
 use crate::{console, output};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -28,6 +28,8 @@ pub enum Command {
     /// Prune a model to the budgets of a device, and build and measure the binary that runs it there
     #[command(disable_help_flag = true)]
     Prune(Arguments),
+    /// Set up this workspace: device profiles, the alias `cargo xtask`, ignore rules, a build script and a CI example
+    Init(init::Args),
     /// Check what building for a device and running there needs, and how to install what is missing
     Doctor(doctor::Args),
     /// List and show device profiles, and make new ones
@@ -110,10 +112,11 @@ impl Driver {
                 Ok(Request::Help) => prune::help(self),
                 Ok(Request::Run(options)) => {
                     progress = options.progress;
-                    prune::run(self, &options)
+                    several::run(self, &options)
                 }
                 Err(error) => return Err(shown(&error)),
             },
+            Command::Init(args) => init::run(self, &args),
             Command::Doctor(args) => doctor::run(self, &args),
             Command::Devices(action) => devices::run(self, &action),
             Command::Runner(args) => forward::runner(self, &args),

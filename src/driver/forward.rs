@@ -3,7 +3,7 @@
 use super::caller::Driver;
 use super::process::Failure;
 use super::target;
-use super::worker::run_worker;
+use super::worker::{Worker, run_worker};
 use super::workspace::Workspace;
 use std::ffi::OsString;
 
@@ -12,7 +12,11 @@ use std::ffi::OsString;
 /// # Errors
 /// If it cannot be built, or does not succeed.
 pub fn run(driver: Driver, command: &str, arguments: &[OsString]) -> Result<(), Failure> {
-    let worker = Workspace::find(driver)?.worker(false)?;
+    // The installed program needs no workspace: a release pipeline verifies bundles where no source is.
+    let worker = match driver {
+        Driver::Plugin => Worker::itself()?,
+        Driver::Xtask => Workspace::find(driver)?.worker(false)?,
+    };
     run_worker(worker.command(command).args(arguments))
 }
 

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(disable_help_flag = true, max_term_width = 100, next_help_heading = "Building")]
 struct Own {
-    /// Device profile: NAME stands for targets/NAME.toml
-    #[arg(long, value_name = "NAME")]
-    target: String,
+    /// Device profile: NAME stands for targets/NAME.toml; several, separated by commas, are pruned for one after the other
+    #[arg(long = "target", value_name = "NAME", value_delimiter = ',', required = true)]
+    targets: Vec<String>,
     /// Where the inference binary is built; on-device needs cargo there, and sends the package over the connection
     #[arg(long, value_name = "WHERE", default_value = "here")]
     build: Place,
@@ -43,8 +43,8 @@ pub enum Place {
 /// What the user typed.
 #[derive(Debug)]
 pub struct Options {
-    /// Name of the device profile.
-    pub target: String,
+    /// Names of the device profiles, at least one.
+    pub targets: Vec<String>,
     /// Where the inference binary is built.
     pub build: Place,
     /// Whether it must have code for the device's GPU.
@@ -84,9 +84,12 @@ pub fn parse(program: &str, arguments: &[OsString]) -> Result<Request, clap::Err
     let found = command(program).try_get_matches_from(std::iter::once("prune".into()).chain(own))?;
     let own = Own::from_arg_matches(&found)?;
     let progress = if own.message_format.as_deref() == Some("json") { Progress::Json } else { Progress::Human };
-    let Own { target, build, require_gpu, out, cuda, require_device, dry_run, .. } = own;
+    let Own { mut targets, build, require_gpu, out, cuda, require_device, dry_run, .. } = own;
+    // A target that is named twice is pruned for once.
+    let mut seen = std::collections::BTreeSet::new();
+    targets.retain(|name| seen.insert(name.clone()));
     Ok(Request::Run(Box::new(Options {
-        target,
+        targets,
         build,
         require_gpu,
         out,
@@ -197,8 +200,13 @@ mod tests {
         let options =
             read(&[&typed[..], &["--target", "pi", "--build", "on-device", "--require-gpu"]].concat()).unwrap();
         assert_eq!(options.forwarded, ["--epochs", "0", "--cuda", "--message-format", "json", "--require-device"]);
-        assert_eq!((options.target.as_str(), options.build, options.progress), ("pi", Place::OnDevice, Progress::Json));
+        assert_eq!(
+            (&options.targets[..], options.build, options.progress),
+            (&["pi".to_owned()][..], Place::OnDevice, Progress::Json)
+        );
         assert_eq!(options.out.as_deref(), Some(std::path::Path::new("a b")));
+        let several = read(&["--target", "rpi5,jetson", "--target=host,rpi5"]).unwrap();
+        assert_eq!(several.targets, ["rpi5", "jetson", "host"]);
         assert!(options.cuda && options.require_device && options.require_gpu && options.dry_run);
     }
 

@@ -10,10 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file of the package: its path with `/`, and its bytes.
-type Carried = (&'static str, &'static [u8]);
+type File = (String, Cow<'static, [u8]>);
 
 /// The files of this program's own package that a build takes.
-static CARRIED: &[Carried] = include!(concat!(env!("OUT_DIR"), "/package.rs"));
+static CARRIED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/package.rs"));
 
 /// Folders of the package that a build takes, and the files beside them.
 const FOLDERS: [&str; 2] = ["src", "targets"];
@@ -24,8 +24,18 @@ const BESIDE: [&str; 3] = ["Cargo.toml", "Cargo.lock", "build.rs"];
 pub struct Package {
     /// Its version.
     pub version: String,
-    /// Its folder, where the workspace has one; else the files that this program carries.
-    folder: Option<PathBuf>,
+    origin: Origin,
+}
+
+/// Where the files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    /// In a folder of somebody's own: this repository, or a path dependency. It is built where it is.
+    Checkout(PathBuf),
+    /// In cargo's folders of downloaded or vendored packages, in which nothing is built.
+    Downloaded(PathBuf),
+    /// In this program.
+    Carried,
 }
 
 impl Package {
@@ -33,22 +43,26 @@ impl Package {
     pub fn of(metadata: &Metadata) -> Self {
         let named = metadata.packages.iter().find(|package| *package.name == "secateurs");
         match named {
-            Some(package) => Self {
-                version: package.version.to_string(),
-                folder: package.manifest_path.parent().map(|folder| folder.as_std_path().to_owned()),
-            },
-            None => Self { version: env!("CARGO_PKG_VERSION").into(), folder: None },
+            Some(package) => {
+                let folder = package.manifest_path.parent().map(|folder| folder.as_std_path().to_owned());
+                let folder = folder.unwrap_or_default();
+                let downloaded = package.source.is_some();
+                let origin = if downloaded { Origin::Downloaded(folder) } else { Origin::Checkout(folder) };
+                Self { version: package.version.to_string(), origin }
+            }
+            None => Self { version: env!("CARGO_PKG_VERSION").into(), origin: Origin::Carried },
         }
     }
 
-    /// Its folder. The carried files are laid into the cache first, under a name that says whose bytes they are.
+    /// A folder in which it can be built. Where that is none of the caller's, the files are laid into the cache first,
+    /// under a name that says whose bytes they are.
     ///
     /// # Errors
-    /// If they cannot be written.
+    /// If they cannot be read or written.
     pub fn folder(&self, cache: &Path) -> Result<PathBuf, Failure> {
-        match &self.folder {
-            Some(folder) => Ok(folder.clone()),
-            None => unpack(CARRIED, cache, &self.version),
+        match &self.origin {
+            Origin::Checkout(folder) => Ok(folder.clone()),
+            Origin::Downloaded(_) | Origin::Carried => lay_out(&self.files()?, cache, &self.version),
         }
     }
 
@@ -57,17 +71,25 @@ impl Package {
     /// # Errors
     /// If a file cannot be read, or the archive cannot be written.
     pub fn pack(&self, to: &Path) -> Result<(), Failure> {
-        let files = match &self.folder {
-            Some(folder) => read(folder)?,
-            None => CARRIED.iter().map(|(name, bytes)| ((*name).to_owned(), Cow::Borrowed(*bytes))).collect(),
-        };
+        let files = self.files()?;
         let archive = archive(&format!("secateurs-{}", self.version), &files).map_err(|e| Failure::writing(to, &e))?;
         write_file(to, &mut archive.as_slice(), false)
     }
+
+    fn files(&self) -> Result<Vec<File>, Failure> {
+        match &self.origin {
+            Origin::Checkout(folder) | Origin::Downloaded(folder) => read(folder),
+            Origin::Carried => Ok(carried()),
+        }
+    }
+}
+
+fn carried() -> Vec<File> {
+    CARRIED.iter().map(|(name, bytes)| ((*name).to_owned(), Cow::Borrowed(*bytes))).collect()
 }
 
 /// The files of a package in a folder that a build takes.
-fn read(folder: &Path) -> Result<Vec<(String, Cow<'static, [u8]>)>, Failure> {
+fn read(folder: &Path) -> Result<Vec<File>, Failure> {
     let fail = |path: &Path, e: io::Error| Failure::Workspace(format!("{}: {e}", path.display()));
     let mut files = Vec::new();
     let mut pending = FOLDERS.map(|name| folder.join(name)).to_vec();
@@ -94,7 +116,7 @@ fn read(folder: &Path) -> Result<Vec<(String, Cow<'static, [u8]>)>, Failure> {
 }
 
 /// An archive of files below one folder. Its bytes depend on theirs alone.
-fn archive(folder: &str, files: &[(String, Cow<'static, [u8]>)]) -> io::Result<Vec<u8>> {
+fn archive(folder: &str, files: &[File]) -> io::Result<Vec<u8>> {
     let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     for (name, bytes) in files {
         let bytes = alone(name, bytes);
@@ -106,8 +128,8 @@ fn archive(folder: &str, files: &[(String, Cow<'static, [u8]>)]) -> io::Result<V
     builder.into_inner()?.finish()
 }
 
-/// Lays carried files into a folder of the cache that no other bytes can have.
-fn unpack(files: &[Carried], cache: &Path, version: &str) -> Result<PathBuf, Failure> {
+/// Lays files into a folder of the cache that no other bytes can have.
+fn lay_out(files: &[File], cache: &Path, version: &str) -> Result<PathBuf, Failure> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     files.hash(&mut hasher);
@@ -158,8 +180,7 @@ mod tests {
         assert!(names.is_sorted() && names.iter().all(|name| !name.contains("..") && !name.starts_with('/')));
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let read = read(here).unwrap();
-        let carried: Vec<_> = CARRIED.iter().map(|(n, bytes)| ((*n).to_owned(), Cow::Borrowed(*bytes))).collect();
-        assert!(read == carried, "the folder and the carried files differ");
+        assert!(read == carried(), "the folder and the carried files differ");
     }
 
     #[test]
@@ -175,16 +196,16 @@ mod tests {
     #[test]
     fn files_are_laid_out_once_and_packed_the_same_every_time() {
         let cache = tempfile::tempdir().unwrap();
-        let files: [Carried; 2] = [("Cargo.toml", b"[package]\n"), ("src/a/b.rs", b"// b")];
-        let folder = unpack(&files, cache.path(), "1.2.3").unwrap();
+        let file = |name: &str, text: &'static str| -> File { (name.to_owned(), text.as_bytes().into()) };
+        let files = [file("Cargo.toml", "[package]\n"), file("src/a/b.rs", "// b")];
+        let folder = lay_out(&files, cache.path(), "1.2.3").unwrap();
         let time = |name: &str| fs::metadata(folder.join(name)).unwrap().modified().unwrap();
         let before = time("src/a/b.rs");
         assert_eq!(fs::read_to_string(folder.join("src/a/b.rs")).unwrap(), "// b");
-        assert_eq!(unpack(&files, cache.path(), "1.2.3").unwrap(), folder);
+        assert_eq!(lay_out(&files, cache.path(), "1.2.3").unwrap(), folder);
         assert_eq!(time("src/a/b.rs"), before);
-        let other: [Carried; 1] = [("Cargo.toml", b"[package]\nname = \"b\"\n")];
-        assert_ne!(unpack(&other, cache.path(), "1.2.3").unwrap(), folder);
-        let files: Vec<_> = files.iter().map(|(n, bytes)| ((*n).to_owned(), Cow::Borrowed(*bytes))).collect();
+        let other = [file("Cargo.toml", "[package]\nname = \"b\"\n")];
+        assert_ne!(lay_out(&other, cache.path(), "1.2.3").unwrap(), folder);
         let packed = archive("secateurs-1.2.3", &files).unwrap();
         assert_eq!(packed, archive("secateurs-1.2.3", &files).unwrap());
         let unpacked = cache.path().join("unpacked");

@@ -34,24 +34,23 @@ pub fn help(driver: Driver) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs it.
-///
-/// # Errors
-/// If an argument or the profile is wrong, a build fails, or the worker does not succeed.
-pub fn run(driver: Driver, options: &Options) -> Result<(), Failure> {
-    let workspace = Workspace::find(driver)?;
-    if driver == Driver::Xtask {
-        options.progress.stage("Building", "the worker (secateurs)");
+/// The folder of a target's bundle.
+pub fn folder(workspace: &Workspace, options: &Options, name: &str) -> PathBuf {
+    match &options.out {
+        Some(out) if options.targets.len() > 1 => out.join(name),
+        Some(out) => out.clone(),
+        None => workspace.dist().join(name),
     }
-    let worker = workspace.worker(options.cuda)?;
-    one(&workspace, &worker, options, &options.target)
 }
 
 /// Prunes for one target.
-fn one(workspace: &Workspace, worker: &Worker, options: &Options, name: &str) -> Result<(), Failure> {
+///
+/// # Errors
+/// If an argument or the profile is wrong, a build fails, or the worker does not succeed.
+pub fn one(workspace: &Workspace, worker: &Worker, options: &Options, name: &str) -> Result<(), Failure> {
     let progress = options.progress;
     let profile = target::find(&workspace.targets(), name)?;
-    let out = options.out.clone().unwrap_or_else(|| workspace.dist().join(name));
+    let out = folder(workspace, options, name);
     let mut prune = worker.command("prune");
     let mut arguments = vec!["--profile".into(), (&profile).into(), "--out".into(), (&out).into()];
     arguments.extend(["--cache".into(), workspace.cache().into()]);

@@ -4,6 +4,7 @@ pub mod comparison;
 mod html;
 
 pub use html::comparison::render as render_comparison;
+pub use html::index::{Target, render as render_index};
 pub use html::render;
 
 use crate::bench::Distribution;

@@ -25,6 +25,7 @@ mod forward;
 mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
+mod index;
 mod job;
 #[cfg(feature = "toolkit")]
 mod kept;

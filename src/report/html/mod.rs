@@ -6,6 +6,7 @@
 mod chart;
 pub mod comparison;
 mod drawings;
+pub mod index;
 mod text;
 
 use super::{Budget, Report, Search, Stage};
