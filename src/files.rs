@@ -2,7 +2,12 @@
 //!
 //! A regular file is written under a fresh temporary name beside it and renamed, so that a reader sees the old file or
 //! the whole new one, also after a loss of power. A symbolic link is kept, its target is replaced; what is no regular
-//! file (a pipe, a device) is written through. [`Inputs`] names what must never be replaced.
+//! file (a pipe, a device) is written through. [`Inputs`] names what must never be replaced, [`Place`] what lies beside a
+//! folder that is replaced as a whole.
+
+mod place;
+
+pub use place::{FileLock, Place};
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
@@ -298,6 +303,11 @@ fn maker(name: &str) -> Option<(bool, u32)> {
     let whole = tag.len() == 8 && tag.bytes().all(|b| b.is_ascii_hexdigit()) && digits(number) && digits(process);
     let process = process.parse().ok().filter(|_| whole && !number.is_empty())?;
     Some((tag == processes(), process))
+}
+
+/// Whether a name is one of [`temporary_name`]'s, of this or another process.
+pub fn is_temporary(name: &str) -> bool {
+    maker(name).is_some()
 }
 
 /// Removes what killed runs left in a folder: files and folders named by [`temporary_name`] whose process has ended, or

@@ -1,13 +1,21 @@
 //! The bundle: the folder of results that ships. Its file names, its manifest, and the check that it is whole.
 //!
 //! `manifest.json` has the SHA-256 of every file beside it, and one of itself; [`verify`] reads every byte once. It
-//! proves that nothing changed since the run that wrote the bundle, not who wrote it.
+//! proves that nothing changed since the run that wrote the bundle, not who wrote it. [`Lock`] is `secateurs.lock` at the root
+//! of a workspace: what each bundle was made from, by hash, and its plan.
 
 mod digest;
+mod lock;
+mod locked;
 mod manifest;
 mod verify;
 
 pub use digest::sha256;
+pub use lock::{
+    Difference, Input, LOCK, LOCK_VERSION, Lock, LockError, LockedGroup, LockedInputs, LockedTarget, Measured, enter,
+    flatten, lock_text,
+};
+pub use locked::{measured, profile_values};
 pub use manifest::{Listed, ManifestError, parse, seal, unsealed};
 pub use verify::{Fault, Verified, carries, verify};
 

@@ -2,10 +2,13 @@
 
 use super::failure::Failure;
 use super::terminal::Terminal;
-use crate::files;
-use crate::pipeline::{self, Lock};
+use crate::files::{self, FileLock};
+use crate::pipeline;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// The file in the folder that is locked.
+const LOCK: &str = ".secateurs.lock";
 
 /// A folder that goes when it is dropped.
 pub fn scratch() -> Result<tempfile::TempDir, Failure> {
@@ -16,7 +19,7 @@ pub fn scratch() -> Result<tempfile::TempDir, Failure> {
 /// Where measurements are kept for the next run, held by this one.
 pub struct Cache {
     pub folder: PathBuf,
-    _lock: Option<Lock>,
+    _lock: Option<FileLock>,
     /// Stands in for a folder that cannot be used, and goes with this.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -34,16 +37,17 @@ impl Cache {
         }
     }
 
-    fn lock(folder: &Path, terminal: &mut Terminal) -> io::Result<Lock> {
+    fn lock(folder: &Path, terminal: &mut Terminal) -> io::Result<FileLock> {
         files::check_folder(folder)?;
         if !pipeline::has_room(folder) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         std::fs::create_dir_all(folder)?;
-        if let Some(lock) = Lock::try_of(folder)? {
+        let path = folder.join(LOCK);
+        if let Some(lock) = FileLock::try_at(&path)? {
             return Ok(lock);
         }
         terminal.note(&format!("{}: another run uses it; waiting for its end", folder.display()));
-        Lock::wait_for(folder)
+        FileLock::wait_for(&path)
     }
 }

@@ -1,6 +1,7 @@
 //! Why a command ended early, and the exit code that says so: it follows from the types of the errors.
 
 use crate::bench::BenchError;
+use crate::bundle::LockError;
 use crate::detector::DetectorError;
 use crate::device::DeviceError;
 use crate::engine::EngineError;
@@ -29,6 +30,8 @@ pub enum Failure {
     Usage(String),
     /// The profile is wrong.
     Profile(ProfileError),
+    /// The run differs from what is locked, or nothing is locked for it.
+    Locked(String),
     /// No plan meets the budgets; the message says the least that can be reached.
     Infeasible(String),
     /// The pruned model was built, but measured slower or larger than asked for.
@@ -69,6 +72,15 @@ impl Failure {
         Self::refused(error.kind(), format!("{}: {error}", path.display()))
     }
 
+    /// Of a lock that cannot be read or written.
+    pub fn lock(error: LockError) -> Self {
+        let text = error.to_string();
+        match error {
+            LockError::Io { source, .. } => Self::refused(source.kind(), text),
+            LockError::Format { .. } | LockError::Version { .. } => Self::Input(text),
+        }
+    }
+
     /// Of something that the operating system refused to write.
     fn refused(kind: io::ErrorKind, text: String) -> Self {
         use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
@@ -84,7 +96,7 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Profile(_) => 3,
+            Self::Profile(_) | Self::Locked(_) => 3,
             Self::Infeasible(_) => 4,
             Self::Budget(_) => 5,
             Self::Accuracy(_) => 6,
@@ -107,6 +119,7 @@ impl Failure {
             Self::Output(error) => vec![error.to_string()],
             Self::Program(_) => vec![],
             Self::Usage(text)
+            | Self::Locked(text)
             | Self::Infeasible(text)
             | Self::Budget(text)
             | Self::Accuracy(text)
@@ -124,6 +137,7 @@ impl Failure {
         match self {
             Self::Usage(_) => Some("`--help` lists the options"),
             Self::Profile(_) => Some("targets/host.toml explains every section and key"),
+            Self::Locked(_) => Some("undo the change, or run prune without --locked and commit the new secateurs.lock"),
             Self::Infeasible(_) => Some("relax one budget as said above, or lower [search] min-keep"),
             Self::Budget(_) => Some("the files were written; run again, or ask for a little less than you need"),
             Self::Accuracy(_) => Some("the files were written; allow more latency or more [finetune] epochs"),
@@ -230,6 +244,8 @@ impl From<PipelineError> for Failure {
             E::Setting(_) | E::Side(_) => Self::Usage(text),
             E::Infeasible(_) | E::Search(SearchError::Infeasible(_)) => Self::Infeasible(text),
             E::Import(error) => error.into(),
+            E::Locked { .. } => Self::Locked(text),
+            E::Lock(error) => Self::lock(error),
             E::Writing { source, .. } => Self::refused(source.kind(), text),
             E::Room { .. } => Self::Machine(text),
             E::Session(error) => error.into(),

@@ -1,6 +1,7 @@
 //! `secateurs prune`: the whole job, up to the bundle; `cargo xtask prune` builds its binary and measures it.
 
 mod job;
+mod lock;
 mod text;
 
 pub use job::{budget, job};
@@ -13,7 +14,7 @@ use crate::board::Board;
 use crate::device;
 use crate::kernels::available;
 use crate::latency::Speed;
-use crate::pipeline::{self, Event, Job, Results, Timing};
+use crate::pipeline::{self, Done, Event, Job, Results, Timing};
 use crate::profile::{self, Connect, Device, Overrides, Profile, Resolved, heading};
 use crate::report::Verdict;
 use crate::session::{self, Session};
@@ -51,6 +52,15 @@ pub struct Args {
     /// Folder that keeps measurements for the next run [default: .cache in the folder of the results]
     #[arg(long, value_name = "DIR", help_heading = heading::OUTPUT)]
     cache: Option<PathBuf>,
+    /// Apply the plan of secateurs.lock without a search, and fail (exit code 3) if any input is another than there
+    #[arg(long, requires = "lock", help_heading = heading::SEARCH)]
+    locked: bool,
+    /// The lock file; what a run is made from and what comes out is entered there
+    #[arg(long, value_name = "FILE", requires = "profile", hide = true)]
+    lock: Option<PathBuf>,
+    /// The compiler of the inference binary, as `rustc --version` prints it
+    #[arg(long, value_name = "TEXT", hide = true)]
+    compiler: Option<String>,
     /// The caller has locked the folder of the results, and judges with `finish`
     #[arg(long, hide = true)]
     first_stage: bool,
@@ -75,6 +85,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run(&args, &resolved.profile, &out, &mut terminal);
     }
+    let locking = lock::locking(&args, &resolved.profile)?;
     let results = Results::open(&out, args.first_stage)?;
     let timing = timing(&resolved.profile, &args, &mut terminal)?;
     let threads = threads(&resolved.profile, &timing, &mut terminal);
@@ -84,10 +95,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
         cuda: args.cuda,
         skip_bad_images: args.skip_bad_images,
         timing,
+        locking: Some(locking),
         ..job(&resolved.profile, &out, &cache.folder)
     };
-    let verdict = execute(&job, &resolved, &results, args.first_stage, &mut terminal)?;
-    if args.first_stage { Ok(()) } else { judge(&verdict, args.require_device) }
+    let done = execute(&job, &resolved, &results, args.first_stage, &mut terminal)?;
+    if args.first_stage {
+        return Ok(());
+    }
+    done.pending.settle(&results, &done.report, args.lock.as_deref())?;
+    judge(&done.report.verdict, args.require_device)
 }
 
 /// Checks everything that can be checked before the work begins, and prints what would be done.
@@ -103,8 +119,12 @@ fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) 
     };
     // Drawn pictures of the demo, for as long as they are looked at.
     let scratch = scratch()?;
-    let job = Job { skip_bad_images: args.skip_bad_images, timing, ..job(profile, out, scratch.path()) };
-    pipeline::check(&job, &results, &RefCell::new(listener(terminal)))?;
+    let locking = Some(lock::locking(args, profile)?);
+    let job = Job { skip_bad_images: args.skip_bad_images, timing, locking, ..job(profile, out, scratch.path()) };
+    let listener = RefCell::new(listener(terminal));
+    pipeline::check(&job, &results, &listener)?;
+    pipeline::check_locked(&job, &listener)?;
+    drop(listener);
     let steps = steps(profile, out);
     let value = serde_json::json!({ "reason": "plan", "profile": profile, "out": out, "steps": steps });
     let text: Vec<String> = steps.iter().enumerate().map(|(i, step)| format!("{:>2}. {step}", i + 1)).collect();
@@ -222,14 +242,14 @@ fn listener(terminal: &mut Terminal) -> impl FnMut(Event) {
     }
 }
 
-/// Does the job, and gives its verdict.
+/// Does the job, and writes what it found.
 fn execute(
     job: &Job,
     resolved: &Resolved,
     results: &Results,
     first_stage: bool,
     terminal: &mut Terminal,
-) -> Result<Verdict, Failure> {
+) -> Result<Done, Failure> {
     let out = results.folder();
     let done = pipeline::run(job, results, &RefCell::new(listener(terminal)))?;
     pipeline::write(results, resolved, &done)?;
@@ -238,7 +258,7 @@ fn execute(
     let text = if first_stage { String::new() } else { summary(&done.report) };
     let value = serde_json::json!({ "reason": "pruned", "out": out.to_string_lossy(), "report": done.report });
     terminal.result(&text, value);
-    Ok(done.report.verdict)
+    Ok(done)
 }
 
 /// The exit code of a verdict.

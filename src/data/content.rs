@@ -7,11 +7,11 @@ use std::io::{self, Read};
 use std::path::Path;
 
 impl Dataset {
-    /// SHA-256 in hex digits of class names, pictures and labels, in their order. Names and places of files do not
-    /// count.
+    /// SHA-256 in hex digits of class names, pictures, labels and COCO annotations, in their order. Names and places of
+    /// files do not count, but for the names that the annotations have of pictures.
     ///
     /// # Errors
-    /// Names the picture that cannot be read.
+    /// Names the picture or the file of annotations that cannot be read.
     pub fn content(&self) -> Result<String, DataError> {
         let pictures: Vec<[u8; 32]> =
             self.items.par_iter().map(|item| digest(&item.image)).collect::<Result<_, _>>()?;
@@ -29,6 +29,10 @@ impl Dataset {
                 all.update((label.class as u64).to_le_bytes());
                 [label.cx, label.cy, label.w, label.h].iter().for_each(|v| all.update(v.to_bits().to_le_bytes()));
             }
+        }
+        if let Some(path) = &self.annotations {
+            all.update(b"annotations");
+            all.update(file_digest(path).map_err(|source| DataError::Io { path: path.clone(), source })?);
         }
         Ok(all.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -101,6 +105,15 @@ mod tests {
         for other in others {
             assert_ne!(other.content().unwrap(), content, "{other:?}");
         }
+        // What the pictures show may stand in a file of annotations instead of the labels.
+        let annotated = |text: &[u8]| {
+            let path = folder.path().join("instances.json");
+            fs::write(&path, text).unwrap();
+            Dataset { annotations: Some(path), ..one.clone() }.content().unwrap()
+        };
+        assert!(annotated(b"{}") != content && annotated(b"{}") != annotated(b"{ }"));
+        let gone = Dataset { annotations: Some(folder.path().join("none.json")), ..one.clone() };
+        assert!(gone.content().unwrap_err().to_string().contains("none.json"));
         let gone = set(&["a"], vec![item(Picture::from(folder.path().join("none.png")), &[])]);
         assert!(gone.content().unwrap_err().to_string().contains("none.png"));
     }

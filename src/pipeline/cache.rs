@@ -78,7 +78,8 @@ impl Cache<'_> {
 }
 
 impl Entry<'_> {
-    fn path(&self) -> PathBuf {
+    /// Its file.
+    pub fn path(&self) -> PathBuf {
         self.folder.join(format!("{}-{}.json", self.kind, self.key))
     }
 

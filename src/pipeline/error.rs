@@ -1,6 +1,7 @@
 //! Why a job ends early. Every cause keeps its type, so that the binary finds out by matching who can do something about
 //! it (the user, the device, the machine, the developers), and gives the exit code that says so.
 
+use crate::bundle::{Difference, LockError};
 use crate::data::DataError;
 use crate::detector::SideError;
 use crate::emit::onnx::ExportError;
@@ -119,6 +120,17 @@ pub enum PipelineError {
         /// Bytes that the results take.
         needed: u64,
     },
+    /// The run differs from what is locked.
+    #[error("{}: this run is not what is locked\n{}", path.display(), lines(differences))]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// Everything in which they differ.
+        differences: Vec<Difference>,
+    },
+    /// The lock cannot be read or written.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// No widths meet the budgets.
     #[error("{0}")]
     Infeasible(String),
@@ -197,6 +209,11 @@ pub enum PipelineError {
     /// Nothing times networks here, so that ways to prune cannot be compared.
     #[error("ways to prune can only be compared where networks can be timed")]
     Untimed,
+}
+
+/// One line for each difference.
+fn lines(differences: &[Difference]) -> String {
+    differences.iter().map(|difference| format!("  {difference}")).collect::<Vec<_>>().join("\n")
 }
 
 impl PipelineError {

@@ -1,5 +1,6 @@
 //! What a job is to do: a profile with every default filled in, in plain types.
 
+use super::locking::Locking;
 use super::timing::Timing;
 use crate::graph::Dtype;
 use crate::importance::{Criterion, Pattern};
@@ -59,6 +60,9 @@ pub struct Job {
     pub runs: usize,
     /// Where networks are timed while plans are made.
     pub timing: Timing,
+    /// What the run is made from, to be held against a lock and entered into one; none neither locks anything nor keeps a
+    /// plan for the case that the run is interrupted.
+    pub locking: Option<Locking>,
     /// Where the results go.
     pub out: PathBuf,
     /// Where measurements are kept for the next run.

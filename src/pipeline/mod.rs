@@ -5,7 +5,8 @@
 //! * `timing` says where latencies come from: this machine, a device, a command of the user, an estimate.
 //! * `plan` finds widths that hold the budgets when measured.
 //! * `verdict` evaluates every stage, measures the result and judges the budgets.
-//! * `results` and `write` replace the files of the results as a set.
+//! * `locking` holds a run against `secateurs.lock`, enters it there, and keeps its plan until it has ended.
+//! * `results` and `write` replace the folder of the results as a whole.
 //!
 //! The stages are pure functions of lower layers; this room only connects them, caches, and reports progress through
 //! [`Progress`]. [`PipelineError`] says why a job ended early. Nothing here knows terminals or exit codes.
@@ -17,6 +18,7 @@ mod error;
 mod finetune;
 mod inputs;
 mod job;
+mod locking;
 mod plan;
 mod progress;
 mod results;
@@ -32,9 +34,10 @@ pub use compare::{Scheme, compare};
 pub use error::{PipelineError, Task};
 pub use inputs::{DEMO_MODEL, check, drawn, has_room};
 pub use job::{Job, MinRecall, Tune};
+pub use locking::{Locking, Pending, check_locked};
 pub use plan::levels;
 pub use progress::{Event, Progress};
-pub use results::{Lock, Results, room};
+pub use results::{Results, room};
 pub use run::{Done, run};
 pub use timing::{PairedLatency, Timing, pair_by_command, verdict_runs};
 pub use verdict::{judge, judge_simulated};

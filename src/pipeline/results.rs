@@ -1,43 +1,25 @@
-//! The folder of the results: one run at a time, and its files replaced as a set.
+//! The folder of the results: one run at a time, and replaced as a whole.
 //!
-//! 1. New files are written in full into a temporary folder inside, the old ones are linked beside them, and a journal says
-//!    what belongs where.
-//! 2. Renaming that folder to [`READY`] decides: from here on the new set counts.
-//! 3. The files go to their places, the manifest last. If that fails, everything goes back (the folder is then [`UNDO`]).
+//! 1. The new set is written in full into a folder beside it, `.NAME.new`, which has a mark as long as it is unfinished.
+//!    A job in two stages leaves it there after the first one, for the program that is built of its model.
+//! 2. `swap` exchanges both folders in one step: there is no moment with files of two runs.
+//! 3. What is not of an earlier run, by its manifest, is its owner's: it moves over into the new folder. Then the old one
+//!    is removed.
 //!
-//! Whoever opens the folder next completes what a killed run began, so that nobody goes on from a mixture. Only files that
-//! the manifest of an earlier run lists are replaced or removed; all other files in the folder are the user's.
+//! Whoever opens the folder next completes what a killed run began. The file whose lock keeps two runs apart stands
+//! beside the folder, too ([`Place`] has the names).
+
+mod swap;
 
 use super::error::PipelineError;
 use crate::bundle::{FILES, Listed, MANIFEST, sha256};
-use crate::files::{self, Inputs};
+use crate::files::{self, FileLock, Inputs, Place};
 use crate::model;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// The new set, complete, on its way to its places.
-const READY: &str = ".secateurs-ready";
-/// A set that could not be put in its place, on its way back.
-const UNDO: &str = ".secateurs-undo";
-/// What the folder's file lock is on.
-const LOCK: &str = ".secateurs.lock";
-/// The old files, inside.
-const OLD: &str = "old";
-const JOURNAL: &str = "journal.json";
-
-/// What the replacement of a set consists of.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Journal {
-    /// New files in the order in which they take their places.
-    put: Vec<String>,
-    /// Files of earlier runs that this one did not make.
-    remove: Vec<String>,
-    /// Which of all these there were before.
-    old: BTreeSet<String>,
-}
+pub(super) use swap::{DRAFT, KEPT};
+use swap::{MARK, SCRATCH};
 
 /// A new file of the set.
 pub(super) struct New<'a> {
@@ -47,39 +29,57 @@ pub(super) struct New<'a> {
     pub program: bool,
 }
 
+/// Which part of a job has the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// The whole job, or the end of one whose set is in its place.
+    Whole,
+    /// The first of two stages: the new set stays beside the folder. Whoever runs it holds the lock.
+    First,
+    /// The second stage: it completes the set that the first one left, and puts it in its place.
+    Second,
+    /// Nothing is written.
+    Look,
+}
+
 /// The folder of the results, held by this run.
 #[derive(Debug)]
 pub struct Results {
-    folder: PathBuf,
+    place: Place,
+    part: Part,
     /// The folders that were made for this run, innermost first.
     made: Vec<PathBuf>,
     /// None where the caller of this program holds it.
-    lock: Option<Lock>,
+    lock: Option<FileLock>,
 }
 
 impl Results {
-    /// Takes the folder for this run, and completes what a killed run began there. `held` says that the caller of this program
-    /// has locked it already.
+    /// Takes the folder for a job, and completes what a killed run began there. `first_stage` says that the caller of this
+    /// program has locked it already, and that the set stays beside it for [`Results::finish`].
     ///
     /// # Errors
     /// If it is no folder, cannot be written, or another run has it.
-    pub fn open(folder: &Path, held: bool) -> Result<Self, PipelineError> {
-        let fail = |e: io::Error| PipelineError::writing(folder, e);
-        let made = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
-        let made = made.map(Path::to_owned).collect();
-        files::check_folder(folder).map_err(fail)?;
-        fs::create_dir_all(folder).map_err(fail)?;
-        let lock = if held { None } else { Lock::try_of(folder).map_err(fail)? };
-        if lock.is_none() && !held {
-            let folder = folder.display();
-            return Err(PipelineError::Input(format!(
-                "{folder}: another run of secateurs writes there: wait for its end, or choose another folder with --out"
-            )));
-        }
-        let results = Self { folder: folder.into(), made, lock };
-        files::clean(folder);
+    pub fn open(folder: &Path, first_stage: bool) -> Result<Self, PipelineError> {
+        let results = Self::take(folder, first_stage, if first_stage { Part::First } else { Part::Whole })?;
         results.recover()?;
         Ok(results)
+    }
+
+    /// Takes the folder to complete a set: the one that a first stage left beside it, where the caller of this program has
+    /// locked it (`held`), else the one that lies in it.
+    ///
+    /// # Errors
+    /// As [`Results::open`].
+    pub fn finish(folder: &Path, held: bool) -> Result<Self, PipelineError> {
+        if !held {
+            return Self::open(folder, false);
+        }
+        let results = Self::take(folder, true, Part::Second)?;
+        if results.place.staged().join(MARK).is_file() {
+            return Ok(results);
+        }
+        results.recover()?;
+        Ok(Self { part: Part::Whole, ..results })
     }
 
     /// Opens the folder for a run that writes nothing.
@@ -87,13 +87,39 @@ impl Results {
     /// # Errors
     /// If it is no folder, or cannot be written.
     pub fn look(folder: &Path) -> Result<Self, PipelineError> {
-        files::check_folder(folder).map_err(|e| PipelineError::writing(folder, e))?;
-        Ok(Self { folder: folder.into(), made: Vec::new(), lock: None })
+        let fail = |e: io::Error| PipelineError::writing(folder, e);
+        files::check_folder(folder).map_err(fail)?;
+        let place = Place::of(folder).map_err(fail)?;
+        files::check_folder(place.parent()).map_err(|e| PipelineError::writing(place.parent(), e))?;
+        Ok(Self { place, part: Part::Look, made: Vec::new(), lock: None })
     }
 
-    /// Where it is.
+    fn take(folder: &Path, held: bool, part: Part) -> Result<Self, PipelineError> {
+        let fail = |e: io::Error| PipelineError::writing(folder, e);
+        files::check_folder(folder).map_err(fail)?;
+        let place = Place::of(folder).map_err(fail)?;
+        let made = place.parent().ancestors().take_while(|above| !above.exists()).map(Path::to_owned).collect();
+        fs::create_dir_all(place.parent()).map_err(|e| PipelineError::writing(place.parent(), e))?;
+        let path = place.lock();
+        let lock = if held { None } else { FileLock::try_at(&path).map_err(|e| PipelineError::writing(&path, e))? };
+        if lock.is_none() && !held {
+            let folder = folder.display();
+            return Err(PipelineError::Input(format!(
+                "{folder}: another run of secateurs writes there: wait for its end, or choose another folder with --out"
+            )));
+        }
+        files::clean(place.parent());
+        Ok(Self { place, part, made, lock })
+    }
+
+    /// Where the set is put at the end.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.place.folder()
+    }
+
+    /// Where the set lies that is read and completed: beside the folder between the two stages of a job, else in it.
+    pub fn set(&self) -> PathBuf {
+        if self.part == Part::Second { self.place.staged() } else { self.folder().into() }
     }
 
     /// Refuses to go on where writing would replace what no run made, or one of the inputs.
@@ -101,16 +127,15 @@ impl Results {
     /// # Errors
     /// Names the first such file.
     pub fn check(&self, inputs: &Inputs) -> Result<(), PipelineError> {
-        let listed = self.listed()?;
+        let listed = swap::listed(self.folder())?;
         for name in FILES {
-            let path = self.folder.join(name);
+            let path = self.folder().join(name);
             let Ok(facts) = fs::symlink_metadata(&path) else { continue };
             let refuse = |why: &str| Err(PipelineError::Input(format!("{}: {why}", path.display())));
             if inputs.contains(&path) {
                 return refuse("is an input, and would be replaced: choose another folder with --out");
             }
-            let known = name == MANIFEST || listed.as_ref().is_some_and(|listed| listed.files.contains_key(name));
-            if !known || !facts.is_file() {
+            if !swap::owns(listed.as_ref(), name) || !facts.is_file() {
                 return refuse(
                     "is no result of an earlier run, and would be replaced: move it, or choose another --out",
                 );
@@ -124,31 +149,22 @@ impl Results {
     /// # Errors
     /// Says how much there is.
     pub fn check_room(&self, bytes: u64) -> Result<(), PipelineError> {
-        match room(&self.folder) {
-            Some(free) if free < bytes => Err(PipelineError::Room { folder: self.folder.clone(), free, needed: bytes }),
+        match room(self.folder()) {
+            Some(free) if free < bytes => {
+                Err(PipelineError::Room { folder: self.folder().into(), free, needed: bytes })
+            }
             _ => Ok(()),
         }
     }
 
-    /// The manifest of the set that lies there; none without one.
+    /// The manifest of the set; none without one.
     pub(super) fn listed(&self) -> Result<Option<Listed>, PipelineError> {
-        let path = self.folder.join(MANIFEST);
-        let bytes = match files::read(&path, model::MAX_FILE) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(PipelineError::reading(&path, e)),
-        };
-        serde_json::from_slice(&bytes).map(Some).map_err(|_| {
-            let path = path.display();
-            PipelineError::Input(format!(
-                "{path}: is no manifest of a run: move it, or choose another folder with --out"
-            ))
-        })
+        swap::listed(&self.set())
     }
 
     /// A file of the set, if it is what the manifest says.
     pub(super) fn read(&self, listed: &Listed, name: &str) -> Result<Vec<u8>, PipelineError> {
-        let path = self.folder.join(name);
+        let path = self.set().join(name);
         let fail = |problem: &str| PipelineError::Input(format!("{}: {problem}", path.display()));
         let hash = listed.files.get(name).ok_or_else(|| fail("is not in manifest.json: run prune again"))?;
         let bytes = files::read(&path, model::MAX_FILE).map_err(|e| PipelineError::reading(&path, e))?;
@@ -160,181 +176,76 @@ impl Results {
     }
 
     /// Replaces the set by new files, and keeps `keep` of the old ones. Everything else that an earlier run made is removed.
-    pub(super) fn replace(&self, new: &[New], keep: &[&str]) -> Result<(), PipelineError> {
-        let fail = |e: io::Error| PipelineError::writing(&self.folder, e);
-        let kept = |name: &str| keep.contains(&name) || new.iter().any(|file| file.name == name);
-        let listed = self.listed().ok().flatten().unwrap_or_default();
-        let removed = FILES.into_iter().filter(|name| listed.files.contains_key(*name) && !kept(name));
-        let mut journal = Journal {
-            put: new.iter().map(|file| file.name.to_owned()).collect(),
-            remove: removed.map(str::to_owned).collect(),
-            old: BTreeSet::new(),
-        };
-        let stage = self.folder.join(files::temporary_name());
-        let staged = self.stage(&stage, new, &mut journal).and_then(|()| {
-            fs::rename(&stage, self.folder.join(READY))?;
-            Ok(())
+    /// The first of two stages leaves the new set beside the folder, with `notes` for the second one.
+    ///
+    /// # Errors
+    /// If a file cannot be written: then the folder is as it was.
+    pub(super) fn replace(&self, new: &[New], keep: &[&str], notes: &[New]) -> Result<(), PipelineError> {
+        let fail = |e: io::Error| PipelineError::writing(self.folder(), e);
+        let stage = self.place.staged();
+        let staged = self.stage(&stage, new, keep).and_then(|()| match self.part {
+            Part::First => notes.iter().try_for_each(|note| files::write_atomic(&stage.join(note.name), note.bytes)),
+            _ => swap::publish(&self.place, &stage),
         });
-        if let Err(error) = staged {
-            let _ = fs::remove_dir_all(&stage);
-            return Err(fail(error));
+        if staged.is_err() {
+            // Where not even that can be done, the next run does it.
+            let _ = swap::recover(&self.place);
         }
-        let placed = files::sync_folder(&self.folder).and_then(|()| self.place(READY));
-        placed.map_err(|error| {
-            // Where not even that can be done, the next run does one or the other.
-            let _ = fs::rename(self.folder.join(READY), self.folder.join(UNDO)).and_then(|()| self.undo());
-            fail(error)
-        })
+        staged.map_err(fail)
     }
 
-    /// Writes everything that the replacement takes into one folder.
-    fn stage(&self, stage: &Path, new: &[New], journal: &mut Journal) -> io::Result<()> {
-        fs::create_dir_all(stage.join(OLD))?;
+    /// A note of the first stage; none without one.
+    pub(super) fn note(&self, name: &str) -> Option<Vec<u8>> {
+        debug_assert!(SCRATCH.contains(&name));
+        files::read(&self.set().join(name), model::MAX_FILE).ok()
+    }
+
+    /// Writes the whole new set into one folder.
+    fn stage(&self, stage: &Path, new: &[New], keep: &[&str]) -> io::Result<()> {
+        let is_new = |name: &str| new.iter().any(|file| file.name == name);
+        if self.part == Part::Second {
+            for name in FILES.into_iter().filter(|name| !is_new(name) && !keep.contains(name)) {
+                swap::absent(fs::remove_file(stage.join(name)))?;
+            }
+        } else {
+            fs::create_dir(stage)?;
+            files::write_atomic(&stage.join(MARK), b"unfinished\n")?;
+            if let Ok(facts) = fs::metadata(self.folder()) {
+                // The mode is its owner's choice. A file system without modes has none to keep.
+                let _ = fs::set_permissions(stage, facts.permissions());
+            }
+            for name in keep.iter().filter(|name| !is_new(name)) {
+                let (here, there) = (self.folder().join(name), stage.join(name));
+                // Not every file system has links.
+                fs::hard_link(&here, &there).or_else(|_| fs::copy(&here, &there).map(|_| ()))?;
+            }
+        }
         for file in new {
             let path = stage.join(file.name);
             files::write_atomic(&path, file.bytes)?;
             if file.program {
                 make_program(&path)?;
+            } else if let Ok(facts) = fs::metadata(self.folder().join(file.name)) {
+                let _ = fs::set_permissions(&path, facts.permissions());
             }
         }
-        for name in journal.put.iter().chain(&journal.remove) {
-            let (here, there) = (self.folder.join(name), stage.join(OLD).join(name));
-            if here.exists() {
-                // Not every file system has links.
-                fs::hard_link(&here, &there).or_else(|_| fs::copy(&here, &there).map(|_| ()))?;
-                journal.old.insert(name.clone());
-            }
-        }
-        files::write_atomic(&stage.join(JOURNAL), &serde_json::to_vec(journal)?)?;
-        files::sync_folder(&stage.join(OLD))
+        files::sync_folder(stage)
     }
 
     /// Completes, or takes back, what a killed run began.
     fn recover(&self) -> Result<(), PipelineError> {
-        let fail = |e: io::Error| PipelineError::writing(&self.folder, e);
-        if self.folder.join(UNDO).is_dir() {
-            self.undo().map_err(fail)?;
-        }
-        if self.folder.join(READY).is_dir() {
-            self.place(READY).map_err(fail)?;
-        }
-        Ok(())
-    }
-
-    fn journal(&self, name: &str) -> io::Result<Journal> {
-        let bytes = files::read(&self.folder.join(name).join(JOURNAL), 1 << 20)?;
-        let journal: Journal = serde_json::from_slice(&bytes)?;
-        // It says which files are moved and removed: ours, whatever it is.
-        let mut names = journal.put.iter().chain(&journal.remove).chain(&journal.old);
-        match names.find(|name| !FILES.contains(&name.as_str())) {
-            None => Ok(journal),
-            Some(name) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{JOURNAL} names `{name}`"))),
-        }
-    }
-
-    /// Moves a complete set to its place; files that are there already are kept.
-    fn place(&self, ready: &str) -> io::Result<()> {
-        let journal = self.journal(ready)?;
-        for name in &journal.put {
-            present(fs::rename(self.folder.join(ready).join(name), self.folder.join(name)))?;
-        }
-        for name in &journal.remove {
-            present(fs::remove_file(self.folder.join(name)))?;
-        }
-        files::sync_folder(&self.folder)?;
-        self.discard(ready)
-    }
-
-    /// Takes a replacement back; files that are back already are kept.
-    fn undo(&self) -> io::Result<()> {
-        let journal = self.journal(UNDO)?;
-        for name in journal.put.iter().chain(&journal.remove) {
-            let here = self.folder.join(name);
-            if journal.old.contains(name) {
-                present(fs::rename(self.folder.join(UNDO).join(OLD).join(name), here))?;
-            } else {
-                present(fs::remove_file(here))?;
-            }
-        }
-        files::sync_folder(&self.folder)?;
-        self.discard(UNDO)
-    }
-
-    /// Removes the folder of a replacement, first in name, so that nobody sees it half removed.
-    fn discard(&self, name: &str) -> io::Result<()> {
-        let away = self.folder.join(files::temporary_name());
-        fs::rename(self.folder.join(name), &away)?;
-        // The next run cleans up what is left of it.
-        let _ = fs::remove_dir_all(away);
-        Ok(())
+        swap::recover(&self.place).map_err(|e| PipelineError::writing(self.folder(), e))
     }
 }
 
 impl Drop for Results {
-    /// Removes a folder that was made for a run without results.
+    /// Frees the folder, and removes the folders above it that were made for a run without results.
     fn drop(&mut self) {
-        let only_lock = || {
-            let mut entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-            entries.all(|entry| entry.file_name() == LOCK)
-        };
-        if !self.made.is_empty() && self.lock.is_some() && only_lock() {
-            let _ = fs::remove_file(self.folder.join(LOCK));
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
             let _ = self.made.iter().try_for_each(fs::remove_dir);
         }
     }
-}
-
-/// A folder that is locked as long as this lives, also if the process is killed.
-#[derive(Debug)]
-pub struct Lock {
-    /// None where the file system knows no locks.
-    _file: Option<File>,
-}
-
-impl Lock {
-    /// Locks a folder; none if another process has it.
-    pub fn try_of(folder: &Path) -> io::Result<Option<Self>> {
-        loop {
-            let file = Self::file(folder)?;
-            match file.try_lock() {
-                Ok(()) if is_at(&file, &folder.join(LOCK)) => return Ok(Some(Self { _file: Some(file) })),
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {
-                    return Ok(Some(Self { _file: None }));
-                }
-                Err(TryLockError::Error(e)) => return Err(e),
-            }
-        }
-    }
-
-    /// Locks a folder, and waits until no other process has it.
-    pub fn wait_for(folder: &Path) -> io::Result<Self> {
-        loop {
-            let file = Self::file(folder)?;
-            file.lock()?;
-            if is_at(&file, &folder.join(LOCK)) {
-                return Ok(Self { _file: Some(file) });
-            }
-        }
-    }
-
-    fn file(folder: &Path) -> io::Result<File> {
-        fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join(LOCK))
-    }
-}
-
-/// Whether an open file is still the one of that name: its last holder may have removed it.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-    file.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(|(a, b)| same(a, b))
-}
-
-#[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> bool {
-    path.exists()
 }
 
 /// Bytes that this process may still write below a folder; none where that cannot be found out.
@@ -351,11 +262,6 @@ pub fn room(folder: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 pub fn room(_: &Path) -> Option<u64> {
     None
-}
-
-/// Accepts that a file does not exist: it was moved or removed already.
-fn present(done: io::Result<()>) -> io::Result<()> {
-    done.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
 #[cfg(unix)]

@@ -1,9 +1,10 @@
 //! The stages of a job in their order.
 //!
 //! 1. Read model and dataset; everything that can be refused is refused here.
-//! 2. Choose the image size, where there are several.
+//! 2. Hold the inputs against the lock, where one is given. Choose the image size, where there are several.
 //! 3. Load the calibration images, and estimate the output sensitivity of every layer.
-//! 4. Plan: rank channels, measure losses and latencies, search, and measure until a plan holds. Prune by it.
+//! 4. Plan: rank channels, measure losses and latencies, search, and measure until a plan holds; or take the plan that is
+//!    locked, or was made before this run was interrupted. Prune by it.
 //! 5. Repair the pruned model, and the baseline one as a control.
 //! 6. Fine-tune, where epochs are asked for.
 //! 7. Quantize, where the dtype is not f32.
@@ -15,6 +16,7 @@ use super::error::PipelineError;
 use super::finetune;
 use super::inputs::{Inputs, Opened, check_inputs, check_outputs};
 use super::job::Job;
+use super::locking::{Known, Pending};
 use super::plan::{Planned, plan, sparsify};
 use super::progress::Progress;
 use super::results::Results;
@@ -36,6 +38,8 @@ pub struct Done {
     pub selection: Selection,
     /// The figures.
     pub report: Report,
+    /// What is to be done once the results are in their place.
+    pub pending: Pending,
 }
 
 /// Runs a job. Nothing is written but the cache and training checkpoints; whether `results` can be written is checked
@@ -49,9 +53,14 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     let opened = Opened::read(job, progress)?;
     check_inputs(&opened, job, progress)?;
     check_outputs(&opened, job, results)?;
-    // 2. Choose the image size.
+    // 2. Hold against the lock; choose the image size.
+    let known = Known::read(job, &opened)?;
     let (job, opened) = if job.sizes.len() > 1 && job.pattern.is_none() {
-        let chosen = sizes::choose(job, progress)?;
+        let chosen = match &known {
+            Some(known) => known.size(job, progress)?,
+            None => sizes::choose(job, progress)?,
+        };
+        let chosen = chosen.job(job);
         clock.lap("image size");
         let opened = Opened::read(&chosen, progress)?;
         (Cow::Owned(chosen), opened)
@@ -64,7 +73,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     let ctx = Context { clock, ..Context::new(&job, &inputs, progress) };
     let (baseline, deployment) = (&inputs.baseline, &inputs.deployment);
     // 4. Plan and prune.
-    let Pruned { planned, model: pruned, method } = prune(&ctx)?;
+    let Pruned { planned, model: pruned, method } = prune(&ctx, known.as_ref())?;
     // 5. Repair.
     let images = inputs.calibration.images.len();
     progress.stage("Repairing", format!("{} over {images} images", in_words(method)));
@@ -113,7 +122,9 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     ctx.clock.lap("measure");
     report.seconds = ctx.clock.laps();
     drop(ctx);
-    Ok(Done { model: shipped, baseline: inputs.baseline.model, selection: planned.selection, report })
+    let selection = planned.selection;
+    let pending = known.map_or_else(Pending::default, |known| Pending::new(&known, &job, &report, &selection));
+    Ok(Done { model: shipped, baseline: inputs.baseline.model, selection, report, pending })
 }
 
 /// A pruned model, and how it is repaired.
@@ -124,13 +135,13 @@ struct Pruned {
 }
 
 /// Removes channels by a plan, or sets single weights to zero.
-fn prune(ctx: &Context) -> Result<Pruned, PipelineError> {
+fn prune(ctx: &Context, known: Option<&Known>) -> Result<Pruned, PipelineError> {
     if let Some(pattern) = ctx.job.pattern {
         let model = sparsify(ctx, pattern)?;
         ctx.clock.lap("importance");
         return Ok(Pruned { planned: Planned::whole(ctx), model, method: Method::Sparse });
     }
-    let planned = plan(ctx)?;
+    let planned = known.map_or_else(|| plan(ctx), |known| known.plan(ctx))?;
     let (kept, all) = (planned.selection.widths(), ctx.inputs.baseline.widths());
     let (kept, all) = (kept.iter().sum::<usize>(), all.iter().sum::<usize>());
     ctx.progress.stage("Pruning", format!("keeps {kept} of {all} channels"));

@@ -12,36 +12,50 @@ use super::plan::{baseline_millis, describe, plan};
 use super::progress::Progress;
 use crate::data::Dataset;
 use crate::eval::Prepared;
+use crate::report::Budget;
+use serde::{Deserialize, Serialize};
 
 /// The most training images to evaluate on.
 const IMAGES: usize = 128;
 
-/// The job with the image size that finds most, and the budget in milliseconds.
+/// The image size of a job, and the budget that holds for it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Chosen {
+    /// Side of the square image, pixels.
+    pub imgsz: usize,
+    /// The budgets of the job, that of latency in milliseconds: a share is one of the first size's latency.
+    pub budget: Budget,
+}
+
+impl Chosen {
+    /// The job with this size alone.
+    pub fn job(self, job: &Job) -> Job {
+        Job { imgsz: Some(self.imgsz), sizes: vec![self.imgsz], budget: self.budget, ..job.clone() }
+    }
+}
+
+/// The image size that finds most.
 ///
 /// # Errors
 /// If no size meets the budgets, or a stage fails.
-pub(super) fn choose(job: &Job, progress: &dyn Progress) -> Result<Job, PipelineError> {
+pub(super) fn choose(job: &Job, progress: &dyn Progress) -> Result<Chosen, PipelineError> {
     let mut budget = job.budget;
-    let mut best: Option<(f64, Job)> = None;
+    let mut best: Option<(f64, Chosen)> = None;
     let mut refused = None;
     for (number, side) in job.sizes.iter().enumerate() {
-        let tried = Job { imgsz: Some(*side), sizes: vec![*side], budget, ..job.clone() };
+        let tried = Chosen { imgsz: *side, budget }.job(job);
         let inputs = Inputs::gather(&tried, progress)?;
-        if number == 0
-            && let Some(ratio) = budget.latency_ratio.take()
-        {
-            // By the frames of the job as it was given.
-            let millis = baseline_millis(&Context::new(job, &inputs, progress))?.ok_or(PipelineError::Untimed)?;
-            let allowed = ratio * millis;
-            budget.latency_ms = Some(budget.latency_ms.map_or(allowed, |known| known.min(allowed)));
+        if number == 0 {
+            budget = in_millis(job, &inputs, progress)?;
         }
-        let tried = Job { budget, ..tried };
+        let chosen = Chosen { imgsz: *side, budget };
+        let tried = chosen.job(job);
         let found = accuracy(&Context::new(&tried, &inputs, progress));
         match found {
             Ok(map) => {
                 progress.message(format!("{side} px: mAP50-95 {map:.4} on training images"));
                 if best.as_ref().is_none_or(|(most, _)| map > *most) {
-                    best = Some((map, tried));
+                    best = Some((map, chosen));
                 }
             }
             // Another size may fit.
@@ -53,7 +67,31 @@ pub(super) fn choose(job: &Job, progress: &dyn Progress) -> Result<Job, Pipeline
         }
     }
     let none = || PipelineError::Infeasible(format!("no image size meets {}", describe(&budget)));
-    best.map(|(_, job)| job).ok_or_else(|| refused.unwrap_or_else(none))
+    best.map(|(_, chosen)| chosen).ok_or_else(|| refused.unwrap_or_else(none))
+}
+
+/// An image size that is known already, under the same budget as where it is chosen.
+///
+/// # Errors
+/// If the latency of the first size cannot be measured.
+pub(super) fn fixed(job: &Job, imgsz: usize, progress: &dyn Progress) -> Result<Chosen, PipelineError> {
+    let Some(first) = job.sizes.first().filter(|_| job.budget.latency_ratio.is_some()) else {
+        return Ok(Chosen { imgsz, budget: job.budget });
+    };
+    let inputs = Inputs::gather(&Chosen { imgsz: *first, budget: job.budget }.job(job), progress)?;
+    Ok(Chosen { imgsz, budget: in_millis(job, &inputs, progress)? })
+}
+
+/// The budgets of a job with that of latency in milliseconds, by the frames of the job as it was given; `inputs` are those
+/// at its first size.
+fn in_millis(job: &Job, inputs: &Inputs, progress: &dyn Progress) -> Result<Budget, PipelineError> {
+    let mut budget = job.budget;
+    if let Some(ratio) = budget.latency_ratio.take() {
+        let millis = baseline_millis(&Context::new(job, inputs, progress))?.ok_or(PipelineError::Untimed)?;
+        let allowed = ratio * millis;
+        budget.latency_ms = Some(budget.latency_ms.map_or(allowed, |known| known.min(allowed)));
+    }
+    Ok(budget)
 }
 
 /// mAP50-95 of the plan at one size, after repair.

@@ -43,6 +43,7 @@ fn job(folder: &Path) -> Job {
         warmup: 1,
         runs: 2,
         timing: Timing::Estimate(Speed { gflops: 8.0, bandwidth: 8.0 }),
+        locking: None,
         out: folder.join("out"),
         cache: folder.join("cache"),
     }

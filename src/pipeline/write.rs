@@ -1,6 +1,7 @@
 //! Writes the results of a job: the pruned model, the plan, the reports and the manifest.
 
 use super::error::PipelineError;
+use super::locking::Pending;
 use super::results::{New, Results};
 use super::run::Done;
 use super::timing::PairedLatency;
@@ -59,8 +60,8 @@ struct Manifest<'a> {
     last: &'a report::Stage,
 }
 
-/// Writes everything a job found into its folder, in place of what an earlier run left there. `profile` is what was asked
-/// for, with the flags of the command line.
+/// Writes everything a job found into its folder, in place of what an earlier run left there; the first of two stages leaves
+/// it beside the folder. `profile` is what was asked for, with the flags of the command line.
 ///
 /// # Errors
 /// If a file cannot be written: then the results of the earlier run are kept.
@@ -78,7 +79,7 @@ pub fn write(results: &Results, profile: &Resolved, done: &Done) -> Result<(), P
         file(PROFILE, profile.as_bytes()),
     ];
     let inputs = BTreeMap::from([("model".to_owned(), source)]);
-    replace(results, &done.report, new, &Listed::new(BTreeMap::new(), inputs))
+    replace(results, &done.report, new, &Listed::new(BTreeMap::new(), inputs), &done.pending)
 }
 
 fn file<'a>(name: &'static str, bytes: &'a [u8]) -> New<'a> {
@@ -97,7 +98,13 @@ fn plan_file(report: &Report, selection: &Selection, model_sha256: String) -> Pl
 
 /// Replaces the set by new files, the reports and a manifest of both; keeps what `kept` lists. The hashes are of what is
 /// written, whatever lies in the folder.
-fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> Result<(), PipelineError> {
+fn replace(
+    results: &Results,
+    report: &Report,
+    new: Vec<New>,
+    kept: &Listed,
+    pending: &Pending,
+) -> Result<(), PipelineError> {
     let json = serde_json::to_vec_pretty(report)?;
     let page = report::render(report);
     let mut new = new;
@@ -120,7 +127,9 @@ fn replace(results: &Results, report: &Report, new: Vec<New>, kept: &Listed) -> 
     let manifest = bundle::seal(&serde_json::to_string_pretty(&manifest)?);
     new.push(file(MANIFEST, manifest.as_bytes()));
     let keep: Vec<&str> = kept.files.keys().map(String::as_str).collect();
-    results.replace(&new, &keep)
+    let notes = pending.notes()?;
+    let notes: Vec<New> = notes.iter().map(|(name, bytes)| file(name, bytes)).collect();
+    results.replace(&new, &keep, &notes)
 }
 
 /// How the inference binary ran on its device.
@@ -168,9 +177,9 @@ impl Bundle {
     /// # Errors
     /// If a file is missing, or is not what the manifest says, or the binary carries another model.
     pub fn open(results: &Results, binary: &Path) -> Result<Self, PipelineError> {
-        let folder = results.folder();
+        let folder = results.set();
         let input = |path: &Path, e: &dyn std::fmt::Display| PipelineError::Input(format!("{}: {e}", path.display()));
-        let listed = results.listed()?.ok_or_else(|| input(folder, &"holds no results of a run: run prune first"))?;
+        let listed = results.listed()?.ok_or_else(|| input(&folder, &"holds no results of a run: run prune first"))?;
         let (model, json) = (results.read(&listed, MODEL)?, results.read(&listed, REPORT_JSON)?);
         let text = results.read(&listed, PROFILE)?;
         for name in [BASELINE, PLAN, REPORT_HTML] {
@@ -201,7 +210,7 @@ impl Bundle {
         new.extend(measurement.onnx.as_deref().map(|bytes| file(ONNX, bytes)));
         let Listed { mut files, inputs, .. } = listed;
         files.retain(|name, _| [MODEL, BASELINE, PLAN, PROFILE].contains(&name.as_str()));
-        replace(results, &report, new, &Listed::new(files, inputs))?;
+        replace(results, &report, new, &Listed::new(files, inputs), &Pending::default())?;
         Ok(report)
     }
 }

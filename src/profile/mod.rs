@@ -25,7 +25,7 @@ pub use resolved::Resolved;
 pub use section::nearest;
 pub use sources::Sources;
 pub use units::{Mib, Millis, Ratio, UnitError};
-pub use write::write;
+pub use write::{values, write};
 
 use crate::files;
 use crate::graph::Dtype;

@@ -22,7 +22,28 @@ type Keys = Vec<(&'static str, Value)>;
 
 /// As [`write`], with the source of every value in a comment behind it, where sources are given.
 pub(super) fn commented(profile: &Profile, sources: Option<&Sources>) -> String {
-    let sections = [
+    let mut text = String::new();
+    for (name, section) in sections(profile) {
+        let _ = writeln!(text, "{}[{name}]", if text.is_empty() { "" } else { "\n" });
+        for (key, value) in section {
+            let source = sources.map(|sources| sources.of(name, key));
+            text += &entry(name, key, value, source);
+        }
+    }
+    text
+}
+
+/// The values of a profile with every default, by section and key. Paths are absolute, as in [`write`].
+pub fn values(profile: &Profile) -> Table {
+    let section = |(name, keys): (&str, Keys)| {
+        let keys = keys.into_iter().map(|(key, value)| (key.to_owned(), value));
+        (name.to_owned(), Value::Table(keys.collect()))
+    };
+    sections(profile).into_iter().map(section).collect()
+}
+
+fn sections(profile: &Profile) -> [(&'static str, Keys); 8] {
+    [
         ("device", device(&profile.device)),
         ("connect", connect(&profile.connect)),
         ("budget", budget(&profile.budget)),
@@ -31,16 +52,7 @@ pub(super) fn commented(profile: &Profile, sources: Option<&Sources>) -> String 
         ("search", search(&profile.search)),
         ("finetune", finetune(&profile.finetune)),
         ("bench", bench(&profile.bench)),
-    ];
-    let mut text = String::new();
-    for (name, section) in sections {
-        let _ = writeln!(text, "{}[{name}]", if text.is_empty() { "" } else { "\n" });
-        for (key, value) in section {
-            let source = sources.map(|sources| sources.of(name, key));
-            text += &entry(name, key, value, source);
-        }
-    }
-    text
+    ]
 }
 
 /// One key with its value, or a whole table, which must be the last of its section.

@@ -63,6 +63,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         warmup: profile.bench.warmup,
         runs: profile.bench.runs,
         timing: Timing::Here,
+        locking: None,
         cuda: false,
         out: out.to_path_buf(),
         cache: cache.to_path_buf(),

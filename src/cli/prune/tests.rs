@@ -30,7 +30,10 @@ const FLAGS: [&str; 16] = [
 ];
 
 /// Flags about this one run, which no profile has.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 13] = [
+    "lock",
+    "locked",
+    "compiler",
     "profile",
     "out",
     "binary",

@@ -9,8 +9,10 @@ use crate::pipeline::context::Context;
 use crate::pipeline::error::PipelineError;
 use crate::report::{FrontPoint, Search};
 use crate::surgery::Selection;
+use serde::{Deserialize, Serialize};
 
 /// A plan that holds the budgets, and what it was made from.
+#[derive(Serialize, Deserialize)]
 pub struct Planned {
     /// The channels that are kept.
     pub selection: Selection,
@@ -23,7 +25,7 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Keeps every channel: nothing was searched.
+    /// Keeps every channel: nothing was searched, and no layer was timed.
     pub fn whole(ctx: &Context) -> Self {
         let baseline = &ctx.inputs.baseline;
         Self {
