@@ -1,23 +1,33 @@
 //! Jobs that are killed: the next run gives what an undisturbed one gives, and nothing that was left stands in its way.
-//! What lies in the folder of the results meanwhile is the old set of files or the new one; a kill between the renames
-//! of the swap itself leaves parts of both, and then a journal with the rest of the old set, from which the next run
-//! repairs it.
+//! What lies in the folder of the results meanwhile is the old set of files or the new one, never parts of both.
 //!
-//! `SECATEURS_KILLS=60` kills as often; without it twenty times.
+//! `SECATEURS_KILLS=60` kills as often; without it a job twenty times, and a whole bundle six times.
 #![cfg(all(feature = "toolkit", target_os = "linux"))]
 #![allow(missing_docs)]
 
 mod harness;
 
 use harness::{Bench, Fault, Results, ended, listing, results, shim};
+use secateurs::bundle;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The budgets of the results that are there, and of the job that is killed.
 const OLD: f64 = 0.42;
 const NEW: f64 = 0.36;
 
-fn kills() -> usize {
-    std::env::var("SECATEURS_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
+fn kills(default: usize) -> usize {
+    std::env::var("SECATEURS_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// Random numbers from 0 to 1, the same in every run (Knuth's linear congruential generator).
+fn random() -> impl FnMut() -> f64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f64 / (1 << 24) as f64
+    }
 }
 
 /// A job that nothing disturbs: its results, the names of its files and of its cache, how long it took.
@@ -55,10 +65,9 @@ fn check(
         (None, Some(_)) => false,
         (Some(found), old) => *found == new.results || old.is_some_and(|old| *found == old.results),
     };
-    let swapping = listing(&bench.path(out)).iter().any(|name| name.ends_with("journal.json"));
-    if !whole && !swapping {
+    if !whole {
         let files = found.map(|found| (found.files.into_keys().collect::<Vec<_>>(), found.wrong));
-        problems.push(format!("{case}: neither the old files nor the new ones, and no journal: {files:?}"));
+        problems.push(format!("{case}: neither the old files nor the new ones: {files:?}"));
     }
     let (code, text) = ended(&bench.prune(NEW, out, cache).output().unwrap());
     if code != 0 {
@@ -69,6 +78,10 @@ fn check(
     }
     if listing(&bench.path(out)) != new.out {
         problems.push(format!("{case}: after the next run there are {:?}", listing(&bench.path(out))));
+    }
+    let beside: Vec<String> = listing(&bench.path("")).into_iter().filter(|name| name.starts_with('.')).collect();
+    if !beside.is_empty() {
+        problems.push(format!("{case}: beside the results lies {beside:?}"));
     }
     let left: Vec<String> = listing(&bench.path(cache)).into_iter().filter(|name| !new.cache.contains(name)).collect();
     // What the job of the other budget kept is no litter.
@@ -100,10 +113,9 @@ fn after_a_kill_at_any_moment_the_next_run_gives_the_undisturbed_results() {
     let (old, new) = (undisturbed(&bench, OLD, "old"), undisturbed(&bench, NEW, "new"));
     assert_ne!(old.results.files["model.safetensors"], new.results.files["model.safetensors"]);
     let mut problems = Vec::new();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for kill in 0..kills() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let after = new.took.mul_f64(1.05 * (state >> 40) as f64 / (1 << 24) as f64);
+    let mut random = random();
+    for kill in 0..kills(20) {
+        let after = new.took.mul_f64(1.05 * random());
         let (out, cache) = (format!("{kill}-out"), format!("{kill}-cache"));
         // Half of the jobs replace the results of another one.
         let fresh = kill % 2 == 0;
@@ -152,6 +164,90 @@ fn after_a_kill_at_any_file_operation_the_next_run_gives_the_undisturbed_results
             problems.push(format!("{case}: ended with {code}"));
         }
         problems.extend(check(&bench, Some(&old), &new, &case, "at-out", "at-cache"));
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// What the driver does, as a script: the first stage, a binary that carries its model, and the second stage. The device
+/// is emulated by a program that runs its arguments.
+const DRIVER: &str = "\
+set -e
+\"$@\" --first-stage --lock lock.toml > log 2>&1
+{ printf '#!/bin/sh\\nif [ \"$1\" = window ]; then exec %s \"$@\" --model %s; fi\\nexec %s \"$@\"\\nexit\\n' \
+    \"$INFER\" \"$PWD/.$OUT.new/model.safetensors\" \"$INFER\"; cat .$OUT.new/model.safetensors; } > built.$OUT
+chmod 755 built.$OUT
+\"$1\" finish --held --out $OUT --binary built.$OUT --lock lock.toml >> log 2>&1
+";
+
+/// Starts the driver in a process group of its own.
+fn drive(bench: &Bench, budget: f64, out: &str) -> Command {
+    use std::os::unix::process::CommandExt;
+    let prune = bench.prune(budget, out, "cache");
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(DRIVER).arg("driver").arg(prune.get_program()).args(prune.get_args());
+    let path = std::env::join_paths(
+        std::iter::once(bench.path("bin")).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+    );
+    command.env("PATH", path.unwrap()).env("OUT", out).env("INFER", env!("CARGO_BIN_EXE_secateurs-infer"));
+    command.env("CANDLE_NUM_THREADS", "1").env_remove("CI").current_dir(bench.path("")).process_group(0);
+    command
+}
+
+/// The hash of the model in a whole bundle; none where there is no folder.
+fn whole(out: &Path) -> Result<Option<String>, String> {
+    if !out.exists() {
+        return Ok(None);
+    }
+    match bundle::verify(out) {
+        Ok(whole) => Ok(Some(whole.listed.files[bundle::MODEL].clone())),
+        Err(faults) => Err(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+    }
+}
+
+#[test]
+fn a_bundle_is_the_old_one_or_the_new_one_whenever_its_run_is_killed() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("bin")).unwrap();
+    std::fs::write(bench.path("bin/qemu-x"), "#!/bin/sh\nexec \"$@\"\n").unwrap();
+    std::fs::set_permissions(bench.path("bin/qemu-x"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let log = || std::fs::read_to_string(bench.path("log")).unwrap_or_default();
+    let run = |budget: f64, out: &str| {
+        let start = Instant::now();
+        assert!(drive(&bench, budget, out).status().unwrap().success(), "{}", log());
+        (whole(&bench.path(out)).unwrap().unwrap(), start.elapsed())
+    };
+    let ((old, _), (new, took)) = (run(OLD, "old"), run(NEW, "new"));
+    assert_ne!(old, new);
+    let mut problems = Vec::new();
+    let mut random = random();
+    for kill in 0..kills(6) {
+        let (fresh, after) = (kill % 3 == 2, took.mul_f64(1.05 * random()));
+        let _ = std::fs::remove_dir_all(bench.path("case"));
+        if !fresh {
+            lay(&bench, "old", "case");
+            std::fs::write(bench.path("case/notes.txt"), "mine").unwrap();
+        }
+        let mut child = drive(&bench, NEW, "case").spawn().unwrap();
+        std::thread::sleep(after);
+        // The worker, too.
+        let _ = Command::new("kill").args(["-9", "--", &format!("-{}", child.id())]).status();
+        child.wait().unwrap();
+        let found = whole(&bench.path("case"));
+        let before = (!fresh).then(|| old.clone());
+        if found != Ok(before) && found != Ok(Some(new.clone())) {
+            problems.push(format!("kill {kill} after {after:?}: {found:?}"));
+        }
+        if !drive(&bench, NEW, "case").status().unwrap().success() {
+            problems.push(format!("kill {kill} after {after:?}: the next run fails: {}", log()));
+        }
+        let found = whole(&bench.path("case"));
+        if found != Ok(Some(new.clone())) {
+            problems.push(format!("kill {kill} after {after:?}: the next run gives {found:?}"));
+        }
+        if !fresh && std::fs::read_to_string(bench.path("case/notes.txt")).ok().as_deref() != Some("mine") {
+            problems.push(format!("kill {kill} after {after:?}: what is the owner's is gone"));
+        }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }

@@ -219,3 +219,6 @@ impl Lock {
         self.targets.get(name)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,11 +91,20 @@ pub fn facts(device: &Device) -> Result<Facts, Failure> {
     Ok(look(device.triple.as_deref().unwrap_or(&host), &host))
 }
 
+/// The compiler in one line, if it says so.
+pub fn compiler() -> Option<String> {
+    output(&rustc(), &["--version"])
+}
+
+/// The compiler that cargo uses.
+fn rustc() -> PathBuf {
+    std::env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from)
+}
+
 /// The target triple that the compiler builds for by itself.
 fn host_triple() -> Result<String, Failure> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let fail = |problem: String| Failure::Program { program: "rustc -vV".into(), problem };
-    let output = Command::new(rustc).arg("-vV").output().map_err(|e| fail(e.to_string()))?;
+    let output = Command::new(rustc()).arg("-vV").output().map_err(|e| fail(e.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).ok_or_else(|| fail("names no host".into()))
@@ -105,7 +114,7 @@ fn host_triple() -> Result<String, Failure> {
 fn look(triple: &str, host: &str) -> Facts {
     let sysroot = |rustc: &Path| output(rustc, &["--print", "sysroot"]).map(PathBuf::from);
     let has_std = |rustc: &Path| sysroot(rustc).is_some_and(|root| has_std(&root, triple));
-    let rustc = std::env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from);
+    let rustc = rustc();
     let container = || in_path("docker") || in_path("podman");
     Facts {
         triple: triple.into(),

@@ -2,86 +2,69 @@
 //! and taken away.
 
 use super::process::Failure;
-use std::fs::{self, File, TryLockError};
-use std::io;
+use crate::files::{self, FileLock, Place};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The file that the worker locks in the folder of the results, too.
+/// The file that is locked in the target folder.
 const LOCK: &str = ".secateurs.lock";
 
-/// A folder that is locked as long as this lives, also if the process is killed.
-pub struct Locked {
-    _file: File,
-    /// The folder, where it was made for this run: it goes again if nothing comes into it.
-    made: Option<PathBuf>,
+/// The folder of the results, which this run has for itself as long as this lives, also if the process is killed.
+pub struct Results {
+    place: Place,
+    lock: Option<FileLock>,
+    /// The folders above it that were made for this run, innermost first: they go again if nothing comes into them.
+    made: Vec<PathBuf>,
 }
 
-impl Locked {
+impl Results {
     /// Takes a folder for this run.
     ///
     /// # Errors
-    /// If another run has it, or it cannot be written.
-    pub fn results(folder: &Path) -> Result<Self, Failure> {
-        let made = (!folder.exists()).then(|| folder.to_owned());
-        loop {
-            let file = open(folder)?;
-            match file.try_lock() {
-                Err(TryLockError::WouldBlock) => {
-                    let folder = folder.display();
-                    return Err(Failure::Input(format!(
-                        "{folder}: another run of secateurs writes there: wait for its end, or choose another folder \
-                         with --out"
-                    )));
-                }
-                Err(TryLockError::Error(e)) if e.kind() != io::ErrorKind::Unsupported => {
-                    return Err(Failure::writing(folder, &e));
-                }
-                _ if same(&file, &folder.join(LOCK)) => return Ok(Self { _file: file, made }),
-                _ => {}
-            }
+    /// If another run has it, or nothing can be written beside it.
+    pub fn take(folder: &Path) -> Result<Self, Failure> {
+        let place = files::check_folder(folder).and_then(|()| Place::of(folder));
+        let place = place.map_err(|e| Failure::writing(folder, &e))?;
+        let made = place.parent().ancestors().take_while(|above| !above.exists()).map(Path::to_owned).collect();
+        let lock = fs::create_dir_all(place.parent()).and_then(|()| FileLock::try_at(&place.lock()));
+        match lock.map_err(|e| Failure::writing(&place.lock(), &e))? {
+            Some(lock) => Ok(Self { place, lock: Some(lock), made }),
+            None => Err(Failure::Input(format!(
+                "{}: another run of secateurs writes there: wait for its end, or choose another folder with --out",
+                folder.display()
+            ))),
         }
     }
 
-    /// Takes a folder once no other run has it.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn wait_for(folder: &Path) -> Result<Self, Failure> {
-        let file = open(folder)?;
-        match file.lock() {
-            Err(e) if e.kind() != io::ErrorKind::Unsupported => Err(Failure::writing(folder, &e)),
-            _ => Ok(Self { _file: file, made: None }),
-        }
+    /// The model of this run: it lies beside the folder until the bundle is complete.
+    pub fn model(&self) -> PathBuf {
+        self.place.staged().join("model.safetensors")
+    }
+
+    /// A folder for the programs that are built for this run, which goes with it.
+    pub fn built(&self) -> PathBuf {
+        self.place.built()
     }
 }
 
-impl Drop for Locked {
+impl Drop for Results {
+    /// What the worker has not put in its place is no result. The next run's worker removes the rest.
     fn drop(&mut self) {
-        let Some(folder) = &self.made else { return };
-        let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        if entries.all(|entry| entry.file_name() == LOCK) {
-            let _ = fs::remove_file(folder.join(LOCK)).and_then(|()| fs::remove_dir(folder));
+        let _ = fs::remove_dir_all(self.place.built());
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
         }
+        let _ = self.made.iter().try_for_each(fs::remove_dir);
     }
 }
 
-fn open(folder: &Path) -> Result<File, Failure> {
-    let file = fs::create_dir_all(folder)
-        .and_then(|()| fs::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join(LOCK)));
-    file.map_err(|e| Failure::writing(folder, &e))
-}
-
-/// Whether an open file is still the one of that name: its last holder may have removed it.
-#[cfg(unix)]
-fn same(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let ids = file.metadata().ok().zip(fs::metadata(path).ok());
-    ids.is_some_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino()))
-}
-
-#[cfg(not(unix))]
-fn same(_: &File, path: &Path) -> bool {
-    path.exists()
+/// Takes cargo's target folder once no other run has it, until what is returned is dropped.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn target_folder(folder: &Path) -> Result<FileLock, Failure> {
+    let lock = fs::create_dir_all(folder).and_then(|()| FileLock::wait_for(&folder.join(LOCK)));
+    lock.map_err(|e| Failure::writing(folder, &e))
 }
 
 #[cfg(test)]
@@ -92,19 +75,22 @@ mod tests {
     fn a_folder_has_one_run_at_a_time_and_goes_if_nothing_came_into_it() {
         let base = std::env::temp_dir().join(format!("secateurs-locked-{}", std::process::id()));
         let folder = base.join("out");
-        let first = Locked::results(&folder).unwrap();
-        let second = Locked::results(&folder).err().unwrap();
+        let first = Results::take(&folder).unwrap();
+        let second = Results::take(&folder).err().unwrap();
         assert_eq!(second.code(), 9);
         assert!(second.to_string().contains("another run of secateurs writes there"), "{second}");
         drop(first);
-        assert!(!folder.exists());
-        let first = Locked::results(&folder).unwrap();
+        assert!(!base.exists(), "nothing is left of a run without results");
+        let first = Results::take(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
         fs::write(folder.join("report.json"), "{}").unwrap();
+        fs::create_dir(first.built()).unwrap();
         drop(first);
-        assert!(folder.join("report.json").exists() && Locked::results(&folder).is_ok());
+        assert!(!base.join(".out.built").exists());
+        assert!(folder.join("report.json").exists() && Results::take(&folder).is_ok());
         assert!(folder.join("report.json").exists(), "what is there is kept");
         // A file where a folder should be is for the user to repair, not this machine's fault.
-        assert_eq!(Locked::results(&folder.join("report.json")).err().unwrap().code(), 9);
+        assert_eq!(Results::take(&folder.join("report.json")).err().unwrap().code(), 9);
         fs::remove_dir_all(&base).unwrap();
     }
 }

@@ -2,18 +2,18 @@
 //!
 //! 1. Build the worker, which checks the arguments and the profile; find out how to build for the device.
 //! 2. For a device that is not this machine build the inference binary without a model, which times networks there; let
-//!    the worker prune: it leaves the model, the plan and the reports in the results' folder.
+//!    the worker prune: it leaves the model, the plan and the reports beside the results' folder.
 //! 3. Build the inference binary for the device with that model embedded.
 //! 4. Let the worker measure it on the device through the profile's connection, put it among the results, complete the
-//!    reports and judge.
+//!    reports, replace the folder of the results by the new one, enter it in `secateurs.lock` and judge.
 //!
 //! The folder of the results is locked all the while, the target folder while a binary is built there and copied.
 
 use super::builder::{BINARY, Builder};
 use super::caller::Driver;
 use super::cross;
-use super::locked::Locked;
-use super::options::{self, Options};
+use super::locked::{self, Results};
+use super::options::{self, Options, Place};
 use super::process::{Failure, Progress, write_file};
 use super::target::{self, Connection, Target};
 use super::worker::{Worker, run_worker};
@@ -54,6 +54,12 @@ pub fn one(workspace: &Workspace, worker: &Worker, options: &Options, name: &str
     let mut prune = worker.command("prune");
     let mut arguments = vec!["--profile".into(), (&profile).into(), "--out".into(), (&out).into()];
     arguments.extend(["--cache".into(), workspace.cache().into()]);
+    let lock = workspace.root.join(LOCK);
+    arguments.extend(["--lock".into(), (&lock).into()]);
+    // A device that builds has a compiler of its own.
+    if let (Place::Here, Some(compiler)) = (options.build, cross::compiler()) {
+        arguments.extend(["--compiler".into(), compiler.into()]);
+    }
     arguments.extend_from_slice(&options.forwarded);
     let target = worker.check(&arguments, profile)?;
     prune.args(arguments);
@@ -70,12 +76,12 @@ pub fn one(workspace: &Workspace, worker: &Worker, options: &Options, name: &str
             .stage("Would", "measure it on the device, interleaved with the baseline model, and complete the reports");
         return Ok(());
     }
-    let _held = Locked::results(&out)?;
-    let built = Built(out.join(BUILT));
+    let held = Results::take(&out)?;
+    let built = Built(held.built());
     // On a device that is reached and is not this machine, networks are timed while plans are made.
     if timed_on_device(&target, |name| std::env::var_os(name)) {
         progress.stage("Building", &build.describe("without a model, to time networks on the device"));
-        let _target = Locked::wait_for(&workspace.target)?;
+        let _target = locked::target_folder(&workspace.target)?;
         let program = build.run(workspace, worker, &target, None)?;
         prune.arg("--binary").arg(built.take(&program, "bare")?);
     }
@@ -84,19 +90,19 @@ pub fn one(workspace: &Workspace, worker: &Worker, options: &Options, name: &str
     progress.stage("Building", &build.describe("with the model embedded"));
     let binary = {
         // Another run with another model builds in the same place.
-        let _target = Locked::wait_for(&workspace.target)?;
-        let program = build.run(workspace, worker, &target, Some(&out.join("model.safetensors")))?;
+        let _target = locked::target_folder(&workspace.target)?;
+        let program = build.run(workspace, worker, &target, Some(&held.model()))?;
         built.take(&program, BINARY)?
     };
     let mut finish = worker.command("finish");
-    finish.arg("--out").arg(&out).arg("--binary").arg(&binary).arg("--held");
+    finish.arg("--out").arg(&out).arg("--binary").arg(&binary).arg("--held").arg("--lock").arg(&lock);
     finish.args(options.require_device.then_some("--require-device"));
     finish.args(["--message-format", if progress == Progress::Json { "json" } else { "human" }]);
     run_worker(&mut finish)
 }
 
-/// Where programs lie in the folder of the results until the worker has measured them.
-const BUILT: &str = ".built";
+/// What was locked, at the root of the workspace.
+const LOCK: &str = "secateurs.lock";
 
 /// Programs of this run alone, in a folder that goes at its end.
 struct Built(PathBuf);

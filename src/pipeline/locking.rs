@@ -201,9 +201,7 @@ impl Pending {
     /// # Errors
     /// If the bundle cannot be read, the job was not to be locked, or the lock cannot be read or written.
     pub fn settle(self, results: &Results, report: &Report, lock: Option<&Path>) -> Result<(), PipelineError> {
-        for path in self.kept.iter().filter(|path| is_kept(path)) {
-            let _ = fs::remove_file(path);
-        }
+        self.forget();
         let Some(lock) = lock else { return Ok(()) };
         let Some((name, entry)) = self.entry else {
             let folder = results.folder().display();
@@ -223,6 +221,13 @@ impl Pending {
         };
         Ok(bundle::enter(lock, &name, &entry)?)
     }
+
+    /// Removes what the cache keeps for this job alone.
+    fn forget(&self) {
+        for path in self.kept.iter().filter(|path| is_kept(path)) {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Whether a file is one that the cache keeps for one job, by its name: a list of them must not remove others.
@@ -232,4 +237,21 @@ fn is_kept(path: &Path) -> bool {
     parts.is_some_and(|(kind, key)| {
         KINDS.contains(&kind) && key.len() == 16 && key.bytes().all(|b| b.is_ascii_hexdigit())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The notes beside the results say which files are removed: those of a cache, whatever they name.
+    #[test]
+    fn notes_cannot_remove_files_elsewhere() {
+        let base = tempfile::tempdir().unwrap();
+        let path = |name: &str| base.path().join(name);
+        let (ours, others) = (["plan-0123456789abcdef.json", "size-0123456789abcdef.json"], ["victim", "plan-x.json"]);
+        ours.iter().chain(&others).for_each(|name| fs::write(path(name), "precious").unwrap());
+        let kept = ours.iter().chain(&others).map(|name| path(name)).collect();
+        Pending { entry: None, kept }.forget();
+        assert!(ours.iter().all(|name| !path(name).exists()) && others.iter().all(|name| path(name).exists()));
+    }
 }

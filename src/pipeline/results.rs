@@ -45,6 +45,8 @@ enum Part {
 /// The folder of the results, held by this run.
 #[derive(Debug)]
 pub struct Results {
+    /// As the caller names it.
+    folder: PathBuf,
     place: Place,
     part: Part,
     /// The folders that were made for this run, innermost first.
@@ -74,12 +76,13 @@ impl Results {
         if !held {
             return Self::open(folder, false);
         }
-        let results = Self::take(folder, true, Part::Second)?;
+        let mut results = Self::take(folder, true, Part::Second)?;
         if results.place.staged().join(MARK).is_file() {
             return Ok(results);
         }
         results.recover()?;
-        Ok(Self { part: Part::Whole, ..results })
+        results.part = Part::Whole;
+        Ok(results)
     }
 
     /// Opens the folder for a run that writes nothing.
@@ -91,7 +94,7 @@ impl Results {
         files::check_folder(folder).map_err(fail)?;
         let place = Place::of(folder).map_err(fail)?;
         files::check_folder(place.parent()).map_err(|e| PipelineError::writing(place.parent(), e))?;
-        Ok(Self { place, part: Part::Look, made: Vec::new(), lock: None })
+        Ok(Self { folder: folder.into(), place, part: Part::Look, made: Vec::new(), lock: None })
     }
 
     fn take(folder: &Path, held: bool, part: Part) -> Result<Self, PipelineError> {
@@ -109,12 +112,12 @@ impl Results {
             )));
         }
         files::clean(place.parent());
-        Ok(Self { place, part, made, lock })
+        Ok(Self { folder: folder.into(), place, part, made, lock })
     }
 
     /// Where the set is put at the end.
     pub fn folder(&self) -> &Path {
-        self.place.folder()
+        &self.folder
     }
 
     /// Where the set lies that is read and completed: beside the folder between the two stages of a job, else in it.

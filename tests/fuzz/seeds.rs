@@ -5,6 +5,7 @@ use crate::harness;
 use crate::pickle;
 use secateurs::bench::{Phases, Recording, Samples, TableSpec, Window};
 use secateurs::board::{Board, State};
+use secateurs::bundle::{self, Input, LockedGroup, LockedInputs, LockedTarget, Measured};
 use secateurs::data::demo;
 use secateurs::engine::LeastTimes;
 use secateurs::graph::{Activation, Attention, Builder, Conv, ConvTranspose, Dtype, Graph, Head, NodeId, Op};
@@ -144,6 +145,43 @@ pub fn profiles() -> Vec<Vec<u8>> {
         [budget]\nlatency-ratio = 0.5\npercentile = 95\nfloors = { person = 0.95, \"stop sign\" = 1.0 }\nmemory-mib = 3.5\n\
         [model]\nimgsz = [640, 320]\ndtype = 'int8'\n[search]\nstrategy = '2:4'\nsparsity = 0.5\n[finetune]\nlr = 1e-3\n";
     paths.iter().map(|path| std::fs::read(path).unwrap()).chain([full.to_vec()]).collect()
+}
+
+/// A lock of two targets.
+pub fn locks() -> Vec<Vec<u8>> {
+    let hash = "0123456789abcdef".repeat(4);
+    let input = |path: &str| Input { path: path.into(), sha256: hash.clone() };
+    let group = LockedGroup { before: 8, width: 3, kept: vec![0, 2, 5] };
+    let profile = [("budget.latency-ratio", 0.7), ("budget.floors.\"stop sign\"", 0.95)];
+    let target = LockedTarget {
+        inputs: LockedInputs {
+            version: "0.1.0".into(),
+            seed: 7,
+            features: vec!["cuda".into()],
+            compiler: Some("rustc 1.95.0".into()),
+            cuda: false,
+            skip_bad_images: true,
+            model: input("best.pt"),
+            data: Some(input("data/data.yaml")),
+            profile_file: input("targets/host.toml"),
+            profile: profile.map(|(name, value)| (name.to_owned(), value.into())).into(),
+        },
+        imgsz: 640,
+        board: "Some \"board\"".into(),
+        plan: [("a".to_owned(), group.clone()), ("b.c[0..8]".to_owned(), group)].into(),
+        files: [("model.safetensors".to_owned(), hash.clone())].into(),
+        manifest: hash.clone(),
+        measured: Measured {
+            p50_ms: Some(1.5),
+            map50_95: Some(0.4),
+            peak_memory_bytes: 1 << 20,
+            ..Measured::default()
+        },
+    };
+    let one = bundle::lock_text("host", &target);
+    let other = bundle::lock_text("my board", &target);
+    let both = format!("{one}\n{}", &other[other.find("[target").unwrap_or_default()..]);
+    vec![one.into_bytes(), both.into_bytes()]
 }
 
 pub fn datasets() -> Vec<Vec<u8>> {

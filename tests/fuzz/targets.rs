@@ -7,6 +7,7 @@ use crate::place::Place;
 use crate::target::{How, Target};
 use crate::tokens::{GRAPH, IDX, IMAGE, JSON, LABELS, LISTS, TOML, YAML};
 use crate::{pickle, seeds};
+use secateurs::bundle::{self, Lock};
 use secateurs::data::Dataset;
 use secateurs::detector::{Predictor, input_side};
 use secateurs::emit::onnx;
@@ -34,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "tensors", seeds: seeds::tensors, tokens: JSON, how: How::Safetensors, run: foreign },
     Target { name: "model", seeds: seeds::models, tokens: GRAPH, how: How::Safetensors, run: own },
     Target { name: "profile", seeds: seeds::profiles, tokens: TOML, how: How::Bytes, run: profile },
+    Target { name: "lock", seeds: seeds::locks, tokens: TOML, how: How::Bytes, run: lock },
     Target { name: "dataset", seeds: seeds::datasets, tokens: YAML, how: How::Bytes, run: dataset },
     Target { name: "labels", seeds: seeds::labels, tokens: LABELS, how: How::Bytes, run: labels },
     Target { name: "list", seeds: seeds::lists, tokens: LISTS, how: How::Bytes, run: list },
@@ -142,6 +144,20 @@ fn profile(_: &mut Place, bytes: &[u8]) {
     match profile::parse(Path::new("fuzz.toml"), &text) {
         Ok(profile) => drop(serde_json::to_string(&profile)),
         Err(error) => error.problems().iter().for_each(|problem| drop(problem.to_string())),
+    }
+}
+
+/// What is read is also entered again.
+fn lock(place: &mut Place, bytes: &[u8]) {
+    let path = place.file("secateurs.lock", bytes);
+    let Ok(Some(lock)) = Lock::read(&path) else { return };
+    for (name, target) in lock.targets.iter().take(3) {
+        let _ = target.inputs.differences(&target.inputs);
+        let before = fs::read(&path).unwrap();
+        match bundle::enter(&path, name, target) {
+            Ok(()) => assert!(Lock::read(&path).is_ok_and(|read| read.as_ref() == Some(&lock)), "entered another lock"),
+            Err(_) => assert!(fs::read(&path).unwrap() == before, "a lock that was refused has changed"),
+        }
     }
 }
 

@@ -22,6 +22,9 @@ mod device;
 mod engine_props;
 mod eval;
 mod forward;
+#[cfg(all(feature = "toolkit", unix))]
+#[path = "../harness/mod.rs"]
+mod harness;
 mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
@@ -29,6 +32,8 @@ mod index;
 mod job;
 #[cfg(feature = "toolkit")]
 mod kept;
+#[cfg(all(feature = "toolkit", unix))]
+mod lock;
 #[cfg(feature = "toolkit")]
 mod loss;
 mod model_file;

@@ -1,6 +1,6 @@
 //! What a run does not share with what is locked.
 
-use super::text::{key, line};
+use super::text::line;
 use super::{Input, LockedInputs};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -65,6 +65,6 @@ impl LockedInputs {
 /// A file with the first digits of its hash.
 fn describe(input: Option<&Input>) -> String {
     input.map_or("nothing".to_owned(), |Input { path, sha256 }| {
-        format!("{} with SHA-256 {}...", key(path), sha256.get(..DIGITS).unwrap_or(sha256))
+        format!("{} (SHA-256 {}...)", path.escape_debug(), sha256.get(..DIGITS).unwrap_or(sha256))
     })
 }

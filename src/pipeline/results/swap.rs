@@ -77,7 +77,7 @@ pub fn publish(place: &Place, stage: &Path) -> io::Result<()> {
 }
 
 /// The exchange in two steps: a run that is killed in between is completed by [`recover`].
-fn move_aside(place: &Place, stage: &Path) -> io::Result<()> {
+pub fn move_aside(place: &Place, stage: &Path) -> io::Result<()> {
     fs::rename(place.folder(), place.replaced())?;
     fs::rename(stage, place.folder()).or_else(|error| fs::rename(place.replaced(), place.folder()).and(Err(error)))?;
     files::sync_folder(place.parent())

@@ -1,4 +1,4 @@
-//! The folder of the results: replaced as a set, locked, repaired after a kill.
+//! The folder of the results: replaced as a whole, locked, repaired after a kill.
 
 use super::*;
 use crate::bundle::{BASELINE, BENCH, BINARY, MODEL, PLAN, REPORT_HTML, REPORT_JSON};
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = entries.filter(|name| name != LOCK).collect();
+    let mut names: Vec<String> = entries.collect();
     names.sort();
     names
 }
@@ -19,12 +19,12 @@ fn put(results: &Results, text: &str, names: &[&'static str]) -> Result<(), Pipe
     let mut new: Vec<New> =
         names.iter().map(|name| New { name, bytes: text.as_bytes(), program: *name == BINARY }).collect();
     new.push(New { name: MANIFEST, bytes: manifest.as_bytes(), program: false });
-    results.replace(&new, &[])
+    results.replace(&new, &[], &[])
 }
 
 /// The text that all files of the set have; fails if they are of several sets.
 fn text_of(folder: &Path) -> String {
-    let results = Results { folder: folder.into(), made: vec![], lock: None };
+    let results = Results::look(folder).unwrap();
     let listed = results.listed().unwrap().unwrap();
     let mut texts = listed.files.keys().map(|name| String::from_utf8(results.read(&listed, name).unwrap()).unwrap());
     let first = texts.next().unwrap();
@@ -39,7 +39,7 @@ fn a_set_replaces_another_and_leaves_what_is_not_its_own() {
     let results = Results::open(&folder, false).unwrap();
     put(&results, "first", &[MODEL, REPORT_JSON, BINARY, BENCH]).unwrap();
     fs::write(folder.join("notes.txt"), "mine").unwrap();
-    fs::create_dir(folder.join(".cache")).unwrap();
+    fs::create_dir_all(folder.join(".cache/deep")).unwrap();
     assert_eq!(text_of(&folder), "first");
     // What the second run does not make is removed: nobody takes the old binary for one of the new model.
     put(&results, "second", &[MODEL, REPORT_JSON]).unwrap();
@@ -48,7 +48,7 @@ fn a_set_replaces_another_and_leaves_what_is_not_its_own() {
     assert_eq!(fs::read_to_string(folder.join("notes.txt")).unwrap(), "mine");
     // Kept files are neither written again nor removed.
     let new = New { name: PLAN, bytes: b"plan", program: false };
-    results.replace(&[new], &[MODEL, REPORT_JSON]).unwrap();
+    results.replace(&[new], &[MODEL, REPORT_JSON], &[]).unwrap();
     assert_eq!(fs::read_to_string(folder.join(MODEL)).unwrap(), "second");
 }
 
@@ -70,6 +70,13 @@ fn files_of_the_user_are_never_replaced() {
     assert!(results.check(&Inputs::default()).is_err());
     put(&results, "second", &[MODEL]).unwrap();
     assert_eq!(fs::read_to_string(folder.join(BINARY)).unwrap(), "mine");
+    // Where the new set has one of that name, the old set stays.
+    let refused = put(&results, "third", &[MODEL, BINARY]).unwrap_err().to_string();
+    assert!(refused.contains("secateurs-infer: is no result of an earlier run"), "{refused}");
+    assert_eq!(
+        (text_of(folder).as_str(), fs::read_to_string(folder.join(BINARY)).unwrap().as_str()),
+        ("second", "mine")
+    );
     fs::write(folder.join(MANIFEST), "[]").unwrap();
     assert!(results.check(&Inputs::default()).unwrap_err().to_string().contains("is no manifest"));
 }
@@ -127,84 +134,165 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Every state between the old set and the new one, and every one on the way back: the next run makes one set of it.
+/// What lies in and beside the folder when a run is killed. `.out.new` and `.out.old` are what they are named after, but that
+/// `new` may be the old set, too: both are exchanged.
 #[test]
 fn a_run_killed_at_any_moment_leaves_one_set_for_the_next() {
     let base = tempfile::tempdir().unwrap();
-    let old = base.path().join("old");
-    let results = Results::open(&old, false).unwrap();
-    put(&results, "first", &[MODEL, BASELINE, REPORT_JSON, BINARY]).unwrap();
-    let hash = sha256(b"second");
-    let manifest =
-        serde_json::json!({ "files": { MODEL: hash, BASELINE: hash, PLAN: hash, REPORT_JSON: hash }, "inputs": {} });
-    let manifest = manifest.to_string();
-    let text = |name| New { name, bytes: b"second", program: false };
-    let manifest = New { name: MANIFEST, bytes: manifest.as_bytes(), program: false };
-    let new = [text(MODEL), text(BASELINE), text(PLAN), text(REPORT_JSON), manifest];
-    let mut journal = Journal {
-        put: new.iter().map(|file| file.name.to_owned()).collect(),
-        remove: vec![BINARY.into()],
-        old: BTreeSet::new(),
+    let path = |name: &str| base.path().join(name);
+    for (name, files) in [("first", &[MODEL, BASELINE, BINARY][..]), ("second", &[MODEL, BASELINE, PLAN])] {
+        put(&Results::open(&path(name), false).unwrap(), name, files).unwrap();
+    }
+    fs::write(path("first/notes.txt"), "mine").unwrap();
+    fs::create_dir_all(path("first/.cache/deep")).unwrap();
+    let unfinished = || {
+        copy(&path("second"), &path("case/.out.new"));
+        fs::write(path("case/.out.new").join(MARK), "").unwrap();
     };
-    for (direction, expected) in [(READY, "second"), (UNDO, "first")] {
-        for steps in 0..=new.len() + 1 {
-            let folder = base.path().join(format!("{direction}-{steps}"));
-            copy(&old, &folder);
-            let killed = Results { folder: folder.clone(), made: vec![], lock: None };
-            journal.old.clear();
-            killed.stage(&folder.join(READY), &new, &mut journal).unwrap();
-            let names: Vec<&String> = journal.put.iter().chain(&journal.remove).collect();
-            for (number, name) in names.iter().enumerate().take(if direction == READY { steps } else { 4 }) {
-                if number < new.len() {
-                    fs::rename(folder.join(READY).join(name), folder.join(name)).unwrap();
-                } else {
-                    fs::remove_file(folder.join(name)).unwrap();
-                }
-            }
-            if direction == UNDO {
-                fs::rename(folder.join(READY), folder.join(UNDO)).unwrap();
-                for name in names.iter().take(steps) {
-                    let old = folder.join(UNDO).join(OLD).join(name);
-                    let _ = if old.exists() {
-                        fs::rename(old, folder.join(name))
-                    } else {
-                        fs::remove_file(folder.join(name))
-                    };
-                }
-            }
-            drop(Results::open(&folder, false).unwrap());
-            assert_eq!(text_of(&folder), expected, "{direction} after {steps} steps");
-            assert_eq!(folder.join(BINARY).exists(), expected == "first", "{direction} after {steps} steps");
-            assert_eq!(folder.join(PLAN).exists(), expected == "second", "{direction} after {steps} steps");
-            assert!(!folder.join(READY).exists() && !folder.join(UNDO).exists());
-        }
+    let first_without = |name: &str| {
+        copy(&path("first"), &path("case/.out.new"));
+        copy(&path("second"), &path("case/out"));
+        fs::rename(path("case/.out.new").join(name), path("case/out").join(name)).unwrap();
+    };
+    type Case<'a> = (&'a str, &'a str, &'a dyn Fn());
+    let cases: [Case; 10] = [
+        ("before anything", "first", &|| copy(&path("first"), &path("case/out"))),
+        ("an empty new folder", "first", &|| {
+            copy(&path("first"), &path("case/out"));
+            fs::create_dir(path("case/.out.new")).unwrap();
+        }),
+        ("half of the new folder is written", "first", &|| {
+            copy(&path("first"), &path("case/out"));
+            unfinished();
+            fs::remove_file(path("case/.out.new").join(MANIFEST)).unwrap();
+        }),
+        ("the new folder is written", "first", &|| {
+            copy(&path("first"), &path("case/out"));
+            unfinished();
+        }),
+        ("the new folder is finished", "first", &|| {
+            copy(&path("first"), &path("case/out"));
+            copy(&path("second"), &path("case/.out.new"));
+        }),
+        ("both are exchanged", "second", &|| {
+            copy(&path("second"), &path("case/out"));
+            copy(&path("first"), &path("case/.out.new"));
+        }),
+        ("one thing of the owner's is carried over", "second", &|| first_without("notes.txt")),
+        ("another thing is carried over", "second", &|| first_without(".cache")),
+        ("the old folder is aside", "second", &|| {
+            copy(&path("first"), &path("case/.out.old"));
+            copy(&path("second"), &path("case/.out.new"));
+        }),
+        ("the old folder is aside, the new one in its place", "second", &|| {
+            copy(&path("first"), &path("case/.out.old"));
+            copy(&path("second"), &path("case/out"));
+        }),
+    ];
+    for (moment, expected, lay) in cases {
+        let _ = fs::remove_dir_all(path("case"));
+        fs::create_dir(path("case")).unwrap();
+        lay();
+        drop(Results::open(&path("case/out"), false).unwrap());
+        assert_eq!(text_of(&path("case/out")), expected, "{moment}");
+        assert_eq!(names(&path("case")), ["out"], "{moment}");
+        assert_eq!(path("case/out").join(BINARY).exists(), expected == "first", "{moment}");
+        assert_eq!(fs::read_to_string(path("case/out/notes.txt")).unwrap(), "mine", "{moment}");
+        assert!(path("case/out/.cache/deep").is_dir(), "{moment}");
     }
 }
 
-/// A name that a file cannot take breaks the replacement off in the middle: the old set is whole again.
+/// The two steps in place of an exchange, where the file system knows none.
+#[test]
+fn folders_that_cannot_be_exchanged_are_replaced_in_two_steps() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("out");
+    put(&Results::open(&folder, false).unwrap(), "first", &[MODEL, BINARY]).unwrap();
+    fs::write(folder.join("notes.txt"), "mine").unwrap();
+    let place = Place::of(&folder).unwrap();
+    put(&Results::open(&base.path().join("other"), false).unwrap(), "second", &[MODEL]).unwrap();
+    fs::rename(base.path().join("other"), place.staged()).unwrap();
+    swap::move_aside(&place, &place.staged()).unwrap();
+    drop(Results::open(&folder, false).unwrap());
+    assert_eq!((text_of(&folder), names(base.path())), ("second".into(), vec!["out".to_owned()]));
+    assert_eq!(names(&folder), ["manifest.json", "model.safetensors", "notes.txt"]);
+}
+
+/// The first stage leaves its set beside the folder; the second one completes it there, and the folder changes once.
+#[test]
+fn two_stages_replace_the_folder_once() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("out");
+    put(&Results::open(&folder, false).unwrap(), "first", &[MODEL, BINARY]).unwrap();
+    fs::write(folder.join("notes.txt"), "mine").unwrap();
+    let before = names(&folder);
+    let held = FileLock::try_at(&Place::of(&folder).unwrap().lock()).unwrap();
+    let first = Results::open(&folder, true).unwrap();
+    let kept = New { name: KEPT, bytes: b"[]", program: false };
+    let model = New { name: MODEL, bytes: b"second", program: false };
+    let manifest = serde_json::json!({ "files": { MODEL: sha256(b"second") }, "inputs": {} }).to_string();
+    let manifest = New { name: MANIFEST, bytes: manifest.as_bytes(), program: false };
+    first.replace(&[model, manifest], &[], &[kept]).unwrap();
+    drop(first);
+    assert_eq!((text_of(&folder), names(&folder)), ("first".into(), before));
+    let second = Results::finish(&folder, true).unwrap();
+    assert_eq!(second.note(KEPT).unwrap(), b"[]");
+    assert_eq!(second.read(&second.listed().unwrap().unwrap(), MODEL).unwrap(), b"second");
+    let both = serde_json::json!({ "files": { MODEL: sha256(b"second"), BENCH: sha256(b"second") }, "inputs": {} });
+    let both = both.to_string();
+    let new = [
+        New { name: BENCH, bytes: b"second", program: false },
+        New { name: MANIFEST, bytes: both.as_bytes(), program: false },
+    ];
+    second.replace(&new, &[MODEL], &[]).unwrap();
+    drop((second, held));
+    assert_eq!(text_of(&folder), "second");
+    assert_eq!(names(&folder), ["bench.json", "manifest.json", "model.safetensors", "notes.txt"]);
+    // Without a first stage, the set in the folder is the one to complete.
+    let again = Results::finish(&folder, true).unwrap();
+    assert_eq!(again.set(), again.folder());
+}
+
+/// What is in the way of the owner's files stops the rest from being removed.
+#[test]
+fn what_cannot_be_carried_over_is_kept() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("out");
+    put(&Results::open(&folder, false).unwrap(), "second", &[MODEL]).unwrap();
+    let place = Place::of(&folder).unwrap();
+    fs::create_dir(place.staged()).unwrap();
+    fs::write(place.staged().join("notes.txt"), "mine").unwrap();
+    fs::write(folder.join("notes.txt"), "newer").unwrap();
+    let refused = Results::open(&folder, false).unwrap_err().to_string();
+    assert!(refused.contains("notes.txt: is in the way of"), "{refused}");
+    assert_eq!(fs::read_to_string(place.staged().join("notes.txt")).unwrap(), "mine");
+    fs::remove_file(folder.join("notes.txt")).unwrap();
+    drop(Results::open(&folder, false).unwrap());
+    assert_eq!(fs::read_to_string(folder.join("notes.txt")).unwrap(), "mine");
+}
+
+/// A set that cannot be written leaves the old one, and nothing beside it.
 #[test]
 fn a_replacement_that_fails_is_taken_back() {
     let base = tempfile::tempdir().unwrap();
-    let results = Results::open(base.path(), false).unwrap();
+    let folder = base.path().join("out");
+    let results = Results::open(&folder, false).unwrap();
     put(&results, "first", &[MODEL, REPORT_JSON, BINARY]).unwrap();
-    let before = names(base.path());
-    // A folder with something in it cannot be renamed over.
-    fs::create_dir_all(base.path().join(REPORT_HTML).join("inside")).unwrap();
+    let before = names(&folder);
+    // Something of the owner's has the name of a file of the new set.
+    fs::create_dir_all(folder.join(REPORT_HTML).join("inside")).unwrap();
     let error = put(&results, "second", &[MODEL, BASELINE, REPORT_HTML, REPORT_JSON]).unwrap_err();
     assert!(matches!(error, PipelineError::Writing { .. }), "{error}");
-    fs::remove_dir_all(base.path().join(REPORT_HTML)).unwrap();
-    assert_eq!((text_of(base.path()), names(base.path())), ("first".into(), before));
-}
-
-#[test]
-fn a_journal_cannot_name_files_elsewhere() {
-    let base = tempfile::tempdir().unwrap();
-    let folder = base.path().join("out");
-    fs::create_dir_all(folder.join(READY)).unwrap();
-    fs::write(base.path().join("victim"), "precious").unwrap();
-    fs::write(folder.join(READY).join(JOURNAL), r#"{"put":[],"remove":["../victim"],"old":[]}"#).unwrap();
-    assert!(Results::open(&folder, false).is_err());
-    assert_eq!(fs::read_to_string(base.path().join("victim")).unwrap(), "precious");
+    assert!(folder.join(REPORT_HTML).join("inside").is_dir());
+    fs::remove_dir_all(folder.join(REPORT_HTML)).unwrap();
+    assert_eq!((text_of(&folder), names(&folder)), ("first".into(), before.clone()));
+    drop(results);
+    assert_eq!(names(base.path()), ["out"]);
+    // A file stands where the new folder should be made.
+    fs::write(base.path().join(".out.new"), "in the way").unwrap();
+    let results = Results::open(&folder, false).unwrap();
+    assert!(put(&results, "second", &[MODEL]).is_err());
+    assert_eq!((text_of(&folder), names(&folder)), ("first".into(), before));
 }
 
 #[test]
