@@ -12,7 +12,7 @@
 mod swap;
 
 use super::error::PipelineError;
-use crate::bundle::{FILES, Listed, MANIFEST, sha256};
+use crate::bundle::{FILES, Listed, sha256};
 use crate::files::{self, FileLock, Inputs, Place};
 use crate::model;
 use std::fs;

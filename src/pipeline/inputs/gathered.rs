@@ -79,10 +79,13 @@ impl Inputs {
         }
     }
 
-    /// Writes into a model where it came from and what was done to it.
+    /// Writes into a model where it came from and what was done to it. Nothing that is measured, and no folder: the same
+    /// inputs give the same bytes wherever they lie.
     pub fn add_provenance(&self, mut model: Model, job: &Job, report: &Report) -> Model {
+        let file = job.model.as_ref().and_then(|path| path.file_name());
+        let source = file.map_or_else(|| self.baseline.name.clone(), |name| name.to_string_lossy().into_owned());
         let facts = [
-            ("source", self.baseline.name.clone()),
+            ("source", source),
             ("source-sha256", self.baseline.sha256.clone()),
             ("secateurs", report.version.clone()),
             ("target", job.target.clone()),

@@ -1,7 +1,7 @@
 //! The folder of the results: replaced as a whole, locked, repaired after a kill.
 
 use super::*;
-use crate::bundle::{BASELINE, BENCH, BINARY, MODEL, PLAN, REPORT_HTML, REPORT_JSON};
+use crate::bundle::{BASELINE, BENCH, BINARY, MANIFEST, MODEL, PLAN, REPORT_HTML, REPORT_JSON};
 use std::collections::BTreeMap;
 
 fn names(folder: &Path) -> Vec<String> {
