@@ -179,6 +179,12 @@ impl Pending {
         Self { entry: Some((known.locking.target.clone(), entry)), kept: known.kept(job) }
     }
 
+    /// SHA-256 of the dataset, where it is known.
+    pub(super) fn data(&self) -> Option<&str> {
+        let (_, entry) = self.entry.as_ref()?;
+        entry.inputs.data.as_ref().map(|data| data.sha256.as_str())
+    }
+
     /// The same as notes of a first stage.
     pub(super) fn notes(&self) -> Result<Vec<(&'static str, Vec<u8>)>, PipelineError> {
         let draft = self.entry.as_ref().map(|(name, entry)| (DRAFT, bundle::lock_text(name, entry).into_bytes()));

@@ -78,7 +78,8 @@ pub fn write(results: &Results, profile: &Resolved, done: &Done) -> Result<(), P
         file(PLAN, plan.as_bytes()),
         file(PROFILE, profile.as_bytes()),
     ];
-    let inputs = BTreeMap::from([("model".to_owned(), source)]);
+    let data = done.pending.data().map(|hash| ("data".to_owned(), hash.to_owned()));
+    let inputs = [("model".to_owned(), source)].into_iter().chain(data).collect();
     replace(results, &done.report, new, &Listed::new(BTreeMap::new(), inputs), &done.pending)
 }
 
