@@ -7,7 +7,7 @@
 
 mod place;
 
-pub use place::{FileLock, Place};
+pub use place::{FileLock, Place, UNFINISHED};
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};

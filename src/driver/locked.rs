@@ -48,8 +48,10 @@ impl Results {
 }
 
 impl Drop for Results {
-    /// What the worker has not put in its place is no result. The next run's worker removes the rest.
+    /// What the worker has not put in its place is no result.
     fn drop(&mut self) {
+        // Where that cannot be done, the next run's worker does it.
+        let _ = self.place.discard_unfinished();
         let _ = fs::remove_dir_all(self.place.built());
         if let Some(lock) = self.lock.take() {
             lock.remove();
@@ -85,8 +87,10 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("report.json"), "{}").unwrap();
         fs::create_dir(first.built()).unwrap();
+        fs::create_dir(base.join(".out.new")).unwrap();
+        fs::write(base.join(".out.new").join(files::UNFINISHED), "").unwrap();
         drop(first);
-        assert!(!base.join(".out.built").exists());
+        assert_eq!(fs::read_dir(&base).unwrap().count(), 1, "nothing lies beside it");
         assert!(folder.join("report.json").exists() && Results::take(&folder).is_ok());
         assert!(folder.join("report.json").exists(), "what is there is kept");
         // A file where a folder should be is for the user to repair, not this machine's fault.

@@ -8,6 +8,9 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Stands in the new folder as long as it is unfinished: then nothing in it is anybody's.
+pub const UNFINISHED: &str = ".secateurs-unfinished";
+
 /// A folder, and the names beside it: all of them are hidden and have its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -61,6 +64,28 @@ impl Place {
     /// The file whose lock keeps two runs apart.
     pub fn lock(&self) -> PathBuf {
         self.beside("lock")
+    }
+
+    /// Removes a new folder that was never finished: first its name, so that nobody takes it for a finished one when it is
+    /// half removed.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub fn discard_unfinished(&self) -> io::Result<()> {
+        let staged = self.staged();
+        if staged.join(UNFINISHED).exists() { self.discard(&staged) } else { Ok(()) }
+    }
+
+    /// Removes a folder beside this one in the same way; none is fine, too. The next run cleans up what is left of it.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub fn discard(&self, folder: &Path) -> io::Result<()> {
+        let away = self.parent.join(super::temporary_name());
+        match fs::rename(folder, &away) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.map(|()| drop(fs::remove_dir_all(away))),
+        }
     }
 
     fn beside(&self, ending: &str) -> PathBuf {

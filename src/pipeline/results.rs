@@ -13,13 +13,13 @@ mod swap;
 
 use super::error::PipelineError;
 use crate::bundle::{FILES, Listed, sha256};
-use crate::files::{self, FileLock, Inputs, Place};
+use crate::files::{self, FileLock, Inputs, Place, UNFINISHED};
 use crate::model;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use swap::SCRATCH;
 pub(super) use swap::{DRAFT, KEPT};
-use swap::{MARK, SCRATCH};
 
 /// A new file of the set.
 pub(super) struct New<'a> {
@@ -77,7 +77,7 @@ impl Results {
             return Self::open(folder, false);
         }
         let mut results = Self::take(folder, true, Part::Second)?;
-        if results.place.staged().join(MARK).is_file() {
+        if results.place.staged().join(UNFINISHED).is_file() {
             return Ok(results);
         }
         results.recover()?;
@@ -212,7 +212,7 @@ impl Results {
             }
         } else {
             fs::create_dir(stage)?;
-            files::write_atomic(&stage.join(MARK), b"unfinished\n")?;
+            files::write_atomic(&stage.join(UNFINISHED), b"unfinished\n")?;
             if let Ok(facts) = fs::metadata(self.folder()) {
                 // The mode is its owner's choice. A file system without modes has none to keep.
                 let _ = fs::set_permissions(stage, facts.permissions());

@@ -1,22 +1,20 @@
 //! Puts a new folder of results in the place of the old one, and carries over what is not of a run.
 
 use crate::bundle::{FILES, Listed, MANIFEST};
-use crate::files::{self, Place};
+use crate::files::{self, Place, UNFINISHED};
 use crate::model;
 use crate::pipeline::error::PipelineError;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Stands in a new set as long as it is unfinished.
-pub const MARK: &str = ".secateurs-unfinished";
 /// What the first stage of a job knows of the lock's entry.
 pub const DRAFT: &str = ".secateurs-draft.lock";
 /// Files in the cache that are for this job alone.
 pub const KEPT: &str = ".secateurs-kept.json";
 
 /// What is in a new set only until it is put in its place.
-pub const SCRATCH: [&str; 3] = [DRAFT, KEPT, MARK];
+pub const SCRATCH: [&str; 3] = [DRAFT, KEPT, UNFINISHED];
 
 /// The manifest in a folder; none without one.
 ///
@@ -109,14 +107,14 @@ fn exchange(_: &Path, _: &Path) -> io::Result<()> {
 pub fn recover(place: &Place) -> io::Result<()> {
     let (new, old) = (place.staged(), place.replaced());
     if is_folder(&old) && !is_folder(place.folder()) {
-        let finished = is_folder(&new) && !new.join(MARK).exists();
+        let finished = is_folder(&new) && !new.join(UNFINISHED).exists();
         fs::rename(if finished { &new } else { &old }, place.folder())?;
     }
     if is_folder(&old) {
         retire(place, &old)?;
     }
     match is_folder(&new) {
-        true if new.join(MARK).exists() => discard(place, &new),
+        true if new.join(UNFINISHED).exists() => place.discard(&new),
         true => retire(place, &new),
         false => Ok(()),
     }
@@ -142,19 +140,7 @@ fn retire(place: &Place, old: &Path) -> io::Result<()> {
     if is_folder(place.folder()) {
         files::sync_folder(place.folder())?;
     }
-    discard(place, old)
-}
-
-/// Removes a folder beside the results: first its name, so that nobody takes it for another one when it is half removed.
-///
-/// # Errors
-/// If it cannot be renamed.
-pub fn discard(place: &Place, folder: &Path) -> io::Result<()> {
-    let away = place.parent().join(files::temporary_name());
-    absent(fs::rename(folder, &away))?;
-    // The next run cleans up what is left of it.
-    let _ = fs::remove_dir_all(away);
-    Ok(())
+    place.discard(old)
 }
 
 /// Whether there is such a folder; a link to one is none.

@@ -147,7 +147,7 @@ fn a_run_killed_at_any_moment_leaves_one_set_for_the_next() {
     fs::create_dir_all(path("first/.cache/deep")).unwrap();
     let unfinished = || {
         copy(&path("second"), &path("case/.out.new"));
-        fs::write(path("case/.out.new").join(MARK), "").unwrap();
+        fs::write(path("case/.out.new").join(UNFINISHED), "").unwrap();
     };
     let first_without = |name: &str| {
         copy(&path("first"), &path("case/.out.new"));
