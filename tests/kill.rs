@@ -211,6 +211,9 @@ fn a_bundle_is_the_old_one_or_the_new_one_whenever_its_run_is_killed() {
     std::fs::create_dir(bench.path("bin")).unwrap();
     std::fs::write(bench.path("bin/qemu-x"), "#!/bin/sh\nexec \"$@\"\n").unwrap();
     std::fs::set_permissions(bench.path("bin/qemu-x"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let profile = std::fs::read_to_string(bench.path("in/board.toml")).unwrap();
+    let few = "[bench]\nruns = 4\nwarmup = 0\nquiet = false\n";
+    std::fs::write(bench.path("in/board.toml"), profile + few).unwrap();
     let log = || std::fs::read_to_string(bench.path("log")).unwrap_or_default();
     let run = |budget: f64, out: &str| {
         let start = Instant::now();

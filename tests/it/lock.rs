@@ -4,6 +4,7 @@
 use crate::harness::{Bench, SIDE, ended, listing, results};
 use crate::results::{built, worker};
 use secateurs::bundle::{self, BINARY, Lock, LockedTarget, MODEL};
+use secateurs::data::demo;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -125,14 +126,18 @@ const CHANGES: [Change; 15] = [
     Change {
         name: "annotations",
         change: |bench| {
-            let images = bench.path("in/data/images/val");
-            let name = first_in(images).file_name().unwrap().to_string_lossy().into_owned();
-            let json = format!(
-                r#"{{"images":[{{"id":1,"file_name":"{name}","width":160,"height":160}}],"categories":[{{"id":1,"name":"disc"}},
-                {{"id":2,"name":"square"}},{{"id":3,"name":"triangle"}}],"annotations":[]}}"#
-            );
+            let images = fs::read_dir(bench.path("in/data/images/val")).unwrap().enumerate().map(|(id, entry)| {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                serde_json::json!({ "id": id, "file_name": name, "width": 160, "height": 160 })
+            });
+            let categories = demo::NAMES.iter().enumerate();
+            let categories = categories.map(|(id, name)| serde_json::json!({ "id": id + 1, "name": name }));
+            let object = serde_json::json!({ "id": 1, "image_id": 0, "category_id": 1, "bbox": [10, 10, 40, 40],
+                "area": 1600, "iscrowd": 0 });
+            let json = serde_json::json!({ "images": images.collect::<Vec<_>>(),
+                "categories": categories.collect::<Vec<_>>(), "annotations": [object] });
             fs::create_dir_all(bench.path("in/data/annotations")).unwrap();
-            fs::write(bench.path("in/data/annotations/instances_val.json"), json).unwrap();
+            fs::write(bench.path("in/data/annotations/instances_val.json"), json.to_string()).unwrap();
         },
         flags: &[],
         expected: &["  data (pictures, labels, classes): "],
@@ -156,7 +161,11 @@ const CHANGES: [Change; 15] = [
         name: "a feature of the binary",
         change: |bench| edit(bench, "in/board.toml", |text| text.replacen("[device]", "[device]\nfeatures = ['x']", 1)),
         flags: &[],
-        expected: &["  features of the inference binary:  is locked, now x"],
+        expected: &[
+            "  features of the inference binary: nothing is locked, now x",
+            "  profile device.features: nothing is locked, now [\"x\"]",
+            "  file of the profile: in/board.toml (SHA-256 ",
+        ],
     },
     Change {
         name: "two flags and the seed",

@@ -37,7 +37,7 @@ impl LockedInputs {
         };
         compare("version of secateurs", self.version.clone(), now.version.clone());
         compare("seed", self.seed.to_string(), now.seed.to_string());
-        compare("features of the inference binary", self.features.join(", "), now.features.join(", "));
+        compare("features of the inference binary", list(&self.features), list(&now.features));
         if let (Some(locked), Some(now)) = (&self.compiler, &now.compiler) {
             compare("compiler", locked.clone(), now.clone());
         }
@@ -60,6 +60,10 @@ impl LockedInputs {
         }
         found
     }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
 /// A file with the first digits of its hash.
