@@ -79,7 +79,9 @@ fn check(
     if listing(&bench.path(out)) != new.out {
         problems.push(format!("{case}: after the next run there are {:?}", listing(&bench.path(out))));
     }
-    let beside: Vec<String> = listing(&bench.path("")).into_iter().filter(|name| name.starts_with('.')).collect();
+    let beside = std::fs::read_dir(bench.path(out).parent().unwrap()).unwrap().flatten();
+    let beside: Vec<_> =
+        beside.map(|entry| entry.file_name()).filter(|name| name.as_encoded_bytes()[0] == b'.').collect();
     if !beside.is_empty() {
         problems.push(format!("{case}: beside the results lies {beside:?}"));
     }
@@ -139,31 +141,29 @@ fn after_a_kill_at_any_file_operation_the_next_run_gives_the_undisturbed_results
     let bench = Bench::new();
     let (old, new) = (undisturbed(&bench, OLD, "old"), undisturbed(&bench, NEW, "new"));
     let library = shim(&bench.path(""));
-    let (root, log) = (bench.path("at-"), bench.path("log"));
+    let (root, log) = (bench.path("at/"), bench.path("log"));
     let fault =
         |op, number| Fault { library: &library, root: &root, op, number, errno: "KILL", sticky: false, log: &log };
     let mut sites = Vec::new();
     for op in ["open-write", "write", "rename", "mkdir"] {
-        lay(&bench, "old-out", "at-out");
-        lay(&bench, "new-cache", "at-cache");
-        let (code, text, ops) = fault(op, 0).run(bench.prune(NEW, "at-out", "at-cache"));
+        lay(&bench, "old-out", "at/out");
+        lay(&bench, "new-cache", "at/cache");
+        let (code, text, ops) = fault(op, 0).run(bench.prune(NEW, "at/out", "at/cache"));
         assert_eq!(code, 0, "{text}");
         sites.extend((1..=ops.len()).map(|number| (op, number)));
     }
     assert!(sites.len() > 15, "{sites:?}");
     let mut problems = Vec::new();
     for (op, number) in sites {
-        for name in ["at-out", "at-cache"] {
-            let _ = std::fs::remove_dir_all(bench.path(name));
-        }
-        lay(&bench, "old-out", "at-out");
-        lay(&bench, "new-cache", "at-cache");
-        let (code, _, ops) = fault(op, number).run(bench.prune(NEW, "at-out", "at-cache"));
+        let _ = std::fs::remove_dir_all(bench.path("at"));
+        lay(&bench, "old-out", "at/out");
+        lay(&bench, "new-cache", "at/cache");
+        let (code, _, ops) = fault(op, number).run(bench.prune(NEW, "at/out", "at/cache"));
         let case = format!("killed at {op} {number} ({:?})", ops.last());
         if code != 128 + 9 {
             problems.push(format!("{case}: ended with {code}"));
         }
-        problems.extend(check(&bench, Some(&old), &new, &case, "at-out", "at-cache"));
+        problems.extend(check(&bench, Some(&old), &new, &case, "at/out", "at/cache"));
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }

@@ -45,7 +45,7 @@ pub fn owns(listed: Option<&Listed>, name: &str) -> bool {
 /// the owner's cannot be carried over: then the new set is in its place, and the rest lies in the old folder, for the next
 /// run to carry over.
 pub fn publish(place: &Place, stage: &Path) -> io::Result<()> {
-    let known = listed(place.folder()).ok().flatten();
+    let known = known(place.folder())?;
     for name in FILES {
         if in_folder(stage, name) && in_folder(place.folder(), name) && !owns(known.as_ref(), name) {
             let path = place.folder().join(name);
@@ -64,14 +64,18 @@ pub fn publish(place: &Place, stage: &Path) -> io::Result<()> {
     match exchange(stage, place.folder()) {
         Ok(()) => {
             files::sync_folder(place.parent())?;
-            retire(place, stage)
+            carry_over(place, stage)?;
+            // The next run removes what is left of it.
+            let _ = place.discard(stage);
         }
         Err(e) if e.kind() == ErrorKind::Unsupported => {
             move_aside(place, stage)?;
-            retire(place, &place.replaced())
+            carry_over(place, &place.replaced())?;
+            let _ = place.discard(&place.replaced());
         }
-        Err(e) => Err(e),
+        Err(e) => return Err(e),
     }
+    Ok(())
 }
 
 /// The exchange in two steps: a run that is killed in between is completed by [`recover`].
@@ -120,9 +124,23 @@ pub fn recover(place: &Place) -> io::Result<()> {
     }
 }
 
-/// Moves everything that is its owner's from a folder into that of the results, and removes the rest.
+/// Carries over what is its owner's, and removes the rest.
 fn retire(place: &Place, old: &Path) -> io::Result<()> {
-    let known = listed(old).ok().flatten();
+    carry_over(place, old)?;
+    place.discard(old)
+}
+
+/// The manifest in a folder; none where there is none that is a run's.
+fn known(folder: &Path) -> io::Result<Option<Listed>> {
+    match listed(folder) {
+        Err(PipelineError::Reading { source, .. }) => Err(source),
+        other => Ok(other.ok().flatten()),
+    }
+}
+
+/// Moves everything that is its owner's from an old folder into that of the results.
+fn carry_over(place: &Place, old: &Path) -> io::Result<()> {
+    let known = known(old)?;
     for entry in fs::read_dir(old)? {
         let name = entry?.file_name();
         let ours = |name: &str| owns(known.as_ref(), name) || SCRATCH.contains(&name) || files::is_temporary(name);
@@ -140,7 +158,7 @@ fn retire(place: &Place, old: &Path) -> io::Result<()> {
     if is_folder(place.folder()) {
         files::sync_folder(place.folder())?;
     }
-    place.discard(old)
+    Ok(())
 }
 
 /// Whether there is such a folder; a link to one is none.
