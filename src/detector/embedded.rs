@@ -1,0 +1,34 @@
+//! A predictor from a model that a program carries, and the module that [`crate::build`] generates around one.
+
+use super::{DetectorError, Predictor, check_side};
+use crate::engine::Options;
+use crate::model;
+use std::path::Path;
+
+impl Predictor {
+    /// A predictor for images of `[height, width]`, from the bytes of a model file such as `include_bytes!` gives them.
+    ///
+    /// # Errors
+    /// If the bytes are no model file, or the network cannot take images of that size.
+    pub fn from_bytes(bytes: &[u8], [height, width]: [usize; 2], options: &Options) -> Result<Self, DetectorError> {
+        let model = model::from_bytes(Path::new("the embedded model"), bytes)?;
+        if height != width {
+            return Err(DetectorError::NoSquare { height, width });
+        }
+        Self::new(&model, check_side(height, model.graph.stride())?, options)
+    }
+}
+
+/// Includes the module that `secateurs::build::embed` generated for a target: its classes, figures and predictor.
+///
+/// ```ignore
+/// mod model {
+///     secateurs::model!("jetson");
+/// }
+/// ```
+#[macro_export]
+macro_rules! model {
+    ($target:literal) => {
+        include!(concat!(env!("OUT_DIR"), "/", $target, ".rs"));
+    };
+}
