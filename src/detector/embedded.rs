@@ -1,7 +1,8 @@
-//! A predictor from a model that a program carries, and the module that [`crate::build`] generates around one.
+//! A predictor from a model that a program carries, and the module that `secateurs::build` generates around one.
 
 use super::{DetectorError, Predictor, check_side};
-use crate::engine::Options;
+use crate::engine::{Device, HAS_CUDA, Options, cuda_device};
+use crate::kernels::available;
 use crate::model;
 use std::path::Path;
 
@@ -16,6 +17,16 @@ impl Predictor {
             return Err(DetectorError::NoSquare { height, width });
         }
         Self::new(&model, check_side(height, model.graph.stride())?, options)
+    }
+
+    /// As [`Predictor::from_bytes`], run as the inference binary of a bundle runs it: on the GPU where this program has
+    /// code for it and finds one, else on that many threads, or as many as there are CPUs if those are fewer.
+    ///
+    /// # Errors
+    /// As [`Predictor::from_bytes`].
+    pub fn embedded(bytes: &[u8], imgsz: [usize; 2], threads: usize) -> Result<Self, DetectorError> {
+        let device = if HAS_CUDA && cuda_device().is_ok() { Device::Cuda } else { Device::Cpu };
+        Self::from_bytes(bytes, imgsz, &Options { threads: threads.min(available()), device, ..Options::default() })
     }
 }
 

@@ -66,7 +66,7 @@ pub fn find_with(
         let order = |c: &Candidate| (c.cell, c.detection.class);
         b.detection.score.total_cmp(&a.detection.score).then_with(|| order(a).cmp(&order(b)))
     });
-    let mut add = |candidate: &Candidate, extra: &mut Extra| {
+    let add = |candidate: &Candidate, extra: &mut Extra| {
         let level = levels(head, size, outputs).filter(|level| level.first_cell <= candidate.cell).last();
         *extra = level.map_or(Extra::None, |level| {
             std::mem::take(extra).turned_into(head, &level, outputs, candidate.cell - level.first_cell)
