@@ -3,7 +3,7 @@
 //!
 //! The modules form layers; each imports only lower ones (`ARCHITECTURE.md` has the map, and
 //! `tests/floors` checks it). The feature `runtime` alone compiles what an emitted inference binary needs, with no candle in
-//! it; `driver` alone what an xtask crate needs.
+//! it; `driver` alone what an xtask crate needs, and `build` what a build script needs that embeds a model.
 
 // Layer 0
 #[cfg(feature = "runtime")]
@@ -61,7 +61,9 @@ pub mod train;
 // Layer 5
 #[cfg(feature = "runtime")]
 pub mod bench;
-#[cfg(feature = "tools")]
+#[cfg(feature = "build")]
+pub mod build;
+#[cfg(feature = "build")]
 pub mod bundle;
 #[cfg(feature = "driver")]
 pub mod console;

@@ -6,18 +6,30 @@
 
 mod digest;
 mod lock;
+#[cfg(feature = "tools")]
 mod locked;
 mod manifest;
+#[cfg(feature = "tools")]
 mod verify;
 
-pub use digest::sha256;
+/// What checks a bundle: by its hashes alone, or with profiles and reports where those are compiled.
+#[cfg(feature = "tools")]
+mod checks {
+    pub use super::digest::sha256;
+    pub use super::locked::{measured, profile_values};
+    pub use super::verify::{Fault, Verified, carries, verify};
+}
+#[cfg(not(feature = "tools"))]
+mod checks {
+    pub use super::digest::sha256;
+}
+
+pub use checks::*;
 pub use lock::{
     Difference, Input, LOCK, LOCK_VERSION, Lock, LockError, LockedGroup, LockedInputs, LockedTarget, Measured, enter,
     flatten, lock_text,
 };
-pub use locked::{measured, profile_values};
 pub use manifest::{Listed, ManifestError, parse, seal, unsealed};
-pub use verify::{Fault, Verified, carries, verify};
 
 /// The model that ships.
 pub const MODEL: &str = "model.safetensors";

@@ -3,7 +3,7 @@
 use super::DetectorError;
 use crate::engine::{Engine, Options};
 use crate::model::Model;
-use crate::vision::{Image, Preprocess};
+use crate::vision::{Frame, Image, Preprocess, PreprocessBuffers};
 
 /// How many classes are named.
 const TOP: usize = 5;
@@ -13,6 +13,9 @@ pub struct Classifier {
     engine: Engine,
     side: usize,
     preprocess: Preprocess,
+    /// The frame in RGB.
+    frame: Image,
+    buffers: PreprocessBuffers,
 }
 
 impl Classifier {
@@ -30,7 +33,7 @@ impl Classifier {
         if engine.output_shape(0).area() != 1 {
             return Err(none);
         }
-        Ok(Self { engine, side, preprocess })
+        Ok(Self { engine, side, preprocess, frame: Image::default(), buffers: PreprocessBuffers::default() })
     }
 
     /// The likeliest classes of an image and their probabilities, best first. The largest square in the image's middle
@@ -39,14 +42,34 @@ impl Classifier {
     /// # Errors
     /// If the engine fails.
     pub fn classify(&mut self, image: &Image) -> Result<Vec<(usize, f32)>, DetectorError> {
-        self.preprocess.write(image, self.side, self.engine.input_mut());
+        self.preprocess.write_with(image, self.side, self.engine.input_mut(), &mut self.buffers);
+        let mut classes = Vec::new();
+        self.finish(&mut classes)?;
+        Ok(classes)
+    }
+
+    /// As [`Classifier::classify`] of a camera's frame, in place of what `classes` holds. The second frame of a size
+    /// and every later one allocate nothing, where `classes` is given again.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub fn classify_frame(&mut self, frame: &Frame, classes: &mut Vec<(usize, f32)>) -> Result<(), DetectorError> {
+        frame.write_to(&mut self.frame);
+        self.preprocess.write_with(&self.frame, self.side, self.engine.input_mut(), &mut self.buffers);
+        self.finish(classes)
+    }
+
+    /// Runs the network on its input.
+    fn finish(&mut self, classes: &mut Vec<(usize, f32)>) -> Result<(), DetectorError> {
         self.engine.run_in_place()?;
         let logits = self.engine.output(0);
         let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f32 = logits.iter().map(|v| (v - top).exp()).sum();
-        let mut all: Vec<(usize, f32)> = logits.iter().map(|v| (v - top).exp() / total).enumerate().collect();
-        all.sort_by(|a, b| b.1.total_cmp(&a.1));
-        all.truncate(TOP);
-        Ok(all)
+        classes.clear();
+        classes.extend(logits.iter().map(|v| (v - top).exp() / total).enumerate());
+        // Of equal ones the first comes first.
+        classes.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        classes.truncate(TOP);
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 /// Which pixels of an image belong to an object. Serialised as COCO's run lengths: `size` is rows and columns of the
 /// image, `counts` alternate between pixels outside and inside, column after column, beginning outside.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mask {
     /// Columns and rows of the image.
     pub image: [usize; 2],
@@ -27,16 +27,34 @@ impl Mask {
         letterbox: &Letterbox,
         bbox: Xyxy,
     ) -> Self {
+        let mut mask = Self::default();
+        mask.fill(coefficients, (prototypes, [h, w]), side, letterbox, bbox, &mut Vec::new());
+        mask
+    }
+
+    /// Becomes the mask that [`Mask::new`] gives, in its own memory. `sum` is a buffer.
+    pub(super) fn fill(
+        &mut self,
+        coefficients: &[f32],
+        (prototypes, [h, w]): (&[f32], [usize; 2]),
+        side: usize,
+        letterbox: &Letterbox,
+        bbox: Xyxy,
+        sum: &mut Vec<f32>,
+    ) {
         let image = letterbox.source();
         let [x0, y0] = [0, 1].map(|axis| (bbox.0[axis].round().max(0.0) as usize).min(image[axis]));
         let [x1, y1] = [0, 1].map(|axis| (bbox.0[axis + 2].round().max(0.0) as usize).min(image[axis]));
         let size = [x1.saturating_sub(x0), y1.saturating_sub(y0)];
-        let mut mask = Self { image, origin: [x0, y0], size, inside: Vec::with_capacity(size[0] * size[1]) };
+        (self.image, self.origin, self.size) = (image, [x0, y0], size);
+        self.inside.clear();
+        self.inside.reserve(size[0] * size[1]);
         if prototypes.len() != coefficients.len() * h * w || h * w == 0 {
-            mask.inside.resize(size[0] * size[1], false);
-            return mask;
+            self.inside.resize(size[0] * size[1], false);
+            return;
         }
-        let mut sum = vec![0.0; h * w];
+        sum.clear();
+        sum.resize(h * w, 0.0);
         for (coefficient, plane) in coefficients.iter().zip(prototypes.chunks_exact(h * w)) {
             sum.iter_mut().zip(plane).for_each(|(s, p)| *s += coefficient * p);
         }
@@ -50,10 +68,9 @@ impl Mask {
                 let [ix, iy] = letterbox.point_to_input([x as f32 + 0.5, y as f32 + 0.5]);
                 let ((left, right, u), (top, bottom, v)) = (around(ix, w), around(iy, h));
                 let row = |r: usize| sum[r * w + left] * (1.0 - u) + sum[r * w + right] * u;
-                mask.inside.push(row(top) * (1.0 - v) + row(bottom) * v > 0.0);
+                self.inside.push(row(top) * (1.0 - v) + row(bottom) * v > 0.0);
             }
         }
-        mask
     }
 
     /// Whether a pixel of the image belongs to the object.

@@ -2,8 +2,35 @@
 //!
 //! A [`Detector`] finds boxes, and with them masks, keypoints or rotations where the network gives them; a
 //! [`Classifier`] names the whole image. [`Predictor`] is the one of the two that suits a model.
+//!
+//! A program that looks through a camera makes one predictor, and gives it frame after frame:
+//!
+//! ```
+//! use secateurs::detector::Predictor;
+//! use secateurs::engine::Options;
+//! use secateurs::vision::{Frame, PixelFormat};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let model_file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pipeline/demo.safetensors"));
+//! // let model_file = include_bytes!("model.safetensors");
+//! let mut predictor = Predictor::from_bytes(model_file, [160, 160], &Options::default())?;
+//! let (width, height) = (320, 240);
+//! let mut nv12 = vec![128; width * height * 3 / 2]; // the camera's buffer
+//! let mut found = Vec::new();
+//! for _ in 0..3 {
+//!     nv12.fill(100); // the next frame
+//!     let frame = Frame::new(PixelFormat::Nv12, width, height, width, &nv12)?;
+//!     predictor.detect(&frame, &mut found)?; // allocates for the first frame only
+//!     for object in &found {
+//!         println!("class {}, {:?}", object.detection.class, object.detection.bbox);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod classifier;
+mod embedded;
 mod mask;
 #[cfg(feature = "tools")]
 mod patterns;
@@ -19,9 +46,10 @@ pub use predictions::{Labelled, NamedClass, Predictions};
 
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::Head;
-use crate::model::Model;
+use crate::model::{FileError, Model};
 use crate::vision::{
-    self, Detection, Extra, Image, ImageError, Letterbox, NmsOptions, Preprocess, PreprocessError, Rotated,
+    self, Detection, Extra, FindBuffers, Frame, Image, ImageError, Letterbox, NmsOptions, Preprocess,
+    PreprocessBuffers, PreprocessError, Rotated,
 };
 use std::path::Path;
 use thiserror::Error;
@@ -76,6 +104,20 @@ pub enum DetectorError {
         /// Side of the input image, pixels.
         side: usize,
     },
+    /// The model file cannot be used.
+    #[error(transparent)]
+    Model(#[from] FileError),
+    /// The network cannot take images of that size.
+    #[error(transparent)]
+    Side(#[from] SideError),
+    /// The network is to take images that are no squares.
+    #[error("images of {height} x {width} pixels: expected squares")]
+    NoSquare {
+        /// Height, pixels.
+        height: usize,
+        /// Width, pixels.
+        width: usize,
+    },
     /// No image fills its input.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
@@ -94,9 +136,26 @@ pub struct Detector {
     outputs: usize,
     side: usize,
     preprocess: Preprocess,
+    buffers: Buffers,
     /// Thresholds on scores and overlaps.
     pub options: NmsOptions,
 }
+
+/// What a detector uses again from frame to frame.
+#[derive(Default)]
+struct Buffers {
+    /// The frame in RGB.
+    image: Image,
+    preprocess: PreprocessBuffers,
+    find: FindBuffers,
+    /// Objects of earlier frames, whose masks and keypoints have memory; the next one to be used comes last.
+    spare: Vec<Object>,
+    /// The weighted sum of mask prototypes.
+    sum: Vec<f32>,
+}
+
+/// More than the outputs of any head: at most three for each of eight levels, and the prototypes.
+const MAX_OUTPUTS: usize = 32;
 
 impl Detector {
     /// Compiles a detector for images letterboxed to `side` x `side` pixels.
@@ -110,7 +169,8 @@ impl Detector {
         let preprocess = Preprocess::new(model)?;
         let engine = Engine::new(model, side, side, options)?;
         let (head, outputs) = (model.graph.head.clone(), model.graph.outputs.len());
-        Ok(Self { engine, head, outputs, side, preprocess, options: NmsOptions::default() })
+        let (buffers, options) = (Buffers::default(), NmsOptions::default());
+        Ok(Self { engine, head, outputs, side, preprocess, buffers, options })
     }
 
     /// The engine.
@@ -130,7 +190,25 @@ impl Detector {
 
     /// First phase of [`Detector::detect`]: writes the letterboxed image into the engine's input.
     pub fn prepare(&mut self, image: &Image) -> Letterbox {
-        self.preprocess.write(image, self.side, self.engine.input_mut())
+        self.preprocess.write_with(image, self.side, self.engine.input_mut(), &mut self.buffers.preprocess)
+    }
+
+    /// The objects of a camera's frame, in its own pixels, best first, in place of what `found` holds. The second frame
+    /// of a size and every later one allocate nothing, where `found` is given again; masks and keypoints allocate until
+    /// as many objects, as large, have been seen.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub fn detect_frame(&mut self, frame: &Frame, found: &mut Vec<Object>) -> Result<(), DetectorError> {
+        let Buffers { image, preprocess, .. } = &mut self.buffers;
+        frame.write_to(image);
+        let letterbox = self.preprocess.write_with(image, self.side, self.engine.input_mut(), preprocess);
+        self.run()?;
+        let most = self.options.max_det.min(MAX_FOUND);
+        found.reserve(most.saturating_sub(found.len()));
+        self.buffers.spare.reserve(most.saturating_sub(self.buffers.spare.len()));
+        self.finish_to(&letterbox, found);
+        Ok(())
     }
 
     /// Second phase: runs the network.
@@ -142,37 +220,49 @@ impl Detector {
     }
 
     /// Third phase: decodes the outputs, and places everything in the image.
-    pub fn finish(&self, letterbox: &Letterbox) -> Vec<Object> {
-        let outputs: Vec<&[f32]> = (0..self.outputs).map(|i| self.engine.output(i)).collect();
-        let found = vision::find(&self.head, (self.side, self.side), &outputs, &self.options);
-        let place = |(detection, extra): (Detection, Extra)| {
+    pub fn finish(&mut self, letterbox: &Letterbox) -> Vec<Object> {
+        let mut found = Vec::new();
+        self.finish_to(letterbox, &mut found);
+        found
+    }
+
+    /// As [`Detector::finish`], in place of what `found` holds.
+    fn finish_to(&mut self, letterbox: &Letterbox, found: &mut Vec<Object>) {
+        let Self { engine, head, side, options, .. } = self;
+        let Buffers { find, spare, sum, .. } = &mut self.buffers;
+        // What nobody needs goes; the rest is turned over, so that an object gets the memory of its forerunner.
+        spare.truncate(options.max_det);
+        spare.extend(found.drain(..).rev());
+        let mut outputs: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
+        let outputs = &mut outputs[..self.outputs.min(MAX_OUTPUTS)];
+        outputs.iter_mut().enumerate().for_each(|(i, output)| *output = engine.output(i));
+        let size = (*side, *side);
+        vision::find_with(head, size, outputs, options, find, |detection, extra| {
+            let mut object = spare.pop().unwrap_or_default();
             let bbox = letterbox.to_source(detection.bbox);
-            let detail = match extra {
-                Extra::None => Detail::Box,
-                Extra::Keypoints(points, _) => Detail::Keypoints(
-                    points
-                        .into_iter()
-                        .map(|[x, y, seen]| {
-                            let [x, y] = letterbox.point_to_source([x, y]);
-                            [x, y, seen]
-                        })
-                        .collect(),
-                ),
-                Extra::Rotated(turned) => Detail::Rotated(letterbox.rotated_to_source(turned)),
-                Extra::Coefficients(coefficients) => {
-                    let shape = self.engine.output_shape(self.outputs - 1);
-                    let prototypes = (self.engine.output(self.outputs - 1), [shape.h, shape.w]);
-                    Detail::Mask(Mask::new(&coefficients, prototypes, self.side, letterbox, bbox))
+            object.detection = Detection { bbox, ..detection };
+            object.detail = match (extra, std::mem::take(&mut object.detail)) {
+                (Extra::None, _) => Detail::Box,
+                (Extra::Rotated(turned), _) => Detail::Rotated(letterbox.rotated_to_source(*turned)),
+                (Extra::Keypoints(points, _), before) => Detail::Keypoints(before.keypoints(points, letterbox)),
+                (Extra::Coefficients(coefficients), before) => {
+                    let shape = engine.output_shape(outputs.len() - 1);
+                    let prototypes = (outputs[outputs.len() - 1], [shape.h, shape.w]);
+                    let mut mask = if let Detail::Mask(mask) = before { mask } else { Mask::default() };
+                    mask.fill(coefficients, prototypes, *side, letterbox, bbox, sum);
+                    Detail::Mask(mask)
                 }
             };
-            Object { detection: Detection { bbox, ..detection }, detail }
-        };
-        found.into_iter().map(place).collect()
+            found.push(object);
+        });
     }
 }
 
+/// The most objects of a frame that memory is taken for beforehand.
+const MAX_FOUND: usize = 1000;
+
 /// An object in an image, in the image's own pixels.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Object {
     /// Class, score and upright box.
     pub detection: Detection,
@@ -181,9 +271,10 @@ pub struct Object {
 }
 
 /// What a task adds to a box, in pixels of the image.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Detail {
     /// Nothing.
+    #[default]
     Box,
     /// Which pixels belong to it.
     Mask(Mask),
@@ -191,6 +282,19 @@ pub enum Detail {
     Keypoints(Vec<[f32; 3]>),
     /// The box as it is turned.
     Rotated(Rotated),
+}
+
+impl Detail {
+    /// Keypoints of the network's input in pixels of the image, in the memory of these.
+    fn keypoints(self, points: &[[f32; 3]], letterbox: &Letterbox) -> Vec<[f32; 3]> {
+        let mut placed = if let Self::Keypoints(placed) = self { placed } else { Vec::new() };
+        placed.clear();
+        placed.extend(points.iter().map(|[x, y, seen]| {
+            let [x, y] = letterbox.point_to_source([*x, *y]);
+            [x, y, *seen]
+        }));
+        placed
+    }
 }
 
 /// A network that says what is in an image, in whichever way it can.
@@ -244,5 +348,27 @@ impl Predictor {
             Self::Detector(detector) => Predictions::objects(path, &detector.detect(image)?, &model.info),
             Self::Classifier(classifier) => Predictions::classes(path, &classifier.classify(image)?, &model.info),
         })
+    }
+
+    /// The objects of a camera's frame, in place of what `found` holds, as [`Detector::detect_frame`].
+    ///
+    /// # Errors
+    /// If the network is a classifier, or the engine fails.
+    pub fn detect(&mut self, frame: &Frame, found: &mut Vec<Object>) -> Result<(), DetectorError> {
+        match self {
+            Self::Detector(detector) => detector.detect_frame(frame, found),
+            Self::Classifier(_) => Err(DetectorError::NoDetector),
+        }
+    }
+
+    /// The likeliest classes of a camera's frame, in place of what `classes` holds, as [`Classifier::classify_frame`].
+    ///
+    /// # Errors
+    /// If the network is a detector, or the engine fails.
+    pub fn classify(&mut self, frame: &Frame, classes: &mut Vec<(usize, f32)>) -> Result<(), DetectorError> {
+        match self {
+            Self::Detector(detector) => Err(DetectorError::NoClassifier { side: detector.side }),
+            Self::Classifier(classifier) => classifier.classify_frame(frame, classes),
+        }
     }
 }

@@ -138,7 +138,7 @@ impl Rotated {
 }
 
 /// An object found in an image.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
     /// Class number.
     pub class: usize,

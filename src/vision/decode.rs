@@ -26,12 +26,26 @@ pub struct Candidate {
 /// The candidates of one image, cell after cell. `size` is the input's height and width, `outputs` the graph's raw
 /// outputs in its order. Values that are not numbers lead to no candidate.
 pub fn decode(head: &Head, size: (usize, usize), outputs: &[&[f32]], wanted: &Candidates) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    decode_to(head, size, outputs, wanted, &mut Vec::new(), &mut found);
+    found
+}
+
+/// As [`decode`], behind what `found` holds. `best` is a buffer.
+pub(super) fn decode_to(
+    head: &Head,
+    size: (usize, usize),
+    outputs: &[&[f32]],
+    wanted: &Candidates,
+    best: &mut Vec<f32>,
+    found: &mut Vec<Candidate>,
+) {
     // On the logit the test costs no exponential.
     let least = (f64::from(wanted.score) / (1.0 - f64::from(wanted.score).min(1.0 - 1e-9))).ln() as f32 - 1e-3;
-    let mut found = Vec::new();
     for level in levels(head, size, outputs) {
         let nc = level.classes.len() / level.area.max(1);
-        let mut best = vec![f32::MIN; level.area];
+        best.clear();
+        best.resize(level.area, f32::MIN);
         for plane in level.classes.chunks_exact(level.area) {
             best.iter_mut().zip(plane).for_each(|(b, v)| *b = b.max(*v));
         }
@@ -54,13 +68,12 @@ pub fn decode(head: &Head, size: (usize, usize), outputs: &[&[f32]], wanted: &Ca
             }
         }
     }
-    found
 }
 
 /// Everything, as exporters of this family write it: `[4 + nc + extra, cells]`, centre, width and height in pixels,
 /// then scores, then what the task adds: mask coefficients, keypoints in pixels, or the angle in radians.
 pub fn decode_all(head: &Head, size: (usize, usize), outputs: &[&[f32]]) -> Vec<f32> {
-    let levels = levels(head, size, outputs);
+    let levels: Vec<_> = levels(head, size, outputs).collect();
     let cells: usize = levels.iter().map(|level| level.area).sum();
     let first = 4 + head.classes();
     let mut all = vec![0.0; (first + head.extra()) * cells];

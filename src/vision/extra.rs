@@ -6,9 +6,10 @@ use crate::graph::Head;
 use std::f32::consts::PI;
 
 /// What a task knows about an object beyond its box, in pixels of the network's input.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Extra {
     /// Nothing.
+    #[default]
     None,
     /// The weights of the mask prototypes.
     Coefficients(Vec<f32>),
@@ -22,6 +23,11 @@ pub enum Extra {
 impl Extra {
     /// That of one cell of a level; nothing where an output is missing or of the wrong size.
     pub(super) fn of(head: &Head, level: &Level, outputs: &[&[f32]], cell: usize) -> Self {
+        Self::None.turned_into(head, level, outputs, cell)
+    }
+
+    /// As [`Extra::of`], in the memory of another one of the same kind.
+    pub(super) fn turned_into(self, head: &Head, level: &Level, outputs: &[&[f32]], cell: usize) -> Self {
         let Some(boxes) = head.boxes() else { return Self::None };
         let rows = head.extra();
         let output = outputs.get(2 * boxes.strides.len() + level.number).filter(|o| o.len() == rows * level.area);
@@ -30,14 +36,22 @@ impl Extra {
         let [x, y] = level.centre(cell);
         match head {
             Head::Detect { .. } | Head::Classify { .. } => Self::None,
-            Head::Segment { .. } => Self::Coefficients((0..rows).map(value).collect()),
+            Head::Segment { .. } => {
+                let mut values = if let Self::Coefficients(values) = self { values } else { Vec::new() };
+                values.clear();
+                values.extend((0..rows).map(value));
+                Self::Coefficients(values)
+            }
             Head::Pose { keypoints, dims, .. } => {
                 let point = |k: usize| {
                     let place = |axis: usize, centre: f32| (2.0 * value(k * dims + axis) + centre - 0.5) * level.stride;
                     let visible = if *dims == 3 { sigmoid(value(k * dims + 2)) } else { 1.0 };
                     [place(0, x), place(1, y), visible]
                 };
-                Self::Keypoints((0..*keypoints).map(point).collect(), *dims)
+                let mut points = if let Self::Keypoints(points, _) = self { points } else { Vec::new() };
+                points.clear();
+                points.extend((0..*keypoints).map(point));
+                Self::Keypoints(points, *dims)
             }
             Head::Obb { .. } => {
                 let angle = (sigmoid(value(0)) - 0.25) * PI;

@@ -121,6 +121,14 @@ impl<'a> Frame<'a> {
         Ok(Self { format, width, height, stride, data })
     }
 
+    /// The pixels of an image as a frame.
+    ///
+    /// # Errors
+    /// If the image has no pixels, or a side that is too large.
+    pub fn of(image: &'a Image) -> Result<Self, FrameError> {
+        Self::new(PixelFormat::Rgb, image.width(), image.height(), 3 * image.width(), image.data())
+    }
+
     /// Writes the frame's pixels over those of an image, which takes the frame's size. Nothing is allocated where the
     /// image has held a frame of this size before.
     pub fn write_to(&self, image: &mut Image) {

@@ -23,8 +23,17 @@ pub struct Letterbox {
     gain: f64,
 }
 
+/// Buffers that scaling uses again from image to image.
+#[derive(Clone, Debug, Default)]
+pub struct ResizeBuffers {
+    line: Vec<u8>,
+    columns: Vec<Tap>,
+    /// Rows of the image that are blended across, and their numbers.
+    rows: [(usize, Vec<i32>); 2],
+}
+
 /// Where an output pixel takes its two source pixels along one axis, and the weights.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Tap {
     at: [usize; 2],
     weight: [i32; 2],
@@ -48,6 +57,14 @@ impl Letterbox {
     /// # Panics
     /// If the image is not of the size this placement was made for, or `out` is neither `3 * H * W` nor `H * W` long.
     pub fn forward(&self, image: &Image, out: &mut [f32]) {
+        self.forward_with(image, out, &mut ResizeBuffers::default());
+    }
+
+    /// As [`Letterbox::forward`], and allocates only where the buffers have served no image as wide before.
+    ///
+    /// # Panics
+    /// As [`Letterbox::forward`].
+    pub fn forward_with(&self, image: &Image, out: &mut [f32], buffers: &mut ResizeBuffers) {
         let (w, h) = self.input;
         assert!(out.len() == 3 * w * h || out.len() == w * h, "the input tensor");
         let ((left, top), (cw, ch)) = (self.offset, self.content);
@@ -64,7 +81,7 @@ impl Letterbox {
             }
         }
         if out.len() == w * h {
-            self.rows(image, |y, line| {
+            self.rows(image, buffers, |y, line| {
                 let at = (top + y) * w + left;
                 for (grey, pixel) in out[at..at + cw].iter_mut().zip(line.chunks_exact(3)) {
                     *grey = luma([pixel[0], pixel[1], pixel[2]].map(|byte| shades[usize::from(byte)]));
@@ -74,7 +91,7 @@ impl Letterbox {
         }
         let (red, rest) = out.split_at_mut(w * h);
         let (green, blue) = rest.split_at_mut(w * h);
-        self.rows(image, |y, line| {
+        self.rows(image, buffers, |y, line| {
             let at = (top + y) * w + left;
             let planes = red[at..at + cw].iter_mut().zip(&mut green[at..at + cw]).zip(&mut blue[at..at + cw]);
             for (((r, g), b), pixel) in planes.zip(line.chunks_exact(3)) {
@@ -89,12 +106,12 @@ impl Letterbox {
     /// If the image is not of the size this placement was made for.
     pub fn resize(&self, image: &Image) -> Vec<u8> {
         let mut out = Vec::with_capacity(3 * self.content.0 * self.content.1);
-        self.rows(image, |_, line| out.extend_from_slice(line));
+        self.rows(image, &mut ResizeBuffers::default(), |_, line| out.extend_from_slice(line));
         out
     }
 
     /// Gives the rows of the scaled image one after the other.
-    fn rows(&self, image: &Image, mut give: impl FnMut(usize, &[u8])) {
+    fn rows(&self, image: &Image, buffers: &mut ResizeBuffers, mut give: impl FnMut(usize, &[u8])) {
         assert_eq!((image.width(), image.height()), self.source, "the source image");
         let ((sw, sh), (cw, ch)) = (self.source, self.content);
         let source = |row: usize| &image.data()[3 * row * sw..3 * (row + 1) * sw];
@@ -102,17 +119,22 @@ impl Letterbox {
             (0..ch).for_each(|y| give(y, source(y)));
             return;
         }
-        let mut line = vec![0u8; 3 * cw];
+        let ResizeBuffers { line, columns, rows } = buffers;
+        line.resize(3 * cw, 0);
         if (sw, sh) == (2 * cw, 2 * ch) {
             for y in 0..ch {
-                downscale_by_2(source(2 * y), source(2 * y + 1), &mut line);
-                give(y, &line);
+                downscale_by_2(source(2 * y), source(2 * y + 1), line);
+                give(y, line);
             }
             return;
         }
-        let columns: Vec<Tap> = (0..cw).map(|x| column(x, sw, cw)).collect();
+        columns.clear();
+        columns.extend((0..cw).map(|x| column(x, sw, cw)));
         // Rows are blended across once and kept for the next output row, which mostly needs the same two.
-        let mut rows: [(usize, Vec<i32>); 2] = [(usize::MAX, vec![0; 3 * cw]), (usize::MAX, vec![0; 3 * cw])];
+        for (number, row) in rows.iter_mut() {
+            *number = usize::MAX;
+            row.resize(3 * cw, 0);
+        }
         for y in 0..ch {
             let Tap { at, weight } = row(y, sh, ch);
             for (slot, row) in at.into_iter().enumerate() {
@@ -124,14 +146,14 @@ impl Letterbox {
                     rows.swap(0, 1);
                     continue;
                 }
-                across(source(row), &columns, &mut rows[slot].1);
+                across(source(row), columns, &mut rows[slot].1);
                 rows[slot].0 = row;
             }
             for (o, (a, b)) in line.iter_mut().zip(rows[0].1.iter().zip(&rows[1].1)) {
                 let blend = ((weight[0] * (a >> 4)) >> 16) + ((weight[1] * (b >> 4)) >> 16);
                 *o = ((blend + 2) >> 2).clamp(0, 255) as u8;
             }
-            give(y, &line);
+            give(y, line);
         }
     }
 

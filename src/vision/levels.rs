@@ -21,15 +21,19 @@ pub(super) struct Level<'a> {
     pub first_cell: usize,
 }
 
-/// The levels of a head that finds boxes, as far as the outputs have the sizes they must have.
-pub(super) fn levels<'a>(head: &Head, (height, width): (usize, usize), outputs: &[&'a [f32]]) -> Vec<Level<'a>> {
-    let Some(Boxes { nc, reg_max, strides }) = head.boxes() else { return Vec::new() };
+/// The levels of a head that finds boxes, finest first, as far as the outputs have the sizes they must have.
+pub(super) fn levels<'a>(
+    head: &'a Head,
+    (height, width): (usize, usize),
+    outputs: &'a [&'a [f32]],
+) -> impl Iterator<Item = Level<'a>> {
+    let none = Boxes { nc: 0, reg_max: 0, strides: &[] };
+    let Boxes { nc, reg_max, strides } = head.boxes().unwrap_or(none);
     let mut first_cell = 0;
-    let mut levels = Vec::new();
-    for (number, (stride, pair)) in strides.iter().zip(outputs.chunks_exact(2)).enumerate() {
+    strides.iter().zip(outputs.chunks_exact(2)).enumerate().filter_map(move |(number, (stride, pair))| {
         let (h, w) = (height.div_ceil(*stride), width.div_ceil(*stride));
         if pair[0].len() != 4 * reg_max * h * w || pair[1].len() != nc * h * w {
-            continue;
+            return None;
         }
         let level = Level {
             number,
@@ -41,10 +45,15 @@ pub(super) fn levels<'a>(head: &Head, (height, width): (usize, usize), outputs: 
             reg_max,
             first_cell,
         };
-        levels.push(level);
         first_cell += h * w;
-    }
-    levels
+        Some(level)
+    })
+}
+
+/// Cells of all levels.
+pub(super) fn cells(head: &Head, (height, width): (usize, usize)) -> usize {
+    let strides = head.boxes().map_or(&[][..], |boxes| boxes.strides);
+    strides.iter().map(|stride| height.div_ceil(*stride) * width.div_ceil(*stride)).sum()
 }
 
 impl Level<'_> {

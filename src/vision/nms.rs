@@ -40,6 +40,12 @@ const CLASS_SHIFT: f32 = 7680.0;
 pub fn nms(mut candidates: Vec<Candidate>, options: &NmsOptions) -> Vec<Candidate> {
     candidates.retain(|c| c.detection.score > options.score);
     candidates.sort_by(|a, b| b.detection.score.total_cmp(&a.detection.score));
+    suppress(&mut candidates, &mut Vec::new(), options);
+    candidates
+}
+
+/// Leaves those of the candidates that are kept; they come best first. `kept` is a buffer.
+pub(super) fn suppress(candidates: &mut Vec<Candidate>, kept: &mut Vec<Xyxy>, options: &NmsOptions) {
     candidates.truncate(MAX_CANDIDATES);
     // Boxes of different classes are shifted apart, so that one comparison serves both modes; the shift also rounds the
     // coordinates as the reference's does.
@@ -47,15 +53,16 @@ pub fn nms(mut candidates: Vec<Candidate>, options: &NmsOptions) -> Vec<Candidat
         let shift = if options.agnostic { 0.0 } else { c.detection.class as f32 * CLASS_SHIFT };
         c.detection.bbox.map(|v| v + shift)
     };
-    let mut kept: Vec<(Candidate, Xyxy)> = Vec::new();
-    for candidate in candidates {
+    kept.clear();
+    candidates.retain(|candidate| {
         if kept.len() >= options.max_det {
-            break;
+            return false;
         }
-        let bbox = apart(&candidate);
-        if kept.iter().all(|(_, better)| better.iou(&bbox) <= options.iou) {
-            kept.push((candidate, bbox));
+        let bbox = apart(candidate);
+        let alone = kept.iter().all(|better| better.iou(&bbox) <= options.iou);
+        if alone {
+            kept.push(bbox);
         }
-    }
-    kept.into_iter().map(|(candidate, _)| candidate).collect()
+        alone
+    });
 }

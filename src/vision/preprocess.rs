@@ -5,7 +5,7 @@
 //! channel reads the brightness. The model's normalisation is applied last.
 
 use super::Image;
-use super::letterbox::{Letterbox, luma};
+use super::letterbox::{Letterbox, ResizeBuffers, luma};
 use crate::graph::Head;
 use crate::model::{Model, Normalise};
 use std::borrow::Cow;
@@ -28,6 +28,13 @@ pub struct Preprocess {
     channels: usize,
     centre: bool,
     normalise: Option<Normalise>,
+}
+
+/// Buffers that preprocessing uses again from image to image.
+#[derive(Clone, Debug, Default)]
+pub struct PreprocessBuffers {
+    part: Image,
+    resize: ResizeBuffers,
 }
 
 impl Preprocess {
@@ -54,11 +61,11 @@ impl Preprocess {
 
     /// The part of an image that the network is shown.
     pub fn part<'a>(&self, image: &'a Image) -> Cow<'a, Image> {
-        if self.centre && image.width() != image.height() {
-            Cow::Owned(image.centre_square())
-        } else {
-            Cow::Borrowed(image)
-        }
+        if self.shows_a_part_of(image) { Cow::Owned(image.centre_square()) } else { Cow::Borrowed(image) }
+    }
+
+    fn shows_a_part_of(&self, image: &Image) -> bool {
+        self.centre && image.width() != image.height()
     }
 
     /// Writes the input `[channels, side, side]`. Gives where the part of the image that is shown lies in it.
@@ -66,10 +73,30 @@ impl Preprocess {
     /// # Panics
     /// If `input` is not `channels * side * side` long.
     pub fn write(&self, image: &Image, side: usize, input: &mut [f32]) -> Letterbox {
+        self.write_with(image, side, input, &mut PreprocessBuffers::default())
+    }
+
+    /// As [`Preprocess::write`], and allocates only where the buffers have served no image as large before.
+    ///
+    /// # Panics
+    /// As [`Preprocess::write`].
+    pub fn write_with(
+        &self,
+        image: &Image,
+        side: usize,
+        input: &mut [f32],
+        buffers: &mut PreprocessBuffers,
+    ) -> Letterbox {
         assert_eq!(input.len(), self.channels * side * side, "the input tensor");
-        let part = self.part(image);
+        let PreprocessBuffers { part, resize } = buffers;
+        let part = if self.shows_a_part_of(image) {
+            image.centre_square_to(part);
+            part
+        } else {
+            image
+        };
         let letterbox = Letterbox::new(part.width(), part.height(), side, side);
-        letterbox.forward(&part, input);
+        letterbox.forward_with(part, input, resize);
         self.normalise(input);
         letterbox
     }

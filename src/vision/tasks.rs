@@ -1,10 +1,10 @@
 //! From raw outputs to the objects of an image: decoding, suppression of duplicates, and what the task adds.
 
-use super::boxes::{Detection, Rotated};
-use super::decode::{Candidate, Candidates, decode};
+use super::boxes::{Detection, Rotated, Xyxy};
+use super::decode::{Candidate, Candidates, decode, decode_to};
 use super::extra::Extra;
-use super::levels::levels;
-use super::nms::{NmsOptions, nms};
+use super::levels::{cells, levels};
+use super::nms::{NmsOptions, nms, suppress};
 use crate::graph::Head;
 
 /// Detections in pixels of the network's input, best first: [`decode`], then [`nms`].
@@ -19,37 +19,81 @@ pub fn detect(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &N
 /// Objects in pixels of the network's input, best first: the boxes that are kept, and what the task adds to each. The
 /// box of a rotated object is the upright one around it.
 pub fn find(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &NmsOptions) -> Vec<(Detection, Extra)> {
-    let wanted = Candidates { score: options.score, multi_label: options.multi_label };
-    let candidates = decode(head, size, outputs, &wanted);
-    let levels = levels(head, size, outputs);
-    let extra = |candidate: &Candidate| {
-        let level = levels.iter().rfind(|level| level.first_cell <= candidate.cell);
-        level.map_or(Extra::None, |level| Extra::of(head, level, outputs, candidate.cell - level.first_cell))
-    };
-    if matches!(head, Head::Obb { .. }) {
-        return turned(candidates, &extra, options);
-    }
-    nms(candidates, options).iter().map(|kept| (kept.detection, extra(kept))).collect()
+    let mut found = Vec::new();
+    find_with(head, size, outputs, options, &mut FindBuffers::default(), |detection, extra| {
+        found.push((detection, extra.clone()));
+    });
+    found
 }
 
-/// Suppression of rotated boxes by their own overlap.
-fn turned(
-    mut candidates: Vec<Candidate>,
-    extra: &dyn Fn(&Candidate) -> Extra,
+/// Buffers that [`find_with`] uses again from image to image.
+#[derive(Clone, Debug, Default)]
+pub struct FindBuffers {
+    best: Vec<f32>,
+    candidates: Vec<Candidate>,
+    boxes: Vec<Xyxy>,
+    rotated: Vec<(Detection, Rotated)>,
+    extra: Extra,
+}
+
+impl FindBuffers {
+    /// Takes what any image can need: one candidate a cell. Candidates of several classes a cell, which are for
+    /// evaluations, get memory when they come.
+    fn reserve(&mut self, cells: usize, options: &NmsOptions) {
+        let most = options.max_det.min(cells);
+        self.candidates.clear();
+        self.candidates.reserve(cells);
+        self.boxes.clear();
+        self.boxes.reserve(most);
+    }
+}
+
+/// As [`find`], object by object. It allocates for the first image only, except with `multi_label`.
+pub fn find_with(
+    head: &Head,
+    size: (usize, usize),
+    outputs: &[&[f32]],
     options: &NmsOptions,
-) -> Vec<(Detection, Extra)> {
-    candidates.sort_by(|a, b| b.detection.score.total_cmp(&a.detection.score));
-    let mut kept: Vec<(Detection, Rotated)> = Vec::new();
-    for candidate in candidates {
-        if kept.len() >= options.max_det {
+    buffers: &mut FindBuffers,
+    mut give: impl FnMut(Detection, &Extra),
+) {
+    buffers.reserve(cells(head, size), options);
+    let FindBuffers { best, candidates, boxes, rotated, extra } = buffers;
+    let wanted = Candidates { score: options.score, multi_label: options.multi_label };
+    decode_to(head, size, outputs, &wanted, best, candidates);
+    // They come cell by cell and class by class: of equal scores the earlier one stays first.
+    candidates.sort_unstable_by(|a, b| {
+        let order = |c: &Candidate| (c.cell, c.detection.class);
+        b.detection.score.total_cmp(&a.detection.score).then_with(|| order(a).cmp(&order(b)))
+    });
+    let add = |candidate: &Candidate, extra: &mut Extra| {
+        let level = levels(head, size, outputs).filter(|level| level.first_cell <= candidate.cell).last();
+        *extra = level.map_or(Extra::None, |level| {
+            std::mem::take(extra).turned_into(head, &level, outputs, candidate.cell - level.first_cell)
+        });
+    };
+    if !matches!(head, Head::Obb { .. }) {
+        suppress(candidates, boxes, options);
+        for kept in candidates.iter() {
+            add(kept, extra);
+            give(kept.detection, extra);
+        }
+        return;
+    }
+    // Rotated boxes are suppressed by their own overlap.
+    rotated.clear();
+    rotated.reserve(options.max_det.min(candidates.capacity()));
+    for candidate in candidates.iter() {
+        if rotated.len() >= options.max_det {
             break;
         }
-        let Extra::Rotated(bbox) = extra(&candidate) else { continue };
+        add(candidate, extra);
+        let Extra::Rotated(bbox) = *extra else { continue };
         let detection = Detection { bbox: bbox.hull(), ..candidate.detection };
         let rival = |better: &Detection| options.agnostic || better.class == detection.class;
-        if kept.iter().all(|(better, its)| !rival(better) || its.overlap(&bbox) <= options.iou) {
-            kept.push((detection, bbox));
+        if rotated.iter().all(|(better, its)| !rival(better) || its.overlap(&bbox) <= options.iou) {
+            rotated.push((detection, bbox));
+            give(detection, extra);
         }
     }
-    kept.into_iter().map(|(detection, bbox)| (detection, Extra::Rotated(bbox))).collect()
 }

@@ -19,6 +19,7 @@ mod datasets;
 mod demo;
 #[cfg(feature = "toolkit")]
 mod device;
+mod embed;
 mod engine_props;
 mod eval;
 mod forward;
