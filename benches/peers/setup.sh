@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a virtual environment with the runtimes that we are compared with.
 #
-#   benches/peers/setup.sh [FOLDER]         ONNX Runtime, which tests use; default: target/peers below the repository
+#   benches/peers/setup.sh [FOLDER]         ONNX Runtime and CycloneDX, for tests; default: target/peers below the repository
 #   benches/peers/setup.sh --all [FOLDER]   and OpenVINO, ncnn and PyTorch, for the comparisons: some gigabytes
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -4,6 +4,7 @@
 //! change of any byte, white space too, is noticed.
 
 use super::digest::sha256;
+use super::{MANIFEST, SIGNATURE};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -41,6 +42,11 @@ impl Listed {
     /// Of files and inputs.
     pub fn new(files: BTreeMap<String, String>, inputs: BTreeMap<String, String>) -> Self {
         Self { files, inputs, digest: String::new() }
+    }
+
+    /// Whether a file in the folder of this manifest is of the set: listed, the manifest itself, or its signature.
+    pub fn owns(&self, name: &str) -> bool {
+        name == MANIFEST || name == SIGNATURE || self.files.contains_key(name)
     }
 }
 

@@ -30,7 +30,11 @@ pub fn run(question: &Question, command: impl FnOnce() -> clap::Command) -> Resu
             Ok(())
         }
         Question::Profile { profile } => answer(&profile::read(profile)?),
-        Question::Check(args) => answer(&args.resolve()?.profile),
+        Question::Check(args) => {
+            // A key that cannot be used is found out before the work.
+            args.key.signer()?;
+            answer(&args.resolve()?.profile)
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod measure;
 mod prune;
 mod quantise;
 mod runner;
+mod sign;
 mod terminal;
 mod train;
 mod verify;
@@ -70,6 +71,8 @@ enum Command {
     Train(train::Args),
     /// Check that a bundle is whole, holds its budgets, and is no worse than an earlier one
     Verify(verify::Args),
+    /// Sign a finished bundle with a minisign key
+    Sign(sign::Args),
     /// Measure a built bundle on its device and complete its reports (called by `cargo xtask prune`)
     #[command(hide = true)]
     Finish(finish::Args),
@@ -101,6 +104,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Finish(args) => args.terminal.is_json(),
         Command::Train(args) => args.terminal.is_json(),
         Command::Verify(args) => args.terminal.is_json(),
+        Command::Sign(args) => args.terminal.is_json(),
         Command::Driver(driver::Question::Check(args)) => args.terminal.is_json(),
         _ => false,
     };
@@ -119,6 +123,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Runner(args) => runner::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Sign(args) => sign::run(&args),
         Command::Finish(args) => finish::run(args),
         Command::Index(args) => index::run(&args),
         Command::Driver(question) => driver::run(&question, command),

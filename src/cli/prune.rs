@@ -9,6 +9,7 @@ pub use text::summary;
 
 use super::cache::{Cache, scratch};
 use super::failure::Failure;
+use super::sign::KeyArgs;
 use super::terminal::{Terminal, TerminalArgs};
 use crate::board::Board;
 use crate::device;
@@ -61,6 +62,8 @@ pub struct Args {
     /// The compiler of the inference binary, as `rustc --version` prints it
     #[arg(long, value_name = "TEXT", hide = true)]
     compiler: Option<String>,
+    #[command(flatten)]
+    pub key: KeyArgs,
     /// The caller has locked the folder of the results, and judges with `finish`
     #[arg(long, hide = true)]
     first_stage: bool,
@@ -81,6 +84,11 @@ impl Args {
 pub fn run(args: Args) -> Result<(), Failure> {
     let mut resolved = args.resolve()?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("dist").join(&resolved.profile.device.name));
+    if args.key.is_given() && !args.first_stage && !args.dry_run {
+        let problem = "--sign is for the finished bundle, with its binary: `cargo xtask prune` makes it, and `secateurs \
+                       sign` signs it later";
+        return Err(Failure::Usage(problem.into()));
+    }
     let mut terminal = Terminal::new(args.terminal);
     if args.dry_run {
         return dry_run(&args, &resolved.profile, &out, &mut terminal);

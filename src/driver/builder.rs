@@ -1,5 +1,6 @@
 //! Building the inference binary of a device, on this machine or on the device.
 
+use super::crates::{self, Crates};
 use super::cross::{self, Tool};
 use super::options::Place;
 use super::process::Failure;
@@ -47,6 +48,22 @@ impl Builder {
             Self::Here(host) => host.describe(how),
             Self::OnDevice => format!("the inference binary ({BINARY}) on the device, {how}"),
         }
+    }
+
+    /// The crates that it is built of.
+    ///
+    /// # Errors
+    /// If cargo cannot say.
+    pub fn crates(&self, workspace: &Workspace, target: &Target) -> Result<Crates, Failure> {
+        let mut features = vec!["runtime".to_owned()];
+        features.extend(target.device.features.iter().cloned());
+        let (triple, gpu) = match self {
+            Self::Here(host) => (host.triple.clone(), host.gpu.is_some()),
+            // Whether the device has nvcc it alone knows.
+            Self::OnDevice => (cross::facts(&target.device)?.triple, false),
+        };
+        features.extend(gpu.then(|| "cuda".to_owned()));
+        crates::list(&workspace.package().folder(&workspace.cache())?, &triple, features)
     }
 
     /// Builds it, with a model embedded if there is one, and says where it is.

@@ -64,6 +64,9 @@ pub enum Command {
     /// Check that a bundle is whole, holds its budgets, and is no worse than an earlier one
     #[command(disable_help_flag = true)]
     Verify(Arguments),
+    /// Sign a finished bundle with a minisign key
+    #[command(disable_help_flag = true)]
+    Sign(Arguments),
 }
 
 /// Arguments that the worker reads.
@@ -129,6 +132,7 @@ impl Driver {
             Command::Quantise(args) => forward::run(self, "quantise", &args.arguments),
             Command::Train(args) => forward::run(self, "train", &args.arguments),
             Command::Verify(args) => forward::run(self, "verify", &args.arguments),
+            Command::Sign(args) => forward::run(self, "sign", &args.arguments),
         };
         done.inspect_err(|failure| progress.failure(failure))
     }

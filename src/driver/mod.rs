@@ -13,6 +13,7 @@
 mod builder;
 mod caller;
 mod commands;
+mod crates;
 mod cross;
 mod cuda;
 mod devices;

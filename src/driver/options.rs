@@ -27,6 +27,10 @@ struct Own {
     require_device: bool,
     #[arg(long, hide = true)]
     dry_run: bool,
+    #[arg(long, value_name = "FILE", hide = true)]
+    sign: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", hide = true)]
+    password_file: Option<PathBuf>,
     #[arg(long, value_name = "FORMAT", hide = true)]
     message_format: Option<String>,
 }
@@ -57,6 +61,8 @@ pub struct Options {
     pub require_device: bool,
     /// Whether nothing is done but to check.
     pub dry_run: bool,
+    /// The key that signs the bundle, and the file with its password.
+    pub key: (Option<PathBuf>, Option<PathBuf>),
     /// How progress is reported.
     pub progress: Progress,
     /// Arguments of the worker's `prune`, as they were typed.
@@ -84,7 +90,7 @@ pub fn parse(program: &str, arguments: &[OsString]) -> Result<Request, clap::Err
     let found = command(program).try_get_matches_from(std::iter::once("prune".into()).chain(own))?;
     let own = Own::from_arg_matches(&found)?;
     let progress = if own.message_format.as_deref() == Some("json") { Progress::Json } else { Progress::Human };
-    let Own { mut targets, build, require_gpu, out, cuda, require_device, dry_run, .. } = own;
+    let Own { mut targets, build, require_gpu, out, cuda, require_device, dry_run, sign, password_file, .. } = own;
     // A target that is named twice is pruned for once.
     let mut seen = std::collections::BTreeSet::new();
     targets.retain(|name| seen.insert(name.clone()));
@@ -96,6 +102,7 @@ pub fn parse(program: &str, arguments: &[OsString]) -> Result<Request, clap::Err
         cuda,
         require_device,
         dry_run,
+        key: (sign, password_file),
         progress,
         forwarded,
     })))
@@ -208,6 +215,9 @@ mod tests {
         let several = read(&["--target", "rpi5,jetson", "--target=host,rpi5"]).unwrap();
         assert_eq!(several.targets, ["rpi5", "jetson", "host"]);
         assert!(options.cuda && options.require_device && options.require_gpu && options.dry_run);
+        let options = read(&["--target", "pi", "--sign", "a.key", "--password-file=b"]).unwrap();
+        assert_eq!(options.forwarded, ["--sign", "a.key", "--password-file=b"]);
+        assert_eq!(options.key, (Some("a.key".into()), Some("b".into())));
     }
 
     #[test]

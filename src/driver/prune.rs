@@ -96,6 +96,14 @@ pub fn one(workspace: &Workspace, worker: &Worker, options: &Options, name: &str
     };
     let mut finish = worker.command("finish");
     finish.arg("--out").arg(&out).arg("--binary").arg(&binary).arg("--held").arg("--lock").arg(&lock);
+    let list = built.0.join("crates.json");
+    let crates =
+        serde_json::to_vec(&build.crates(workspace, &target)?).map_err(|e| Failure::Workspace(e.to_string()))?;
+    write_file(&list, &mut crates.as_slice(), false)?;
+    finish.arg("--crates").arg(&list);
+    for (option, path) in ["--sign", "--password-file"].iter().zip([&options.key.0, &options.key.1]) {
+        finish.args(path.iter().flat_map(|path| [option.as_ref(), path.as_os_str()]));
+    }
     finish.args(options.require_device.then_some("--require-device"));
     finish.args(["--message-format", if progress == Progress::Json { "json" } else { "human" }]);
     run_worker(&mut finish)

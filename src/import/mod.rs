@@ -18,9 +18,10 @@ mod yolo;
 pub use error::{Fault, ImportError};
 
 use crate::files;
-use crate::model::{self, MAX_FILE, Model};
+use crate::model::{self, MAX_FILE, Model, Weights};
 use archive::Archive;
 use checkpoint::Checkpoint;
+use family::Family;
 use std::path::Path;
 
 /// Reads a model from a checkpoint (ultralytics `.pt`), from safetensors, or from our own file.
@@ -55,6 +56,11 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Model, ImportError> {
         model.info.provenance.entry("source".into()).or_insert_with(|| name.to_string_lossy().into_owned());
     }
     Ok(model)
+}
+
+/// The name of the family that tensor names belong to, as users know it (`YOLO11`); none of another's.
+pub fn family(weights: &Weights) -> Option<&'static str> {
+    Family::of(weights).ok().map(Family::name)
 }
 
 fn read(path: &Path, bytes: &[u8]) -> Result<Model, Fault> {

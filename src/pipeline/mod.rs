@@ -41,4 +41,4 @@ pub use results::{Results, room};
 pub use run::{Done, run};
 pub use timing::{PairedLatency, Timing, pair_by_command, verdict_runs};
 pub use verdict::{judge, judge_simulated};
-pub use write::{Bundle, Measurement, Outcome, PlanFile, write};
+pub use write::{Bundle, Measurement, Outcome, PlanFile, Release, write};

@@ -12,7 +12,7 @@
 mod swap;
 
 use super::error::PipelineError;
-use crate::bundle::{FILES, Listed, sha256};
+use crate::bundle::{FILES, Listed};
 use crate::files::{self, FileLock, Inputs, Place, UNFINISHED};
 use crate::model;
 use std::fs;
@@ -163,19 +163,6 @@ impl Results {
     /// The manifest of the set; none without one.
     pub(super) fn listed(&self) -> Result<Option<Listed>, PipelineError> {
         swap::listed(&self.set())
-    }
-
-    /// A file of the set, if it is what the manifest says.
-    pub(super) fn read(&self, listed: &Listed, name: &str) -> Result<Vec<u8>, PipelineError> {
-        let path = self.set().join(name);
-        let fail = |problem: &str| PipelineError::Input(format!("{}: {problem}", path.display()));
-        let hash = listed.files.get(name).ok_or_else(|| fail("is not in manifest.json: run prune again"))?;
-        let bytes = files::read(&path, model::MAX_FILE).map_err(|e| PipelineError::reading(&path, e))?;
-        if sha256(&bytes) == *hash {
-            Ok(bytes)
-        } else {
-            Err(fail("is not what the run wrote that manifest.json is about: run prune again"))
-        }
     }
 
     /// Replaces the set by new files, and keeps `keep` of the old ones. Everything else that an earlier run made is removed.

@@ -6,14 +6,17 @@ use super::results::{New, Results};
 use super::run::Done;
 use super::timing::PairedLatency;
 use super::verdict::{enter, enter_simulated};
+use crate::bundle::sbom::{self, Crates, Materials};
+use crate::bundle::sign::Signer;
 use crate::bundle::{
-    self, BASELINE, BENCH, BINARY, Listed, MANIFEST, MODEL, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, carries,
-    sha256,
+    self, BASELINE, BENCH, BINARY, Fault, Listed, MANIFEST, MODEL, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, SBOM,
+    SIGNATURE, Verified, carries, sha256,
 };
-use crate::profile::{self, Profile, Resolved};
+use crate::files;
+use crate::model::{self, Model};
+use crate::profile::{Profile, Resolved};
 use crate::report::{self, Report};
 use crate::surgery::Selection;
-use crate::{files, model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -80,7 +83,8 @@ pub fn write(results: &Results, profile: &Resolved, done: &Done) -> Result<(), P
     ];
     let data = done.pending.data().map(|hash| ("data".to_owned(), hash.to_owned()));
     let inputs = [("model".to_owned(), source)].into_iter().chain(data).collect();
-    replace(results, &done.report, new, &Listed::new(BTreeMap::new(), inputs), &done.pending)
+    let (pending, release) = (&done.pending, Release::default());
+    replace(results, &done.report, new, &Listed::new(BTreeMap::new(), inputs), pending, &release)
 }
 
 fn file<'a>(name: &'static str, bytes: &'a [u8]) -> New<'a> {
@@ -97,14 +101,27 @@ fn plan_file(report: &Report, selection: &Selection, model_sha256: String) -> Pl
     PlanFile { model_sha256, group: group.collect() }
 }
 
-/// Replaces the set by new files, the reports and a manifest of both; keeps what `kept` lists. The hashes are of what is
-/// written, whatever lies in the folder.
+/// What a bundle has for who receives it, where it is asked for.
+#[derive(Default)]
+pub struct Release<'a> {
+    /// The crates of the inference binary: with them, and the model, a bill of materials is written.
+    pub materials: Option<(&'a Crates, &'a Model)>,
+    /// Signs the manifest.
+    pub signer: Option<&'a Signer>,
+    /// The time that bill and signature have, seconds since 1970 (`SOURCE_DATE_EPOCH`). Without it the bill has none, and
+    /// the signature the current one.
+    pub epoch: Option<u64>,
+}
+
+/// Replaces the set by new files, the reports, what a release has, and a manifest of all; keeps what `kept` lists. The
+/// hashes are of what is written, whatever lies in the folder.
 fn replace(
     results: &Results,
     report: &Report,
     new: Vec<New>,
     kept: &Listed,
     pending: &Pending,
+    release: &Release,
 ) -> Result<(), PipelineError> {
     let json = serde_json::to_vec_pretty(report)?;
     let page = report::render(report);
@@ -112,6 +129,15 @@ fn replace(
     new.extend([file(REPORT_JSON, &json), file(REPORT_HTML, page.as_bytes())]);
     let mut hashes = kept.files.clone();
     hashes.extend(new.iter().map(|file| (file.name.to_owned(), sha256(file.bytes))));
+    let bill = |(crates, model)| {
+        let epoch = release.epoch;
+        sbom::compose(&Materials { crates, files: &hashes, inputs: &kept.inputs, report, model, epoch })
+    };
+    let bill = release.materials.map(bill).transpose()?;
+    if let Some(bill) = &bill {
+        hashes.insert(SBOM.to_owned(), sha256(bill));
+        new.push(file(SBOM, bill));
+    }
     let manifest = Manifest {
         digest: bundle::unsealed(),
         version: &report.version,
@@ -126,6 +152,9 @@ fn replace(
         last: report.last(),
     };
     let manifest = bundle::seal(&serde_json::to_string_pretty(&manifest)?);
+    let signature = release.signer.map(|signer| signer.sign(manifest.as_bytes(), release.epoch)).transpose();
+    let signature = signature.map_err(|e| PipelineError::Serialize(e.to_string()))?;
+    new.extend(signature.as_deref().map(|text| file(SIGNATURE, text.as_bytes())));
     new.push(file(MANIFEST, manifest.as_bytes()));
     let keep: Vec<&str> = kept.files.keys().map(String::as_str).collect();
     let notes = pending.notes()?;
@@ -169,6 +198,7 @@ pub struct Bundle {
     /// What was found out so far.
     pub report: Report,
     listed: Listed,
+    model: Vec<u8>,
     binary: Vec<u8>,
 }
 
@@ -179,39 +209,46 @@ impl Bundle {
     /// If a file is missing, or is not what the manifest says, or the binary carries another model.
     pub fn open(results: &Results, binary: &Path) -> Result<Self, PipelineError> {
         let folder = results.set();
-        let input = |path: &Path, e: &dyn std::fmt::Display| PipelineError::Input(format!("{}: {e}", path.display()));
-        let listed = results.listed()?.ok_or_else(|| input(&folder, &"holds no results of a run: run prune first"))?;
-        let (model, json) = (results.read(&listed, MODEL)?, results.read(&listed, REPORT_JSON)?);
-        let text = results.read(&listed, PROFILE)?;
-        for name in [BASELINE, PLAN, REPORT_HTML] {
-            results.read(&listed, name)?;
+        if folder.join(MANIFEST).symlink_metadata().is_err() {
+            let problem = "holds no results of a run: run prune first";
+            return Err(PipelineError::Input(format!("{}: {problem}", folder.display())));
         }
-        let path = folder.join(REPORT_JSON);
-        let report = serde_json::from_slice(&json).map_err(|e| input(&path, &e))?;
-        let path = folder.join(PROFILE);
-        let text = std::str::from_utf8(&text).map_err(|e| input(&path, &e))?;
-        let profile = profile::parse(&path, text).map_err(|e| PipelineError::Input(e.to_string()))?;
+        let whole = bundle::pruned(&folder).map_err(|faults| {
+            let lines: Vec<String> = faults.iter().map(Fault::to_string).collect();
+            PipelineError::Input(lines.join("\n"))
+        })?;
+        let Verified { profile, report, listed, model, .. } = whole;
         let program = files::read(binary, model::MAX_FILE).map_err(|e| PipelineError::reading(binary, e))?;
         if !carries(&program, &model) {
             let problem = format!("carries another model than {}: build it again", folder.join(MODEL).display());
-            return Err(input(binary, &problem));
+            return Err(PipelineError::Input(format!("{}: {problem}", binary.display())));
         }
-        Ok(Self { profile, report, listed, binary: program })
+        Ok(Self { profile, report, listed, model, binary: program })
     }
 
-    /// Enters how the inference binary ran into the reports, judges the budgets by it, and puts binary, reports and
-    /// what else was written on the way into the folder.
+    /// Enters how the inference binary ran into the reports, judges the budgets by it, and puts binary, reports, what else
+    /// was written on the way, and what the release asks for into the folder: the bill of materials where the crates of
+    /// the binary are known, the signature where there is a key.
     ///
     /// # Errors
     /// If a file cannot be written: then nothing changes.
-    pub fn finish(self, results: &Results, measurement: &Measurement) -> Result<Report, PipelineError> {
-        let Self { mut report, listed, binary, .. } = self;
+    pub fn finish(
+        self,
+        results: &Results,
+        measurement: &Measurement,
+        crates: Option<&Crates>,
+        release: Release,
+    ) -> Result<Report, PipelineError> {
+        let Self { mut report, listed, model, binary, .. } = self;
         measurement.outcome.enter(&mut report);
         let mut new = vec![file(BINARY, &binary), file(BENCH, &measurement.bench)];
         new.extend(measurement.onnx.as_deref().map(|bytes| file(ONNX, bytes)));
         let Listed { mut files, inputs, .. } = listed;
         files.retain(|name, _| [MODEL, BASELINE, PLAN, PROFILE].contains(&name.as_str()));
-        replace(results, &report, new, &Listed::new(files, inputs), &Pending::default())?;
+        let path = results.set().join(MODEL);
+        let model = crates.map(|_| model::from_bytes(&path, &model)).transpose()?;
+        let release = Release { materials: crates.zip(model.as_ref()), ..release };
+        replace(results, &report, new, &Listed::new(files, inputs), &Pending::default(), &release)?;
         Ok(report)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{self, Bench, ended, results};
 use crate::place::Place;
-use secateurs::pipeline::{Bundle, Measurement, Outcome, PlanFile, Results};
+use secateurs::pipeline::{Bundle, Measurement, Outcome, PlanFile, Release, Results};
 use secateurs::report::{self, Report};
 use std::fs;
 use std::path::PathBuf;
@@ -53,7 +53,8 @@ pub fn finished(place: &mut Place, name: &str, bytes: &[u8]) {
     let Ok(results) = Results::open(&out, false) else { return };
     if let Ok(bundle) = Bundle::open(&results, &binary) {
         let outcome = Outcome::Simulated("fuzzed".into());
-        let _ = bundle.finish(&results, &Measurement { outcome, bench: Vec::new(), onnx: None });
+        let measurement = Measurement { outcome, bench: Vec::new(), onnx: None };
+        let _ = bundle.finish(&results, &measurement, None, Release::default());
     }
 }
 

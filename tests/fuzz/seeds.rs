@@ -302,3 +302,26 @@ pub fn tables() -> Vec<Vec<u8>> {
     };
     vec![serde_json::to_vec(&spec).unwrap()]
 }
+
+/// The public half of the key that [`signatures`] are made with.
+pub const PUBLIC_KEY: &str = "RWQulcUzIhRFiBl0ZEPxHPtkxP/6xISJVz58LrPw8yrcVXj05xdP1B6L";
+
+/// Lists of the crates of a binary, as the driver writes them.
+pub fn crates() -> Vec<Vec<u8>> {
+    let one = r#"{"target": "t", "features": ["runtime"], "crates": [{"name": "a", "version": "1.0.0", "license": "MIT",
+        "source": "registry+x", "sha256": null, "build-only": false, "dependencies": [0]}]}"#;
+    vec![one.into()]
+}
+
+/// What minisign writes: a signature, a public key, and a secret key without a password, which signs nothing else.
+pub fn signatures() -> Vec<Vec<u8>> {
+    let signature = "untrusted comment: an untrusted comment\n\
+        RUQulcUzIhRFiGJGB9PDUqwCOmOPlovlroKa+fwa14CL9SO4gC9sU6isW41r+NzSCvvK//hmpTFkXC0aVVcy2zEI907OOJZiuwA=\n\
+        trusted comment: a trusted comment\n\
+        nnfCpbR8mZPcQvht/DXp3fVXAnqh6kQvDRzXvPWcOx8MV8XzvaIBosyO4XAq6qIEL/+XFt8PnbL9WrJbLU9qAQ==\n";
+    let public = format!("untrusted comment: minisign public key\n{PUBLIC_KEY}\n");
+    let secret = "untrusted comment: a key for tests\n\
+        RWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAALpXFMyIURYjVN/vOC+qJKHWIQhNQHLKPacm+h8hp\
+        tdp80mVPGHgUxBl0ZEPxHPtkxP/6xISJVz58LrPw8yrcVXj05xdP1B6LAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
+    vec![signature.into(), public.into(), secret.into()]
+}

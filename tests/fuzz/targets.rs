@@ -7,6 +7,8 @@ use crate::place::Place;
 use crate::target::{How, Target};
 use crate::tokens::{GRAPH, IDX, IMAGE, JSON, LABELS, LISTS, TOML, YAML};
 use crate::{pickle, seeds};
+use secateurs::bundle::sbom::Crates;
+use secateurs::bundle::sign::{PublicKey, Signature, Signer};
 use secateurs::bundle::{self, Lock};
 use secateurs::data::Dataset;
 use secateurs::detector::{Predictor, input_side};
@@ -36,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "model", seeds: seeds::models, tokens: GRAPH, how: How::Safetensors, run: own },
     Target { name: "profile", seeds: seeds::profiles, tokens: TOML, how: How::Bytes, run: profile },
     Target { name: "lock", seeds: seeds::locks, tokens: TOML, how: How::Bytes, run: lock },
+    Target { name: "crates", seeds: seeds::crates, tokens: JSON, how: How::Json, run: crates },
+    Target { name: "signature", seeds: seeds::signatures, tokens: &[], how: How::Bytes, run: signature },
     Target { name: "dataset", seeds: seeds::datasets, tokens: YAML, how: How::Bytes, run: dataset },
     Target { name: "labels", seeds: seeds::labels, tokens: LABELS, how: How::Bytes, run: labels },
     Target { name: "list", seeds: seeds::lists, tokens: LISTS, how: How::Bytes, run: list },
@@ -145,6 +149,21 @@ fn profile(_: &mut Place, bytes: &[u8]) {
         Ok(profile) => drop(serde_json::to_string(&profile)),
         Err(error) => error.problems().iter().for_each(|problem| drop(problem.to_string())),
     }
+}
+
+fn crates(_: &mut Place, bytes: &[u8]) {
+    let _ = Crates::parse(bytes);
+}
+
+/// A file of minisign's that could be any: a signature, a public or a secret key.
+fn signature(place: &mut Place, bytes: &[u8]) {
+    let path = place.file("release.key", bytes);
+    let _ = Signer::open(&path, None);
+    let key = PublicKey::open(seeds::PUBLIC_KEY).unwrap();
+    if let Ok(signature) = Signature::parse(bytes) {
+        let _ = signature.check(b"manifest", &key);
+    }
+    let _ = PublicKey::open(&path.to_string_lossy());
 }
 
 /// What is read is also entered again.

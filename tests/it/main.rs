@@ -6,6 +6,8 @@
 mod backend;
 #[cfg(all(feature = "toolkit", unix))]
 mod budgets;
+#[cfg(all(feature = "toolkit", unix))]
+mod bundles;
 #[cfg(feature = "toolkit")]
 mod classifiers;
 #[cfg(feature = "toolkit")]
@@ -52,7 +54,11 @@ mod report;
 mod report_keys;
 #[cfg(all(feature = "toolkit", unix))]
 mod results;
+#[cfg(all(feature = "toolkit", unix))]
+mod sbom;
 mod search;
+#[cfg(all(feature = "toolkit", unix))]
+mod sign;
 #[cfg(feature = "toolkit")]
 mod sparse;
 mod ssh;
@@ -62,5 +68,6 @@ mod surgery;
 mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
+#[cfg(all(feature = "toolkit", unix))]
 mod verify;
 mod vision;

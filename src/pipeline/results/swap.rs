@@ -35,7 +35,7 @@ pub fn listed(folder: &Path) -> Result<Option<Listed>, PipelineError> {
 
 /// Whether a run made the file of a name, by the manifest beside it. Everything else in the folder is its owner's.
 pub fn owns(listed: Option<&Listed>, name: &str) -> bool {
-    name == MANIFEST || (FILES.contains(&name) && listed.is_some_and(|listed| listed.files.contains_key(name)))
+    name == MANIFEST || (FILES.contains(&name) && listed.is_some_and(|listed| listed.owns(name)))
 }
 
 /// Puts a finished set in its place, and removes the old one.

@@ -1,7 +1,7 @@
 //! The folder of the results: replaced as a whole, locked, repaired after a kill.
 
 use super::*;
-use crate::bundle::{BASELINE, BENCH, BINARY, MANIFEST, MODEL, PLAN, REPORT_HTML, REPORT_JSON};
+use crate::bundle::{self, BASELINE, BENCH, BINARY, MANIFEST, MODEL, PLAN, REPORT_HTML, REPORT_JSON, sha256};
 use std::collections::BTreeMap;
 
 fn names(folder: &Path) -> Vec<String> {
@@ -15,7 +15,8 @@ fn names(folder: &Path) -> Vec<String> {
 fn put(results: &Results, text: &str, names: &[&'static str]) -> Result<(), PipelineError> {
     let hash = sha256(text.as_bytes());
     let files: BTreeMap<&str, &str> = names.iter().map(|name| (*name, hash.as_str())).collect();
-    let manifest = serde_json::json!({ "files": files, "inputs": {} }).to_string();
+    let digest = bundle::unsealed();
+    let manifest = bundle::seal(&serde_json::json!({ "digest": digest, "files": files, "inputs": {} }).to_string());
     let mut new: Vec<New> =
         names.iter().map(|name| New { name, bytes: text.as_bytes(), program: *name == BINARY }).collect();
     new.push(New { name: MANIFEST, bytes: manifest.as_bytes(), program: false });
@@ -26,7 +27,11 @@ fn put(results: &Results, text: &str, names: &[&'static str]) -> Result<(), Pipe
 fn text_of(folder: &Path) -> String {
     let results = Results::look(folder).unwrap();
     let listed = results.listed().unwrap().unwrap();
-    let mut texts = listed.files.keys().map(|name| String::from_utf8(results.read(&listed, name).unwrap()).unwrap());
+    let mut texts = listed.files.iter().map(|(name, hash)| {
+        let text = fs::read_to_string(results.set().join(name)).unwrap();
+        assert_eq!(sha256(text.as_bytes()), *hash, "{name} is not what the manifest says");
+        text
+    });
     let first = texts.next().unwrap();
     assert!(texts.all(|text| text == first), "files of several runs in {}", folder.display());
     first
@@ -86,12 +91,11 @@ fn what_was_changed_afterwards_is_not_read_as_a_result() {
     let base = tempfile::tempdir().unwrap();
     let results = Results::open(base.path(), false).unwrap();
     put(&results, "first", &[MODEL, REPORT_JSON]).unwrap();
-    let listed = results.listed().unwrap().unwrap();
-    assert_eq!(results.read(&listed, MODEL).unwrap(), b"first");
+    let faults = || bundle::pruned(base.path()).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let says = |name: &str, text: &str| faults().iter().any(|fault| fault.contains(&format!("{name}: {text}")));
+    assert!(says(PLAN, "is not in manifest.json") && !says(MODEL, ""), "{:?}", faults());
     fs::write(base.path().join(MODEL), "other").unwrap();
-    let refused = results.read(&listed, MODEL).unwrap_err().to_string();
-    assert!(refused.contains("model.safetensors: is not what the run wrote"), "{refused}");
-    assert!(results.read(&listed, PLAN).unwrap_err().to_string().contains("not in manifest.json"));
+    assert!(says(MODEL, "is not what the run wrote") && !says(PLAN, "is not what"), "{:?}", faults());
 }
 
 #[test]
@@ -237,7 +241,7 @@ fn two_stages_replace_the_folder_once() {
     assert_eq!((text_of(&folder), names(&folder)), ("first".into(), before));
     let second = Results::finish(&folder, true).unwrap();
     assert_eq!(second.note(KEPT).unwrap(), b"[]");
-    assert_eq!(second.read(&second.listed().unwrap().unwrap(), MODEL).unwrap(), b"second");
+    assert_eq!(fs::read(second.set().join(MODEL)).unwrap(), b"second");
     let both = serde_json::json!({ "files": { MODEL: sha256(b"second"), BENCH: sha256(b"second") }, "inputs": {} });
     let both = both.to_string();
     let new = [
