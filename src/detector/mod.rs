@@ -167,7 +167,9 @@ impl Detector {
             };
             Object { detection: Detection { bbox, ..detection }, detail }
         };
-        found.into_iter().map(place).collect()
+        // An object without a single pixel is none.
+        let there = |object: &Object| !matches!(&object.detail, Detail::Mask(mask) if mask.area() == 0);
+        found.into_iter().map(place).filter(there).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use super::boxes::{Detection, Rotated};
 use super::decode::{Candidate, Candidates, decode};
 use super::extra::Extra;
 use super::levels::levels;
-use super::nms::{NmsOptions, nms};
+use super::nms::{NmsOptions, nms, nms_rotated};
 use crate::graph::Head;
 
 /// Detections in pixels of the network's input, best first: [`decode`], then [`nms`].
@@ -27,29 +27,15 @@ pub fn find(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &Nms
         level.map_or(Extra::None, |level| Extra::of(head, level, outputs, candidate.cell - level.first_cell))
     };
     if matches!(head, Head::Obb { .. }) {
-        return turned(candidates, &extra, options);
+        let rotated = |candidate: Candidate| match extra(&candidate) {
+            Extra::Rotated(bbox) => Some((candidate, bbox)),
+            _ => None,
+        };
+        let kept = nms_rotated(candidates.into_iter().filter_map(rotated).collect(), options);
+        let upright = |(candidate, bbox): (Candidate, Rotated)| {
+            (Detection { bbox: bbox.hull(), ..candidate.detection }, Extra::Rotated(bbox))
+        };
+        return kept.into_iter().map(upright).collect();
     }
     nms(candidates, options).iter().map(|kept| (kept.detection, extra(kept))).collect()
-}
-
-/// Suppression of rotated boxes by their own overlap.
-fn turned(
-    mut candidates: Vec<Candidate>,
-    extra: &dyn Fn(&Candidate) -> Extra,
-    options: &NmsOptions,
-) -> Vec<(Detection, Extra)> {
-    candidates.sort_by(|a, b| b.detection.score.total_cmp(&a.detection.score));
-    let mut kept: Vec<(Detection, Rotated)> = Vec::new();
-    for candidate in candidates {
-        if kept.len() >= options.max_det {
-            break;
-        }
-        let Extra::Rotated(bbox) = extra(&candidate) else { continue };
-        let detection = Detection { bbox: bbox.hull(), ..candidate.detection };
-        let rival = |better: &Detection| options.agnostic || better.class == detection.class;
-        if kept.iter().all(|(better, its)| !rival(better) || its.overlap(&bbox) <= options.iou) {
-            kept.push((detection, bbox));
-        }
-    }
-    kept.into_iter().map(|(detection, bbox)| (detection, Extra::Rotated(bbox))).collect()
 }

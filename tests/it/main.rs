@@ -52,6 +52,7 @@ mod sparse;
 mod ssh;
 mod steady;
 mod support;
+mod suppression;
 mod surgery;
 mod tasks;
 #[cfg(feature = "toolkit")]
