@@ -31,6 +31,7 @@ mod job;
 mod kept;
 #[cfg(feature = "toolkit")]
 mod loss;
+mod losses;
 mod model_file;
 mod notes;
 mod onnx;
