@@ -1,5 +1,5 @@
-//! Mean average precision, under the rules of COCO and under those of ultralytics, and its uncertainty; accuracy of
-//! classifiers.
+//! Mean average precision of boxes, masks, keypoints and rotated boxes, under the rules of COCO and under those of
+//! ultralytics, and its uncertainty; accuracy of classifiers.
 
 mod bootstrap;
 mod classify;
@@ -7,6 +7,8 @@ pub mod coco;
 mod error;
 mod model;
 mod objects;
+mod overlap;
+mod rle;
 mod truth;
 pub mod ultralytics;
 
@@ -15,3 +17,5 @@ pub use classify::{Accuracy, accuracy};
 pub use error::EvalError;
 pub use model::{ClassResult, EvalResult, Prepared, check_annotations, evaluate_model};
 pub use objects::{Detected, Truth};
+pub use overlap::{BoxPairs, MaskPairs, Overlap, PoseArea, PosePairs, RotatedPairs};
+pub use rle::Rle;

@@ -55,6 +55,7 @@ mod steady;
 mod support;
 mod suppression;
 mod surgery;
+mod task_metrics;
 mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
