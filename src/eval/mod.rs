@@ -9,6 +9,7 @@ mod model;
 mod objects;
 mod overlap;
 mod rle;
+mod task;
 mod truth;
 pub mod ultralytics;
 
@@ -19,3 +20,4 @@ pub use model::{ClassResult, EvalResult, Prepared, check_annotations, evaluate_m
 pub use objects::{Detected, Truth};
 pub use overlap::{BoxPairs, MaskPairs, Overlap, PoseArea, PosePairs, RotatedPairs};
 pub use rle::Rle;
+pub use task::{Figures, TaskClass, TaskResult, evaluate_task};

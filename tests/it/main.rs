@@ -55,7 +55,9 @@ mod steady;
 mod support;
 mod suppression;
 mod surgery;
+mod task_data;
 mod task_metrics;
+mod task_training;
 mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
