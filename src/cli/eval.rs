@@ -1,10 +1,10 @@
-//! `secateurs eval`: mean average precision of a detector, accuracy of a classifier.
+//! `secateurs eval`: mean average precision of boxes, masks, keypoints or rotated boxes, accuracy of a classifier.
 
 use super::failure::Failure;
-use super::input::{ModelArgs, figure, figures, warn};
+use super::input::{ModelArgs, figure, figures, task_figures, warn};
 use super::terminal;
-use crate::data::{Dataset, OpenOptions, names_differ};
-use crate::eval::{self, Accuracy};
+use crate::data::{Dataset, LabelTask, OpenOptions, names_differ};
+use crate::eval::{self, Accuracy, Figures, TaskResult};
 use crate::graph::Head;
 use crate::output;
 use std::fmt::Write;
@@ -15,7 +15,8 @@ use std::path::PathBuf;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// YAML file of the dataset, in the format of ultralytics; for classifiers also a folder of MNIST's files
+    /// YAML file of the dataset, in the format of ultralytics; for classifiers also a folder of MNIST's files,
+    /// or one with a folder of pictures per class
     #[arg(long, value_name = "YAML")]
     data: PathBuf,
     /// Split of the dataset: train, val (also valid and validation) or test
@@ -39,7 +40,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.load()?;
     let side = args.model.imgsz(&model)?;
-    let options = OpenOptions { annotations: args.annotations.clone(), ..OpenOptions::default() };
+    let task = LabelTask::named(model.graph.head.task());
+    if let Some(annotations) = args.annotations.as_ref().filter(|_| task != LabelTask::Detect) {
+        let (annotations, task) = (annotations.display(), model.graph.head.task());
+        return Err(Failure::Input(format!("{annotations}: for the task `{task}` label files are the truth")));
+    }
+    let options = OpenOptions { annotations: args.annotations.clone(), task, ..OpenOptions::default() };
     let mut dataset = Dataset::open_with(&args.data, &args.split, &options).map_err(Failure::input)?;
     if dataset.names.len() != model.graph.classes() {
         return Err(Failure::Input(format!(
@@ -66,6 +72,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         bar.finish_and_clear();
         return show(&result?, side, args.json);
     }
+    if task != LabelTask::Detect {
+        let result = eval::evaluate_task(&model, &dataset, side, threads, &progress).map_err(Failure::input);
+        bar.finish_and_clear();
+        return show_task(&result?, side, args.json);
+    }
     let result = eval::evaluate_model(&model, &dataset, side, threads, &progress).map_err(Failure::input);
     bar.finish_and_clear();
     let result = result?;
@@ -84,6 +95,28 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let _ = writeln!(out, "  mAP50     {:.4}", result.map50);
     for class in &result.per_class {
         let _ = writeln!(out, "    {:<20} {:.4}", output::line(&class.name), class.map50_95);
+    }
+    output::print(&out);
+    Ok(())
+}
+
+/// Prints the figures of a model with masks, keypoints or rotated boxes.
+fn show_task(result: &TaskResult, side: usize, json: bool) -> Result<(), Failure> {
+    if json {
+        return Ok(output::print_json(&task_figures(result)?)?);
+    }
+    let mut out = String::new();
+    let _ = writeln!(out, "{} images at {side} px", result.images);
+    let rows: [(&str, Option<Figures>); 2] = [("boxes", result.boxes), (result.judged(), Some(result.shapes))];
+    for (of, row) in rows.into_iter().filter_map(|(of, row)| Some((of, row?))) {
+        let (all, half) = (figure(row.map50_95), figure(row.map50));
+        let _ = write!(out, "  {of:<14} mAP50-95 {all}, mAP50 {half}");
+        let _ =
+            writeln!(out, "  (rules of ultralytics: {:.4}, {:.4})", row.map50_95_ultralytics, row.map50_ultralytics);
+    }
+    for class in &result.per_class {
+        let boxes = class.boxes.map_or(String::new(), |ap| format!("  (boxes {})", figure(ap)));
+        let _ = writeln!(out, "    {:<20} {}{boxes}", output::line(&class.name), figure(class.shapes));
     }
     output::print(&out);
     Ok(())

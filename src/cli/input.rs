@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use crate::detector::input_side;
-use crate::eval::EvalResult;
+use crate::eval::{EvalResult, TaskResult};
 use crate::import;
 use crate::kernels::available;
 use crate::model::Model;
@@ -77,6 +77,20 @@ pub fn figures(result: &EvalResult) -> Result<serde_json::Value, serde_json::Err
     if result.map50_95 < 0.0 {
         for key in ["map50_95", "map50", "map50_95_ultralytics", "map50_ultralytics"] {
             value[key] = serde_json::Value::Null;
+        }
+    }
+    Ok(value)
+}
+
+/// Figures of a model with masks, keypoints or rotated boxes as JSON, where undefined ones are null.
+pub fn task_figures(result: &TaskResult) -> Result<serde_json::Value, serde_json::Error> {
+    let mut value = serde_json::to_value(result)?;
+    for kind in ["boxes", "shapes"] {
+        let figures = value.get_mut(kind).and_then(|figures| figures.as_object_mut());
+        for figure in figures.into_iter().flat_map(|figures| figures.values_mut()) {
+            if figure.as_f64().is_some_and(|figure| figure < 0.0) {
+                *figure = serde_json::Value::Null;
+            }
         }
     }
     Ok(value)

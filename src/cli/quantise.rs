@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::input::{ModelArgs, warn};
 use super::terminal;
-use crate::data::{Dataset, Need, OpenOptions};
+use crate::data::{Dataset, LabelTask, Need, OpenOptions};
 use crate::files::{self, Inputs};
 use crate::graph::Dtype;
 use crate::model::{self, Model};
@@ -66,7 +66,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 /// Images as the network reads them.
 fn images(args: &Args, data: &Path, model: &Model, side: usize) -> Result<Vec<Vec<f32>>, Failure> {
-    let options = OpenOptions { labels: Need::Ignored, ..OpenOptions::default() };
+    let task = LabelTask::named(model.graph.head.task());
+    let options = OpenOptions { labels: Need::Ignored, task, ..OpenOptions::default() };
     let dataset = Dataset::open_with(data, &args.split, &options).map_err(Failure::input)?;
     warn(&dataset.notes);
     let step = (dataset.items.len() / usize::from(args.images)).max(1);

@@ -1,19 +1,20 @@
 //! `secateurs train`: trains a network of the zoo from scratch, or a model file further.
 
+mod arch;
+
 use super::failure::Failure;
-use super::input::{figure, figures};
+use super::input::{figure, figures, task_figures};
 use super::terminal::{Terminal, TerminalArgs};
-use crate::data::{Dataset, demo, names_differ, overlap};
+use crate::data::{Dataset, LabelTask, OpenOptions, demo, overlap};
 use crate::detector::check_side;
 use crate::files::{self, Inputs};
-use crate::graph::{Graph, Head};
-use crate::model::{self, Info, Model};
+use crate::graph::Head;
+use crate::model::{self, Model};
 use crate::pipeline::Event;
 use crate::train::optim::Rule;
 use crate::train::{Augment, FitConfig, FitEvent};
-use crate::zoo::simple_cnn;
-use crate::zoo::yolo11::{self, Scale};
-use crate::{backend, eval, import, pipeline, train};
+use crate::{backend, eval, pipeline, train};
+use arch::Arch;
 use clap::ValueEnum;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -21,11 +22,12 @@ use std::path::{Path, PathBuf};
 /// The network, and the images to train it on.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, simple-cnn for MNIST, or a model
-    /// file to train further
+    /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, each also with -seg, -pose, -obb
+    /// or -cls behind it; simple-cnn for MNIST; or a model file to train further
     #[arg(long, value_name = "NAME|FILE")]
     arch: String,
-    /// YAML file of the dataset, or a folder of MNIST's files; `demo` or `drawn:N` draws N pictures instead
+    /// YAML file of the dataset, or a folder with one folder of pictures per class (train/CLASS/*.jpg) or MNIST's
+    /// files; `demo` or `drawn:N` draws N pictures instead
     #[arg(long, value_name = "YAML|DIR")]
     data: String,
     /// Side of the square input image, pixels [default: the model's own, 160 for drawn pictures, 28 for
@@ -78,41 +80,35 @@ enum Optimizer {
     Sgd,
 }
 
-/// The small classifier.
-const SIMPLE: &str = "simple-cnn";
-
-/// The networks that are known by name.
-const NAMES: &str = "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, simple-cnn";
-
 /// Pictures of the drawn set where no number is given, and those to judge by.
 const DRAWN: (usize, usize) = (2400, 300);
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let mut terminal = Terminal::new(args.terminal);
-    if !Path::new(&args.arch).exists() && named(&args.arch, 1)?.is_none() {
-        return Err(Failure::Usage(format!("--arch {}: neither a model file nor one of {NAMES}", args.arch)));
-    }
+    let arch = Arch::read(&args.arch)?;
+    let (task, own) = (arch.labels(), arch.side());
     let inputs = Inputs::new([&args.arch, &args.data]);
     let part = part(&args.output);
     for path in [&args.output, &part] {
         let fail = |e: std::io::Error| Failure::writing(path, &e);
         files::check_writable(path, &inputs).map_err(fail)?;
     }
-    let (data, drawn) = data(args, &mut terminal)?;
+    let (data, drawn) = data(args, task, &mut terminal)?;
     let open = |split: &str| {
-        let mut set = Dataset::open(&data, split).map_err(Failure::input)?;
+        let options = OpenOptions { task, ..OpenOptions::default() };
+        let mut set = Dataset::open_with(&data, split, &options).map_err(Failure::input)?;
         if args.skip_bad_images {
             set.skip_unreadable().map_err(Failure::input)?;
         }
         Ok::<_, Failure>(set)
     };
     let (train, val) = (open("train")?, open("val")?);
-    let (mut start, renamed) = start(&args.arch, &train, args.seed)?;
+    let (mut start, renamed) = arch.start(&args.arch, &train, args.seed)?;
     for note in train.notes.iter().chain(&val.notes).chain(&overlap(&train, &val)).chain(&renamed) {
         terminal.note(&format!("warning: {note}"));
     }
-    let side = side(args, &start, drawn)?;
+    let side = side(args, &start, if drawn { demo::SIDE } else { own })?;
     start.info.imgsz = Some(side);
     let config = config(args, &start, side, part.clone());
     let (device, note) = backend::device(args.cuda);
@@ -140,9 +136,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Side of the images, pixels.
-fn side(args: &Args, start: &Model, drawn: bool) -> Result<usize, Failure> {
-    let own = if args.arch == SIMPLE { simple_cnn::SIDE } else { 640 };
-    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(if drawn { demo::SIDE } else { own });
+fn side(args: &Args, start: &Model, usual: usize) -> Result<usize, Failure> {
+    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(usual);
     check_side(side, start.graph.stride()).map_err(|e| Failure::Usage(e.to_string()))
 }
 
@@ -196,6 +191,14 @@ fn evaluate(
     let (text, found) = if matches!(trained.graph.head, Head::Classify { .. }) {
         let found = eval::accuracy(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
         (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?)
+    } else if LabelTask::named(trained.graph.head.task()) != LabelTask::Detect {
+        let found = eval::evaluate_task(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
+        let rows = [("boxes", found.boxes), (found.judged(), Some(found.shapes))];
+        let rows = rows.into_iter().filter_map(|(of, row)| Some((of, row?)));
+        let row = |(of, row): (&str, eval::Figures)| {
+            format!("  {of:<14}mAP50-95 {}, mAP50 {}", figure(row.map50_95), figure(row.map50))
+        };
+        (rows.map(row).collect::<Vec<_>>().join("\n"), task_figures(&found)?)
     } else {
         let found = eval::evaluate_model(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
         let (strict, loose) = (figure(found.map50_95), figure(found.map50));
@@ -208,7 +211,7 @@ fn evaluate(
 }
 
 /// The dataset, and whether it is a drawn one.
-fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure> {
+fn data(args: &Args, task: LabelTask, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure> {
     let count = match demo::named(&args.data, DRAWN.0) {
         Some(count) => count.map_err(|e| Failure::Usage(format!("--data {e}")))?,
         None => return Ok((PathBuf::from(&args.data), false)),
@@ -220,44 +223,7 @@ fn data(args: &Args, terminal: &mut Terminal) -> Result<(PathBuf, bool), Failure
             terminal.note(&text);
         }
     });
-    Ok((pipeline::drawn(&folder.join(".cache"), count, DRAWN.1, &progress)?, true))
-}
-
-/// Fresh weights of a named network, or the model of a file; and what its class names were, where the data has others.
-fn start(arch: &str, data: &Dataset, seed: u64) -> Result<(Model, Option<String>), Failure> {
-    let mut model = match named(arch, data.names.len())? {
-        Some(graph) => {
-            let weights = train::init(&graph, seed);
-            Model::new(graph, weights, Info::default()).map_err(Failure::internal)?
-        }
-        None => import::load(Path::new(arch))?.into_f32(),
-    };
-    if model.graph.classes() != data.names.len() {
-        let (classes, named) = (model.graph.classes(), data.names.len());
-        return Err(Failure::Input(format!("{arch} has {classes} classes, the data names {named}; both must agree")));
-    }
-    let renamed = names_differ(&model.info.names, &data.names);
-    model.info.names.clone_from(&data.names);
-    Ok((model, renamed))
-}
-
-/// The graph of a name, or none where it is no name.
-fn named(arch: &str, classes: usize) -> Result<Option<Graph>, Failure> {
-    if arch == SIMPLE {
-        return simple_cnn::simple_cnn(classes).map(Some).map_err(Failure::input);
-    }
-    let Some(scale) = arch.strip_prefix("yolo11") else { return Ok(None) };
-    let mut letters = scale.chars();
-    let published = letters.next().filter(|_| letters.next().is_none()).and_then(Scale::of);
-    let scale = published.or_else(|| {
-        let mut parts = scale.strip_prefix(':')?.split(',');
-        let (depth, width) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let max_channels = parts.next()?.parse().ok()?;
-        let sensible = [depth, width].iter().all(|v: &f64| (0.01..=10.0).contains(v)) && max_channels <= 1 << 16;
-        (sensible && parts.next().is_none()).then_some(Scale { depth, width, max_channels, c3k_everywhere: false })
-    });
-    let Some(scale) = scale else { return Ok(None) };
-    yolo11::detect(scale, classes).map(Some).map_err(Failure::input)
+    Ok((pipeline::drawn_for(task, &folder.join(".cache"), (count, DRAWN.1), &progress)?, true))
 }
 
 /// The checkpoint that an interrupted training resumes from.

@@ -29,6 +29,7 @@ impl Dataset {
                 all.update((label.class as u64).to_le_bytes());
                 [label.cx, label.cy, label.w, label.h].iter().for_each(|v| all.update(v.to_bits().to_le_bytes()));
             }
+            item.shapes.values().iter().for_each(|v| all.update(v.to_bits().to_le_bytes()));
         }
         if let Some(path) = &self.annotations {
             all.update(b"annotations");
@@ -71,7 +72,7 @@ pub fn file_digest(path: &Path) -> io::Result<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Item, Label};
+    use super::super::{Item, Label, Shapes};
     use super::*;
     use std::fs;
 
@@ -84,7 +85,7 @@ mod tests {
             Picture::from(path)
         };
         let label = Label { class: 0, cx: 0.5, cy: 0.5, w: 0.2, h: 0.2 };
-        let item = |image, labels: &[Label]| Item { image, labels: labels.to_vec() };
+        let item = |image, labels: &[Label]| Item { labels: labels.to_vec(), ..Item::new(image) };
         let set = |names: &[&str], items| Dataset {
             names: names.iter().map(|n| (*n).to_owned()).collect(),
             items,
@@ -94,6 +95,7 @@ mod tests {
         let content = one.content().unwrap();
         let moved = set(&["a", "b"], vec![item(put("x", b"one"), &[label]), item(put("y", b"two"), &[])]);
         assert_eq!(moved.content().unwrap(), content);
+        let shaped = Item { shapes: Shapes::Keypoints(vec![vec![[0.5, 0.5, 2.0]]]), ..one.items[0].clone() };
         let others = [
             set(&["a", "c"], one.items.clone()),
             set(&["a", "b"], vec![item(put("3", b"One"), &[label]), one.items[1].clone()]),
@@ -101,6 +103,7 @@ mod tests {
             set(&["a", "b"], vec![item(put("1", b"one"), &[Label { w: 0.25, ..label }]), one.items[1].clone()]),
             set(&["a", "b"], vec![item(put("1", b"one"), &[]), item(put("2", b"two"), &[label])]),
             set(&["a", "b"], one.items[..1].to_vec()),
+            set(&["a", "b"], vec![shaped, one.items[1].clone()]),
         ];
         for other in others {
             assert_ne!(other.content().unwrap(), content, "{other:?}");

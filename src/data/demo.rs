@@ -8,8 +8,9 @@
 mod ground;
 mod shape;
 
-use super::{DataError, Label};
+use super::{DataError, Label, LabelTask, Shapes};
 use crate::files;
+use crate::vision::polygon::{clip, extremes};
 use crate::vision::{Image, ImageError};
 use ground::Canvas;
 use rand::rngs::ChaCha8Rng;
@@ -50,23 +51,47 @@ const ATTEMPTS: usize = 12;
 /// picture of every disc, square and triangle (the part that others hide counts as there). About one picture in twenty
 /// is empty.
 pub fn draw(seed: u64, index: u64, size: usize) -> (Image, Vec<Label>) {
+    let (image, labels, _) = draw_for(LabelTask::Detect, seed, index, size);
+    (image, labels)
+}
+
+/// As [`draw`], with what a task labels beside the boxes, which is exact: the outlines inside the picture; as keypoints
+/// their points furthest left, top, right and bottom; or the rectangles that are turned as the shapes are. The latter
+/// lie inside the picture, which makes other pictures of it.
+pub fn draw_for(task: LabelTask, seed: u64, index: u64, size: usize) -> (Image, Vec<Label>, Shapes) {
     let size = size.clamp(8, 4096);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(index);
     let mut canvas = Canvas::ground(&mut rng, size);
-    let scene = arrange(&mut rng, size);
+    let inside = |shape: &Shape| shape.rectangle().iter().flatten().all(|v| (0.0..=size as f32).contains(v));
+    let scene = arrange(&mut rng, size, &|shape| task != LabelTask::Obb || inside(shape));
     for (shape, mask) in &scene {
         canvas.paint(&mut rng, shape, mask);
     }
     for _ in 0..rng.random_range(0..3) {
         canvas.scratch(&mut rng);
     }
-    let labels = scene.iter().filter_map(|(shape, mask)| label(shape, mask, size)).collect();
-    (canvas.develop(&mut rng), labels)
+    let (mut labels, mut shapes) = (Vec::new(), Shapes::of(task));
+    for (shape, mask) in &scene {
+        let Some(label) = label(shape, mask, size) else { continue };
+        labels.push(label);
+        let share = |[x, y]: [f32; 2]| [x, y].map(|v| (v / size as f32).clamp(0.0, 1.0));
+        let outline = || clip(shape.outline(), [0.0, 0.0, size as f32, size as f32]);
+        match &mut shapes {
+            Shapes::None => {}
+            Shapes::Outlines(all) => all.push(outline().into_iter().map(share).collect()),
+            Shapes::Corners(all) => all.push(shape.rectangle().map(share)),
+            Shapes::Keypoints(all) => {
+                let points = extremes(&outline()).unwrap_or_default().map(share);
+                all.push(points.iter().map(|[x, y]| [*x, *y, 2.0]).collect());
+            }
+        }
+    }
+    (canvas.develop(&mut rng), labels, shapes)
 }
 
-/// Shapes in painting order, none of them hidden too much.
-fn arrange(rng: &mut ChaCha8Rng, size: usize) -> Vec<(Shape, Mask)> {
+/// Shapes in painting order, all of them accepted and none hidden too much.
+fn arrange(rng: &mut ChaCha8Rng, size: usize, accept: &dyn Fn(&Shape) -> bool) -> Vec<(Shape, Mask)> {
     let empty = rng.random_bool(0.05);
     let objects = if empty { 0 } else { rng.random_range(1..=6) };
     let others = rng.random_range(0..=3);
@@ -91,7 +116,7 @@ fn arrange(rng: &mut ChaCha8Rng, size: usize) -> Vec<(Shape, Mask)> {
             }
             let hides =
                 scene.iter().zip(&left).any(|((_, m), left)| (*left as f32) < MIN_SEEN * m.solid().count() as f32);
-            if mask.inside < MIN_INSIDE || hides {
+            if mask.inside < MIN_INSIDE || hides || !accept(&shape) {
                 continue;
             }
             mask.solid().for_each(|pixel| top[pixel] = scene.len());
@@ -125,10 +150,18 @@ pub fn write(folder: &Path, train: usize, val: usize) -> Result<PathBuf, DataErr
 /// # Errors
 /// If the folder exists with other contents, or cannot be written.
 pub fn ensure(folder: &Path, train: usize, val: usize) -> Result<(PathBuf, usize), DataError> {
+    ensure_for(LabelTask::Detect, folder, train, val)
+}
+
+/// As [`ensure`], with the labels of a task.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_for(task: LabelTask, folder: &Path, train: usize, val: usize) -> Result<(PathBuf, usize), DataError> {
     let yaml = folder.join("data.yaml");
-    let text = description(train, val);
+    let text = description(task, train, val);
     let same = |yaml: &Path| files::read(yaml, 1 << 16).is_ok_and(|found| found == text.as_bytes());
-    let all = pictures(train, val);
+    let all = pictures(task, train, val);
     if same(&yaml) {
         return Ok((yaml, restore(folder, &all)?));
     }
@@ -214,6 +247,7 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> DataError + use<> {
 
 /// A picture of a set.
 struct One {
+    task: LabelTask,
     split: &'static str,
     number: usize,
     /// Its number in the endless series.
@@ -221,10 +255,10 @@ struct One {
 }
 
 /// All pictures of a set.
-fn pictures(train: usize, val: usize) -> Vec<One> {
+fn pictures(task: LabelTask, train: usize, val: usize) -> Vec<One> {
     let splits = [("train", 0, train), ("val", FIRST_VAL, val)].into_iter();
     let of = |(split, first, count): (&'static str, u64, usize)| {
-        (0..count).map(move |number| One { split, number, index: first + number as u64 })
+        (0..count).map(move |number| One { task, split, number, index: first + number as u64 })
     };
     splits.flat_map(of).collect()
 }
@@ -242,7 +276,7 @@ impl One {
         for folder in [&image, &label].map(|file| file.parent().unwrap_or(set)) {
             fs::create_dir_all(folder).map_err(io(folder))?;
         }
-        write_one(&image, &label, self.index)?;
+        write_one(self.task, &image, &label, self.index)?;
         self.sums(set).map_err(io(&image))
     }
 
@@ -269,21 +303,42 @@ pub fn named(name: &str, usual: usize) -> Option<Result<usize, String>> {
     Some(count.ok_or_else(|| format!("{name}: expected a number from 1 to 1000000 behind `drawn:`")))
 }
 
-fn description(train: usize, val: usize) -> String {
+fn description(task: LabelTask, train: usize, val: usize) -> String {
     let names: String = NAMES.iter().enumerate().map(|(class, name)| format!("  {class}: {name}\n")).collect();
+    let labels = match task {
+        LabelTask::Detect => "",
+        LabelTask::Segment => "# Labels are outlines.\n",
+        LabelTask::Obb => "# Labels are rotated boxes.\n",
+        // Left becomes right in a mirror, top and bottom stay.
+        LabelTask::Pose => {
+            "# Keypoints are the points furthest left, top, right and bottom.\nkpt_shape: [4, 3]\nflip_idx: [2, 1, 0, 3]\n"
+        }
+    };
     format!(
         "# Drawn by secateurs: version {VERSION}, seed {SEED}, {SIDE} pixels, {train} + {val} pictures.\n\
-         path: .\ntrain: images/train\nval: images/val\nnames:\n{names}"
+         {labels}path: .\ntrain: images/train\nval: images/val\nnames:\n{names}"
     )
 }
 
-fn write_one(image: &Path, label: &Path, index: u64) -> Result<(), DataError> {
-    let (picture, labels) = draw(SEED, index, SIDE);
+fn write_one(task: LabelTask, image: &Path, label: &Path, index: u64) -> Result<(), DataError> {
+    let (picture, labels, shapes) = draw_for(task, SEED, index, SIDE);
     picture.save(image).map_err(|e| match e {
         ImageError::Io { path, source } => DataError::Io { path, source },
         other => DataError::Io { path: image.into(), source: std::io::Error::other(other.to_string()) },
     })?;
-    let line = |l: &Label| format!("{} {:.6} {:.6} {:.6} {:.6}\n", l.class, l.cx, l.cy, l.w, l.h);
-    fs::write(label, labels.iter().map(line).collect::<String>())
-        .map_err(|source| DataError::Io { path: label.into(), source })
+    let lines: String = labels.iter().enumerate().map(|(at, label)| line(label, &shapes, at)).collect();
+    fs::write(label, lines).map_err(|source| DataError::Io { path: label.into(), source })
+}
+
+/// The line of an object in its label file.
+fn line(label: &Label, shapes: &Shapes, at: usize) -> String {
+    let bbox = [label.cx, label.cy, label.w, label.h];
+    let values: Vec<f32> = match shapes {
+        Shapes::None => bbox.to_vec(),
+        Shapes::Outlines(all) => all[at].as_flattened().to_vec(),
+        Shapes::Corners(all) => all[at].as_flattened().to_vec(),
+        Shapes::Keypoints(all) => [&bbox, all[at].as_flattened()].concat(),
+    };
+    let text: String = values.iter().map(|v| format!(" {v:.6}")).collect();
+    format!("{}{text}\n", label.class)
 }

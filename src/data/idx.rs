@@ -62,14 +62,13 @@ pub(super) fn open(folder: &Path, split: &str) -> Result<Dataset, DataError> {
     }
     let set = Arc::new(GreySet { path, width, height, pixels });
     let item = |(number, label): (usize, &u8)| Item {
-        image: Picture::Grey(set.clone(), number),
         labels: vec![Label::whole(usize::from(*label))],
+        ..Item::new(Picture::Grey(set.clone(), number))
     };
     Ok(Dataset {
         names: (0..classes).map(|class| class.to_string()).collect(),
         items: labels.iter().enumerate().map(item).collect(),
-        annotations: None,
-        notes: Vec::new(),
+        ..Dataset::default()
     })
 }
 

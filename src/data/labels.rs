@@ -1,6 +1,7 @@
-//! Label files: one object a line, `class cx cy w h`, or `class x1 y1 x2 y2 …` for an outline, all normalised to the
-//! image.
+//! Label files: one object a line, `class cx cy w h`, or what else the task needs ([`LabelKind`]), all normalised to
+//! the image.
 
+use super::shapes::{self, LabelKind, Shape, Shapes};
 use super::{DataError, text};
 use crate::files;
 use std::collections::HashSet;
@@ -67,28 +68,30 @@ pub(super) struct Tally {
 const MAX_SHOWN: usize = 20;
 
 impl Tally {
-    /// The labels of a file; none where there is no file.
-    pub fn read(&mut self, path: &Path, classes: usize) -> Result<Vec<Label>, DataError> {
+    /// The labels of a file, and their shapes; none where there is no file.
+    pub fn read(&mut self, path: &Path, classes: usize, kind: LabelKind) -> Result<(Vec<Label>, Shapes), DataError> {
+        let mut shapes = Shapes::none_of(kind);
         let bytes = match files::read(path, MAX_FILE) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 self.missing += 1;
                 self.looked.get_or_insert_with(|| path.into());
-                return Ok(Vec::new());
+                return Ok((Vec::new(), shapes));
             }
             Err(source) => return Err(DataError::Io { path: path.into(), source }),
         };
         let text = text::decode(path, &bytes)?;
         let (mut labels, mut seen) = (Vec::new(), HashSet::new());
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            match parse(line, classes) {
-                Ok(Line { label, clipped }) => {
+            match parse(line, classes, kind) {
+                Ok(Line { label, shape, clipped }) => {
                     self.clipped += usize::from(clipped);
                     // The same line twice is a slip of the tool that wrote it.
                     if label.w <= 0.0 || label.h <= 0.0 {
                         self.empty += 1;
-                    } else if seen.insert((label.class, [label.cx, label.cy, label.w, label.h].map(f32::to_bits))) {
+                    } else if seen.insert(content(&label, &shape)) {
                         labels.push(label);
+                        shapes.push(shape);
                     } else {
                         self.repeated += 1;
                     }
@@ -101,7 +104,7 @@ impl Tally {
                 }
             }
         }
-        Ok(labels)
+        Ok((labels, shapes))
     }
 
     /// Refuses a split with lines that cannot be used, and names them all at once.
@@ -160,11 +163,24 @@ impl fmt::Display for BadLines {
 #[derive(Debug, PartialEq)]
 struct Line {
     label: Label,
+    shape: Shape,
     /// Whether a value was outside the image.
     clipped: bool,
 }
 
-fn parse(line: &str, classes: usize) -> Result<Line, String> {
+/// A label as values that can be compared.
+fn content(label: &Label, shape: &Shape) -> (usize, [u32; 4], Vec<u32>) {
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect();
+    let shape = match shape {
+        Shape::None => Vec::new(),
+        Shape::Outline(points) => bits(points.as_flattened()),
+        Shape::Keypoints(points) => bits(points.as_flattened()),
+        Shape::Corners(points) => bits(points.as_flattened()),
+    };
+    (label.class, [label.cx, label.cy, label.w, label.h].map(f32::to_bits), shape)
+}
+
+fn parse(line: &str, classes: usize, kind: LabelKind) -> Result<Line, String> {
     if line.contains(',') {
         return Err("has commas, expected spaces between the values".into());
     }
@@ -177,8 +193,12 @@ fn parse(line: &str, classes: usize) -> Result<Line, String> {
     })?;
     let mut clipped = false;
     let mut values = Vec::new();
-    for field in fields {
+    for (at, field) in fields.enumerate() {
         match field.parse::<f32>() {
+            Ok(value) if shapes::is_visibility(kind, at) => match value {
+                0.0..=2.0 => values.push(value + 0.0),
+                _ => return Err(format!("`{}`, expected 0, 1 or 2 (how visible a keypoint is)", shown(field))),
+            },
             // Adding zero makes the negative zero one.
             Ok(value) if (-SLACK..=1.0 + SLACK).contains(&value) => {
                 let inside = value.clamp(0.0, 1.0) + 0.0;
@@ -188,24 +208,8 @@ fn parse(line: &str, classes: usize) -> Result<Line, String> {
             _ => return Err(format!("`{}`, expected a number from 0 to 1", shown(field))),
         }
     }
-    let (cx, cy, w, h) = match values[..] {
-        [cx, cy, w, h] => (cx, cy, w, h),
-        _ if values.len() >= 6 && values.len().is_multiple_of(2) => {
-            let range = |axis: usize| {
-                let of = values.iter().skip(axis).step_by(2).copied();
-                (of.clone().fold(f32::MAX, f32::min), of.fold(f32::MIN, f32::max))
-            };
-            let ((x0, x1), (y0, y1)) = (range(0), range(1));
-            ((x0 + x1) / 2.0, (y0 + y1) / 2.0, x1 - x0, y1 - y0)
-        }
-        _ => {
-            return Err(format!(
-                "{} values after the class, expected 4 (a box) or an even number from 6 on (an outline)",
-                values.len()
-            ));
-        }
-    };
-    Ok(Line { label: Label { class: number as usize, cx, cy, w, h }, clipped })
+    let ([cx, cy, w, h], shape) = shapes::read(kind, &values)?;
+    Ok(Line { label: Label { class: number as usize, cx, cy, w, h }, shape, clipped })
 }
 
 /// A field as it may be shown.
@@ -232,12 +236,13 @@ mod tests {
     #[test]
     fn lines_are_read_or_refused() {
         let label = Label { class: 1, cx: 0.5, cy: 0.5, w: 0.5, h: 0.25 };
-        let line = |clipped| Ok(Line { label, clipped });
+        let parse = |line, classes| super::parse(line, classes, LabelKind::Boxes);
+        let line = |clipped| Ok(Line { label, shape: Shape::None, clipped });
         assert_eq!(parse("1 0.5 0.5 0.5 0.25", 2), line(false));
         assert_eq!(parse("1 0.25 0.375 0.75 0.375 0.75 0.625 0.25 0.625", 2), line(false));
         let full = Label { class: 0, cx: 0.5, cy: 0.0, w: 1.0, h: 1.0 };
-        assert_eq!(parse("0 .5 -0.001 1.009 1", 1), Ok(Line { label: full, clipped: true }));
-        assert_eq!(parse("0 .5 -0 1 1", 1), Ok(Line { label: full, clipped: false }));
+        assert_eq!(parse("0 .5 -0.001 1.009 1", 1), Ok(Line { label: full, shape: Shape::None, clipped: true }));
+        assert_eq!(parse("0 .5 -0 1 1", 1), Ok(Line { label: full, shape: Shape::None, clipped: false }));
         for bad in [
             "2 .5 .5 .1 .1",
             "-1 .5 .5 .1 .1",
@@ -254,6 +259,38 @@ mod tests {
     }
 
     #[test]
+    fn every_task_has_lines_of_its_own() {
+        let pose = LabelKind::Keypoints { count: 2, dims: 3 };
+        let flat = LabelKind::Keypoints { count: 2, dims: 2 };
+        let outline = "0 0.25 0.25 0.75 0.25 0.5 0.75";
+        let corners = "0 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5";
+        let points = "0 0.5 0.5 0.5 0.5 0.5 0.25 2 0 0 0";
+        let two = "0 0.5 0.5 0.5 0.5 0.5 0.25 0 0";
+        let good = [
+            (LabelKind::Outlines, outline, Shape::Outline(vec![[0.25, 0.25], [0.75, 0.25], [0.5, 0.75]])),
+            (LabelKind::Corners, corners, Shape::Corners([[0.5, 0.25], [0.75, 0.5], [0.5, 0.75], [0.25, 0.5]])),
+            (pose, points, Shape::Keypoints(vec![[0.5, 0.25, 2.0], [0.0, 0.0, 0.0]])),
+            (flat, two, Shape::Keypoints(vec![[0.5, 0.25, 2.0], [0.0, 0.0, 0.0]])),
+        ];
+        for (kind, line, shape) in good {
+            let label = Label { class: 0, cx: 0.5, cy: 0.5, w: 0.5, h: 0.5 };
+            assert_eq!(parse(line, 1, kind), Ok(Line { label, shape, clipped: false }), "{line}");
+        }
+        for (kind, line, said) in [
+            (LabelKind::Outlines, "0 .5 .5 .1 .1", "4 values after the class, expected an even number from 6 on"),
+            (LabelKind::Corners, outline, "6 values after the class, expected 8 (the corners"),
+            (LabelKind::Corners, "0 .5 .5 .1 .1", "4 values after the class, expected 8 (the corners"),
+            (pose, "0 .5 .5 .1 .1", "4 values after the class, expected 10 (a box and 2 keypoints of 3 values)"),
+            (pose, two, "8 values after the class, expected 10"),
+            (pose, "0 .5 .5 .5 .5 .5 .25 3 0 0 0", "`3`, expected 0, 1 or 2"),
+            (pose, "0 .5 .5 .5 .5 .5 2 2 0 0 0", "`2`, expected a number from 0 to 1"),
+        ] {
+            let problem = parse(line, 1, kind).unwrap_err();
+            assert!(problem.starts_with(said), "{line}: {problem}");
+        }
+    }
+
+    #[test]
     fn many_lines_are_told_apart_in_linear_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.txt");
@@ -262,7 +299,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let start = std::time::Instant::now();
         let mut tally = Tally::default();
-        assert_eq!(tally.read(&path, 1).unwrap().len(), 400_000);
+        assert_eq!(tally.read(&path, 1, LabelKind::Boxes).unwrap().0.len(), 400_000);
         assert_eq!(tally.repeated, 10);
         // Comparing each with each took a minute.
         assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());

@@ -1,15 +1,17 @@
-//! Datasets in the layout of the YOLO tools: a `data.yaml`, folders or lists of images, one label file per image; and
-//! classified pictures as MNIST has them.
+//! Datasets in the layout of the YOLO tools: a `data.yaml`, folders or lists of images, one label file per image with
+//! boxes, outlines, keypoints or rotated boxes; and classified pictures, a folder per class or as MNIST has them.
 //!
 //! All of it is untrusted text. Nothing it names is executed or downloaded.
 
 mod compare;
 mod content;
 pub mod demo;
+mod folders;
 mod idx;
 mod labels;
 mod picture;
 mod places;
+mod shapes;
 mod text;
 mod yaml;
 
@@ -17,6 +19,7 @@ pub use compare::{names_differ, overlap};
 pub use content::file_digest;
 pub use labels::{BadLines, Label};
 pub use picture::{GreySet, Picture};
+pub use shapes::{KeypointShape, LabelKind, LabelTask, Shapes};
 
 use crate::vision::ImageError;
 use rayon::prelude::*;
@@ -33,6 +36,8 @@ pub struct Dataset {
     /// A COCO annotation file for this split, where the dataset has one (`annotations/instances_<split>.json`): it
     /// knows crowd regions and areas, which label files do not.
     pub annotations: Option<PathBuf>,
+    /// How its keypoints are shaped, where it has any.
+    pub keypoints: Option<KeypointShape>,
     /// What the user should know about it, a line each: images without labels, files that were left out.
     pub notes: Vec<String>,
 }
@@ -44,6 +49,8 @@ pub struct OpenOptions {
     pub labels: Need,
     /// The COCO annotation file, in place of the one that lies with the dataset.
     pub annotations: Option<PathBuf>,
+    /// The task that the labels are for.
+    pub task: LabelTask,
 }
 
 /// Whether a split without any label is of use.
@@ -63,9 +70,16 @@ pub struct Item {
     pub image: Picture,
     /// Objects in it; none on a background image. In a classified set one that fills it ([`Label::whole`]).
     pub labels: Vec<Label>,
+    /// What is labelled beside the boxes, for each of them.
+    pub shapes: Shapes,
 }
 
 impl Item {
+    /// A picture without an object.
+    pub fn new(image: Picture) -> Self {
+        Self { image, labels: Vec::new(), shapes: Shapes::None }
+    }
+
     /// The class of the whole picture, where it has one.
     pub fn class(&self) -> Option<usize> {
         match &self.labels[..] {
@@ -94,7 +108,7 @@ pub enum DataError {
         /// What was found and what was expected.
         problem: String,
     },
-    /// An IDX file or a folder of them is not a dataset.
+    /// An IDX file, or a folder of them or of classes, is not a dataset.
     #[error("{path}: {problem}")]
     Idx {
         /// The file or folder.
@@ -147,8 +161,8 @@ pub enum DataError {
 
 impl Dataset {
     /// Reads one split (`train`, `val`, `test`; `valid` and `validation` are other names of `val`) of the dataset that
-    /// a YAML file describes, or that a folder of IDX files (MNIST) holds. A YAML file whose `path` is such a folder
-    /// means it too.
+    /// a YAML file describes, or that a folder holds: IDX files (MNIST), or classified pictures (`train/CLASS/*.jpg`).
+    /// A YAML file whose `path` is a folder of IDX files means it too.
     ///
     /// # Errors
     /// Names the file, and the line where there is one, that cannot be used.
@@ -163,7 +177,7 @@ impl Dataset {
     pub fn open_with(place: &Path, split: &str, options: &OpenOptions) -> Result<Self, DataError> {
         let split = yaml::canonical(split);
         if place.is_dir() {
-            return idx::open(place, split);
+            return if folders::is_here(place) { folders::open(place, split) } else { idx::open(place, split) };
         }
         let description = yaml::read(place)?;
         if idx::is_here(&description.root) {
@@ -180,11 +194,12 @@ impl Dataset {
             Some(given) => Some(given.clone()),
             None => description.annotations(split, &mut notes)?,
         };
+        let kind = description.kind(options.task)?;
         let mut tally = labels::Tally::default();
         let mut items = Vec::with_capacity(images.len());
         for image in images {
-            let labels = tally.read(&labels::path_of(&image), description.names.len())?;
-            items.push(Item { image: image.into(), labels });
+            let (labels, shapes) = tally.read(&labels::path_of(&image), description.names.len(), kind)?;
+            items.push(Item { image: image.into(), labels, shapes });
         }
         tally.check()?;
         // Annotations are the truth that is judged by; training knows label files only.
@@ -205,7 +220,7 @@ impl Dataset {
         if options.labels == Need::Required {
             notes.extend(tally.notes(items.len()));
         }
-        Ok(Self { names: description.names, items, annotations, notes })
+        Ok(Self { names: description.names, items, annotations, keypoints: description.keypoints, notes })
     }
 
     /// Decodes every image and leaves out those that cannot be read, with a note of how many and why.

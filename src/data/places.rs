@@ -161,6 +161,14 @@ impl Description {
     }
 }
 
+/// The images below a folder, ordered by path, and what was left out.
+pub(super) fn below(folder: &Path, split: &str) -> Result<(Vec<PathBuf>, Vec<String>), DataError> {
+    let mut search = Search::default();
+    search.walk(folder, 0)?;
+    let notes = search.notes(split);
+    Ok((search.images.into_iter().collect(), notes))
+}
+
 impl Search {
     /// Adds the images below a folder. A folder that links lead back to is entered once.
     fn walk(&mut self, folder: &Path, depth: usize) -> Result<(), DataError> {

@@ -1,5 +1,6 @@
 //! `data.yaml`: where the images are and what the classes are called.
 
+use super::shapes::{KeypointShape, LabelKind, LabelTask};
 use super::{DataError, text};
 use crate::files;
 use serde::Deserialize;
@@ -31,6 +32,8 @@ struct Raw {
     test: Texts,
     nc: Option<usize>,
     names: Option<Names>,
+    kpt_shape: Option<Vec<usize>>,
+    flip_idx: Option<Vec<usize>>,
 }
 
 /// A text or a list of them. Read by hand: behind `untagged`, a class called `y` or `no` would be taken for a boolean,
@@ -95,6 +98,44 @@ pub(super) struct Description {
     pub(super) splits: BTreeMap<&'static str, Vec<String>>,
     /// Class names in class order.
     pub names: Vec<String>,
+    /// How keypoints are shaped.
+    pub keypoints: Option<KeypointShape>,
+}
+
+impl Description {
+    /// What the lines of the label files hold for a task.
+    pub fn kind(&self, task: LabelTask) -> Result<LabelKind, DataError> {
+        Ok(match (task, &self.keypoints) {
+            (LabelTask::Detect, _) => LabelKind::Boxes,
+            (LabelTask::Segment, _) => LabelKind::Outlines,
+            (LabelTask::Obb, _) => LabelKind::Corners,
+            (LabelTask::Pose, Some(shape)) => LabelKind::Keypoints { count: shape.count, dims: shape.dims },
+            (LabelTask::Pose, None) => {
+                let problem = "has no `kpt_shape`, which a pose model needs: for example `kpt_shape: [17, 3]`";
+                return Err(DataError::Yaml { path: self.file.clone(), problem: problem.into() });
+            }
+        })
+    }
+}
+
+/// The most keypoints of an object.
+const MAX_KEYPOINTS: usize = 4096;
+
+/// Checks `kpt_shape` and `flip_idx`.
+fn keypoints(shape: Option<Vec<usize>>, flip: Option<Vec<usize>>) -> Result<Option<KeypointShape>, String> {
+    let Some(shape) = shape else { return Ok(None) };
+    let (count, dims) = match shape[..] {
+        [count, dims] if (1..=MAX_KEYPOINTS).contains(&count) && (2..=3).contains(&dims) => (count, dims),
+        _ => return Err(format!("`kpt_shape` is {shape:?}, expected the number of keypoints, and 2 or 3 values each")),
+    };
+    if let Some(flip) = &flip {
+        let mut sorted = flip.clone();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..count) {
+            return Err(format!("`flip_idx` is {flip:?}, expected every number from 0 to {} once", count - 1));
+        }
+    }
+    Ok(Some(KeypointShape { count, dims, flip }))
 }
 
 /// The name of a split that it is kept under here.
@@ -143,6 +184,7 @@ pub(super) fn read(file: &Path) -> Result<Description, DataError> {
     if let Some(nc) = raw.nc.filter(|nc| *nc != names.len()) {
         return Err(fail(format!("`nc` is {nc}, but `names` has {} classes", names.len())));
     }
+    let keypoints = keypoints(raw.kpt_shape, raw.flip_idx).map_err(&fail)?;
     let folder = file.parent().unwrap_or(Path::new("."));
     // `path` means the folder beside the file or, as ultralytics has it, one below the working folder.
     let places = raw.path.map(|path| ([folder.join(&path), path.as_str().into()], path));
@@ -157,7 +199,7 @@ pub(super) fn read(file: &Path) -> Result<Description, DataError> {
     }
     let val = first.map(|(_, entries)| entries).unwrap_or_default();
     let splits = BTreeMap::from([("train", list(raw.train)), ("val", val), ("test", list(raw.test))]);
-    Ok(Description { file: file.into(), root, astray, splits, names })
+    Ok(Description { file: file.into(), root, astray, splits, names, keypoints })
 }
 
 /// What is wrong with a description, for those who wrote it: the parser's own message is for programmers.

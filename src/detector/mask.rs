@@ -18,8 +18,9 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// The pixels in a box of the image where the weighted sum of the prototypes `([masks, h, w], [h, w])` is above 0.
-    /// The prototypes lie over an input of `side` pixels; between them the sum is interpolated.
+    /// The pixels of a box of the image where the weighted sum of the prototypes `([masks, h, w], [h, w])` is above 0;
+    /// column c belongs to a box from x1 to x2 where x1 <= c < x2. The prototypes lie over an input of `side` pixels;
+    /// between them the sum is interpolated.
     pub fn new(
         coefficients: &[f32],
         (prototypes, [h, w]): (&[f32], [usize; 2]),
@@ -43,8 +44,8 @@ impl Mask {
         sum: &mut Vec<f32>,
     ) {
         let image = letterbox.source();
-        let [x0, y0] = [0, 1].map(|axis| (bbox.0[axis].round().max(0.0) as usize).min(image[axis]));
-        let [x1, y1] = [0, 1].map(|axis| (bbox.0[axis + 2].round().max(0.0) as usize).min(image[axis]));
+        let [x0, y0] = [0, 1].map(|axis| (bbox.0[axis].ceil().max(0.0) as usize).min(image[axis]));
+        let [x1, y1] = [0, 1].map(|axis| (bbox.0[axis + 2].ceil().max(0.0) as usize).min(image[axis]));
         let size = [x1.saturating_sub(x0), y1.saturating_sub(y0)];
         (self.image, self.origin, self.size) = (image, [x0, y0], size);
         self.inside.clear();
@@ -85,7 +86,7 @@ impl Mask {
     }
 
     /// Lengths of the alternating runs outside and inside, column after column through the whole image.
-    fn counts(&self) -> Vec<usize> {
+    pub fn counts(&self) -> Vec<usize> {
         let (mut counts, mut last) = (vec![0], false);
         let mut run = |inside: bool, length: usize| {
             if length > 0 && inside != last {

@@ -253,7 +253,11 @@ impl Detector {
                     Detail::Mask(mask)
                 }
             };
-            found.push(object);
+            // An object without a single pixel is none.
+            match &object.detail {
+                Detail::Mask(mask) if mask.area() == 0 => spare.push(object),
+                _ => found.push(object),
+            }
         });
     }
 }

@@ -1,5 +1,6 @@
 //! Errors of an evaluation.
 
+use crate::detector::DetectorError;
 use crate::engine::EngineError;
 use crate::vision::{ImageError, PreprocessError};
 use std::path::PathBuf;
@@ -11,6 +12,9 @@ pub enum EvalError {
     /// The network could not be run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The detector could not be built or run.
+    #[error(transparent)]
+    Detector(#[from] DetectorError),
     /// No image fills the network's input.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),

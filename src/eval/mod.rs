@@ -1,5 +1,5 @@
-//! Mean average precision, under the rules of COCO and under those of ultralytics, and its uncertainty; accuracy of
-//! classifiers.
+//! Mean average precision of boxes, masks, keypoints and rotated boxes, under the rules of COCO and under those of
+//! ultralytics, and its uncertainty; accuracy of classifiers.
 
 mod bootstrap;
 mod classify;
@@ -7,6 +7,9 @@ pub mod coco;
 mod error;
 mod model;
 mod objects;
+mod overlap;
+mod rle;
+mod task;
 mod truth;
 pub mod ultralytics;
 
@@ -15,3 +18,6 @@ pub use classify::{Accuracy, accuracy};
 pub use error::EvalError;
 pub use model::{ClassResult, EvalResult, Prepared, check_annotations, evaluate_model};
 pub use objects::{Detected, Truth};
+pub use overlap::{BoxPairs, MaskPairs, Overlap, PoseArea, PosePairs, RotatedPairs};
+pub use rle::Rle;
+pub use task::{Figures, TaskClass, TaskResult, evaluate_task};

@@ -3,6 +3,7 @@
 //! both ends.
 
 use super::objects::{Detected, Truth, thresholds};
+use super::overlap::{Guarded, Overlap};
 use std::collections::BTreeMap;
 
 /// The figures.
@@ -16,12 +17,16 @@ pub struct Stats {
     pub per_class: BTreeMap<usize, (f64, f64)>,
 }
 
-/// Evaluates detections; crowd regions are left out, as label files do not have them.
+/// Evaluates boxes; crowd regions are left out, as label files do not have them.
 pub fn evaluate(truths: &[Truth], found: &[Detected]) -> Stats {
-    let truths: Vec<&Truth> = truths.iter().filter(|t| !t.crowd).collect();
+    evaluate_by(truths, found, &Guarded { truths, found })
+}
+
+/// Evaluates detections by another overlap than that of boxes.
+pub fn evaluate_by(truths: &[Truth], found: &[Detected], overlap: &dyn Overlap) -> Stats {
     let mut objects: BTreeMap<usize, usize> = BTreeMap::new();
-    truths.iter().for_each(|t| *objects.entry(t.class).or_default() += 1);
-    let right = matches(&truths, found);
+    truths.iter().filter(|t| !t.crowd).for_each(|t| *objects.entry(t.class).or_default() += 1);
+    let right = matches(truths, found, overlap);
     let mut order: Vec<usize> = (0..found.len()).collect();
     order.sort_by(|a, b| found[*b].score.total_cmp(&found[*a].score));
     let ap = |class: usize, objects: usize| {
@@ -37,17 +42,18 @@ pub fn evaluate(truths: &[Truth], found: &[Detected]) -> Stats {
 }
 
 /// For every detection and threshold whether it is the one match of an object.
-fn matches(truths: &[&Truth], found: &[Detected]) -> Vec<[bool; 10]> {
+fn matches(truths: &[Truth], found: &[Detected], overlap: &dyn Overlap) -> Vec<[bool; 10]> {
     let mut right = vec![[false; 10]; found.len()];
     let mut images: BTreeMap<usize, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
-    truths.iter().enumerate().for_each(|(g, t)| images.entry(t.image).or_default().0.push(g));
+    let labelled = truths.iter().enumerate().filter(|(_, t)| !t.crowd);
+    labelled.for_each(|(g, t)| images.entry(t.image).or_default().0.push(g));
     found.iter().enumerate().for_each(|(d, f)| images.entry(f.image).or_default().1.push(d));
     images.values_mut().for_each(|(_, mine)| mine.sort_by(|a, b| found[*b].score.total_cmp(&found[*a].score)));
     for (objects, detections) in images.values() {
         let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
         for (rank, d) in detections.iter().enumerate() {
             for g in objects.iter().filter(|g| truths[**g].class == found[*d].class) {
-                pairs.push((found[*d].bbox.iou(&truths[*g].bbox, 1e-7), *g, rank));
+                pairs.push((overlap.of(*d, *g), *g, rank));
             }
         }
         pairs.sort_by(|a, b| b.0.total_cmp(&a.0));

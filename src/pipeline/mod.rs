@@ -32,7 +32,7 @@ mod write;
 
 pub use compare::{Scheme, compare};
 pub use error::{PipelineError, Task};
-pub use inputs::{DEMO_MODEL, check, drawn, has_room};
+pub use inputs::{DEMO_MODEL, check, drawn, drawn_for, has_room};
 pub use job::{Job, MinRecall, Tune};
 pub use locking::{Locking, Pending, check_locked};
 pub use plan::levels;

@@ -3,8 +3,10 @@
 //! inference.
 
 use super::loss::Target;
-use crate::data::Label;
-use crate::vision::{Image, NormalisedXywh};
+use super::shapes::Moved;
+use crate::data::{Label, Shapes};
+use crate::vision::polygon::{area, clip};
+use crate::vision::{Image, NormalisedXywh, Rotated};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -49,15 +51,38 @@ impl Augment {
     pub const SIGNS: Self = Self { scale: 0.1, translate: 0.06, pad: 0.0, ..Self::NONE };
 }
 
+/// An image, and what it shows.
+#[derive(Clone, Copy)]
+pub struct Shown<'a> {
+    /// Its pixels.
+    pub image: &'a Image,
+    /// Its objects.
+    pub labels: &'a [Label],
+    /// What is labelled beside their boxes.
+    pub shapes: &'a Shapes,
+    /// For every keypoint the one that it becomes in a mirror.
+    pub flip: Option<&'a [usize]>,
+}
+
+/// The objects on a canvas.
+#[derive(Debug, Default, PartialEq)]
+pub struct Placed {
+    /// Their classes and boxes.
+    pub targets: Vec<Target>,
+    /// Their shapes.
+    pub shapes: Moved,
+}
+
 /// Puts one image on a canvas `[3, side, side]` (RGB, 0..1); gives its labels as targets of image `index`.
 pub fn single(
-    (image, labels): (&Image, &[Label]),
+    shown: Shown<'_>,
     augment: &Augment,
     rng: &mut StdRng,
     side: usize,
     index: usize,
     canvas: &mut [f32],
-) -> Vec<Target> {
+) -> Placed {
+    let image = shown.image;
     canvas.fill(augment.pad);
     let (w, h) = (image.width() as f64, image.height() as f64);
     let fit = (side as f64 / w).min(side as f64 / h);
@@ -74,23 +99,24 @@ pub fn single(
     let place = Place { scale: [cw / w, ch / h], offset, window: [0, 0, side, side] };
     let look = Look::draw(augment, rng);
     place.draw(image, &look, side, canvas);
-    place.targets(image, labels, &look, side, index)
+    place.objects(shown, &look, side, index)
 }
 
 /// Puts four images around a random point of the canvas; otherwise as [`single`].
 pub fn mosaic(
-    parts: [(&Image, &[Label]); 4],
+    parts: [Shown<'_>; 4],
     augment: &Augment,
     rng: &mut StdRng,
     side: usize,
     index: usize,
     canvas: &mut [f32],
-) -> Vec<Target> {
+) -> Placed {
     canvas.fill(augment.pad);
     let [x, y] = [0, 1].map(|_| (side as f64 * rng.random_range(0.3..0.7)).round());
     let (px, py) = (x as usize, y as usize);
-    let mut targets = Vec::new();
-    for (quadrant, (image, labels)) in parts.into_iter().enumerate() {
+    let mut placed = Placed::default();
+    for (quadrant, shown) in parts.into_iter().enumerate() {
+        let image = shown.image;
         let (right, below) = (quadrant % 2 == 1, quadrant / 2 == 1);
         let (w, h) = (image.width() as f64, image.height() as f64);
         let zoom = (side as f64 / w).min(side as f64 / h) * 0.75 * around(rng, augment.scale.max(0.25));
@@ -104,9 +130,11 @@ pub fn mosaic(
         let place = Place { scale: [zoom; 2], offset, window };
         let look = Look::draw(augment, rng);
         place.draw(image, &look, side, canvas);
-        targets.extend(place.targets(image, labels, &look, side, index));
+        let next = place.objects(shown, &look, side, index);
+        placed.targets.extend(next.targets);
+        placed.shapes.append(next.shapes);
     }
-    targets
+    placed
 }
 
 /// A factor within `1 / (1 + share)` and `1 + share`, even in its logarithm.
@@ -184,31 +212,102 @@ impl Place {
         }
     }
 
-    fn targets(&self, image: &Image, labels: &[Label], look: &Look, side: usize, index: usize) -> Vec<Target> {
-        let size = [image.width() as f64, image.height() as f64];
-        let target = |label: &Label| {
-            let centre = [f64::from(label.cx), f64::from(label.cy)];
-            let extent = [f64::from(label.w), f64::from(label.h)];
-            let mut low = [0.0; 2];
-            let mut high = [0.0; 2];
-            let mut area = 1.0;
-            for axis in 0..2 {
-                let centre = if look.mirror[axis] { 1.0 - centre[axis] } else { centre[axis] };
-                let on_canvas = |v: f64| v * size[axis] * self.scale[axis] + self.offset[axis];
-                let [a, b] = [on_canvas(centre - extent[axis] / 2.0), on_canvas(centre + extent[axis] / 2.0)];
-                let bound = |v: f64| v.clamp(self.window[axis] as f64, self.window[axis + 2] as f64);
-                (low[axis], high[axis]) = (bound(a), bound(b));
-                area *= b - a;
-            }
-            let [w, h] = [high[0] - low[0], high[1] - low[1]];
-            if w < MIN_SIDE || h < MIN_SIDE || w * h < MIN_VISIBLE * area {
-                return None;
-            }
-            let bbox = [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, w, h].map(|v| (v / side as f64) as f32);
-            Some(Target { image: index, class: label.class, bbox: NormalisedXywh(bbox) })
+    /// A point of the image (shares of it) on the canvas, pixels.
+    fn point(&self, [x, y]: [f32; 2], size: [f64; 2], look: &Look) -> [f32; 2] {
+        let moved = |axis: usize, share: f32| {
+            let share = if look.mirror[axis] { 1.0 - f64::from(share) } else { f64::from(share) };
+            (share * size[axis] * self.scale[axis] + self.offset[axis]) as f32
         };
-        labels.iter().filter_map(target).collect()
+        [moved(0, x), moved(1, y)]
     }
+
+    fn objects(&self, shown: Shown<'_>, look: &Look, side: usize, index: usize) -> Placed {
+        let size = [shown.image.width() as f64, shown.image.height() as f64];
+        let point = |place: [f32; 2]| self.point(place, size, look);
+        let window = self.window.map(|v| v as f32);
+        let mut placed = Placed::default();
+        let mut add = |class: usize, bbox: [f32; 4], shape: Moved| {
+            let bbox = NormalisedXywh(bbox.map(|v| v / side as f32));
+            placed.targets.push(Target { image: index, class, bbox });
+            placed.shapes.append(shape);
+        };
+        let share = |[x, y]: [f32; 2]| [x / side as f32, y / side as f32];
+        for (at, label) in shown.labels.iter().enumerate() {
+            match shown.shapes {
+                Shapes::None => {
+                    if let Some(bbox) = self.bbox(label, size, look) {
+                        add(label.class, bbox, Moved::Boxes);
+                    }
+                }
+                Shapes::Keypoints(all) => {
+                    let (Some(bbox), Some(points)) = (self.bbox(label, size, look), all.get(at)) else { continue };
+                    let moved = |[x, y, seen]: &[f32; 3]| {
+                        let [x, y] = point([*x, *y]);
+                        let inside = x >= window[0] && y >= window[1] && x < window[2] && y < window[3];
+                        let [x, y] = share([x, y]);
+                        [x, y, if inside { *seen } else { 0.0 }]
+                    };
+                    let mut points: Vec<[f32; 3]> = points.iter().map(moved).collect();
+                    if let (Some(flip), true) = (shown.flip, look.mirror[0] != look.mirror[1]) {
+                        points = flip.iter().filter_map(|from| points.get(*from).copied()).collect();
+                    }
+                    add(label.class, bbox, Moved::Keypoints(vec![points]));
+                }
+                Shapes::Outlines(all) => {
+                    let Some(points) = all.get(at) else { continue };
+                    let whole: Vec<[f32; 2]> = points.iter().map(|place| point(*place)).collect();
+                    let part = clip(whole.clone(), window);
+                    if let Some(bbox) = seen(&whole, &part) {
+                        add(label.class, bbox, Moved::Outlines(vec![part.into_iter().map(share).collect()]));
+                    }
+                }
+                Shapes::Corners(all) => {
+                    let Some(corners) = all.get(at) else { continue };
+                    let corners = corners.map(point);
+                    if seen(&corners, &clip(corners.to_vec(), window)).is_none() {
+                        continue;
+                    }
+                    let Rotated { centre: [x, y], size: [w, h], angle } = Rotated::around(&corners);
+                    add(label.class, [x, y, w, h], Moved::Angles(vec![angle]));
+                }
+            }
+        }
+        placed
+    }
+
+    /// The box of a label on the canvas (centre and sides, pixels), unless too little of it is left.
+    fn bbox(&self, label: &Label, size: [f64; 2], look: &Look) -> Option<[f32; 4]> {
+        let centre = [f64::from(label.cx), f64::from(label.cy)];
+        let extent = [f64::from(label.w), f64::from(label.h)];
+        let mut low = [0.0; 2];
+        let mut high = [0.0; 2];
+        let mut area = 1.0;
+        for axis in 0..2 {
+            let centre = if look.mirror[axis] { 1.0 - centre[axis] } else { centre[axis] };
+            let on_canvas = |v: f64| v * size[axis] * self.scale[axis] + self.offset[axis];
+            let [a, b] = [on_canvas(centre - extent[axis] / 2.0), on_canvas(centre + extent[axis] / 2.0)];
+            let bound = |v: f64| v.clamp(self.window[axis] as f64, self.window[axis + 2] as f64);
+            (low[axis], high[axis]) = (bound(a), bound(b));
+            area *= b - a;
+        }
+        let [w, h] = [high[0] - low[0], high[1] - low[1]];
+        if w < MIN_SIDE || h < MIN_SIDE || w * h < MIN_VISIBLE * area {
+            return None;
+        }
+        Some([(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, w, h].map(|v| v as f32))
+    }
+}
+
+/// The box (centre and sides) around the part of a polygon that is left, unless that is too little.
+fn seen(whole: &[[f32; 2]], part: &[[f32; 2]]) -> Option<[f32; 4]> {
+    let range = |axis: usize| {
+        let of = part.iter().map(|point| point[axis]);
+        (of.clone().fold(f32::INFINITY, f32::min), of.fold(f32::NEG_INFINITY, f32::max))
+    };
+    let ((x0, x1), (y0, y1)) = (range(0), range(1));
+    let (w, h) = (x1 - x0, y1 - y0);
+    let there = f64::from(w) >= MIN_SIDE && f64::from(h) >= MIN_SIDE && area(part) >= MIN_VISIBLE * area(whole);
+    there.then(|| [(x0 + x1) / 2.0, (y0 + y1) / 2.0, w, h])
 }
 
 #[cfg(test)]
@@ -226,12 +325,20 @@ mod tests {
         (Image::new(w, h, data), [Label { class: 1, cx: 0.35, cy: 0.45, w: 0.3, h: 0.5 }])
     }
 
+    fn shown<'a>(image: &'a Image, labels: &'a [Label], shapes: &'a Shapes) -> Shown<'a> {
+        Shown { image, labels, shapes, flip: Some(&[1, 0, 3, 2]) }
+    }
+
+    /// The corners of the block: left and right above, left and right below.
+    const CORNERS: [[f32; 2]; 4] = [[0.2, 0.2], [0.5, 0.2], [0.2, 0.7], [0.5, 0.7]];
+
     #[test]
     fn without_variation_it_is_the_letterbox() {
         let (image, labels) = block();
         let mut rng = StdRng::seed_from_u64(1);
         let (mut found, mut wanted) = (vec![0.0; 3 * 64 * 64], vec![0.0; 3 * 64 * 64]);
-        let targets = single((&image, &labels), &Augment::NONE, &mut rng, 64, 3, &mut found);
+        let targets =
+            single(shown(&image, &labels, &Shapes::None), &Augment::NONE, &mut rng, 64, 3, &mut found).targets;
         let letterbox = Letterbox::new(60, 40, 64, 64);
         letterbox.forward(&image, &mut wanted);
         let worst = found.iter().zip(&wanted).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
@@ -250,9 +357,10 @@ mod tests {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut canvas = vec![0.0; 3 * 96 * 96];
             let targets = match seed % 2 {
-                0 => single((&image, &labels), &augment, &mut rng, 96, 0, &mut canvas),
-                _ => mosaic([(&image, &labels[..]); 4], &augment, &mut rng, 96, 0, &mut canvas),
-            };
+                0 => single(shown(&image, &labels, &Shapes::None), &augment, &mut rng, 96, 0, &mut canvas),
+                _ => mosaic([shown(&image, &labels, &Shapes::None); 4], &augment, &mut rng, 96, 0, &mut canvas),
+            }
+            .targets;
             assert!(!targets.is_empty() && targets.len() <= 4);
             // Bright pixels are those inside the boxes, but for their rims and for boxes that were dropped.
             let inside = |x: usize, y: usize, grow: f32| {
@@ -270,5 +378,66 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn shapes_follow_the_pixels() {
+        let (image, labels) = block();
+        let [a, b, c, d] = CORNERS;
+        let ring = vec![a, b, d, c];
+        let points = CORNERS.iter().map(|[x, y]| [*x, *y, 2.0]).collect();
+        let shapes =
+            [Shapes::Outlines(vec![ring]), Shapes::Corners(vec![[a, b, d, c]]), Shapes::Keypoints(vec![points])];
+        let augment = Augment { translate: 0.3, saturation: 0.0, brightness: 0.0, ..Augment::default() };
+        let (mut mirrored, mut cut) = (0, 0);
+        for seed in 0..60 {
+            let run = |shapes: &Shapes| {
+                let (mut rng, mut canvas) = (StdRng::seed_from_u64(seed), vec![0.0; 3 * 96 * 96]);
+                let placed = match seed % 3 {
+                    0 => mosaic([shown(&image, &labels, shapes); 4], &augment, &mut rng, 96, 0, &mut canvas),
+                    _ => single(shown(&image, &labels, shapes), &augment, &mut rng, 96, 0, &mut canvas),
+                };
+                (placed, canvas)
+            };
+            let [outlines, rotated, keypoints] = [0, 1, 2].map(|i| run(&shapes[i]));
+            let boxes = run(&Shapes::None).0;
+            // An upright block: outlines have its box, and so have rotated boxes that were not cut.
+            let near = |a: [f32; 4], b: [f32; 4]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3);
+            assert_eq!(outlines.0.targets.len(), boxes.targets.len(), "seed {seed}");
+            assert_eq!(keypoints.0.targets, boxes.targets, "seed {seed}");
+            for (found, wanted) in outlines.0.targets.iter().zip(&boxes.targets) {
+                assert!(near(found.bbox.0, wanted.bbox.0), "seed {seed}: {found:?} {wanted:?}");
+            }
+            let Moved::Angles(angles) = &rotated.0.shapes else { panic!("seed {seed}") };
+            assert_eq!(angles.len(), rotated.0.targets.len());
+            // Pixels of the outlines are the bright ones, but for their rims.
+            if seed % 3 != 0 {
+                let (planes, _) = outlines.0.shapes.planes(&outlines.0.targets, 1, [96, 96]);
+                let wrong = (0..96 * 96).filter(|p| (planes[*p] > 0) != (outlines.1[*p] > 0.6)).count();
+                assert!(wrong < 120, "seed {seed}: {wrong}");
+            }
+            let Moved::Keypoints(all) = &keypoints.0.shapes else { panic!("seed {seed}") };
+            for (points, target) in all.iter().zip(&keypoints.0.targets) {
+                let [cx, cy, w, h] = target.bbox.0;
+                let whole = points.iter().all(|point| point[2] == 2.0);
+                cut += usize::from(!whole);
+                // Left stays left and above stays above, also in the mirror.
+                assert!(points[0][0] < points[1][0] && points[2][0] < points[3][0] && points[0][1] < points[2][1]);
+                if whole {
+                    let wanted = [cx - w / 2.0, cy - h / 2.0, cx + w / 2.0, cy + h / 2.0];
+                    assert!(near([points[0][0], points[0][1], points[3][0], points[3][1]], wanted), "seed {seed}");
+                }
+            }
+            mirrored += usize::from(seed % 3 != 0 && outlines.1 != canvas_of_unmirrored(&image, seed, &augment));
+        }
+        assert!(mirrored > 5 && cut > 5, "{mirrored} {cut}");
+    }
+
+    /// The canvas of a seed without mirrors.
+    fn canvas_of_unmirrored(image: &Image, seed: u64, augment: &Augment) -> Vec<f32> {
+        let (mut rng, mut canvas) = (StdRng::seed_from_u64(seed), vec![0.0; 3 * 96 * 96]);
+        let augment = Augment { mirror: 0.0, ..*augment };
+        single(shown(image, &[], &Shapes::None), &augment, &mut rng, 96, 0, &mut canvas);
+        canvas
     }
 }

@@ -1,9 +1,10 @@
 //! Batches of augmented images, each a function of the seed, the epoch and its number.
 
-use super::augment;
+use super::augment::{self, Augment, Placed, Shown};
 use super::config::{FitConfig, TrainError};
 use super::loss::Target;
-use crate::data::{Dataset, Label};
+use super::shapes::Moved;
+use crate::data::{Dataset, Item, Shapes};
 use crate::graph::Head;
 use crate::model::Model;
 use crate::vision::{Image, Preprocess};
@@ -22,6 +23,8 @@ pub(super) struct Batch {
     pub size: usize,
     /// The objects in them; empty for a classifier.
     pub targets: Vec<Target>,
+    /// What is labelled beside their boxes, in their order.
+    pub shapes: Moved,
     /// The class of every image; empty for a detector.
     pub classes: Vec<usize>,
 }
@@ -30,6 +33,7 @@ pub(super) struct Batch {
 pub(super) struct Loader<'a> {
     dataset: &'a Dataset,
     config: &'a FitConfig,
+    augment: Augment,
     preprocess: Preprocess,
     /// Whether the network classifies whole images.
     classifies: bool,
@@ -64,8 +68,20 @@ impl<'a> Loader<'a> {
             let image = item.image.display();
             return Err(TrainError::Unfit(format!("it is a classifier, and {image} has no class as a whole")));
         }
+        if let Some(item) = dataset.items.iter().find(|item| !fits(&model.graph.head, item)) {
+            let (image, task) = (item.image.display(), model.graph.head.task());
+            return Err(TrainError::Unfit(format!(
+                "its task is `{task}`, and the labels of {image} are not those of it"
+            )));
+        }
+        // Without knowing which keypoint becomes which, a mirrored picture would teach the wrong ones.
+        let flips = dataset.keypoints.as_ref().is_some_and(|shape| shape.flip.is_some());
+        let augment = match model.graph.head {
+            Head::Pose { .. } if !flips => Augment { mirror: 0.0, upside_down: 0.0, ..config.augment },
+            _ => config.augment,
+        };
         let cache = dataset.items.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { dataset, config, preprocess, classifies, cache, cached: AtomicUsize::new(0) })
+        Ok(Self { dataset, config, augment, preprocess, classifies, cache, cached: AtomicUsize::new(0) })
     }
 
     /// Batches of an epoch.
@@ -92,12 +108,17 @@ impl<'a> Loader<'a> {
                 Ok(targets)
             })
             .collect::<Result<Vec<_>, TrainError>>()?;
-        let (mut targets, mut classes) = (targets.into_iter().flatten().collect(), Vec::new());
+        let (mut objects, mut classes) = (Placed::default(), Vec::new());
+        for placed in targets {
+            objects.targets.extend(placed.targets);
+            objects.shapes.append(placed.shapes);
+        }
         if self.classifies {
-            targets = Vec::new();
+            objects = Placed::default();
             classes = chosen.iter().filter_map(|item| self.dataset.items[*item].class()).collect();
         }
-        Ok(Batch { images, size: chosen.len(), targets, classes })
+        let Placed { targets, shapes } = objects;
+        Ok(Batch { images, size: chosen.len(), targets, shapes, classes })
     }
 
     fn order(&self, epoch: usize) -> Vec<usize> {
@@ -114,24 +135,26 @@ impl<'a> Loader<'a> {
         StdRng::from_seed(seed)
     }
 
-    fn image(&self, epoch: usize, item: usize, index: usize, canvas: &mut [f32]) -> Result<Vec<Target>, TrainError> {
-        let (side, augment) = (self.config.imgsz, &self.config.augment);
+    fn image(&self, epoch: usize, item: usize, index: usize, canvas: &mut [f32]) -> Result<Placed, TrainError> {
+        let (side, augment) = (self.config.imgsz, &self.augment);
         let mut rng = self.rng(epoch, item);
         if epoch < self.config.mosaic_until {
             let count = self.dataset.items.len();
             let [b, c, d] = std::array::from_fn(|_| rng.random_range(0..count));
             let items = [item, b, c, d];
             let [a, b, c, d] = items.map(|item| self.load(item));
-            let (images, labels) = ([a?, b?, c?, d?], items.map(|item| self.labels(item)));
-            let parts = std::array::from_fn(|i| (&*images[i], labels[i]));
+            let images = [a?, b?, c?, d?];
+            let parts = std::array::from_fn(|i| self.shown(&images[i], items[i]));
             return Ok(augment::mosaic(parts, augment, &mut rng, side, index, canvas));
         }
         let image = self.load(item)?;
-        Ok(augment::single((&image, self.labels(item)), augment, &mut rng, side, index, canvas))
+        Ok(augment::single(self.shown(&image, item), augment, &mut rng, side, index, canvas))
     }
 
-    fn labels(&self, item: usize) -> &[Label] {
-        &self.dataset.items[item].labels
+    fn shown<'b>(&'b self, image: &'b Image, item: usize) -> Shown<'b> {
+        let Item { labels, shapes, .. } = &self.dataset.items[item];
+        let flip = self.dataset.keypoints.as_ref().and_then(|shape| shape.flip.as_deref());
+        Shown { image, labels, shapes, flip }
     }
 
     fn load(&self, item: usize) -> Result<Arc<Image>, TrainError> {
@@ -150,13 +173,26 @@ impl<'a> Loader<'a> {
     }
 }
 
+/// Whether the labels of an item are those of a head's task.
+fn fits(head: &Head, item: &Item) -> bool {
+    let objects = item.labels.len();
+    match (head, &item.shapes) {
+        (Head::Segment { .. }, Shapes::Outlines(all)) => all.len() == objects,
+        (Head::Obb { .. }, Shapes::Corners(all)) => all.len() == objects,
+        (Head::Pose { keypoints, .. }, Shapes::Keypoints(all)) => {
+            all.len() == objects && all.iter().all(|points| points.len() == *keypoints)
+        }
+        (Head::Segment { .. } | Head::Obb { .. } | Head::Pose { .. }, _) => objects == 0,
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Item;
+    use crate::data::Label;
     use crate::graph::{Builder, Op};
     use crate::model::{Info, Normalise};
-    use crate::train::Augment;
     use std::collections::BTreeMap;
 
     #[test]
@@ -165,7 +201,7 @@ mod tests {
         let path = folder.path().join("wide.png");
         let image = Image::new(6, 4, (0..72u8).map(|v| v.wrapping_mul(31)).collect());
         image.save(&path).unwrap();
-        let item = Item { image: path.into(), labels: vec![Label::whole(1)] };
+        let item = Item { labels: vec![Label::whole(1)], ..Item::new(path.into()) };
         let dataset = Dataset { names: vec!["a".into(); 3], items: vec![item], ..Dataset::default() };
         for (channels, normalise) in [(3, Some(Normalise::IMAGENET)), (3, None), (1, None)] {
             let mut builder = Builder::default();

@@ -145,6 +145,8 @@ pub struct Terms {
     pub cls: f64,
     /// Distribution focal term.
     pub dfl: f64,
+    /// What masks, keypoints or angles add.
+    pub task: f64,
     /// Both distillation terms.
     pub distill: f64,
 }
@@ -154,12 +156,13 @@ impl Terms {
         self.box_ += factor * other.box_;
         self.cls += factor * other.cls;
         self.dfl += factor * other.dfl;
+        self.task += factor * other.task;
         self.distill += factor * other.distill;
     }
 
     /// All terms together.
     pub fn sum(&self) -> f64 {
-        self.box_ + self.cls + self.dfl + self.distill
+        self.box_ + self.cls + self.dfl + self.task + self.distill
     }
 }
 

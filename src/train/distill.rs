@@ -1,15 +1,15 @@
 //! Distillation: a pruned detector learns from the outputs of the baseline.
 //!
-//! Two terms on the raw head outputs, whose shapes never depend on the widths inside:
-//! * class: cross-entropy of every class logit against the teacher's probability, less the teacher's own entropy;
-//! * box: localisation distillation (Zheng et al., "Localization Distillation", 2022), the KL divergence of the distance
-//!   distributions at a temperature, weighted by the teacher's confidence in the cell.
+//! Two terms on the raw head outputs, whose shapes never depend on the widths inside: * class: cross-entropy of every
+//! class logit against the teacher's probability, less the teacher's own entropy; * box: localisation distillation
+//! (Zheng et al., "Localization Distillation", 2022), the KL divergence of the distance distributions at a temperature,
+//! weighted by the teacher's confidence in the cell.
 //!
 //! Both are normalised by the teacher's confidences, as the detection loss is by its target scores, and multiplied by
 //! the batch size. Features inside the network are not compared: after surgery they have other channels.
 
 use super::loss::{HeadView, LossError, bce, sigmoid};
-use crate::graph::Head;
+use crate::graph::{Boxes, Head};
 use rayon::prelude::*;
 
 /// Weights of the two terms.
@@ -43,7 +43,8 @@ pub struct Distilled {
 }
 
 /// The distillation loss of a batch, its gradient added to `grads` (one vector per output, in the output's layout).
-/// `student` and `teacher` are the raw outputs of two graphs with the same head.
+/// `student` and `teacher` are the box and class outputs
+/// of two graphs with the same head.
 ///
 /// # Errors
 /// If the outputs do not fit the head or each other.
@@ -54,13 +55,15 @@ pub fn detect(
     options: &Distillation,
     grads: &mut [Vec<f32>],
 ) -> Result<Distilled, LossError> {
-    let Head::Detect { nc, reg_max, strides } = head else { return Err(LossError::Head { expected: "detect" }) };
+    let Some(Boxes { nc, reg_max, strides }) = head.boxes() else {
+        return Err(LossError::Head { expected: "detect, segment, pose or obb" });
+    };
     let outputs = 2 * strides.len();
     for i in 0..outputs.max(student.len()).max(teacher.len()).max(grads.len()) {
         let (Some(s), Some(t), Some(g)) = (student.get(i), teacher.get(i), grads.get(i)) else {
             return Err(LossError::Output { output: i, found: vec![], expected: format!("{outputs} outputs of both") });
         };
-        let channels = if i % 2 == 0 { 4 * reg_max } else { *nc };
+        let channels = if i % 2 == 0 { 4 * reg_max } else { nc };
         let [n, _, h, w] = student[i - i % 2].shape;
         let (shape, len) = ([n, channels, h, w], n * channels * h * w);
         if s.shape != shape || t.shape != shape || s.data.len() != len || t.data.len() != len || g.len() != len {

@@ -128,9 +128,6 @@ fn continued(
 fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(), TrainError> {
     let unfit = |problem: String| Err(TrainError::Unfit(problem));
     let graph = &model.graph;
-    if !matches!(graph.head, Head::Detect { .. } | Head::Classify { .. }) {
-        return unfit(format!("its task is `{}`, detectors and classifiers are trained", graph.head.task()));
-    }
     if matches!(graph.head, Head::Classify { .. }) {
         let shapes = graph.shapes(side, side).map_err(|e| TrainError::Unfit(e.to_string()))?;
         let sides = graph.outputs.first().map_or((0, 0), |id| (shapes[id.index()].h, shapes[id.index()].w));
@@ -284,8 +281,16 @@ impl<'a> Trainer<'a> {
                 (Terms { cls: loss.loss, ..Terms::default() }, vec![loss.grad])
             }
             _ => {
-                let loss = loss::detect(self.head, &values.views(), &batch.targets)?;
-                (Terms { box_: loss.box_, cls: loss.cls, dfl: loss.dfl, distill: 0.0 }, loss.grads)
+                let views = values.views();
+                let kind = loss::Branch::of(self.head)?;
+                let outputs = loss::Outputs::of(&kind, &views)?;
+                let size = outputs.prototypes.map_or([0, 0], |p| [p.shape[2], p.shape[3]]);
+                let planes = batch.shapes.planes(&batch.targets, batch.size, size);
+                let shapes = batch.shapes.shapes(&planes, size);
+                let loss::BranchLoss { terms, grads, .. } = loss::branch(&kind, outputs, &batch.targets, shapes)?;
+                let (box_, cls, dfl) = (terms.boxes, terms.classes, terms.distances);
+                let task = terms.sum() - box_ - cls - dfl;
+                (Terms { box_, cls, dfl, task, distill: 0.0 }, grads.in_order())
             }
         };
         if let Some(teacher) = &self.teacher {
@@ -298,7 +303,14 @@ impl<'a> Trainer<'a> {
                     distill::classify(values.single()?, taught.single()?, &options, &mut grads[0])?
                 }
                 _ => {
-                    let loss = distill::detect(self.head, &values.views(), &taught.views(), &options, &mut grads)?;
+                    // Boxes and classes: the outputs of the task itself are trained by the labels alone.
+                    let outputs = self.head.boxes().map_or(0, |boxes| 2 * boxes.strides.len());
+                    let (student, teacher) = (values.views(), taught.views());
+                    let parts = (student.get(..outputs), teacher.get(..outputs), grads.get_mut(..outputs));
+                    let (Some(student), Some(teacher), Some(grads)) = parts else {
+                        return Err(loss::LossError::Head { expected: "detect, segment, pose or obb" }.into());
+                    };
+                    let loss = distill::detect(self.head, student, teacher, &options, grads)?;
                     loss.cls + loss.box_
                 }
             };

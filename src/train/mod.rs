@@ -14,6 +14,7 @@ mod init;
 pub mod loss;
 pub mod optim;
 mod schedule;
+mod shapes;
 
 pub use augment::Augment;
 pub use checkpoint::set_aside;
@@ -22,3 +23,4 @@ pub use fit::fit;
 pub use identity::{Identity, content};
 pub use init::init;
 pub use schedule::{Decay, Ema, Schedule};
+pub use shapes::Moved;

@@ -1,5 +1,6 @@
 //! Boxes in images, by the convention that their type names, and how much two of them overlap.
 
+use super::gaussian::Gaussian;
 use serde::{Deserialize, Serialize};
 
 /// Left, top, right, bottom in pixels. Serialises as an array.
@@ -118,22 +119,19 @@ impl Rotated {
         Xyxy([least(0), least(1), most(0), most(1)])
     }
 
-    /// Overlap of two rotated boxes, 0 to 1, as that of normal distributions with their centres and extents
-    /// (Llerena et al., "Gaussian Bounding Boxes and Probabilistic Intersection-over-Union", 2021).
+    /// Its normal distribution, in pixels.
+    pub fn gaussian(&self) -> Gaussian {
+        Gaussian::new(self.centre.map(f64::from), self.size.map(f64::from), f64::from(self.angle))
+    }
+
+    /// Whether every number is finite.
+    pub fn is_finite(&self) -> bool {
+        [self.centre, self.size].iter().flatten().chain([&self.angle]).all(|v| v.is_finite())
+    }
+
+    /// Overlap of two rotated boxes, 0 to 1: [`Gaussian::iou`].
     pub fn overlap(&self, other: &Self) -> f32 {
-        let covariance = |r: &Self| {
-            let (sin, cos) = f64::from(r.angle).sin_cos();
-            let [a, b] = r.size.map(|side| f64::from(side).powi(2) / 12.0);
-            [a * cos * cos + b * sin * sin, a * sin * sin + b * cos * cos, (a - b) * sin * cos]
-        };
-        let determinant = |[a, b, c]: [f64; 3]| (a * b - c * c).max(0.0);
-        let (p, q) = (covariance(self), covariance(other));
-        let mean: [f64; 3] = std::array::from_fn(|i| (p[i] + q[i]) / 2.0);
-        let [dx, dy] = [0, 1].map(|i| f64::from(self.centre[i] - other.centre[i]));
-        let det = determinant(mean).max(1e-12);
-        let apart = (mean[1] * dx * dx - 2.0 * mean[2] * dx * dy + mean[0] * dy * dy) / det / 8.0;
-        let unlike = (det / (determinant(p) * determinant(q)).sqrt().max(1e-12)).ln().max(0.0) / 2.0;
-        (1.0 - (1.0 - (-(apart + unlike)).exp()).max(0.0).sqrt()) as f32
+        self.gaussian().iou(&other.gaussian()) as f32
     }
 }
 

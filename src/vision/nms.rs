@@ -1,14 +1,15 @@
-//! Greedy non-maximum suppression.
+//! Non-maximum suppression: greedy for upright boxes, in one pass for rotated ones, as ultralytics does both.
 
-use super::boxes::Xyxy;
+use super::boxes::{Rotated, Xyxy};
 use super::decode::Candidate;
+use super::gaussian::Gaussian;
 
 /// How boxes are suppressed.
 #[derive(Clone, Copy, Debug)]
 pub struct NmsOptions {
     /// Only scores above this.
     pub score: f32,
-    /// A box whose IoU with a better one is above this is removed.
+    /// A box whose IoU with a better one is above this is removed. Rotated boxes: probabilistic IoU.
     pub iou: f32,
     /// One box per class of a cell, not only the best class.
     pub multi_label: bool,
@@ -31,7 +32,7 @@ impl NmsOptions {
 }
 
 /// The most candidates that are looked at, best first.
-const MAX_CANDIDATES: usize = 30_000;
+pub(super) const MAX_CANDIDATES: usize = 30_000;
 
 /// Pixels between the classes while boxes are compared: more than any image side of the family.
 const CLASS_SHIFT: f32 = 7680.0;
@@ -65,4 +66,36 @@ pub(super) fn suppress(candidates: &mut Vec<Candidate>, kept: &mut Vec<Xyxy>, op
         }
         alone
     });
+}
+
+/// The rotated boxes that are kept, best first; of equal scores the earlier one comes first. One pass: a box goes if any
+/// better one of its class overlaps it too much, whether that one is kept or not.
+pub fn nms_rotated(mut candidates: Vec<(Candidate, Rotated)>, options: &NmsOptions) -> Vec<(Candidate, Rotated)> {
+    candidates.retain(|(c, bbox)| c.detection.score > options.score && bbox.is_finite());
+    candidates.sort_by(|(a, _), (b, _)| b.detection.score.total_cmp(&a.detection.score));
+    candidates.truncate(MAX_CANDIDATES);
+    let mut better = Better::default();
+    let kept = candidates.into_iter().filter(|(c, bbox)| better.admits(c.detection.class, bbox, options));
+    kept.take(options.max_det).collect()
+}
+
+/// The rotated boxes that were looked at so far, which are better than those to come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Better(Vec<(usize, Gaussian)>);
+
+impl Better {
+    /// Forgets all, and takes memory for as many as there can be.
+    pub fn reserve(&mut self, most: usize) {
+        self.0.clear();
+        self.0.reserve(most.min(MAX_CANDIDATES));
+    }
+
+    /// Whether no better box suppresses this one, which joins them in either case.
+    pub fn admits(&mut self, class: usize, bbox: &Rotated, options: &NmsOptions) -> bool {
+        let (shape, iou) = (bbox.gaussian(), f64::from(options.iou));
+        let mut rivals = self.0.iter().filter(|(other, _)| options.agnostic || *other == class);
+        let admitted = rivals.all(|(_, rival)| rival.is_beyond(&shape, iou) || rival.iou(&shape) <= iou);
+        self.0.push((class, shape));
+        admitted
+    }
 }

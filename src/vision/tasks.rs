@@ -1,10 +1,10 @@
 //! From raw outputs to the objects of an image: decoding, suppression of duplicates, and what the task adds.
 
-use super::boxes::{Detection, Rotated, Xyxy};
+use super::boxes::{Detection, Xyxy};
 use super::decode::{Candidate, Candidates, decode, decode_to};
 use super::extra::Extra;
 use super::levels::{cells, levels};
-use super::nms::{NmsOptions, nms, suppress};
+use super::nms::{Better, MAX_CANDIDATES, NmsOptions, nms, suppress};
 use crate::graph::Head;
 
 /// Detections in pixels of the network's input, best first: [`decode`], then [`nms`].
@@ -32,7 +32,7 @@ pub struct FindBuffers {
     best: Vec<f32>,
     candidates: Vec<Candidate>,
     boxes: Vec<Xyxy>,
-    rotated: Vec<(Detection, Rotated)>,
+    better: Better,
     extra: Extra,
 }
 
@@ -58,7 +58,7 @@ pub fn find_with(
     mut give: impl FnMut(Detection, &Extra),
 ) {
     buffers.reserve(cells(head, size), options);
-    let FindBuffers { best, candidates, boxes, rotated, extra } = buffers;
+    let FindBuffers { best, candidates, boxes, better, extra } = buffers;
     let wanted = Candidates { score: options.score, multi_label: options.multi_label };
     decode_to(head, size, outputs, &wanted, best, candidates);
     // They come cell by cell and class by class: of equal scores the earlier one stays first.
@@ -80,20 +80,18 @@ pub fn find_with(
         }
         return;
     }
-    // Rotated boxes are suppressed by their own overlap.
-    rotated.clear();
-    rotated.reserve(options.max_det.min(candidates.capacity()));
-    for candidate in candidates.iter() {
-        if rotated.len() >= options.max_det {
+    // Rotated boxes are suppressed by their own overlap, in one pass.
+    better.reserve(cells(head, size));
+    let mut kept = 0;
+    for candidate in candidates.iter().take(MAX_CANDIDATES) {
+        if kept >= options.max_det {
             break;
         }
         add(candidate, extra);
         let Extra::Rotated(bbox) = *extra else { continue };
-        let detection = Detection { bbox: bbox.hull(), ..candidate.detection };
-        let rival = |better: &Detection| options.agnostic || better.class == detection.class;
-        if rotated.iter().all(|(better, its)| !rival(better) || its.overlap(&bbox) <= options.iou) {
-            rotated.push((detection, bbox));
-            give(detection, extra);
+        if bbox.is_finite() && better.admits(candidate.detection.class, &bbox, options) {
+            kept += 1;
+            give(Detection { bbox: bbox.hull(), ..candidate.detection }, extra);
         }
     }
 }

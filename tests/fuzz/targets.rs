@@ -10,16 +10,16 @@ use crate::{pickle, seeds};
 use secateurs::bundle::sbom::Crates;
 use secateurs::bundle::sign::{PublicKey, Signature, Signer};
 use secateurs::bundle::{self, Lock};
-use secateurs::data::Dataset;
+use secateurs::data::{Dataset, LabelTask, OpenOptions, Shapes};
 use secateurs::detector::{Predictor, input_side};
 use secateurs::emit::onnx;
 use secateurs::engine::{Options, plan_memory};
-use secateurs::eval::Prepared;
+use secateurs::eval::{Prepared, Rle};
 use secateurs::group::groups;
 use secateurs::import;
 use secateurs::model::{self, Model};
 use secateurs::profile;
-use secateurs::vision::{Image, Letterbox};
+use secateurs::vision::{Image, Letterbox, Rotated};
 use std::fs;
 use std::path::Path;
 use zip::CompressionMethod;
@@ -202,6 +202,26 @@ fn labels(place: &mut Place, bytes: &[u8]) {
     let yaml = place.dataset();
     place.file("set/labels/train/0.txt", bytes);
     read(&yaml, "train");
+    for task in [LabelTask::Segment, LabelTask::Obb] {
+        let options = OpenOptions { task, ..OpenOptions::default() };
+        let Ok(set) = Dataset::open_with(&yaml, "train", &options) else { continue };
+        for item in &set.items {
+            match &item.shapes {
+                Shapes::Outlines(all) => {
+                    assert_eq!(all.len(), item.labels.len());
+                    for outline in all {
+                        let points: Vec<[f64; 2]> = outline.iter().map(|p| p.map(|v| 64.0 * f64::from(v))).collect();
+                        assert!(Rle::from_outline(&points, [64, 48]).area() <= 64 * 48);
+                    }
+                }
+                Shapes::Corners(all) => {
+                    assert_eq!(all.len(), item.labels.len());
+                    assert!(all.iter().all(|corners| Rotated::around(corners).is_finite()));
+                }
+                _ => assert!(item.labels.is_empty(), "{:?}", item.shapes),
+            }
+        }
+    }
 }
 
 fn list(place: &mut Place, bytes: &[u8]) {

@@ -18,7 +18,7 @@ fn set(folder: &Path, count: usize) -> Dataset {
         let path = folder.join(format!("{number}.png"));
         Image::new(SIDE, SIDE, vec![40 + 10 * number as u8; 3 * SIDE * SIDE]).save(&path).unwrap();
         let labels = vec![Label { class: number % 2, cx: 0.5, cy: 0.5, w: 0.4, h: 0.4 }];
-        Item { image: path.into(), labels }
+        Item { labels, ..Item::new(path.into()) }
     };
     Dataset { items: (0..count).map(one).collect(), names: vec!["a".into(), "b".into()], ..Dataset::default() }
 }

@@ -39,6 +39,7 @@ mod kept;
 mod lock;
 #[cfg(feature = "toolkit")]
 mod loss;
+mod losses;
 mod model_file;
 mod notes;
 mod onnx;
@@ -64,7 +65,11 @@ mod sparse;
 mod ssh;
 mod steady;
 mod support;
+mod suppression;
 mod surgery;
+mod task_data;
+mod task_metrics;
+mod task_training;
 mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;

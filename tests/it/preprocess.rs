@@ -56,7 +56,7 @@ fn dataset(folder: &Path, images: &[(Image, usize)]) -> Dataset {
     let items = images.iter().enumerate().map(|(i, (image, class))| {
         let path = folder.join(format!("{i}.png"));
         image.save(&path).unwrap();
-        Item { image: path.into(), labels: vec![Label::whole(*class)] }
+        Item { labels: vec![Label::whole(*class)], ..Item::new(path.into()) }
     });
     Dataset { names: vec!["bright".into(), "dark".into()], items: items.collect(), ..Dataset::default() }
 }

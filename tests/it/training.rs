@@ -32,9 +32,9 @@ fn squares(folder: &Path, images: usize) -> Dataset {
         });
         let labels = labels.collect();
         picture.save(&path).unwrap();
-        Item { image: path.into(), labels }
+        Item { labels, ..Item::new(path.into()) }
     });
-    Dataset { items: items.collect(), names: vec!["red".into(), "blue".into()], annotations: None, notes: vec![] }
+    Dataset { items: items.collect(), names: vec!["red".into(), "blue".into()], ..Dataset::default() }
 }
 
 fn small_model() -> Model {
@@ -178,6 +178,6 @@ fn settings_and_data_that_cannot_work_are_refused() {
     let mut wrong = squares(folder.path(), 2);
     wrong.items[1].labels[0].class = 7;
     assert!(failure(&model, &wrong, &config()).contains("class 7"));
-    let empty = Dataset { items: vec![], names: vec![], annotations: None, notes: vec![] };
+    let empty = Dataset::default();
     assert!(run(&model, None, &empty, &config()).is_err());
 }

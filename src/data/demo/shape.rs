@@ -7,6 +7,9 @@ use rand::rngs::ChaCha8Rng;
 /// Samples per pixel and axis.
 const SAMPLES: i32 = 4;
 
+/// Points of the outline of a disc.
+const DISC_POINTS: usize = 32;
+
 /// What a shape is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -93,6 +96,40 @@ impl Shape {
         }
     }
 
+    /// Its outline in the picture, pixels, as it would go on outside: corners in order, or 32 points of a disc. Only
+    /// discs, squares and triangles have one.
+    pub fn outline(self) -> Vec<[f32; 2]> {
+        let (half, side) = (std::f32::consts::FRAC_1_SQRT_2, 0.75f32.sqrt());
+        let own = match self.kind {
+            Kind::Disc => (0..DISC_POINTS)
+                .map(|i| (i as f32 * std::f32::consts::TAU / DISC_POINTS as f32).sin_cos())
+                .map(|(y, x)| [x, y])
+                .collect(),
+            Kind::Square => vec![[-half, -half], [half, -half], [half, half], [-half, half]],
+            Kind::Triangle => vec![[0.0, -1.0], [side, 0.5], [-side, 0.5]],
+            _ => Vec::new(),
+        };
+        own.into_iter().map(|point: [f32; 2]| self.in_picture(point)).collect()
+    }
+
+    /// The rectangle around it that is turned as it is: four corners in order, pixels.
+    pub fn rectangle(self) -> [[f32; 2]; 4] {
+        let half = std::f32::consts::FRAC_1_SQRT_2;
+        let [left, top, right, bottom] = match self.kind {
+            Kind::Square => [-half, -half, half, half],
+            Kind::Triangle => [-(0.75f32.sqrt()), -1.0, 0.75f32.sqrt(), 0.5],
+            _ => [-1.0, -1.0, 1.0, 1.0],
+        };
+        [[left, top], [right, top], [right, bottom], [left, bottom]].map(|point| self.in_picture(point))
+    }
+
+    /// A point of the shape's own frame in the picture: [`Shape::to_own`] backwards.
+    fn in_picture(self, [u, v]: [f32; 2]) -> [f32; 2] {
+        let (sin, cos) = self.angle.sin_cos();
+        let v = v * self.stretch;
+        [self.x + self.radius * (u * cos - v * sin), self.y + self.radius * (u * sin + v * cos)]
+    }
+
     fn to_own(self, x: f32, y: f32) -> [f32; 2] {
         let (sin, cos) = self.angle.sin_cos();
         let (dx, dy) = ((x - self.x) / self.radius, (y - self.y) / self.radius);
@@ -165,6 +202,21 @@ mod tests {
                 // Sharp corners end between two samples.
                 assert!((found - expected).abs() <= 0.8, "{shape:?}: {:?}", mask.bbox);
             }
+        }
+    }
+
+    #[test]
+    fn outlines_and_rectangles_are_those_of_the_pixels() {
+        for (i, kind) in Kind::OBJECTS.into_iter().enumerate() {
+            let shape = Shape { kind, x: 50.0, y: 45.0, radius: 25.0, stretch: 0.8, angle: 0.7 + i as f32 };
+            let (outline, pixels) = (shape.outline(), shape.mask(100).pixels);
+            let covered: f32 = pixels.iter().map(|pixel| pixel.1).sum();
+            let area = crate::vision::polygon::area(&outline) as f32;
+            assert!((area - covered).abs() < 0.015 * covered, "{kind:?}: {area} for {covered}");
+            // Every corner of the outline lies in the rectangle, which is the smallest that is turned so.
+            let inside = crate::vision::Rotated::around(&shape.rectangle());
+            let around = crate::vision::Rotated::around(&[outline, shape.rectangle().to_vec()].concat());
+            assert!(around.overlap(&inside) > 0.99, "{kind:?}: {around:?} {inside:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The dataset of a job: training and validation images with their labels.
 
 use super::baseline::Baseline;
-use crate::data::{DataError, Dataset, demo};
+use crate::data::{DataError, Dataset, LabelTask, demo};
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::job::{Job, MinRecall};
 use crate::pipeline::progress::Progress;
@@ -86,8 +86,27 @@ fn yaml(job: &Job, progress: &dyn Progress) -> Result<PathBuf, PipelineError> {
 /// # Errors
 /// If the folder cannot be written.
 pub fn drawn(cache: &Path, train: usize, val: usize, progress: &dyn Progress) -> Result<PathBuf, PipelineError> {
-    let folder = cache.join(format!("drawn-{}-{train}-{val}", demo::SIDE));
-    let (yaml, again) = demo::ensure(&folder, train, val).map_err(|e| match e {
+    drawn_for(LabelTask::Detect, cache, (train, val), progress)
+}
+
+/// As [`drawn`], with the labels of a task.
+///
+/// # Errors
+/// As [`drawn`].
+pub fn drawn_for(
+    task: LabelTask,
+    cache: &Path,
+    (train, val): (usize, usize),
+    progress: &dyn Progress,
+) -> Result<PathBuf, PipelineError> {
+    let kind = match task {
+        LabelTask::Detect => "drawn",
+        LabelTask::Segment => "drawn-segment",
+        LabelTask::Pose => "drawn-pose",
+        LabelTask::Obb => "drawn-obb",
+    };
+    let folder = cache.join(format!("{kind}-{}-{train}-{val}", demo::SIDE));
+    let (yaml, again) = demo::ensure_for(task, &folder, train, val).map_err(|e| match e {
         DataError::Io { path, source } => PipelineError::Writing { path, source },
         other => other.into(),
     })?;

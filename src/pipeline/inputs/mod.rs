@@ -14,6 +14,6 @@ mod opened;
 pub use baseline::DEMO_MODEL;
 pub use check::{check, has_room};
 pub(super) use check::{inputs as check_inputs, outputs as check_outputs};
-pub use data::drawn;
+pub use data::{drawn, drawn_for};
 pub(super) use gathered::{Inputs, RIDGE};
 pub(super) use opened::Opened;

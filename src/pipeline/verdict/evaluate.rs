@@ -38,7 +38,7 @@ impl<'a> Evaluator<'a> {
             let mut chosen = sample(&mut StdRng::seed_from_u64(seed), all, TRAIN_SAMPLE.min(all)).into_vec();
             chosen.sort_unstable();
             let items = chosen.into_iter().map(|item| train.items[item].clone()).collect();
-            Truth::Classes(Dataset { names: train.names.clone(), items, annotations: None, notes: Vec::new() })
+            Truth::Classes(Dataset { names: train.names.clone(), items, ..Dataset::default() })
         } else {
             Truth::Boxes(Prepared::new(val, inputs.baseline.imgsz)?)
         };

@@ -1,7 +1,8 @@
-//! Boxes from distance distributions, complete IoU (Zheng et al., "Distance-IoU Loss", 2020), and distribution focal
-//! loss (Li et al., "Generalized Focal Loss", 2020).
+//! Boxes from distances or distributions of them, complete IoU (Zheng et al., "Distance-IoU Loss", 2020), distribution
+//! focal loss (Li et al., "Generalized Focal Loss", 2020), and the plain distance loss where there are no
+//! distributions.
 
-use super::Level;
+use super::batch::Level;
 use std::f64::consts::PI;
 
 /// Guards divisions by empty boxes.
@@ -9,23 +10,93 @@ const EPS: f64 = 1e-7;
 /// Targets are kept this far below the last bin.
 const LAST_BIN_MARGIN: f64 = 0.01;
 
-/// Bin probabilities of the four sides of a cell, `[4][reg_max]` flat, and the mean distances in cells.
-fn sides(level: &Level<'_>, cell: usize, reg_max: usize) -> (Vec<f64>, [f64; 4]) {
-    let mut p = vec![0.0; 4 * reg_max];
-    let mut mean = [0.0; 4];
-    for (side, p) in p.chunks_exact_mut(reg_max).enumerate() {
-        let logit = |bin: usize| f64::from(level.boxes[(side * reg_max + bin) * level.area() + cell]);
-        let top = (0..reg_max).map(logit).fold(f64::NEG_INFINITY, f64::max);
-        for (bin, p) in p.iter_mut().enumerate() {
-            *p = (logit(bin) - top).exp();
+/// The predicted distances of a cell from its box sides.
+pub(super) struct Sides {
+    /// Bin probabilities, `[4][reg_max]` flat; none where the outputs are the distances.
+    p: Vec<f64>,
+    /// Left, top, right, bottom, in cells.
+    pub mean: [f64; 4],
+}
+
+impl Sides {
+    /// Those of a cell. With one bin per side the outputs are the distances themselves.
+    pub fn of(level: &Level<'_>, cell: usize, reg_max: usize) -> Self {
+        let output = |row: usize| f64::from(level.boxes[row * level.area() + cell]);
+        if reg_max == 1 {
+            return Self { p: Vec::new(), mean: [0, 1, 2, 3].map(output) };
         }
-        let sum: f64 = p.iter().sum();
-        for (bin, p) in p.iter_mut().enumerate() {
-            *p /= sum;
-            mean[side] += bin as f64 * *p;
+        let mut p = vec![0.0; 4 * reg_max];
+        let mut mean = [0.0; 4];
+        for (side, p) in p.chunks_exact_mut(reg_max).enumerate() {
+            let logit = |bin: usize| output(side * reg_max + bin);
+            let top = (0..reg_max).map(logit).fold(f64::NEG_INFINITY, f64::max);
+            for (bin, p) in p.iter_mut().enumerate() {
+                *p = (logit(bin) - top).exp();
+            }
+            let sum: f64 = p.iter().sum();
+            for (bin, p) in p.iter_mut().enumerate() {
+                *p /= sum;
+                mean[side] += bin as f64 * *p;
+            }
+        }
+        Self { p, mean }
+    }
+
+    /// Adds the gradient that belongs to these gradients of the distances to `grad`, which has the layout of the
+    /// level's box outputs.
+    pub fn add_gradient(&self, level: &Level<'_>, cell: usize, d_mean: [f64; 4], grad: &mut [f32]) {
+        let bins = self.p.len() / 4;
+        for (side, d) in d_mean.into_iter().enumerate() {
+            if bins == 0 {
+                grad[side * level.area() + cell] += d as f32;
+            }
+            for (bin, p) in self.p.iter().skip(side * bins).take(bins).enumerate() {
+                let d = d * p * (bin as f64 - self.mean[side]);
+                grad[(side * bins + bin) * level.area() + cell] += d as f32;
+            }
         }
     }
-    (p, mean)
+
+    /// How far the distances are from those of the target, `wanted`, in cells: the distribution focal loss, or without
+    /// distributions the mean difference, each times the side's `share` (a cell as a share of the image). Adds `factor`
+    /// times its gradient to `grad`.
+    pub fn distance_loss(
+        &self,
+        (level, cell): (&Level<'_>, usize),
+        wanted: [f64; 4],
+        shares: [f64; 2],
+        factor: f64,
+        grad: &mut [f32],
+    ) -> f64 {
+        if self.p.is_empty() {
+            let off: [f64; 4] = std::array::from_fn(|side| self.mean[side] - wanted[side]);
+            let share = |side: usize| shares[side % 2] / 4.0;
+            let d = std::array::from_fn(
+                |side| if off[side] == 0.0 { 0.0 } else { factor * share(side) * off[side].signum() },
+            );
+            self.add_gradient(level, cell, d, grad);
+            return (0..4).map(|side| off[side].abs() * share(side)).sum();
+        }
+        let bins = self.p.len() / 4;
+        let mut loss = 0.0;
+        for (side, wanted) in wanted.into_iter().enumerate() {
+            let wanted = wanted.clamp(0.0, (bins as f64 - 1.0 - LAST_BIN_MARGIN).max(0.0));
+            let low = wanted as usize;
+            let share = wanted - low as f64;
+            for (bin, p) in self.p[side * bins..(side + 1) * bins].iter().enumerate() {
+                let weight = match bin {
+                    b if b == low => 1.0 - share,
+                    b if b == low + 1 => share,
+                    _ => 0.0,
+                };
+                if weight > 0.0 {
+                    loss -= weight * p.max(f64::MIN_POSITIVE).ln() / 4.0;
+                }
+                grad[(side * bins + bin) * level.area() + cell] += (factor * (p - weight) / 4.0) as f32;
+            }
+        }
+        loss
+    }
 }
 
 fn corners([x, y]: [f64; 2], [left, top, right, bottom]: [f64; 4]) -> [f64; 4] {
@@ -34,46 +105,29 @@ fn corners([x, y]: [f64; 2], [left, top, right, bottom]: [f64; 4]) -> [f64; 4] {
 
 /// Corners of a cell's box in cells.
 pub(super) fn decode(level: &Level<'_>, cell: usize, reg_max: usize) -> [f64; 4] {
-    corners(level.centre(cell), sides(level, cell, reg_max).1)
+    corners(level.centre(cell), Sides::of(level, cell, reg_max).mean)
 }
 
-/// `1 - CIoU` and the focal loss of a cell against a target (corners in cells). Adds `factors[0]` times the gradient
-/// of the first and `factors[1]` times that of the second to `grad`, which has the layout of the level's box logits.
+/// `1 - CIoU` and the distance loss ([`Sides::distance_loss`]) of a cell against a target (corners in cells). Adds
+/// `factors[0]` times the gradient of the first and `factors[1]` times that of the second to `grad`, which has the
+/// layout of the level's box outputs. `shares` are the width and the height of a cell as shares of the image's.
 pub(super) fn loss(
-    level: &Level<'_>,
-    cell: usize,
+    (level, cell): (&Level<'_>, usize),
     reg_max: usize,
     target: [f64; 4],
+    shares: [f64; 2],
     factors: [f64; 2],
     grad: &mut [f32],
 ) -> (f64, f64) {
-    let (p, mean) = sides(level, cell, reg_max);
+    let sides = Sides::of(level, cell, reg_max);
     let centre = level.centre(cell);
-    let (iou, d_corner) = ciou_gradient(corners(centre, mean), target);
-    let last = reg_max as f64 - 1.0;
-    let distances = [centre[0] - target[0], centre[1] - target[1], target[2] - centre[0], target[3] - centre[1]]
-        .map(|d| d.clamp(0.0, (last - LAST_BIN_MARGIN).max(0.0)));
-    let mut dfl = 0.0;
-    for side in 0..4 {
-        let p = &p[side * reg_max..(side + 1) * reg_max];
-        let low = distances[side] as usize;
-        let share = distances[side] - low as f64;
-        let wanted = |bin: usize| match bin {
-            b if b == low => 1.0 - share,
-            b if b == low + 1 => share,
-            _ => 0.0,
-        };
-        // Left and top distances move their corner the other way.
-        let d_mean = if side < 2 { d_corner[side] } else { -d_corner[side] };
-        for (bin, &p) in p.iter().enumerate() {
-            if wanted(bin) > 0.0 {
-                dfl -= wanted(bin) * p.max(f64::MIN_POSITIVE).ln() / 4.0;
-            }
-            let d = factors[0] * d_mean * p * (bin as f64 - mean[side]) + factors[1] * (p - wanted(bin)) / 4.0;
-            grad[(side * reg_max + bin) * level.area() + cell] += d as f32;
-        }
-    }
-    (1.0 - iou, dfl)
+    let (iou, d_corner) = ciou_gradient(corners(centre, sides.mean), target);
+    // Left and top distances move their corner the other way.
+    let d_mean = [1.0, 1.0, -1.0, -1.0];
+    let d_mean = std::array::from_fn(|side| factors[0] * d_mean[side] * d_corner[side]);
+    sides.add_gradient(level, cell, d_mean, grad);
+    let wanted = [centre[0] - target[0], centre[1] - target[1], target[2] - centre[0], target[3] - centre[1]];
+    (1.0 - iou, sides.distance_loss((level, cell), wanted, shares, factors[1], grad))
 }
 
 /// Complete IoU of two boxes given by their corners.
@@ -128,7 +182,7 @@ mod tests {
 
     /// Logits `[4 * 8, 1, 2]`, of which the second cell is looked at.
     fn level(boxes: &[f32]) -> Level<'_> {
-        Level { boxes, classes: &[], h: 1, w: 2, stride: 8.0, first: 0 }
+        Level { boxes, classes: &[], extra: &[], sigmas: &[], h: 1, w: 2, stride: 8.0, first: 0 }
     }
 
     #[test]
@@ -140,11 +194,11 @@ mod tests {
         for factors in [[1.0, 0.0], [0.0, 1.0]] {
             let value = |logits: &[f32]| {
                 let box_: f64 = decode(&level(logits), 1, 8).iter().zip(corner).map(|(b, g)| -b * g).sum();
-                let dfl = loss(&level(logits), 1, 8, target, [0.0; 2], &mut [0.0; 64]).1;
+                let dfl = loss((&level(logits), 1), 8, target, [1.0; 2], [0.0; 2], &mut [0.0; 64]).1;
                 factors[0] * box_ + factors[1] * dfl
             };
             let mut grad = [0.0; 64];
-            loss(&level(&logits), 1, 8, target, factors, &mut grad);
+            loss((&level(&logits), 1), 8, target, [1.0; 2], factors, &mut grad);
             for i in 0..64 {
                 let moved = |step: f32| {
                     let mut moved = logits.clone();
