@@ -13,6 +13,7 @@ mod levels;
 mod nms;
 mod preprocess;
 mod tasks;
+mod topk;
 
 pub use self::frame::{Frame, FrameError, PixelFormat};
 pub use self::image::{Image, ImageError};
@@ -23,3 +24,4 @@ pub use letterbox::Letterbox;
 pub use nms::{NmsOptions, nms};
 pub use preprocess::{Preprocess, PreprocessError};
 pub use tasks::{detect, find};
+pub use topk::top;

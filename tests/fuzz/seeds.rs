@@ -53,7 +53,7 @@ fn conv(name: &str, c_in: usize, c_out: usize, kernel: usize, groups: usize) -> 
 /// A graph with every operator, and a head of the given task.
 fn everything(task: &str) -> Graph {
     let mut graph = Builder::default();
-    let attention = Attention { heads: 2, key_dim: 4, head_dim: 8, scale: 0.5 };
+    let attention = Attention { heads: 2, key_dim: 4, head_dim: 8, scale: 0.5, areas: 1 };
     let up = ConvTranspose { weight: "up.weight".into(), bias: Some("up.bias".into()), c_in: 8, c_out: 8, factor: 2 };
     let x = graph.push("images", Op::Input { channels: 3 }, &[]);
     let a = graph.push("a", conv("a", 3, 8, 3, 1), &[x]);

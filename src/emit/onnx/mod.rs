@@ -168,6 +168,7 @@ impl Writer {
             Op::MaxPool { kernel, stride, padding } => {
                 self.node("MaxPool", name, inputs, window(*kernel, *stride, *padding));
             }
+            Op::AvgPool { kernel, stride } => self.node("AveragePool", name, inputs, window(*kernel, *stride, 0)),
             Op::Upsample { factor } => {
                 let scales =
                     self.floats(format!("{name}/scales"), &[4], vec![1.0, 1.0, *factor as f32, *factor as f32]);
