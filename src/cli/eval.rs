@@ -37,7 +37,7 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let model = args.model.load()?;
+    let model = args.model.deployed()?;
     let side = args.model.imgsz(&model)?;
     let options = OpenOptions { annotations: args.annotations.clone(), ..OpenOptions::default() };
     let mut dataset = Dataset::open_with(&args.data, &args.split, &options).map_err(Failure::input)?;

@@ -6,8 +6,8 @@ use super::terminal::{Terminal, TerminalArgs};
 use crate::data::{Dataset, demo, names_differ, overlap};
 use crate::detector::check_side;
 use crate::files::{self, Inputs};
-use crate::graph::{Graph, Head};
-use crate::model::{self, Info, Model};
+use crate::graph::{Branch, Graph, Head};
+use crate::model::{self, Info, Model, ModelError};
 use crate::pipeline::Event;
 use crate::train::optim::Rule;
 use crate::train::{Augment, FitConfig, FitEvent};
@@ -230,7 +230,7 @@ fn start(arch: &str, data: &Dataset, seed: u64) -> Result<(Model, Option<String>
             let weights = train::init(&graph, seed);
             Model::new(graph, weights, Info::default()).map_err(Failure::internal)?
         }
-        None => import::load(Path::new(arch))?.into_f32(),
+        None => deployed(import::load(Path::new(arch))?).map_err(Failure::input)?.into_f32(),
     };
     if model.graph.classes() != data.names.len() {
         let (classes, named) = (model.graph.classes(), data.names.len());
@@ -239,6 +239,14 @@ fn start(arch: &str, data: &Dataset, seed: u64) -> Result<(Model, Option<String>
     let renamed = names_differ(&model.info.names, &data.names);
     model.info.names.clone_from(&data.names);
     Ok((model, renamed))
+}
+
+/// The branch of an end-to-end head that is trained: the one whose duplicates are suppressed.
+fn deployed(model: Model) -> Result<Model, ModelError> {
+    match model.graph.head {
+        Head::EndToEnd { one2many: true, .. } => model.with_branch(Branch::One2Many),
+        _ => Ok(model),
+    }
 }
 
 /// The graph of a name, or none where it is no name.

@@ -128,6 +128,11 @@ fn continued(
 fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(), TrainError> {
     let unfit = |problem: String| Err(TrainError::Unfit(problem));
     let graph = &model.graph;
+    if graph.head.is_one2one() || graph.head.boxes().is_some_and(|boxes| boxes.reg_max == 1) {
+        return unfit(
+            "boxes without a distribution, as YOLO26 has them, and one2one branches cannot be trained yet".into(),
+        );
+    }
     if !matches!(graph.head, Head::Detect { .. } | Head::Classify { .. }) {
         return unfit(format!("its task is `{}`, detectors and classifiers are trained", graph.head.task()));
     }

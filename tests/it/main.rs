@@ -21,6 +21,7 @@ mod demo;
 mod device;
 mod engine_props;
 mod eval;
+mod families;
 mod forward;
 mod hostile;
 mod import;
@@ -29,6 +30,7 @@ mod index;
 mod job;
 #[cfg(feature = "toolkit")]
 mod kept;
+mod layouts;
 #[cfg(feature = "toolkit")]
 mod loss;
 mod model_file;

@@ -13,7 +13,7 @@ use secateurs::model::{Info, Model, Tensor, from_bytes};
 use secateurs::pipeline::DEMO_MODEL;
 use secateurs::surgery::{Selection, SurgeryError, cut, cut_graph, mask};
 use secateurs::zoo::yolo11::{Scale, detect};
-use secateurs::zoo::{Task, mobilenet, resnet, vgg, yolo11, yolov8};
+use secateurs::zoo::{Task, mobilenet, resnet, vgg, yolo11, yolo12, yolo26, yolov5, yolov6, yolov8, yolov9, yolov10};
 use std::path::Path;
 
 /// A legal selection: every group keeps a random number of random channels, at least one per head; some of those that
@@ -106,6 +106,7 @@ pub fn zoo() -> Vec<(String, Graph, usize)> {
         let graph = detect(Scale::of(letter).unwrap(), 3).unwrap();
         all.push((format!("yolo11{letter}"), narrow(&graph, 0.04), 32));
     }
+    all.extend(families());
     for layers in [18, 50] {
         let graph = resnet::network(resnet::Depth::of(layers).unwrap(), 10).unwrap();
         all.push((format!("resnet{layers}"), narrow(&graph, 0.1), 32));
@@ -115,6 +116,30 @@ pub fn zoo() -> Vec<(String, Graph, usize)> {
         let graph = mobilenet::network(mobilenet::Scale::of(letter).unwrap(), 10).unwrap();
         all.push((format!("mobilenetv4-{letter}"), narrow(&graph, 0.1), 32));
     }
+    all
+}
+
+/// The other families of detectors, in the scales whose structures differ.
+fn families() -> Vec<(String, Graph, usize)> {
+    let mut all: Vec<(String, Graph, usize)> = Vec::new();
+    let mut add = |name: String, graph: Graph, share: f64| all.push((name, narrow(&graph, share), 32));
+    for task in Task::PUBLISHED.into_iter().filter(|task| *task != Task::Classify) {
+        let graph = yolo26::network(Scale::of('n').unwrap(), task, 3).unwrap();
+        add(format!("yolo26n{}", task.suffix()), graph, 0.2);
+    }
+    add("yolo26l".into(), yolo26::network(Scale::of('l').unwrap(), Task::Detect, 3).unwrap(), 0.04);
+    for (letter, share) in [('n', 0.2), ('l', 0.04)] {
+        add(format!("yolo12{letter}"), yolo12::detect(yolo12::Scale::of(letter).unwrap(), 3).unwrap(), share);
+    }
+    for (letter, share) in [('n', 0.2), ('x', 0.03)] {
+        add(format!("yolov10{letter}"), yolov10::detect(yolov10::Scale::of(letter).unwrap(), 3).unwrap(), share);
+    }
+    for (letter, share) in [('t', 0.2), ('c', 0.04)] {
+        add(format!("yolov9{letter}"), yolov9::detect(yolov9::Variant::of(letter).unwrap(), 3).unwrap(), share);
+    }
+    add("yolov9e".into(), yolov9::detect_e(3).unwrap(), 0.03);
+    add("yolov5nu".into(), yolov5::detect(yolov5::scale('n').unwrap(), 3).unwrap(), 0.2);
+    add("yolov6n".into(), yolov6::detect(yolov6::scale('n').unwrap(), 3).unwrap(), 0.2);
     all
 }
 
