@@ -11,8 +11,8 @@ use crate::model::{self, Info, Model, ModelError};
 use crate::pipeline::Event;
 use crate::train::optim::Rule;
 use crate::train::{Augment, FitConfig, FitEvent};
-use crate::zoo::simple_cnn;
 use crate::zoo::yolo11::{self, Scale};
+use crate::zoo::{published, simple_cnn};
 use crate::{backend, eval, import, pipeline, train};
 use clap::ValueEnum;
 use std::cell::RefCell;
@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 /// The network, and the images to train it on.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, simple-cnn for MNIST, or a model
+    /// The network: a published detector such as yolo11n, yolo12s, yolov9c or yolov5nu, yolo11:DEPTH,WIDTH,MAX for other
+    /// scales of that, simple-cnn for MNIST, or a model
     /// file to train further
     #[arg(long, value_name = "NAME|FILE")]
     arch: String,
@@ -254,18 +255,26 @@ fn named(arch: &str, classes: usize) -> Result<Option<Graph>, Failure> {
     if arch == SIMPLE {
         return simple_cnn::simple_cnn(classes).map(Some).map_err(Failure::input);
     }
-    let Some(scale) = arch.strip_prefix("yolo11") else { return Ok(None) };
-    let mut letters = scale.chars();
-    let published = letters.next().filter(|_| letters.next().is_none()).and_then(Scale::of);
-    let scale = published.or_else(|| {
-        let mut parts = scale.strip_prefix(':')?.split(',');
-        let (depth, width) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let max_channels = parts.next()?.parse().ok()?;
-        let sensible = [depth, width].iter().all(|v: &f64| (0.01..=10.0).contains(v)) && max_channels <= 1 << 16;
-        (sensible && parts.next().is_none()).then_some(Scale { depth, width, max_channels, c3k_everywhere: false })
-    });
-    let Some(scale) = scale else { return Ok(None) };
-    yolo11::detect(scale, classes).map(Some).map_err(Failure::input)
+    if let Some(graph) = published(arch, classes).map_err(Failure::input)? {
+        // Of two branches the one whose duplicates are suppressed is trained.
+        return Ok(Some(match graph.head {
+            Head::EndToEnd { .. } => graph.with_branch(Branch::One2Many).map_err(Failure::input)?,
+            _ => graph,
+        }));
+    }
+    match arch.strip_prefix("yolo11:").and_then(custom) {
+        Some(scale) => yolo11::detect(scale, classes).map(Some).map_err(Failure::input),
+        None => Ok(None),
+    }
+}
+
+/// A scale `DEPTH,WIDTH,MAX` of YOLO11.
+fn custom(scale: &str) -> Option<Scale> {
+    let mut parts = scale.split(',');
+    let (depth, width) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let max_channels = parts.next()?.parse().ok()?;
+    let sensible = [depth, width].iter().all(|v: &f64| (0.01..=10.0).contains(v)) && max_channels <= 1 << 16;
+    (sensible && parts.next().is_none()).then_some(Scale { depth, width, max_channels, c3k_everywhere: false })
 }
 
 /// The checkpoint that an interrupted training resumes from.

@@ -124,6 +124,11 @@ impl Fault {
         Self::Checkpoint { place: place.into(), problem: problem.into() }
     }
 
+    /// A network that is known and not supported.
+    pub(super) fn unsupported(found: impl Into<String>) -> Self {
+        Self::Unsupported { found: found.into() }
+    }
+
     fn help(&self) -> Option<&'static str> {
         match self {
             Self::Refused { .. } => Some(

@@ -4,7 +4,6 @@
 //! missing, and [`Family::check_all`] the first one that the family has not.
 
 use super::error::{Fault, shown};
-use super::layers::refuse;
 use crate::graph::Graph;
 use crate::model::Normalise;
 use crate::zoo::{
@@ -53,7 +52,7 @@ impl Family {
     /// Names the network if it is one that is known and not supported.
     pub fn of(sizes: &Sizes) -> Result<Self, Fault> {
         if let Some(name) = foreign(sizes) {
-            return Err(refuse(name));
+            return Err(Fault::unsupported(name));
         }
         let has = |prefix: &str| has(sizes, prefix);
         if let Some(head) = box_head(sizes) {
@@ -77,7 +76,7 @@ impl Family {
             sizes.get(&key("")).or_else(|| sizes.get(&key("one2one_")))
         };
         if part("cv3.3.2.bias").is_some() {
-            return Err(refuse("a head with more than three levels (P2 or P6)"));
+            return Err(Fault::unsupported("a head with more than three levels (P2 or P6)"));
         }
         let plain = part("cv2.0.2.weight").is_some_and(|boxes| boxes.first() == Some(&4));
         match head {
@@ -89,9 +88,9 @@ impl Family {
             23 => Ok(Self::Yolo11),
             24 => Ok(Self::Yolov5u),
             28 if has("model.11.weight") => Ok(Self::Yolov6),
-            28 => Err(refuse("YOLOv3")),
+            28 => Err(Fault::unsupported("YOLOv3")),
             42 if has("model.10.conv.") => Ok(Self::Yolov9e),
-            _ => Err(refuse(&format!("a network whose boxes come from layer {head}"))),
+            _ => Err(Fault::unsupported(format!("a network whose boxes come from layer {head}"))),
         }
     }
 

@@ -1,6 +1,5 @@
 //! The top-level layers of the YOLO families, as the modules of a checkpoint show them: classes and wiring.
 
-use super::error::Fault;
 use super::family::Family;
 
 /// Class and inputs of a top-level layer; a table's entry reads `CLASS=INPUTS`, other classes that are meant as well
@@ -112,9 +111,4 @@ pub(super) fn foreign(class: &str) -> Option<&'static str> {
         "SemanticSegmentationModel" | "SemanticSegment" => "semantic segmentation",
         _ => return None,
     })
-}
-
-/// The fault of such a network.
-pub(super) fn refuse(name: &str) -> Fault {
-    Fault::Unsupported { found: name.into() }
 }

@@ -6,7 +6,7 @@ use super::authors::module_of;
 use super::checkpoint::Checkpoint;
 use super::error::Fault;
 use super::family::Family;
-use super::layers::{foreign, layers, most_like, refuse};
+use super::layers::{foreign, layers, most_like};
 use crate::graph::{Activation, Conv, Graph, Head, Op};
 use crate::zoo::yolo11::STRIDES;
 
@@ -18,7 +18,7 @@ pub fn family(found: &Checkpoint) -> Result<Family, Fault> {
     let task = task(found)?;
     let class = |layer: usize| found.class(&format!("model.{layer}")).map(str::to_owned);
     if let Some(name) = (0..).map_while(class).find_map(|class| foreign(&class)) {
-        return Err(refuse(name));
+        return Err(unsupported(name));
     }
     let mut heads = found.modules.keys().filter(|path| HEADS.contains(&found.class(path).unwrap_or("")));
     let plain = heads.any(|path| found.number(path, "reg_max") == Some(1.0));
@@ -28,7 +28,7 @@ pub fn family(found: &Checkpoint) -> Result<Family, Fault> {
 }
 
 fn unsupported(found: impl Into<String>) -> Fault {
-    Fault::Unsupported { found: found.into() }
+    Fault::unsupported(found)
 }
 
 /// The task of a network.
@@ -41,7 +41,10 @@ fn task<'a>(found: &'a Checkpoint) -> Result<&'a str, Fault> {
         "OBBModel" => "obb",
         "ClassificationModel" => "classify",
         other => {
-            return Err(foreign(other).map_or_else(|| unsupported(format!("a network of class `{other}`")), refuse));
+            return Err(match foreign(other) {
+                Some(name) => unsupported(name),
+                None => unsupported(format!("a network of class `{other}`")),
+            });
         }
     };
     match class {

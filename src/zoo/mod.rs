@@ -6,6 +6,7 @@ mod csp;
 mod elan;
 mod head;
 pub mod mobilenet;
+mod names;
 pub mod resnet;
 mod shapes;
 pub mod simple_cnn;
@@ -21,4 +22,5 @@ pub mod yolov9;
 
 pub use blocks::{Blueprint, Unknown, ZooError};
 pub use head::{Task, state_dict};
+pub use names::published;
 pub use shapes::Shapes;

@@ -6,7 +6,7 @@ use secateurs::graph::{Branch, Graph, Head, NodeId};
 use secateurs::import::{self, Identified, identify};
 use secateurs::model::{Model, Weights, tensors};
 use secateurs::vision::{Candidate, Candidates, NmsOptions, decode, decode_all, nms, top};
-use secateurs::zoo::{Task, state_dict, yolo11, yolo12, yolo26, yolov5, yolov6, yolov8, yolov9, yolov10};
+use secateurs::zoo::{self, state_dict};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,36 +24,19 @@ fn json(path: &str) -> Option<Value> {
 
 /// Family and graph by the published rule of a name such as `yolo26n-seg`.
 fn published(name: &str, nc: usize) -> (&'static str, Graph) {
-    let (base, suffix) = name.split_once('-').map_or((name, ""), |(base, _)| (base, &name[base.len()..]));
-    let task = Task::PUBLISHED.into_iter().find(|task| task.suffix() == suffix).unwrap();
-    let letter = |family: &str| base.strip_prefix(family).map(|rest| rest.chars().next().unwrap());
-    if let Some(l) = letter("yolo26") {
-        // A classifier is that of YOLO11, and cannot be told from it.
-        let family = if task == Task::Classify { "YOLO11" } else { "YOLO26" };
-        return (family, yolo26::network(yolo11::Scale::of(l).unwrap(), task, nc).unwrap());
-    }
-    if let Some(l) = letter("yolo12") {
-        return ("YOLO12", yolo12::detect(yolo12::Scale::of(l).unwrap(), nc).unwrap());
-    }
-    if let Some(l) = letter("yolo11") {
-        return ("YOLO11", yolo11::network(yolo11::Scale::of(l).unwrap(), task, nc).unwrap());
-    }
-    if let Some(l) = letter("yolov10") {
-        return ("YOLOv10", yolov10::detect(yolov10::Scale::of(l).unwrap(), nc).unwrap());
-    }
-    match letter("yolov9") {
-        Some('e') => return ("YOLOv9", yolov9::detect_e(nc).unwrap()),
-        Some(l) => return ("YOLOv9", yolov9::detect(yolov9::Variant::of(l).unwrap(), nc).unwrap()),
-        None => {}
-    }
-    if let Some(l) = letter("yolov8") {
-        return ("YOLOv8", yolov8::network(yolov8::Scale::of(l, task).unwrap(), task, nc).unwrap());
-    }
-    if let Some(l) = letter("yolov6") {
-        return ("YOLOv6", yolov6::detect(yolov6::scale(l).unwrap(), nc).unwrap());
-    }
-    let l = letter("yolov5").unwrap();
-    ("YOLOv5u", yolov5::detect(yolov5::scale(l).unwrap(), nc).unwrap())
+    let graph = zoo::published(name, nc).unwrap().unwrap_or_else(|| panic!("{name} is not known"));
+    let families = [
+        // A classifier of YOLO26 is that of YOLO11, and cannot be told from it.
+        ("yolo26", if name.ends_with("-cls") { "YOLO11" } else { "YOLO26" }),
+        ("yolo12", "YOLO12"),
+        ("yolo11", "YOLO11"),
+        ("yolov10", "YOLOv10"),
+        ("yolov9", "YOLOv9"),
+        ("yolov8", "YOLOv8"),
+        ("yolov6", "YOLOv6"),
+        ("yolov5", "YOLOv5u"),
+    ];
+    (families.into_iter().find(|(prefix, _)| name.starts_with(prefix)).unwrap().1, graph)
 }
 
 #[test]
