@@ -57,7 +57,7 @@ impl Baseline {
         // Training and judging follow the branch whose duplicates are suppressed.
         let model = match model.graph.head {
             Head::EndToEnd { one2many: true, .. } => {
-                let fail = |e| PipelineError::Input(format!("{name}: {e}"));
+                let fail = |e: model::ModelError| PipelineError::Input(format!("{name}: {e}"));
                 model.with_branch(Branch::One2Many).map_err(fail)?
             }
             _ => model,
