@@ -133,7 +133,7 @@ fn depthwise(c: &mut Criterion) {
 }
 
 fn attention(c: &mut Criterion) {
-    let a = Attention { heads: 2, key_dim: 32, head_dim: 64, scale: 0.17 };
+    let a = Attention { heads: 2, key_dim: 32, head_dim: 64, scale: 0.17, areas: 1 };
     for side in [10usize, 20] {
         let (shared_len, space) = kernels::attention_scratch(Isa::detect(), &a, side * side);
         let src = View::dense(0, a.heads * a.packed(), side, side);

@@ -56,18 +56,22 @@ def forward(graph, weights, image):
             y = inputs[0] + inputs[1]
         elif kind == "max-pool":
             y = F.max_pool2d(inputs[0], op["kernel"], op["stride"], op["padding"])
+        elif kind == "avg-pool":
+            y = F.avg_pool2d(inputs[0], op["kernel"], op["stride"])
         elif kind == "upsample":
             y = F.interpolate(inputs[0], scale_factor=op["factor"], mode="nearest")
         elif kind == "global-avg-pool":
             y = inputs[0].mean((2, 3), keepdim=True)
         elif kind in ("attention", "values"):
-            heads, key, head = op["heads"], op["key_dim"], op["head_dim"]
+            heads, key, head, areas = op["heads"], op["key_dim"], op["head_dim"], op.get("areas", 1)
             n, _, h, w = inputs[0].shape
-            q, k, v = inputs[0].view(n, heads, 2 * key + head, h * w).split([key, key, head], 2)
+            # Areas are runs of positions that attend within themselves.
+            packed = inputs[0].view(n, heads, 2 * key + head, areas, h * w // areas).transpose(2, 3)
+            q, k, v = packed.split([key, key, head], 3)
             if kind == "attention":
                 mixing = ((q.transpose(-2, -1) @ k) * op["scale"]).softmax(-1)
                 v = v @ mixing.transpose(-2, -1)
-            y = v.reshape(n, heads * head, h, w)
+            y = v.transpose(2, 3).reshape(n, heads * head, h, w)
         else:
             sys.exit(f"operator {kind} is not known here")
         tensors.append(y)

@@ -77,6 +77,22 @@ pub(super) fn max_pool(x: &Tensor, kernel: usize, stride: usize, padding: usize)
     Ok(x)
 }
 
+/// The mean of shifted views.
+pub(super) fn avg_pool(x: &Tensor, kernel: usize, stride: usize) -> Result<Tensor> {
+    let mut x = x.clone();
+    for axis in [2, 3] {
+        let count = (x.dim(axis)? - kernel) / stride + 1;
+        // What the last view's stride reaches beyond the edge is not used.
+        let padded = x.pad_with_zeros(axis, 0, stride - 1)?;
+        let mut sum = strided(&padded, axis, 0, count, stride)?;
+        for shift in 1..kernel {
+            sum = (sum + strided(&padded, axis, shift, count, stride)?)?;
+        }
+        x = (sum / kernel as f64)?;
+    }
+    Ok(x)
+}
+
 pub(super) fn upsample(x: &Tensor, factor: usize) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
     let wide = x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, factor, w, factor))?.contiguous()?;

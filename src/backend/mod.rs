@@ -174,6 +174,7 @@ impl Net {
                 .contiguous()?
                 .apply_op1(custom_ops::MaxPool(Pool { kernel: *kernel, stride: *stride, padding: *padding })),
             Op::MaxPool { kernel, stride, padding } => composed::max_pool(x, *kernel, *stride, *padding),
+            Op::AvgPool { kernel, stride } => composed::avg_pool(x, *kernel, *stride),
             Op::Upsample { factor } if self.own => x.contiguous()?.apply_op1(custom_ops::Upsample { factor: *factor }),
             Op::Upsample { factor } => composed::upsample(x, *factor),
             Op::Concat => Tensor::cat(inputs, 1),
@@ -291,6 +292,14 @@ fn packed(attention: &Attention, x: &Tensor) -> Result<[Tensor; 3]> {
 
 fn attend(attention: &Attention, x: &Tensor) -> Result<Tensor> {
     let (n, _, h, w) = x.dims4()?;
+    if attention.areas > 1 {
+        // Each run of positions is an image of its own.
+        let whole = Attention { areas: 1, ..*attention };
+        let run = h * w / attention.areas;
+        let flat = x.reshape((n, (), 1, h * w))?;
+        let areas = (0..attention.areas).map(|area| attend(&whole, &flat.narrow(3, area * run, run)?.contiguous()?));
+        return Tensor::cat(&areas.collect::<Result<Vec<_>>>()?, 3)?.reshape((n, (), h, w));
+    }
     let [queries, keys, values] = packed(attention, x)?;
     let logits = (queries.transpose(2, 3)?.contiguous()?.matmul(&keys)? * f64::from(attention.scale))?;
     // The row's maximum is a constant: softmax does not depend on it.

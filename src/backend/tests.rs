@@ -178,7 +178,7 @@ fn normalisations_and_activations_have_right_gradients_on_both_paths() {
 
 #[test]
 fn the_other_operations_have_right_gradients_on_both_paths() {
-    let attention = Attention { heads: 2, key_dim: 2, head_dim: 3, scale: 0.7 };
+    let attention = Attention { heads: 2, key_dim: 2, head_dim: 3, scale: 0.7, areas: 1 };
     let pool = |kernel, stride, padding| Op::MaxPool { kernel, stride, padding };
     let deconv = |bias: bool, factor| {
         let (weight, bias) = ("t.weight".into(), bias.then(|| "t.bias".into()));
@@ -189,10 +189,13 @@ fn the_other_operations_have_right_gradients_on_both_paths() {
         (pool(5, 1, 2), [1, 2, 5, 4]),
         (pool(3, 2, 1), [1, 2, 7, 6]),
         (pool(3, 3, 0), [1, 1, 7, 6]),
+        (Op::AvgPool { kernel: 2, stride: 1 }, [2, 2, 3, 4]),
+        (Op::AvgPool { kernel: 3, stride: 2 }, [1, 2, 6, 7]),
         (Op::Upsample { factor: 1 }, [1, 2, 2, 3]),
         (Op::Upsample { factor: 3 }, [2, 2, 2, 3]),
         (Op::Slice { start: 1, len: 2 }, [2, 4, 2, 3]),
         (Op::Attention(attention), [2, 14, 2, 3]),
+        (Op::Attention(Attention { areas: 3, ..attention }), [2, 14, 2, 3]),
         (Op::AttentionValues(attention), [2, 14, 2, 3]),
         (Op::GlobalAvgPool, [2, 3, 2, 3]),
         (deconv(true, 2), [2, 3, 2, 3]),
@@ -209,7 +212,7 @@ fn the_other_operations_have_right_gradients_on_both_paths() {
 /// Every operator in one network, tensors read several times.
 #[test]
 fn a_whole_network_has_right_gradients_on_both_paths() {
-    let attention = Attention { heads: 2, key_dim: 1, head_dim: 2, scale: 0.8 };
+    let attention = Attention { heads: 2, key_dim: 1, head_dim: 2, scale: 0.8, areas: 1 };
     let identity = |conv: Conv| Conv { act: Activation::Identity, ..conv };
     let last = Conv { bias: Some("l.bias".into()), norm: None, ..identity(conv("l", [8, 2], [1, 1], 1)) };
     let nodes = vec![
@@ -318,7 +321,7 @@ fn trap_depthwise_convolution() {
 /// Candle's softmax over the last axis passes no gradient on.
 #[test]
 fn trap_attention_passes_the_softmax_gradient() {
-    let attention = Attention { heads: 1, key_dim: 1, head_dim: 1, scale: 1.5 };
+    let attention = Attention { heads: 1, key_dim: 1, head_dim: 1, scale: 1.5, areas: 1 };
     let x = values(&[1, 3, 2, 3], 7);
     let y = attend(&attention, &x).unwrap();
     let grad = flat(y.sqr().unwrap().sum_all().unwrap().backward().unwrap().get(&x).unwrap());

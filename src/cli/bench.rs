@@ -4,7 +4,6 @@ use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
 use crate::bench::{Options, measure, measure_paired, profile};
 use crate::engine::Device;
-use crate::import;
 use crate::output;
 use serde::Serialize;
 use std::fmt::Display;
@@ -39,7 +38,7 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let model = args.model.load()?;
+    let model = args.model.deployed()?;
     let options = Options {
         imgsz: args.model.imgsz(&model)?,
         threads: args.threads.count(),
@@ -53,7 +52,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return show(&profile, args.json);
     }
     let measured = match &args.against {
-        Some(path) => measure_paired(&model, &import::load(path)?, &options)?,
+        Some(path) => measure_paired(&model, &args.model.deployed_from(path)?, &options)?,
         None => measure(&model, &options)?,
     };
     show(&measured, args.json)

@@ -36,7 +36,7 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let detection = Detection::new(&args.images, args.save.as_deref(), args.json)?;
-    let model = args.model.load()?;
+    let model = args.model.deployed()?;
     let options = Options { threads: args.threads.count(), ..Options::default() };
     let mut predictor = Predictor::new(&model, args.model.imgsz(&model)?, &options)?;
     predictor.set_thresholds(args.score.get() as f32, args.iou.get() as f32);

@@ -38,7 +38,7 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let model = args.model.load()?;
+    let model = args.model.deployed()?;
     let side = args.model.imgsz(&model)?;
     let task = LabelTask::named(model.graph.head.task());
     if let Some(annotations) = args.annotations.as_ref().filter(|_| task != LabelTask::Detect) {

@@ -37,10 +37,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let inputs = Inputs::new([&args.model.model]);
     let fail = |e: std::io::Error| Failure::writing(&args.output, &e);
     files::check_writable(&args.output, &inputs).map_err(fail)?;
-    let loaded = args.model.load()?;
     let bytes = match args.format {
-        Format::Safetensors => model::to_bytes(&loaded).map_err(Failure::internal)?,
+        Format::Safetensors => model::to_bytes(&args.model.load()?).map_err(Failure::internal)?,
         Format::Onnx => {
+            let loaded = args.model.deployed()?;
             let side = args.model.imgsz(&loaded)?;
             let file = onnx::file(&loaded, side, side).map_err(Failure::input)?;
             for problem in onnx::tensorrt::refused(&file) {

@@ -3,12 +3,13 @@
 use super::failure::Failure;
 use crate::detector::input_side;
 use crate::eval::{EvalResult, TaskResult};
+use crate::graph::{Branch, Head};
 use crate::import;
 use crate::kernels::available;
 use crate::model::Model;
 use crate::output;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which model, at which size.
 #[derive(Args)]
@@ -19,12 +20,53 @@ pub struct ModelArgs {
     /// Side of the square input image, pixels [default: the model's own, else 640]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub imgsz: Option<u16>,
+    /// Branch of an end-to-end head (YOLO26, YOLOv10): one2many needs duplicates suppressed, one2one does not
+    #[arg(long, value_name = "NAME", value_parser = ["one2many", "one2one"])]
+    pub head: Option<String>,
 }
 
 impl ModelArgs {
-    /// Reads the model.
+    /// Reads the model; with `--head` it has that branch alone.
     pub fn load(&self) -> Result<Model, Failure> {
-        Ok(import::load(&self.model)?)
+        let model = import::load(&self.model)?;
+        let Some(branch) = self.head.as_deref().and_then(Branch::from_name) else { return Ok(model) };
+        self.branch(&self.model, &model, branch)
+    }
+
+    /// Reads the model as it is deployed: with one branch, one2many unless `--head` says otherwise.
+    pub fn deployed(&self) -> Result<Model, Failure> {
+        self.as_deployed(&self.model, self.load()?)
+    }
+
+    /// Reads another model as this one is deployed.
+    pub fn deployed_from(&self, path: &Path) -> Result<Model, Failure> {
+        self.as_deployed(path, import::load(path)?)
+    }
+
+    fn as_deployed(&self, path: &Path, model: Model) -> Result<Model, Failure> {
+        match model.graph.head {
+            Head::EndToEnd { one2many: true, .. } => {
+                let asked = self.head.as_deref().and_then(Branch::from_name);
+                self.branch(path, &model, asked.unwrap_or(Branch::One2Many))
+            }
+            _ => Ok(model),
+        }
+    }
+
+    /// The model with one branch; says what that saves.
+    fn branch(&self, path: &Path, model: &Model, branch: Branch) -> Result<Model, Failure> {
+        let alone = model.with_branch(branch).map_err(|e| Failure::Input(format!("{}: {e}", path.display())))?;
+        let params = |model: &Model| -> usize {
+            let trained = model.graph.params().into_iter().filter(|p| p.trainable);
+            trained.map(|p| p.shape.iter().product::<usize>()).sum()
+        };
+        let (before, after) = (params(model), params(&alone));
+        if after < before {
+            let (name, saved) = (branch.name(), before - after);
+            let note = format!(": --head {name}: without the other branch it has {saved} of {before} parameters less");
+            output::message("", "note", &note);
+        }
+        Ok(alone)
     }
 
     /// The side of the image.

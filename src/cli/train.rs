@@ -22,8 +22,9 @@ use std::path::{Path, PathBuf};
 /// The network, and the images to train it on.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The network: yolo11n to yolo11x, yolo11:DEPTH,WIDTH,MAX for other scales of it, each also with -seg, -pose, -obb
-    /// or -cls behind it; simple-cnn for MNIST; or a model file to train further
+    /// The network: a published name such as yolo11n, yolo11n-seg, yolo12s, yolov9c or yolov5nu; yolo11:DEPTH,WIDTH,MAX for
+    /// other scales of that, also with -seg, -pose, -obb or -cls behind it; simple-cnn for MNIST; or a model file to train
+    /// further
     #[arg(long, value_name = "NAME|FILE")]
     arch: String,
     /// YAML file of the dataset, or a folder with one folder of pictures per class (train/CLASS/*.jpg) or MNIST's

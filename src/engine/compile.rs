@@ -9,7 +9,8 @@
 use super::EngineError;
 use super::arena::{Span, assign};
 use super::arithmetic::Arithmetic;
-use crate::graph::{Activation, Attention, Conv, ConvTranspose, Dtype, Graph, NodeId, Op, Shape};
+use super::spec::{mean_spec, spec, square_spec};
+use crate::graph::{Activation, Attention, Dtype, Graph, NodeId, Op, Shape};
 use crate::kernels::{Algorithm, ConvSpec, View};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -138,7 +139,17 @@ pub(super) struct Program {
 struct Location {
     root: usize,
     start: usize,
+    /// First pixel.
+    pixel: usize,
     shape: Shape,
+}
+
+impl Location {
+    /// One of some equal runs of consecutive pixels.
+    fn run(self, index: usize, of: usize) -> Self {
+        let w = self.shape.area() / of;
+        Self { pixel: self.pixel + index * w, shape: Shape { h: 1, w, ..self.shape }, ..self }
+    }
 }
 
 /// Compiles a graph that [`Graph::check`] accepts for the kernels of the CPU or of a CUDA device.
@@ -257,35 +268,6 @@ fn whole_tensor(graph: &Graph, shapes: &[Shape], members: &[NodeId]) -> Option<(
     (reached == shapes[tensor.index()].c).then_some((tensor, members.len()))
 }
 
-/// The spec that the kernels want.
-fn spec(conv: &Conv, algorithm: Algorithm) -> ConvSpec {
-    ConvSpec {
-        algorithm,
-        planar: false,
-        c_in: conv.c_in,
-        c_out: conv.c_out,
-        kernel: conv.kernel,
-        stride: conv.stride,
-        padding: conv.padding,
-        act: conv.act,
-    }
-}
-
-/// The 1x1 convolution that computes all squares of a transposed one, each in the channels of one pixel.
-fn square_spec(conv: &ConvTranspose) -> ConvSpec {
-    let c_out = conv.c_out * conv.factor * conv.factor;
-    ConvSpec {
-        c_in: conv.c_in,
-        c_out,
-        kernel: 1,
-        stride: 1,
-        padding: 0,
-        act: Activation::Identity,
-        algorithm: Algorithm::Direct,
-        planar: false,
-    }
-}
-
 struct Emitter<'a> {
     arithmetic: &'a dyn Arithmetic,
     /// Convolutions read the input image itself.
@@ -367,7 +349,7 @@ impl<'a> Emitter<'a> {
     fn workspace(&mut self, shape: Shape) -> Location {
         self.roots.push(shape.len());
         self.workspaces.push(shape);
-        Location { root: self.roots.len() - 1, start: 0, shape }
+        Location { root: self.roots.len() - 1, start: 0, pixel: 0, shape }
     }
 
     fn location(&self, id: NodeId) -> Location {
@@ -376,7 +358,7 @@ impl<'a> Emitter<'a> {
             root = parent;
             start += at;
         }
-        Location { root: root.index(), start, shape: self.shapes[id.index()] }
+        Location { root: root.index(), start, pixel: 0, shape: self.shapes[id.index()] }
     }
 
     fn node(&mut self, id: NodeId, fused: &[Option<NodeId>]) {
@@ -410,6 +392,11 @@ impl<'a> Emitter<'a> {
             Op::MaxPool { kernel, stride, padding } => {
                 Action::MaxPool { window: (*kernel, *stride, *padding), src: from(self, 0), dst }
             }
+            Op::AvgPool { kernel, stride } => {
+                let spec = mean_spec(*kernel, *stride, dst.shape.c);
+                let packed = self.packed(&spec, true);
+                Action::Conv { spec, depthwise: true, packed, src: from(self, 0), dst, residual: None }
+            }
             Op::Upsample { factor } => Action::Upsample { factor: *factor, src: from(self, 0), dst },
             Op::ConvTranspose(conv) => {
                 let (spec, src) = (square_spec(conv), from(self, 0));
@@ -423,7 +410,7 @@ impl<'a> Emitter<'a> {
                 let mut at = dst.start;
                 for member in &node.inputs {
                     let src = self.location(*member);
-                    let wanted = Location { root: dst.root, start: at, shape: src.shape };
+                    let wanted = Location { root: dst.root, start: at, pixel: 0, shape: src.shape };
                     if src != wanted {
                         self.push(id, Action::Copy { src, dst: wanted });
                     }
@@ -435,10 +422,15 @@ impl<'a> Emitter<'a> {
             Op::Add if node.inputs.iter().any(|i| fused[i.index()] == Some(id)) => return,
             Op::Add => Action::Add { a: from(self, 0), b: from(self, 1), dst },
             Op::Attention(op) => {
-                let (needed, per_thread) = self.arithmetic.attention_space(op, dst.shape.area());
+                let (needed, per_thread) = self.arithmetic.attention_space(op, dst.shape.area() / op.areas);
                 self.space = self.space.max(per_thread);
                 let shared = self.workspace(Shape { c: needed, h: 1, w: 1 });
-                Action::Attention { op: *op, src: from(self, 0), dst, shared }
+                let src = from(self, 0);
+                for area in 0..op.areas {
+                    let (src, dst) = (src.run(area, op.areas), dst.run(area, op.areas));
+                    self.push(id, Action::Attention { op: *op, src, dst, shared });
+                }
+                return;
             }
             Op::AttentionValues(a) if a.heads == 1 => return,
             Op::AttentionValues(op) => Action::AttentionValues { op: *op, src: from(self, 0), dst },
@@ -459,7 +451,7 @@ impl<'a> Emitter<'a> {
         let (offsets, arena) = assign(&spans);
         let pitch = |root: usize| self.shapes.iter().chain(&self.workspaces).nth(root).map_or(0, |s| s.c);
         let view = |location: Location| View {
-            offset: offsets[location.root] + location.start,
+            offset: offsets[location.root] + location.start + location.pixel * pitch(location.root),
             pitch: pitch(location.root),
             c: location.shape.c,
             h: location.shape.h,

@@ -18,6 +18,10 @@ pub(super) fn pack(arithmetic: &dyn Arithmetic, model: &Model, program: &Program
         let (kernel, bias) = match &node.op {
             Op::Conv(conv) => fold(model, conv),
             Op::ConvTranspose(conv) => squares(model, conv),
+            Op::AvgPool { kernel, .. } => {
+                let taps = kernel * kernel;
+                (vec![1.0 / taps as f32; spec.c_out * taps], vec![0.0; spec.c_out])
+            }
             _ => continue,
         };
         let range = model.range(&node.name);

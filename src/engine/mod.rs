@@ -23,6 +23,7 @@ mod fold;
 mod gpu;
 pub mod reference;
 mod rounds;
+mod spec;
 
 pub use cpu::Cpu;
 pub use cuda::{HAS_CUDA, cuda_device};

@@ -27,6 +27,7 @@ pub fn run(model: &Model, input: &[f32], height: usize, width: usize) -> Result<
             Op::ConvTranspose(conv) => convolve_transposed(model, conv, from(0), *shape),
             Op::Activate { act } => from(0).0.iter().map(|v| activate(*act, *v)).collect(),
             Op::MaxPool { kernel, stride, padding } => max_pool(from(0), *shape, *kernel, *stride, *padding),
+            Op::AvgPool { kernel, stride } => avg_pool(from(0), *shape, *kernel, *stride),
             Op::Upsample { factor } => upsample(from(0), *shape, *factor),
             Op::Concat => (0..node.inputs.len()).flat_map(|i| from(i).0.iter().copied()).collect(),
             Op::Slice { start, len } => {
@@ -122,6 +123,17 @@ fn max_pool((x, s): (&[f64], Shape), out: Shape, kernel: usize, stride: usize, p
     y
 }
 
+fn avg_pool((x, s): (&[f64], Shape), out: Shape, kernel: usize, stride: usize) -> Vec<f64> {
+    let mut y = Vec::with_capacity(out.len());
+    for (c, oy) in (0..out.c).flat_map(|c| (0..out.h).map(move |oy| (c, oy))) {
+        for ox in 0..out.w {
+            let row = |dy: usize| &x[(c * s.h + oy * stride + dy) * s.w + ox * stride..][..kernel];
+            y.push((0..kernel).flat_map(row).sum::<f64>() / (kernel * kernel) as f64);
+        }
+    }
+    y
+}
+
 fn upsample((x, s): (&[f64], Shape), out: Shape, factor: usize) -> Vec<f64> {
     let mut y = Vec::with_capacity(out.len());
     for c in 0..out.c {
@@ -134,6 +146,7 @@ fn upsample((x, s): (&[f64], Shape), out: Shape, factor: usize) -> Vec<f64> {
 
 fn attention(a: &Attention, (x, s): (&[f64], Shape)) -> Vec<f64> {
     let n = s.area();
+    let run = n / a.areas;
     let mut y = vec![0.0f64; a.heads * a.head_dim * n];
     for head in 0..a.heads {
         let channel = |c: usize| &x[(head * a.packed() + c) * n..][..n];
@@ -141,12 +154,13 @@ fn attention(a: &Attention, (x, s): (&[f64], Shape)) -> Vec<f64> {
             let logit = |j: usize| {
                 f64::from(a.scale) * (0..a.key_dim).map(|c| channel(c)[i] * channel(a.key_dim + c)[j]).sum::<f64>()
             };
-            let logits: Vec<f64> = (0..n).map(logit).collect();
+            let area = i / run * run..(i / run + 1) * run;
+            let logits: Vec<f64> = area.clone().map(logit).collect();
             let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = logits.iter().map(|l| (l - top).exp()).collect();
             let total: f64 = weights.iter().sum();
             for c in 0..a.head_dim {
-                let v = channel(2 * a.key_dim + c);
+                let v = &channel(2 * a.key_dim + c)[area.clone()];
                 y[(head * a.head_dim + c) * n + i] = weights.iter().zip(v).map(|(w, v)| w * v).sum::<f64>() / total;
             }
         }

@@ -127,7 +127,7 @@ impl Prepared {
         threads: usize,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Detected>, EvalError> {
-        match model.graph.head {
+        match *model.graph.head.branch() {
             Head::Detect { nc, .. } if nc == self.names.len() => {}
             Head::Detect { nc, .. } => {
                 let classes = self.names.len();

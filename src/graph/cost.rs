@@ -23,10 +23,11 @@ impl Graph {
             Op::Conv(conv) => conv_macs(conv, *out),
             // Every output is made by one tap of every input channel.
             Op::ConvTranspose(conv) => conv.c_in * out.len(),
-            Op::Attention(a) => a.heads * (a.key_dim + a.head_dim) * out.area() * out.area(),
+            Op::Attention(a) => a.heads * (a.key_dim + a.head_dim) * out.area() * (out.area() / a.areas.max(1)),
             Op::Input { .. }
             | Op::Activate { .. }
             | Op::MaxPool { .. }
+            | Op::AvgPool { .. }
             | Op::Upsample { .. }
             | Op::Concat
             | Op::Slice { .. }

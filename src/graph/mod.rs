@@ -6,12 +6,14 @@
 //!
 //! This module knows no tensor values and no file format. Tensors it needs are named by keys.
 
+mod branch;
 mod cost;
 mod dtype;
 mod head;
 mod op;
 mod shape;
 
+pub use branch::Branch;
 pub use cost::{Cost, conv_macs};
 pub use dtype::{Dtype, MAX_INT8_DEPTH};
 pub use head::{Boxes, Head};

@@ -139,6 +139,18 @@ pub struct Attention {
     pub head_dim: usize,
     /// Factor on the logits. Kept when queries are pruned: it belongs to the trained function.
     pub scale: f32,
+    /// Equal runs of consecutive positions that attend within themselves (Tian et al., "YOLOv12", 2025: area
+    /// attention). 1: every position attends to all.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub areas: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 impl Attention {
@@ -174,6 +186,13 @@ pub enum Op {
         stride: usize,
         /// Positions added on every side.
         padding: usize,
+    },
+    /// Mean over a window without padding.
+    AvgPool {
+        /// Side of the window.
+        kernel: usize,
+        /// Step.
+        stride: usize,
     },
     /// Nearest-neighbour upsampling.
     Upsample {

@@ -81,6 +81,7 @@ fn infer(node: &Node, inputs: &[Shape], image: (usize, usize)) -> Result<Shape, 
         Op::Input { channels } => Shape { c: *channels, h: image.0, w: image.1 },
         Op::Conv(conv) => windowed(first, conv.c_out, conv.kernel, conv.stride, conv.padding)?,
         Op::MaxPool { kernel, stride, padding } => windowed(first, first.c, *kernel, *stride, *padding)?,
+        Op::AvgPool { kernel, stride } => windowed(first, first.c, *kernel, *stride, 0)?,
         Op::Upsample { factor } | Op::ConvTranspose(ConvTranspose { factor, .. }) => {
             let c = if let Op::ConvTranspose(conv) = &node.op { conv.c_out } else { first.c };
             Shape { c, h: first.h.saturating_mul(*factor), w: first.w.saturating_mul(*factor) }
@@ -98,6 +99,9 @@ fn infer(node: &Node, inputs: &[Shape], image: (usize, usize)) -> Result<Shape, 
                 return Err(format!("adds tensors of different shapes: {inputs:?}"));
             }
             first
+        }
+        Op::Attention(a) if !first.area().is_multiple_of(a.areas.max(1)) => {
+            return Err(format!("{} x {} positions do not split into {} equal areas", first.h, first.w, a.areas));
         }
         Op::Attention(a) | Op::AttentionValues(a) => Shape { c: a.heads * a.head_dim, ..first },
         Op::GlobalAvgPool => Shape { c: first.c, h: 1, w: 1 },
@@ -169,6 +173,11 @@ fn check_node(node: &Node, inputs: &[usize]) -> Result<usize, String> {
             small("padding", *padding, 0, kernel / 2)?;
             Ok(first)
         }
+        Op::AvgPool { kernel, stride } => {
+            small("window", *kernel, 1, 255)?;
+            small("stride", *stride, 1, 255)?;
+            Ok(first)
+        }
         Op::Upsample { factor } => small("factor", *factor, 1, 64).map(|()| first),
         Op::Concat => {
             inputs.iter().try_fold(0usize, |sum, c| sum.checked_add(*c)).ok_or_else(|| "too many channels".into())
@@ -183,6 +192,7 @@ fn check_node(node: &Node, inputs: &[usize]) -> Result<usize, String> {
             small("heads", a.heads, 1, 1024)?;
             small("key_dim", a.key_dim, 1, 1 << 16)?;
             small("head_dim", a.head_dim, 1, 1 << 16)?;
+            small("areas", a.areas, 1, 1024)?;
             if !a.scale.is_finite() {
                 return Err("its scale is not finite".into());
             }

@@ -74,7 +74,9 @@ fn channel_map(node: &Node, maps: &[Vec<u32>], ties: &mut Ties, attentions: &mut
         Op::Conv(conv) if conv.is_depthwise() => input(0).clone(),
         Op::Conv(conv) => (0..conv.c_out).map(|_| ties.make()).collect(),
         Op::ConvTranspose(conv) => (0..conv.c_out).map(|_| ties.make()).collect(),
-        Op::MaxPool { .. } | Op::Upsample { .. } | Op::GlobalAvgPool | Op::Activate { .. } => input(0).clone(),
+        Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Upsample { .. } | Op::GlobalAvgPool | Op::Activate { .. } => {
+            input(0).clone()
+        }
         Op::Concat => (0..node.inputs.len()).flat_map(|i| input(i).iter().copied()).collect(),
         Op::Slice { start, len } => input(0)[*start..start + len].to_vec(),
         Op::Add => {

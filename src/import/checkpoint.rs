@@ -68,6 +68,10 @@ impl<'a> Checkpoint<'a> {
         for key in KEYS {
             candidates.extend(found.entry(root, key).map(|at| (key, at)));
         }
+        // Some wrap what they keep once more.
+        for (_, at) in candidates[1..].to_vec() {
+            candidates.extend(KEYS.iter().filter_map(|key| Some((*key, found.entry(at, key)?))));
+        }
         let network = candidates.iter().find(|(_, at)| found.attributes(*at).is_some());
         if let Some((place, at)) = network.copied() {
             found.network = Some(at);

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 /// What can be imported.
-const SUPPORTED: &str = "supported are YOLO11 and YOLOv8 of any width and depth, ResNet, VGG and MobileNetV4";
+const SUPPORTED: &str = "supported are YOLO26, YOLO12, YOLO11, YOLOv10, YOLOv9, YOLOv8, YOLOv6 and YOLOv5u of any width and \
+                         depth, ResNet, VGG and MobileNetV4";
 
 /// The characters of a name that are shown.
 const MAX_SHOWN: usize = 80;
@@ -105,6 +106,14 @@ pub enum Fault {
         /// What does not fit.
         error: ZooError,
     },
+    /// The tensors are more than those of the network that their names are of.
+    #[error("not a {family} network: no layer of one has the tensor `{key}`")]
+    Surplus {
+        /// What the other names are of.
+        family: &'static str,
+        /// The first tensor that does not fit.
+        key: String,
+    },
     /// Graph and tensors do not fit.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -113,6 +122,11 @@ pub enum Fault {
 impl Fault {
     pub(super) fn checkpoint(place: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Checkpoint { place: place.into(), problem: problem.into() }
+    }
+
+    /// A network that is known and not supported.
+    pub(super) fn unsupported(found: impl Into<String>) -> Self {
+        Self::Unsupported { found: found.into() }
     }
 
     fn help(&self) -> Option<&'static str> {
@@ -127,7 +141,7 @@ impl Fault {
                 "save the tensors alone: in Python, with that program, torch.save(model.state_dict(), \"weights.pt\")",
             ),
             Self::File(_) => Some("the file may be cut off or damaged: compare its size with the original's"),
-            Self::Zoo { .. } | Self::Names { .. } => {
+            Self::Zoo { .. } | Self::Surplus { .. } | Self::Names { .. } => {
                 Some("tensor names must be those of a state dict: of ultralytics (`model.0.conv.weight`, …) or of timm")
             }
             Self::Unsupported { .. } => Some("train or fine-tune a `yolo11*.pt` or `yolov8*.pt` and prune that"),

@@ -5,17 +5,22 @@
 //! treat the file as hostile. Nothing of it is ever run (`pickle` says how), and what a network computes is taken from
 //! its modules, or refused.
 //!
-//! Knows YOLO11 and YOLOv8 of any width and depth, fused or not, for all five tasks. Older pickles (before PyTorch
-//! 1.6), TorchScript and other families are named and refused.
+//! Knows YOLO26, YOLO12, YOLO11, YOLOv10, YOLOv9, YOLOv8, YOLOv6 and YOLOv5u of any width and depth, fused or not, for
+//! the tasks that the family has. Older pickles (before PyTorch 1.6), TorchScript and other families are named and
+//! refused.
 
 mod archive;
+mod authors;
 mod checkpoint;
 mod error;
 mod family;
+mod layers;
+mod modules;
 mod pickle;
 mod yolo;
 
 pub use error::{Fault, ImportError};
+pub use family::{Identified, identify};
 
 use crate::files;
 use crate::model::{self, MAX_FILE, Model, Weights};
@@ -60,7 +65,8 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Model, ImportError> {
 
 /// The name of the family that tensor names belong to, as users know it (`YOLO11`); none of another's.
 pub fn family(weights: &Weights) -> Option<&'static str> {
-    Family::of(weights).ok().map(Family::name)
+    let sizes = weights.iter().map(|(key, tensor)| (key.clone(), tensor.shape().to_vec())).collect();
+    Family::of(&sizes).ok().map(Family::name)
 }
 
 fn read(path: &Path, bytes: &[u8]) -> Result<Model, Fault> {

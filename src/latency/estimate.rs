@@ -50,11 +50,12 @@ pub fn estimate(
                 if conv.is_depthwise() { [START_MS, read, write + each, 0.0] } else { [START_MS, read, write, each] }
             }
             Op::Attention(a) => {
-                let macs = (a.heads * (a.key_dim + a.head_dim)) as f64 * (out.area() * out.area()) as f64;
+                let macs =
+                    (a.heads * (a.key_dim + a.head_dim)) as f64 * (out.area() * (out.area() / a.areas.max(1))) as f64;
                 [START_MS, read, write + macs / macs_per_ms / out.c.max(1) as f64, 0.0]
             }
-            Op::MaxPool { kernel, .. } => {
-                // Every output is compared with all values of its window, at the rate of other arithmetic.
+            Op::MaxPool { kernel, .. } | Op::AvgPool { kernel, .. } => {
+                // Every output takes all values of its window, at the rate of other arithmetic.
                 let compared = (kernel * kernel * out.area()) as f64 / macs_per_ms;
                 [0.0, read, write + compared, 0.0]
             }

@@ -10,7 +10,7 @@ pub use file::{FORMAT_VERSION, FileError, MAX_FILE, from_bytes, is_own_format, l
 pub use fold::fold;
 pub use tensor::{Tensor, Weights};
 
-use crate::graph::{Dtype, Graph, GraphError};
+use crate::graph::{Branch, Dtype, Graph, GraphError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -158,6 +158,17 @@ impl Model {
             }
         }
         Ok(Self { graph, weights: kept, info })
+    }
+
+    /// The model with one branch of its end-to-end head, and without what only the other one needs.
+    ///
+    /// # Errors
+    /// If the model has no such branch.
+    pub fn with_branch(&self, branch: Branch) -> Result<Self, ModelError> {
+        let graph = self.graph.with_branch(branch)?;
+        let keys: Vec<String> = graph.params().into_iter().map(|p| p.key).collect();
+        let weights = keys.into_iter().filter_map(|key| Some((key.clone(), self.weights.get(&key)?.clone())));
+        Self::new(graph, weights.collect(), self.info.clone())
     }
 
     /// The model in f32, with the values that it has.

@@ -280,6 +280,7 @@ fn shrink_op(node: &Node, id: NodeId, kept: &Kept) -> Op {
         Op::AttentionValues(a) => Op::AttentionValues(cut_heads(*a, &kept.flags(node.inputs[0]))),
         Op::Input { .. }
         | Op::MaxPool { .. }
+        | Op::AvgPool { .. }
         | Op::Upsample { .. }
         | Op::Concat
         | Op::Add

@@ -128,6 +128,11 @@ fn continued(
 fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(), TrainError> {
     let unfit = |problem: String| Err(TrainError::Unfit(problem));
     let graph = &model.graph;
+    if graph.head.is_one2one() || graph.head.boxes().is_some_and(|boxes| boxes.reg_max == 1) {
+        return unfit(
+            "boxes without a distribution, as YOLO26 has them, and one2one branches cannot be trained yet".into(),
+        );
+    }
     if matches!(graph.head, Head::Classify { .. }) {
         let shapes = graph.shapes(side, side).map_err(|e| TrainError::Unfit(e.to_string()))?;
         let sides = graph.outputs.first().map_or((0, 0), |id| (shapes[id.index()].h, shapes[id.index()].w));

@@ -32,10 +32,12 @@ impl Extra {
         let rows = head.extra();
         let output = outputs.get(2 * boxes.strides.len() + level.number).filter(|o| o.len() == rows * level.area);
         let Some(output) = output else { return Self::None };
+        // Without a distribution the head gives plain numbers.
+        let plain = boxes.reg_max == 1;
         let value = |row: usize| output[row * level.area + cell];
         let [x, y] = level.centre(cell);
-        match head {
-            Head::Detect { .. } | Head::Classify { .. } => Self::None,
+        match head.branch() {
+            Head::Detect { .. } | Head::Classify { .. } | Head::EndToEnd { .. } => Self::None,
             Head::Segment { .. } => {
                 let mut values = if let Self::Coefficients(values) = self { values } else { Vec::new() };
                 values.clear();
@@ -44,7 +46,10 @@ impl Extra {
             }
             Head::Pose { keypoints, dims, .. } => {
                 let point = |k: usize| {
-                    let place = |axis: usize, centre: f32| (2.0 * value(k * dims + axis) + centre - 0.5) * level.stride;
+                    let place = |axis: usize, centre: f32| match value(k * dims + axis) {
+                        offset if plain => (offset + centre) * level.stride,
+                        offset => (2.0 * offset + centre - 0.5) * level.stride,
+                    };
                     let visible = if *dims == 3 { sigmoid(value(k * dims + 2)) } else { 1.0 };
                     [place(0, x), place(1, y), visible]
                 };
@@ -54,7 +59,7 @@ impl Extra {
                 Self::Keypoints(points, *dims)
             }
             Head::Obb { .. } => {
-                let angle = (sigmoid(value(0)) - 0.25) * PI;
+                let angle = if plain { value(0) } else { (sigmoid(value(0)) - 0.25) * PI };
                 let ([left, top, right, bottom], (sin, cos)) = (level.distances(cell), angle.sin_cos());
                 let (along, down) = ((right - left) / 2.0, (bottom - top) / 2.0);
                 let centre = [x + along * cos - down * sin, y + along * sin + down * cos].map(|v| v * level.stride);

@@ -1,7 +1,7 @@
 //! The outputs of a head that finds boxes, level by level.
 //!
 //! The distance of each box side from the cell's centre is the mean of a distribution over bins (Li et al.,
-//! "Generalized Focal Loss", NeurIPS 2020), in units of the level's stride.
+//! "Generalized Focal Loss", NeurIPS 2020), or with a single bin a plain number, in units of the level's stride.
 
 use super::boxes::Xyxy;
 use crate::graph::{Boxes, Head};
@@ -71,6 +71,9 @@ impl Level<'_> {
     /// Distances from the centre of a cell to the sides, left, top, right, bottom, in cells.
     pub fn distances(&self, cell: usize) -> [f32; 4] {
         [0, 1, 2, 3].map(|side: usize| {
+            if self.reg_max == 1 {
+                return self.boxes[side * self.area + cell];
+            }
             let bin = |b: usize| self.boxes[(side * self.reg_max + b) * self.area + cell];
             let top = (0..self.reg_max).map(bin).fold(f32::MIN, f32::max);
             let (mut sum, mut mean) = (0.0, 0.0);

@@ -17,6 +17,7 @@ mod nms;
 pub mod polygon;
 mod preprocess;
 mod tasks;
+mod topk;
 
 pub use self::frame::{Frame, FrameError, PixelFormat};
 pub use self::image::{Image, ImageError};
@@ -29,3 +30,4 @@ pub use letterbox::{Letterbox, ResizeBuffers};
 pub use nms::{NmsOptions, nms, nms_rotated};
 pub use preprocess::{Preprocess, PreprocessBuffers, PreprocessError};
 pub use tasks::{FindBuffers, detect, find, find_with};
+pub use topk::top;

@@ -5,15 +5,21 @@ use super::decode::{Candidate, Candidates, decode, decode_to};
 use super::extra::Extra;
 use super::levels::{cells, levels};
 use super::nms::{Better, MAX_CANDIDATES, NmsOptions, nms, suppress};
+use super::topk::top;
 use crate::graph::Head;
 
-/// Detections in pixels of the network's input, best first: [`decode`], then [`nms`].
+/// Detections in pixels of the network's input, best first: [`decode`], then [`nms`]; of a one-to-one branch [`top`].
+/// Where a graph has both branches, the one-to-many branch answers.
 ///
 /// `outputs` are the raw outputs of a detect graph for one image, in the graph's order. A classifier has no detections.
 pub fn detect(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &NmsOptions) -> Vec<Detection> {
-    let candidates =
-        decode(head, size, outputs, &Candidates { score: options.score, multi_label: options.multi_label });
-    nms(candidates, options).into_iter().map(|kept| kept.detection).collect()
+    let kept = if head.is_one2one() {
+        top(head, size, outputs, options)
+    } else {
+        let wanted = Candidates { score: options.score, multi_label: options.multi_label };
+        nms(decode(head, size, outputs, &wanted), options)
+    };
+    kept.into_iter().map(|kept| kept.detection).collect()
 }
 
 /// Objects in pixels of the network's input, best first: the boxes that are kept, and what the task adds to each. The
@@ -48,7 +54,8 @@ impl FindBuffers {
     }
 }
 
-/// As [`find`], object by object. It allocates for the first image only, except with `multi_label`.
+/// As [`find`], object by object. It allocates for the first image only, except with `multi_label` and for a one-to-one
+/// branch.
 pub fn find_with(
     head: &Head,
     size: (usize, usize),
@@ -59,6 +66,20 @@ pub fn find_with(
 ) {
     buffers.reserve(cells(head, size), options);
     let FindBuffers { best, candidates, boxes, better, extra } = buffers;
+    let add = |candidate: &Candidate, extra: &mut Extra| {
+        let level = levels(head, size, outputs).filter(|level| level.first_cell <= candidate.cell).last();
+        *extra = level.map_or(Extra::None, |level| {
+            std::mem::take(extra).turned_into(head, &level, outputs, candidate.cell - level.first_cell)
+        });
+    };
+    if head.is_one2one() {
+        for kept in top(head, size, outputs, options) {
+            add(&kept, extra);
+            let bbox = if let Extra::Rotated(bbox) = extra { bbox.hull() } else { kept.detection.bbox };
+            give(Detection { bbox, ..kept.detection }, extra);
+        }
+        return;
+    }
     let wanted = Candidates { score: options.score, multi_label: options.multi_label };
     decode_to(head, size, outputs, &wanted, best, candidates);
     // They come cell by cell and class by class: of equal scores the earlier one stays first.
@@ -66,13 +87,7 @@ pub fn find_with(
         let order = |c: &Candidate| (c.cell, c.detection.class);
         b.detection.score.total_cmp(&a.detection.score).then_with(|| order(a).cmp(&order(b)))
     });
-    let add = |candidate: &Candidate, extra: &mut Extra| {
-        let level = levels(head, size, outputs).filter(|level| level.first_cell <= candidate.cell).last();
-        *extra = level.map_or(Extra::None, |level| {
-            std::mem::take(extra).turned_into(head, &level, outputs, candidate.cell - level.first_cell)
-        });
-    };
-    if !matches!(head, Head::Obb { .. }) {
+    if !matches!(head.branch(), Head::Obb { .. }) {
         suppress(candidates, boxes, options);
         for kept in candidates.iter() {
             add(kept, extra);

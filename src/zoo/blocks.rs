@@ -1,6 +1,6 @@
 //! The blocks that the YOLO family is made of, and where their widths come from.
 
-use crate::graph::{Activation, Attention, Builder, Conv, ConvTranspose, GraphError, NodeId, Norm, Op};
+use crate::graph::{Activation, Builder, Conv, ConvTranspose, GraphError, NodeId, Norm, Op};
 use thiserror::Error;
 
 /// Where a builder learns the sizes it does not fix itself: a published scale, or the tensors of a
@@ -27,6 +27,18 @@ pub trait Blueprint {
     /// Activation of a module that ends in one, if the source knows it.
     fn activation(&self, module: &str, rule: Activation) -> Activation {
         let _ = module;
+        rule
+    }
+
+    /// Whether there is a tensor of this key.
+    fn tensor(&self, key: &str, rule: bool) -> bool {
+        let _ = key;
+        rule
+    }
+
+    /// Side of the window of the convolution whose kernel has this key.
+    fn window(&self, weight_key: &str, rule: usize) -> usize {
+        let _ = weight_key;
         rule
     }
 
@@ -64,9 +76,9 @@ pub(super) fn channels(published: usize, width: f64, most: usize) -> usize {
     ((scaled / 8.0).ceil() as usize).max(1) * 8
 }
 
-/// Repeated blocks of a scale for a published number of them.
+/// Repeated blocks of a scale for a published number of them; halves are rounded to even.
 pub(super) fn repeats(published: usize, depth: f64) -> usize {
-    ((published as f64 * depth).round() as usize).max(1)
+    ((published as f64 * depth).round_ties_even() as usize).max(1)
 }
 
 /// A graph under construction together with its blueprint.
@@ -75,30 +87,50 @@ pub(super) struct Net<'a> {
     pub plan: &'a dyn Blueprint,
     /// Added to the variance by normalisations.
     pub eps: f32,
+    /// Activation of the family's convolution blocks.
+    pub act: Activation,
     /// Output channels of every node so far.
     channels: Vec<usize>,
 }
 
-/// Kernel, stride and activation of a convolution block.
+/// Kernel, stride and kind of a convolution block.
 #[derive(Clone, Copy)]
 pub(super) struct ConvArgs {
     pub kernel: usize,
     pub stride: usize,
-    pub act: Activation,
+    pub padding: usize,
+    /// Without an activation.
+    pub linear: bool,
     pub depthwise: bool,
 }
 
 impl ConvArgs {
-    /// A dense block with SiLU and stride 1.
+    /// A dense block with the family's activation and stride 1.
     pub fn k(kernel: usize) -> Self {
-        Self { kernel, stride: 1, act: Activation::Silu, depthwise: false }
+        Self { kernel, stride: 1, padding: kernel / 2, linear: false, depthwise: false }
+    }
+
+    /// The same with stride 2.
+    pub fn down(kernel: usize) -> Self {
+        Self { stride: 2, ..Self::k(kernel) }
+    }
+
+    /// A dense 1x1 block without activation.
+    pub fn linear() -> Self {
+        Self { linear: true, ..Self::k(1) }
+    }
+
+    /// Every channel by itself.
+    pub fn depthwise(kernel: usize) -> Self {
+        Self { depthwise: true, ..Self::k(kernel) }
     }
 }
 
 impl<'a> Net<'a> {
     /// A graph that begins with an image, and the image.
     pub fn new(plan: &'a dyn Blueprint, input_channels: usize, eps: f32) -> (Self, NodeId) {
-        let mut net = Self { graph: Builder::default(), plan, eps, channels: Vec::new() };
+        let act = Activation::Silu;
+        let mut net = Self { graph: Builder::default(), plan, eps, act, channels: Vec::new() };
         let input = net.push("images", Op::Input { channels: input_channels }, &[], input_channels);
         (net, input)
     }
@@ -107,7 +139,7 @@ impl<'a> Net<'a> {
         self.channels[id.index()]
     }
 
-    fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId], channels: usize) -> NodeId {
+    pub fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId], channels: usize) -> NodeId {
         self.channels.push(channels);
         self.graph.push(name, op, inputs)
     }
@@ -122,7 +154,7 @@ impl<'a> Net<'a> {
         } else {
             (None, Some(Norm { prefix: format!("{name}.bn"), eps: self.eps }))
         };
-        let act = self.plan.activation(name, args.act);
+        let act = self.plan.activation(name, if args.linear { Activation::Identity } else { self.act });
         let op = Op::Conv(Conv {
             weight,
             bias,
@@ -131,7 +163,7 @@ impl<'a> Net<'a> {
             c_out,
             kernel: args.kernel,
             stride: args.stride,
-            padding: args.kernel / 2,
+            padding: args.padding,
             groups: if args.depthwise { c_in } else { 1 },
             act,
         });
@@ -182,6 +214,27 @@ impl<'a> Net<'a> {
         Ok(self.push(name, op, &[input], c_out))
     }
 
+    /// The sum of two convolutions without activation, then the family's; in a fused checkpoint the one convolution
+    /// `{name}.conv` that the two fold to (Ding et al., "RepVGG", CVPR 2021).
+    pub fn reparameterised(
+        &mut self,
+        name: &str,
+        input: NodeId,
+        rule: usize,
+        args: RepArgs,
+    ) -> Result<NodeId, ZooError> {
+        let RepArgs { parts: [(first, large), (second, small)], depthwise } = args;
+        if !self.plan.has(&format!("{name}.{second}"), true) {
+            let args = PlainArgs { kernel: large, stride: 1, padding: large / 2, depthwise, norm: None, act: self.act };
+            return self.plain(&format!("{name}.conv"), input, rule, args);
+        }
+        let part = |kernel: usize| ConvArgs { linear: true, depthwise, ..ConvArgs::k(kernel) };
+        let a = self.conv(&format!("{name}.{first}"), input, rule, part(large))?;
+        let b = self.conv(&format!("{name}.{second}"), input, rule, part(small))?;
+        let sum = self.add(format!("{name}.sum"), a, b);
+        Ok(self.activate(format!("{name}.act"), sum, self.act))
+    }
+
     pub fn activate(&mut self, name: impl Into<String>, input: NodeId, act: Activation) -> NodeId {
         let channels = self.channels(input);
         self.push(name, Op::Activate { act }, &[input], channels)
@@ -202,9 +255,23 @@ impl<'a> Net<'a> {
         self.push(name, Op::Concat, inputs, channels)
     }
 
-    pub fn upsample(&mut self, name: impl Into<String>, input: NodeId) -> NodeId {
+    pub fn avg_pool(&mut self, name: impl Into<String>, input: NodeId, kernel: usize) -> NodeId {
         let channels = self.channels(input);
-        self.push(name, Op::Upsample { factor: 2 }, &[input], channels)
+        self.push(name, Op::AvgPool { kernel, stride: 1 }, &[input], channels)
+    }
+
+    pub fn upsample(&mut self, name: impl Into<String>, input: NodeId) -> NodeId {
+        self.enlarge(name, input, 2)
+    }
+
+    /// Nearest-neighbour upsampling by any factor; the tensor itself by 1.
+    pub fn enlarge(&mut self, name: impl Into<String>, input: NodeId, factor: usize) -> NodeId {
+        let channels = self.channels(input);
+        if factor == 1 { input } else { self.push(name, Op::Upsample { factor }, &[input], channels) }
+    }
+
+    pub fn slice(&mut self, name: impl Into<String>, input: NodeId, start: usize, len: usize) -> NodeId {
+        self.push(name, Op::Slice { start, len }, &[input], len)
     }
 
     pub fn add(&mut self, name: impl Into<String>, a: NodeId, b: NodeId) -> NodeId {
@@ -213,135 +280,10 @@ impl<'a> Net<'a> {
     }
 
     /// Splits a tensor into two equal parts.
-    fn split(&mut self, name: &str, input: NodeId) -> [NodeId; 2] {
+    pub fn split(&mut self, name: &str, input: NodeId) -> [NodeId; 2] {
         let len = self.channels(input) / 2;
-        [0, 1].map(|i| self.push(format!("{name}.split.{i}"), Op::Slice { start: i * len, len }, &[input], len))
+        [0, 1].map(|i| self.slice(format!("{name}.split.{i}"), input, i * len, len))
     }
-
-    /// `Bottleneck` with a residual: two 3x3 convolutions, the hidden width a share of the outer.
-    fn bottleneck(&mut self, name: &str, input: NodeId, hidden: usize) -> Result<NodeId, ZooError> {
-        let outer = self.channels(input);
-        let a = self.conv(&format!("{name}.cv1"), input, hidden, ConvArgs::k(3))?;
-        let b = self.conv(&format!("{name}.cv2"), a, outer, ConvArgs::k(3))?;
-        Ok(self.add(format!("{name}.add"), input, b))
-    }
-
-    /// `C3k`: two 1x1 branches, one through bottlenecks, joined by a third 1x1.
-    fn c3k(&mut self, name: &str, input: NodeId) -> Result<NodeId, ZooError> {
-        let outer = self.channels(input);
-        let mut x = self.conv(&format!("{name}.cv1"), input, outer / 2, ConvArgs::k(1))?;
-        for i in 0..self.plan.repeats(&format!("{name}.m"), 2) {
-            let hidden = self.channels(x);
-            x = self.bottleneck(&format!("{name}.m.{i}"), x, hidden)?;
-        }
-        let side = self.conv(&format!("{name}.cv2"), input, outer / 2, ConvArgs::k(1))?;
-        let joined = self.concat(format!("{name}.concat"), &[x, side]);
-        self.conv(&format!("{name}.cv3"), joined, outer, ConvArgs::k(1))
-    }
-
-    /// `C3k2`: split in two equal parts; the second runs through blocks; everything is concatenated.
-    pub fn c3k2(&mut self, name: &str, input: NodeId, args: C3k2Args) -> Result<NodeId, ZooError> {
-        let stem = self.conv(&format!("{name}.cv1"), input, 2 * args.half, ConvArgs::k(1))?;
-        let [a, b] = self.split(name, stem);
-        let (mut all, mut x) = (vec![a, b], b);
-        for i in 0..self.plan.repeats(&format!("{name}.m"), args.repeats) {
-            let block = format!("{name}.m.{i}");
-            x = if self.plan.has(&format!("{block}.cv3"), args.c3k) {
-                self.c3k(&block, x)?
-            } else {
-                let hidden = self.channels(x) / 2;
-                self.bottleneck(&block, x, hidden)?
-            };
-            all.push(x);
-        }
-        let joined = self.concat(format!("{name}.concat"), &all);
-        self.conv(&format!("{name}.cv2"), joined, args.c_out, ConvArgs::k(1))
-    }
-
-    /// `C2f`: split in two equal parts; the second runs through bottlenecks of full width, with residuals where asked;
-    /// everything is concatenated.
-    pub fn c2f(&mut self, name: &str, input: NodeId, args: C2fArgs) -> Result<NodeId, ZooError> {
-        let stem = self.conv(&format!("{name}.cv1"), input, 2 * (args.c_out / 2), ConvArgs::k(1))?;
-        let [a, b] = self.split(name, stem);
-        let (mut all, mut x) = (vec![a, b], b);
-        for i in 0..self.plan.repeats(&format!("{name}.m"), args.repeats) {
-            let (block, width) = (format!("{name}.m.{i}"), self.channels(b));
-            x = if args.residual {
-                self.bottleneck(&block, x, width)?
-            } else {
-                let inner = self.conv(&format!("{block}.cv1"), x, width, ConvArgs::k(3))?;
-                self.conv(&format!("{block}.cv2"), inner, width, ConvArgs::k(3))?
-            };
-            all.push(x);
-        }
-        let joined = self.concat(format!("{name}.concat"), &all);
-        self.conv(&format!("{name}.cv2"), joined, args.c_out, ConvArgs::k(1))
-    }
-
-    /// `SPPF`: three 5x5 max-pools in a row, all stages concatenated.
-    pub fn sppf(&mut self, name: &str, input: NodeId, c_out: usize) -> Result<NodeId, ZooError> {
-        let hidden = self.channels(input) / 2;
-        let first = self.conv(&format!("{name}.cv1"), input, hidden, ConvArgs::k(1))?;
-        let mut stages = vec![first];
-        for i in 0..3 {
-            stages.push(self.max_pool(format!("{name}.m.{i}"), stages[i], [5, 1, 2]));
-        }
-        let joined = self.concat(format!("{name}.concat"), &stages);
-        self.conv(&format!("{name}.cv2"), joined, c_out, ConvArgs::k(1))
-    }
-
-    /// `C2PSA`: half the channels run through attention blocks with residuals.
-    pub fn c2psa(&mut self, name: &str, input: NodeId, c_out: usize, repeats: usize) -> Result<NodeId, ZooError> {
-        let stem = self.conv(&format!("{name}.cv1"), input, 2 * (c_out / 2), ConvArgs::k(1))?;
-        let [a, mut b] = self.split(name, stem);
-        for i in 0..self.plan.repeats(&format!("{name}.m"), repeats) {
-            b = self.psa_block(&format!("{name}.m.{i}"), b)?;
-        }
-        let joined = self.concat(format!("{name}.concat"), &[a, b]);
-        self.conv(&format!("{name}.cv2"), joined, c_out, ConvArgs::k(1))
-    }
-
-    fn psa_block(&mut self, name: &str, x: NodeId) -> Result<NodeId, ZooError> {
-        let linear = ConvArgs { act: Activation::Identity, ..ConvArgs::k(1) };
-        let dim = self.channels(x);
-        let attn = self.attention(&format!("{name}.attn"), x, dim)?;
-        let x = self.add(format!("{name}.attn.residual"), x, attn);
-        let wide = self.conv(&format!("{name}.ffn.0"), x, 2 * dim, ConvArgs::k(1))?;
-        let ffn = self.conv(&format!("{name}.ffn.1"), wide, dim, linear)?;
-        Ok(self.add(format!("{name}.ffn.residual"), x, ffn))
-    }
-
-    fn attention(&mut self, name: &str, x: NodeId, dim: usize) -> Result<NodeId, ZooError> {
-        let linear = ConvArgs { act: Activation::Identity, ..ConvArgs::k(1) };
-        let qkv = self.conv(&format!("{name}.qkv"), x, 2 * dim, linear)?;
-        let heads = self.plan.heads(name, (dim / 64).max(1)).max(1);
-        let head_dim = dim / heads;
-        let key_dim = (head_dim / 2).max(1);
-        let op = Attention { heads, key_dim, head_dim, scale: (key_dim as f32).powf(-0.5) };
-        let mixed = self.push(format!("{name}.mix"), Op::Attention(op), &[qkv], heads * head_dim);
-        let values = self.push(format!("{name}.values"), Op::AttentionValues(op), &[qkv], heads * head_dim);
-        let pe_args = ConvArgs { depthwise: true, ..ConvArgs { kernel: 3, ..linear } };
-        let pe = self.conv(&format!("{name}.pe"), values, dim, pe_args)?;
-        let sum = self.add(format!("{name}.sum"), mixed, pe);
-        self.conv(&format!("{name}.proj"), sum, dim, linear)
-    }
-}
-
-/// Sizes of a `C3k2` block.
-#[derive(Clone, Copy)]
-pub(super) struct C3k2Args {
-    pub c_out: usize,
-    pub half: usize,
-    pub repeats: usize,
-    pub c3k: bool,
-}
-
-/// Sizes of a `C2f` block.
-#[derive(Clone, Copy)]
-pub(super) struct C2fArgs {
-    pub c_out: usize,
-    pub repeats: usize,
-    pub residual: bool,
 }
 
 /// A convolution outside the YOLO family.
@@ -354,4 +296,20 @@ pub(super) struct PlainArgs {
     /// Key prefix of the normalisation; with none there is a bias.
     pub norm: Option<String>,
     pub act: Activation,
+}
+
+/// Two convolutions that fold to one, the larger window first.
+#[derive(Clone, Copy)]
+pub(super) struct RepArgs {
+    /// Name below the block, and side of the window.
+    pub parts: [(&'static str, usize); 2],
+    pub depthwise: bool,
+}
+
+impl RepArgs {
+    /// `RepConv` of YOLOv9.
+    pub const DENSE: Self = Self { parts: [("conv1", 3), ("conv2", 1)], depthwise: false };
+
+    /// `RepVGGDW` of YOLOv10.
+    pub const LARGE: Self = Self { parts: [("conv", 7), ("conv1", 3)], depthwise: true };
 }

@@ -46,6 +46,14 @@ impl Blueprint for Shapes {
         self.tensors.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(&prefix))
     }
 
+    fn tensor(&self, key: &str, _rule: bool) -> bool {
+        self.tensors.contains_key(key)
+    }
+
+    fn window(&self, weight_key: &str, rule: usize) -> usize {
+        self.kernel(weight_key).map_or(rule, |[.., side]| side)
+    }
+
     fn fused(&self, module: &str) -> bool {
         self.tensors.contains_key(&format!("{module}.conv.bias")) && !self.has(&format!("{module}.bn"), false)
     }

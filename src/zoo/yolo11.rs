@@ -3,7 +3,8 @@
 //! Names follow the checkpoints (`model.<layer>.<part>`). The classification branch of the head is
 //! the depthwise one of YOLO11.
 
-use super::blocks::{self, Blueprint, C3k2Args, ConvArgs, Net, ZooError};
+use super::blocks::{self, Blueprint, ConvArgs, Net, ZooError};
+use super::csp::{C3k2Args, Inner};
 use super::head::{self, Generation, Task};
 use super::shapes::Published;
 use crate::graph::{Graph, NodeId};
@@ -45,11 +46,11 @@ impl Scale {
         Some(Self { depth, width, max_channels, c3k_everywhere: "mlx".contains(letter) })
     }
 
-    fn channels(&self, published: usize) -> usize {
+    pub(super) fn channels(&self, published: usize) -> usize {
         blocks::channels(published, self.width, self.max_channels)
     }
 
-    fn repeats(&self, published: usize) -> usize {
+    pub(super) fn repeats(&self, published: usize) -> usize {
         blocks::repeats(published, self.depth)
     }
 }
@@ -94,7 +95,7 @@ fn build(plan: &dyn Blueprint, scale: Scale, task: Task, nc: usize) -> Result<Gr
         let x = attention(&mut net, 9, x)?;
         return head::classify(net, CLASSIFIER, x, nc);
     }
-    let x = net.sppf("model.9", x, scale.channels(1024))?;
+    let x = net.sppf("model.9", x, scale.channels(1024), false)?;
     let p5 = attention(&mut net, 10, x)?;
 
     let x = net.upsample("model.11", p5);
@@ -109,12 +110,12 @@ fn build(plan: &dyn Blueprint, scale: Scale, task: Task, nc: usize) -> Result<Gr
     let x = down(&mut net, scale, 20, out4, 512)?;
     let x = net.concat("model.21", &[x, p5]);
     let out5 = c3k2(&mut net, scale, 22, x, 1024, 0.5, true)?;
-    let generation = Generation { layer: HEAD, dense_classes: false };
-    head::finish(net, generation, &[out3, out4, out5], (task, nc), scale.channels(256))
+    let generation = Generation { prototypes: scale.channels(256), ..Generation::plain(HEAD, false) };
+    head::finish(net, generation, &[out3, out4, out5], (task, nc))
 }
 
 /// Layers 0 to 8: the features at strides 8, 16 and 32.
-fn backbone(net: &mut Net, scale: Scale, image: NodeId) -> Result<[NodeId; 3], ZooError> {
+pub(super) fn backbone(net: &mut Net, scale: Scale, image: NodeId) -> Result<[NodeId; 3], ZooError> {
     let x = down(net, scale, 0, image, 64)?;
     let x = down(net, scale, 1, x, 128)?;
     let x = c3k2(net, scale, 2, x, 256, 0.25, false)?;
@@ -127,12 +128,12 @@ fn backbone(net: &mut Net, scale: Scale, image: NodeId) -> Result<[NodeId; 3], Z
     Ok([p3, p4, x])
 }
 
-fn down(net: &mut Net, scale: Scale, layer: usize, x: NodeId, published: usize) -> Result<NodeId, ZooError> {
-    net.conv(&format!("model.{layer}"), x, scale.channels(published), ConvArgs { stride: 2, ..ConvArgs::k(3) })
+pub(super) fn down(net: &mut Net, scale: Scale, layer: usize, x: NodeId, published: usize) -> Result<NodeId, ZooError> {
+    net.conv(&format!("model.{layer}"), x, scale.channels(published), ConvArgs::down(3))
 }
 
 /// Published channels, share of the hidden half, whether C3k.
-fn c3k2(
+pub(super) fn c3k2(
     net: &mut Net,
     scale: Scale,
     layer: usize,
@@ -143,14 +144,15 @@ fn c3k2(
 ) -> Result<NodeId, ZooError> {
     let c_out = scale.channels(published);
     let half = (c_out as f64 * share) as usize;
-    let args = C3k2Args { c_out, half, repeats: scale.repeats(2), c3k: c3k || scale.c3k_everywhere };
+    let inner = if c3k || scale.c3k_everywhere { Inner::C3k } else { Inner::Bottleneck };
+    let args = C3k2Args { c_out, half, repeats: scale.repeats(2), inner };
     net.c3k2(&format!("model.{layer}"), x, args)
 }
 
 /// Every tensor of an ultralytics state dict of this graph, running counters and the constant
 /// distribution kernel included.
 pub fn state_dict(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
-    head::state_dict(graph, if graph.head.boxes().is_some() { HEAD } else { CLASSIFIER })
+    head::state_dict(graph)
 }
 
 #[cfg(test)]

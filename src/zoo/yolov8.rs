@@ -3,11 +3,11 @@
 //! Names follow the checkpoints. The C2f blocks of the backbone have residuals, those of the neck have not; the
 //! tensors do not show it, so it follows from the family.
 
-use super::blocks::{self, Blueprint, C2fArgs, ConvArgs, Net, ZooError};
+use super::blocks::{self, Blueprint, ConvArgs, Net, ZooError};
+use super::csp::C2fArgs;
 use super::head::{self, Generation, Task};
 use super::shapes::{Published, Shapes};
 use crate::graph::{Graph, NodeId};
-use std::collections::BTreeMap;
 
 /// Index of the box head among the top-level layers.
 pub const HEAD: usize = 22;
@@ -41,11 +41,11 @@ impl Scale {
         Some(Self { depth, width, max_channels })
     }
 
-    fn channels(&self, published: usize) -> usize {
+    pub(super) fn channels(&self, published: usize) -> usize {
         blocks::channels(published, self.width, self.max_channels)
     }
 
-    fn repeats(&self, published: usize) -> usize {
+    pub(super) fn repeats(&self, published: usize) -> usize {
         blocks::repeats(published, self.depth)
     }
 }
@@ -75,10 +75,10 @@ pub fn from_shapes(shapes: &Shapes) -> Result<Graph, ZooError> {
 fn build(plan: &dyn Blueprint, scale: Scale, task: Task, nc: usize) -> Result<Graph, ZooError> {
     let (mut net, image) = Net::new(plan, 3, task.eps());
     let down = |net: &mut Net, layer: usize, x: NodeId, published: usize| {
-        net.conv(&format!("model.{layer}"), x, scale.channels(published), ConvArgs { stride: 2, ..ConvArgs::k(3) })
+        net.conv(&format!("model.{layer}"), x, scale.channels(published), ConvArgs::down(3))
     };
     let c2f = |net: &mut Net, layer: usize, x: NodeId, published: usize, repeats: usize, residual: bool| {
-        let args = C2fArgs { c_out: scale.channels(published), repeats: scale.repeats(repeats), residual };
+        let args = C2fArgs { c_out: scale.channels(published), repeats: scale.repeats(repeats), residual, cib: None };
         net.c2f(&format!("model.{layer}"), x, args)
     };
     let x = down(&mut net, 0, image, 64)?;
@@ -93,7 +93,7 @@ fn build(plan: &dyn Blueprint, scale: Scale, task: Task, nc: usize) -> Result<Gr
     if task == Task::Classify {
         return head::classify(net, CLASSIFIER, x, nc);
     }
-    let p5 = net.sppf("model.9", x, scale.channels(1024))?;
+    let p5 = net.sppf("model.9", x, scale.channels(1024), false)?;
 
     let x = net.upsample("model.10", p5);
     let x = net.concat("model.11", &[x, p4]);
@@ -107,14 +107,8 @@ fn build(plan: &dyn Blueprint, scale: Scale, task: Task, nc: usize) -> Result<Gr
     let x = down(&mut net, 19, out4, 512)?;
     let x = net.concat("model.20", &[x, p5]);
     let out5 = c2f(&mut net, 21, x, 1024, 3, false)?;
-    let generation = Generation { layer: HEAD, dense_classes: true };
-    head::finish(net, generation, &[out3, out4, out5], (task, nc), scale.channels(256))
-}
-
-/// Every tensor of an ultralytics state dict of this graph, running counters and the constant
-/// distribution kernel included.
-pub fn state_dict(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
-    head::state_dict(graph, if graph.head.boxes().is_some() { HEAD } else { CLASSIFIER })
+    let generation = Generation { prototypes: scale.channels(256), ..Generation::plain(HEAD, true) };
+    head::finish(net, generation, &[out3, out4, out5], (task, nc))
 }
 
 #[cfg(test)]

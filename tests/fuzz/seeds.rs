@@ -13,7 +13,7 @@ use secateurs::model::{self, Info, Model};
 use secateurs::train::init;
 use secateurs::vision::Image;
 use secateurs::zoo::yolo11::{self, Scale};
-use secateurs::zoo::{Task, simple_cnn};
+use secateurs::zoo::{Task, simple_cnn, yolo26};
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use zip::CompressionMethod;
@@ -54,7 +54,7 @@ fn conv(name: &str, c_in: usize, c_out: usize, kernel: usize, groups: usize) -> 
 /// A graph with every operator, and a head of the given task.
 fn everything(task: &str) -> Graph {
     let mut graph = Builder::default();
-    let attention = Attention { heads: 2, key_dim: 4, head_dim: 8, scale: 0.5 };
+    let attention = Attention { heads: 2, key_dim: 4, head_dim: 8, scale: 0.5, areas: 2 };
     let up = ConvTranspose { weight: "up.weight".into(), bias: Some("up.bias".into()), c_in: 8, c_out: 8, factor: 2 };
     let x = graph.push("images", Op::Input { channels: 3 }, &[]);
     let a = graph.push("a", conv("a", 3, 8, 3, 1), &[x]);
@@ -67,7 +67,8 @@ fn everything(task: &str) -> Graph {
     let sum = graph.push("sum", Op::Add, &[mixed, values]);
     let part = graph.push("part", Op::Slice { start: 0, len: 8 }, &[sum]);
     let act = graph.push("act", Op::Activate { act: Activation::Relu }, &[part]);
-    let join = graph.push("join", Op::Concat, &[act, pool]);
+    let mean = graph.push("means", Op::AvgPool { kernel: 1, stride: 1 }, &[pool]);
+    let join = graph.push("join", Op::Concat, &[act, mean]);
     let large = graph.push("large", Op::Upsample { factor: 2 }, &[act]);
     let larger = graph.push("up", Op::ConvTranspose(up), &[act]);
     let proto = graph.push("proto", Op::Add, &[large, larger]);
@@ -84,6 +85,11 @@ fn everything(task: &str) -> Graph {
         "pose" => {
             let points = out("extra", join, [16, 6]);
             graph.finish(vec![boxes, classes, points], Head::Pose { nc, reg_max, strides, keypoints: 2, dims: 3 })
+        }
+        "end-to-end" => {
+            let outputs = vec![boxes, classes, boxes, classes];
+            let branch = Box::new(Head::Detect { nc, reg_max, strides });
+            graph.finish(outputs, Head::EndToEnd { one2many: true, branch })
         }
         "obb" => {
             let angle = out("extra", join, [16, 1]);
@@ -106,7 +112,8 @@ fn filled(graph: Graph) -> Model {
 
 /// Model files of every task and of every way to store a kernel.
 pub fn models() -> Vec<Vec<u8>> {
-    let mut models: Vec<Model> = ["segment", "pose", "obb", "classify"].map(|task| filled(everything(task))).into();
+    let mut models: Vec<Model> =
+        ["segment", "pose", "obb", "classify", "end-to-end"].map(|task| filled(everything(task))).into();
     models.push(harness::model());
     for dtype in [Dtype::Int8, Dtype::F16] {
         models.push(filled(Graph { dtype, ..harness::graph() }));
@@ -133,7 +140,11 @@ pub fn tensors() -> Vec<Vec<u8>> {
         safetensors::serialize(views, None).unwrap()
     };
     let scale = Scale { depth: 0.33, width: 0.0312, max_channels: 64, c3k_everywhere: false };
-    vec![plain(&yolo11::network(scale, Task::Detect, 3).unwrap()), plain(&simple_cnn::simple_cnn(2).unwrap())]
+    vec![
+        plain(&yolo11::network(scale, Task::Detect, 3).unwrap()),
+        plain(&yolo26::network(scale, Task::Pose { keypoints: 5, dims: 2 }, 3).unwrap()),
+        plain(&simple_cnn::simple_cnn(2).unwrap()),
+    ]
 }
 
 pub fn profiles() -> Vec<Vec<u8>> {

@@ -25,6 +25,22 @@ fn the_candle_backend_agrees_with_the_golden_forward_passes() {
     crate::forward::check_tasks(by_candle);
 }
 
+#[test]
+fn the_candle_backend_agrees_with_every_golden_family() {
+    crate::families::check(|model, input, (height, width), keep| {
+        let net = Net::new(model, &Device::Cpu).unwrap().frozen();
+        let input = Tensor::from_slice(input, (1, 3, height, width), &Device::Cpu).unwrap();
+        let flat = |y: &Tensor| y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mut kept = vec![Vec::new(); keep.len()];
+        let mut hook = |id, y: Tensor| {
+            keep.iter().zip(&mut kept).filter(|(wanted, _)| **wanted == id).for_each(|(_, slot)| *slot = flat(&y));
+            Ok(y)
+        };
+        let outputs = net.forward_with(&input, Mode::Eval, &mut hook).unwrap();
+        (outputs.iter().map(flat).collect(), kept)
+    });
+}
+
 fn by_candle(model: &model::Model, input: &[f32], height: usize, width: usize) -> Vec<Vec<f32>> {
     let net = Net::new(model, &Device::Cpu).unwrap().frozen();
     let input = Tensor::from_slice(input, (1, 3, height, width), &Device::Cpu).unwrap();

@@ -112,7 +112,7 @@ fn an_archive_of_very_many_entries_is_refused_before_it_is_listed() {
 }
 
 /// A state dict of f32 zeros by name and shape, `{outer: {name: tensor}}`, as a checkpoint.
-fn state_dict(outer: Option<&str>, names: &BTreeMap<String, Vec<usize>>) -> Vec<u8> {
+pub fn state_dict(outer: Option<&str>, names: &BTreeMap<String, Vec<usize>>) -> Vec<u8> {
     let int = |n: usize| [&b"J"[..], &(n as u32).to_le_bytes()].concat();
     let tuple = |items: &[usize]| [&b"("[..], &items.iter().flat_map(|i| int(*i)).collect::<Vec<_>>(), b"t"].concat();
     let mut pickle = b"\x80\x02".to_vec();

@@ -231,13 +231,13 @@ fn plain_tensors_load_fused_ones_too_and_others_are_named() {
     };
     refuse(&extra("model.23.proto.cv1.conv.weight"), "tensor `model.23.cv4.0.2.weight`: is missing");
     refuse(&extra("model.23.cv4.0.0.conv.weight"), "tensor `model.23.cv4.0.2.weight`: is missing");
-    refuse(&extra("model.23.one2one_cv2.0.0.conv.weight"), "an end-to-end head (without NMS) is not supported");
-    refuse(&extra("model.24.m.0.weight"), "YOLOv5 is not supported");
-    refuse(&extra("model.21.cv3.conv.weight"), "YOLO12 is not supported");
     refuse(
-        &extra("model.22.cv3.0.0.conv.weight"),
-        "not a YOLOv8 network: tensor `model.22.cv3.0.2.weight`: is missing",
+        &extra("model.23.one2one_cv2.0.0.conv.weight"),
+        "no layer of one has the tensor `model.23.one2one_cv2.0.0.conv.weight`",
     );
+    refuse(&extra("model.24.m.0.weight"), "YOLOv5 is not supported");
+    refuse(&extra("model.21.cv3.conv.weight"), "no layer of one has the tensor `model.21.cv3.conv.weight`");
+    refuse(&extra("model.22.cv3.0.0.conv.weight"), "not a YOLO11 network: no layer of one has");
     refuse(&extra("model.23.dfl.conv.weight"), "is not the 16 numbers");
     refuse(&|w| drop(w.remove("model.4.cv1.conv.weight")), "tensor `model.4.cv1.conv.weight`: is missing");
     refuse(&|w| drop(w.remove("model.4.cv1.bn.bias")), "tensor `model.4.cv1.bn.bias` [64] is missing");

@@ -24,6 +24,7 @@ mod device;
 mod embed;
 mod engine_props;
 mod eval;
+mod families;
 mod forward;
 #[cfg(all(feature = "toolkit", unix))]
 #[path = "../harness/mod.rs"]
@@ -35,6 +36,7 @@ mod index;
 mod job;
 #[cfg(feature = "toolkit")]
 mod kept;
+mod layouts;
 #[cfg(all(feature = "toolkit", unix))]
 mod lock;
 #[cfg(feature = "toolkit")]

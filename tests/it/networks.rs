@@ -56,7 +56,7 @@ impl Random {
         let input = self.any();
         let [c, h, w] = self.shape(input);
         let width = [1, 3, 8, 16, 37][self.rng.random_range(0..5)];
-        match self.rng.random_range(0..17) {
+        match self.rng.random_range(0..18) {
             0..4 => {
                 let kernel = [1, 1, 3, 3, 5][self.rng.random_range(0..5)];
                 let stride = if h.min(w) > 4 { self.rng.random_range(1..3) } else { 1 };
@@ -88,6 +88,11 @@ impl Random {
             16 => {
                 let side = |n: usize| (n - 1) / 2 + 1;
                 self.push(Op::MaxPool { kernel: 3, stride: 2, padding: 1 }, &[input], [c, side(h), side(w)]);
+            }
+            17 if h.min(w) > 2 => {
+                let (kernel, stride) = (self.rng.random_range(1..4), self.rng.random_range(1..3));
+                let side = |n: usize| (n - kernel) / stride + 1;
+                self.push(Op::AvgPool { kernel, stride }, &[input], [c, side(h), side(w)]);
             }
             13 => {
                 self.push(Op::GlobalAvgPool, &[input], [c, 1, 1]);
@@ -143,9 +148,12 @@ impl Random {
             key_dim: self.rng.random_range(1..9),
             head_dim: self.rng.random_range(1..19),
             scale: 0.5,
+            areas: 1,
         };
         let packed = self.conv(input, a.heads * a.packed(), 1, 1, false);
         let [_, h, w] = self.shape(packed);
+        let divisors: Vec<usize> = (1..=4).filter(|n| (h * w).is_multiple_of(*n)).collect();
+        let a = Attention { areas: divisors[self.rng.random_range(0..divisors.len())], ..a };
         let mixed = self.push(Op::Attention(a), &[packed], [a.heads * a.head_dim, h, w]);
         let values = self.push(Op::AttentionValues(a), &[packed], [a.heads * a.head_dim, h, w]);
         self.push(Op::Add, &[mixed, values], [a.heads * a.head_dim, h, w]);

@@ -253,9 +253,9 @@ fn check_all(python: &OsString, model: &Model, input: &Tensor, relative: f64, ca
     let parts: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
     let mut expected = match model.graph.head {
         Head::Classify { .. } => vec![outputs[0].clone()],
-        _ => vec![decode_all(&model.graph.head, (height, width), &parts)],
+        _ => vec![decode_all(model.graph.head.branch(), (height, width), &parts)],
     };
-    if let Head::Segment { .. } = model.graph.head {
+    if let Head::Segment { .. } = model.graph.head.branch() {
         expected.extend(outputs.last().cloned());
     }
     let arguments = |file: &dyn Fn(&str, &[u8]) -> PathBuf| {

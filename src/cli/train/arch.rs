@@ -2,9 +2,10 @@
 
 use crate::cli::failure::Failure;
 use crate::data::{Dataset, LabelTask, names_differ};
-use crate::model::{Info, Model};
+use crate::graph::{Branch, Graph, Head};
+use crate::model::{Info, Model, ModelError};
 use crate::zoo::yolo11::{self, Scale};
-use crate::zoo::{Task, simple_cnn};
+use crate::zoo::{Task, published, simple_cnn};
 use crate::{import, train};
 use std::path::Path;
 
@@ -12,8 +13,9 @@ use std::path::Path;
 const SIMPLE: &str = "simple-cnn";
 
 /// The networks that are known by name.
-const NAMES: &str = "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX (each also with -seg, -pose, \
-                     -obb or -cls behind it), simple-cnn";
+const NAMES: &str = "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, yolov8n (each also with -seg, \
+                     -pose, -obb or -cls behind it, and in their other scales), yolo12n, yolov10n, yolov9t, yolov6n, \
+                     yolov5nu, simple-cnn";
 
 /// Where a training starts.
 pub(super) enum Arch {
@@ -21,6 +23,8 @@ pub(super) enum Arch {
     Simple,
     /// A YOLO11 of this scale; how its keypoints are shaped is for the data to say.
     Yolo11(Scale, Task),
+    /// Another published network, by its name, and its graph as published.
+    Published(String, Box<Graph>),
     /// A model.
     File(Box<Model>),
 }
@@ -34,10 +38,14 @@ impl Arch {
         if let Some((scale, task)) = named(arch) {
             return Ok(Self::Yolo11(scale, task));
         }
+        if let Some(graph) = published(arch, 80).map_err(Failure::input)? {
+            return Ok(Self::Published(arch.to_owned(), Box::new(graph)));
+        }
         if !Path::new(arch).exists() {
             return Err(Failure::Usage(format!("--arch {arch}: neither a model file nor one of {NAMES}")));
         }
-        Ok(Self::File(Box::new(import::load(Path::new(arch))?.into_f32())))
+        let model = deployed(import::load(Path::new(arch))?).map_err(Failure::input)?;
+        Ok(Self::File(Box::new(model.into_f32())))
     }
 
     /// The labels that it is trained on.
@@ -50,6 +58,7 @@ impl Arch {
                 Task::Obb => LabelTask::Obb,
                 Task::Detect | Task::Classify => LabelTask::Detect,
             },
+            Self::Published(_, graph) => LabelTask::named(graph.head.task()),
             Self::File(model) => LabelTask::named(model.graph.head.task()),
         }
     }
@@ -59,6 +68,7 @@ impl Arch {
         match self {
             Self::Simple => simple_cnn::SIDE,
             Self::Yolo11(_, Task::Classify) => 224,
+            Self::Published(_, graph) if matches!(graph.head, Head::Classify { .. }) => 224,
             _ => 640,
         }
     }
@@ -76,6 +86,17 @@ impl Arch {
                 };
                 yolo11::network(scale, task, classes).map_err(Failure::input)?
             }
+            Self::Published(name, _) => {
+                let graph = published(&name, classes).map_err(Failure::input)?;
+                let graph = graph.ok_or_else(|| Failure::internal(format!("{name} is published and is not")))?;
+                // Of two branches the one whose duplicates are suppressed is trained.
+                let graph = match graph.head {
+                    Head::EndToEnd { .. } => graph.with_branch(Branch::One2Many).map_err(Failure::input)?,
+                    _ => graph,
+                };
+                agree(&name, &graph.head, data)?;
+                graph
+            }
             Self::File(mut model) => {
                 if model.graph.classes() != classes {
                     let found = model.graph.classes();
@@ -91,6 +112,27 @@ impl Arch {
         let weights = train::init(&graph, seed);
         let info = Info { names: data.names.clone(), ..Info::default() };
         Ok((Model::new(graph, weights, info).map_err(Failure::internal)?, None))
+    }
+}
+
+/// The branch of an end-to-end head that is trained: the one whose duplicates are suppressed.
+fn deployed(model: Model) -> Result<Model, ModelError> {
+    match model.graph.head {
+        Head::EndToEnd { one2many: true, .. } => model.with_branch(Branch::One2Many),
+        _ => Ok(model),
+    }
+}
+
+/// Refuses data whose keypoints are not those of a network with a fixed number of them.
+fn agree(name: &str, head: &Head, data: &Dataset) -> Result<(), Failure> {
+    match (head, &data.keypoints) {
+        (Head::Pose { keypoints, dims, .. }, Some(shape)) if (*keypoints, *dims) != (shape.count, shape.dims) => {
+            Err(Failure::Input(format!(
+                "{name} has {keypoints} keypoints of {dims} values, the data {} of {}; yolo11 takes any number",
+                shape.count, shape.dims
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

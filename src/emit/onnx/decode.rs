@@ -6,7 +6,7 @@ use crate::graph::{Boxes, Head, Shape};
 impl Writer {
     /// Boxes, scores and the task's rows from the raw levels; the shapes of the outputs.
     pub(super) fn decode(&mut self, head: &Head, boxes: Boxes, outputs: &[(&str, Shape)]) -> Vec<Vec<usize>> {
-        let levels = boxes.strides.len();
+        let (levels, head, plain) = (boxes.strides.len(), head.branch(), boxes.reg_max == 1);
         let (pairs, extras) = outputs.split_at(2 * levels);
         let (mut centres, mut pixels) = ([Vec::new(), Vec::new()], Vec::new());
         for (pair, stride) in pairs.chunks(2).zip(boxes.strides) {
@@ -19,7 +19,8 @@ impl Writer {
         }
         let anchors = pixels.len();
         let corners: Vec<f32> = centres.concat().iter().map(|v| v - 0.5).collect();
-        let centres = self.floats("decode/anchors".into(), &[1, 2, anchors], centres.concat());
+        let middles = centres.concat();
+        let centres = self.floats("decode/anchors".into(), &[1, 2, anchors], middles.clone());
         let strides = self.floats("decode/strides".into(), &[1, 1, anchors], pixels.clone());
 
         let distances = self.distances(pairs, boxes.reg_max, anchors);
@@ -28,7 +29,7 @@ impl Writer {
         let half = self.floats("decode/half".into(), &[], vec![0.5]);
         let (shift, angle) = match head {
             Head::Obb { .. } => {
-                let (shift, angle) = self.rotated(&extras[..levels], &half);
+                let (shift, angle) = self.rotated(&extras[..levels], &half, plain);
                 (shift, Some(angle))
             }
             _ => {
@@ -46,11 +47,12 @@ impl Writer {
         let mut rows = vec![bboxes, scores];
         let mut shapes = vec![vec![1, 4 + boxes.nc + head.extra(), anchors]];
         match head {
-            Head::Detect { .. } | Head::Classify { .. } => {}
+            Head::Detect { .. } | Head::Classify { .. } | Head::EndToEnd { .. } => {}
             Head::Obb { .. } => rows.extend(angle),
             Head::Pose { keypoints, dims, .. } => {
                 let size = [*keypoints, *dims, anchors];
-                rows.push(self.keypoints(&extras[..levels], size, corners, pixels));
+                let places = if plain { middles } else { corners };
+                rows.push(self.keypoints(&extras[..levels], size, (places, plain), pixels));
             }
             Head::Segment { .. } => {
                 rows.push(self.joined("coefficients", extras[..levels].iter()));
@@ -75,9 +77,13 @@ impl Writer {
         self.step("Concat", "decode", what, &flat, vec![int("axis", 2)])
     }
 
-    /// Expected distance per side: softmax over the bins, then their mean as a convolution with 0, 1, 2, ….
+    /// Expected distance per side: softmax over the bins, then their mean as a convolution with 0, 1, 2, …; with one bin
+    /// the number itself.
     fn distances(&mut self, pairs: &[(&str, Shape)], reg_max: usize, anchors: usize) -> String {
         let boxes = self.joined("boxes", pairs.iter().step_by(2));
+        if reg_max == 1 {
+            return boxes;
+        }
         self.reshape("decode/sides", &boxes, &[1, 4, reg_max, anchors]);
         let bins = self.step("Transpose", "decode", "bins", &["decode/sides"], vec![ints("perm", &[0, 2, 1, 3])]);
         let shares = self.step("Softmax", "decode", "shares", &[&bins], vec![int("axis", 1)]);
@@ -88,13 +94,9 @@ impl Writer {
     }
 
     /// From the cell's centre to the centre of a rotated box, `[1, 2, anchors]`, and the angle `[1, 1, anchors]`.
-    fn rotated(&mut self, levels: &[(&str, Shape)], half: &str) -> (String, String) {
+    fn rotated(&mut self, levels: &[(&str, Shape)], half: &str, plain: bool) -> (String, String) {
         let logits = self.joined("angles", levels.iter());
-        let turn = self.step("Sigmoid", "decode", "turn", &[&logits], vec![]);
-        let quarter = self.floats("decode/quarter".into(), &[], vec![0.25]);
-        let turn = self.step("Sub", "decode", "turned", &[&turn, &quarter], vec![]);
-        let pi = self.floats("decode/pi".into(), &[], vec![std::f32::consts::PI]);
-        let angle = self.step("Mul", "decode", "angle", &[&turn, &pi], vec![]);
+        let angle = if plain { logits } else { self.angle(&logits) };
         let cos = self.step("Cos", "decode", "cos", &[&angle], vec![]);
         let sin = self.step("Sin", "decode", "sin", &[&angle], vec![]);
         let difference = self.step("Sub", "decode", "difference", &["decode/rb", "decode/lt"], vec![]);
@@ -113,21 +115,35 @@ impl Writer {
         (self.step("Concat", "decode", "shift", &[&x, &y], vec![int("axis", 1)]), angle)
     }
 
+    /// Angles in radians from their logits.
+    fn angle(&mut self, logits: &str) -> String {
+        let turn = self.step("Sigmoid", "decode", "turn", &[logits], vec![]);
+        let quarter = self.floats("decode/quarter".into(), &[], vec![0.25]);
+        let turn = self.step("Sub", "decode", "turned", &[&turn, &quarter], vec![]);
+        let pi = self.floats("decode/pi".into(), &[], vec![std::f32::consts::PI]);
+        self.step("Mul", "decode", "angle", &[&turn, &pi], vec![])
+    }
+
     /// Keypoints in pixels, `[1, keypoints * dims, anchors]`.
     fn keypoints(
         &mut self,
         levels: &[(&str, Shape)],
         [keypoints, dims, anchors]: [usize; 3],
-        corners: Vec<f32>,
+        (origins, plain): (Vec<f32>, bool),
         pixels: Vec<f32>,
     ) -> String {
         let raw = self.joined("raw-keypoints", levels.iter());
         self.reshape("decode/keypoints", &raw, &[1, keypoints, dims, anchors]);
         self.slice("decode/places", "decode/keypoints", 2, 0, 2);
-        let two = self.floats("decode/two".into(), &[], vec![2.0]);
-        let places = self.step("Mul", "decode", "doubled", &["decode/places", &two], vec![]);
-        let corners = self.floats("decode/corners".into(), &[1, 1, 2, anchors], corners);
-        let places = self.step("Add", "decode", "placed", &[&places, &corners], vec![]);
+        let places = match plain {
+            true => "decode/places".to_owned(),
+            false => {
+                let two = self.floats("decode/two".into(), &[], vec![2.0]);
+                self.step("Mul", "decode", "doubled", &["decode/places", &two], vec![])
+            }
+        };
+        let origins = self.floats("decode/corners".into(), &[1, 1, 2, anchors], origins);
+        let places = self.step("Add", "decode", "placed", &[&places, &origins], vec![]);
         let strides = self.floats("decode/keypoint-strides".into(), &[1, 1, 1, anchors], pixels);
         let mut rows = self.step("Mul", "decode", "keypoint-pixels", &[&places, &strides], vec![]);
         if dims == 3 {

@@ -3,7 +3,8 @@
 //! Input `images` `[1, 3, height, width]`, RGB in 0..1. A detector's output `output0` is `[1, 4 + nc, anchors]`: centre
 //! and size of every box in pixels of the input, then the class scores after the sigmoid. Rows of the task follow: mask
 //! coefficients (the prototypes are `output1`, `[1, masks, H, W]`), keypoints in pixels with the probability of being
-//! visible, or the angle in radians. A classifier's `output0` is its logits `[1, nc]`. All shapes are static, batch
+//! visible, or the angle in radians. A one-to-one branch is exported like any other: its boxes are the best scores, with
+//! nothing to suppress. A classifier's `output0` is its logits `[1, nc]`. All shapes are static, batch
 //! normalisation is folded, and only long-standing operators (opset 17) with constant arguments occur, which
 //! TensorRT and the other runtimes support. Names, stride and size travel in the metadata under the keys that the
 //! reference writes.
@@ -12,8 +13,8 @@ mod decode;
 pub mod proto;
 pub mod tensorrt;
 
-use crate::graph::{Activation, Attention, Conv, ConvTranspose, GraphError, Head, Op, Shape};
-use crate::model::{Model, fold};
+use crate::graph::{Activation, Attention, Branch, Conv, ConvTranspose, GraphError, Head, Op, Shape};
+use crate::model::{Model, ModelError, fold};
 use prost::Message;
 use proto::{
     AttributeProto, Dimension, FLOAT, GraphProto, INT64, ModelProto, NodeProto, OperatorSetId, ShapeProto, StringEntry,
@@ -52,6 +53,9 @@ pub enum ExportError {
         /// Width of the input.
         width: usize,
     },
+    /// One branch of its head is no model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// Two tensors would have the same name.
     #[error("two tensors would be called `{0}`")]
     Name(String),
@@ -80,6 +84,9 @@ pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, Exp
 /// # Errors
 /// If the image size does not suit the network, or the file would be too large.
 pub fn file(model: &Model, height: usize, width: usize) -> Result<ModelProto, ExportError> {
+    if let Head::EndToEnd { one2many: true, .. } = model.graph.head {
+        return file(&model.with_branch(Branch::One2Many)?, height, width);
+    }
     let fail = |source| ExportError::Graph { height, width, source };
     let graph = &model.graph;
     let shapes = graph.shapes(height, width).map_err(fail)?;
@@ -138,7 +145,7 @@ fn metadata(model: &Model, height: usize, width: usize) -> Vec<StringEntry> {
         ("imgsz", format!("[{height}, {width}]")),
         ("names", format!("{{{}}}", names.collect::<Vec<_>>().join(", "))),
     ];
-    let keypoints = match model.graph.head {
+    let keypoints = match *model.graph.head.branch() {
         Head::Pose { keypoints, dims, .. } => Some(("kpt_shape", format!("[{keypoints}, {dims}]"))),
         _ => None,
     };
@@ -168,6 +175,7 @@ impl Writer {
             Op::MaxPool { kernel, stride, padding } => {
                 self.node("MaxPool", name, inputs, window(*kernel, *stride, *padding));
             }
+            Op::AvgPool { kernel, stride } => self.node("AveragePool", name, inputs, window(*kernel, *stride, 0)),
             Op::Upsample { factor } => {
                 let scales =
                     self.floats(format!("{name}/scales"), &[4], vec![1.0, 1.0, *factor as f32, *factor as f32]);
@@ -224,11 +232,16 @@ impl Writer {
     }
 
     fn attention(&mut self, name: &str, attention: &Attention, input: &str, shape: Shape) {
-        let Attention { heads, key_dim, head_dim, scale } = *attention;
+        let Attention { heads, key_dim, head_dim, scale, areas } = *attention;
         let packed = self.packed(name, attention, input, shape.area());
-        let queries = self.part(name, "q", &packed, 0, key_dim);
-        let keys = self.part(name, "k", &packed, key_dim, key_dim);
-        let values = self.part(name, "v", &packed, 2 * key_dim, head_dim);
+        let mut part = |part: &str, start: usize, len: usize| {
+            let part = self.part(name, part, &packed, start, len);
+            self.in_areas(&part, [heads * len, areas, shape.area()], len)
+        };
+        let queries = part("q", 0, key_dim);
+        let keys = part("k", key_dim, key_dim);
+        let values = part("v", 2 * key_dim, head_dim);
+        // Areas stand where a batch would: each is an image of its own.
         let turned = || vec![ints("perm", &[0, 1, 3, 2])];
         let queries = self.step("Transpose", name, "qt", &[&queries], turned());
         let logits = self.step("MatMul", name, "qk", &[&queries, &keys], vec![]);
@@ -236,8 +249,28 @@ impl Writer {
         let logits = self.step("Mul", name, "scaled", &[&logits, &scale], vec![]);
         let shares = self.step("Softmax", name, "softmax", &[&logits], vec![int("axis", -1)]);
         let shares = self.step("Transpose", name, "shares", &[&shares], turned());
-        let mixed = self.step("MatMul", name, "mixed", &[&values, &shares], vec![]);
+        let mut mixed = self.step("MatMul", name, "mixed", &[&values, &shares], vec![]);
+        if areas > 1 {
+            // From area after area back to head after head.
+            let run = shape.area() / areas;
+            let split = format!("{name}/mixed.areas");
+            self.reshape(&split, &mixed, &[areas, heads * head_dim, run]);
+            mixed = self.step("Transpose", name, "whole", &[&split], vec![ints("perm", &[1, 0, 2])]);
+        }
         self.reshape(name, &mixed, &[1, heads * head_dim, shape.h, shape.w]);
+    }
+
+    /// Queries, keys or values `[1, heads, len, positions]` as `[areas, heads, len, positions / areas]`.
+    fn in_areas(&mut self, part: &str, [channels, areas, positions]: [usize; 3], len: usize) -> String {
+        if areas == 1 {
+            return part.to_owned();
+        }
+        let (flat, cut, first) = (format!("{part}.flat"), format!("{part}.first"), format!("{part}.areas"));
+        let run = positions / areas;
+        self.reshape(&flat, part, &[channels, areas, run]);
+        self.node("Transpose", &cut, &[&flat], vec![ints("perm", &[1, 0, 2])]);
+        self.reshape(&first, &cut, &[areas, channels / len, len, run]);
+        first
     }
 
     /// The packed input by head: `[1, heads, packed, positions]`.

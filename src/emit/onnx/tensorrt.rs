@@ -113,7 +113,7 @@ fn operator(node: &NodeProto, constants: &BTreeMap<&str, &TensorProto>) -> Optio
     };
     match node.op_type.as_str() {
         "Conv" | "ConvTranspose" => must_be_fixed(1, "kernel").or_else(window),
-        "MaxPool" => window(),
+        "MaxPool" | "AveragePool" => window(),
         "Reshape" => must_be_fixed(1, "shape"),
         "Slice" => (1..=3).find_map(|at| must_be_fixed(at, ["start", "end", "axis"][at - 1])),
         "Resize" => (!fixed(2) && !fixed(3))

@@ -273,6 +273,7 @@ fn attention_of_any_shape_is_right() {
             key_dim: rng.random_range(1..20),
             head_dim: rng.random_range(1..deep),
             scale: rng.random_range(0.1..3.0),
+            areas: 1,
         };
         let (h, w) = (rng.random_range(1..most), rng.random_range(1..most));
         let (src, dst) = (world.tensor(a.heads * a.packed(), h, w), world.tensor(a.heads * a.head_dim, h, w));

@@ -44,6 +44,7 @@ fn attention_of_any_shape_is_right() {
             key_dim: rng.random_range(1..20),
             head_dim: rng.random_range(1..36),
             scale: rng.random_range(0.1..3.0),
+            areas: 1,
         };
         let (h, w) = (rng.random_range(1..8), rng.random_range(1..8));
         let (src, dst) = (world.tensor(a.heads * a.packed(), h, w), world.tensor(a.heads * a.head_dim, h, w));

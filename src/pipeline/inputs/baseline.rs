@@ -4,7 +4,7 @@ use crate::bundle::sha256;
 use crate::data::demo;
 use crate::detector::check_side;
 use crate::files;
-use crate::graph::{Dtype, Head};
+use crate::graph::{Branch, Dtype, Head};
 use crate::group::{Groups, groups};
 use crate::import;
 use crate::model::{self, Model};
@@ -54,7 +54,21 @@ impl Baseline {
         if model.graph.dtype != Dtype::F32 {
             progress.message(format!("{name} is in {}: its values are taken as f32", model.graph.dtype.name()));
         }
+        // Training and judging follow the branch whose duplicates are suppressed.
+        let model = match model.graph.head {
+            Head::EndToEnd { one2many: true, .. } => {
+                let fail = |e: model::ModelError| PipelineError::Input(format!("{name}: {e}"));
+                model.with_branch(Branch::One2Many).map_err(fail)?
+            }
+            _ => model,
+        };
         let model = model.into_f32();
+        if model.graph.head.is_one2one() || model.graph.head.boxes().is_some_and(|boxes| boxes.reg_max == 1) {
+            let problem = format!(
+                "{name}: boxes without a distribution, as YOLO26 has them, and one2one branches cannot be pruned yet"
+            );
+            return Err(PipelineError::Input(problem));
+        }
         if !matches!(model.graph.head, Head::Detect { .. } | Head::Classify { .. }) {
             let task = model.graph.head.task();
             let problem = format!("{name}: its task is `{task}`; the job prunes detectors and classifiers");

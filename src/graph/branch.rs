@@ -1,0 +1,84 @@
+//! Which branch of an end-to-end head a network is deployed with.
+
+use super::{Graph, GraphError, Head, Node, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// A branch of an end-to-end head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Branch {
+    /// Answers for an object several times; duplicates are suppressed.
+    One2Many,
+    /// Answers once: the best 300 are taken as they are.
+    One2One,
+}
+
+impl Branch {
+    /// All with the name users type.
+    pub const ALL: [(&str, Self); 2] = [("one2many", Self::One2Many), ("one2one", Self::One2One)];
+
+    /// The one of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, branch)| *branch)
+    }
+
+    /// Its name in profiles, reports and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::One2Many => "one2many",
+            Self::One2One => "one2one",
+        }
+    }
+}
+
+impl Graph {
+    /// The graph with one branch of its end-to-end head; the layers that only the other one needs are removed.
+    ///
+    /// # Errors
+    /// If the graph has no such branch.
+    pub fn with_branch(&self, branch: Branch) -> Result<Self, GraphError> {
+        let (one2one, one2many) = match &self.head {
+            Head::EndToEnd { one2many, .. } => (true, *one2many),
+            Head::Classify { .. } => (false, false),
+            _ => (false, true),
+        };
+        let wanted = if branch == Branch::One2One { one2one } else { one2many };
+        if !wanted {
+            let problem = format!("it has no branch `{}`", branch.name());
+            return Err(GraphError { node: "head".into(), problem });
+        }
+        if one2one != one2many {
+            return Ok(self.clone());
+        }
+        let (many, one) = self.outputs.split_at(self.outputs.len() / 2);
+        let inner = Box::new(self.head.branch().clone());
+        let (outputs, head) = match branch {
+            Branch::One2Many => (many, *inner),
+            Branch::One2One => (one, Head::EndToEnd { one2many: false, branch: inner }),
+        };
+        let graph = self.reduced(outputs, head);
+        graph.check().map(|()| graph)
+    }
+
+    /// The nodes that some outputs need, numbered anew.
+    fn reduced(&self, outputs: &[NodeId], head: Head) -> Self {
+        let mut needed = vec![false; self.nodes.len()];
+        // The first layer is always the image.
+        needed[0] = true;
+        outputs.iter().for_each(|id| needed[id.index()] = true);
+        for id in self.ids().rev().filter(|id| id.index() > 0) {
+            if needed[id.index()] {
+                self.node(id).inputs.iter().for_each(|input| needed[input.index()] = true);
+            }
+        }
+        let mut number = vec![NodeId(0); self.nodes.len()];
+        let mut nodes: Vec<Node> = Vec::new();
+        for id in self.ids().filter(|id| needed[id.index()]) {
+            number[id.index()] = NodeId(nodes.len() as u32);
+            let inputs = self.node(id).inputs.iter().map(|input| number[input.index()]).collect();
+            nodes.push(Node { inputs, ..self.node(id).clone() });
+        }
+        let outputs = outputs.iter().map(|id| number[id.index()]).collect();
+        Self { nodes, outputs, head, dtype: self.dtype }
+    }
+}
