@@ -145,9 +145,9 @@ fn networks_that_no_builder_knows_are_refused_by_their_name() {
     for i in 0..zip.len() {
         let mut entry = zip.by_index(i).unwrap();
         let mut content = Vec::new();
-        let name = entry.name().unwrap().to_owned();
+        let name = entry.name().unwrap().to_string();
         entry.read_to_end(&mut content).unwrap();
-        entries.push((name.to_string(), content));
+        entries.push((name, content));
     }
     let with = |from: &str, to: &str| {
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
