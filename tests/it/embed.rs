@@ -10,7 +10,7 @@ use secateurs::bundle::{
 use secateurs::model::{self, FORMAT_VERSION};
 use secateurs::report::Report;
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -135,12 +135,12 @@ fn demo(names: [&str; 3]) -> Vec<u8> {
 /// A model file that has a head and no tensors.
 fn head(names: &[&str], nc: usize, version: u32) -> Vec<u8> {
     let graph = json!({ "head": { "kind": "detect", "nc": nc } });
-    let metadata = HashMap::from([
+    let metadata = [
         ("secateurs.format".to_owned(), version.to_string()),
         ("secateurs.graph".to_owned(), graph.to_string()),
         ("secateurs.info".to_owned(), json!({ "names": names }).to_string()),
-    ]);
-    safetensors::serialize(Vec::<(String, safetensors::tensor::TensorView)>::new(), Some(metadata)).unwrap()
+    ];
+    safetensors::serialize(Vec::<(String, safetensors::tensor::TensorView)>::new(), Some(metadata.into_iter().collect())).unwrap()
 }
 
 #[test]
