@@ -10,6 +10,7 @@
 
 use super::{MANIFEST, SIGNATURE};
 use crate::files;
+use ct_codecs::{Base64, Decoder};
 use minisign::{SecretKey, SecretKeyBox, SignatureBox};
 use std::fmt;
 use std::io::{self, Cursor};
@@ -22,6 +23,11 @@ pub const MAX_FILE: u64 = 64 << 10;
 
 /// What the base64 of a secret key begins with that a password protects: the bytes `EdSc`.
 const PROTECTED: &str = "RWRTY";
+/// Bytes of a secret key, and of the checksum at its end.
+const KEY_BYTES: usize = 158;
+const CHECKSUM_BYTES: usize = 32;
+/// Its algorithms where no password protects it: Ed25519, none, BLAKE2b.
+const PLAIN: &[u8] = b"Ed\0\0B2";
 /// Characters of the base64 of a signature: two bytes of algorithm, eight of key number, 64 of Ed25519.
 const SIGNATURE_DIGITS: usize = 100;
 /// Those of the signature over signature and comment.
@@ -66,7 +72,7 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
-    /// This machine has no random numbers.
+    /// Its halves do not belong together, or this machine has no random numbers.
     #[error("{SIGNATURE}: cannot be made: {0}")]
     Signing(String),
 }
@@ -88,7 +94,10 @@ impl Signer {
         let opened = match (digits.starts_with(PROTECTED), password) {
             (true, None) => return Err(KeyError::Protected { path: path.into() }),
             (true, Some(password)) => key.into_secret_key(Some(password.to_owned())),
-            (false, _) => key.into_unencrypted_secret_key(),
+            (false, _) => match unchecked(digits) {
+                Some(key) => Ok(key),
+                None => key.into_unencrypted_secret_key(),
+            },
         };
         opened.map(Self).map_err(|error| match error.kind() {
             minisign::ErrorKind::Verify if digits.starts_with(PROTECTED) => KeyError::Password { path: path.into() },
@@ -105,13 +114,15 @@ impl Signer {
     /// since 1970; the current one if absent.
     ///
     /// # Errors
-    /// If this machine has no random numbers.
+    /// If the halves of the key do not belong together, or this machine has no random numbers.
     pub fn sign(&self, manifest: &[u8], epoch: Option<u64>) -> Result<String, KeyError> {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let version = env!("CARGO_PKG_VERSION");
         let trusted = format!("timestamp:{}\tfile:{MANIFEST}\thashed{BY}{version}", epoch.unwrap_or_else(now));
         let untrusted = comment(&self.id());
-        let signed = minisign::sign(None, &self.0, Cursor::new(manifest), Some(&trusted), Some(&untrusted));
+        // With the public half the result is checked.
+        let public = minisign::PublicKey::from_secret_key(&self.0).map_err(|e| KeyError::Signing(e.to_string()))?;
+        let signed = minisign::sign(Some(&public), &self.0, Cursor::new(manifest), Some(&trusted), Some(&untrusted));
         signed.map(SignatureBox::into_string).map_err(|e| KeyError::Signing(e.to_string()))
     }
 }
@@ -121,6 +132,15 @@ impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Signer({})", self.id())
     }
+}
+
+/// A key without a password as the program `minisign` writes it: with zeros in the place of its checksum, which the crate
+/// takes for damage. That both halves belong together is found out when it signs.
+fn unchecked(digits: &str) -> Option<SecretKey> {
+    let bytes = Base64::decode_to_vec(digits, None).ok().filter(|bytes| bytes.len() == KEY_BYTES)?;
+    let (algorithms, checksum) = (&bytes[..6], &bytes[KEY_BYTES - CHECKSUM_BYTES..]);
+    let plain = algorithms == PLAIN && checksum.iter().all(|byte| *byte == 0);
+    plain.then(|| SecretKey::from_bytes(&bytes).ok()).flatten()
 }
 
 /// The untrusted comment of a signature that this module makes.
