@@ -99,7 +99,8 @@ pub fn evaluate_task(
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<TaskResult, EvalError> {
-    check(&model.graph.head, dataset)?;
+    let head = model.graph.head.branch();
+    check(head, dataset)?;
     let share = dataset.items.len().div_ceil(threads.max(1)).max(1);
     let work = |(part, items): (usize, &[Item])| {
         let mut detector = Detector::new(model, imgsz, &Options { threads: 1, ..Options::default() })?;
@@ -121,7 +122,7 @@ pub fn evaluate_task(
         all.truths.extend(part.truths);
         all.found.extend(part.found);
     }
-    Ok(score(&model.graph.head, dataset, all))
+    Ok(score(head, dataset, all))
 }
 
 /// Refuses a model and a dataset that do not go together.

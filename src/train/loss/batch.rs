@@ -55,7 +55,7 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// The branch of a head without a second one, as YOLOv8 to YOLO12 have it.
+    /// The branch of a head, or of one of both of an end-to-end head.
     ///
     /// # Errors
     /// If it finds no boxes.
@@ -63,7 +63,7 @@ impl Branch {
         let Some(Boxes { nc, reg_max, strides }) = head.boxes() else {
             return Err(LossError::Head { expected: "detect, segment, pose or obb" });
         };
-        let task = match head {
+        let task = match head.branch() {
             Head::Segment { masks, .. } => Task::Segment { masks: *masks },
             Head::Pose { keypoints, dims, .. } => Task::Pose { keypoints: *keypoints, dims: *dims },
             Head::Obb { .. } => Task::Obb,
