@@ -13,7 +13,7 @@ use super::terminal::{Terminal, TerminalArgs};
 use crate::board::Board;
 use crate::device;
 use crate::kernels::available;
-use crate::latency::Speed;
+use crate::latency::{Gpu, Speed};
 use crate::pipeline::{self, Done, Event, Job, Results, Timing};
 use crate::profile::{self, Connect, Device, Overrides, Profile, Resolved, heading};
 use crate::report::Verdict;
@@ -201,17 +201,28 @@ fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Tim
     if args.require_device {
         return Err(no_device(&why));
     }
-    let Device { core_gflops: Some(gflops), bandwidth: Some(bandwidth), threads, .. } = profile.device else {
-        let problem = format!(
-            "{} cannot be timed ({why}): give [device] core-gflops and bandwidth-gb-s for an estimate, or a \
-             [connect] that reaches it",
-            profile.device.name
-        );
-        return Err(Failure::Usage(problem));
-    };
-    terminal
-        .note(&format!("{}: {why}; latency is estimated from the profile, and none is claimed", profile.device.name));
-    Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
+    let name = &profile.device.name;
+    let estimate = estimate(profile).map_err(|problem| {
+        let text = format!("{name} cannot be timed ({why}): {problem}, or a [connect] that reaches it");
+        Failure::Usage(text)
+    })?;
+    let of = if matches!(estimate, Timing::EstimateGpu(..)) { "of the GPU" } else { "of the CPU" };
+    let note = format!("{name}: {why}; latency is estimated from the profile's figures {of}, and none is claimed");
+    terminal.note(&note);
+    Ok(estimate)
+}
+
+/// The estimate that stands in for a device: of its GPU, where the profile names one, else of its CPU.
+fn estimate(profile: &Profile) -> Result<Timing, String> {
+    if profile.device.cuda.is_some() {
+        return Ok(Timing::EstimateGpu(Gpu::of(&profile.device)?, profile.model.dtype));
+    }
+    match profile.device {
+        Device { core_gflops: Some(gflops), bandwidth: Some(bandwidth), threads, .. } => {
+            Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
+        }
+        _ => Err("give [device] core-gflops and bandwidth-gb-s for an estimate".into()),
+    }
 }
 
 /// The failure where `--require-device` was given and nothing can be claimed about the device.

@@ -85,8 +85,30 @@ pub struct Device {
     pub cuda: Option<String>,
     /// Peak of one core: 10^9 floating-point operations (f32, a multiply-add is two) per second.
     pub core_gflops: Option<f64>,
-    /// Peak memory bandwidth of all cores together: 10^9 bytes per second.
+    /// Peak memory bandwidth of all cores together, and of the GPU where the device has one: 10^9 bytes per second.
     pub bandwidth: Option<f64>,
+    /// Figures of the GPU, for estimates; `latency::Gpu` knows those of the architectures.
+    pub gpu: GpuFigures,
+}
+
+/// What a profile says of the device's GPU. All rates are peaks, without sparsity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GpuFigures {
+    /// Multiprocessors.
+    pub multiprocessors: Option<usize>,
+    /// Clock under load, GHz.
+    pub clock_ghz: Option<f64>,
+    /// 10^12 floating-point operations of the f32 units per second.
+    pub f32_tflops: Option<f64>,
+    /// The same of the tensor cores on f16 values.
+    pub f16_tflops: Option<f64>,
+    /// 10^12 operations of the tensor cores on int8 values per second.
+    pub int8_tops: Option<f64>,
+    /// Size of the L2 cache.
+    pub l2_mib: Option<Mib>,
+    /// Microseconds of a node of a CUDA graph.
+    pub node_us: Option<f64>,
 }
 
 /// How programs are run on the device.
@@ -274,6 +296,7 @@ impl Default for Profile {
                 cuda: None,
                 core_gflops: None,
                 bandwidth: None,
+                gpu: GpuFigures::default(),
             },
             connect: Connect::Local,
             budget: Budget {

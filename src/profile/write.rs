@@ -84,6 +84,13 @@ fn device(device: &Device) -> Keys {
         ("cuda", text(&device.cuda)),
         ("core-gflops", device.core_gflops.map(Value::from)),
         ("bandwidth-gb-s", device.bandwidth.map(Value::from)),
+        ("gpu-multiprocessors", device.gpu.multiprocessors.map(integer)),
+        ("gpu-clock-ghz", device.gpu.clock_ghz.map(Value::from)),
+        ("gpu-f32-tflops", device.gpu.f32_tflops.map(Value::from)),
+        ("gpu-f16-tflops", device.gpu.f16_tflops.map(Value::from)),
+        ("gpu-int8-tops", device.gpu.int8_tops.map(Value::from)),
+        ("gpu-l2-mib", device.gpu.l2_mib.map(|mib| mib.get().into())),
+        ("gpu-node-us", device.gpu.node_us.map(Value::from)),
     ])
 }
 

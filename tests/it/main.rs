@@ -20,6 +20,7 @@ mod demo;
 #[cfg(feature = "toolkit")]
 mod device;
 mod engine_props;
+mod estimate;
 mod eval;
 mod forward;
 #[cfg(all(feature = "toolkit", unix))]

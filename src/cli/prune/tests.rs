@@ -81,7 +81,8 @@ fn every_flag_is_in_the_profile_that_the_verdict_is_given_by() {
 fn a_profile_with_every_key_is_written_and_read_back_the_same() {
     let text = "[device]\nname = 'b \"1\"'\ntriple = 'aarch64-unknown-linux-gnu'\ntarget-cpu = 'x'\nthreads = 5\npin = true\n\
                 memory-mib = 999.5\nboard = 'Pi'\nglibc = '2.36'\nfeatures = ['a', 'b']\ncuda = 'sm_87'\ncore-gflops = 0.1\n\
-                bandwidth-gb-s = 7\n[connect]\nkind = 'ssh'\nhost = 'u@h'\nfolder = 'f'\noptions = ['-p', '22']\nkeep = true\n\
+                bandwidth-gb-s = 7\ngpu-multiprocessors = 8\ngpu-clock-ghz = 1.02\ngpu-f32-tflops = 2\n\
+                gpu-f16-tflops = 17\ngpu-int8-tops = 33\ngpu-l2-mib = 2\ngpu-node-us = 1.5\n[connect]\nkind = 'ssh'\nhost = 'u@h'\nfolder = 'f'\noptions = ['-p', '22']\nkeep = true\n\
                 [budget]\nlatency-ms = 0.3\nlatency-ratio = 0.7\npercentile = 99\nmemory-mib = 3\nparams = 5\nfile-mib = 1\n\
                 min-map = 0.3\nmax-map-drop = 0.02\nfloors = { 'a.b' = 0.5, \"gr\u{f6}\u{df}e\" = 1 }\n[model]\npath = '/m.pt'\n\
                 imgsz = [640, 512]\n[data]\npath = '/d.yaml'\n[search]\nstrategy = 'unstructured'\nsparsity = 0.3\ngrid = 4\n\
