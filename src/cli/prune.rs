@@ -88,6 +88,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let locking = lock::locking(&args, &resolved.profile)?;
     let results = Results::open(&out, args.first_stage)?;
     let timing = timing(&resolved.profile, &args, &mut terminal)?;
+    refuse_without_rails(&resolved.profile, &timing)?;
     let threads = threads(&resolved.profile, &timing, &mut terminal);
     resolved.cap_threads(threads);
     let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
@@ -117,6 +118,7 @@ fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) 
         }
         _ => timing(profile, args, terminal)?,
     };
+    refuse_without_rails(profile, &timing)?;
     // Drawn pictures of the demo, for as long as they are looked at.
     let scratch = scratch()?;
     let locking = Some(lock::locking(args, profile)?);
@@ -165,6 +167,23 @@ pub fn refuse_model_without_data(profile: &Profile) -> Result<(), Failure> {
         return Err(Failure::Usage("a model without data: name its dataset with --data data.yaml".into()));
     }
     Ok(())
+}
+
+/// Refuses a budget of energy where the machine that would be measured shows no power rails: it could only be missed.
+fn refuse_without_rails(profile: &Profile, timing: &Timing) -> Result<(), Failure> {
+    if profile.budget.energy.is_none() {
+        return Ok(());
+    }
+    let rails = match timing {
+        Timing::Device(session) => session.board().rails.clone(),
+        Timing::Here if profile.connect == Connect::Local => Board::read(Path::new("/")).rails,
+        Timing::Command(..) => None,
+        // Another machine will be asked, or nothing is claimed.
+        _ => return Ok(()),
+    };
+    let problem = "energy-mj: the device shows no power rails (INA3221 through hwmon, RAPL through powercap) that the \
+                   user may read, or is measured by a command";
+    rails.map(|_| ()).ok_or_else(|| Failure::Usage(problem.into()))
 }
 
 /// Where networks are timed while plans are made: on the device, or nowhere if it is only emulated or another machine.

@@ -24,7 +24,7 @@ pub use read::{parse, read};
 pub use resolved::Resolved;
 pub use section::nearest;
 pub use sources::Sources;
-pub use units::{Mib, Millis, Ratio, UnitError};
+pub use units::{Mib, Millijoules, Millis, Ratio, UnitError};
 pub use write::{values, write};
 
 use crate::files;
@@ -148,6 +148,8 @@ pub struct Budget {
     pub latency_ratio: Option<Ratio>,
     /// Percentile of the frame times that must keep to `latency`: 50, 95 or 99.
     pub percentile: u8,
+    /// Energy per frame, where the device shows its power rails.
+    pub energy: Option<Millijoules>,
     /// Weights, peak activations and workspace together.
     pub memory: Option<Mib>,
     /// Number of parameters.
@@ -303,6 +305,7 @@ impl Default for Profile {
                 latency: None,
                 latency_ratio: None,
                 percentile: 95,
+                energy: None,
                 memory: None,
                 params: None,
                 file: None,

@@ -2,8 +2,8 @@
 
 use super::section::{Problems, Section};
 use super::{
-    Bench, Budget, Connect, Device, Finetune, GpuFigures, IMPORTANCE, Mib, Millis, ModelChoice, Optimizer, Profile,
-    Ratio, Search, Strategy, UnitError, is_drawn,
+    Bench, Budget, Connect, Device, Finetune, GpuFigures, IMPORTANCE, Mib, Millijoules, Millis, ModelChoice, Optimizer,
+    Profile, Ratio, Search, Strategy, UnitError, is_drawn,
 };
 use crate::graph::Dtype;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("budget", "latency-ms"),
     ("budget", "latency-ratio"),
     ("budget", "percentile"),
+    ("budget", "energy-mj"),
     ("budget", "memory-mib"),
     ("budget", "params"),
     ("budget", "file-mib"),
@@ -196,6 +197,7 @@ fn read_budget(mut s: Section, mut b: Budget, whole: Option<Mib>) -> Budget {
             b.percentile
         }
     };
+    b.energy = s.number("energy-mj", Millijoules::new);
     b.memory = s.number("memory-mib", Mib::new);
     b.params = s.count("params", 1..=i64::MAX as usize);
     b.file = s.number("file-mib", Mib::new);

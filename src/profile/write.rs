@@ -116,6 +116,7 @@ fn budget(budget: &Budget) -> Keys {
         ("latency-ms", budget.latency.map(|ms| ms.get().into())),
         ("latency-ratio", budget.latency_ratio.map(|ratio| ratio.get().into())),
         ("percentile", Some(i64::from(budget.percentile).into())),
+        ("energy-mj", budget.energy.map(|mj| mj.get().into())),
         ("memory-mib", budget.memory.map(|mib| mib.get().into())),
         ("params", budget.params.map(integer)),
         ("file-mib", budget.file.map(|mib| mib.get().into())),

@@ -19,6 +19,8 @@ mod datasets;
 mod demo;
 #[cfg(feature = "toolkit")]
 mod device;
+#[cfg(feature = "toolkit")]
+mod energy;
 mod engine_props;
 mod estimate;
 mod eval;
