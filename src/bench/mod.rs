@@ -5,6 +5,7 @@
 
 mod dependence;
 mod distribution;
+mod energy;
 mod frames;
 mod memory;
 mod network;
@@ -13,6 +14,7 @@ mod table;
 mod window;
 
 pub use distribution::{Distribution, bound_rank, nearest_rank, upper_bound};
+pub use energy::{Energy, PairedEnergy, energy};
 pub use frames::{PairedTimes, Samples, compare, phases, time};
 pub use memory::peak_resident;
 pub use network::{BenchError, Measured, Options, PairedNetwork, Phases, interleave, measure, measure_paired};

@@ -1,6 +1,6 @@
 //! Times a model in the engine, alone or interleaved with another.
 
-use super::{Distribution, PairedTimes, compare, peak_resident, phases, time};
+use super::{Distribution, Energy, PairedTimes, compare, peak_resident, phases, time};
 use crate::detector::{Detector, DetectorError};
 use crate::engine::{self, Engine, EngineError};
 use crate::model::{Model, ModelError};
@@ -76,6 +76,12 @@ pub struct Measured {
     /// Median times from image to detections; only of detectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
+    /// Energy per frame, where the machine shows its power rails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
+    /// The rails that it was read from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rails: Option<String>,
     /// The comparison with another network, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against: Option<PairedNetwork>,
@@ -111,6 +117,9 @@ pub struct PairedNetwork {
     pub pair_ratio_bound: Option<f64>,
     /// Median CPU time of the measured network over the other's.
     pub cpu_ratio: f64,
+    /// Energy per frame of the other network, where the machine shows its power rails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
 }
 
 impl fmt::Display for Measured {
@@ -133,6 +142,14 @@ impl fmt::Display for Measured {
         writeln!(f, "  memory  {:9.2} MiB (weights, activations, workspace)", mib(self.peak_memory_bytes))?;
         if let Some(bytes) = self.peak_resident_bytes {
             writeln!(f, "  process {:9.2} MiB at most resident", mib(bytes))?;
+        }
+        if let (Some(energy), Some(rails)) = (&self.energy, &self.rails) {
+            let (mj, least, most) = (energy.p50_mj, energy.least_mj, energy.most_mj);
+            writeln!(
+                f,
+                "  energy  {mj:9.2} mJ per frame ({least:.2} to {most:.2} in {} blocks; {rails})",
+                energy.blocks
+            )?;
         }
         if let Some(p) = &self.phases {
             writeln!(
@@ -192,6 +209,7 @@ pub fn measure_paired(model: &Model, other: &Model, options: &Options) -> Result
         pair_ratio: pair.pair_ratio,
         pair_ratio_bound: pair.pair_ratio_bound,
         cpu_ratio: pair.cpu_ratio,
+        energy: None,
     };
     drop(two);
     finish(model, options, pair.b, one, Some(against))
@@ -217,6 +235,8 @@ fn finish(
         imgsz: options.imgsz,
         phases: split(model, options)?,
         peak_resident_bytes: peak_resident(),
+        energy: None,
+        rails: None,
         against,
     })
 }

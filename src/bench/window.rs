@@ -2,8 +2,9 @@
 //! not throttled.
 
 use super::network::{BenchError, Options, Phases, compile, picture, split};
-use super::{Samples, peak_resident};
-use crate::board::{Board, State};
+use super::{Samples, energy, peak_resident};
+use crate::board::{Board, Rails, State};
+use crate::engine::{Engine, EngineError};
 use crate::kernels::clock::cpu_millis;
 use crate::model::Model;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub struct Window {
     /// The most memory the whole process had resident, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_resident_bytes: Option<usize>,
+    /// The rails that the energy was read from; none where the machine shows none, or one could not be read all the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rails: Option<String>,
     /// Median times from image to detections, where asked for; only of detectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
@@ -44,6 +48,9 @@ pub struct Recording {
     pub peak_memory_bytes: usize,
     /// Times of the frames.
     pub samples: Samples,
+    /// Millijoules per frame of blocks of frames of its own, after the window; none where the machine shows no rails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub energy_mj: Vec<f64>,
 }
 
 /// Runs a network, interleaved with another one where one is given, and watches the machine below the root folder.
@@ -84,9 +91,19 @@ pub fn window(
         }
     }
     let (elapsed_ms, own_cpu_ms) = (start.elapsed().as_secs_f64() * 1e3, cpu_millis() - cpu);
-    let against = other.map(|engine| Recording { peak_memory_bytes: engine.memory().total(), samples: b });
-    let network = Recording { peak_memory_bytes: own.memory().total(), samples: a };
-    drop(own);
+    let mut network = Recording { peak_memory_bytes: own.memory().total(), samples: a, energy_mj: Vec::new() };
+    let mut against = other.as_ref().map(|engine| {
+        let peak_memory_bytes = engine.memory().total();
+        Recording { peak_memory_bytes, samples: b, energy_mj: Vec::new() }
+    });
+    let rails = Rails::find(root);
+    let blocks = rails.as_ref().map(|rails| blocks(rails, &mut own, other.as_mut(), &input)).transpose()?.flatten();
+    let names = rails.filter(|_| blocks.is_some()).map(|rails| rails.names());
+    if let Some((first, second)) = blocks {
+        network.energy_mj = first;
+        against.iter_mut().for_each(|against| against.energy_mj.clone_from(&second));
+    }
+    drop((own, other));
     Ok(Window {
         board: Board::read(root),
         states,
@@ -96,5 +113,25 @@ pub fn window(
         against,
         phases: if phases { split(model, options)? } else { None },
         peak_resident_bytes: peak_resident(),
+        rails: names,
     })
+}
+
+/// Millijoules per frame of the blocks of one network, and of those of the other one.
+type Blocks = (Vec<f64>, Vec<f64>);
+
+fn blocks(
+    rails: &Rails,
+    own: &mut Engine,
+    other: Option<&mut Engine>,
+    input: &[f32],
+) -> Result<Option<Blocks>, EngineError> {
+    let mut one = || own.run(input);
+    let Some(other) = other else {
+        let found = energy(rails, &mut [&mut one])?;
+        return Ok(found.and_then(|found| Some((found.into_iter().next()?, Vec::new()))));
+    };
+    let mut two = || other.run(input);
+    let found = energy(rails, &mut [&mut two, &mut one])?.unwrap_or_default();
+    Ok(<[Vec<f64>; 2]>::try_from(found).ok().map(|[second, first]| (first, second)))
 }

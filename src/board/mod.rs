@@ -1,14 +1,16 @@
 //! The machine that a network runs on, as Linux describes it: what it is ([`Board`]), what it is doing ([`State`]), and
-//! whether it was throttled or busy while times were taken ([`judge`]).
+//! whether it was throttled or busy while times were taken ([`judge`]); what it draws ([`Rails`]).
 //!
 //! Everything is read below a root folder, `/` on a real machine. What a system does not tell is absent, never guessed.
 //! Sources: the kernel's sysfs documentation (`cpufreq`, `thermal`, `hwmon`); Raspberry Pi's firmware flags
 //! (`vcgencmd get_throttled`); NVIDIA's Jetson Linux developer guide (over-current event counters, `nvpmodel`).
 
 mod judge;
+mod power;
 mod read;
 
 pub use judge::{Frames, judge};
+pub use power::{Rails, Reading};
 
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -34,6 +36,9 @@ pub struct Board {
     /// The GPU that networks run on, where they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<String>,
+    /// The power rails whose energy is measured, where it shows any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rails: Option<String>,
     /// Whether the program's kernels compute in f16 there.
     #[serde(default, rename = "halves")]
     pub computes_f16: bool,
@@ -50,7 +55,7 @@ pub struct Board {
 impl Board {
     /// Describes the machine below a root folder.
     pub fn read(root: &Path) -> Self {
-        read::board(root)
+        Self { rails: Rails::find(root).map(|rails| rails.names()), ..read::board(root) }
     }
 
     /// In one line; the same only for machines that can be compared.

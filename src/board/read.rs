@@ -23,6 +23,7 @@ pub(super) fn board(root: &Path) -> Board {
         power_mode: power_mode(root),
         kernel: text(&root.join("proc/sys/kernel/osrelease")),
         gpu: None,
+        rails: None,
         computes_f16: computes_f16(Isa::detect()),
         available: Some(available()),
         runtime: env!("CARGO_PKG_VERSION").into(),
@@ -150,19 +151,19 @@ fn busy_ms(root: &Path) -> Option<f64> {
     (ticks.len() >= 4).then_some(busy * TICK_MS)
 }
 
-fn text(path: &Path) -> Option<String> {
+pub(super) fn text(path: &Path) -> Option<String> {
     let bytes = crate::files::read(path, MAX).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn number(path: &Path) -> Option<f64> {
+pub(super) fn number(path: &Path) -> Option<f64> {
     text(path)?.parse().ok().filter(|n: &f64| n.is_finite())
 }
 
 /// The folders `prefix0`, `prefix1`, ... in their order; for `soc` also `soc:firmware`.
-fn folders(parent: &Path, prefix: &str) -> Vec<PathBuf> {
+pub(super) fn folders(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     let named = |path: &PathBuf| {
         let rest = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(prefix));
         rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == ':' || c == '@'))

@@ -14,7 +14,7 @@ use super::terminal::{Terminal, TerminalArgs};
 use crate::board::Board;
 use crate::device;
 use crate::kernels::available;
-use crate::latency::Speed;
+use crate::latency::{Gpu, Speed};
 use crate::pipeline::{self, Done, Event, Job, Results, Timing};
 use crate::profile::{self, Connect, Device, Overrides, Profile, Resolved, heading};
 use crate::report::Verdict;
@@ -96,6 +96,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let locking = lock::locking(&args, &resolved.profile)?;
     let results = Results::open(&out, args.first_stage)?;
     let timing = timing(&resolved.profile, &args, &mut terminal)?;
+    refuse_without_rails(&resolved.profile, &timing)?;
     let threads = threads(&resolved.profile, &timing, &mut terminal);
     resolved.cap_threads(threads);
     let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
@@ -125,6 +126,7 @@ fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) 
         }
         _ => timing(profile, args, terminal)?,
     };
+    refuse_without_rails(profile, &timing)?;
     // Drawn pictures of the demo, for as long as they are looked at.
     let scratch = scratch()?;
     let locking = Some(lock::locking(args, profile)?);
@@ -175,6 +177,23 @@ pub fn refuse_model_without_data(profile: &Profile) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Refuses a budget of energy where the machine that would be measured shows no power rails: it could only be missed.
+fn refuse_without_rails(profile: &Profile, timing: &Timing) -> Result<(), Failure> {
+    if profile.budget.energy.is_none() {
+        return Ok(());
+    }
+    let rails = match timing {
+        Timing::Device(session) => session.board().rails.clone(),
+        Timing::Here if profile.connect == Connect::Local => Board::read(Path::new("/")).rails,
+        Timing::Command(..) => None,
+        // Another machine will be asked, or nothing is claimed.
+        _ => return Ok(()),
+    };
+    let problem = "energy-mj: the device shows no power rails (INA3221 through hwmon, RAPL through powercap) that the \
+                   user may read, or is measured by a command";
+    rails.map(|_| ()).ok_or_else(|| Failure::Usage(problem.into()))
+}
+
 /// Where networks are timed while plans are made: on the device, or nowhere if it is only emulated or another machine.
 fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Timing, Failure> {
     if let Some(command) = &profile.bench.command {
@@ -209,17 +228,28 @@ fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Tim
     if args.require_device {
         return Err(no_device(&why));
     }
-    let Device { core_gflops: Some(gflops), bandwidth: Some(bandwidth), threads, .. } = profile.device else {
-        let problem = format!(
-            "{} cannot be timed ({why}): give [device] core-gflops and bandwidth-gb-s for an estimate, or a \
-             [connect] that reaches it",
-            profile.device.name
-        );
-        return Err(Failure::Usage(problem));
-    };
-    terminal
-        .note(&format!("{}: {why}; latency is estimated from the profile, and none is claimed", profile.device.name));
-    Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
+    let name = &profile.device.name;
+    let estimate = estimate(profile).map_err(|problem| {
+        let text = format!("{name} cannot be timed ({why}): {problem}, or a [connect] that reaches it");
+        Failure::Usage(text)
+    })?;
+    let of = if matches!(estimate, Timing::EstimateGpu(..)) { "of the GPU" } else { "of the CPU" };
+    let note = format!("{name}: {why}; latency is estimated from the profile's figures {of}, and none is claimed");
+    terminal.note(&note);
+    Ok(estimate)
+}
+
+/// The estimate that stands in for a device: of its GPU, where the profile names one, else of its CPU.
+fn estimate(profile: &Profile) -> Result<Timing, String> {
+    if profile.device.cuda.is_some() {
+        return Ok(Timing::EstimateGpu(Gpu::of(&profile.device)?, profile.model.dtype));
+    }
+    match profile.device {
+        Device { core_gflops: Some(gflops), bandwidth: Some(bandwidth), threads, .. } => {
+            Ok(Timing::Estimate(Speed { gflops: gflops * threads as f64, bandwidth }))
+        }
+        _ => Err("give [device] core-gflops and bandwidth-gb-s for an estimate".into()),
+    }
 }
 
 /// The failure where `--require-device` was given and nothing can be claimed about the device.

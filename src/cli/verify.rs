@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::measure::{Request, measure};
 use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
+use crate::bench::PairedEnergy;
 use crate::bundle::sign::PublicKey;
 use crate::bundle::{self, BASELINE, BINARY, Fault, LOCK, Lock, MODEL, PLAN, REPORT_JSON, Verified};
 use crate::pipeline::{self, Outcome, PairedLatency};
@@ -159,7 +160,9 @@ fn verdict_of(report: &Report) -> Verdict {
     match (&report.baseline.latency, &report.last().latency, simulated) {
         (Some(baseline), Some(pruned), None) => {
             let (baseline, pruned) = (baseline.clone(), pruned.clone());
-            let pair = PairedLatency { baseline, pruned, ratio, ratio_bound: None, all_windows: None };
+            let energies = report.baseline.energy.zip(report.last().energy);
+            let energy = energies.map(|(baseline, pruned)| PairedEnergy { rails: String::new(), baseline, pruned });
+            let pair = PairedLatency { baseline, pruned, ratio, ratio_bound: None, all_windows: None, energy };
             pipeline::judge(report, &pair)
         }
         (_, _, why) => pipeline::judge_simulated(report, why.unwrap_or("no latency")),

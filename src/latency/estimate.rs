@@ -5,7 +5,7 @@
 //! and Patterson, "Roofline", 2009, without the roof's corner). Good for comparing widths, not for promising
 //! milliseconds.
 
-use super::{LatencyTable, LayerTime};
+use super::{LatencyTable, LayerTime, work};
 use crate::graph::{Graph, GraphError, Op, Shape};
 
 /// Lanes of the kernels: output channels are computed in groups of so many.
@@ -39,6 +39,7 @@ pub fn estimate(
     let shapes = graph.shapes(height, width)?;
     let macs_per_ms = speed.gflops.max(1e-3) / 2.0 * 1e6;
     let values_per_ms = speed.bandwidth.max(1e-3) / 4.0 * 1e6;
+    let (readers, copied) = (graph.consumers(), work::copied_channels(graph, &shapes));
     let layer = |(index, node): (usize, &crate::graph::Node)| {
         let out = shapes[index];
         let input = node.inputs.first().map_or(Shape { c: 0, h: 0, w: 0 }, |id| shapes[id.index()]);
@@ -48,6 +49,12 @@ pub fn estimate(
                 let window = (conv.kernel * conv.kernel) as f64;
                 let each = window * (out.area() as f64 / macs_per_ms + 1.0 / values_per_ms);
                 if conv.is_depthwise() { [START_MS, read, write + each, 0.0] } else { [START_MS, read, write, each] }
+            }
+            Op::ConvTranspose(conv) => {
+                // Every input pixel becomes a square; the squares are written once more, into place.
+                let square = (conv.factor * conv.factor) as f64;
+                let each = square * (input.area() as f64 / macs_per_ms + 1.0 / values_per_ms);
+                [START_MS, read, 3.0 * write, each]
             }
             Op::Attention(a) => {
                 let macs =
@@ -59,16 +66,21 @@ pub fn estimate(
                 let compared = (kernel * kernel * out.area()) as f64 / macs_per_ms;
                 [0.0, read, write + compared, 0.0]
             }
-            Op::Upsample { .. } | Op::Add | Op::GlobalAvgPool => [0.0, read, write, 0.0],
-            // Views of other tensors, and what is too small to be told from them.
-            Op::Input { .. }
-            | Op::ConvTranspose(_)
-            | Op::Activate { .. }
-            | Op::Concat
-            | Op::Slice { .. }
-            | Op::AttentionValues(_) => return None,
+            // In the epilogue of a convolution a sum reads its other operand, and that is all.
+            Op::Add if work::is_fused_sum(graph, &readers, index) => [0.0, read, 0.0, 0.0],
+            Op::Add => [0.0, 2.0 * read, write, 0.0],
+            // The values of a single head are a part of their tensor.
+            Op::AttentionValues(a) if a.heads == 1 => return None,
+            // Of the packed input only the values are read.
+            Op::AttentionValues(_) => [0.0, 0.0, 2.0 * write, 0.0],
+            Op::Activate { .. } | Op::Upsample { .. } | Op::GlobalAvgPool => [0.0, read, write, 0.0],
+            Op::Concat if copied[index] > 0 => {
+                [0.0, 0.0, 2.0 * write * copied[index] as f64 / out.c.max(1) as f64, 0.0]
+            }
+            // Views of other tensors.
+            Op::Input { .. } | Op::Concat | Op::Slice { .. } => return None,
         };
-        let tile = if matches!(node.op, Op::Conv(_)) { TILE } else { 1 };
+        let tile = if matches!(node.op, Op::Conv(_) | Op::ConvTranspose(_)) { TILE } else { 1 };
         Some(LayerTime { tile, coefficients })
     };
     Ok(LatencyTable {

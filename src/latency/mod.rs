@@ -8,10 +8,13 @@
 mod check;
 mod estimate;
 mod fit;
+mod gpu;
 mod measure;
+mod work;
 
 pub use estimate::{Speed, estimate};
 pub use fit::LayerTime;
+pub use gpu::{Gpu, estimate_gpu};
 pub use measure::{LatencyError, Networks, Sampling, measure};
 
 use crate::graph::{Graph, NodeId};

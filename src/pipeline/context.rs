@@ -55,6 +55,7 @@ impl<'a> Context<'a> {
                 warmup: job.warmup.min(runs),
                 runs,
                 percentile: job.budget.latency_ms.map(|_| job.budget.percentile),
+                energy: job.budget.energy_mj.is_some(),
                 input: &inputs.calibration.images[0],
                 folder: &job.cache,
             },

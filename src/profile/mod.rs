@@ -24,7 +24,7 @@ pub use read::{parse, read};
 pub use resolved::Resolved;
 pub use section::nearest;
 pub use sources::Sources;
-pub use units::{Mib, Millis, Ratio, UnitError};
+pub use units::{Mib, Millijoules, Millis, Ratio, UnitError};
 pub use write::{values, write};
 
 use crate::files;
@@ -85,8 +85,30 @@ pub struct Device {
     pub cuda: Option<String>,
     /// Peak of one core: 10^9 floating-point operations (f32, a multiply-add is two) per second.
     pub core_gflops: Option<f64>,
-    /// Peak memory bandwidth of all cores together: 10^9 bytes per second.
+    /// Peak memory bandwidth of all cores together, and of the GPU where the device has one: 10^9 bytes per second.
     pub bandwidth: Option<f64>,
+    /// Figures of the GPU, for estimates; `latency::Gpu` knows those of the architectures.
+    pub gpu: GpuFigures,
+}
+
+/// What a profile says of the device's GPU. All rates are peaks, without sparsity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GpuFigures {
+    /// Multiprocessors.
+    pub multiprocessors: Option<usize>,
+    /// Clock under load, GHz.
+    pub clock_ghz: Option<f64>,
+    /// 10^12 floating-point operations of the f32 units per second.
+    pub f32_tflops: Option<f64>,
+    /// The same of the tensor cores on f16 values.
+    pub f16_tflops: Option<f64>,
+    /// 10^12 operations of the tensor cores on int8 values per second.
+    pub int8_tops: Option<f64>,
+    /// Size of the L2 cache.
+    pub l2_mib: Option<Mib>,
+    /// Microseconds of a node of a CUDA graph.
+    pub node_us: Option<f64>,
 }
 
 /// How programs are run on the device.
@@ -126,6 +148,8 @@ pub struct Budget {
     pub latency_ratio: Option<Ratio>,
     /// Percentile of the frame times that must keep to `latency`: 50, 95 or 99.
     pub percentile: u8,
+    /// Energy per frame, where the device shows its power rails.
+    pub energy: Option<Millijoules>,
     /// Weights, peak activations and workspace together.
     pub memory: Option<Mib>,
     /// Number of parameters.
@@ -274,12 +298,14 @@ impl Default for Profile {
                 cuda: None,
                 core_gflops: None,
                 bandwidth: None,
+                gpu: GpuFigures::default(),
             },
             connect: Connect::Local,
             budget: Budget {
                 latency: None,
                 latency_ratio: None,
                 percentile: 95,
+                energy: None,
                 memory: None,
                 params: None,
                 file: None,

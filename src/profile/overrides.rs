@@ -2,7 +2,7 @@
 //! text, allowed values, and the key that each replaces.
 
 use super::sources::Sources;
-use super::{IMPORTANCE, Mib, Millis, Profile, Ratio, Strategy};
+use super::{IMPORTANCE, Mib, Millijoules, Millis, Profile, Ratio, Strategy};
 use crate::graph::Dtype;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
@@ -35,6 +35,9 @@ pub struct Overrides {
     #[arg(long, value_name = "R", value_parser = Ratio::parse_above_zero, allow_negative_numbers = true,
         help_heading = heading::BUDGETS)]
     pub latency_ratio: Option<Ratio>,
+    /// Maximum energy per frame, millijoules, measured on a device that shows its power rails
+    #[arg(long = "energy-mj", value_name = "X", allow_negative_numbers = true, help_heading = heading::BUDGETS)]
+    pub energy: Option<Millijoules>,
     /// Maximum peak memory: weights, activations and workspace together, MiB
     #[arg(long = "memory-mib", value_name = "X", allow_negative_numbers = true, help_heading = heading::BUDGETS)]
     pub memory: Option<Mib>,
@@ -128,6 +131,7 @@ impl Overrides {
         };
         flag("budget", "latency-ms", "--latency-ms", self.latency.map(|_| ()));
         flag("budget", "latency-ratio", "--latency-ratio", self.latency_ratio.map(|_| ()));
+        flag("budget", "energy-mj", "--energy-mj", self.energy.map(|mj| budget.energy = Some(mj)));
         flag("budget", "memory-mib", "--memory-mib", self.memory.map(|mib| budget.memory = Some(mib)));
         flag("budget", "params", "--params", self.params.map(|n| budget.params = Some(n)));
         flag("budget", "file-mib", "--file-mib", self.file.map(|mib| budget.file = Some(mib)));

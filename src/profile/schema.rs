@@ -2,8 +2,8 @@
 
 use super::section::{Problems, Section};
 use super::{
-    Bench, Budget, Connect, Device, Finetune, IMPORTANCE, Mib, Millis, ModelChoice, Optimizer, Profile, Ratio, Search,
-    Strategy, UnitError, is_drawn,
+    Bench, Budget, Connect, Device, Finetune, GpuFigures, IMPORTANCE, Mib, Millijoules, Millis, ModelChoice, Optimizer,
+    Profile, Ratio, Search, Strategy, UnitError, is_drawn,
 };
 use crate::graph::Dtype;
 use std::path::{Path, PathBuf};
@@ -24,11 +24,19 @@ const OWNERS: &[(&str, &str)] = &[
     ("device", "cuda"),
     ("device", "core-gflops"),
     ("device", "bandwidth-gb-s"),
+    ("device", "gpu-multiprocessors"),
+    ("device", "gpu-clock-ghz"),
+    ("device", "gpu-f32-tflops"),
+    ("device", "gpu-f16-tflops"),
+    ("device", "gpu-int8-tops"),
+    ("device", "gpu-l2-mib"),
+    ("device", "gpu-node-us"),
     ("connect", "host"),
     ("connect", "keep"),
     ("budget", "latency-ms"),
     ("budget", "latency-ratio"),
     ("budget", "percentile"),
+    ("budget", "energy-mj"),
     ("budget", "memory-mib"),
     ("budget", "params"),
     ("budget", "file-mib"),
@@ -104,6 +112,7 @@ fn read_device(mut s: Section, default: Device) -> Device {
         cuda: s.text("cuda"),
         core_gflops: s.number("core-gflops", positive),
         bandwidth: s.number("bandwidth-gb-s", positive),
+        gpu: read_gpu(&mut s),
     };
     if let Some(found) = device.glibc.as_ref().filter(|text| !is_version(text)) {
         s.refuse("glibc", format!("is `{found}`, expected a version such as \"2.36\""));
@@ -113,6 +122,24 @@ fn read_device(mut s: Section, default: Device) -> Device {
     }
     s.close(OWNERS);
     device
+}
+
+/// Reads the figures of the device's GPU, which must be named.
+fn read_gpu(s: &mut Section) -> GpuFigures {
+    let figures = GpuFigures {
+        multiprocessors: s.count("gpu-multiprocessors", 1..=1024),
+        clock_ghz: s.number("gpu-clock-ghz", positive),
+        f32_tflops: s.number("gpu-f32-tflops", positive),
+        f16_tflops: s.number("gpu-f16-tflops", positive),
+        int8_tops: s.number("gpu-int8-tops", positive),
+        l2_mib: s.number("gpu-l2-mib", Mib::new),
+        node_us: s.number("gpu-node-us", positive),
+    };
+    let keys = OWNERS.iter().map(|(_, key)| *key).filter(|key| key.starts_with("gpu-"));
+    if let Some(key) = keys.filter(|_| !s.has("cuda")).find(|key| s.has(key)) {
+        s.refuse(key, "is a figure of a GPU: name its architecture, `cuda = \"sm_87\"`".into());
+    }
+    figures
 }
 
 /// Whether a text is a version of the C library: `2.36`.
@@ -170,6 +197,7 @@ fn read_budget(mut s: Section, mut b: Budget, whole: Option<Mib>) -> Budget {
             b.percentile
         }
     };
+    b.energy = s.number("energy-mj", Millijoules::new);
     b.memory = s.number("memory-mib", Mib::new);
     b.params = s.count("params", 1..=i64::MAX as usize);
     b.file = s.number("file-mib", Mib::new);

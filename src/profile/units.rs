@@ -60,6 +60,10 @@ unit!(
     Millis, " ms", "milliseconds, more than 0", |v| v.is_finite() && v > 0.0
 );
 unit!(
+    /// Millijoules, more than zero.
+    Millijoules, " mJ", "millijoules, more than 0", |v| v.is_finite() && v > 0.0
+);
+unit!(
     /// Mebibytes (2^20 bytes), more than zero.
     Mib, " MiB", "mebibytes, more than 0", |v| v.is_finite() && v > 0.0
 );

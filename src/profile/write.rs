@@ -84,6 +84,13 @@ fn device(device: &Device) -> Keys {
         ("cuda", text(&device.cuda)),
         ("core-gflops", device.core_gflops.map(Value::from)),
         ("bandwidth-gb-s", device.bandwidth.map(Value::from)),
+        ("gpu-multiprocessors", device.gpu.multiprocessors.map(integer)),
+        ("gpu-clock-ghz", device.gpu.clock_ghz.map(Value::from)),
+        ("gpu-f32-tflops", device.gpu.f32_tflops.map(Value::from)),
+        ("gpu-f16-tflops", device.gpu.f16_tflops.map(Value::from)),
+        ("gpu-int8-tops", device.gpu.int8_tops.map(Value::from)),
+        ("gpu-l2-mib", device.gpu.l2_mib.map(|mib| mib.get().into())),
+        ("gpu-node-us", device.gpu.node_us.map(Value::from)),
     ])
 }
 
@@ -109,6 +116,7 @@ fn budget(budget: &Budget) -> Keys {
         ("latency-ms", budget.latency.map(|ms| ms.get().into())),
         ("latency-ratio", budget.latency_ratio.map(|ratio| ratio.get().into())),
         ("percentile", Some(i64::from(budget.percentile).into())),
+        ("energy-mj", budget.energy.map(|mj| mj.get().into())),
         ("memory-mib", budget.memory.map(|mib| mib.get().into())),
         ("params", budget.params.map(integer)),
         ("file-mib", budget.file.map(|mib| mib.get().into())),

@@ -7,7 +7,7 @@ pub use html::comparison::render as render_comparison;
 pub use html::index::{Target, render as render_index};
 pub use html::render;
 
-use crate::bench::Distribution;
+use crate::bench::{Distribution, Energy};
 use crate::graph::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -120,6 +120,9 @@ pub struct Budget {
     /// Peak memory in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<f64>,
+    /// Energy per frame, millijoules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_mj: Option<f64>,
     /// Trained values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<usize>,
@@ -172,6 +175,9 @@ pub struct Stage {
     /// The model's file, bytes.
     #[serde(default)]
     pub file_bytes: usize,
+    /// Energy per frame, where this stage was measured on a machine that shows its power rails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
     /// Latency of the network, where this stage was measured.
     #[serde(flatten)]
     pub latency: Option<Distribution>,
@@ -297,7 +303,7 @@ pub struct Verdict {
     /// Why no latency is claimed, where none is: the device was simulated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulated: Option<String>,
-    /// Whether no measured latency budget is missed; true without one, and where none is claimed.
+    /// Whether no measured budget of latency or energy is missed; true without one, and where none is claimed.
     pub latency_ok: bool,
     /// Whether the budgets of memory, parameters and file size hold; true without any.
     pub memory_ok: bool,

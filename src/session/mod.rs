@@ -12,7 +12,7 @@ mod windows;
 
 pub use windows::{Collected, Unsteady, collect};
 
-use crate::bench::{Distribution, Measured, PairedNetwork, PairedTimes, TableSpec, Window, upper_bound};
+use crate::bench::{Distribution, Energy, Measured, PairedNetwork, PairedTimes, TableSpec, Window, upper_bound};
 use crate::board::{self, Board, State};
 use crate::device::{self, AnswerLimits, Argument, DeviceError, Runner};
 use crate::engine::LeastTimes;
@@ -235,6 +235,7 @@ impl Session {
         let Collected { windows, discarded, network, against, everything } = collected;
         let everything = Distribution::of(&everything.samples.wall, &everything.samples.cpu);
         let pair = PairedTimes::of(&against.samples, &network.samples);
+        let rails = if self.simulated.is_some() { None } else { rails(&windows) };
         let paired = PairedNetwork {
             latency: pair.a,
             peak_memory_bytes: against.peak_memory_bytes,
@@ -242,8 +243,10 @@ impl Session {
             pair_ratio: pair.pair_ratio,
             pair_ratio_bound: pair.pair_ratio_bound,
             cpu_ratio: pair.cpu_ratio,
+            energy: rails.as_ref().and_then(|_| Energy::of(&against.energy_mj)),
         };
         let first = windows.first();
+        let energy = rails.as_ref().and_then(|_| Energy::of(&network.energy_mj));
         let state = |state: Option<&State>| state.cloned().unwrap_or_default();
         Record {
             measured: Measured {
@@ -253,6 +256,8 @@ impl Session {
                 imgsz: frames.imgsz,
                 peak_resident_bytes: windows.iter().filter_map(|w| w.peak_resident_bytes).max(),
                 phases: windows.iter().find_map(|w| w.phases),
+                energy,
+                rails,
                 against: Some(paired),
             },
             device: self.board.fingerprint(),
@@ -335,6 +340,12 @@ impl Session {
         let output = self.runner.run_within(&self.binary, &[text("device"), text("--json")], &AnswerLimits::SHORT)?;
         Ok(parse::<Now>(&self.binary, &output)?.state)
     }
+}
+
+/// The rails that were read in every window; none where a window had others, or none.
+fn rails(windows: &[Window]) -> Option<String> {
+    let first = windows.first()?.rails.clone()?;
+    windows.iter().all(|window| window.rails.as_ref() == Some(&first)).then_some(first)
 }
 
 /// Why times from a machine mean nothing for a profile, where they do.

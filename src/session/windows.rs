@@ -110,4 +110,5 @@ fn append(all: &mut Recording, window: Recording) {
     all.peak_memory_bytes = all.peak_memory_bytes.max(window.peak_memory_bytes);
     all.samples.wall.extend(window.samples.wall);
     all.samples.cpu.extend(window.samples.cpu);
+    all.energy_mj.extend(window.energy_mj);
 }

@@ -280,7 +280,7 @@ fn state(at: u64) -> State {
 /// Windows of frames as a device sends them.
 pub fn windows() -> Vec<Vec<u8>> {
     let samples = Samples { wall: vec![1.0, 1.5, 1.2, 1.1], cpu: vec![1.0, 1.5, 1.2, 1.1] };
-    let recording = Recording { peak_memory_bytes: 1000, samples };
+    let recording = Recording { peak_memory_bytes: 1000, samples, energy_mj: vec![3.5, 3.25] };
     let phases: Option<Phases> = None;
     let window = Window {
         board: Board::default(),
@@ -290,6 +290,7 @@ pub fn windows() -> Vec<Vec<u8>> {
         network: recording.clone(),
         against: Some(recording),
         peak_resident_bytes: Some(1 << 20),
+        rails: Some("VDD_IN".into()),
         phases,
     };
     vec![serde_json::to_vec(&window).unwrap()]

@@ -140,7 +140,11 @@ fn head(names: &[&str], nc: usize, version: u32) -> Vec<u8> {
         ("secateurs.graph".to_owned(), graph.to_string()),
         ("secateurs.info".to_owned(), json!({ "names": names }).to_string()),
     ];
-    safetensors::serialize(Vec::<(String, safetensors::tensor::TensorView)>::new(), Some(metadata.into_iter().collect())).unwrap()
+    safetensors::serialize(
+        Vec::<(String, safetensors::tensor::TensorView)>::new(),
+        Some(metadata.into_iter().collect()),
+    )
+    .unwrap()
 }
 
 #[test]

@@ -22,7 +22,10 @@ mod demo;
 #[cfg(feature = "toolkit")]
 mod device;
 mod embed;
+#[cfg(feature = "toolkit")]
+mod energy;
 mod engine_props;
+mod estimate;
 mod eval;
 mod families;
 mod forward;

@@ -382,6 +382,7 @@ fn a_median_is_judged_by_its_bound_and_discarded_windows_are_told() {
         ratio: 0.495,
         ratio_bound: None,
         all_windows,
+        energy: None,
     };
     let held = pipeline::judge(&report, &against(9.98, None));
     assert!(held.latency_ok && held.sentences[0] == "p50 9.98 ms with 95 % confidence of 10.00 ms: holds", "{held:?}");

@@ -2,7 +2,7 @@
 //! stands in this list and in `docs/formats.md`.
 
 use crate::report::{distribution, sample, stage};
-use secateurs::bench::Distribution;
+use secateurs::bench::{Distribution, Energy};
 use secateurs::graph::Dtype;
 use secateurs::report::{Budget, Report, Stage, Verdict};
 use serde_json::Value;
@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAPS: [&str; 5] = ["controls", "floors", "per_class", "recall", "seconds"];
 
 /// Every key with the keys around it; `[]` stands for the elements of an array. A stage stands once, as `STAGE`.
-const KEYS: [&str; 67] = [
+const KEYS: [&str; 68] = [
     "budget",
+    "budget.energy_mj",
     "budget.file_mib",
     "budget.latency_ms",
     "budget.latency_ratio",
@@ -83,9 +84,15 @@ const KEYS: [&str; 67] = [
 ];
 
 /// The keys of a stage of a job that was measured.
-const STAGE: [&str; 23] = [
+const STAGE: [&str; 29] = [
     "accuracy",
     "cpu_p50_ms",
+    "energy",
+    "energy.blocks",
+    "energy.least_mj",
+    "energy.most_mj",
+    "energy.p50_bound_mj",
+    "energy.p50_mj",
     "file_bytes",
     "independent_runs",
     "macs",
@@ -115,6 +122,7 @@ fn full() -> Report {
         recall: BTreeMap::from([("person".to_owned(), 0.75)]),
         accuracy: Some(0.5),
         train_accuracy: Some(0.625),
+        energy: Some(Energy { p50_mj: 25.0, p50_bound_mj: Some(26.0), least_mj: 24.0, most_mj: 27.0, blocks: 40 }),
         latency: Some(Distribution {
             p50_bound_ms: Some(20.5),
             p95_bound_ms: Some(21.5),
@@ -129,6 +137,7 @@ fn full() -> Report {
             latency_ms: Some(10.0),
             latency_ratio: Some(0.75),
             percentile: 99,
+            energy_mj: Some(30.0),
             memory_mib: Some(20.0),
             params: Some(2_000_000),
             file_mib: Some(8.0),

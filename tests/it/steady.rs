@@ -86,9 +86,10 @@ fn window(machine: Files, middle: Files, end: Files, wall: Vec<f64>) -> Window {
         states,
         elapsed_ms,
         own_cpu_ms: elapsed_ms,
-        network: Recording { peak_memory_bytes: 1, samples: Samples { wall, cpu } },
+        network: Recording { peak_memory_bytes: 1, samples: Samples { wall, cpu }, energy_mj: vec![] },
         against: None,
         peak_resident_bytes: None,
+        rails: None,
         phases: None,
     }
 }

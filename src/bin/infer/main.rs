@@ -257,6 +257,9 @@ fn device(args: &Args) -> Result<(), Failure> {
     if board.emulated {
         text += "emulated: times claim nothing\n";
     }
+    if let Some(rails) = &board.rails {
+        text += &format!("  power rails: {}\n", output::line(rails));
+    }
     let facts = serde_json::to_value(&state)?;
     for (name, value) in facts.as_object().into_iter().flatten() {
         text += &format!("  {name}: {value}\n");

@@ -2,7 +2,7 @@
 
 use crate::importance::{Criterion, Pattern};
 use crate::pipeline::{Job, Timing, Tune};
-use crate::profile::{Mib, Millis, Optimizer, Profile, Ratio, Strategy};
+use crate::profile::{Mib, Millijoules, Millis, Optimizer, Profile, Ratio, Strategy};
 use crate::repair::Method;
 use crate::report::Budget;
 use crate::train::optim::Rule;
@@ -15,6 +15,7 @@ pub fn budget(profile: &Profile) -> Budget {
         latency_ms: budget.latency.map(Millis::get),
         latency_ratio: budget.latency_ratio.map(Ratio::get),
         percentile: budget.percentile,
+        energy_mj: budget.energy.map(Millijoules::get),
         memory_mib: budget.memory.map(Mib::get),
         params: budget.params,
         file_mib: budget.file.map(Mib::get),

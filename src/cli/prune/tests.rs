@@ -10,13 +10,14 @@ struct Cli {
 }
 
 /// Every flag that stands for a value of the profile, with a value that is no default.
-const FLAGS: [&str; 16] = [
+const FLAGS: [&str; 17] = [
     "--model=/a/best.pt",
     "--data=/a/data.yaml",
     "--imgsz=96",
     "--dtype=int8",
     "--latency-ms=3.25",
     "--latency-ratio=0.65",
+    "--energy-mj=12.5",
     "--memory-mib=7.5",
     "--params=1000",
     "--file-mib=2.5",
@@ -81,8 +82,9 @@ fn every_flag_is_in_the_profile_that_the_verdict_is_given_by() {
 fn a_profile_with_every_key_is_written_and_read_back_the_same() {
     let text = "[device]\nname = 'b \"1\"'\ntriple = 'aarch64-unknown-linux-gnu'\ntarget-cpu = 'x'\nthreads = 5\npin = true\n\
                 memory-mib = 999.5\nboard = 'Pi'\nglibc = '2.36'\nfeatures = ['a', 'b']\ncuda = 'sm_87'\ncore-gflops = 0.1\n\
-                bandwidth-gb-s = 7\n[connect]\nkind = 'ssh'\nhost = 'u@h'\nfolder = 'f'\noptions = ['-p', '22']\nkeep = true\n\
-                [budget]\nlatency-ms = 0.3\nlatency-ratio = 0.7\npercentile = 99\nmemory-mib = 3\nparams = 5\nfile-mib = 1\n\
+                bandwidth-gb-s = 7\ngpu-multiprocessors = 8\ngpu-clock-ghz = 1.02\ngpu-f32-tflops = 2\n\
+                gpu-f16-tflops = 17\ngpu-int8-tops = 33\ngpu-l2-mib = 2\ngpu-node-us = 1.5\n[connect]\nkind = 'ssh'\nhost = 'u@h'\nfolder = 'f'\noptions = ['-p', '22']\nkeep = true\n\
+                [budget]\nlatency-ms = 0.3\nlatency-ratio = 0.7\npercentile = 99\nenergy-mj = 12.5\nmemory-mib = 3\nparams = 5\nfile-mib = 1\n\
                 min-map = 0.3\nmax-map-drop = 0.02\nfloors = { 'a.b' = 0.5, \"gr\u{f6}\u{df}e\" = 1 }\n[model]\npath = '/m.pt'\n\
                 imgsz = [640, 512]\n[data]\npath = '/d.yaml'\n[search]\nstrategy = 'unstructured'\nsparsity = 0.3\ngrid = 4\n\
                 min-keep = 0.2\nimportance = 'l2'\ncalibration-images = 3\nseed = 4\n[finetune]\nepochs = 2\nlr = 0.0003\n\

@@ -12,6 +12,7 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
     let budgets = [
         budget.latency.map(|ms| format!("p{} within {ms}", budget.percentile)),
         budget.latency_ratio.map(|ratio| format!("{ratio} the baseline latency")),
+        budget.energy.map(|mj| format!("{mj} per frame")),
         budget.memory.map(|mib| format!("{mib} of memory")),
         budget.params.map(|params| format!("{params} parameters")),
         budget.file.map(|mib| format!("a file of {mib}")),

@@ -10,6 +10,7 @@ pub fn describe(budget: &Budget) -> String {
     let parts = [
         budget.latency_ms.map(|ms| format!("p{} within {ms} ms", budget.percentile)),
         budget.latency_ratio.map(|r| format!("{r}x the baseline latency")),
+        budget.energy_mj.map(|mj| format!("{mj} mJ per frame")),
         budget.memory_mib.map(|mib| format!("{mib} MiB")),
         budget.params.map(|params| format!("{params} parameters")),
         budget.file_mib.map(|mib| format!("a file of {mib} MiB")),

@@ -40,7 +40,7 @@ const UNKNOWN: f64 = MOST_MARGIN / MARGIN;
 /// nothing between them.
 const FINEST: f64 = 5e-4;
 
-/// How much of the latency budgets a plan uses, as it was measured.
+/// How much of the budgets of latency and energy a plan uses, as it was measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Utilisation {
     /// The figure that the verdict judges, as a share of what is allowed.
@@ -50,7 +50,7 @@ pub struct Utilisation {
 }
 
 impl Utilisation {
-    /// The greatest share of the latency budgets; none without any.
+    /// The greatest share of the budgets of latency and energy; none without any.
     pub fn of(budget: &Budget, pair: &PairedLatency) -> Option<Self> {
         let used = |limit: f64, point: f64, figure: f64, bound: Option<f64>| {
             let noise = bound.map_or(UNKNOWN, |bound| ((bound - point) / point.max(1e-9) / CONFIDENCE).max(0.0));
@@ -61,7 +61,10 @@ impl Utilisation {
             used(limit, point, bound.unwrap_or(point), bound)
         });
         let by_ratio = budget.latency_ratio.map(|limit| used(limit, pair.ratio, pair.ratio, pair.ratio_bound));
-        [by_millis, by_ratio].into_iter().flatten().reduce(|a, b| if a.share >= b.share { a } else { b })
+        let by_energy = budget.energy_mj.zip(pair.energy.as_ref()).map(|(limit, energy)| {
+            used(limit, energy.pruned.p50_mj, energy.pruned.judged_mj(), energy.pruned.p50_bound_mj)
+        });
+        [by_millis, by_ratio, by_energy].into_iter().flatten().reduce(|a, b| if a.share >= b.share { a } else { b })
     }
 
     /// Two measurements of one plan; one that missed the budget speaks alone.

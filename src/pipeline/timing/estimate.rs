@@ -1,8 +1,9 @@
-//! Predicted latencies of a device that cannot be measured: two figures of its CPU stand in.
+//! Predicted latencies of a device that cannot be measured: two figures of its CPU stand in, or those of its GPU.
 
 use super::paired::PairedLatency;
 use super::source::{LatencySource, PairSpec, TableRequest};
-use crate::latency::{self, LatencyTable, Speed};
+use crate::graph::Dtype;
+use crate::latency::{self, Gpu, LatencyTable, Speed};
 use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
 
@@ -33,5 +34,38 @@ impl LatencySource for Estimate<'_> {
     fn table(&self, request: &TableRequest, _: &mut dyn FnMut(usize, usize)) -> Result<LatencyTable, PipelineError> {
         let TableRequest { model, sampling, fingerprint, .. } = request;
         latency::estimate(&model.graph, sampling.size, self.speed, fingerprint).during(Task::LatencyTable)
+    }
+}
+
+/// An estimate of a GPU that computes in a dtype.
+pub struct EstimateGpu<'a> {
+    /// The GPU.
+    pub gpu: &'a Gpu,
+    /// Its arithmetic.
+    pub dtype: Dtype,
+}
+
+impl LatencySource for EstimateGpu<'_> {
+    fn machine(&self, target: &str) -> String {
+        let Gpu { multiprocessors, clock_ghz, bandwidth, .. } = self.gpu;
+        let dtype = self.dtype.name();
+        format!("estimate for {target} (GPU: {multiprocessors} x {clock_ghz} GHz, {bandwidth} GB/s, {dtype})")
+    }
+
+    fn conditions(&self) -> Vec<String> {
+        vec![format!("{:?} {}", self.gpu, self.dtype.name())]
+    }
+
+    fn measures(&self) -> bool {
+        false
+    }
+
+    fn pair(&self, _: &Model, _: &Model, _: &PairSpec) -> Result<Option<PairedLatency>, PipelineError> {
+        Ok(None)
+    }
+
+    fn table(&self, request: &TableRequest, _: &mut dyn FnMut(usize, usize)) -> Result<LatencyTable, PipelineError> {
+        let TableRequest { model, sampling, fingerprint, .. } = request;
+        latency::estimate_gpu(&model.graph, sampling.size, self.gpu, self.dtype, fingerprint).during(Task::LatencyTable)
     }
 }

@@ -3,8 +3,8 @@
 use super::content::content;
 use super::paired::PairedLatency;
 use super::source::{LatencySource, PairSpec, TableRequest};
-use crate::bench;
-use crate::board::Board;
+use crate::bench::{self, Energy, PairedEnergy};
+use crate::board::{Board, Rails};
 use crate::engine::{Cpu, Engine, Options};
 use crate::latency::{self, LatencyTable};
 use crate::model::Model;
@@ -36,7 +36,9 @@ impl LatencySource for ThisMachine {
         };
         let (mut a, mut b) = (engine(baseline)?, engine(other)?);
         let pair = bench::interleave(&mut a, &mut b, spec.input, spec.warmup, spec.runs).during(Task::Measurement)?;
-        Ok(Some(pair.into()))
+        let rails = Rails::find(Path::new("/")).filter(|_| spec.energy);
+        let energy = rails.map(|rails| paired_energy(&rails, &mut a, &mut b, spec.input)).transpose()?.flatten();
+        Ok(Some(PairedLatency { energy, ..pair.into() }))
     }
 
     fn table(
@@ -47,4 +49,17 @@ impl LatencySource for ThisMachine {
         let TableRequest { model, groups, levels, sampling, fingerprint, .. } = *request;
         Ok(latency::measure(model, groups, levels, sampling, fingerprint.into(), progress)?)
     }
+}
+
+/// Energy of two networks whose blocks run in turn; none where a rail could not be read.
+fn paired_energy(
+    rails: &Rails,
+    baseline: &mut Engine,
+    other: &mut Engine,
+    input: &[f32],
+) -> Result<Option<PairedEnergy>, PipelineError> {
+    let (mut one, mut two) = (|| baseline.run(input), || other.run(input));
+    let blocks = bench::energy(rails, &mut [&mut one, &mut two]).during(Task::Measurement)?.unwrap_or_default();
+    let of = |at: usize| Energy::of(blocks.get(at)?);
+    Ok(of(0).zip(of(1)).map(|(baseline, pruned)| PairedEnergy { rails: rails.names(), baseline, pruned }))
 }

@@ -1,7 +1,7 @@
-//! Where latencies come from: a [`LatencySource`] with four implementations.
+//! Where latencies come from: a [`LatencySource`] with several implementations.
 //!
 //! `here` times networks on this machine, `session` on a device, `command` by a benchmark command of the user; `estimate`
-//! times nothing and predicts from two figures of the device's CPU. A [`Timing`] says which one a job uses.
+//! times nothing and predicts from figures of the device's CPU or GPU. A [`Timing`] says which one a job uses.
 
 mod command;
 mod content;

@@ -1,6 +1,6 @@
 //! Latencies of two networks that ran interleaved, and the figures that budgets are about.
 
-use crate::bench::{Distribution, Measured, PairedTimes};
+use crate::bench::{Distribution, Measured, PairedEnergy, PairedTimes};
 use crate::session::Record;
 use serde::{Deserialize, Serialize};
 
@@ -29,13 +29,16 @@ pub struct PairedLatency {
     /// The other one in all windows, those too that were discarded for what the machine did; none without any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_windows: Option<Distribution>,
+    /// Energy of both, where the machine shows its power rails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<PairedEnergy>,
 }
 
 impl From<PairedTimes> for PairedLatency {
     /// Interleaved frames, the baseline network's first.
     fn from(pair: PairedTimes) -> Self {
         let (ratio, ratio_bound) = (pair.pair_ratio, pair.pair_ratio_bound);
-        Self { baseline: pair.a, pruned: pair.b, ratio, ratio_bound, all_windows: None }
+        Self { baseline: pair.a, pruned: pair.b, ratio, ratio_bound, all_windows: None, energy: None }
     }
 }
 
@@ -49,6 +52,10 @@ impl PairedLatency {
             ratio: baseline.pair_ratio,
             ratio_bound: baseline.pair_ratio_bound,
             all_windows: None,
+            energy: measured.rails.clone().and_then(|rails| {
+                let (baseline, pruned) = (baseline.energy?, measured.energy?);
+                Some(PairedEnergy { rails, baseline, pruned })
+            }),
         })
     }
 

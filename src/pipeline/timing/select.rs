@@ -1,10 +1,11 @@
 //! Where a job times networks.
 
 use super::command::Command;
-use super::estimate::Estimate;
+use super::estimate::{Estimate, EstimateGpu};
 use super::here::ThisMachine;
 use super::source::LatencySource;
-use crate::latency::Speed;
+use crate::graph::Dtype;
+use crate::latency::{Gpu, Speed};
 use crate::session::Session;
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ pub enum Timing {
     Command(Vec<String>, Speed),
     /// Nowhere: latencies are predicted from two figures of the device's CPU.
     Estimate(Speed),
+    /// Nowhere: latencies are predicted from the figures of the device's GPU, in the dtype that it computes in.
+    EstimateGpu(Gpu, Dtype),
 }
 
 impl Timing {
@@ -30,6 +33,7 @@ impl Timing {
             Self::Device(session) => Box::new(&**session),
             Self::Command(command, speed) => Box::new(Command { command, speed }),
             Self::Estimate(speed) => Box::new(Estimate { speed }),
+            Self::EstimateGpu(gpu, dtype) => Box::new(EstimateGpu { gpu, dtype: *dtype }),
         }
     }
 }

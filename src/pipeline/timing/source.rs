@@ -21,6 +21,8 @@ pub struct PairSpec<'a> {
     pub runs: usize,
     /// The percentile that a budget in milliseconds is about; none without such a budget.
     pub percentile: Option<u8>,
+    /// Whether there is a budget of energy.
+    pub energy: bool,
     /// An image, `[C, imgsz, imgsz]`.
     pub input: &'a [f32],
     /// A folder for temporary files.

@@ -8,13 +8,16 @@ use crate::report::{Budget, Report, Stage, Verdict};
 pub fn enter(report: &mut Report, pair: &PairedLatency) {
     report.baseline.latency = Some(pair.baseline.clone());
     report.last_mut().latency = Some(pair.pruned.clone());
+    report.baseline.energy = pair.energy.as_ref().map(|energy| energy.baseline);
+    report.last_mut().energy = pair.energy.as_ref().map(|energy| energy.pruned);
     report.verdict = judge(report, pair);
 }
 
-/// Enters that the device was simulated: no stage has a latency, and no latency budget is judged.
+/// Enters that the device was simulated: no stage has a latency or an energy, and no budget of either is judged.
 pub fn enter_simulated(report: &mut Report, why: &str) {
     report.baseline.latency = None;
     report.last_mut().latency = None;
+    (report.baseline.energy, report.last_mut().energy) = (None, None);
     report.verdict = judge_simulated(report, why);
 }
 
@@ -22,6 +25,9 @@ pub fn enter_simulated(report: &mut Report, why: &str) {
 pub fn judge_simulated(report: &Report, why: &str) -> Verdict {
     let mut verdict = judge_rest(report);
     verdict.simulated = Some(why.into());
+    if report.budget.energy_mj.is_some() {
+        verdict.sentences.insert(0, format!("energy: not measured on the device ({why}), nothing is claimed"));
+    }
     if report.budget.latency_ms.is_some() || report.budget.latency_ratio.is_some() {
         verdict.sentences.insert(0, format!("latency: not measured on the device ({why}), nothing is claimed"));
     }
@@ -60,6 +66,18 @@ pub fn judge(report: &Report, pair: &PairedLatency) -> Verdict {
     }
     if let Some(limit) = budget.latency_ratio {
         check(format!("{:.3}x of {limit:.3}x latency", pair.ratio), pair.ratio <= limit);
+    }
+    if let Some(limit) = budget.energy_mj {
+        match &pair.energy {
+            Some(energy) => {
+                let found = &energy.pruned;
+                let sure = if found.p50_bound_mj.is_some() { " with 95 % confidence" } else { "" };
+                let (mj, least, most) = (found.judged_mj(), found.least_mj, found.most_mj);
+                let spread = format!("{least:.2} to {most:.2} in {} blocks of {}", found.blocks, energy.rails);
+                check(format!("{mj:.2} mJ per frame{sure} ({spread}) of {limit:.2} mJ"), mj <= limit);
+            }
+            None => check(format!("energy: no power rails could be read, at most {limit:.2} mJ per frame"), false),
+        }
     }
     verdict.sentences.splice(0..0, sentences);
     verdict

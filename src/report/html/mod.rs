@@ -46,14 +46,12 @@ pub fn render(report: &Report) -> String {
 /// The verdict in one line.
 fn headline(report: &Report) -> String {
     let verdict = &report.verdict;
-    let missed: Vec<&str> = [
-        ("latency budget", verdict.latency_ok),
-        ("memory budget", verdict.memory_ok),
-        ("accuracy floor", verdict.accuracy_ok),
-    ]
-    .into_iter()
-    .filter_map(|(what, ok)| (!ok).then_some(what))
-    .collect();
+    let latency = if report.budget.energy_mj.is_some() { "latency or energy budget" } else { "latency budget" };
+    let missed: Vec<&str> =
+        [(latency, verdict.latency_ok), ("memory budget", verdict.memory_ok), ("accuracy floor", verdict.accuracy_ok)]
+            .into_iter()
+            .filter_map(|(what, ok)| (!ok).then_some(what))
+            .collect();
     if !missed.is_empty() {
         return format!("{} missed", missed.join(" and "));
     }
@@ -118,13 +116,14 @@ enum Unit {
     /// Between 0 and 1; differences are absolute.
     Accuracy,
     Millis,
+    Millijoules,
     Bytes,
     Count,
 }
 
 type Figure = fn(&Stage) -> Option<f64>;
 
-const FIGURES: [(&str, Unit, Figure); 15] = [
+const FIGURES: [(&str, Unit, Figure); 16] = [
     ("mAP50-95", Unit::Accuracy, |s| Some(s.map50_95).filter(|v| v.is_finite())),
     ("mAP50", Unit::Accuracy, |s| Some(s.map50).filter(|v| v.is_finite())),
     ("mAP50-95, rules of ultralytics", Unit::Accuracy, |s| Some(s.map50_95_ultralytics).filter(|v| v.is_finite())),
@@ -135,6 +134,7 @@ const FIGURES: [(&str, Unit, Figure); 15] = [
     ("latency p95", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p95_ms)),
     ("latency p99", Unit::Millis, |s| s.latency.as_ref().map(|d| d.p99_ms)),
     ("CPU time p50", Unit::Millis, |s| s.latency.as_ref().map(|d| d.cpu_p50_ms)),
+    ("energy per frame, p50", Unit::Millijoules, |s| s.energy.map(|e| e.p50_mj)),
     ("peak memory", Unit::Bytes, |s| Some(s.peak_memory_bytes as f64)),
     ("model file", Unit::Bytes, |s| (s.file_bytes > 0).then_some(s.file_bytes as f64)),
     ("parameters", Unit::Count, |s| Some(s.params as f64)),
@@ -147,6 +147,7 @@ fn cell(unit: &Unit, baseline: Option<f64>, here: Option<f64>, is_baseline: bool
     let text = match unit {
         Unit::Accuracy => number(value, 4),
         Unit::Millis => millis(value),
+        Unit::Millijoules => format!("{} mJ", number(value, 2)),
         Unit::Bytes => mib(value),
         Unit::Count => count(value),
     };
