@@ -31,7 +31,7 @@ mod whole;
 pub use error::BuildError;
 
 use crate::bundle::{MODEL, REPORT_JSON};
-use crate::files;
+use crate::{files, output};
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -112,14 +112,16 @@ impl Embed {
     /// If the bundle is missing, damaged or stale, or a file cannot be read or written. Cargo is told as well, so that
     /// the build fails even if the error is dropped.
     pub fn run(&self) -> Result<(), BuildError> {
-        println!("cargo::rerun-if-env-changed={PRUNE}");
+        output::print(&format!("cargo::rerun-if-env-changed={PRUNE}\n"));
         match self.generate() {
             Ok(Embedded { watched, .. }) => {
-                watched.iter().for_each(|path| println!("cargo::rerun-if-changed={}", path.display()));
+                let line = |path: &PathBuf| format!("cargo::rerun-if-changed={}\n", path.display());
+                output::print(&watched.iter().map(line).collect::<String>());
                 Ok(())
             }
             Err(error) => {
-                error.lines().iter().for_each(|line| println!("cargo::error={line}"));
+                let lines = error.lines();
+                output::print(&lines.iter().map(|line| format!("cargo::error={line}\n")).collect::<String>());
                 Err(error)
             }
         }

@@ -1,7 +1,7 @@
 //! What a job is to do: a profile with every default filled in, in plain types.
 
-use super::locking::Locking;
 use super::timing::Timing;
+use crate::bundle::{LockedInputs, LockedTarget};
 use crate::graph::Dtype;
 use crate::importance::{Criterion, Pattern};
 use crate::repair::Method;
@@ -86,4 +86,17 @@ pub struct Tune {
     pub sparsity: f64,
     /// Whether the baseline model gets the same epochs as a control.
     pub control: bool,
+}
+
+/// What the caller of a job knows of its inputs, and what they must be.
+#[derive(Clone, Debug)]
+pub struct Locking {
+    /// The name of the target in the lock.
+    pub target: String,
+    /// The inputs; the hashes of model and data are entered by the job.
+    pub inputs: LockedInputs,
+    /// What is locked: inputs that differ end the job, and the plan is applied. None lets the job search.
+    pub locked: Option<LockedTarget>,
+    /// The lock's file, for messages, and in whose folder the paths of inputs begin.
+    pub path: PathBuf,
 }

@@ -9,7 +9,7 @@ use super::cache::{self, Entry};
 use super::context::Context;
 use super::error::PipelineError;
 use super::inputs::Opened;
-use super::job::Job;
+use super::job::{Job, Locking};
 use super::plan::{Planned, plan};
 use super::progress::Progress;
 use super::results::{DRAFT, KEPT, Results};
@@ -29,19 +29,6 @@ use std::path::{Path, PathBuf};
 const SIZE_OF_JOB: &str = "size";
 const PLAN_OF_JOB: &str = "plan";
 const KINDS: [&str; 2] = [SIZE_OF_JOB, PLAN_OF_JOB];
-
-/// What the caller of a job knows of its inputs, and what they must be.
-#[derive(Clone, Debug)]
-pub struct Locking {
-    /// The name of the target in the lock.
-    pub target: String,
-    /// The inputs; the hashes of model and data are entered by the job.
-    pub inputs: LockedInputs,
-    /// What is locked: inputs that differ end the job, and the plan is applied. None lets the job search.
-    pub locked: Option<LockedTarget>,
-    /// The lock's file, for messages, and in whose folder the paths of inputs begin.
-    pub path: PathBuf,
-}
 
 /// The inputs of a run, complete.
 pub(super) struct Known<'a> {

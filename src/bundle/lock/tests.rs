@@ -67,6 +67,52 @@ fn a_lock_is_read_back_as_it_was_written() {
 #[test]
 fn the_text_of_a_target_is_made_for_a_diff() {
     insta::assert_snapshot!(lock_text("host", &sample("x y")), @r##"
+    # Written by secateurs; made to be committed. `prune --locked` applies these plans, and fails where an input is
+    # another.
+    lock-version = 1
+
+    [target.host]
+    board = "x y"
+    compiler = "rustc 1.95.0"
+    cuda = false
+    features = ["cuda"]
+    imgsz = 640
+    manifest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+    profile-sha256 = "4c1d7cc39edb3d6648b53857fc2ad95c050d331ff7c854be1c5ebdaf4170c75d"
+    seed = 9223372036854775807
+    skip-bad-images = true
+    version = "0.1.0"
+
+    [target.host.data]
+    path = "x y"
+    sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+    [target.host.files]
+    "model.safetensors" = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+    [target.host.measured]
+    p50-ms = 12.345678901
+    params = 0
+    peak-memory-bytes = 7
+
+    [target.host.model]
+    path = "models/best.pt"
+    sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+    [target.host.plan]
+    a = { before = 4, kept = [0, 3], width = 2 }
+    "x y" = { before = 2, kept = [], width = 0 }
+
+    [target.host.profile]
+    bench.command = ["x y", "b"]
+    budget.floors."x y" = 1.0
+    budget.latency-ratio = 0.7
+    device.pin = true
+    model.imgsz = [0.5, 1e-7]
+
+    [target.host.profile-file]
+    path = "targets/host.toml"
+    sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
     "##);
 }
 
@@ -76,9 +122,9 @@ fn what_is_no_lock_is_refused_with_its_place() {
     for (from, to, expected) in [
         ("lock-version = 1", "lock-version = 2", "has lock-version 2"),
         ("lock-version = 1\n", "", "missing field `lock-version`"),
-        ("imgsz = 640", "imgsz = '640'", "line 8: invalid type"),
+        ("imgsz = 640", "imgsz = '640'", "line 10: invalid type"),
         ("imgsz = 640", "imgsz = 640\nimgsize = 3", "unknown field `imgsize`"),
-        ("imgsz = 640", "imgsz 640", "line 8"),
+        ("imgsz = 640", "imgsz 640", "line 10"),
         ("kept = [0, 3]", "kept = [3, 0]", "plan a: expected 2 ascending positions of channels below 4"),
         ("kept = [0, 3]", "kept = [0, 4]", "plan a: expected 2 ascending"),
         ("kept = [0, 3]", "kept = [0]", "plan a: expected 2 ascending"),

@@ -62,7 +62,8 @@ fn replaced(text: &str, name: &str, block: &str) -> String {
         })
         .collect();
     let own = |at: &usize| owners[*at] == Some(name.as_str());
-    let (start, end) = match (0..lines.len()).find(own) {
+    let known = (0..lines.len()).find(own);
+    let (start, end) = match known {
         Some(start) => {
             let after = (start..lines.len()).find(|at| !own(at)).unwrap_or(lines.len());
             let last = (start..after).rev().find(|at| !comment(lines[*at])).unwrap_or(start);
@@ -80,7 +81,8 @@ fn replaced(text: &str, name: &str, block: &str) -> String {
         before.push('\n');
     }
     let parted = |text: &str| text.is_empty() || text.ends_with("\n\n") || text.ends_with("\n\r\n");
-    let above = if parted(&before) { "" } else { "\n" };
+    // What stands above a target that is replaced may be a comment of its own.
+    let above = if known.is_some() || parted(&before) { "" } else { "\n" };
     let below = if after.is_empty() || after.lines().next().is_some_and(blank) { "" } else { "\n" };
     format!("{before}{above}{block}{below}{after}")
 }

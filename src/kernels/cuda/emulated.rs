@@ -13,7 +13,7 @@ pub(crate) fn device() -> Option<Device> {
     let library = LIBRARY.get_or_init(|| compiler().map(|compiler| build(&compiler)));
     if library.is_none() {
         assert!(env::var_os("CI").is_none(), "there is no C compiler to build the emulated CUDA driver with");
-        eprintln!("skipped: there is no C compiler to build the emulated CUDA driver with");
+        crate::output::message("", "skipped", ": there is no C compiler to build the emulated CUDA driver with");
     }
     library.as_ref().map(|library| Device::open(library, b"emulated").unwrap())
 }
