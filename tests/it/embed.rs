@@ -147,12 +147,21 @@ fn head(names: &[&str], nc: usize, version: u32) -> Vec<u8> {
     .unwrap()
 }
 
+/// A report of a run with frames enough for a bound of the 99th percentile.
+fn measured(tuned: bool) -> Report {
+    let mut report = sample(tuned);
+    if let Some(latency) = &mut report.last_mut().latency {
+        latency.p99_bound_ms = Some(latency.p99_ms + 0.25);
+    }
+    report
+}
+
 #[test]
 fn figures_are_those_of_the_report() {
     let world = World::new();
     let text = |world: &World| fs::read_to_string(world.generate().unwrap().module).unwrap();
     for tuned in [true, false] {
-        let report = sample(tuned);
+        let report = measured(tuned);
         world.prune("jetson", &demo(["a", "b", "c"]), &report);
         let (module, last) = (text(&world), report.last());
         let latency = last.latency.as_ref().unwrap();
@@ -307,7 +316,7 @@ fn the_module_compiles_and_runs_whatever_the_classes_are_called() {
     let world = World::new();
     fs::write(world.path("targets/hostile.toml"), "").unwrap();
     world.prune("hostile", &head(&HOSTILE, HOSTILE.len() + 1, 1), &sample(false));
-    world.prune("jetson", &demo(["disc", "", "disc!"]), &Report { imgsz: 160, ..sample(true) });
+    world.prune("jetson", &demo(["disc", "", "disc!"]), &Report { imgsz: 160, ..measured(true) });
     for target in ["jetson", "hostile"] {
         world.embed(target).generate().unwrap();
     }

@@ -207,7 +207,9 @@ pub fn check(run: Runner) {
             for (branch, outputs) in ["one2many", "one2one"].into_iter().zip(outputs.chunks(each)) {
                 let case = format!("{name} rect {branch}");
                 let expected = &golden[&format!("rect.{branch}.decoded")];
-                everything(&case, &model, expected, (size, outputs), branch == "one2one", &tolerance);
+                // The tolerances are those measured at 160 x 160, where the boxes are no larger and less rounded.
+                let wider = |what: &str, otherwise: f64| 2.0 * tolerance(what, otherwise);
+                everything(&case, &model, expected, (size, outputs), branch == "one2one", &wider);
             }
         }
         layers(run, &name, &model, &golden);
