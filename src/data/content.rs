@@ -29,6 +29,7 @@ impl Dataset {
                 all.update((label.class as u64).to_le_bytes());
                 [label.cx, label.cy, label.w, label.h].iter().for_each(|v| all.update(v.to_bits().to_le_bytes()));
             }
+            all.update((item.shapes.values().len() as u64).to_le_bytes());
             item.shapes.values().iter().for_each(|v| all.update(v.to_bits().to_le_bytes()));
         }
         if let Some(path) = &self.annotations {

@@ -15,7 +15,8 @@ use super::progress::Progress;
 use super::results::{DRAFT, KEPT, Results};
 use super::sizes::{self, Chosen};
 use crate::bundle::{
-    self, BASELINE, BINARY, Input, Lock, LockedGroup, LockedInputs, LockedTarget, MODEL, PLAN, PROFILE, sha256,
+    self, BASELINE, BINARY, Input, Lock, LockedGroup, LockedInputs, LockedTarget, MODEL, ManifestError, PLAN, PROFILE,
+    sha256,
 };
 use crate::files;
 use crate::model;
@@ -204,7 +205,8 @@ impl Pending {
         };
         let path = results.folder().join(bundle::MANIFEST);
         let manifest = files::read(&path, model::MAX_FILE).map_err(|e| PipelineError::reading(&path, e))?;
-        let listed = results.listed()?.unwrap_or_default();
+        let fail = |e: ManifestError| PipelineError::Input(format!("{}: {e}", path.display()));
+        let listed = bundle::parse(&manifest).map_err(fail)?;
         let lasting = |name: &str| [MODEL, BASELINE, PLAN, PROFILE, BINARY].contains(&name);
         let entry = LockedTarget {
             files: listed.files.into_iter().filter(|(name, _)| lasting(name)).collect(),
