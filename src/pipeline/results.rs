@@ -12,7 +12,7 @@
 mod swap;
 
 use super::error::PipelineError;
-use crate::bundle::{FILES, Listed};
+use crate::bundle::FILES;
 use crate::files::{self, FileLock, Inputs, Place, UNFINISHED};
 use crate::model;
 use std::fs;
@@ -158,11 +158,6 @@ impl Results {
             }
             _ => Ok(()),
         }
-    }
-
-    /// The manifest of the set; none without one.
-    pub(super) fn listed(&self) -> Result<Option<Listed>, PipelineError> {
-        swap::listed(&self.set())
     }
 
     /// Replaces the set by new files, and keeps `keep` of the old ones. Everything else that an earlier run made is removed.

@@ -26,7 +26,7 @@ fn put(results: &Results, text: &str, names: &[&'static str]) -> Result<(), Pipe
 /// The text that all files of the set have; fails if they are of several sets.
 fn text_of(folder: &Path) -> String {
     let results = Results::look(folder).unwrap();
-    let listed = results.listed().unwrap().unwrap();
+    let listed = super::swap::listed(&results.set()).unwrap().unwrap();
     let mut texts = listed.files.iter().map(|(name, hash)| {
         let text = fs::read_to_string(results.set().join(name)).unwrap();
         assert_eq!(sha256(text.as_bytes()), *hash, "{name} is not what the manifest says");
