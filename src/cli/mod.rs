@@ -49,7 +49,7 @@ Exit codes:
 #[derive(Subcommand)]
 enum Command {
     /// Prune a model to the budgets of a device profile
-    Prune(prune::Args),
+    Prune(Box<prune::Args>),
     /// Evaluate a model on a dataset: mean average precision, or accuracy
     Eval(eval::Args),
     /// Measure the time per frame and the peak memory of a model on this machine
@@ -112,7 +112,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         use_one_candle_thread();
     }
     let done = match cli.command {
-        Command::Prune(args) => prune::run(args),
+        Command::Prune(args) => prune::run(*args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Compare(args) => compare::run(args),

@@ -319,9 +319,9 @@ impl Detail {
 /// ```
 pub enum Predictor {
     /// Objects with places.
-    Detector(Detector),
+    Detector(Box<Detector>),
     /// The whole image.
-    Classifier(Classifier),
+    Classifier(Box<Classifier>),
 }
 
 impl Predictor {
@@ -331,8 +331,8 @@ impl Predictor {
     /// If the engine refuses the model or the size.
     pub fn new(model: &Model, side: usize, options: &Options) -> Result<Self, DetectorError> {
         match model.graph.head {
-            Head::Classify { .. } => Ok(Self::Classifier(Classifier::new(model, side, options)?)),
-            _ => Ok(Self::Detector(Detector::new(model, side, options)?)),
+            Head::Classify { .. } => Ok(Self::Classifier(Box::new(Classifier::new(model, side, options)?))),
+            _ => Ok(Self::Detector(Box::new(Detector::new(model, side, options)?))),
         }
     }
 

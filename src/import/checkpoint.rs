@@ -69,9 +69,9 @@ impl<'a> Checkpoint<'a> {
             candidates.extend(found.entry(root, key).map(|at| (key, at)));
         }
         // Some wrap what they keep once more.
-        for (_, at) in candidates[1..].to_vec() {
-            candidates.extend(KEYS.iter().filter_map(|key| Some((*key, found.entry(at, key)?))));
-        }
+        let entries = |at| KEYS.iter().filter_map(move |key| Some((*key, found.entry(at, key)?)));
+        let wrapped: Vec<_> = candidates[1..].iter().flat_map(|(_, at)| entries(*at)).collect();
+        candidates.extend(wrapped);
         let network = candidates.iter().find(|(_, at)| found.attributes(*at).is_some());
         if let Some((place, at)) = network.copied() {
             found.network = Some(at);

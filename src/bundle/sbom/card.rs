@@ -108,9 +108,8 @@ fn metrics(report: &Report) -> Vec<Value> {
     ] {
         metrics.push(json!({ "type": kind, "value": value.to_string() }));
     }
-    match (&last.latency, &report.verdict.simulated) {
-        (Some(latency), None) => metrics.extend(latencies(latency, &report.device)),
-        _ => {}
+    if let (Some(latency), None) = (&last.latency, &report.verdict.simulated) {
+        metrics.extend(latencies(latency, &report.device));
     }
     if report.verdict.latency_ratio > 0.0 {
         let value = report.verdict.latency_ratio.to_string();

@@ -121,8 +121,8 @@ pub(super) fn loss(
         let reach = reach(sigma, area);
         let kept = (-(off[0] * off[0] + off[1] * off[1]) / reach).exp();
         terms.place += share * (1.0 - kept);
-        for axis in 0..2 {
-            add(k * dims + axis, scale.factors[0] * share * kept * 2.0 * off[axis] / reach * step);
+        for (axis, off) in off.iter().enumerate() {
+            add(k * dims + axis, scale.factors[0] * share * kept * 2.0 * off / reach * step);
         }
         if let (Some(flow), false) = (batch.outputs.flow, level.sigmas.is_empty()) {
             terms.likelihood += likelihood(flow, (level, cell), (k, dims), off, scale, grads);
