@@ -69,8 +69,8 @@ impl<'a> Checkpoint<'a> {
             candidates.extend(found.entry(root, key).map(|at| (key, at)));
         }
         // Some wrap what they keep once more.
-        let entries = |at| KEYS.iter().filter_map(move |key| Some((*key, found.entry(at, key)?)));
-        let wrapped: Vec<_> = candidates[1..].iter().flat_map(|(_, at)| entries(*at)).collect();
+        let inside = candidates[1..].iter().flat_map(|(_, at)| KEYS.iter().map(move |key| (*key, *at)));
+        let wrapped: Vec<_> = inside.filter_map(|(key, at)| Some((key, found.entry(at, key)?))).collect();
         candidates.extend(wrapped);
         let network = candidates.iter().find(|(_, at)| found.attributes(*at).is_some());
         if let Some((place, at)) = network.copied() {
