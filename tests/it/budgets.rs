@@ -1,9 +1,6 @@
 //! Budgets that can be met are met, and what is advised where they cannot is true.
 
-#[path = "../harness/mod.rs"]
-mod harness;
-
-use harness::{Bench, ended};
+use crate::harness::{Bench, ended};
 
 /// The memory that a message says would do, MiB.
 fn advised(text: &str) -> Option<f64> {

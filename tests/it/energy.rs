@@ -275,8 +275,8 @@ fn a_session_measures_the_energy_of_its_device() {
     model::save(&crate::cli::small_model(), &network).unwrap();
     fs::write(&script, format!("#!/bin/sh\nexec \"$@\" --root '{}'\n", board.path().display())).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut profile = Profile::default();
-    profile.connect = Connect::Command { command: vec![script.to_string_lossy().into_owned()] };
+    let connect = Connect::Command { command: vec![script.to_string_lossy().into_owned()] };
+    let mut profile = Profile { connect, ..Profile::default() };
     profile.bench.require_idle = false;
     let infer = Path::new(env!("CARGO_BIN_EXE_secateurs-infer"));
     let frames = Frames { imgsz: 32, warmup: 1, runs: 150, phases: false, percentile: None };

@@ -18,7 +18,7 @@ struct Golden<'a> {
 
 impl Golden<'_> {
     fn has(&self, key: &str) -> bool {
-        self.file.names().iter().any(|name| *name == key)
+        self.file.names().contains(&key)
     }
 
     fn floats(&self, key: &str) -> (Vec<usize>, Vec<f32>) {

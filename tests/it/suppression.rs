@@ -53,7 +53,7 @@ fn the_kept_boxes_of_every_task_are_the_references() {
     let mut rotated = 0;
     for golden in goldens() {
         let file = SafeTensors::deserialize(&golden.bytes).unwrap();
-        if !file.names().iter().any(|name| *name == "one2many.nms_anchor") {
+        if !file.names().contains(&"one2many.nms_anchor") {
             continue;
         }
         let (shape, decoded) = floats(&file, "one2many.decoded");
