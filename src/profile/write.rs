@@ -33,7 +33,7 @@ pub(super) fn commented(profile: &Profile, sources: Option<&Sources>) -> String 
     text
 }
 
-/// The values of a profile with every default, by section and key. Paths are absolute, as in [`write`].
+/// The values of a profile with every default, by section and key. Paths are absolute, as in [`write()`].
 pub fn values(profile: &Profile) -> Table {
     let section = |(name, keys): (&str, Keys)| {
         let keys = keys.into_iter().map(|(key, value)| (key.to_owned(), value));
