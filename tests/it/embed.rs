@@ -124,6 +124,14 @@ impl World {
     }
 }
 
+/// A report with a proven bound for the 99th percentile.
+fn measured(tuned: bool) -> Report {
+    let mut report = sample(tuned);
+    let last = report.last_mut().latency.as_mut().unwrap();
+    last.p99_bound_ms = Some(24.125);
+    report
+}
+
 /// The demo's network, whose classes have other names.
 fn demo(names: [&str; 3]) -> Vec<u8> {
     let bytes = include_bytes!("../../src/pipeline/demo.safetensors");
@@ -176,8 +184,16 @@ fn figures_are_those_of_the_report() {
             assert!(module.contains(&constant), "{constant} in\n{module}");
         }
     }
-    // Nothing is claimed where nothing was measured on the device.
-    let mut report = sample(true);
+    // No bound is claimed of too few frames, and nothing at all where nothing was measured on the device.
+    let mut report = measured(true);
+    report.last_mut().latency.as_mut().unwrap().p99_bound_ms = None;
+    world.prune("jetson", &demo(["a", "b", "c"]), &report);
+    let module = text(&world);
+    assert!(
+        module.contains("LATENCY_P50_MS: f64 = 2") && module.contains("LATENCY_P99_MS: f64 = f64::INFINITY;"),
+        "{module}"
+    );
+    let mut report = measured(true);
     report.verdict.simulated = Some("emulated".into());
     world.prune("jetson", &demo(["a", "b", "c"]), &report);
     let module = text(&world);
