@@ -161,7 +161,7 @@ pub fn check_tasks(run: Runner) {
     }
 }
 
-fn by_reference(model: &Model, input: &[f32], height: usize, width: usize) -> Vec<Vec<f32>> {
+pub fn by_reference(model: &Model, input: &[f32], height: usize, width: usize) -> Vec<Vec<f32>> {
     let all = reference::run(model, input, height, width).unwrap();
     model.graph.outputs.iter().map(|id| all[id.index()].clone()).collect()
 }
