@@ -182,20 +182,37 @@ pub fn groups(graph: &Graph) -> Groups {
     let groups = groups.collect();
     let mut all = Groups { groups, channels, group_of };
     let occur = all.occurrences();
-    let removable: Vec<bool> = all.ids().map(|id| removable(graph, &all, &occur, id)).collect();
+    let removable = removable(graph, &all, &occur);
     all.groups.iter_mut().zip(removable).for_each(|(group, removable)| group.removable = removable);
     all
 }
 
-/// Whether the network works without a group, and every other group still occurs in what is left.
-fn removable(graph: &Graph, groups: &Groups, occur: &[Vec<GroupId>], id: GroupId) -> bool {
-    if groups.group(id).heads > 1 {
-        return false;
+/// By group, whether the network works without it, and without any others of which the same is said.
+fn removable(graph: &Graph, groups: &Groups, occur: &[Vec<GroupId>]) -> Vec<bool> {
+    let mut without = vec![false; groups.groups.len()];
+    let mut single = without.clone();
+    for id in groups.ids().filter(|id| groups.group(*id).heads == 1) {
+        without[id.index()] = true;
+        single[id.index()] = works(graph, groups, occur, &without);
+        without[id.index()] = false;
     }
-    let removed = |atom: AtomId| groups.group_of[atom.index()] == Some(id);
+    if works(graph, groups, occur, &single) {
+        return single;
+    }
+    // Two may stand in for each other, such as the halves of a concatenation: then the one that the network makes first
+    // is said to be removable.
+    for id in groups.ids().filter(|id| single[id.index()]) {
+        without[id.index()] = true;
+        without[id.index()] = works(graph, groups, occur, &without);
+    }
+    without
+}
+
+/// Whether the network works without some groups, and every other group still occurs in what is left.
+fn works(graph: &Graph, groups: &Groups, occur: &[Vec<GroupId>], without: &[bool]) -> bool {
+    let removed = |atom: AtomId| groups.group_of[atom.index()].is_some_and(|id| without[id.index()]);
     let Ok(rest) = DeadNodes::of(graph, &groups.channels, &removed) else { return false };
-    let mut used = vec![false; groups.groups.len()];
-    used[id.index()] = true;
+    let mut used = without.to_vec();
     for (_, here) in occur.iter().enumerate().filter(|(node, _)| rest.needed[*node]) {
         here.iter().for_each(|group| used[group.index()] = true);
     }
