@@ -31,7 +31,8 @@ const FLAGS: [&str; 17] = [
 ];
 
 /// Flags about this one run, which no profile has.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 15] = [
+    "password-file",
     "sign",
     "lock",
     "locked",
