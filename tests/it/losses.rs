@@ -379,6 +379,10 @@ fn the_end_to_end_losses_equal_the_reference() {
         same_gradients(golden, "o2m.", &kind, &found.one2many_grads);
         same_gradients(golden, "o2o.", &kind, &found.one2one_grads);
         same_shared_gradients(golden, &found.one2many_grads);
+        // Only the goldens of detection say how far their training is.
+        if !golden.meta.contains_key("updates") {
+            return;
+        }
         let (epoch, epochs) = (golden.number("updates") as usize, golden.number("epochs") as usize);
         assert!((loss::one2many_weight(epoch, epochs) - weight).abs() < 1e-9, "{}", golden.name);
     });
