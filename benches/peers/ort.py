@@ -1,10 +1,12 @@
 """Runs an ONNX file in ONNX Runtime on the CPU: time per frame, or the difference from expected outputs.
 
     ort.py MODEL.onnx [--threads N] [--runs R] [--input RAW] [--expect RAW --boxes PX --scores S]
-                      [--outputs RAW... --relative R]
+                      [--outputs RAW... --relative R] [--save RAW]
 
 `--expect` holds the first output of a detector or classifier against a file; `--outputs` holds every output against
 one, row by row: the difference as a share of the row's largest value, or of 1 where that is less.
+
+`--save` runs all images of the input, one after the other, and writes the first output of each.
 
 RAW files hold little-endian f32 in row-major order. Prints one JSON object; exits with 1 where the difference from
 the expected output is larger than allowed.
@@ -68,6 +70,7 @@ def main():
     parser.add_argument("--input")
     parser.add_argument("--expect")
     parser.add_argument("--outputs", nargs="+")
+    parser.add_argument("--save")
     parser.add_argument("--relative", type=float, default=1e-4)
     parser.add_argument("--boxes", type=float, default=5e-3)
     parser.add_argument("--scores", type=float, default=1e-4)
@@ -76,7 +79,8 @@ def main():
     runtime = session(args.model, args.threads)
     shape = runtime.get_inputs()[0].shape
     if args.input:
-        image = np.fromfile(args.input, "<f4").reshape(shape)
+        images = np.fromfile(args.input, "<f4").reshape([-1, *shape])
+        image = images[0]
     else:
         image = np.random.default_rng(0).random(shape, dtype=np.float32)
     feed = {"images": image}
@@ -93,6 +97,8 @@ def main():
         found = runtime.run(None, feed)
         result["differences"] = [relative(*pair) for pair in zip(found, args.outputs, strict=True)]
         ok = ok and all(difference <= args.relative for difference in result["differences"])
+    if args.save:
+        np.concatenate([runtime.run(None, {"images": each})[0] for each in images]).astype("<f4").tofile(args.save)
     if args.runs:
         result |= measure(lambda: runtime.run(None, feed), args.warmup, args.runs)
     print(json.dumps(result))

@@ -4,6 +4,7 @@
 use super::*;
 use crate::graph::{Activation, Dtype, Graph, Head, Node};
 use crate::model::{Info, Weights};
+use std::collections::BTreeMap;
 
 /// Values in -1..1 without a pattern that a layout error could hide in; no two of a small tensor are close.
 fn numbers(len: usize, seed: usize) -> Vec<f32> {
@@ -88,6 +89,7 @@ fn model(channels: usize, nodes: Vec<(Op, Vec<u32>)>, outputs: &[u32]) -> Model 
         outputs: outputs.iter().copied().map(NodeId).collect(),
         head: Head::Classify { nc: 1 },
         dtype: Dtype::F32,
+        exceptions: BTreeMap::new(),
     };
     let mut weights = Weights::new();
     for (seed, param) in graph.params().into_iter().enumerate() {

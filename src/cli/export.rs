@@ -1,4 +1,5 @@
-//! `secateurs export`: writes a model as safetensors or ONNX.
+//! `secateurs export`: writes a model as safetensors or ONNX, and beside the ONNX file of an int8 model TensorRT's
+//! calibration cache.
 
 use super::failure::Failure;
 use super::input::ModelArgs;
@@ -6,6 +7,7 @@ use crate::emit::onnx;
 use crate::files::{self, Inputs};
 use crate::model;
 use crate::output;
+use crate::quantise::symmetric;
 use clap::ValueEnum;
 use prost::Message;
 use std::path::PathBuf;
@@ -21,6 +23,9 @@ pub struct Args {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Ranges around zero for an int8 model, as TensorRT takes them: the layers' inputs lose up to one of 8 bits
+    #[arg(long)]
+    symmetric: bool,
 }
 
 /// The formats.
@@ -37,10 +42,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let inputs = Inputs::new([&args.model.model]);
     let fail = |e: std::io::Error| Failure::writing(&args.output, &e);
     files::check_writable(&args.output, &inputs).map_err(fail)?;
+    let mut loaded = match args.format {
+        Format::Safetensors => args.model.load()?,
+        Format::Onnx => args.model.deployed()?,
+    };
+    if args.symmetric {
+        loaded.info.ranges = symmetric(&loaded.info.ranges);
+    }
     let bytes = match args.format {
-        Format::Safetensors => model::to_bytes(&args.model.load()?).map_err(Failure::internal)?,
+        Format::Safetensors => model::to_bytes(&loaded).map_err(Failure::internal)?,
         Format::Onnx => {
-            let loaded = args.model.deployed()?;
             let side = args.model.imgsz(&loaded)?;
             let file = onnx::file(&loaded, side, side).map_err(Failure::input)?;
             for problem in onnx::tensorrt::refused(&file) {
@@ -49,5 +60,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             file.encode_to_vec()
         }
     };
-    files::write_except(&args.output, &bytes, &inputs).map_err(fail)
+    files::write_except(&args.output, &bytes, &inputs).map_err(fail)?;
+    // A pipe or a device has no place beside it.
+    let beside = args.output.is_file() && matches!(args.format, Format::Onnx);
+    match onnx::calibration_cache(&loaded).filter(|_| beside) {
+        Some(cache) => {
+            let path = args.output.with_extension("cache");
+            files::write_except(&path, cache.as_bytes(), &inputs).map_err(|e| Failure::writing(&path, &e))
+        }
+        None => Ok(()),
+    }
 }

@@ -7,9 +7,15 @@ use crate::data::{Dataset, LabelTask, Need, OpenOptions};
 use crate::files::{self, Inputs};
 use crate::graph::Dtype;
 use crate::model::{self, Model};
-use crate::quantise::{quantise, ranges, to_f16};
-use crate::vision::Preprocess;
+use crate::output;
+use crate::pipeline::{Event, Int8Options, MAX_DROP, to_int8};
+use crate::quantise::{RangeMethod, to_f16};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The name of all calibration methods together.
+const BEST: &str = "best";
 
 /// The model to quantize, and the images that give the ranges of its layers' inputs.
 #[derive(clap::Args)]
@@ -23,15 +29,31 @@ pub struct Args {
     /// needs it)
     #[arg(long, value_name = "YAML")]
     data: Option<PathBuf>,
-    /// Split of the dataset
+    /// Split of the dataset; other images of it than those that give the ranges are held back, to choose by
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
     /// Images to measure the ranges on, evenly spread over the split
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     images: u16,
+    /// How the ranges follow from the images; `best` compares all on images that were held back
+    #[arg(long, value_name = "NAME", default_value = BEST,
+          value_parser = [BEST, "min-max", "percentile", "entropy", "mse"])]
+    calibration: String,
+    /// Ranges around zero, as TensorRT takes them: the layers' inputs lose up to one of 8 bits
+    #[arg(long)]
+    symmetric: bool,
+    /// The most mAP50-95 (accuracy of a classifier) that int8 may lose on held-back images; the layers that lose most
+    /// stay in f16 or f32
+    #[arg(long, value_name = "DROP", default_value_t = MAX_DROP, value_parser = share)]
+    max_map_drop: f64,
     /// The model file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let drop = text.parse().ok().filter(|drop| (0.0..=1.0).contains(drop));
+    drop.ok_or_else(|| format!("is `{text}`, expected a number from 0 to 1"))
 }
 
 /// Runs it.
@@ -49,14 +71,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.load()?;
     let side = args.model.imgsz(&model)?;
     let mut quantized = match data {
-        Some(data) => {
-            let images = images(args, data, &model, side)?;
-            let bar = terminal::bar("Calibrating");
-            bar.set_length(images.len() as u64);
-            let found = ranges(&model, &images, (side, side), &mut |done, _| bar.set_position(done as u64));
-            bar.finish_and_clear();
-            quantise(&model, &found.map_err(Failure::input)?)
-        }
+        Some(data) => int8(args, data, &model, side)?,
         None => to_f16(&model),
     };
     quantized.info.imgsz = Some(side);
@@ -64,19 +79,34 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     files::write_except(&args.output, &bytes, &inputs).map_err(fail)
 }
 
-/// Images as the network reads them.
-fn images(args: &Args, data: &Path, model: &Model, side: usize) -> Result<Vec<Vec<f32>>, Failure> {
+/// The model in int8.
+fn int8(args: &Args, data: &Path, model: &Model, side: usize) -> Result<Model, Failure> {
     let task = LabelTask::named(model.graph.head.task());
     let options = OpenOptions { labels: Need::Ignored, task, ..OpenOptions::default() };
     let dataset = Dataset::open_with(data, &args.split, &options).map_err(Failure::input)?;
     warn(&dataset.notes);
-    let step = (dataset.items.len() / usize::from(args.images)).max(1);
-    let preprocess = Preprocess::new(model).map_err(Failure::input)?;
-    let load = |item: &crate::data::Item| {
-        let image = item.image.load().map_err(Failure::input)?;
-        let mut tensor = vec![0.0; preprocess.channels() * side * side];
-        preprocess.write(&image, side, &mut tensor);
-        Ok(tensor)
+    let methods: Vec<RangeMethod> = match RangeMethod::from_name(&args.calibration) {
+        Some(method) => vec![method],
+        None => RangeMethod::ALL.map(|(_, method)| method).to_vec(),
     };
-    dataset.items.iter().step_by(step).take(args.images.into()).map(load).collect()
+    let options = Int8Options {
+        methods: &methods,
+        symmetric: args.symmetric,
+        images: args.images.into(),
+        max_drop: args.max_map_drop,
+        baseline: None,
+        lost_ms: BTreeMap::new(),
+    };
+    let bar = terminal::bar("Calibrating");
+    let progress = RefCell::new(|event: Event| match event {
+        Event::Stage(verb, _) => bar.set_prefix(verb),
+        Event::Progress(done, all) => {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        }
+        Event::Message(text) => bar.suspend(|| output::message("", "note", &format!(": {text}"))),
+    });
+    let done = to_int8(model, &dataset, side, &options, &progress);
+    bar.finish_and_clear();
+    Ok(done?.model)
 }

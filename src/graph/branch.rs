@@ -1,6 +1,6 @@
 //! Which branch of an end-to-end head a network is deployed with.
 
-use super::{Graph, GraphError, Head, Node, NodeId};
+use super::{Dtype, Graph, GraphError, Head, Node, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// A branch of an end-to-end head.
@@ -79,6 +79,8 @@ impl Graph {
             nodes.push(Node { inputs, ..self.node(id).clone() });
         }
         let outputs = outputs.iter().map(|id| number[id.index()]).collect();
-        Self { nodes, outputs, head, dtype: self.dtype }
+        let stays = |(name, _): &(&String, &Dtype)| nodes.iter().any(|node| node.name == **name);
+        let exceptions = self.exceptions.iter().filter(stays).map(|(name, dtype)| (name.clone(), *dtype)).collect();
+        Self { nodes, outputs, head, dtype: self.dtype, exceptions }
     }
 }

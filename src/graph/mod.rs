@@ -21,6 +21,7 @@ pub use op::{Activation, Attention, Conv, ConvTranspose, Norm, Op};
 pub use shape::{MAX_ELEMENTS, Shape};
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Position of a node in its graph. A type of its own so that it is never mixed up with a channel.
@@ -59,6 +60,10 @@ pub struct Graph {
     /// What its convolutions compute in.
     #[serde(default, skip_serializing_if = "Dtype::is_f32")]
     pub dtype: Dtype,
+    /// By name of a convolution the dtype that it computes in, where that is not [`Graph::dtype`]: layers of an int8
+    /// network whose quantization would cost too much accuracy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exceptions: BTreeMap<String, Dtype>,
 }
 
 /// A graph as a file has it.
@@ -70,13 +75,15 @@ struct Unchecked {
     head: Head,
     #[serde(default)]
     dtype: Dtype,
+    #[serde(default)]
+    exceptions: BTreeMap<String, Dtype>,
 }
 
 impl TryFrom<Unchecked> for Graph {
     type Error = GraphError;
 
-    fn try_from(Unchecked { nodes, outputs, head, dtype }: Unchecked) -> Result<Self, GraphError> {
-        let graph = Self { nodes, outputs, head, dtype };
+    fn try_from(Unchecked { nodes, outputs, head, dtype, exceptions }: Unchecked) -> Result<Self, GraphError> {
+        let graph = Self { nodes, outputs, head, dtype, exceptions };
         graph.check().map(|()| graph)
     }
 }
@@ -203,7 +210,7 @@ impl Builder {
     /// # Errors
     /// As [`Graph::check`].
     pub fn finish(self, outputs: Vec<NodeId>, head: Head) -> Result<Graph, GraphError> {
-        let graph = Graph { nodes: self.nodes, outputs, head, dtype: Dtype::F32 };
+        let graph = Graph { nodes: self.nodes, outputs, head, dtype: Dtype::F32, exceptions: BTreeMap::new() };
         graph.check()?;
         Ok(graph)
     }

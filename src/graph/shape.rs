@@ -111,6 +111,7 @@ fn infer(node: &Node, inputs: &[Shape], image: (usize, usize)) -> Result<Shape, 
 /// The checks behind [`Graph::check`]; see there.
 pub(super) fn check(graph: &Graph) -> Result<(), GraphError> {
     let channels = channels(graph)?;
+    graph.check_exceptions()?;
     check_outputs(graph, &channels).map_err(|problem| GraphError { node: "graph".into(), problem })
 }
 

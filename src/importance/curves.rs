@@ -5,12 +5,12 @@
 //! measured widths the loss is interpolated on logarithmic scales.
 
 use super::covariances::Covariances;
-use super::divergence::{kl_divergence, outputs};
 use super::ranking::Ranking;
 use crate::engine::EngineError;
 use crate::graph::Op;
 use crate::group::{Group, Groups};
 use crate::model::Model;
+use crate::quantise::{kl_divergence, outputs};
 use crate::repair::{Calibration, apply};
 use crate::surgery::{Selection, SurgeryError, cut};
 use serde::{Deserialize, Serialize};

@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// The newest version of the format that this build reads. Files with nothing but f32 are written as version 1, those
-/// with packed zeros as version 2, those of int8 or f16 networks as version 3.
-pub const FORMAT_VERSION: u32 = 3;
+/// with packed zeros as version 2, those of int8 or f16 networks as version 3, and where some layers have a dtype of their
+/// own as version 4.
+pub const FORMAT_VERSION: u32 = 4;
 
 /// A model file that cannot be read or written.
 #[derive(Debug, Error)]
@@ -163,6 +164,7 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
     let packed: BTreeMap<&str, Packed> =
         rest.filter_map(|(key, tensor)| Some((key.as_str(), sparse::pack(tensor)?))).collect();
     let version = match (model.graph.dtype.is_f32(), packed.is_empty()) {
+        _ if !model.graph.exceptions.is_empty() => 4,
         (false, _) => 3,
         (true, false) => 2,
         (true, true) => 1,
@@ -203,8 +205,7 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, String> {
 
 /// The keys of the kernels that may be stored as f16.
 fn f16_keys(graph: &Graph) -> impl Iterator<Item = &str> {
-    let ours = graph.narrow_convs().filter(|_| graph.dtype == crate::graph::Dtype::F16);
-    ours.map(|(_, conv)| conv.weight.as_str())
+    graph.convs_in(crate::graph::Dtype::F16).map(|(_, conv)| conv.weight.as_str())
 }
 
 /// The bytes of the values as f16; `None` unless f16 holds each value, to the bit.

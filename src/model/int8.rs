@@ -24,8 +24,7 @@ pub(super) struct Quantized {
 
 /// The keys of the kernels that may be stored so, with their output channels.
 pub(super) fn keys(graph: &Graph) -> impl Iterator<Item = (&str, usize)> {
-    let ours = graph.narrow_convs().filter(|_| graph.dtype == crate::graph::Dtype::Int8);
-    ours.map(|(_, conv)| (conv.weight.as_str(), conv.c_out))
+    graph.convs_in(crate::graph::Dtype::Int8).map(|(_, conv)| (conv.weight.as_str(), conv.c_out))
 }
 
 /// The parts of a kernel; `None` unless every value is an integer times the scale, to the bit.

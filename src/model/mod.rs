@@ -150,8 +150,7 @@ impl Model {
             }
             kept.insert(param.key, tensor);
         }
-        let ranged = graph.narrow_convs().filter(|_| graph.dtype == Dtype::Int8);
-        for node in ranged.map(|(id, _)| graph.node(id)) {
+        for node in graph.convs_in(Dtype::Int8).map(|(id, _)| graph.node(id)) {
             let found = info.ranges.get(&node.name).copied();
             if !found.is_some_and(|[low, high]| low <= high && low.is_finite() && high.is_finite()) {
                 return Err(ModelError::Range { layer: node.name.clone(), found });
@@ -174,6 +173,7 @@ impl Model {
     /// The model in f32, with the values that it has.
     pub fn into_f32(mut self) -> Self {
         self.graph.dtype = Dtype::F32;
+        self.graph.exceptions.clear();
         self.info.ranges.clear();
         self
     }

@@ -3,6 +3,7 @@
 //! * `run` lists the stages in their order; `finetune` and `sizes` are two of them, `compare` is a job of its own.
 //! * `inputs` reads and checks model and data, and prepares what calibration needs.
 //! * `timing` says where latencies come from: this machine, a device, a command of the user, an estimate.
+//! * `int8` makes the int8 model: calibration and accuracy control.
 //! * `plan` finds widths that hold the budgets when measured.
 //! * `verdict` evaluates every stage, measures the result and judges the budgets.
 //! * `locking` holds a run against `secateurs.lock`, enters it there, and keeps its plan until it has ended.
@@ -17,6 +18,7 @@ mod context;
 mod error;
 mod finetune;
 mod inputs;
+mod int8;
 mod job;
 mod locking;
 mod plan;
@@ -33,6 +35,7 @@ mod write;
 pub use compare::{Scheme, compare};
 pub use error::{PipelineError, Task};
 pub use inputs::{DEMO_MODEL, check, drawn, drawn_for, has_room};
+pub use int8::{Int8, Int8Options, MAX_DROP, to_int8};
 pub use job::{Job, Locking, MinRecall, Tune};
 pub use locking::{Pending, check_locked};
 pub use plan::levels;

@@ -14,7 +14,8 @@
 use super::context::{Clock, Context};
 use super::error::PipelineError;
 use super::finetune;
-use super::inputs::{Inputs, Opened, check_inputs, check_outputs};
+use super::inputs::{Inputs, Opened, RANGE_IMAGES, check_inputs, check_outputs};
+use super::int8::{Int8Options, MAX_DROP, to_int8};
 use super::job::Job;
 use super::locking::{Known, Pending};
 use super::plan::{Planned, plan, sparsify};
@@ -22,7 +23,9 @@ use super::progress::Progress;
 use super::results::Results;
 use super::sizes;
 use super::verdict::{self, Evaluator, Stages};
+use crate::graph::Dtype;
 use crate::model::{self, Model};
+use crate::quantise::{self, Kept, RangeMethod};
 use crate::repair::Method;
 use crate::report::Report;
 use crate::surgery::Selection;
@@ -92,7 +95,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
         }
     }
     // 7. Quantize.
-    let quantized = deployment.quantized(tuned.as_ref().unwrap_or(&repaired), &inputs.calibration)?;
+    let (quantized, kept) = quantize(&ctx, &planned, tuned.as_ref().unwrap_or(&repaired))?.unzip();
     if quantized.is_some() {
         let control = deployment.on_device(&baseline.model).into_owned();
         controls.push((format!("uncut + {}", job.dtype.name()), control));
@@ -110,6 +113,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
         controls: &controls,
     };
     let mut report = verdict::report(&ctx, &evaluator, &planned, &stages)?;
+    report.full_precision = kept.unwrap_or_default();
     ctx.clock.lap("evaluate");
     // 9. Measure and judge.
     let shipped = inputs.add_provenance(quantized.or(tuned).unwrap_or(repaired), &job, &report);
@@ -125,6 +129,28 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     let selection = planned.selection;
     let pending = known.map_or_else(Pending::default, |known| Pending::new(&known, &job, &report, &selection));
     Ok(Done { model: shipped, baseline: inputs.baseline.model, selection, report, pending })
+}
+
+/// The model in the dtype that it ships in, and the layers that keep another one; none where that is f32.
+fn quantize(ctx: &Context, planned: &Planned, model: &Model) -> Result<Option<(Model, Vec<Kept>)>, PipelineError> {
+    let (job, inputs) = (ctx.job, ctx.inputs);
+    match inputs.deployment.dtype() {
+        Dtype::F32 => Ok(None),
+        Dtype::F16 => Ok(Some((quantise::to_f16(model), Vec::new()))),
+        Dtype::Int8 => {
+            let times = verdict::layer_times(ctx, planned).into_iter().map(|layer| (layer.name, layer.after_ms));
+            let options = Int8Options {
+                methods: &RangeMethod::ALL.map(|(_, method)| method),
+                symmetric: false,
+                images: RANGE_IMAGES,
+                max_drop: job.budget.max_map_drop.unwrap_or(MAX_DROP),
+                baseline: job.budget.max_map_drop.map(|_| &inputs.baseline.model),
+                lost_ms: times.filter(|(_, ms)| *ms > 0.0).collect(),
+            };
+            let done = to_int8(model, &inputs.data.train, inputs.baseline.imgsz, &options, ctx.progress)?;
+            Ok(Some((done.model, done.kept)))
+        }
+    }
 }
 
 /// A pruned model, and how it is repaired.

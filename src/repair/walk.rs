@@ -5,6 +5,7 @@ use crate::engine::{Engine, EngineError, Options};
 use crate::graph::{Dtype, Graph, Head, Node, NodeId, Op};
 use crate::model::{Info, Model};
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 
 /// The live tensors of a network that runs over all images at once, one layer after the other.
 pub struct Walk {
@@ -107,6 +108,7 @@ fn single(model: &Model, node: &Node, c_in: usize) -> Model {
         outputs: vec![NodeId(1)],
         head: Head::Classify { nc: c_in },
         dtype: Dtype::F32,
+        exceptions: BTreeMap::new(),
     };
     // The head only has to fit the layer.
     let nc = graph.channels().ok().and_then(|channels| channels.last().copied()).unwrap_or(c_in);

@@ -9,6 +9,7 @@ pub use html::render;
 
 use crate::bench::{Distribution, Energy};
 use crate::graph::Dtype;
+use crate::quantise::Kept;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -66,6 +67,9 @@ pub struct Report {
     pub groups: Vec<GroupWidths>,
     /// Time per layer before and after, as predicted by the latency table.
     pub layers: Vec<LayerTimes>,
+    /// The layers that stay out of int8 for the sake of the accuracy, most costly first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub full_precision: Vec<Kept>,
     /// The least loss that the search can prove reachable at other latencies, slowest first.
     #[serde(default)]
     pub front: Vec<FrontPoint>,

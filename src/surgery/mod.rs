@@ -6,10 +6,11 @@
 //! The property that proves it: the original with the removed channels masked ([`mask`]) computes the
 //! same as the pruned model.
 
-use crate::graph::{Attention, Conv, ConvTranspose, Graph, Node, NodeId, Norm, Op};
+use crate::graph::{Attention, Conv, ConvTranspose, Dtype, Graph, Node, NodeId, Norm, Op};
 use crate::group::{AtomId, DeadNodes, Groups};
 use crate::model::{Model, ModelError, Weights};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// For every group the positions of the channels that are kept, ascending.
@@ -248,7 +249,8 @@ impl<'a> Kept<'a> {
 /// change; nodes are numbered anew only where some are removed.
 fn shrink(graph: &Graph, kept: &Kept) -> Result<Graph, SurgeryError> {
     let mut number = vec![NodeId(0); graph.nodes.len()];
-    let mut cut = Graph { nodes: Vec::new(), outputs: Vec::new(), head: graph.head.clone(), dtype: graph.dtype };
+    let (head, dtype) = (graph.head.clone(), graph.dtype);
+    let mut cut = Graph { nodes: Vec::new(), outputs: Vec::new(), head, dtype, exceptions: BTreeMap::new() };
     let mut asked = Vec::new();
     for id in graph.ids().filter(|id| kept.keeps(*id)) {
         number[id.index()] = NodeId(cut.nodes.len() as u32);
@@ -258,6 +260,8 @@ fn shrink(graph: &Graph, kept: &Kept) -> Result<Graph, SurgeryError> {
         cut.nodes.push(Node { name: node.name.clone(), op: shrink_op(node, id, kept), inputs });
         asked.push(kept.positions(id).len());
     }
+    let stays = |(name, _): &(&String, &Dtype)| cut.find(name).is_some();
+    cut.exceptions = graph.exceptions.iter().filter(stays).map(|(name, dtype)| (name.clone(), *dtype)).collect();
     cut.outputs = graph.outputs.iter().map(|id| number[kept.dead.stand_in(graph, *id).index()]).collect();
     reached(&cut, &asked)?;
     Ok(cut)

@@ -103,6 +103,7 @@ fn what_does_not_fit_is_an_error() {
         outputs: vec![NodeId(1)],
         head: Head::Classify { nc: 3 },
         dtype: Dtype::F32,
+        exceptions: Default::default(),
     };
     let model = Model::new(window, Weights::default(), Info::default()).unwrap();
     assert!(matches!(Engine::new(&model, 4, 4, &Options::default()), Err(EngineError::Graph(_))));

@@ -36,6 +36,9 @@ mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
 mod index;
+#[cfg(feature = "toolkit")]
+mod int8;
+#[cfg(feature = "toolkit")]
 mod job;
 #[cfg(feature = "toolkit")]
 mod kept;
@@ -53,6 +56,7 @@ mod output;
 #[cfg(feature = "toolkit")]
 mod preprocess;
 mod profile;
+mod qdq;
 mod quantise;
 #[cfg(feature = "toolkit")]
 mod repair;

@@ -2,7 +2,7 @@
 
 use crate::support;
 use prost::Message;
-use secateurs::emit::onnx::proto::{FLOAT, INT64, ModelProto, TensorProto};
+use secateurs::emit::onnx::proto::{FLOAT, INT8, INT64, ModelProto, TensorProto};
 use secateurs::emit::onnx::tensorrt::refused;
 use secateurs::emit::onnx::{self, ExportError, OPSET, export};
 use secateurs::graph::{Activation, Builder, Conv, Head, Op};
@@ -28,7 +28,7 @@ fn elements(tensor: &TensorProto) -> usize {
 
 /// Decodes a file and checks what every reader relies on: each tensor is made once and before it is read, constants
 /// hold as many bytes as their shapes say, everything that is made is read or an output.
-fn sound(bytes: &[u8]) -> ModelProto {
+pub fn sound(bytes: &[u8]) -> ModelProto {
     let file = ModelProto::decode(bytes).unwrap();
     assert_eq!(file.ir_version, 8);
     assert_eq!(file.opset_import.iter().map(|o| o.version).collect::<Vec<_>>(), [OPSET]);
@@ -37,6 +37,7 @@ fn sound(bytes: &[u8]) -> ModelProto {
     for constant in &graph.initializer {
         let size = match constant.data_type {
             FLOAT => 4,
+            INT8 => 1,
             INT64 => 8,
             other => panic!("`{}` has type {other}", constant.name),
         };
@@ -183,7 +184,7 @@ fn a_classifier_exports_its_logits() {
 }
 
 /// An interpreter with ONNX Runtime. Where there is none, says so on one line; in CI that is a failure.
-fn python() -> Option<OsString> {
+pub fn python() -> Option<OsString> {
     let python = std::env::var_os("SECATEURS_PYTHON");
     if python.is_none() {
         assert!(std::env::var_os("CI").is_none(), "SECATEURS_PYTHON is not set, and in CI nothing skips");
@@ -195,7 +196,7 @@ fn python() -> Option<OsString> {
     python
 }
 
-fn raw(values: &[f32]) -> Vec<u8> {
+pub fn raw(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 

@@ -1,7 +1,9 @@
 //! The report: its JSON form, and the page.
 
 use secateurs::bench::Distribution;
+use secateurs::graph::Dtype;
 use secateurs::pipeline;
+use secateurs::quantise::Kept;
 use secateurs::report::comparison::{Behind, Comparison, Row, Score};
 use secateurs::report::render_comparison;
 use secateurs::report::{
@@ -85,6 +87,12 @@ pub fn sample(with_tuning: bool) -> Report {
         table_errors: vec![0.004, 0.011, 0.019],
         groups: (0..71).map(group).collect(),
         layers: (0..87).map(layer).collect(),
+        full_precision: vec![Kept {
+            layer: "model.1<conv>".into(),
+            dtype: Dtype::F16,
+            divergence: 0.0125,
+            lost_ms: 0.25,
+        }],
         front: (0..8)
             .map(|i| FrontPoint {
                 latency_ratio: short(1.0 - 0.05 * f64::from(i)),

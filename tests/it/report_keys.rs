@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAPS: [&str; 5] = ["controls", "floors", "per_class", "recall", "seconds"];
 
 /// Every key with the keys around it; `[]` stands for the elements of an array. A stage stands once, as `STAGE`.
-const KEYS: [&str; 68] = [
+const KEYS: [&str; 73] = [
     "budget",
     "budget.energy_mj",
     "budget.file_mib",
@@ -35,6 +35,11 @@ const KEYS: [&str; 68] = [
     "front[].latency_ratio",
     "front[].loss",
     "front[].lower_bound",
+    "full_precision",
+    "full_precision[].divergence",
+    "full_precision[].dtype",
+    "full_precision[].layer",
+    "full_precision[].lost_ms",
     "groups",
     "groups[].after",
     "groups[].before",

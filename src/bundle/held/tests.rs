@@ -32,6 +32,7 @@ fn report() -> Report {
         table_errors: vec![],
         groups: vec![],
         layers: vec![],
+        full_precision: Vec::new(),
         front: vec![],
         memory: vec![],
         photos: vec![],

@@ -6,14 +6,18 @@
 //! visible, or the angle in radians. A one-to-one branch is exported like any other: its boxes are the best scores, with
 //! nothing to suppress. A classifier's `output0` is its logits `[1, nc]`. All shapes are static, batch
 //! normalisation is folded, and only long-standing operators (opset 17) with constant arguments occur, which
-//! TensorRT and the other runtimes support. Names, stride and size travel in the metadata under the keys that the
-//! reference writes.
+//! TensorRT and the other runtimes support. int8 layers are pairs of `QuantizeLinear` and `DequantizeLinear`; layers in
+//! f16 are written in f32, for the runtime to choose. Names, stride and size travel in the metadata under the keys that
+//! the reference writes.
 
 mod decode;
 pub mod proto;
+mod qdq;
 pub mod tensorrt;
 
-use crate::graph::{Activation, Attention, Branch, Conv, ConvTranspose, GraphError, Head, Op, Shape};
+pub use qdq::calibration_cache;
+
+use crate::graph::{Activation, Attention, Branch, Conv, ConvTranspose, Dtype, GraphError, Head, Op, Shape};
 use crate::model::{Model, ModelError, fold};
 use prost::Message;
 use proto::{
@@ -90,7 +94,8 @@ pub fn file(model: &Model, height: usize, width: usize) -> Result<ModelProto, Ex
     let fail = |source| ExportError::Graph { height, width, source };
     let graph = &model.graph;
     let shapes = graph.shapes(height, width).map_err(fail)?;
-    let mut writer = Writer::default();
+    let int8 = graph.convs_in(Dtype::Int8).map(|(id, _)| graph.node(id).name.clone()).collect();
+    let mut writer = Writer { int8, ..Writer::default() };
     for (i, node) in graph.nodes.iter().enumerate() {
         let inputs: Vec<&str> = node.inputs.iter().map(|id| name_of(&graph.node(*id).name, id.index())).collect();
         let first = node.inputs.first().map_or(shapes[i], |id| shapes[id.index()]);
@@ -162,6 +167,9 @@ fn metadata(model: &Model, height: usize, width: usize) -> Vec<StringEntry> {
 struct Writer {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
+    /// The int8 layers.
+    int8: HashSet<String>,
+    pairs: qdq::Pairs,
 }
 
 impl Writer {
@@ -201,12 +209,17 @@ impl Writer {
 
     fn conv(&mut self, model: &Model, name: &str, conv: &Conv, input: &str) {
         let (kernel, bias) = fold(model, conv);
-        let kernel = self.floats(format!("{name}/weight"), &conv.weight_shape(), kernel);
+        let (input, kernel) = if self.int8.contains(name) {
+            let input = self.quantized_input(name, input, model.range(name));
+            (input, self.quantized_kernel(name, conv, kernel))
+        } else {
+            (input.to_owned(), self.floats(format!("{name}/weight"), &conv.weight_shape(), kernel))
+        };
         let bias = self.floats(format!("{name}/bias"), &[conv.c_out], bias);
         let mut settings = window(conv.kernel, conv.stride, conv.padding);
         settings.push(int("group", conv.groups as i64));
         let linear = if conv.act == Activation::Identity { name.to_owned() } else { format!("{name}/linear") };
-        self.node("Conv", &linear, &[input, &kernel, &bias], settings);
+        self.node("Conv", &linear, &[&input, &kernel, &bias], settings);
         if conv.act != Activation::Identity {
             self.activate(conv.act, name, &linear);
         }
@@ -315,16 +328,17 @@ impl Writer {
     }
 
     fn floats(&mut self, name: String, shape: &[usize], values: Vec<f32>) -> String {
-        let raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let dims = shape.iter().map(|n| *n as i64).collect();
-        self.constants.push(TensorProto { dims, data_type: FLOAT, name: name.clone(), raw_data });
-        name
+        self.constant(name, shape, FLOAT, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
     fn integers(&mut self, name: String, values: &[usize]) -> String {
         let raw_data = values.iter().flat_map(|v| (*v as i64).to_le_bytes()).collect();
-        let dims = vec![values.len() as i64];
-        self.constants.push(TensorProto { dims, data_type: INT64, name: name.clone(), raw_data });
+        self.constant(name, &[values.len()], INT64, raw_data)
+    }
+
+    fn constant(&mut self, name: String, shape: &[usize], data_type: i32, raw_data: Vec<u8>) -> String {
+        let dims = shape.iter().map(|n| *n as i64).collect();
+        self.constants.push(TensorProto { dims, data_type, name: name.clone(), raw_data });
         name
     }
 

@@ -173,5 +173,8 @@ pub struct Dimension {
 /// Element type of 32-bit floats.
 pub const FLOAT: i32 = 1;
 
+/// Element type of signed 8-bit integers.
+pub const INT8: i32 = 3;
+
 /// Element type of 64-bit integers.
 pub const INT64: i32 = 7;

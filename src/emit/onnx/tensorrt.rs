@@ -5,7 +5,7 @@
 //! without a rule here counts as refused.
 
 use super::OPSET;
-use super::proto::{AttributeProto, FLOAT, GraphProto, INT64, ModelProto, NodeProto, TensorProto, ValueInfo};
+use super::proto::{AttributeProto, FLOAT, GraphProto, INT8, INT64, ModelProto, NodeProto, TensorProto, ValueInfo};
 use std::collections::BTreeMap;
 
 /// The most axes of a tensor, and the most elements.
@@ -67,14 +67,14 @@ fn open_end(value: &ValueInfo) -> Option<String> {
 
 fn constant(tensor: &TensorProto) -> Option<String> {
     match tensor.data_type {
-        FLOAT => {}
+        FLOAT | INT8 => {}
         INT64 => {
             let values = tensor.raw_data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap_or_default()));
             if let Some(large) = values.into_iter().find(|value| i32::try_from(*value).is_err()) {
                 return Some(format!("{large} does not fit into 32 bits, to which integers are cast"));
             }
         }
-        other => return Some(format!("elements of type {other}, expected 32-bit floats or 64-bit integers")),
+        other => return Some(format!("elements of type {other}, expected 32-bit floats, 8-bit or 64-bit integers")),
     }
     volume(&tensor.dims)
 }
@@ -114,6 +114,10 @@ fn operator(node: &NodeProto, constants: &BTreeMap<&str, &TensorProto>) -> Optio
     match node.op_type.as_str() {
         "Conv" | "ConvTranspose" => must_be_fixed(1, "kernel").or_else(window),
         "MaxPool" | "AveragePool" => window(),
+        "QuantizeLinear" | "DequantizeLinear" => {
+            let constant = |at: usize| node.input.get(at).and_then(|input| constants.get(input.as_str()));
+            quantization(constant(1).copied(), constant(2).copied())
+        }
         "Reshape" => must_be_fixed(1, "shape"),
         "Slice" => (1..=3).find_map(|at| must_be_fixed(at, ["start", "end", "axis"][at - 1])),
         "Resize" => (!fixed(2) && !fixed(3))
@@ -124,6 +128,22 @@ fn operator(node: &NodeProto, constants: &BTreeMap<&str, &TensorProto>) -> Optio
         free if FREE.contains(&free) => None,
         _ => Some("not among the operators that are known to be taken".into()),
     }
+}
+
+/// What is wrong with the scale and the zero point of a quantized tensor.
+fn quantization(scale: Option<&TensorProto>, zero: Option<&TensorProto>) -> Option<String> {
+    let Some((scale, zero)) = scale.zip(zero) else {
+        return Some("its scale and its zero point must be constants".into());
+    };
+    let mut scales = scale.raw_data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap_or_default()));
+    if !scales.all(|scale| scale.is_finite() && scale > 0.0) {
+        return Some("its scales must be more than 0".into());
+    }
+    if zero.data_type != INT8 {
+        return Some(format!("its zero point is of type {}, expected signed 8-bit integers", zero.data_type));
+    }
+    let shifted = zero.raw_data.iter().any(|value| *value != 0);
+    shifted.then(|| "its zero point must be 0: quantise with --symmetric".into())
 }
 
 fn text(attribute: &AttributeProto) -> Option<&str> {

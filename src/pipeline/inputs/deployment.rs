@@ -12,7 +12,7 @@ use crate::quantise::{self, Ranges};
 use std::borrow::Cow;
 
 /// Calibration images that show how large the layers' inputs get.
-const RANGE_IMAGES: usize = 64;
+pub const RANGE_IMAGES: usize = 64;
 
 /// Models as the device runs them.
 pub struct Deployment {
@@ -69,17 +69,9 @@ impl Deployment {
         Ok(memory.during(Task::Memory)?.total())
     }
 
-    /// A model of the job in the dtype that it ships in, quantized by the ranges of its own layers; none where that is
-    /// f32.
-    ///
-    /// # Errors
-    /// If the model cannot be run.
-    pub fn quantized(&self, model: &Model, calibration: &CalibrationSet) -> Result<Option<Model>, PipelineError> {
-        Ok(match self.dtype {
-            Dtype::F32 => None,
-            Dtype::F16 => Some(quantise::to_f16(model)),
-            Dtype::Int8 => Some(quantise::quantise(model, &ranges(model, self.imgsz, calibration)?)),
-        })
+    /// The dtype that the job's model ships in.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
     }
 }
 

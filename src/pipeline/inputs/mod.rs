@@ -15,5 +15,6 @@ pub use baseline::DEMO_MODEL;
 pub use check::{check, has_room};
 pub(super) use check::{inputs as check_inputs, outputs as check_outputs};
 pub use data::{drawn, drawn_for};
+pub(super) use deployment::RANGE_IMAGES;
 pub(super) use gathered::{Inputs, RIDGE};
 pub(super) use opened::Opened;

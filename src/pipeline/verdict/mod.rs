@@ -16,4 +16,4 @@ pub(super) use judge::{enter, enter_simulated};
 pub use judge::{judge, judge_simulated};
 pub(super) use measure::finish;
 pub(super) use photos::photos;
-pub(super) use report::{Stages, report};
+pub(super) use report::{Stages, layer_times, report};

@@ -58,6 +58,7 @@ pub fn report(
         table_errors: planned.table.held_out_errors.clone(),
         groups: group_widths(ctx, &planned.selection),
         layers: layer_times(ctx, planned),
+        full_precision: Vec::new(),
         front: planned.front.clone(),
         memory: memory_steps(ctx, &planned.selection)?,
         photos: Vec::new(),
@@ -75,7 +76,8 @@ fn group_widths(ctx: &Context, selection: &Selection) -> Vec<GroupWidths> {
     ctx.inputs.baseline.groups.groups.iter().zip(selection.widths()).map(of).collect()
 }
 
-fn layer_times(ctx: &Context, planned: &Planned) -> Vec<LayerTimes> {
+/// Milliseconds of every layer before and after, by the latency table.
+pub fn layer_times(ctx: &Context, planned: &Planned) -> Vec<LayerTimes> {
     let (graph, groups) = (&ctx.inputs.baseline.model.graph, &ctx.inputs.baseline.groups);
     let widths = planned.selection.widths();
     let of = |term: Term| LayerTimes {

@@ -10,6 +10,7 @@ pub mod index;
 mod text;
 
 use super::{Budget, Report, Search, Stage};
+use crate::quantise::Kept;
 use chart::{Bars, Scale};
 use text::{NOTHING, change, count, escape, mib, millis, number, signed};
 
@@ -27,6 +28,7 @@ pub fn render(report: &Report) -> String {
         drawings::front(report),
         widths(report),
         layers(report),
+        full_precision(report),
         drawings::memory(report),
         classes(report),
         drawings::photos(report),
@@ -302,6 +304,22 @@ fn layers(report: &Report) -> String {
         chart::strip("before", &segments(|l| l.before_ms), whole),
         chart::strip("after", &segments(|l| l.after_ms), whole),
         chart::paired(&bars, Scale::Common)
+    )
+}
+
+/// The layers that stay out of int8.
+fn full_precision(report: &Report) -> String {
+    if report.full_precision.is_empty() {
+        return String::new();
+    }
+    let row = |kept: &Kept| {
+        let (name, dtype) = (escape(&kept.layer), kept.dtype.name());
+        format!("<dt>{name}</dt><dd>{dtype}; int8 alone here: divergence {}</dd>\n", number(kept.divergence, 5))
+    };
+    let rows: String = report.full_precision.iter().map(row).collect();
+    format!(
+        "<h2>Layers out of int8</h2>\n<p class=\"soft\">Their quantization would cost more accuracy than is allowed, on \
+         training images that were held back.</p>\n<dl>\n{rows}</dl>\n"
     )
 }
 

@@ -1,4 +1,4 @@
-//! How far the outputs of a pruned network are from those of the baseline, without labels.
+//! How far the outputs of a pruned or quantized network are from those of the baseline, without labels.
 
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::{Boxes, Head};
