@@ -27,7 +27,7 @@ fn the_candle_backend_agrees_with_the_golden_forward_passes() {
 
 #[test]
 fn the_candle_backend_agrees_with_every_golden_family() {
-    crate::families::check(|model, input, (height, width), keep| {
+    crate::families::goldens::check(|model, input, (height, width), keep| {
         let net = Net::new(model, &Device::Cpu).unwrap().frozen();
         let input = Tensor::from_slice(input, (1, 3, height, width), &Device::Cpu).unwrap();
         let flat = |y: &Tensor| y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
