@@ -12,7 +12,7 @@ use secateurs::train::loss::{self, HeadView, Shapes, Target};
 use secateurs::train::optim::Rule;
 use secateurs::train::{Augment, FitConfig, FitEvent, fit, init};
 use secateurs::vision::{Image, NormalisedXywh};
-use secateurs::zoo::{Task, yolo11, yolo26, yolov10};
+use secateurs::zoo::{Task, yolo11, yolo26, yolov8, yolov10};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -159,7 +159,7 @@ fn a_step_trains_what_the_paper_says() {
                 };
                 trains(key).iter().map(product).sum()
             };
-            let step = 2e-3;
+            let step = 1e-2;
             let wanted = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
             let found = along / lr;
             assert!((found - wanted).abs() < 2e-2 * wanted.abs() + 2e-2, "{key}, {seed}: {found}, expected {wanted}");
@@ -201,9 +201,10 @@ fn drawn(folder: &Path, task: LabelTask) -> Dataset {
 fn both_branches_of_every_task_are_learned() {
     let folder = tempfile::tempdir().unwrap();
     let ten = yolov10::Scale::of('n').unwrap();
+    let narrow = yolov8::Scale { width: 0.0625, ..ten.sizes };
     let networks = [
-        (LabelTask::Detect, yolo26::network(SCALE, Task::Detect, 3).unwrap(), 12),
-        (LabelTask::Detect, yolov10::detect(yolov10::Scale { width: 0.0625, ..ten }, 3).unwrap(), 1),
+        (LabelTask::Detect, yolo26::network(SCALE, Task::Detect, 3).unwrap(), 40),
+        (LabelTask::Detect, yolov10::detect(yolov10::Scale { sizes: narrow, ..ten }, 3).unwrap(), 1),
         (LabelTask::Segment, yolo26::network(SCALE, Task::Segment { masks: 8 }, 3).unwrap(), 1),
         (LabelTask::Pose, yolo26::network(SCALE, Task::Pose { keypoints: 4, dims: 3 }, 3).unwrap(), 1),
         (LabelTask::Obb, yolo26::network(SCALE, Task::Obb, 3).unwrap(), 1),
@@ -222,7 +223,7 @@ fn both_branches_of_every_task_are_learned() {
         .unwrap();
         assert!(losses.iter().all(|loss| loss.is_finite()), "{task:?}: {losses:?}");
         let most = losses.iter().copied().fold(0.0, f64::max);
-        assert!(epochs == 1 || losses[losses.len() - 1] < 0.8 * most, "{task:?}: {losses:?}");
+        assert!(epochs == 1 || losses[losses.len() - 1] < 0.85 * most, "{task:?}: {losses:?}");
         for key in model.weights.keys().filter(|key| key.ends_with(".conv.weight")) {
             assert_ne!(trained.tensor(key), model.tensor(key), "{task:?}: {key}");
         }

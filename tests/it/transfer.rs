@@ -4,9 +4,10 @@
 use assert_cmd::Command;
 use secateurs::data::demo;
 use secateurs::graph::Head;
+use secateurs::import;
 use secateurs::model::{self, Info, Model};
 use secateurs::train::init;
-use secateurs::zoo::{Task, yolo11, yolo26};
+use secateurs::zoo::{Purpose, Task, published, rebuild, resnet, yolo11, yolo26};
 use std::path::Path;
 
 const SCALE: yolo11::Scale = yolo11::Scale { depth: 0.25, width: 0.0625, max_channels: 256, c3k_everywhere: false };
@@ -117,8 +118,8 @@ fn channels_of_the_data_decide_those_of_the_network() {
         assert!(code == 9 && text.contains("`channels` is 4") && text.contains("4.yaml"), "{code} {text}");
     }
     let graph = yolo11::network(SCALE, Task::Detect, 3).unwrap();
-    let purpose = secateurs::zoo::Purpose { classes: 3, keypoints: None, channels: Some(5) };
-    let graph = secateurs::zoo::rebuild(&graph, purpose).unwrap();
+    let purpose = Purpose { classes: 3, keypoints: None, channels: Some(5) };
+    let graph = rebuild(&graph, purpose).unwrap();
     let weights = init(&graph, 1);
     let five = Model::new(graph, weights, Info { imgsz: Some(64), ..Info::default() }).unwrap();
     model::save(&five, &folder.path().join("five.safetensors")).unwrap();
@@ -130,5 +131,35 @@ fn channels_of_the_data_decide_those_of_the_network() {
     ] {
         let (code, text) = worker(folder.path(), words);
         assert!(code == 9 && text.contains("the network reads 5 channels"), "{words:?}: {code} {text}");
+    }
+}
+
+/// Checkpoints tell the channels of their image by the first kernel.
+#[test]
+fn grey_checkpoints_are_imported() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, graph) in [
+        ("yolo11", yolo11::network(SCALE, Task::Detect, 3).unwrap()),
+        ("yolo26", yolo26::network(SCALE, Task::Obb, 3).unwrap()),
+        ("resnet", resnet::network(resnet::Depth::of(18).unwrap(), 3).unwrap()),
+        ("yolov9e", published("yolov9e", 3).unwrap().unwrap()),
+    ] {
+        let grey = rebuild(&graph, Purpose { classes: 3, keypoints: None, channels: Some(1) }).unwrap();
+        let tensors = grey.params().into_iter().map(|param| (param.key, param.shape)).collect();
+        assert_eq!(import::identify(&tensors).unwrap().graph, grey, "{name}");
+        if name != "yolo11" {
+            continue;
+        }
+        let weights = init(&grey, 1);
+        let views = weights.iter().map(|(key, tensor)| {
+            let bytes = bytemuck::cast_slice::<f32, u8>(tensor.data());
+            (
+                key,
+                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, tensor.shape().to_vec(), bytes).unwrap(),
+            )
+        });
+        let file = folder.path().join("grey.safetensors");
+        std::fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+        assert_eq!(import::load(&file).unwrap().graph, grey);
     }
 }
