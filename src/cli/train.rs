@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 /// The network, and the images to train it on.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The network: a published name such as yolo11n, yolo11n-seg, yolo12s, yolov9c or yolov5nu; yolo11:DEPTH,WIDTH,MAX for
+    /// The network: a published name such as yolo26n, yolo11n-seg, yolo12s, yolov9c or yolov5nu; yolo11:DEPTH,WIDTH,MAX for
     /// other scales of that, also with -seg, -pose, -obb or -cls behind it; simple-cnn for MNIST; or a model file to train
-    /// further
+    /// further, whose class branch is built anew where the data has other classes
     #[arg(long, value_name = "NAME|FILE")]
     arch: String,
     /// YAML file of the dataset, or a folder with one folder of pictures per class (train/CLASS/*.jpg) or MNIST's

@@ -267,10 +267,11 @@ fn a_yolo26_is_pruned_by_the_branch_that_ships() {
     let options = Options { threads: 1, ..Options::default() };
     let bytes = |graph: &Graph| plan_memory(graph, 64, 64, &options).unwrap().total() as f64;
     std::fs::write(folder.path().join("many.toml"), "[model]\nhead = 'one2many'\n").unwrap();
-    let cases: [(&str, Branch, &str, &[&str]); 3] = [
+    let cases: [(&str, Branch, &str, &[&str]); 4] = [
         ("a", Branch::One2One, "1", &[]),
         ("b", Branch::One2Many, "0", &["--head", "one2many"]),
         ("c", Branch::One2Many, "0", &["--profile", "many.toml"]),
+        ("d", Branch::One2One, "0", &["--dtype", "int8"]),
     ];
     for (out, branch, epochs, flags) in cases {
         let alone = graph.with_branch(branch).unwrap();
@@ -306,7 +307,7 @@ fn a_yolo26_is_pruned_by_the_branch_that_ships() {
         assert!(removed["macs"].as_u64() > Some(0) && removed["bytes"].as_u64() > Some(0), "{report}");
         assert!(read("report.html").contains(&format!("{}; without the other branch", branch.name())));
         let source = match out {
-            "a" => None,
+            "a" | "d" => None,
             "b" => Some("# --head"),
             _ => Some("# many.toml"),
         };

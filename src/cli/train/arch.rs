@@ -13,7 +13,7 @@ use std::path::Path;
 const SIMPLE: &str = "simple-cnn";
 
 /// The networks that are known by name.
-const NAMES: &str = "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, yolov8n (each also with -seg, \
+const NAMES: &str = "yolo26n, yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, yolov8n (each also with -seg, \
                      -pose, -obb or -cls behind it, and in their other scales), yolo12n, yolov10n, yolov9t, yolov6n, \
                      yolov5nu, simple-cnn";
 
@@ -68,6 +68,7 @@ impl Arch {
             Self::Simple => simple_cnn::SIDE,
             Self::Yolo11(_, Task::Classify) => 224,
             Self::Published(graph) if matches!(graph.head, Head::Classify { .. }) => 224,
+            Self::File(model) if matches!(model.graph.head, Head::Classify { .. }) => 224,
             _ => 640,
         }
     }
