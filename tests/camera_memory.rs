@@ -11,8 +11,8 @@ use secateurs::engine::Options;
 use secateurs::graph::Graph;
 use secateurs::model::{self, Info, Model, Tensor};
 use secateurs::vision::{Frame, Image, PixelFormat};
-use secateurs::zoo::Task;
 use secateurs::zoo::yolo11::{Scale, network};
+use secateurs::zoo::{Task, yolo26};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -135,8 +135,13 @@ fn every_task() {
     // Wider than high: a classifier looks at the middle.
     let wide: Vec<Image> =
         pictures.iter().map(|image| Image::new(160, 90, image.data()[..3 * 160 * 90].into())).collect();
-    for task in [Task::Segment { masks: 8 }, Task::Pose { keypoints: 5, dims: 3 }, Task::Obb, Task::Classify] {
-        let model = weights(&network(scale, task, 4).unwrap());
+    let eleven = [Task::Segment { masks: 8 }, Task::Pose { keypoints: 5, dims: 3 }, Task::Obb, Task::Classify];
+    let eleven = eleven.map(|task| (task, network(scale, task, 4).unwrap()));
+    // By the one-to-one branch.
+    let deployed = |task| yolo26::network(scale, task, 4).unwrap().deployed(None).unwrap();
+    let twenty_six = [Task::Detect, Task::Segment { masks: 8 }, Task::Obb].map(|task| (task, deployed(task)));
+    for (task, graph) in eleven.into_iter().chain(twenty_six) {
+        let model = weights(&graph);
         let mut predictor = Predictor::new(&model, 96, &Options { threads: 2, ..Options::default() }).unwrap();
         let mut other = Predictor::new(&model, 96, &Options::default()).unwrap();
         for predictor in [&mut predictor, &mut other] {

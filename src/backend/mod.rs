@@ -62,6 +62,8 @@ pub struct Net {
     /// Whether the operations are those of [`cpu`].
     own: bool,
     frozen: bool,
+    /// By node whether no gradient passes from it to nodes that are not so marked.
+    apart: Vec<bool>,
 }
 
 impl Net {
@@ -81,8 +83,9 @@ impl Net {
                 params.push((param.key, Var::from_tensor(&tensor)?));
             }
         }
+        let apart = model.graph.one2one_only();
         let (model, running) = (model.clone(), Mutex::new(running));
-        Ok(Self { model, device: device.clone(), params, index, running, own: device.is_cpu(), frozen: false })
+        Ok(Self { model, device: device.clone(), params, index, running, own: device.is_cpu(), frozen: false, apart })
     }
 
     /// The same net without gradients of its parameters: for inference, for teachers, and for gradients of the image or
@@ -97,7 +100,8 @@ impl Net {
         &self.params
     }
 
-    /// The outputs of the graph for images `[N, C, H, W]`.
+    /// The outputs of the graph for images `[N, C, H, W]`. Where an end-to-end head has both branches, the one-to-one
+    /// branch passes no gradient to the layers below it, which the other one trains (Wang et al., "YOLOv10", 2024).
     ///
     /// # Errors
     /// Those of candle; sizes that do not fit the graph.
@@ -129,7 +133,8 @@ impl Net {
                 let Some(tensor) = tensor else {
                     candle_core::bail!("layer `{}` reads a tensor that was removed", node.name)
                 };
-                inputs.push(tensor);
+                let leaves = self.apart[id.index()] && !self.apart[at];
+                inputs.push(if leaves { tensor.detach() } else { tensor });
             }
             tensors[id.index()] = Some(hook(id, self.node(&node.op, images, &inputs, mode)?)?);
         }

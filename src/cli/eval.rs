@@ -7,6 +7,7 @@ use crate::data::{Dataset, LabelTask, OpenOptions, names_differ};
 use crate::eval::{self, Accuracy, Figures, TaskResult};
 use crate::graph::Head;
 use crate::output;
+use crate::train::transfer_command;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -49,11 +50,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut dataset = Dataset::open_with(&args.data, &args.split, &options).map_err(Failure::input)?;
     if dataset.names.len() != model.graph.classes() {
         return Err(Failure::Input(format!(
-            "{} names {} classes, {} knows {}; both must agree",
+            "{} names {} classes, {} knows {}; to train it for this data, which keeps all but its class branch:\n  {}",
             args.data.display(),
             dataset.names.len(),
             args.model.model.display(),
-            model.graph.classes()
+            model.graph.classes(),
+            transfer_command(&args.model.model, &args.data)
         )));
     }
     if args.skip_bad_images {

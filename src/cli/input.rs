@@ -6,7 +6,7 @@ use crate::eval::{EvalResult, TaskResult};
 use crate::graph::{Branch, Head};
 use crate::import;
 use crate::kernels::available;
-use crate::model::Model;
+use crate::model::{Model, ModelError, Removed};
 use crate::output;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ pub struct ModelArgs {
     /// Side of the square input image, pixels [default: the model's own, else 640]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub imgsz: Option<u16>,
-    /// Branch of an end-to-end head (YOLO26, YOLOv10): one2many needs duplicates suppressed, one2one does not
+    /// Branch of an end-to-end head (YOLO26, YOLOv10): one2many needs duplicates suppressed, one2one does not [default:
+    /// of two branches one2one, where the model is run]
     #[arg(long, value_name = "NAME", value_parser = ["one2many", "one2one"])]
     pub head: Option<String>,
 }
@@ -29,42 +30,33 @@ impl ModelArgs {
     /// Reads the model; with `--head` it has that branch alone.
     pub fn load(&self) -> Result<Model, Failure> {
         let model = import::load(&self.model)?;
-        let Some(branch) = self.head.as_deref().and_then(Branch::from_name) else { return Ok(model) };
-        self.branch(&self.model, &model, branch)
+        if self.head.is_some() { self.as_deployed(&self.model, model) } else { Ok(model) }
     }
 
-    /// Reads the model as it is deployed: with one branch, one2many unless `--head` says otherwise.
+    /// Reads the model as it is deployed: with one branch, one2one unless `--head` says otherwise.
     pub fn deployed(&self) -> Result<Model, Failure> {
-        self.as_deployed(&self.model, self.load()?)
+        self.as_deployed(&self.model, import::load(&self.model)?)
     }
 
-    /// Reads another model as this one is deployed.
+    /// Reads another model as this one is deployed, where it has two branches.
     pub fn deployed_from(&self, path: &Path) -> Result<Model, Failure> {
-        self.as_deployed(path, import::load(path)?)
-    }
-
-    fn as_deployed(&self, path: &Path, model: Model) -> Result<Model, Failure> {
+        let model = import::load(path)?;
         match model.graph.head {
-            Head::EndToEnd { one2many: true, .. } => {
-                let asked = self.head.as_deref().and_then(Branch::from_name);
-                self.branch(path, &model, asked.unwrap_or(Branch::One2Many))
-            }
+            Head::EndToEnd { one2many: true, .. } => self.as_deployed(path, model),
             _ => Ok(model),
         }
     }
 
     /// The model with one branch; says what that saves.
-    fn branch(&self, path: &Path, model: &Model, branch: Branch) -> Result<Model, Failure> {
-        let alone = model.with_branch(branch).map_err(|e| Failure::Input(format!("{}: {e}", path.display())))?;
-        let params = |model: &Model| -> usize {
-            let trained = model.graph.params().into_iter().filter(|p| p.trainable);
-            trained.map(|p| p.shape.iter().product::<usize>()).sum()
-        };
-        let (before, after) = (params(model), params(&alone));
-        if after < before {
-            let (name, saved) = (branch.name(), before - after);
-            let note = format!(": --head {name}: without the other branch it has {saved} of {before} parameters less");
-            output::message("", "note", &note);
+    fn as_deployed(&self, path: &Path, model: Model) -> Result<Model, Failure> {
+        let fail = |e: ModelError| Failure::Input(format!("{}: {e}", path.display()));
+        let asked = self.head.as_deref().and_then(Branch::from_name);
+        let alone = model.deployed(asked).map_err(fail)?;
+        if let Head::EndToEnd { one2many: true, .. } = model.graph.head {
+            let side = self.imgsz(&model)?;
+            let removed = Removed::between(&model, &alone, [side; 2]).map_err(fail)?;
+            let name = asked.unwrap_or_default().name();
+            output::message("", "note", &format!(": --head {name}: without the other branch it has {removed}"));
         }
         Ok(alone)
     }

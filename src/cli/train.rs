@@ -14,7 +14,7 @@ use crate::pipeline::Event;
 use crate::train::optim::Rule;
 use crate::train::{Augment, FitConfig, FitEvent};
 use crate::{backend, eval, pipeline, train};
-use arch::Arch;
+use arch::{Arch, Start};
 use clap::ValueEnum;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 /// The network, and the images to train it on.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The network: a published name such as yolo11n, yolo11n-seg, yolo12s, yolov9c or yolov5nu; yolo11:DEPTH,WIDTH,MAX for
+    /// The network: a published name such as yolo26n, yolo11n-seg, yolo12s, yolov9c or yolov5nu; yolo11:DEPTH,WIDTH,MAX for
     /// other scales of that, also with -seg, -pose, -obb or -cls behind it; simple-cnn for MNIST; or a model file to train
-    /// further
+    /// further, whose class branch is built anew where the data has other classes
     #[arg(long, value_name = "NAME|FILE")]
     arch: String,
     /// YAML file of the dataset, or a folder with one folder of pictures per class (train/CLASS/*.jpg) or MNIST's
@@ -105,10 +105,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Ok::<_, Failure>(set)
     };
     let (train, val) = (open("train")?, open("val")?);
-    let (mut start, renamed) = arch.start(&args.arch, &train, args.seed)?;
+    let Start { model: mut start, renamed, told } = arch.start(&args.arch, &train, args.seed)?;
     for note in train.notes.iter().chain(&val.notes).chain(&overlap(&train, &val)).chain(&renamed) {
         terminal.note(&format!("warning: {note}"));
     }
+    told.iter().for_each(|note| terminal.note(note));
     let side = side(args, &start, if drawn { demo::SIDE } else { own })?;
     start.info.imgsz = Some(side);
     let config = config(args, &start, side, part.clone());
@@ -154,7 +155,7 @@ fn config(args: &Args, start: &Model, side: usize, checkpoint: PathBuf) -> FitCo
         },
         mosaic_until: args.mosaic as usize,
         sparsity: args.sparsity,
-        augment: if start.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() },
+        augment: Augment::of(&start.graph),
         seed: args.seed,
         threads: args.threads.into(),
         checkpoint: Some(checkpoint),
@@ -189,6 +190,8 @@ fn evaluate(
 ) -> Result<(), Failure> {
     terminal.stage("Evaluating", &format!("{} images", val.items.len()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // Of two branches the one that is deployed.
+    let trained = &trained.deployed(None).map_err(Failure::internal)?;
     let (text, found) = if matches!(trained.graph.head, Head::Classify { .. }) {
         let found = eval::accuracy(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
         (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?)

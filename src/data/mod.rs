@@ -38,6 +38,8 @@ pub struct Dataset {
     pub annotations: Option<PathBuf>,
     /// How its keypoints are shaped, where it has any.
     pub keypoints: Option<KeypointShape>,
+    /// Channels that a network for it reads, where it says so: 3 (red, green, blue) or 1 (brightness).
+    pub channels: Option<usize>,
     /// What the user should know about it, a line each: images without labels, files that were left out.
     pub notes: Vec<String>,
 }
@@ -180,6 +182,7 @@ impl Dataset {
             return if folders::is_here(place) { folders::open(place, split) } else { idx::open(place, split) };
         }
         let description = yaml::read(place)?;
+        let channels = description.channels;
         if idx::is_here(&description.root) {
             let found = idx::open(&description.root, split)?;
             if found.names.len() != description.names.len() {
@@ -187,7 +190,7 @@ impl Dataset {
                 let problem = format!("names {named} classes, the files in `path` have {classes}");
                 return Err(DataError::Yaml { path: place.into(), problem });
             }
-            return Ok(Self { names: description.names, ..found });
+            return Ok(Self { names: description.names, channels, ..found });
         }
         let (images, mut notes) = description.images(split)?;
         let annotations = match &options.annotations {
@@ -220,7 +223,7 @@ impl Dataset {
         if options.labels == Need::Required {
             notes.extend(tally.notes(items.len()));
         }
-        Ok(Self { names: description.names, items, annotations, keypoints: description.keypoints, notes })
+        Ok(Self { names: description.names, items, annotations, keypoints: description.keypoints, channels, notes })
     }
 
     /// Decodes every image and leaves out those that cannot be read, with a note of how many and why.

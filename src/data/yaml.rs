@@ -34,6 +34,7 @@ struct Raw {
     names: Option<Names>,
     kpt_shape: Option<Vec<usize>>,
     flip_idx: Option<Vec<usize>>,
+    channels: Option<usize>,
 }
 
 /// A text or a list of them. Read by hand: behind `untagged`, a class called `y` or `no` would be taken for a boolean,
@@ -100,6 +101,8 @@ pub(super) struct Description {
     pub names: Vec<String>,
     /// How keypoints are shaped.
     pub keypoints: Option<KeypointShape>,
+    /// Channels of the images.
+    pub channels: Option<usize>,
 }
 
 impl Description {
@@ -185,6 +188,11 @@ pub(super) fn read(file: &Path) -> Result<Description, DataError> {
         return Err(fail(format!("`nc` is {nc}, but `names` has {} classes", names.len())));
     }
     let keypoints = keypoints(raw.kpt_shape, raw.flip_idx).map_err(&fail)?;
+    if let Some(channels) = raw.channels.filter(|channels| ![1, 3].contains(channels)) {
+        return Err(fail(format!(
+            "`channels` is {channels}: images of several bands are not read, expected 3 (red, green, blue) or 1 (brightness)"
+        )));
+    }
     let folder = file.parent().unwrap_or(Path::new("."));
     // `path` means the folder beside the file or, as ultralytics has it, one below the working folder.
     let places = raw.path.map(|path| ([folder.join(&path), path.as_str().into()], path));
@@ -199,7 +207,7 @@ pub(super) fn read(file: &Path) -> Result<Description, DataError> {
     }
     let val = first.map(|(_, entries)| entries).unwrap_or_default();
     let splits = BTreeMap::from([("train", list(raw.train)), ("val", val), ("test", list(raw.test))]);
-    Ok(Description { file: file.into(), root, astray, splits, names, keypoints })
+    Ok(Description { file: file.into(), root, astray, splits, names, keypoints, channels: raw.channels })
 }
 
 /// What is wrong with a description, for those who wrote it: the parser's own message is for programmers.

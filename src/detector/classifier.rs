@@ -36,8 +36,8 @@ impl Classifier {
         Ok(Self { engine, side, preprocess, frame: Image::default(), buffers: PreprocessBuffers::default() })
     }
 
-    /// The likeliest classes of an image and their probabilities, best first. The largest square in the image's middle
-    /// is looked at.
+    /// The likeliest classes of an image and their probabilities, best first. The square in the image's middle is looked
+    /// at.
     ///
     /// # Errors
     /// If the engine fails.

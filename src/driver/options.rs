@@ -159,11 +159,12 @@ mod tests {
     use super::*;
 
     /// What is typed for every flag that the worker shall get.
-    const TYPED: [(&str, &str); 16] = [
+    const TYPED: [(&str, &str); 17] = [
         ("model", "a.pt"),
         ("data", "a.yaml"),
         ("imgsz", "96"),
         ("dtype", "int8"),
+        ("head", "one2many"),
         ("latency-ms", "3"),
         ("latency-ratio", "0.5"),
         ("memory-mib", "7"),

@@ -3,13 +3,15 @@
 use super::{Dtype, Graph, GraphError, Head, Node, NodeId};
 use serde::{Deserialize, Serialize};
 
-/// A branch of an end-to-end head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A branch of an end-to-end head. By default the one that needs no suppression: it is what such networks are made for,
+/// its time does not depend on what is in the image, and the last epochs of their training are spent on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Branch {
     /// Answers for an object several times; duplicates are suppressed.
     One2Many,
     /// Answers once: the best 300 are taken as they are.
+    #[default]
     One2One,
 }
 
@@ -60,8 +62,34 @@ impl Graph {
         graph.check().map(|()| graph)
     }
 
-    /// The nodes that some outputs need, numbered anew.
-    fn reduced(&self, outputs: &[NodeId], head: Head) -> Self {
+    /// The graph as it is deployed: with the branch that was asked for; without one, of two branches the default one.
+    ///
+    /// # Errors
+    /// If the graph has no such branch.
+    pub fn deployed(&self, asked: Option<Branch>) -> Result<Self, GraphError> {
+        match (asked, &self.head) {
+            (None, Head::EndToEnd { one2many: true, .. }) => self.with_branch(Branch::default()),
+            (None, _) => Ok(self.clone()),
+            (Some(branch), _) => self.with_branch(branch),
+        }
+    }
+
+    /// The branch that answers.
+    pub fn branch(&self) -> Branch {
+        if self.head.is_one2one() { Branch::One2One } else { Branch::One2Many }
+    }
+
+    /// By node whether only the one-to-one branch needs it; none where there are not two branches.
+    pub fn one2one_only(&self) -> Vec<bool> {
+        if !matches!(self.head, Head::EndToEnd { one2many: true, .. }) {
+            return vec![false; self.nodes.len()];
+        }
+        let (many, one) = self.outputs.split_at(self.outputs.len() / 2);
+        self.needed(many).into_iter().zip(self.needed(one)).map(|(many, one)| one && !many).collect()
+    }
+
+    /// By node whether some outputs need it; the image always is.
+    fn needed(&self, outputs: &[NodeId]) -> Vec<bool> {
         let mut needed = vec![false; self.nodes.len()];
         // The first layer is always the image.
         needed[0] = true;
@@ -71,6 +99,12 @@ impl Graph {
                 self.node(id).inputs.iter().for_each(|input| needed[input.index()] = true);
             }
         }
+        needed
+    }
+
+    /// The nodes that some outputs need, numbered anew.
+    fn reduced(&self, outputs: &[NodeId], head: Head) -> Self {
+        let needed = self.needed(outputs);
         let mut number = vec![NodeId(0); self.nodes.len()];
         let mut nodes: Vec<Node> = Vec::new();
         for id in self.ids().filter(|id| needed[id.index()]) {

@@ -73,21 +73,11 @@ pub fn sensitivity(
 /// A random vector over the outputs whose covariance is the curvature of [`super::kl_divergence`] where both sides
 /// agree.
 fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>> {
-    let mut sign = || if rng.random_bool(0.5) { 1.0 } else { -1.0 };
     let mut seeds: Vec<Vec<f32>> = outputs.iter().map(|o| vec![0.0; o.len()]).collect();
-    // The root of diag(q) - q q^T, times random signs.
-    let mut softmax = |logits: &[f64], scale: f64| -> Vec<f64> {
-        let top = logits.iter().copied().fold(f64::MIN, f64::max);
-        let powers: Vec<f64> = logits.iter().map(|l| (l - top).exp()).collect();
-        let total: f64 = powers.iter().sum();
-        let signs: Vec<f64> = powers.iter().map(|_| sign()).collect();
-        let mix: f64 = powers.iter().zip(&signs).map(|(p, s)| (p / total).sqrt() * s).sum();
-        powers.iter().zip(&signs).map(|(p, s)| scale * ((p / total).sqrt() * s - p / total * mix)).collect()
-    };
     match head.boxes() {
         None => {
             let logits: Vec<f64> = outputs[0].iter().map(|v| f64::from(*v)).collect();
-            seeds[0] = softmax(&logits, 1.0).into_iter().map(|v| v as f32).collect();
+            seeds[0] = softmax(&logits, 1.0, rng).into_iter().map(|v| v as f32).collect();
         }
         Some(Boxes { nc, reg_max, strides }) => {
             let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
@@ -104,8 +94,12 @@ fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>>
                     }
                     for side in 0..4 {
                         let at = |bin: usize| (side * reg_max + bin) * area + cell;
+                        if reg_max == 1 {
+                            seeds[boxes][at(0)] = ((weight / 4.0).sqrt() * sign(rng)) as f32;
+                            continue;
+                        }
                         let logits: Vec<f64> = (0..reg_max).map(|i| f64::from(outputs[boxes][at(i)])).collect();
-                        let values = softmax(&logits, (weight / 4.0).sqrt());
+                        let values = softmax(&logits, (weight / 4.0).sqrt(), rng);
                         values.into_iter().enumerate().for_each(|(i, v)| seeds[boxes][at(i)] = v as f32);
                     }
                 }
@@ -114,7 +108,7 @@ fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>>
                 let classes = 2 * level + 1;
                 for (seed, logit) in seeds[classes].iter_mut().zip(outputs[classes]) {
                     let p = sigmoid(f64::from(*logit));
-                    *seed = ((p * (1.0 - p)).sqrt() * if rng.random_bool(0.5) { 1.0 } else { -1.0 }) as f32;
+                    *seed = ((p * (1.0 - p)).sqrt() * sign(rng)) as f32;
                 }
             }
             let scale = (1.0 / confidence.max(1.0)).sqrt() as f32;
@@ -122,4 +116,18 @@ fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>>
         }
     }
     seeds
+}
+
+fn sign(rng: &mut StdRng) -> f64 {
+    if rng.random_bool(0.5) { 1.0 } else { -1.0 }
+}
+
+/// The root of diag(q) - q q^T for the probabilities of some logits, times random signs and a factor.
+fn softmax(logits: &[f64], scale: f64, rng: &mut StdRng) -> Vec<f64> {
+    let top = logits.iter().copied().fold(f64::MIN, f64::max);
+    let powers: Vec<f64> = logits.iter().map(|l| (l - top).exp()).collect();
+    let total: f64 = powers.iter().sum();
+    let signs: Vec<f64> = powers.iter().map(|_| sign(rng)).collect();
+    let mix: f64 = powers.iter().zip(&signs).map(|(p, s)| (p / total).sqrt() * s).sum();
+    powers.iter().zip(&signs).map(|(p, s)| scale * ((p / total).sqrt() * s - p / total * mix)).collect()
 }

@@ -1,16 +1,18 @@
 //! A model: a graph with the values of its tensors, and the one-file format they travel in.
 
+mod branch;
 mod file;
 mod fold;
 mod int8;
 mod sparse;
 mod tensor;
 
+pub use branch::Removed;
 pub use file::{FORMAT_VERSION, FileError, MAX_FILE, from_bytes, is_own_format, load, save, tensors, to_bytes};
 pub use fold::fold;
 pub use tensor::{Tensor, Weights};
 
-use crate::graph::{Branch, Dtype, Graph, GraphError};
+use crate::graph::{Dtype, Graph, GraphError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -157,17 +159,6 @@ impl Model {
             }
         }
         Ok(Self { graph, weights: kept, info })
-    }
-
-    /// The model with one branch of its end-to-end head, and without what only the other one needs.
-    ///
-    /// # Errors
-    /// If the model has no such branch.
-    pub fn with_branch(&self, branch: Branch) -> Result<Self, ModelError> {
-        let graph = self.graph.with_branch(branch)?;
-        let keys: Vec<String> = graph.params().into_iter().map(|p| p.key).collect();
-        let weights = keys.into_iter().filter_map(|key| Some((key.clone(), self.weights.get(&key)?.clone())));
-        Self::new(graph, weights.collect(), self.info.clone())
     }
 
     /// The model in f32, with the values that it has.

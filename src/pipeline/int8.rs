@@ -79,9 +79,8 @@ pub fn to_int8(
     let judged = Dataset {
         names: dataset.names.clone(),
         items: judged,
-        annotations: None,
         keypoints: dataset.keypoints.clone(),
-        notes: Vec::new(),
+        ..Dataset::default()
     };
     let Some(judge) = Judge::new(model, &judged, side)? else {
         progress.message("without labels nothing is known of the accuracy: every layer becomes int8".into());

@@ -2,7 +2,7 @@
 
 use super::timing::Timing;
 use crate::bundle::{LockedInputs, LockedTarget};
-use crate::graph::Dtype;
+use crate::graph::{Branch, Dtype};
 use crate::importance::{Criterion, Pattern};
 use crate::repair::Method;
 use crate::report::Budget;
@@ -28,6 +28,8 @@ pub struct Job {
     pub sizes: Vec<usize>,
     /// The dtype that the network computes with on the device.
     pub dtype: Dtype,
+    /// Branch of an end-to-end head that is deployed; the default one without one.
+    pub head: Option<Branch>,
     /// Threads of the runtime on the device.
     pub threads: usize,
     /// Budgets of latency, memory, size and accuracy.

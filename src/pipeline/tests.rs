@@ -27,6 +27,7 @@ fn job(folder: &Path) -> Job {
         imgsz: Some(64),
         sizes: Vec::new(),
         dtype: Dtype::F32,
+        head: None,
         threads: 1,
         budget: Budget { memory_mib: Some(1.0), percentile: 95, ..Budget::default() },
         floors: Default::default(),

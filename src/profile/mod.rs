@@ -28,7 +28,7 @@ pub use units::{Mib, Millijoules, Millis, Ratio, UnitError};
 pub use write::{values, write};
 
 use crate::files;
-use crate::graph::Dtype;
+use crate::graph::{Branch, Dtype};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -179,6 +179,8 @@ pub struct ModelChoice {
     pub batch: usize,
     /// Arithmetic of the network on the device.
     pub dtype: Dtype,
+    /// Branch of an end-to-end head that is deployed; the default one without one.
+    pub head: Option<Branch>,
 }
 
 /// What is pruned.
@@ -313,7 +315,7 @@ impl Default for Profile {
                 max_map_drop: None,
                 floors: BTreeMap::new(),
             },
-            model: ModelChoice { path: None, imgsz: None, sizes: vec![], batch: 1, dtype: Dtype::F32 },
+            model: ModelChoice { path: None, imgsz: None, sizes: vec![], batch: 1, dtype: Dtype::F32, head: None },
             data: None,
             search: Search {
                 strategy: Strategy::Structured,

@@ -3,7 +3,7 @@
 
 use super::sources::Sources;
 use super::{IMPORTANCE, Mib, Millijoules, Millis, Profile, Ratio, Strategy};
-use crate::graph::Dtype;
+use crate::graph::{Branch, Dtype};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
 use std::path::PathBuf;
@@ -94,6 +94,10 @@ pub struct ModelFlags {
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=4096).map(usize::from),
         help_heading = heading::MODEL)]
     pub imgsz: Option<usize>,
+    /// Branch of an end-to-end head (YOLO26, YOLOv10) to prune and deploy: one2one needs no suppression of duplicates; the
+    /// other branch is removed [default: the profile's, if any, else of two branches one2one]
+    #[arg(long, value_name = "NAME", value_parser = named(Branch::ALL), help_heading = heading::MODEL)]
+    pub head: Option<Branch>,
 }
 
 /// Threads and seed: flags of every command that prunes.
@@ -137,11 +141,12 @@ impl Overrides {
         flag("budget", "file-mib", "--file-mib", self.file.map(|mib| budget.file = Some(mib)));
         let given = (!self.floors.is_empty()).then(|| budget.floors.extend(self.floors));
         flag("budget", "floors", &floors, given);
-        let ModelFlags { path, data: yaml, imgsz } = self.model;
+        let ModelFlags { path, data: yaml, imgsz, head } = self.model;
         let RunFlags { threads, seed } = self.run;
         flag("model", "path", "--model", path.map(|path| model.path = Some(path)));
         flag("data", "path", "--data", yaml.map(|path| *data = Some(path)));
         flag("model", "imgsz", "--imgsz", imgsz.map(|side| (model.imgsz, model.sizes) = (Some(side), vec![side])));
+        flag("model", "head", "--head", head.map(|branch| model.head = Some(branch)));
         flag("model", "dtype", "--dtype", self.dtype.map(|dtype| model.dtype = dtype));
         flag("search", "strategy", "--strategy", self.strategy.map(|strategy| search.strategy = strategy));
         flag("search", "importance", "--importance", self.importance.map(|name| search.importance = name));

@@ -5,7 +5,7 @@ use super::{
     Bench, Budget, Connect, Device, Finetune, GpuFigures, IMPORTANCE, Mib, Millijoules, Millis, ModelChoice, Optimizer,
     Profile, Ratio, Search, Strategy, UnitError, is_drawn,
 };
-use crate::graph::Dtype;
+use crate::graph::{Branch, Dtype};
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
@@ -45,6 +45,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("budget", "floors"),
     ("model", "imgsz"),
     ("model", "dtype"),
+    ("model", "head"),
     ("model", "path"),
     ("search", "strategy"),
     ("search", "sparsity"),
@@ -219,6 +220,7 @@ fn read_model(mut s: Section, mut m: ModelChoice, folder: &Path) -> ModelChoice 
     m.sizes = s.counts("imgsz", 1..=4096).unwrap_or_default();
     m.imgsz = m.sizes.first().copied();
     m.dtype = s.choice("dtype", &Dtype::ALL).unwrap_or(m.dtype);
+    m.head = s.choice("head", &Branch::ALL);
     m.batch = s.count("batch", 1..=MANY).unwrap_or(m.batch);
     if m.batch != 1 {
         s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));

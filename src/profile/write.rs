@@ -134,6 +134,7 @@ fn model(model: &ModelChoice) -> Keys {
         ("imgsz", if model.sizes.len() > 1 { Some(Value::Array(sizes())) } else { model.imgsz.map(integer) }),
         ("batch", Some(integer(model.batch))),
         ("dtype", name),
+        ("head", model.head.map(|branch| branch.name().into())),
     ])
 }
 

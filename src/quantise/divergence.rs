@@ -30,9 +30,10 @@ pub fn outputs(
 /// KL divergence of the outputs from those of a reference, in nats per confident prediction of the reference; 0 when
 /// equal.
 ///
-/// Classes: that of Bernoulli distributions, over all cells. Boxes: that of the side distributions, weighted with the
-/// reference's confidence in the cell; what other tasks add to the boxes does not count. A classifier: that of its
-/// class distributions.
+/// Classes: that of Bernoulli distributions, over all cells. Boxes: that of the side distributions, or where a box output
+/// is a distance itself that of normal distributions with a deviation of a stride, weighted with the reference's
+/// confidence in the cell; what other tasks add to the boxes does not count. A classifier: that of its class
+/// distributions.
 pub fn kl_divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
     match head.boxes() {
         None => softmax_divergence(reference[0].iter().copied(), found[0].iter().copied()),
@@ -54,7 +55,10 @@ pub fn kl_divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) ->
                         let (a, b) = (&reference[boxes], &found[boxes]);
                         let at = |bin: usize| (side * reg_max + bin) * area + cell;
                         let bins = 0..reg_max;
-                        let sides = softmax_divergence(bins.clone().map(|i| a[at(i)]), bins.map(|i| b[at(i)]));
+                        let sides = match reg_max {
+                            1 => f64::from(b[at(0)] - a[at(0)]).powi(2) / 2.0,
+                            _ => softmax_divergence(bins.clone().map(|i| a[at(i)]), bins.map(|i| b[at(i)])),
+                        };
                         total += weight * sides / 4.0;
                     }
                 }

@@ -8,7 +8,8 @@ pub use html::index::{Target, render as render_index};
 pub use html::render;
 
 use crate::bench::{Distribution, Energy};
-use crate::graph::Dtype;
+use crate::graph::{Branch, Dtype};
+use crate::model::Removed;
 use crate::quantise::Kept;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +25,9 @@ pub struct Report {
     pub device: String,
     /// Side of the square image, pixels.
     pub imgsz: usize,
+    /// The branch that is deployed, where the model has an end-to-end head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<BranchChoice>,
     /// Threads of the runtime.
     pub threads: usize,
     /// Seed of everything random.
@@ -108,6 +112,16 @@ impl Report {
     pub fn last_mut(&mut self) -> &mut Stage {
         self.quantized.as_mut().or(self.tuned.as_mut()).unwrap_or(&mut self.repaired)
     }
+}
+
+/// The branch of an end-to-end head that is deployed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchChoice {
+    /// The branch.
+    pub branch: Branch,
+    /// What the model lost with the other branch; absent where it had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Removed>,
 }
 
 /// The budgets of the profile.

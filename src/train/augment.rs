@@ -5,6 +5,7 @@
 use super::loss::Target;
 use super::shapes::Moved;
 use crate::data::{Label, Shapes};
+use crate::graph::{Graph, Head};
 use crate::vision::polygon::{area, clip};
 use crate::vision::{Image, NormalisedXywh, Rotated};
 use rand::RngExt;
@@ -49,6 +50,14 @@ impl Augment {
 
     /// For written signs, light on black: size and place only.
     pub const SIGNS: Self = Self { scale: 0.1, translate: 0.06, pad: 0.0, ..Self::NONE };
+
+    /// That of a network: a classifier of grey pictures reads signs.
+    pub fn of(graph: &Graph) -> Self {
+        match graph.head {
+            Head::Classify { .. } if graph.input_channels() == 1 => Self::SIGNS,
+            _ => Self::default(),
+        }
+    }
 }
 
 /// An image, and what it shows.

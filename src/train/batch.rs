@@ -162,7 +162,7 @@ impl<'a> Loader<'a> {
             return Ok(image.clone());
         }
         let image = self.dataset.items[item].image.load()?;
-        let image = Arc::new(self.preprocess.part(&image).into_owned());
+        let image = Arc::new(self.preprocess.part(&image, self.config.imgsz).into_owned());
         let bytes = image.data().len();
         if self.cached.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.config.cache_bytes {
             let _ = self.cache[item].set(image.clone());

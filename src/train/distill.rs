@@ -1,9 +1,10 @@
 //! Distillation: a pruned detector learns from the outputs of the baseline.
 //!
-//! Two terms on the raw head outputs, whose shapes never depend on the widths inside: * class: cross-entropy of every
-//! class logit against the teacher's probability, less the teacher's own entropy; * box: localisation distillation
-//! (Zheng et al., "Localization Distillation", 2022), the KL divergence of the distance distributions at a temperature,
-//! weighted by the teacher's confidence in the cell.
+//! Two terms on the raw head outputs, whose shapes never depend on the widths inside:
+//! * class: cross-entropy of every class logit against the teacher's probability, less the teacher's own entropy;
+//! * box: localisation distillation (Zheng et al., "Localization Distillation", 2022), the KL divergence of the distance
+//!   distributions at a temperature, weighted by the teacher's confidence in the cell. Where a box output is a distance
+//!   itself (YOLO26), the Huber loss of the distance from the teacher's in strides (Huber, 1964).
 //!
 //! Both are normalised by the teacher's confidences, as the detection loss is by its target scores, and multiplied by
 //! the batch size. Features inside the network are not compared: after surgery they have other channels.
@@ -168,6 +169,13 @@ fn box_term(
             }
             for side in 0..4 {
                 let first = side * bins * area + cell;
+                if bins == 1 {
+                    let apart = f64::from(student.data[at + first]) - f64::from(teacher.data[at + first]);
+                    let near = apart.clamp(-1.0, 1.0);
+                    sum += f64::from(weight) / 4.0 * near * (apart - near / 2.0);
+                    grad[first] += (options.box_ * scale * f64::from(weight) / 4.0 * near) as f32;
+                    continue;
+                }
                 let softened =
                     |data: &[f32]| softmax((0..bins).map(|b| data[at + first + b * area]), options.temperature);
                 let (s, t) = (softened(student.data), softened(teacher.data));
@@ -200,40 +208,46 @@ fn softmax(logits: impl Iterator<Item = f32>, temperature: f64) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    const SHAPES: [[usize; 4]; 4] = [[2, 32, 2, 3], [2, 3, 2, 3], [2, 32, 1, 2], [2, 3, 1, 2]];
+    fn shapes(bins: usize) -> [[usize; 4]; 4] {
+        [[2, 4 * bins, 2, 3], [2, 3, 2, 3], [2, 4 * bins, 1, 2], [2, 3, 1, 2]]
+    }
 
-    fn outputs(seed: usize) -> Vec<Vec<f32>> {
+    fn outputs(bins: usize, seed: usize) -> Vec<Vec<f32>> {
         let value = |i: usize| ((i * 37 + seed * 61) % 103) as f32 / 20.0 - 2.5;
-        SHAPES.iter().map(|s| (0..s.iter().product()).map(value).collect()).collect()
+        shapes(bins).iter().map(|s| (0..s.iter().product()).map(value).collect()).collect()
     }
 
-    fn views(outputs: &[Vec<f32>]) -> Vec<HeadView<'_>> {
-        outputs.iter().zip(SHAPES).map(|(data, shape)| HeadView { data, shape }).collect()
+    fn views(bins: usize, outputs: &[Vec<f32>]) -> Vec<HeadView<'_>> {
+        outputs.iter().zip(shapes(bins)).map(|(data, shape)| HeadView { data, shape }).collect()
     }
 
-    fn run(student: &[Vec<f32>], teacher: &[Vec<f32>]) -> (Distilled, Vec<Vec<f32>>) {
-        let head = Head::Detect { nc: 3, reg_max: 8, strides: vec![8, 16] };
+    fn run(bins: usize, student: &[Vec<f32>], teacher: &[Vec<f32>]) -> (Distilled, Vec<Vec<f32>>) {
+        let head = Head::Detect { nc: 3, reg_max: bins, strides: vec![8, 16] };
         let mut grads: Vec<Vec<f32>> = student.iter().map(|o| vec![0.0; o.len()]).collect();
         let options = Distillation { class: 0.7, box_: 1.3, temperature: 3.0, min_confidence: 0.3 };
-        let loss = detect(&head, &views(student), &views(teacher), &options, &mut grads).unwrap();
+        let loss = detect(&head, &views(bins, student), &views(bins, teacher), &options, &mut grads).unwrap();
         (loss, grads)
     }
 
     #[test]
     fn gradients_agree_with_finite_differences() {
-        let (student, teacher) = (outputs(1), outputs(2));
-        let (loss, grads) = run(&student, &teacher);
-        assert!(loss.cls > 0.0 && loss.box_ > 0.0);
-        for (output, len) in student.iter().map(Vec::len).enumerate() {
-            for i in (0..len).step_by(7) {
-                let at = |step: f32| {
-                    let mut moved = student.clone();
-                    moved[output][i] += step;
-                    run(&moved, &teacher).0.total
-                };
-                let difference = (at(0.03125) - at(-0.03125)) / 0.0625;
-                let grad = f64::from(grads[output][i]);
-                assert!((difference - grad).abs() < 1e-4 + 1e-3 * grad.abs(), "{output}, {i}: {difference}, {grad}");
+        for bins in [8, 1] {
+            // With one bin differences of 0.6 and of -4.55 strides: on both sides of the Huber loss's bend.
+            let (student, teacher) = (outputs(bins, 1), outputs(bins, if bins == 1 { 89 } else { 2 }));
+            let (loss, grads) = run(bins, &student, &teacher);
+            assert!(loss.cls > 0.0 && loss.box_ > 0.0, "{bins} bins: {loss:?}");
+            for (output, len) in student.iter().map(Vec::len).enumerate() {
+                for i in (0..len).step_by(if bins == 1 { 1 } else { 7 }) {
+                    let at = |step: f32| {
+                        let mut moved = student.clone();
+                        moved[output][i] += step;
+                        run(bins, &moved, &teacher).0.total
+                    };
+                    let difference = (at(0.03125) - at(-0.03125)) / 0.0625;
+                    let grad = f64::from(grads[output][i]);
+                    let bound = 1e-4 + 1e-3 * grad.abs();
+                    assert!((difference - grad).abs() < bound, "{bins} bins: {output}, {i}: {difference}, {grad}");
+                }
             }
         }
     }
@@ -268,8 +282,10 @@ mod tests {
 
     #[test]
     fn a_student_that_equals_its_teacher_has_nothing_to_learn() {
-        let (loss, grads) = run(&outputs(1), &outputs(1));
-        assert!(loss.total.abs() < 1e-5, "{loss:?}");
-        assert!(grads.iter().flatten().all(|g| g.abs() < 1e-6));
+        for bins in [8, 1] {
+            let (loss, grads) = run(bins, &outputs(bins, 1), &outputs(bins, 1));
+            assert!(loss.total.abs() < 1e-5, "{loss:?}");
+            assert!(grads.iter().flatten().all(|g| g.abs() < 1e-6));
+        }
     }
 }

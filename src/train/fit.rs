@@ -7,9 +7,10 @@ use super::batch::{Batch, Loader};
 use super::checkpoint::{self, State};
 use super::config::{At, FitConfig, FitEvent, Terms, TrainError};
 use super::identity::Identity;
+use super::loss;
+use super::objective::{Outputs, objective};
 use super::optim::{self, Optimizer, clip_scale, grad_norm};
 use super::schedule::{Ema, Schedule};
-use super::{distill, loss};
 use crate::backend::{Mode, Net};
 use crate::data::Dataset;
 use crate::graph::Head;
@@ -20,6 +21,10 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 /// Trains a detector or a classifier and gives back the moving average of its weights.
+///
+/// Where an end-to-end head has both branches, both are trained: the one-to-many branch together with all layers below the
+/// head, the one-to-one branch on what these give it, and their weights move from the one to the other in the course of
+/// the epochs ([`loss::one2many_weight`]). A one-to-one branch alone trains the layers below it, too.
 ///
 /// With a teacher, which must have the same head, the model also learns from the teacher's outputs on the same
 /// images (see [`distill`]). With `config.checkpoint`, the state is saved after every epoch, and a training that
@@ -128,11 +133,6 @@ fn continued(
 fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(), TrainError> {
     let unfit = |problem: String| Err(TrainError::Unfit(problem));
     let graph = &model.graph;
-    if graph.head.is_one2one() || graph.head.boxes().is_some_and(|boxes| boxes.reg_max == 1) {
-        return unfit(
-            "boxes without a distribution, as YOLO26 has them, and one2one branches cannot be trained yet".into(),
-        );
-    }
     if matches!(graph.head, Head::Classify { .. }) {
         let shapes = graph.shapes(side, side).map_err(|e| TrainError::Unfit(e.to_string()))?;
         let sides = graph.outputs.first().map_or((0, 0), |id| (shapes[id.index()].h, shapes[id.index()].w));
@@ -248,7 +248,10 @@ impl<'a> Trainer<'a> {
         let channels = batch.images.len() / (batch.size * side * side).max(1);
         let images = Tensor::from_slice(&batch.images, (batch.size, channels, side, side), self.device)?;
         let outputs = self.net.forward(&images, Mode::Train)?;
-        let (terms, grads) = self.loss(&images, &outputs, batch)?;
+        let taught = self.teacher.as_ref().map(|teacher| Outputs::read(&teacher.forward(&images, Mode::Eval)?));
+        let weight = loss::one2many_weight(at.epoch, at.epochs);
+        let (values, taught) = (Outputs::read(&outputs)?, taught.transpose()?);
+        let (terms, grads) = objective(self.head, (&values, taught.as_ref()), batch, (self.config, weight))?;
         let diverged = |what, value| TrainError::Diverged { at, what, value, lr };
         if !terms.sum().is_finite() {
             return Err(diverged("loss", terms.sum()));
@@ -277,51 +280,6 @@ impl<'a> Trainer<'a> {
         self.ema.update(&self.net.to_model()?.weights);
         Ok((terms, lr, norm))
     }
-
-    fn loss(&self, images: &Tensor, outputs: &[Tensor], batch: &Batch) -> Result<(Terms, Vec<Vec<f32>>), TrainError> {
-        let values = Outputs::read(outputs)?;
-        let (mut terms, mut grads) = match self.head {
-            Head::Classify { .. } => {
-                let loss = loss::classify(values.single()?, &batch.classes)?;
-                (Terms { cls: loss.loss, ..Terms::default() }, vec![loss.grad])
-            }
-            _ => {
-                let views = values.views();
-                let kind = loss::Branch::of(self.head)?;
-                let outputs = loss::Outputs::of(&kind, &views)?;
-                let size = outputs.prototypes.map_or([0, 0], |p| [p.shape[2], p.shape[3]]);
-                let planes = batch.shapes.planes(&batch.targets, batch.size, size);
-                let shapes = batch.shapes.shapes(&planes, size);
-                let loss::BranchLoss { terms, grads, .. } = loss::branch(&kind, outputs, &batch.targets, shapes)?;
-                let (box_, cls, dfl) = (terms.boxes, terms.classes, terms.distances);
-                let task = terms.sum() - box_ - cls - dfl;
-                (Terms { box_, cls, dfl, task, distill: 0.0 }, grads.in_order())
-            }
-        };
-        if let Some(teacher) = &self.teacher {
-            let taught = Outputs::read(&teacher.forward(images, Mode::Eval)?)?;
-            let mut options = self.config.distillation;
-            options.class *= self.config.distill;
-            options.box_ *= self.config.distill;
-            terms.distill = match self.head {
-                Head::Classify { .. } => {
-                    distill::classify(values.single()?, taught.single()?, &options, &mut grads[0])?
-                }
-                _ => {
-                    // Boxes and classes: the outputs of the task itself are trained by the labels alone.
-                    let outputs = self.head.boxes().map_or(0, |boxes| 2 * boxes.strides.len());
-                    let (student, teacher) = (values.views(), taught.views());
-                    let parts = (student.get(..outputs), teacher.get(..outputs), grads.get_mut(..outputs));
-                    let (Some(student), Some(teacher), Some(grads)) = parts else {
-                        return Err(loss::LossError::Head { expected: "detect, segment, pose or obb" }.into());
-                    };
-                    let loss = distill::detect(self.head, student, teacher, &options, grads)?;
-                    loss.cls + loss.box_
-                }
-            };
-        }
-        Ok((terms, grads))
-    }
 }
 
 /// Masks of all kernels that have zeros.
@@ -332,27 +290,4 @@ fn masks(model: &Model, device: &Device) -> candle_core::Result<BTreeMap<String,
         Ok((key.clone(), Tensor::from_vec(values, tensor.shape(), device)?))
     };
     kernels.map(mask).collect()
-}
-
-/// The outputs of a network as plain values.
-struct Outputs(Vec<([usize; 4], Vec<f32>)>);
-
-impl Outputs {
-    fn read(outputs: &[Tensor]) -> candle_core::Result<Self> {
-        let read = |output: &Tensor| {
-            let (n, c, h, w) = output.dims4()?;
-            Ok(([n, c, h, w], output.flatten_all()?.to_vec1::<f32>()?))
-        };
-        outputs.iter().map(read).collect::<candle_core::Result<_>>().map(Self)
-    }
-
-    /// The only output of a classifier.
-    fn single(&self) -> Result<loss::HeadView<'_>, loss::LossError> {
-        let [(shape, data)] = &self.0[..] else { return Err(loss::LossError::Head { expected: "classify" }) };
-        Ok(loss::HeadView { data, shape: *shape })
-    }
-
-    fn views(&self) -> Vec<loss::HeadView<'_>> {
-        self.0.iter().map(|(shape, data)| loss::HeadView { data, shape: *shape }).collect()
-    }
 }

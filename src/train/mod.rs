@@ -12,9 +12,11 @@ mod fit;
 mod identity;
 mod init;
 pub mod loss;
+mod objective;
 pub mod optim;
 mod schedule;
 mod shapes;
+mod transfer;
 
 pub use augment::Augment;
 pub use checkpoint::set_aside;
@@ -24,3 +26,4 @@ pub use identity::{Identity, content};
 pub use init::init;
 pub use schedule::{Decay, Ema, Schedule};
 pub use shapes::Moved;
+pub use transfer::{Transfer, command as transfer_command, purpose, transfer};

@@ -171,22 +171,6 @@ impl Image {
         written.map_err(|source| ImageError::Io { path: path.into(), source })
     }
 
-    /// The largest square in the middle.
-    pub fn centre_square(&self) -> Self {
-        let mut square = Self::default();
-        self.centre_square_to(&mut square);
-        square
-    }
-
-    /// Writes the largest square in the middle over another image.
-    pub(super) fn centre_square_to(&self, square: &mut Self) {
-        let side = self.width.min(self.height);
-        let (left, top) = ((self.width - side) / 2, (self.height - side) / 2);
-        let rows = self.data.chunks_exact((3 * self.width).max(1)).skip(top).take(side);
-        let to = square.resize(side, side).chunks_exact_mut((3 * side).max(1));
-        to.zip(rows).for_each(|(to, row)| to.copy_from_slice(&row[3 * left..3 * (left + side)]));
-    }
-
     /// The bytes of a JPEG file, `quality` from 1 to 100.
     ///
     /// # Errors

@@ -247,7 +247,10 @@ fn downscale_by_2(top: &[u8], bottom: &[u8], out: &mut [u8]) {
     }
 }
 
-/// The brightness of a colour, 0 to 1 (ITU-R BT.601); of a grey it is exactly that grey.
+/// The shares of red, green and blue in the brightness (ITU-R BT.601).
+pub const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
+
+/// The brightness of a colour, 0 to 1; of a grey it is exactly that grey.
 pub(super) fn luma([r, g, b]: [f32; 3]) -> f32 {
-    g + 0.299 * (r - g) + 0.114 * (b - g)
+    g + LUMA[0] * (r - g) + LUMA[2] * (b - g)
 }

@@ -16,6 +16,7 @@ mod levels;
 mod nms;
 pub mod polygon;
 mod preprocess;
+mod square;
 mod tasks;
 mod topk;
 
@@ -26,8 +27,9 @@ pub use decode::{Candidate, Candidates, decode, decode_all};
 pub use extra::Extra;
 pub use gaussian::Gaussian;
 pub use keypoints::{COCO_SIGMAS, sigmas};
-pub use letterbox::{Letterbox, ResizeBuffers};
+pub use letterbox::{LUMA, Letterbox, ResizeBuffers};
 pub use nms::{NmsOptions, nms, nms_rotated};
 pub use preprocess::{Preprocess, PreprocessBuffers, PreprocessError};
+pub use square::SquareBuffers;
 pub use tasks::{FindBuffers, detect, find, find_with};
 pub use topk::top;

@@ -1,11 +1,12 @@
 //! Preprocessing: from an image to the input of a network. Training, calibration, evaluation, quantization and
 //! inference all use this one place, so that a network ships with the inputs that it was evaluated on.
 //!
-//! A detector sees the whole image, letterboxed; a classifier the largest square in its middle. A network of one
-//! channel reads the brightness. The model's normalisation is applied last.
+//! A detector sees the whole image, letterboxed; a classifier the square in the middle of the image whose short side is
+//! scaled to the input's. A network of one channel reads the brightness. The model's normalisation is applied last.
 
 use super::Image;
 use super::letterbox::{Letterbox, ResizeBuffers, luma};
+use super::square::SquareBuffers;
 use crate::graph::Head;
 use crate::model::{Model, Normalise};
 use std::borrow::Cow;
@@ -34,6 +35,7 @@ pub struct Preprocess {
 #[derive(Clone, Debug, Default)]
 pub struct PreprocessBuffers {
     part: Image,
+    square: SquareBuffers,
     resize: ResizeBuffers,
 }
 
@@ -59,16 +61,16 @@ impl Preprocess {
         self.channels
     }
 
-    /// The part of an image that the network is shown.
-    pub fn part<'a>(&self, image: &'a Image) -> Cow<'a, Image> {
-        if self.shows_a_part_of(image) { Cow::Owned(image.centre_square()) } else { Cow::Borrowed(image) }
+    /// What a network with an input of `side` pixels is shown of an image: a classifier the square, in the input's size.
+    pub fn part<'a>(&self, image: &'a Image, side: usize) -> Cow<'a, Image> {
+        if self.shows_a_part_of(image, side) { Cow::Owned(image.centre_square(side)) } else { Cow::Borrowed(image) }
     }
 
-    fn shows_a_part_of(&self, image: &Image) -> bool {
-        self.centre && image.width() != image.height()
+    fn shows_a_part_of(&self, image: &Image, side: usize) -> bool {
+        self.centre && (image.width(), image.height()) != (side, side)
     }
 
-    /// Writes the input `[channels, side, side]`. Gives where the part of the image that is shown lies in it.
+    /// Writes the input `[channels, side, side]`. Gives where what is shown of the image lies in it.
     ///
     /// # Panics
     /// If `input` is not `channels * side * side` long.
@@ -88,9 +90,9 @@ impl Preprocess {
         buffers: &mut PreprocessBuffers,
     ) -> Letterbox {
         assert_eq!(input.len(), self.channels * side * side, "the input tensor");
-        let PreprocessBuffers { part, resize } = buffers;
-        let part = if self.shows_a_part_of(image) {
-            image.centre_square_to(part);
+        let PreprocessBuffers { part, square, resize } = buffers;
+        let part = if self.shows_a_part_of(image, side) {
+            image.centre_square_to(side, part, square);
             part
         } else {
             image
@@ -164,7 +166,7 @@ mod tests {
         preprocess.write(&image(), 2, &mut input);
         assert!((input[0] - 0.587).abs() < 1e-6 && (input[1] - 0.114).abs() < 1e-6, "{input:?}");
         let mut rgb = [0.0; 12];
-        Letterbox::new(2, 2, 2, 2).forward(&image().centre_square(), &mut rgb);
+        Letterbox::new(2, 2, 2, 2).forward(&image().centre_square(2), &mut rgb);
         let mut other = [9.0; 4];
         preprocess.adapt(&rgb, &mut other);
         assert_eq!(input, other);

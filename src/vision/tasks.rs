@@ -5,7 +5,7 @@ use super::decode::{Candidate, Candidates, decode, decode_to};
 use super::extra::Extra;
 use super::levels::{cells, levels};
 use super::nms::{Better, MAX_CANDIDATES, NmsOptions, nms, suppress};
-use super::topk::top;
+use super::topk::{TopBuffers, top, top_to};
 use crate::graph::Head;
 
 /// Detections in pixels of the network's input, best first: [`decode`], then [`nms`]; of a one-to-one branch [`top`].
@@ -36,6 +36,7 @@ pub fn find(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &Nms
 #[derive(Clone, Debug, Default)]
 pub struct FindBuffers {
     best: Vec<f32>,
+    top: TopBuffers,
     candidates: Vec<Candidate>,
     boxes: Vec<Xyxy>,
     better: Better,
@@ -54,8 +55,7 @@ impl FindBuffers {
     }
 }
 
-/// As [`find`], object by object. It allocates for the first image only, except with `multi_label` and for a one-to-one
-/// branch.
+/// As [`find`], object by object. It allocates for the first image only, except with `multi_label`.
 pub fn find_with(
     head: &Head,
     size: (usize, usize),
@@ -65,7 +65,7 @@ pub fn find_with(
     mut give: impl FnMut(Detection, &Extra),
 ) {
     buffers.reserve(cells(head, size), options);
-    let FindBuffers { best, candidates, boxes, better, extra } = buffers;
+    let FindBuffers { best, top, candidates, boxes, better, extra } = buffers;
     let add = |candidate: &Candidate, extra: &mut Extra| {
         let level = levels(head, size, outputs).filter(|level| level.first_cell <= candidate.cell).last();
         *extra = level.map_or(Extra::None, |level| {
@@ -73,8 +73,10 @@ pub fn find_with(
         });
     };
     if head.is_one2one() {
-        for kept in top(head, size, outputs, options) {
-            add(&kept, extra);
+        candidates.reserve(options.max_det.min(cells(head, size) * head.classes()));
+        top_to(head, size, outputs, options, top, candidates);
+        for kept in candidates.iter() {
+            add(kept, extra);
             let bbox = if let Extra::Rotated(bbox) = extra { bbox.hull() } else { kept.detection.bbox };
             give(Detection { bbox, ..kept.detection }, extra);
         }

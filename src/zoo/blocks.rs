@@ -30,6 +30,11 @@ pub trait Blueprint {
         rule
     }
 
+    /// Channels of the image.
+    fn image_channels(&self, rule: usize) -> usize {
+        rule
+    }
+
     /// Whether there is a tensor of this key.
     fn tensor(&self, key: &str, rule: bool) -> bool {
         let _ = key;
@@ -127,9 +132,9 @@ impl ConvArgs {
 }
 
 impl<'a> Net<'a> {
-    /// A graph that begins with an image, and the image.
+    /// A graph that begins with an image of `input_channels` as published, and the image.
     pub fn new(plan: &'a dyn Blueprint, input_channels: usize, eps: f32) -> (Self, NodeId) {
-        let act = Activation::Silu;
+        let (act, input_channels) = (Activation::Silu, plan.image_channels(input_channels));
         let mut net = Self { graph: Builder::default(), plan, eps, act, channels: Vec::new() };
         let input = net.push("images", Op::Input { channels: input_channels }, &[], input_channels);
         (net, input)

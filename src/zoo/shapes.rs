@@ -4,6 +4,13 @@ use super::blocks::{Blueprint, Unknown, ZooError};
 use crate::graph::Activation;
 use std::collections::BTreeMap;
 
+/// Kernels of the layers that read the image, by family: YOLO (YOLOv9e's layer 0 has none), ResNet, MobileNet, VGG.
+const FIRST: [&str; 5] =
+    ["model.0.conv.weight", "model.1.conv.weight", "conv1.weight", "conv_stem.weight", "features.0.weight"];
+
+/// The most channels of an image that are taken for such.
+const MAX_CHANNELS: usize = 1024;
+
 /// What a checkpoint tells about its network.
 #[derive(Clone, Debug, Default)]
 pub struct Shapes {
@@ -44,6 +51,14 @@ impl Blueprint for Shapes {
     fn has(&self, module: &str, _rule: bool) -> bool {
         let prefix = format!("{module}.");
         self.tensors.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(&prefix))
+    }
+
+    fn image_channels(&self, rule: usize) -> usize {
+        let first = FIRST.iter().find_map(|key| self.tensors.get(*key));
+        first
+            .and_then(|shape| shape.get(1).copied())
+            .filter(|channels| (1..=MAX_CHANNELS).contains(channels))
+            .unwrap_or(rule)
     }
 
     fn tensor(&self, key: &str, _rule: bool) -> bool {

@@ -269,6 +269,6 @@ fn image(_: &mut Place, bytes: &[u8]) {
     if let Ok(image) = Image::decode(Path::new("fuzz.png"), bytes) {
         assert_eq!(image.data().len(), 3 * image.width() * image.height());
         Letterbox::new(image.width(), image.height(), 32, 32).forward(&image, &mut vec![0.0; 3 * 32 * 32]);
-        let _ = (image.shrunk(16), image.centre_square());
+        let _ = (image.shrunk(16), image.centre_square(16));
     }
 }

@@ -9,6 +9,8 @@ mod budgets;
 #[cfg(all(feature = "toolkit", unix))]
 mod bundles;
 #[cfg(feature = "toolkit")]
+mod class_folders;
+#[cfg(feature = "toolkit")]
 mod classifiers;
 #[cfg(feature = "toolkit")]
 mod classify;
@@ -32,6 +34,8 @@ mod forward;
 #[cfg(all(feature = "toolkit", unix))]
 #[path = "../harness/mod.rs"]
 mod harness;
+#[cfg(feature = "toolkit")]
+mod heads;
 mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
@@ -82,6 +86,8 @@ mod task_training;
 mod tasks;
 #[cfg(feature = "toolkit")]
 mod training;
+#[cfg(feature = "toolkit")]
+mod transfer;
 #[cfg(all(feature = "toolkit", unix))]
 mod verify;
 mod vision;

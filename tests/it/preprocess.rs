@@ -124,3 +124,28 @@ fn inputs_that_no_image_fills_are_refused() {
     let error = Predictor::new(&sums(2, 0.0, None), SIDE, &Options::default()).err().unwrap().to_string();
     assert!(error.contains("reads 2 channels, expected 3"), "{error}");
 }
+
+/// Pillow 13.0: `resize` of the short side with its bilinear filter (of the long side what torchvision computes), then the
+/// middle as torchvision's `CenterCrop` takes it.
+#[test]
+fn the_square_of_a_classifier_is_that_of_pillow_to_the_bit() {
+    let noise = |width: usize, height: usize| {
+        let value = |i: usize| ((i * 7919 + i / 13 * 104_729) % 251) as u8;
+        Image::new(width, height, (0..3 * width * height).map(value).collect())
+    };
+    let small = noise(6, 11).centre_square(4);
+    let wanted = [
+        148, 98, 173, 139, 147, 98, 115, 80, 144, 95, 138, 113, 183, 145, 139, 127, 83, 152, 98, 119, 87, 164, 104,
+        148, 82, 138, 119, 72, 126, 107, 124, 105, 149, 169, 154, 135, 140, 90, 169, 89, 112, 127, 155, 116, 181, 149,
+        139, 154,
+    ];
+    assert_eq!(small.data(), wanted);
+    for ([width, height, side], digest) in [
+        ([640, 427, 224], "1f081aa6a4153fd66df0e879d715a2822db0a5a2c8af02a527d683ffc1493ccf"),
+        ([333, 500, 64], "a6a79b0e7758a1cc5acb69d4954d778a07ca02d362b62230bfe0304be1d61678"),
+        ([50, 40, 224], "87c859efde71a1aeabad24e18792a99db7f8de331c5307b2755933393ce7eac3"),
+    ] {
+        let square = noise(width, height).centre_square(side);
+        assert_eq!(secateurs::bundle::sha256(square.data()), digest, "{width} x {height} to {side}");
+    }
+}

@@ -63,6 +63,7 @@ pub fn sample(with_tuning: bool) -> Report {
         target: "host".into(),
         device: "An Example CPU, 1 thread, 320 px".into(),
         imgsz: 320,
+        head: None,
         threads: 1,
         seed: 7,
         model: "best.pt".into(),

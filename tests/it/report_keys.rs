@@ -3,8 +3,9 @@
 
 use crate::report::{distribution, sample, stage};
 use secateurs::bench::{Distribution, Energy};
-use secateurs::graph::Dtype;
-use secateurs::report::{Budget, Report, Stage, Verdict};
+use secateurs::graph::{Branch, Dtype};
+use secateurs::model::Removed;
+use secateurs::report::{BranchChoice, Budget, Report, Stage, Verdict};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAPS: [&str; 5] = ["controls", "floors", "per_class", "recall", "seconds"];
 
 /// Every key with the keys around it; `[]` stands for the elements of an array. A stage stands once, as `STAGE`.
-const KEYS: [&str; 73] = [
+const KEYS: [&str; 81] = [
     "budget",
     "budget.energy_mj",
     "budget.file_mib",
@@ -44,6 +45,14 @@ const KEYS: [&str; 73] = [
     "groups[].after",
     "groups[].before",
     "groups[].name",
+    "head",
+    "head.branch",
+    "head.removed",
+    "head.removed.bytes",
+    "head.removed.macs",
+    "head.removed.of_macs",
+    "head.removed.of_params",
+    "head.removed.params",
     "imgsz",
     "importance",
     "layers",
@@ -153,6 +162,7 @@ fn full() -> Report {
         pruned: of(0.25),
         repaired: of(0.3125),
         tuned: Some(of(0.34375)),
+        head: Some(BranchChoice { branch: Branch::One2One, removed: Some(Removed::default()) }),
         dtype: Dtype::Int8,
         quantized: Some(of(0.34375)),
         controls: BTreeMap::from([("uncut + repair".to_owned(), of(0.375))]),

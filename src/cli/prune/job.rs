@@ -34,6 +34,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         imgsz: profile.model.imgsz,
         sizes: profile.model.sizes.clone(),
         dtype: profile.model.dtype,
+        head: profile.model.head,
         threads: profile.device.threads,
         budget: self::budget(profile),
         floors: budget.floors.iter().map(|(name, share)| (name.clone(), share.get())).collect(),

@@ -10,11 +10,12 @@ struct Cli {
 }
 
 /// Every flag that stands for a value of the profile, with a value that is no default.
-const FLAGS: [&str; 17] = [
+const FLAGS: [&str; 18] = [
     "--model=/a/best.pt",
     "--data=/a/data.yaml",
     "--imgsz=96",
     "--dtype=int8",
+    "--head=one2many",
     "--latency-ms=3.25",
     "--latency-ratio=0.65",
     "--energy-mj=12.5",

@@ -2,7 +2,7 @@
 
 use crate::graph::Dtype;
 use crate::profile::Profile;
-use crate::report::{Report, Stage};
+use crate::report::{BranchChoice, Report, Stage};
 use std::path::{Path, PathBuf};
 
 /// What the job will do, in order.
@@ -19,8 +19,9 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
     ];
     let size = profile.model.imgsz.map_or("its own size".to_owned(), |side| format!("{side} px"));
     let teacher = if tune.distill > 0.0 { ", the baseline model as teacher" } else { "" };
+    let head = profile.model.head.map_or(String::new(), |head| format!(", the branch {} of its head", head.name()));
     let mut steps = vec![
-        format!("import {} for images of {size}", or(&profile.model.path, "the embedded demo")),
+        format!("import {} for images of {size}{head}", or(&profile.model.path, "the embedded demo")),
         format!("read {}", or(&profile.data, "the embedded drawn set")),
         format!("rank the channels ({}, {} images)", search.importance, search.calibration_images),
         format!("measure the latency of every layer, {} thread(s)", profile.device.threads),
@@ -67,6 +68,9 @@ pub fn summary(report: &Report) -> String {
         baseline.macs as f64 / 1e6,
         last.macs as f64 / 1e6
     ));
+    if let Some(BranchChoice { branch, removed: Some(removed) }) = &report.head {
+        lines.push(format!("  {:<12}{}: without the other branch {removed}", "head", branch.name()));
+    }
     let maps = report.stages().map(|(name, stage)| format!("{name} {:.4}", stage.score()));
     lines.push(format!("  {:<12}{}", baseline.score_name(), maps.collect::<Vec<_>>().join(", ")));
     lines.extend(report.controls().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.score())));

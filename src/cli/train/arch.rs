@@ -2,10 +2,10 @@
 
 use crate::cli::failure::Failure;
 use crate::data::{Dataset, LabelTask, names_differ};
-use crate::graph::{Branch, Graph, Head};
-use crate::model::{Info, Model, ModelError};
+use crate::graph::{Graph, Head};
+use crate::model::{Info, Model};
 use crate::zoo::yolo11::{self, Scale};
-use crate::zoo::{Task, published, simple_cnn};
+use crate::zoo::{Task, published, rebuild, simple_cnn};
 use crate::{import, train};
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use std::path::Path;
 const SIMPLE: &str = "simple-cnn";
 
 /// The networks that are known by name.
-const NAMES: &str = "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, yolov8n (each also with -seg, \
+const NAMES: &str = "yolo26n, yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, yolov8n (each also with -seg, \
                      -pose, -obb or -cls behind it, and in their other scales), yolo12n, yolov10n, yolov9t, yolov6n, \
                      yolov5nu, simple-cnn";
 
@@ -23,8 +23,8 @@ pub(super) enum Arch {
     Simple,
     /// A YOLO11 of this scale; how its keypoints are shaped is for the data to say.
     Yolo11(Scale, Task),
-    /// Another published network, by its name, and its graph as published.
-    Published(String, Box<Graph>),
+    /// Another published network, as it is published.
+    Published(Box<Graph>),
     /// A model.
     File(Box<Model>),
 }
@@ -39,13 +39,12 @@ impl Arch {
             return Ok(Self::Yolo11(scale, task));
         }
         if let Some(graph) = published(arch, 80).map_err(Failure::input)? {
-            return Ok(Self::Published(arch.to_owned(), Box::new(graph)));
+            return Ok(Self::Published(Box::new(graph)));
         }
         if !Path::new(arch).exists() {
             return Err(Failure::Usage(format!("--arch {arch}: neither a model file nor one of {NAMES}")));
         }
-        let model = deployed(import::load(Path::new(arch))?).map_err(Failure::input)?;
-        Ok(Self::File(Box::new(model.into_f32())))
+        Ok(Self::File(Box::new(import::load(Path::new(arch))?.into_f32())))
     }
 
     /// The labels that it is trained on.
@@ -58,7 +57,7 @@ impl Arch {
                 Task::Obb => LabelTask::Obb,
                 Task::Detect | Task::Classify => LabelTask::Detect,
             },
-            Self::Published(_, graph) => LabelTask::named(graph.head.task()),
+            Self::Published(graph) => LabelTask::named(graph.head.task()),
             Self::File(model) => LabelTask::named(model.graph.head.task()),
         }
     }
@@ -68,72 +67,54 @@ impl Arch {
         match self {
             Self::Simple => simple_cnn::SIDE,
             Self::Yolo11(_, Task::Classify) => 224,
-            Self::Published(_, graph) if matches!(graph.head, Head::Classify { .. }) => 224,
+            Self::Published(graph) if matches!(graph.head, Head::Classify { .. }) => 224,
+            Self::File(model) if matches!(model.graph.head, Head::Classify { .. }) => 224,
             _ => 640,
         }
     }
 
-    /// Fresh weights of a named network, or the model of a file; and what its class names were, where the data has
-    /// others.
-    pub fn start(self, arch: &str, data: &Dataset, seed: u64) -> Result<(Model, Option<String>), Failure> {
+    /// Fresh weights of a named network for the data, or the model of a file, rebuilt for the data where it has other
+    /// classes, keypoints or channels. Both branches of an end-to-end head are kept: training needs them.
+    pub fn start(self, arch: &str, data: &Dataset, seed: u64) -> Result<Start, Failure> {
         let classes = data.names.len();
         let graph = match self {
             Self::Simple => simple_cnn::simple_cnn(classes).map_err(Failure::input)?,
-            Self::Yolo11(scale, task) => {
-                let task = match (task, &data.keypoints) {
-                    (Task::Pose { .. }, Some(shape)) => Task::Pose { keypoints: shape.count, dims: shape.dims },
-                    (task, _) => task,
-                };
-                yolo11::network(scale, task, classes).map_err(Failure::input)?
-            }
-            Self::Published(name, _) => {
-                let graph = published(&name, classes).map_err(Failure::input)?;
-                let graph = graph.ok_or_else(|| Failure::internal(format!("{name} is published and is not")))?;
-                // Of two branches the one whose duplicates are suppressed is trained.
-                let graph = match graph.head {
-                    Head::EndToEnd { .. } => graph.with_branch(Branch::One2Many).map_err(Failure::input)?,
-                    _ => graph,
-                };
-                agree(&name, &graph.head, data)?;
-                graph
-            }
-            Self::File(mut model) => {
-                if model.graph.classes() != classes {
-                    let found = model.graph.classes();
-                    return Err(Failure::Input(format!(
-                        "{arch} has {found} classes, the data names {classes}; both must agree"
-                    )));
-                }
-                let renamed = names_differ(&model.info.names, &data.names);
-                model.info.names.clone_from(&data.names);
-                return Ok((*model, renamed));
-            }
+            Self::Yolo11(scale, task) => yolo11::network(scale, task, classes).map_err(Failure::input)?,
+            Self::Published(graph) => *graph,
+            Self::File(model) => return other(&model, arch, data, seed),
         };
+        let graph = rebuild(&graph, train::purpose(data)).map_err(Failure::input)?;
         let weights = train::init(&graph, seed);
         let info = Info { names: data.names.clone(), ..Info::default() };
-        Ok((Model::new(graph, weights, info).map_err(Failure::internal)?, None))
+        let model = Model::new(graph, weights, info).map_err(Failure::internal)?;
+        Ok(Start { model, renamed: None, told: None })
     }
 }
 
-/// The branch of an end-to-end head that is trained: the one whose duplicates are suppressed.
-fn deployed(model: Model) -> Result<Model, ModelError> {
-    match model.graph.head {
-        Head::EndToEnd { one2many: true, .. } => model.with_branch(Branch::One2Many),
-        _ => Ok(model),
-    }
+/// The network to train.
+pub(super) struct Start {
+    pub model: Model,
+    /// What its class names were, where the data have as many others.
+    pub renamed: Option<String>,
+    /// What was kept of it and what is new, where it was rebuilt for the data.
+    pub told: Option<String>,
 }
 
-/// Refuses data whose keypoints are not those of a network with a fixed number of them.
-fn agree(name: &str, head: &Head, data: &Dataset) -> Result<(), Failure> {
-    match (head, &data.keypoints) {
-        (Head::Pose { keypoints, dims, .. }, Some(shape)) if (*keypoints, *dims) != (shape.count, shape.dims) => {
-            Err(Failure::Input(format!(
-                "{name} has {keypoints} keypoints of {dims} values, the data {} of {}; yolo11 takes any number",
-                shape.count, shape.dims
-            )))
-        }
-        _ => Ok(()),
+/// The model of a file for the data.
+fn other(model: &Model, arch: &str, data: &Dataset, seed: u64) -> Result<Start, Failure> {
+    if model.info.normalise.is_some() && data.channels == Some(1) {
+        let problem = "normalises red, green and blue, and cannot become one for `channels: 1`";
+        return Err(Failure::Input(format!("{arch} {problem}")));
     }
+    let found = train::transfer(model, data, seed).map_err(|e| Failure::Input(format!("{arch}: {e}")))?;
+    if found.is_same() {
+        let renamed = names_differ(&model.info.names, &data.names);
+        return Ok(Start { model: found.model, renamed, told: None });
+    }
+    let (from, to) = (model.graph.classes(), data.names.len());
+    let classes = if from == to { String::new() } else { format!(" from {from} to {to} classes") };
+    let told = Some(format!("transfer of {arch}{classes}: {found}"));
+    Ok(Start { model: found.model, renamed: None, told })
 }
 
 /// Scale and task of a name.

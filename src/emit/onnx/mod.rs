@@ -17,7 +17,7 @@ pub mod tensorrt;
 
 pub use qdq::calibration_cache;
 
-use crate::graph::{Activation, Attention, Branch, Conv, ConvTranspose, Dtype, GraphError, Head, Op, Shape};
+use crate::graph::{Activation, Attention, Conv, ConvTranspose, Dtype, GraphError, Head, Op, Shape};
 use crate::model::{Model, ModelError, fold};
 use prost::Message;
 use proto::{
@@ -89,7 +89,7 @@ pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, Exp
 /// If the image size does not suit the network, or the file would be too large.
 pub fn file(model: &Model, height: usize, width: usize) -> Result<ModelProto, ExportError> {
     if let Head::EndToEnd { one2many: true, .. } = model.graph.head {
-        return file(&model.with_branch(Branch::One2Many)?, height, width);
+        return file(&model.deployed(None)?, height, width);
     }
     let fail = |source| ExportError::Graph { height, width, source };
     let graph = &model.graph;

@@ -4,13 +4,14 @@ use crate::bundle::sha256;
 use crate::data::demo;
 use crate::detector::check_side;
 use crate::files;
-use crate::graph::{Branch, Dtype, Head};
+use crate::graph::{Dtype, Head};
 use crate::group::{Groups, groups};
 use crate::import;
-use crate::model::{self, Model};
+use crate::model::{self, Model, ModelError, Removed};
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
+use crate::report::BranchChoice;
 use crate::train::Augment;
 use crate::vision::Preprocess;
 use std::path::Path;
@@ -29,6 +30,8 @@ pub struct Baseline {
     pub name: String,
     /// SHA-256 of its file.
     pub sha256: String,
+    /// The branch of its end-to-end head, where it has such a head.
+    pub branch: Option<BranchChoice>,
     /// The groups of channels that are removed together.
     pub groups: Groups,
     /// Side of the square image, pixels.
@@ -54,22 +57,10 @@ impl Baseline {
         if model.graph.dtype != Dtype::F32 {
             progress.message(format!("{name} is in {}: its values are taken as f32", model.graph.dtype.name()));
         }
-        // Training and judging follow the branch whose duplicates are suppressed.
-        let model = match model.graph.head {
-            Head::EndToEnd { one2many: true, .. } => {
-                let fail = |e: model::ModelError| PipelineError::Input(format!("{name}: {e}"));
-                model.with_branch(Branch::One2Many).map_err(fail)?
-            }
-            _ => model,
-        };
-        let model = model.into_f32();
-        if model.graph.head.is_one2one() || model.graph.head.boxes().is_some_and(|boxes| boxes.reg_max == 1) {
-            let problem = format!(
-                "{name}: boxes without a distribution, as YOLO26 has them, and one2one branches cannot be pruned yet"
-            );
-            return Err(PipelineError::Input(problem));
-        }
-        if !matches!(model.graph.head, Head::Detect { .. } | Head::Classify { .. }) {
+        let whole = model.into_f32();
+        let fail = |e: ModelError| PipelineError::Input(format!("{name}: {e}"));
+        let model = whole.deployed(job.head).map_err(fail)?;
+        if !matches!(model.graph.head.branch(), Head::Detect { .. } | Head::Classify { .. }) {
             let task = model.graph.head.task();
             let problem = format!("{name}: its task is `{task}`; the job prunes detectors and classifiers");
             return Err(PipelineError::Input(problem));
@@ -77,8 +68,18 @@ impl Baseline {
         let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(DEFAULT_SIDE) };
         let imgsz = check_side(job.imgsz.unwrap_or(default), model.graph.stride())?;
         model.graph.shapes(imgsz, imgsz).map_err(|e| PipelineError::Input(format!("{name}: at {imgsz} px: {e}")))?;
+        let branch = match &whole.graph.head {
+            Head::EndToEnd { one2many, .. } => {
+                let removed = Removed::between(&whole, &model, [imgsz; 2]).map_err(fail)?;
+                Some(BranchChoice { branch: model.graph.branch(), removed: one2many.then_some(removed) })
+            }
+            _ => None,
+        };
+        if let Some(BranchChoice { branch, removed: Some(removed) }) = &branch {
+            progress.message(format!("head {}: without the other branch the model has {removed}", branch.name()));
+        }
         let groups = groups(&model.graph);
-        let baseline = Self { model, name, sha256, groups, imgsz };
+        let baseline = Self { model, name, sha256, branch, groups, imgsz };
         baseline.preprocess()?;
         Ok(baseline)
     }
@@ -109,6 +110,6 @@ impl Baseline {
 
     /// How training images are varied.
     pub fn augment(&self) -> Augment {
-        if self.model.graph.input_channels() == 1 { Augment::SIGNS } else { Augment::default() }
+        Augment::of(&self.model.graph)
     }
 }

@@ -6,6 +6,7 @@ use crate::pipeline::error::PipelineError;
 use crate::pipeline::job::{Job, MinRecall};
 use crate::pipeline::progress::Progress;
 use crate::profile::nearest;
+use crate::train;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -42,9 +43,12 @@ impl Data {
         let (train, val) = (open("train")?, open("val")?);
         let classes = baseline.model.graph.classes();
         if train.names.len() != classes {
+            let (named, model) = (train.names.len(), job.model.as_deref());
+            let arch = model.unwrap_or(Path::new("yolo11n"));
+            let way_out = train::transfer_command(arch, &yaml);
             return Err(PipelineError::Input(format!(
-                "{name} names {} classes, {} knows {classes}; both must agree",
-                train.names.len(),
+                "{name} names {named} classes, {} knows {classes}; train it for this data first, which keeps all but its \
+                 class branch:\n  {way_out}",
                 baseline.name
             )));
         }

@@ -351,7 +351,11 @@ fn classes(report: &Report) -> String {
 }
 
 fn provenance(report: &Report) -> String {
-    let rows = [
+    let head = report.head.map(|head| {
+        let removed = head.removed.map_or(String::new(), |removed| format!("; without the other branch {removed}"));
+        ("head", format!("{}{removed}", head.branch.name()))
+    });
+    let mut rows = vec![
         ("secateurs", report.version.clone()),
         ("target", report.target.clone()),
         ("device", report.device.clone()),
@@ -361,6 +365,7 @@ fn provenance(report: &Report) -> String {
         ("threads", report.threads.to_string()),
         ("seed", report.seed.to_string()),
     ];
+    rows.extend(head);
     let mut seconds: Vec<(&str, String)> =
         report.seconds.iter().map(|(stage, s)| (stage.as_str(), format!("{} s", number(*s, 1)))).collect();
     if !seconds.is_empty() {

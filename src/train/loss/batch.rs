@@ -55,7 +55,7 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// The branch of a head, or of one of both of an end-to-end head.
+    /// The branch of a head; of an end-to-end head with both branches the one-to-many branch.
     ///
     /// # Errors
     /// If it finds no boxes.
@@ -70,7 +70,8 @@ impl Branch {
             _ => Task::Detect,
         };
         let convention = if reg_max == 1 { Convention::Direct } else { Convention::Distribution };
-        Ok(Self { nc, reg_max, strides: strides.to_vec(), task, convention, top: 10, keep: None })
+        let usual = Self { nc, reg_max, strides: strides.to_vec(), task, convention, top: 10, keep: None };
+        Ok(if head.is_one2one() { usual.one2one() } else { usual })
     }
 
     /// This branch as the one-to-one branch of an end-to-end head: an object takes the best 7 cells, and keeps one.

@@ -34,6 +34,16 @@ pub struct EndToEnd {
     pub one2one_grads: Gradients,
 }
 
+impl EndToEnd {
+    /// The terms of both branches, weighted; `weight` is that of the one-to-many branch.
+    pub fn terms(&self, weight: f64) -> Terms {
+        let mut sum = Terms::default();
+        sum.add(self.one2many, weight);
+        sum.add(self.one2one, 1.0 - weight);
+        sum
+    }
+}
+
 /// The loss of an end-to-end head. `outputs` are those of the one-to-many and the one-to-one branch; `weight` is that
 /// of the former.
 ///

@@ -114,7 +114,7 @@ pub enum LossError {
 
 /// The branch and the outputs of a head that finds boxes and nothing else.
 fn detection<'a>(head: &Head, heads: &'a [HeadView<'a>]) -> Result<(Branch, Outputs<'a>), LossError> {
-    if !matches!(head, Head::Detect { .. }) {
+    if !matches!(head.branch(), Head::Detect { .. }) {
         return Err(LossError::Head { expected: "detect" });
     }
     let branch = Branch::of(head)?;
@@ -133,7 +133,7 @@ pub fn positives(head: &Head, heads: &[HeadView<'_>], targets: &[Target]) -> Res
     Ok(assigned.into_iter().map(|assigned| assigned.positives).collect())
 }
 
-/// The detection loss of a batch and its gradient. `heads` are the raw outputs of the graph in its order: box logits
+/// The detection loss of a batch and its gradient; of a one-to-one branch by its own assignment. `heads` are the raw outputs of the graph in its order: box logits
 /// `[N, 4 * reg_max, h, w]` (left, top, right, bottom, each `reg_max` bins) and class logits `[N, nc, h, w]` per level.
 ///
 /// The assignment and the aspect-ratio weight of the complete IoU count as constants in the gradient.

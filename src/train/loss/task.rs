@@ -43,8 +43,9 @@ impl Terms {
         self.all().into_iter().map(|term| *term).sum()
     }
 
-    fn add(&mut self, mut other: Self) {
-        self.all().into_iter().zip(other.all()).for_each(|(sum, term)| *sum += *term);
+    /// Adds a multiple of other terms.
+    pub(super) fn add(&mut self, mut other: Self, factor: f64) {
+        self.all().into_iter().zip(other.all()).for_each(|(sum, term)| *sum += factor * *term);
     }
 }
 
@@ -168,7 +169,7 @@ pub fn branch(
     let images: Vec<(Terms, Gradients)> = (0..batch.n).into_par_iter().map(of).collect();
     let (mut terms, mut grads) = (Terms::default(), Gradients::default());
     for (of_image, gradient) in images {
-        terms.add(of_image);
+        terms.add(of_image, 1.0);
         grads.append(gradient);
     }
     Ok(BranchLoss { total: batch.n as f64 * terms.sum(), terms, grads })
