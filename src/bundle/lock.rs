@@ -186,7 +186,7 @@ impl Input {
 
 /// Whether a path names what secateurs has in itself or draws.
 fn is_embedded(path: &str) -> bool {
-    path == Input::DEMO || path.starts_with("drawn:")
+    path == Input::DEMO || ["demo:", "drawn:"].iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// A path with `/`, relative to a folder where it lies in there.

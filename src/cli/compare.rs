@@ -89,15 +89,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn table(found: &Comparison) -> String {
-    let baseline = &found.baseline;
+    let (baseline, width) = (&found.baseline, found.metric.len() + 2);
     let mut text = format!(
-        "{:<24}{:<7}{:>7}{:>10}{:>12}{:>10}  {:<16}  {}\n{:<24}{:<7}{:>7}{:>10}{:>12}{:>10.4}  {:.3} to {:.3}\n",
+        "{:<24}{:<7}{:>7}{:>10}{:>12}{:>width$}  {:<16}  {}\n{:<24}{:<7}{:>7}{:>10}{:>12}{:>width$.4}  {:.3} to {:.3}\n",
         "importance",
         "repair",
         "asked",
         "measured",
         "parameters",
-        "mAP50-95",
+        found.metric,
         "95 % interval",
         "first less this",
         "baseline",
@@ -113,7 +113,7 @@ fn table(found: &Comparison) -> String {
         let behind = row.behind.map_or(String::new(), |b| format!("{:+.4} \u{b1} {:.4}", b.difference, b.deviation));
         let _ = writeln!(
             text,
-            "{:<24}{:<7}{:>6.2}x{:>9.3}x{:>12}{:>10.4}  {:.3} to {:.3}    {behind}",
+            "{:<24}{:<7}{:>6.2}x{:>9.3}x{:>12}{:>width$.4}  {:.3} to {:.3}    {behind}",
             row.scheme,
             row.repair,
             row.asked_ratio,

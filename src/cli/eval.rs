@@ -4,8 +4,7 @@ use super::failure::Failure;
 use super::input::{ModelArgs, figure, figures, task_figures, warn};
 use super::terminal;
 use crate::data::{Dataset, LabelTask, OpenOptions, names_differ};
-use crate::eval::{self, Accuracy, Figures, TaskResult};
-use crate::graph::Head;
+use crate::eval::{self, Accuracy, EvalResult, Figures, Score, TaskResult};
 use crate::output;
 use crate::train::transfer_command;
 use std::fmt::Write;
@@ -43,7 +42,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let side = args.model.imgsz(&model)?;
     let task = LabelTask::named(model.graph.head.task());
     if let Some(annotations) = args.annotations.as_ref().filter(|_| task != LabelTask::Detect) {
-        let (annotations, task) = (annotations.display(), model.graph.head.task());
+        let (annotations, task) = (annotations.display(), task.name());
         return Err(Failure::Input(format!("{annotations}: for the task `{task}` label files are the truth")));
     }
     let options = OpenOptions { annotations: args.annotations.clone(), task, ..OpenOptions::default() };
@@ -69,21 +68,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let bar = terminal::bar("Evaluating");
     bar.set_length(dataset.items.len() as u64);
     let progress = |more: usize| bar.inc(more as u64);
-    if matches!(model.graph.head, Head::Classify { .. }) {
-        let result = eval::accuracy(&model, &dataset, side, threads, &progress).map_err(Failure::input);
-        bar.finish_and_clear();
-        return show(&result?, side, args.json);
-    }
-    if task != LabelTask::Detect {
-        let result = eval::evaluate_task(&model, &dataset, side, threads, &progress).map_err(Failure::input);
-        bar.finish_and_clear();
-        return show_task(&result?, side, args.json);
-    }
-    let result = eval::evaluate_model(&model, &dataset, side, threads, &progress).map_err(Failure::input);
+    let validator = eval::Validator::new(&model.graph.head, &dataset, side).map_err(Failure::input)?;
+    let found = validator.find(&model, threads, &progress).and_then(|found| validator.score(&found));
     bar.finish_and_clear();
-    let result = result?;
-    if args.json {
-        return Ok(output::print_json(&figures(&result)?)?);
+    match found.map_err(Failure::input)? {
+        Score::Boxes(result) => show_boxes(&result, side, args.json),
+        Score::Shapes(result) => show_task(&result, side, args.json),
+        Score::Classes(result) => show(&result, side, args.json),
+    }
+}
+
+/// Prints the figures of a detector.
+fn show_boxes(result: &EvalResult, side: usize, json: bool) -> Result<(), Failure> {
+    if json {
+        return Ok(output::print_json(&figures(result)?)?);
     }
     let mut out = String::new();
     let _ = writeln!(out, "{} images at {side} px", result.images);
@@ -109,7 +107,7 @@ fn show_task(result: &TaskResult, side: usize, json: bool) -> Result<(), Failure
     }
     let mut out = String::new();
     let _ = writeln!(out, "{} images at {side} px", result.images);
-    let rows: [(&str, Option<Figures>); 2] = [("boxes", result.boxes), (result.judged(), Some(result.shapes))];
+    let rows: [(&str, Option<Figures>); 2] = [("boxes", result.boxes), (result.metric().judged(), Some(result.shapes))];
     for (of, row) in rows.into_iter().filter_map(|(of, row)| Some((of, row?))) {
         let (all, half) = (figure(row.map50_95), figure(row.map50));
         let _ = write!(out, "  {of:<14} mAP50-95 {all}, mAP50 {half}");

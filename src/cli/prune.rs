@@ -171,7 +171,7 @@ fn refuse_contradictions(profile: &Profile) -> Result<(), Failure> {
 
 /// Refuses a model whose dataset is not named.
 pub fn refuse_model_without_data(profile: &Profile) -> Result<(), Failure> {
-    if profile.model.path.is_some() && profile.data.is_none() {
+    if profile.model.path.as_ref().is_some_and(|path| profile::demo_task(path).is_none()) && profile.data.is_none() {
         return Err(Failure::Usage("a model without data: name its dataset with --data data.yaml".into()));
     }
     Ok(())

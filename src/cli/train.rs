@@ -7,8 +7,8 @@ use super::input::{figure, figures, task_figures};
 use super::terminal::{Terminal, TerminalArgs};
 use crate::data::{Dataset, LabelTask, OpenOptions, demo, overlap};
 use crate::detector::check_side;
+use crate::eval::Score;
 use crate::files::{self, Inputs};
-use crate::graph::Head;
 use crate::model::{self, Model};
 use crate::pipeline::Event;
 use crate::train::optim::Rule;
@@ -192,22 +192,22 @@ fn evaluate(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // Of two branches the one that is deployed.
     let trained = &trained.deployed(None).map_err(Failure::internal)?;
-    let (text, found) = if matches!(trained.graph.head, Head::Classify { .. }) {
-        let found = eval::accuracy(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
-        (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?)
-    } else if LabelTask::named(trained.graph.head.task()) != LabelTask::Detect {
-        let found = eval::evaluate_task(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
-        let rows = [("boxes", found.boxes), (found.judged(), Some(found.shapes))];
-        let rows = rows.into_iter().filter_map(|(of, row)| Some((of, row?)));
-        let row = |(of, row): (&str, eval::Figures)| {
-            format!("  {of:<14}mAP50-95 {}, mAP50 {}", figure(row.map50_95), figure(row.map50))
-        };
-        (rows.map(row).collect::<Vec<_>>().join("\n"), task_figures(&found)?)
-    } else {
-        let found = eval::evaluate_model(trained, val, side, threads, &|_| {}).map_err(Failure::input)?;
-        let (strict, loose) = (figure(found.map50_95), figure(found.map50));
-        let text = format!("  {:<12}{strict}\n  {:<12}{loose}", "mAP50-95", "mAP50");
-        (text, figures(&found)?)
+    let validator = eval::Validator::new(&trained.graph.head, val, side).map_err(Failure::input)?;
+    let (text, found) = match validator.evaluate(trained, threads).map_err(Failure::input)? {
+        Score::Classes(found) => (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?),
+        Score::Shapes(found) => {
+            let rows = [("boxes", found.boxes), (found.metric().judged(), Some(found.shapes))];
+            let rows = rows.into_iter().filter_map(|(of, row)| Some((of, row?)));
+            let row = |(of, row): (&str, eval::Figures)| {
+                format!("  {of:<14}mAP50-95 {}, mAP50 {}", figure(row.map50_95), figure(row.map50))
+            };
+            (rows.map(row).collect::<Vec<_>>().join("\n"), task_figures(&found)?)
+        }
+        Score::Boxes(found) => {
+            let (strict, loose) = (figure(found.map50_95), figure(found.map50));
+            let text = format!("  {:<12}{strict}\n  {:<12}{loose}", "mAP50-95", "mAP50");
+            (text, figures(&found)?)
+        }
     };
     let value = serde_json::json!({ "reason": "trained", "output": output.to_string_lossy(), "val": found });
     terminal.result(&text, value);

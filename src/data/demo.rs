@@ -1,4 +1,5 @@
-//! A detection set that is drawn, not downloaded: discs, squares and triangles between other shapes, on uneven grounds.
+//! Sets that are drawn, not downloaded: discs, squares and triangles between other shapes, on uneven grounds, with the
+//! labels of any task.
 //!
 //! It is not meant to be easy: sizes differ by a factor of five, shapes are turned, stretched, partly hidden or partly
 //! outside, of any colour and pattern, and stars, crosses and half discs must not be taken for them. Every picture
@@ -36,6 +37,9 @@ pub const FIRST_VAL: u64 = 1 << 32;
 
 /// The digests of all files of a set, as `sha256sum` reads and writes them.
 const SUMS: &str = "sha256sums.txt";
+
+/// Tells the seeds of pictures with one object from those of others.
+const CLASS_SERIES: u64 = 1 << 40;
 
 /// Changes whenever the same seed no longer gives the same pictures.
 const VERSION: u32 = 1;
@@ -88,6 +92,26 @@ pub fn draw_for(task: LabelTask, seed: u64, index: u64, size: usize) -> (Image, 
         }
     }
     (canvas.develop(&mut rng), labels, shapes)
+}
+
+/// Draws picture `index` of another endless series of `seed`, which shows one disc, square or triangle, and gives its
+/// class.
+pub fn draw_class(seed: u64, index: u64, size: usize) -> (Image, usize) {
+    let size = size.clamp(8, 4096);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ CLASS_SERIES);
+    rng.set_stream(index);
+    let mut canvas = Canvas::ground(&mut rng, size);
+    let class = (index % Kind::OBJECTS.len() as u64) as usize;
+    let side = size as f32;
+    let place = |rng: &mut ChaCha8Rng| side * rng.random_range(0.35..0.65);
+    let (x, y) = (place(&mut rng), place(&mut rng));
+    let radius = side * rng.random_range(0.15..0.4);
+    let shape = Shape { x, y, radius, ..Shape::random(&mut rng, Kind::OBJECTS[class], size) };
+    canvas.paint(&mut rng, &shape, &shape.mask(size));
+    for _ in 0..rng.random_range(0..3) {
+        canvas.scratch(&mut rng);
+    }
+    (canvas.develop(&mut rng), class)
 }
 
 /// Shapes in painting order, all of them accepted and none hidden too much.
@@ -153,17 +177,20 @@ pub fn ensure(folder: &Path, train: usize, val: usize) -> Result<(PathBuf, usize
     ensure_for(LabelTask::Detect, folder, train, val)
 }
 
-/// As [`ensure`], with the labels of a task.
+/// As [`ensure`], with the labels of a task. A set of classified pictures is named by its folder, and has a folder of
+/// pictures per class.
 ///
 /// # Errors
 /// As [`ensure`].
 pub fn ensure_for(task: LabelTask, folder: &Path, train: usize, val: usize) -> Result<(PathBuf, usize), DataError> {
-    let yaml = folder.join("data.yaml");
-    let text = description(task, train, val);
+    let classifies = task == LabelTask::Classify;
+    let marker = if classifies { "drawn.txt" } else { "data.yaml" };
+    let (yaml, text) = (folder.join(marker), description(task, train, val));
+    let place = if classifies { folder.to_path_buf() } else { yaml.clone() };
     let same = |yaml: &Path| files::read(yaml, 1 << 16).is_ok_and(|found| found == text.as_bytes());
     let all = pictures(task, train, val);
     if same(&yaml) {
-        return Ok((yaml, restore(folder, &all)?));
+        return Ok((place, restore(folder, &all)?));
     }
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         let taken = std::io::Error::new(
@@ -178,13 +205,13 @@ pub fn ensure_for(task: LabelTask, folder: &Path, train: usize, val: usize) -> R
     let sums: Vec<String> = all.par_iter().map(|one| one.write(&set)).collect::<Result<_, _>>()?;
     let sums_file = set.join(SUMS);
     fs::write(&sums_file, sums.concat()).map_err(io(&sums_file))?;
-    let described = set.join("data.yaml");
+    let described = set.join(marker);
     fs::write(&described, &text).map_err(io(&described))?;
     match fs::rename(&set, folder) {
         // Another process may have been faster with the same set.
-        Err(_) if same(&yaml) => Ok((yaml, 0)),
+        Err(_) if same(&yaml) => Ok((place, 0)),
         Err(e) => Err(io(folder)(e)),
-        Ok(()) => Ok((yaml, 0)),
+        Ok(()) => Ok((place, 0)),
     }
 }
 
@@ -264,20 +291,32 @@ fn pictures(task: LabelTask, train: usize, val: usize) -> Vec<One> {
 }
 
 impl One {
-    /// Its picture and its labels, in the folder of the set.
-    fn files(&self) -> [PathBuf; 2] {
+    /// Its picture and its labels, in the folder of the set; the picture alone where its folder is its class.
+    fn files(&self) -> Vec<PathBuf> {
+        if self.task == LabelTask::Classify {
+            let class = NAMES[(self.index % NAMES.len() as u64) as usize];
+            return vec![Path::new(self.split).join(class).join(format!("{:05}.png", self.number))];
+        }
         [("images", "png"), ("labels", "txt")]
             .map(|(kind, ending)| Path::new(kind).join(self.split).join(format!("{:05}.{ending}", self.number)))
+            .into()
     }
 
     /// Draws it into a folder and gives its sums.
     fn write(&self, set: &Path) -> Result<String, DataError> {
-        let [image, label] = self.files().map(|file| set.join(file));
-        for folder in [&image, &label].map(|file| file.parent().unwrap_or(set)) {
+        let files: Vec<PathBuf> = self.files().into_iter().map(|file| set.join(file)).collect();
+        for folder in files.iter().map(|file| file.parent().unwrap_or(set)) {
             fs::create_dir_all(folder).map_err(io(folder))?;
         }
-        write_one(self.task, &image, &label, self.index)?;
-        self.sums(set).map_err(io(&image))
+        match &files[..] {
+            [image, label] => write_one(self.task, image, label, self.index)?,
+            files => {
+                for image in files {
+                    save(&draw_class(SEED, self.index, SIDE).0, image)?;
+                }
+            }
+        }
+        self.sums(set).map_err(io(set))
     }
 
     /// The digests of its files, one line each.
@@ -307,6 +346,11 @@ fn description(task: LabelTask, train: usize, val: usize) -> String {
     let names: String = NAMES.iter().enumerate().map(|(class, name)| format!("  {class}: {name}\n")).collect();
     let labels = match task {
         LabelTask::Detect => "",
+        LabelTask::Classify => {
+            return format!(
+                "Drawn by secateurs: version {VERSION}, seed {SEED}, {SIDE} pixels, {train} + {val} pictures, a folder per class.\n"
+            );
+        }
         LabelTask::Segment => "# Labels are outlines.\n",
         LabelTask::Obb => "# Labels are rotated boxes.\n",
         // Left becomes right in a mirror, top and bottom stay.
@@ -322,12 +366,16 @@ fn description(task: LabelTask, train: usize, val: usize) -> String {
 
 fn write_one(task: LabelTask, image: &Path, label: &Path, index: u64) -> Result<(), DataError> {
     let (picture, labels, shapes) = draw_for(task, SEED, index, SIDE);
-    picture.save(image).map_err(|e| match e {
-        ImageError::Io { path, source } => DataError::Io { path, source },
-        other => DataError::Io { path: image.into(), source: std::io::Error::other(other.to_string()) },
-    })?;
+    save(&picture, image)?;
     let lines: String = labels.iter().enumerate().map(|(at, label)| line(label, &shapes, at)).collect();
     fs::write(label, lines).map_err(|source| DataError::Io { path: label.into(), source })
+}
+
+fn save(picture: &Image, path: &Path) -> Result<(), DataError> {
+    picture.save(path).map_err(|e| match e {
+        ImageError::Io { path, source } => DataError::Io { path, source },
+        other => DataError::Io { path: path.into(), source: std::io::Error::other(other.to_string()) },
+    })
 }
 
 /// The line of an object in its label file.

@@ -13,16 +13,33 @@ pub enum LabelTask {
     Pose,
     /// Rotated boxes.
     Obb,
+    /// Classes of whole pictures.
+    Classify,
 }
 
 impl LabelTask {
-    /// By the name that ultralytics gives a task; boxes where the task has no labels of its own.
+    /// Every task with the name that ultralytics gives it.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("detect", Self::Detect),
+        ("segment", Self::Segment),
+        ("pose", Self::Pose),
+        ("obb", Self::Obb),
+        ("classify", Self::Classify),
+    ];
+
+    /// By the name that ultralytics gives a task; boxes where there is none of that name.
     pub fn named(task: &str) -> Self {
-        match task {
-            "segment" => Self::Segment,
-            "pose" => Self::Pose,
-            "obb" => Self::Obb,
-            _ => Self::Detect,
+        Self::ALL.iter().find(|(name, _)| *name == task).map_or(Self::Detect, |(_, task)| *task)
+    }
+
+    /// The name that ultralytics gives it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Detect => "detect",
+            Self::Segment => "segment",
+            Self::Pose => "pose",
+            Self::Obb => "obb",
+            Self::Classify => "classify",
         }
     }
 }
@@ -85,7 +102,7 @@ impl Shapes {
     /// None of what a task labels yet.
     pub(super) fn of(task: LabelTask) -> Self {
         match task {
-            LabelTask::Detect => Self::None,
+            LabelTask::Detect | LabelTask::Classify => Self::None,
             LabelTask::Segment => Self::Outlines(Vec::new()),
             LabelTask::Pose => Self::Keypoints(Vec::new()),
             LabelTask::Obb => Self::Corners(Vec::new()),

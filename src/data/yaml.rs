@@ -109,7 +109,7 @@ impl Description {
     /// What the lines of the label files hold for a task.
     pub fn kind(&self, task: LabelTask) -> Result<LabelKind, DataError> {
         Ok(match (task, &self.keypoints) {
-            (LabelTask::Detect, _) => LabelKind::Boxes,
+            (LabelTask::Detect | LabelTask::Classify, _) => LabelKind::Boxes,
             (LabelTask::Segment, _) => LabelKind::Outlines,
             (LabelTask::Obb, _) => LabelKind::Corners,
             (LabelTask::Pose, Some(shape)) => LabelKind::Keypoints { count: shape.count, dims: shape.dims },

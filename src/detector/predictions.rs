@@ -4,7 +4,7 @@ use super::pictures::SaveNames;
 use super::{Detail, Mask, Object};
 use crate::files::{self, Inputs};
 use crate::model::Info;
-use crate::vision::{Image, ImageError, Rotated, Xyxy, draw};
+use crate::vision::{Image, ImageError, Rotated, Xyxy, draw, skeleton};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ impl Predictions {
     /// If the file cannot be written, or is one of the inputs.
     pub fn save_as(&self, pixels: &mut Image, path: &Path, inputs: &Inputs) -> Result<(), ImageError> {
         for d in self.detections.iter().flatten().rev() {
-            d.draw(pixels);
+            d.draw(pixels, 1.0);
         }
         if let Some(best) = self.classes.iter().flatten().next() {
             let line = format!("{} {:.2}", best.name, best.score);
@@ -109,7 +109,8 @@ fn line(name: &str) -> String {
 const VISIBLE: f32 = 0.5;
 
 impl Labelled {
-    fn new(object: &Object, info: &Info) -> Self {
+    /// Names an object.
+    pub fn new(object: &Object, info: &Info) -> Self {
         let d = object.detection;
         let mut named = Self {
             class: d.class,
@@ -129,19 +130,29 @@ impl Labelled {
         named
     }
 
-    fn draw(&self, pixels: &mut Image) {
+    /// Draws it into its image, or into one that is `scale` times as large: mask, box, limbs and keypoints, name.
+    pub fn draw(&self, pixels: &mut Image, scale: f32) {
         let colour = draw::colour(self.class);
+        let bbox = self.bbox.map(|v| v * scale);
+        let scaled = |point: [f32; 2]| point.map(|v| v * scale);
         if let Some(mask) = &self.mask {
-            draw::tint(pixels, self.bbox, &|x, y| mask.at(x, y), colour);
+            let source = |v: usize| ((v as f32 + 0.5) / scale) as usize;
+            draw::tint(pixels, bbox, &|x, y| mask.at(source(x), source(y)), colour);
         }
         match &self.rotated {
-            Some(turned) => draw::polygon(pixels, &turned.corners(), colour),
-            None => draw::outline(pixels, self.bbox, colour),
+            Some(turned) => draw::polygon(pixels, &turned.corners().map(scaled), colour),
+            None => draw::outline(pixels, bbox, colour),
         }
-        for [x, y, _] in self.keypoints.iter().flatten().filter(|point| point[2] > VISIBLE) {
-            draw::dot(pixels, [*x, *y], colour);
+        if let Some(points) = &self.keypoints {
+            let seen = |k: usize| points.get(k).filter(|p| p[2] > VISIBLE).map(|[x, y, _]| scaled([*x, *y]));
+            for [from, to] in skeleton(points.len()) {
+                if let (Some(from), Some(to)) = (seen(*from), seen(*to)) {
+                    draw::line(pixels, from, to, colour);
+                }
+            }
+            (0..points.len()).filter_map(seen).for_each(|place| draw::dot(pixels, place, colour));
         }
-        draw::caption(pixels, self.bbox, &format!("{} {:.2}", self.name, self.score), colour);
+        draw::caption(pixels, bbox, &format!("{} {:.2}", self.name, self.score), colour);
     }
 }
 

@@ -26,7 +26,8 @@ pub struct Accuracy {
 }
 
 /// What became of one picture.
-struct Answer {
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
     class: usize,
     /// Classes that scored higher than the right one.
     rank: usize,
@@ -45,6 +46,17 @@ pub fn accuracy(
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Accuracy, EvalError> {
+    Ok(summary(&answers(model, dataset, imgsz, threads, progress)?, &dataset.names))
+}
+
+/// As [`accuracy`], picture by picture.
+pub(super) fn answers(
+    model: &Model,
+    dataset: &Dataset,
+    imgsz: usize,
+    threads: usize,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Vec<Answer>, EvalError> {
     let classes = dataset.names.len();
     match model.graph.head {
         Head::Classify { nc } if nc == classes => {}
@@ -74,8 +86,16 @@ pub fn accuracy(
         Ok(answers)
     };
     let answers: Result<Vec<Vec<Answer>>, EvalError> = dataset.items.par_chunks(share).map(work).collect();
-    let answers: Vec<Answer> = answers?.into_iter().flatten().collect();
-    Ok(summary(&answers, &dataset.names))
+    Ok(answers?.into_iter().flatten().collect())
+}
+
+/// Share of these pictures that one set of answers has right, less that of another where given.
+pub(super) fn ahead(one: &[Answer], other: Option<&[Answer]>, pictures: &[usize]) -> f64 {
+    let right = |answers: &[Answer]| {
+        let count = pictures.iter().filter(|picture| answers.get(**picture).is_some_and(|a| a.rank == 0)).count();
+        count as f64 / pictures.len().max(1) as f64
+    };
+    right(one) - other.map_or(0.0, right)
 }
 
 fn answer(logits: &[f32], class: usize) -> Result<Answer, EvalError> {
@@ -90,7 +110,8 @@ fn answer(logits: &[f32], class: usize) -> Result<Answer, EvalError> {
     Ok(Answer { class, rank, loss: sum.ln() - f64::from(right - top) })
 }
 
-fn summary(answers: &[Answer], names: &[String]) -> Accuracy {
+/// The figures of answers.
+pub(super) fn summary(answers: &[Answer], names: &[String]) -> Accuracy {
     let count = answers.len().max(1) as f64;
     let within = |most: usize| answers.iter().filter(|a| a.rank < most).count() as f64 / count;
     let of_class = |(class, name): (usize, &String)| {

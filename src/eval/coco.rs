@@ -105,14 +105,19 @@ impl Matches {
 
     /// Matches all detections by another overlap than that of boxes.
     pub fn by(classes: usize, truths: &[Truth], found: &[Detected], overlap: &dyn Overlap) -> Self {
-        let set = Set { truths, found, overlap, most: MAX_DETECTIONS[2] };
+        Self::of(classes, &Set { truths, found, overlap, most: MAX_DETECTIONS[2] })
+    }
+
+    /// Matches all keypoints by their similarity.
+    pub fn of_poses(classes: usize, truths: &[Truth], found: &[Detected], overlap: &dyn Overlap) -> Self {
+        Self::of(classes, &Set { truths, found, overlap, most: MAX_POSES })
+    }
+
+    fn of(classes: usize, set: &Set<'_>) -> Self {
         let of_class = |images: &ByImage| {
-            images
-                .iter()
-                .map(|(image, (truths, found))| (*image, match_image(&set, truths, found, RANGES[0])))
-                .collect()
+            images.iter().map(|(image, (truths, found))| (*image, match_image(set, truths, found, RANGES[0]))).collect()
         };
-        Self { classes: by_class(classes, &set).par_iter().map(of_class).collect() }
+        Self { classes: by_class(classes, set).par_iter().map(of_class).collect() }
     }
 
     /// AP over all thresholds on these images, each as often as it is named; −1 where none has an object.

@@ -99,7 +99,7 @@ pub fn measure(
         let mut smaller = cut(model, groups, &selection)?;
         refit(model, &mut smaller, groups, &selection, *group, covariances, calibration.ridge);
         let found = outputs(&smaller, images, size)?;
-        let loss = reference.iter().zip(&found).map(|(a, b)| kl_divergence(&model.graph.head, a, b)).sum::<f64>();
+        let loss = reference.iter().zip(&found).map(|(a, b)| kl_divergence(&model.graph.head, size, a, b)).sum::<f64>();
         curves.0[*group].insert(*width, loss / images.len().max(1) as f64);
         progress(done + 1, jobs.len());
     }

@@ -8,6 +8,7 @@ use super::batches::Batches;
 use crate::backend::{Mode, Net};
 use crate::graph::{Boxes, Head, NodeId, Op};
 use crate::model::Model;
+use crate::quantise::predictions;
 use crate::repair::Sensitivity;
 use candle_core::{DType, Result, Tensor, Var};
 use rand::rngs::StdRng;
@@ -25,7 +26,7 @@ pub fn sensitivity(
 ) -> Result<Sensitivity> {
     let device = images.device;
     let net = Net::new(model, device)?.frozen();
-    let mut rng = StdRng::seed_from_u64(seed);
+    let (mut rng, size) = (StdRng::seed_from_u64(seed), (images.height, images.width));
     let mut found = Sensitivity::default();
     for (first, part) in images.iter() {
         let input = images.tensor(part, model.graph.input_channels())?;
@@ -43,7 +44,10 @@ pub fn sensitivity(
         let mut seeds: Vec<Vec<f32>> = vec![Vec::new(); outputs.len()];
         for image in 0..part.len() {
             let of: Vec<&[f32]> = values.iter().map(|v| v[image].as_slice()).collect();
-            seeds.iter_mut().zip(curvature(&model.graph.head, &of, &mut rng)).for_each(|(all, one)| all.extend(one));
+            seeds
+                .iter_mut()
+                .zip(curvature(&model.graph.head, size, &of, &mut rng))
+                .for_each(|(all, one)| all.extend(one));
         }
         let mut total = Tensor::zeros((), DType::F32, device)?;
         for (output, seed) in outputs.iter().zip(seeds) {
@@ -72,7 +76,7 @@ pub fn sensitivity(
 
 /// A random vector over the outputs whose covariance is the curvature of [`super::kl_divergence`] where both sides
 /// agree.
-fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>> {
+fn curvature(head: &Head, size: (usize, usize), outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>> {
     let mut seeds: Vec<Vec<f32>> = outputs.iter().map(|o| vec![0.0; o.len()]).collect();
     match head.boxes() {
         None => {
@@ -111,6 +115,10 @@ fn curvature(head: &Head, outputs: &[&[f32]], rng: &mut StdRng) -> Vec<Vec<f32>>
                     *seed = ((p * (1.0 - p)).sqrt() * sign(rng)) as f32;
                 }
             }
+            predictions(head, size, outputs, &mut |prediction| {
+                let slope = sign(rng) * (prediction.weight * prediction.curvature(outputs)).max(0.0).sqrt();
+                prediction.pass_down(outputs, slope, &mut |output, at, slope| seeds[output][at] += slope as f32);
+            });
             let scale = (1.0 / confidence.max(1.0)).sqrt() as f32;
             seeds.iter_mut().flatten().for_each(|v| *v *= scale);
         }

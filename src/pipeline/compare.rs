@@ -8,7 +8,7 @@ use super::plan::{
     Bracket, Rule, SearchSpace, all_levels, collect, refine_plan, sensitivity, table, utilisation, widths,
 };
 use super::progress::Progress;
-use crate::eval::{Detected, Prepared};
+use crate::eval::{Answers, Metric, Validator};
 use crate::importance::{self, Criterion};
 use crate::latency::LatencyTable;
 use crate::model::Model;
@@ -78,11 +78,13 @@ pub fn compare(
     let ctx = Context::new(job, &inputs, progress);
     let levels = all_levels(&ctx);
     let table = table(&ctx, &levels)?;
-    let prepared = Prepared::new(&inputs.data.val, inputs.baseline.imgsz)?;
-    let scorer = Scorer { prepared: &prepared, seed: job.seed };
-    let baseline = scorer.find(&inputs.baseline.model)?;
+    let head = &inputs.baseline.model.graph.head;
+    let validator = Validator::new(head, &inputs.data.val, inputs.baseline.imgsz)?;
+    let scorer = Scorer { validator: &validator, seed: job.seed };
+    let baseline = scorer.score(&scorer.find(&inputs.baseline.model)?)?;
+    let metric = Metric::of(head).name();
     // Below zero: there is no such figure, and no difference of such figures means anything.
-    if scorer.score(&baseline).map50_95 < 0.0 {
+    if baseline.map50_95 < 0.0 {
         return Err(PipelineError::Input(format!(
             "{}: accuracy is undefined, because the validation images show no labelled object; there is nothing to compare",
             inputs.data.name
@@ -94,13 +96,14 @@ pub fn compare(
         model: inputs.baseline.name.clone(),
         data: inputs.data.name.clone(),
         imgsz: inputs.baseline.imgsz,
-        images: prepared.len(),
+        images: validator.len(),
         resamples: RESAMPLES,
-        baseline: scorer.score(&baseline),
+        metric: metric.into(),
+        baseline,
         rows: Vec::new(),
     };
     // What the first scheme finds, by budget and repair.
-    let mut first: BTreeMap<(usize, &str), Vec<Detected>> = BTreeMap::new();
+    let mut first: BTreeMap<(usize, &str), Answers> = BTreeMap::new();
     for scheme in schemes {
         for (number, ratio) in ratios.iter().enumerate() {
             let budget = Budget { latency_ratio: Some(*ratio), percentile: job.budget.percentile, ..Budget::default() };
@@ -108,11 +111,12 @@ pub fn compare(
             let pruned = Pruned::by(*scheme, *ratio, &Context::new(&job, &inputs, progress), &levels, &table)?;
             for method in methods {
                 let found = scorer.find(&ctx.repair(&pruned.selection, &pruned.model, *method)?)?;
-                let behind = first.get(&(number, method.name())).map(|best| scorer.behind(best, &found));
-                let row =
-                    Row { repair: method.name().into(), score: scorer.score(&found), behind, ..pruned.row.clone() };
+                let best = first.get(&(number, method.name()));
+                let behind = best.map(|best| scorer.behind(best, &found)).transpose()?;
+                let score = scorer.score(&found)?;
+                let row = Row { repair: method.name().into(), score, behind, ..pruned.row.clone() };
                 progress.message(format!(
-                    "{} + {}: mAP50-95 {:.4} at {:.3}x",
+                    "{} + {}: {metric} {:.4} at {:.3}x",
                     row.scheme, row.repair, row.score.map50_95, row.latency_ratio
                 ));
                 comparison.rows.push(row);
@@ -199,24 +203,24 @@ fn by_rule(
 
 /// Evaluates models on the same images.
 struct Scorer<'a> {
-    prepared: &'a Prepared,
+    validator: &'a Validator,
     seed: u64,
 }
 
 impl Scorer<'_> {
-    fn find(&self, model: &Model) -> Result<Vec<Detected>, PipelineError> {
-        Ok(self.prepared.find(model, rayon::current_num_threads(), &|_| {})?)
+    fn find(&self, model: &Model) -> Result<Answers, PipelineError> {
+        Ok(self.validator.find(model, rayon::current_num_threads(), &|_| {})?)
     }
 
-    fn score(&self, found: &[Detected]) -> Score {
-        let interval = self.prepared.interval(found, None, RESAMPLES, self.seed);
-        Score { map50_95: self.prepared.score(found).map50_95, low: interval.low, high: interval.high }
+    fn score(&self, found: &Answers) -> Result<Score, PipelineError> {
+        let interval = self.validator.interval(found, None, RESAMPLES, self.seed)?;
+        Ok(Score { map50_95: self.validator.score(found)?.figure(), low: interval.low, high: interval.high })
     }
 
-    fn behind(&self, first: &[Detected], found: &[Detected]) -> Behind {
-        let interval = self.prepared.interval(first, Some(found), RESAMPLES, self.seed);
-        let map = |found: &[Detected]| self.prepared.score(found).map50_95;
-        Behind { difference: map(first) - map(found), deviation: interval.deviation }
+    fn behind(&self, first: &Answers, found: &Answers) -> Result<Behind, PipelineError> {
+        let interval = self.validator.interval(first, Some(found), RESAMPLES, self.seed)?;
+        let difference = self.validator.score(first)?.figure() - self.validator.score(found)?.figure();
+        Ok(Behind { difference, deviation: interval.deviation })
     }
 }
 

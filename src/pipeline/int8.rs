@@ -6,7 +6,7 @@
 use super::error::{During, PipelineError, Task};
 use super::progress::Progress;
 use crate::data::{Dataset, Item};
-use crate::eval::{self, Prepared};
+use crate::eval::Validator;
 use crate::graph::Head;
 use crate::model::Model;
 use crate::quantise::{self, Kept, Limit, Observed, RangeMethod, choose, control, observe};
@@ -82,7 +82,7 @@ pub fn to_int8(
         keypoints: dataset.keypoints.clone(),
         ..Dataset::default()
     };
-    let Some(judge) = Judge::new(model, &judged, side)? else {
+    let Some(judge) = judge(model, &judged, side)? else {
         progress.message("without labels nothing is known of the accuracy: every layer becomes int8".into());
         return Ok(Int8 { model: quantise::quantise(model, &ranges), method, kept: Vec::new() });
     };
@@ -96,7 +96,7 @@ pub fn to_int8(
         let progress = &mut |done, all| progress.step(done, all);
         quantise::sensitivities(model, &ranges, &lost, &compared, size, progress).during(Task::Ranges)
     };
-    let limit = Limit { least, accuracy: &mut |model: &Model| judge.score(model) };
+    let limit = Limit { least, accuracy: &mut |model: &Model| score(&judge, model) };
     let (model, kept) = control(model, &ranges, sensitivities, limit)?;
     if !kept.is_empty() {
         progress.message(text(&kept, ranges.len()));
@@ -105,10 +105,10 @@ pub fn to_int8(
 }
 
 /// The least accuracy that is demanded of the int8 model.
-fn least(model: &Model, options: &Int8Options, judge: &Judge) -> Result<f64, PipelineError> {
-    let own = judge.score(&model.clone().into_f32())?;
+fn least(model: &Model, options: &Int8Options, judge: &Validator) -> Result<f64, PipelineError> {
+    let own = score(judge, &model.clone().into_f32())?;
     let Some(baseline) = options.baseline else { return Ok(own - options.max_drop) };
-    let demanded = judge.score(baseline)? - options.max_drop;
+    let demanded = score(judge, baseline)? - options.max_drop;
     Ok(if demanded <= own { demanded } else { own - MAX_DROP })
 }
 
@@ -148,32 +148,20 @@ fn tensors(model: &Model, items: &[&Item], side: usize) -> Result<Vec<Vec<f32>>,
     items.iter().map(load).collect()
 }
 
-/// Measures the accuracy of models on labelled images.
-enum Judge<'a> {
-    Boxes(Box<Prepared>),
-    Classes(&'a Dataset, usize),
+/// What measures the accuracy of models; none where the images have no labels of the model's task.
+fn judge(model: &Model, dataset: &Dataset, side: usize) -> Result<Option<Validator>, PipelineError> {
+    let head = &model.graph.head;
+    let agrees = dataset.names.len() == model.graph.classes();
+    let labelled = match head {
+        Head::Classify { .. } => dataset.items.iter().all(|item| item.class().is_some()),
+        _ => dataset.items.iter().any(|item| !item.labels.is_empty()),
+    };
+    Ok(if agrees && labelled { Some(Validator::new(head, dataset, side)?) } else { None })
 }
 
-impl<'a> Judge<'a> {
-    /// None where the images have no labels of the model's task.
-    fn new(model: &Model, dataset: &'a Dataset, side: usize) -> Result<Option<Self>, PipelineError> {
-        let agrees = dataset.names.len() == model.graph.classes();
-        let labelled = dataset.items.iter().any(|item| !item.labels.is_empty());
-        let classified = dataset.items.iter().all(|item| item.class().is_some());
-        Ok(match *model.graph.head.branch() {
-            Head::Detect { .. } if agrees && labelled => Some(Self::Boxes(Box::new(Prepared::new(dataset, side)?))),
-            Head::Classify { .. } if agrees && classified => Some(Self::Classes(dataset, side)),
-            _ => None,
-        })
-    }
-
-    fn score(&self, model: &Model) -> Result<f64, PipelineError> {
-        let threads = rayon::current_num_threads();
-        Ok(match self {
-            Self::Boxes(prepared) => prepared.evaluate(model, threads)?.map50_95,
-            Self::Classes(dataset, side) => eval::accuracy(model, dataset, *side, threads, &|_| {})?.accuracy,
-        })
-    }
+/// The task's figure for a model.
+fn score(judge: &Validator, model: &Model) -> Result<f64, PipelineError> {
+    Ok(judge.evaluate(model, rayon::current_num_threads())?.figure())
 }
 
 #[cfg(test)]

@@ -119,9 +119,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     let shipped = inputs.add_provenance(quantized.or(tuned).unwrap_or(repaired), &job, &report);
     // Names and provenance are part of the file.
     report.last_mut().file_bytes = model::to_bytes(&shipped).map_err(PipelineError::Serialize)?.len();
-    if let Some(prepared) = evaluator.prepared() {
-        report.photos = verdict::photos(&inputs, prepared, &shipped)?;
-    }
+    report.photos = verdict::photos(&inputs, evaluator.validator(), &shipped)?;
     let mut report = verdict::finish(&ctx, report, &shipped)?;
     ctx.clock.lap("measure");
     report.seconds = ctx.clock.laps();

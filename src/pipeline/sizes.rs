@@ -11,7 +11,7 @@ use super::job::Job;
 use super::plan::{baseline_millis, describe, plan};
 use super::progress::Progress;
 use crate::data::Dataset;
-use crate::eval::Prepared;
+use crate::eval::{Metric, Validator};
 use crate::report::Budget;
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,8 @@ pub(super) fn choose(job: &Job, progress: &dyn Progress) -> Result<Chosen, Pipel
         let found = accuracy(&Context::new(&tried, &inputs, progress));
         match found {
             Ok(map) => {
-                progress.message(format!("{side} px: mAP50-95 {map:.4} on training images"));
+                let name = Metric::of(&inputs.baseline.model.graph.head).name();
+                progress.message(format!("{side} px: {name} {map:.4} on training images"));
                 if best.as_ref().is_none_or(|(most, _)| map > *most) {
                     best = Some((map, chosen));
                 }
@@ -94,7 +95,7 @@ fn in_millis(job: &Job, inputs: &Inputs, progress: &dyn Progress) -> Result<Budg
     Ok(budget)
 }
 
-/// mAP50-95 of the plan at one size, after repair.
+/// The task's figure for the plan at one size, after repair.
 fn accuracy(ctx: &Context) -> Result<f64, PipelineError> {
     let planned = plan(ctx)?;
     let pruned = ctx.prune(&planned.selection)?;
@@ -106,8 +107,8 @@ fn accuracy(ctx: &Context) -> Result<f64, PipelineError> {
     order.sort_by_key(seen);
     let items = order.into_iter().take(IMAGES).map(|index| train.items[index].clone()).collect();
     let sample = Dataset { items, annotations: None, ..train.clone() };
-    let prepared = Prepared::new(&sample, ctx.inputs.baseline.imgsz)?;
-    let map = prepared.evaluate(&repaired, rayon::current_num_threads())?.map50_95;
+    let validator = Validator::new(&repaired.graph.head, &sample, ctx.inputs.baseline.imgsz)?;
+    let map = validator.evaluate(&repaired, rayon::current_num_threads())?.figure();
     // Below zero: there is no such figure.
     if map < 0.0 {
         return Err(PipelineError::Input(format!(

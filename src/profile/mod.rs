@@ -31,7 +31,7 @@ use crate::files;
 use crate::graph::{Branch, Dtype};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Names of the importance criteria that a profile or a flag may choose.
 pub const IMPORTANCE: [&str; Criterion::NAMES.len()] = Criterion::NAMES;
@@ -279,9 +279,17 @@ pub struct Bench {
     pub command: Option<Vec<String>>,
 }
 
-/// Whether the name of a dataset stands for pictures that are drawn on the spot, and not for a file.
-fn is_drawn(name: &str) -> bool {
-    name == "demo" || name.starts_with("drawn:")
+/// Whether the name of a model or a dataset stands for the embedded demo, or for pictures that are drawn on the spot, and
+/// not for a file.
+fn is_embedded(name: &str) -> bool {
+    name == "demo" || ["demo:", "drawn:"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The task in the name of a model of the embedded demo, `demo` or `demo:TASK`, which has its own data; none where it names
+/// a file.
+pub fn demo_task(model: &Path) -> Option<&str> {
+    let name = model.to_str()?;
+    if name == "demo" { Some("detect") } else { name.strip_prefix("demo:") }
 }
 
 impl Default for Profile {

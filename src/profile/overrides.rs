@@ -82,8 +82,8 @@ pub struct Overrides {
 /// The network to prune and its images: flags of every command that prunes.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 pub struct ModelFlags {
-    /// Model file: an ultralytics .pt, safetensors, or a model file of secateurs [default: the profile's, if any, else
-    /// the demo]
+    /// Model file: an ultralytics .pt, safetensors, or a model file of secateurs; `demo:segment` (also detect, pose, obb,
+    /// classify) is the embedded model of a task, with its own pictures [default: the profile's, if any, else the demo]
     #[arg(long = "model", value_name = "FILE", help_heading = heading::MODEL)]
     pub path: Option<PathBuf>,
     /// YAML file of the dataset; `demo` or `drawn:N` draws N pictures instead [default: the profile's, if any, else the

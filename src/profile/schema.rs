@@ -3,7 +3,7 @@
 use super::section::{Problems, Section};
 use super::{
     Bench, Budget, Connect, Device, Finetune, GpuFigures, IMPORTANCE, Mib, Millijoules, Millis, ModelChoice, Optimizer,
-    Profile, Ratio, Search, Strategy, UnitError, is_drawn,
+    Profile, Ratio, Search, Strategy, UnitError, is_embedded,
 };
 use crate::graph::{Branch, Dtype};
 use std::path::{Path, PathBuf};
@@ -216,7 +216,7 @@ fn read_budget(mut s: Section, mut b: Budget, whole: Option<Mib>) -> Budget {
 
 /// Reads the choice of a model; `folder` is that of the profile.
 fn read_model(mut s: Section, mut m: ModelChoice, folder: &Path) -> ModelChoice {
-    m.path = s.text("path").map(|text| folder.join(text));
+    m.path = s.text("path").map(|text| if is_embedded(&text) { text.into() } else { folder.join(text) });
     m.sizes = s.counts("imgsz", 1..=4096).unwrap_or_default();
     m.imgsz = m.sizes.first().copied();
     m.dtype = s.choice("dtype", &Dtype::ALL).unwrap_or(m.dtype);
@@ -230,7 +230,7 @@ fn read_model(mut s: Section, mut m: ModelChoice, folder: &Path) -> ModelChoice 
 }
 
 fn read_data(mut s: Section, folder: &Path) -> Option<PathBuf> {
-    let path = s.text("path").map(|text| if is_drawn(&text) { text.into() } else { folder.join(text) });
+    let path = s.text("path").map(|text| if is_embedded(&text) { text.into() } else { folder.join(text) });
     s.close(OWNERS);
     path
 }

@@ -2,7 +2,7 @@
 //! flag entered.
 
 use super::sources::Sources;
-use super::{Bench, Budget, Connect, Device, Finetune, ModelChoice, Optimizer, Profile, Search, Strategy, is_drawn};
+use super::{Bench, Budget, Connect, Device, Finetune, ModelChoice, Optimizer, Profile, Search, Strategy, is_embedded};
 use crate::graph::Dtype;
 use std::fmt::Write;
 use std::path::Path;
@@ -190,7 +190,7 @@ fn texts(texts: &[String]) -> Option<Value> {
 }
 
 fn place(path: &Path) -> Value {
-    if path.to_str().is_some_and(is_drawn) {
+    if path.to_str().is_some_and(is_embedded) {
         return path.to_string_lossy().into_owned().into();
     }
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned().into()

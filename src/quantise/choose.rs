@@ -56,6 +56,6 @@ pub(super) fn divergence(
 ) -> Result<f64, EngineError> {
     let found = outputs(model, images, size)?;
     let pairs = reference.iter().zip(&found);
-    let total: f64 = pairs.map(|(reference, found)| kl_divergence(&model.graph.head, reference, found)).sum();
+    let total: f64 = pairs.map(|(reference, found)| kl_divergence(&model.graph.head, size, reference, found)).sum();
     Ok(total / images.len().max(1) as f64)
 }

@@ -1,5 +1,6 @@
 //! A comparison of several ways to prune: `compare.json` serialises this structure, `compare.html` shows it.
 
+use crate::eval::Metric;
 use serde::{Deserialize, Serialize};
 
 /// What a comparison found.
@@ -19,17 +20,25 @@ pub struct Comparison {
     pub images: usize,
     /// Resamples of the images that intervals are taken from.
     pub resamples: usize,
-    /// mAP50-95 of the baseline model, with its interval.
+    /// What the models are compared by: mAP50-95 of boxes, masks, keypoints or rotated boxes, or accuracy.
+    #[serde(default = "map")]
+    pub metric: String,
+    /// That of the baseline model, with its interval.
     #[serde(rename = "uncut")]
     pub baseline: Score,
     /// One per way to prune, budget and repair.
     pub rows: Vec<Row>,
 }
 
-/// A mean average precision and how much it would vary with other images.
+/// The metric of a comparison that names none.
+fn map() -> String {
+    Metric::Boxes.name().into()
+}
+
+/// A figure of accuracy and how much it would vary with other images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Score {
-    /// mAP50-95, COCO rules.
+    /// The metric of the comparison; mAP50-95 by COCO's rules.
     pub map50_95: f64,
     /// 2.5th percentile of the resamples.
     pub low: f64,

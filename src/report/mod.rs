@@ -8,6 +8,7 @@ pub use html::index::{Target, render as render_index};
 pub use html::render;
 
 use crate::bench::{Distribution, Energy};
+use crate::eval::Metric;
 use crate::graph::{Branch, Dtype};
 use crate::model::Removed;
 use crate::quantise::Kept;
@@ -174,6 +175,13 @@ pub struct Stage {
     /// The same on training pictures: what it is better there, it knows by heart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_accuracy: Option<f64>,
+    /// What is judged beside boxes, where that is so: masks, keypoints or rotated boxes. The figures above, those of the
+    /// classes and the recalls are then of these; absent where a detector finds upright boxes alone, and for a classifier.
+    #[serde(default, skip_serializing_if = "Metric::is_boxes")]
+    pub metric: Metric,
+    /// Figures of the upright boxes, where masks or keypoints are judged beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boxes: Option<BoxFigures>,
     /// mAP50-95 of every class; a classifier's accuracy.
     #[serde(default)]
     pub per_class: BTreeMap<String, f64>,
@@ -202,7 +210,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// What counts: the accuracy of a classifier, the mAP50-95 of a detector.
+    /// What counts: the accuracy of a classifier, the mAP50-95 of boxes, masks, keypoints or rotated boxes.
     pub fn score(&self) -> f64 {
         self.accuracy.unwrap_or(self.map50_95)
     }
@@ -215,8 +223,22 @@ impl Stage {
 
     /// The name of [`Stage::score`].
     pub fn score_name(&self) -> &'static str {
-        if self.accuracy.is_some() { "accuracy" } else { "mAP50-95" }
+        if self.accuracy.is_some() { Metric::Accuracy.name() } else { self.metric.name() }
     }
+}
+
+/// Figures of upright boxes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BoxFigures {
+    /// Mean average precision at IoU 0.50 to 0.95, COCO rules.
+    pub map50_95: f64,
+    /// The same at IoU 0.50.
+    pub map50: f64,
+    /// mAP50-95 under the rules of ultralytics.
+    pub map50_95_ultralytics: f64,
+    /// mAP50-95 of every class.
+    #[serde(default)]
+    pub per_class: BTreeMap<String, f64>,
 }
 
 /// A figure that there is not.

@@ -93,22 +93,23 @@ pub fn single(
 ) -> Placed {
     let image = shown.image;
     canvas.fill(augment.pad);
-    let (w, h) = (image.width() as f64, image.height() as f64);
-    let fit = (side as f64 / w).min(side as f64 / h);
-    let zoom = fit * around(rng, augment.scale);
+    let factor = around(rng, augment.scale);
     let shift = [0, 1].map(|_| side as f64 * augment.translate * symmetric(rng));
-    // At no variation the content has whole pixels, as the letterbox has.
-    let [cw, ch] = if zoom == fit { [(w * fit).round(), (h * fit).round()] } else { [w * zoom, h * zoom] };
-    let offset = [(side as f64 - cw) / 2.0, (side as f64 - ch) / 2.0];
-    let offset = if shift == [0.0; 2] {
-        offset.map(|o| (o - 0.1).round())
-    } else {
-        [offset[0] + shift[0], offset[1] + shift[1]]
-    };
-    let place = Place { scale: [cw / w, ch / h], offset, window: [0, 0, side, side] };
+    let place = Place::fitted(image, side, factor, shift);
     let look = Look::draw(augment, rng);
     place.draw(image, &look, side, canvas);
     place.objects(shown, &look, side, index)
+}
+
+/// The objects of an image in the letterbox of inference; of its mirror image if so asked.
+pub fn letterboxed(shown: Shown<'_>, side: usize, mirrored: bool) -> Placed {
+    let mut place = Place::fitted(shown.image, side, 1.0, [0.0; 2]);
+    if mirrored {
+        // The border is mirrored too.
+        place.offset[0] = side as f64 - place.offset[0] - place.scale[0] * shown.image.width() as f64;
+    }
+    let look = Look { mirror: [mirrored, false], saturation: 1.0, brightness: 1.0 };
+    place.objects(shown, &look, side, 0)
 }
 
 /// Puts four images around a random point of the canvas; otherwise as [`single`].
@@ -186,6 +187,22 @@ struct Place {
 }
 
 impl Place {
+    /// An image in the middle of the canvas, as large as fits times a factor, shifted by so many pixels.
+    fn fitted(image: &Image, side: usize, factor: f64, shift: [f64; 2]) -> Self {
+        let (w, h) = (image.width() as f64, image.height() as f64);
+        let fit = (side as f64 / w).min(side as f64 / h);
+        let zoom = fit * factor;
+        // At no variation the content has whole pixels, as the letterbox has.
+        let [cw, ch] = if zoom == fit { [(w * fit).round(), (h * fit).round()] } else { [w * zoom, h * zoom] };
+        let offset = [(side as f64 - cw) / 2.0, (side as f64 - ch) / 2.0];
+        let offset = if shift == [0.0; 2] {
+            offset.map(|o| (o - 0.1).round())
+        } else {
+            [offset[0] + shift[0], offset[1] + shift[1]]
+        };
+        Self { scale: [cw / w, ch / h], offset, window: [0, 0, side, side] }
+    }
+
     /// Bilinear sampling at pixel centres.
     fn draw(&self, image: &Image, look: &Look, side: usize, canvas: &mut [f32]) {
         let (w, h) = (image.width(), image.height());

@@ -2,8 +2,7 @@
 
 use super::augment::{self, Augment, Placed, Shown};
 use super::config::{FitConfig, TrainError};
-use super::loss::Target;
-use super::shapes::Moved;
+use super::labels::Labels;
 use crate::data::{Dataset, Item, Shapes};
 use crate::graph::Head;
 use crate::model::Model;
@@ -21,12 +20,8 @@ pub(super) struct Batch {
     pub images: Vec<f32>,
     /// Number of images.
     pub size: usize,
-    /// The objects in them; empty for a classifier.
-    pub targets: Vec<Target>,
-    /// What is labelled beside their boxes, in their order.
-    pub shapes: Moved,
-    /// The class of every image; empty for a detector.
-    pub classes: Vec<usize>,
+    /// What they show.
+    pub labels: Labels,
 }
 
 /// Makes batches of a dataset; decoded images are kept in memory up to a bound.
@@ -68,7 +63,7 @@ impl<'a> Loader<'a> {
             let image = item.image.display();
             return Err(TrainError::Unfit(format!("it is a classifier, and {image} has no class as a whole")));
         }
-        if let Some(item) = dataset.items.iter().find(|item| !fits(&model.graph.head, item)) {
+        if let Some(item) = dataset.items.iter().find(|item| !fits(model.graph.head.branch(), item)) {
             let (image, task) = (item.image.display(), model.graph.head.task());
             return Err(TrainError::Unfit(format!(
                 "its task is `{task}`, and the labels of {image} are not those of it"
@@ -76,7 +71,7 @@ impl<'a> Loader<'a> {
         }
         // Without knowing which keypoint becomes which, a mirrored picture would teach the wrong ones.
         let flips = dataset.keypoints.as_ref().is_some_and(|shape| shape.flip.is_some());
-        let augment = match model.graph.head {
+        let augment = match model.graph.head.branch() {
             Head::Pose { .. } if !flips => Augment { mirror: 0.0, upside_down: 0.0, ..config.augment },
             _ => config.augment,
         };
@@ -108,17 +103,17 @@ impl<'a> Loader<'a> {
                 Ok(targets)
             })
             .collect::<Result<Vec<_>, TrainError>>()?;
-        let (mut objects, mut classes) = (Placed::default(), Vec::new());
+        if self.classifies {
+            let classes = chosen.iter().filter_map(|item| self.dataset.items[*item].class()).collect();
+            return Ok(Batch { images, size: chosen.len(), labels: Labels { classes, ..Labels::default() } });
+        }
+        let mut objects = Placed::default();
         for placed in targets {
             objects.targets.extend(placed.targets);
             objects.shapes.append(placed.shapes);
         }
-        if self.classifies {
-            objects = Placed::default();
-            classes = chosen.iter().filter_map(|item| self.dataset.items[*item].class()).collect();
-        }
         let Placed { targets, shapes } = objects;
-        Ok(Batch { images, size: chosen.len(), targets, shapes, classes })
+        Ok(Batch { images, size: chosen.len(), labels: Labels { targets, shapes, classes: Vec::new() } })
     }
 
     fn order(&self, epoch: usize) -> Vec<usize> {

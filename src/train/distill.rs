@@ -1,25 +1,31 @@
-//! Distillation: a pruned detector learns from the outputs of the baseline.
+//! Distillation: a pruned network learns from the outputs of the baseline.
 //!
-//! Two terms on the raw head outputs, whose shapes never depend on the widths inside:
+//! Three terms on the raw head outputs, whose shapes never depend on the widths inside:
+//!
 //! * class: cross-entropy of every class logit against the teacher's probability, less the teacher's own entropy;
 //! * box: localisation distillation (Zheng et al., "Localization Distillation", 2022), the KL divergence of the distance
-//!   distributions at a temperature, weighted by the teacher's confidence in the cell. Where a box output is a distance
-//!   itself (YOLO26), the Huber loss of the distance from the teacher's in strides (Huber, 1964).
+//!   distributions at a temperature, weighted by the teacher's confidence in the cell; where a box output is a distance
+//!   itself (YOLO26), the Huber loss of the distance from the teacher's in strides (Huber, 1964);
+//! * task: how far masks, keypoints and angles are from those that the teacher predicts ([`task_divergence`]), with the
+//!   same weight.
 //!
-//! Both are normalised by the teacher's confidences, as the detection loss is by its target scores, and multiplied by
+//! All are normalised by the teacher's confidences, as the detection loss is by its target scores, and multiplied by
 //! the batch size. Features inside the network are not compared: after surgery they have other channels.
 
 use super::loss::{HeadView, LossError, bce, sigmoid};
 use crate::graph::{Boxes, Head};
+use crate::quantise::task_divergence;
 use rayon::prelude::*;
 
-/// Weights of the two terms.
+/// Weights of the terms.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Distillation {
     /// Factor on the class term.
     pub class: f64,
     /// Factor on the box term.
     pub box_: f64,
+    /// Factor on the term of masks, keypoints and angles.
+    pub task: f64,
     /// Temperature of the distance distributions.
     pub temperature: f64,
     /// Cells where the teacher is less confident than this add nothing to the box term.
@@ -28,7 +34,7 @@ pub struct Distillation {
 
 impl Default for Distillation {
     fn default() -> Self {
-        Self { class: 1.0, box_: 1.0, temperature: 2.0, min_confidence: 0.01 }
+        Self { class: 1.0, box_: 1.0, task: 1.0, temperature: 2.0, min_confidence: 0.01 }
     }
 }
 
@@ -39,13 +45,35 @@ pub struct Distilled {
     pub cls: f64,
     /// Box term, factor included, per image.
     pub box_: f64,
-    /// Batch size times the sum of both.
+    /// Task term, factor included, per image.
+    pub task: f64,
+    /// Batch size times the sum of all.
     pub total: f64,
 }
 
-/// The distillation loss of a batch, its gradient added to `grads` (one vector per output, in the output's layout).
-/// `student` and `teacher` are the box and class outputs
-/// of two graphs with the same head.
+/// The distillation loss of a batch for any head, per image, its gradient added to `grads` (one vector per output, in
+/// the output's layout). `student` and `teacher` are the outputs of two graphs with the same head.
+///
+/// # Errors
+/// If the outputs do not fit the head or each other.
+pub fn head(
+    head: &Head,
+    student: &[HeadView<'_>],
+    teacher: &[HeadView<'_>],
+    options: &Distillation,
+    grads: &mut [Vec<f32>],
+) -> Result<f64, LossError> {
+    if !matches!(head, Head::Classify { .. }) {
+        let loss = detect(head, student, teacher, options, grads)?;
+        return Ok(loss.cls + loss.box_ + loss.task);
+    }
+    let ([student], [teacher], [grad]) = (student, teacher, grads) else {
+        return Err(LossError::Head { expected: "classify" });
+    };
+    classify(*student, *teacher, options, grad)
+}
+
+/// The distillation loss of a batch of objects, its gradient added to `grads`; otherwise as [`head`].
 ///
 /// # Errors
 /// If the outputs do not fit the head or each other.
@@ -60,23 +88,12 @@ pub fn detect(
         return Err(LossError::Head { expected: "detect, segment, pose or obb" });
     };
     let outputs = 2 * strides.len();
-    for i in 0..outputs.max(student.len()).max(teacher.len()).max(grads.len()) {
-        let (Some(s), Some(t), Some(g)) = (student.get(i), teacher.get(i), grads.get(i)) else {
-            return Err(LossError::Output { output: i, found: vec![], expected: format!("{outputs} outputs of both") });
-        };
-        let channels = if i % 2 == 0 { 4 * reg_max } else { nc };
-        let [n, _, h, w] = student[i - i % 2].shape;
-        let (shape, len) = ([n, channels, h, w], n * channels * h * w);
-        if s.shape != shape || t.shape != shape || s.data.len() != len || t.data.len() != len || g.len() != len {
-            let found = if s.shape == shape { t.shape } else { s.shape };
-            let expected = format!("{shape:?} of student and teacher, and as many values");
-            return Err(LossError::Output { output: i, found: found.to_vec(), expected });
-        }
-    }
+    check(outputs, (nc, reg_max), (student, teacher, grads))?;
     let n = student.first().map_or(0, |v| v.shape[0]);
 
     // The teacher's confidence in every cell, per level `[N, h, w]`.
-    let confidence: Vec<Vec<f32>> = teacher.iter().skip(1).step_by(2).map(|view| confidences(view)).collect();
+    let pairs = &teacher[..outputs];
+    let confidence: Vec<Vec<f32>> = pairs.iter().skip(1).step_by(2).map(|view| confidences(view)).collect();
     let sum = confidence.iter().flatten().map(|c| f64::from(*c)).sum::<f64>().max(1.0);
     let scale = n as f64 / sum;
     let mut result = Distilled::default();
@@ -87,8 +104,74 @@ pub fn detect(
     }
     result.cls *= options.class / sum;
     result.box_ *= options.box_ / sum;
-    result.total = n as f64 * (result.cls + result.box_);
+    result.task = options.task / sum * task_term((head, strides), student, teacher, options.task * scale, grads);
+    result.total = n as f64 * (result.cls + result.box_ + result.task);
     Ok(result)
+}
+
+/// Refuses outputs that do not fit each other: the first `outputs` must be pairs of boxes and classes.
+fn check(
+    outputs: usize,
+    (nc, reg_max): (usize, usize),
+    (student, teacher, grads): (&[HeadView<'_>], &[HeadView<'_>], &[Vec<f32>]),
+) -> Result<(), LossError> {
+    for i in 0..outputs.max(student.len()).max(teacher.len()).max(grads.len()) {
+        let (Some(s), Some(t), Some(g)) = (student.get(i), teacher.get(i), grads.get(i)) else {
+            return Err(LossError::Output { output: i, found: vec![], expected: format!("{outputs} outputs of both") });
+        };
+        let [n, channels, h, w] = s.shape;
+        let shape = match i {
+            i if i >= outputs => [n, channels, h, w],
+            i if i % 2 == 0 => [n, 4 * reg_max, h, w],
+            i => {
+                let [n, _, h, w] = student[i - 1].shape;
+                [n, nc, h, w]
+            }
+        };
+        let len: usize = shape.iter().product();
+        if s.shape != shape || t.shape != shape || s.data.len() != len || t.data.len() != len || g.len() != len {
+            let found = if s.shape == shape { t.shape } else { s.shape };
+            let expected = format!("{shape:?} of student and teacher, and as many values");
+            return Err(LossError::Output { output: i, found: found.to_vec(), expected });
+        }
+    }
+    Ok(())
+}
+
+/// The term of what the head predicts beside classes and distributions, without its factor; adds `factor` times its
+/// gradient.
+fn task_term(
+    (head, strides): (&Head, &[usize]),
+    student: &[HeadView<'_>],
+    teacher: &[HeadView<'_>],
+    factor: f64,
+    grads: &mut [Vec<f32>],
+) -> f64 {
+    let (Some([n, _, h, w]), Some(stride)) = (student.first().map(|view| view.shape), strides.first()) else {
+        return 0.0;
+    };
+    let one = |image: usize| {
+        let mut slopes: Vec<Vec<f32>> = image_of(student, image).iter().map(|values| vec![0.0; values.len()]).collect();
+        let mut add = |output: usize, at: usize, slope: f64| slopes[output][at] += (factor * slope) as f32;
+        let loss = task_divergence(
+            head,
+            (h * stride, w * stride),
+            &image_of(teacher, image),
+            &image_of(student, image),
+            &mut add,
+        );
+        (loss, slopes)
+    };
+    let images: Vec<(f64, Vec<Vec<f32>>)> = (0..n).into_par_iter().map(one).collect();
+    let mut sum = 0.0;
+    for (image, (loss, slopes)) in images.into_iter().enumerate() {
+        sum += loss;
+        for (grad, slopes) in grads.iter_mut().zip(slopes) {
+            let first = image * slopes.len();
+            grad[first..first + slopes.len()].iter_mut().zip(slopes).for_each(|(g, s)| *g += s);
+        }
+    }
+    sum
 }
 
 /// The distillation loss of a classifier, mean over the batch, its gradient added to `grad`: divergence of the class
@@ -127,6 +210,15 @@ pub fn classify(
         }
     }
     Ok(factor * sum)
+}
+
+/// The outputs for one image of a batch.
+fn image_of<'a>(views: &[HeadView<'a>], image: usize) -> Vec<&'a [f32]> {
+    let of = |view: &HeadView<'a>| {
+        let len = view.data.len() / view.shape[0].max(1);
+        &view.data[image * len..(image + 1) * len]
+    };
+    views.iter().map(of).collect()
 }
 
 fn confidences(view: &HeadView<'_>) -> Vec<f32> {
@@ -224,7 +316,7 @@ mod tests {
     fn run(bins: usize, student: &[Vec<f32>], teacher: &[Vec<f32>]) -> (Distilled, Vec<Vec<f32>>) {
         let head = Head::Detect { nc: 3, reg_max: bins, strides: vec![8, 16] };
         let mut grads: Vec<Vec<f32>> = student.iter().map(|o| vec![0.0; o.len()]).collect();
-        let options = Distillation { class: 0.7, box_: 1.3, temperature: 3.0, min_confidence: 0.3 };
+        let options = Distillation { class: 0.7, box_: 1.3, task: 1.1, temperature: 3.0, min_confidence: 0.3 };
         let loss = detect(&head, &views(bins, student), &views(bins, teacher), &options, &mut grads).unwrap();
         (loss, grads)
     }
@@ -247,6 +339,56 @@ mod tests {
                     let grad = f64::from(grads[output][i]);
                     let bound = 1e-4 + 1e-3 * grad.abs();
                     assert!((difference - grad).abs() < bound, "{bins} bins: {output}, {i}: {difference}, {grad}");
+                }
+            }
+        }
+    }
+
+    /// Beside boxes and classes every task has outputs of its own, which are taught too.
+    #[test]
+    fn gradients_of_the_tasks_agree_with_finite_differences() {
+        let (nc, reg_max, strides) = (2, 4, vec![8, 16]);
+        let pairs = [[2, 16, 2, 3], [2, 2, 2, 3], [2, 16, 1, 2], [2, 2, 1, 2]];
+        let with = |extra: usize, prototypes: usize| {
+            let extra = [[2, extra, 2, 3], [2, extra, 1, 2]];
+            let prototypes = (prototypes > 0).then_some([2, prototypes, 4, 6]);
+            pairs.into_iter().chain(extra).chain(prototypes).collect::<Vec<[usize; 4]>>()
+        };
+        let cases = [
+            (Head::Segment { nc, reg_max, strides: strides.clone(), masks: 3 }, with(3, 3)),
+            (Head::Pose { nc, reg_max, strides: strides.clone(), keypoints: 2, dims: 3 }, with(6, 0)),
+            (Head::Obb { nc, reg_max, strides }, with(1, 0)),
+        ];
+        for (head, shapes) in cases {
+            let values = |seed: usize| -> Vec<Vec<f32>> {
+                let value = |i: usize| ((i * 37 + seed * 61) % 103) as f32 / 40.0 - 1.0;
+                shapes.iter().map(|s| (0..s.iter().product()).map(value).collect()).collect()
+            };
+            let (student, teacher) = (values(1), values(2));
+            let run = |student: &[Vec<f32>]| {
+                let view = |(data, shape): (&'_ Vec<f32>, &[usize; 4])| (data.clone(), *shape);
+                let owned: Vec<(Vec<f32>, [usize; 4])> = student.iter().zip(&shapes).map(view).collect();
+                let views: Vec<HeadView<'_>> = owned.iter().map(|(data, s)| HeadView { data, shape: *s }).collect();
+                let taught = teacher.iter().zip(&shapes).map(|(data, s)| HeadView { data, shape: *s });
+                let mut grads: Vec<Vec<f32>> = student.iter().map(|o| vec![0.0; o.len()]).collect();
+                let loss =
+                    detect(&head, &views, &taught.collect::<Vec<_>>(), &Distillation::default(), &mut grads).unwrap();
+                (loss, grads)
+            };
+            let (loss, grads) = run(&student);
+            assert!(loss.task > 0.0, "{head:?}");
+            for output in 4..shapes.len() {
+                for i in (0..student[output].len()).step_by(3) {
+                    let at = |step: f32| {
+                        let mut moved = student.clone();
+                        moved[output][i] += step;
+                        run(&moved).0.total
+                    };
+                    let (difference, grad) = ((at(0.03125) - at(-0.03125)) / 0.0625, f64::from(grads[output][i]));
+                    assert!(
+                        (difference - grad).abs() < 2e-3 + 1e-2 * grad.abs(),
+                        "{head:?} {output} {i}: {difference} {grad}"
+                    );
                 }
             }
         }

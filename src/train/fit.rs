@@ -251,7 +251,7 @@ impl<'a> Trainer<'a> {
         let taught = self.teacher.as_ref().map(|teacher| Outputs::read(&teacher.forward(&images, Mode::Eval)?));
         let weight = loss::one2many_weight(at.epoch, at.epochs);
         let (values, taught) = (Outputs::read(&outputs)?, taught.transpose()?);
-        let (terms, grads) = objective(self.head, (&values, taught.as_ref()), batch, (self.config, weight))?;
+        let (terms, grads) = objective(self.head, (&values, taught.as_ref()), &batch.labels, (self.config, weight))?;
         let diverged = |what, value| TrainError::Diverged { at, what, value, lr };
         if !terms.sum().is_finite() {
             return Err(diverged("loss", terms.sum()));

@@ -1,9 +1,10 @@
-//! What a step of a training minimises: the loss of the labels, and what a teacher adds to it; both with their gradients by
-//! the outputs of the network.
+//! What a training minimises, whatever the head: the loss of the labels, and what a teacher adds to it; both with their
+//! gradients by the outputs of the network. Importance reads the same loss.
 
-use super::batch::Batch;
 use super::config::{FitConfig, Terms, TrainError};
-use super::{distill, loss};
+use super::distill;
+use super::labels::Labels;
+use super::loss::{self, HeadView, LossError};
 use crate::graph::Head;
 use candle_core::Tensor;
 
@@ -19,14 +20,8 @@ impl Outputs {
         outputs.iter().map(read).collect::<candle_core::Result<_>>().map(Self)
     }
 
-    /// The only output of a classifier.
-    fn single(&self) -> Result<loss::HeadView<'_>, loss::LossError> {
-        let [(shape, data)] = &self.0[..] else { return Err(loss::LossError::Head { expected: "classify" }) };
-        Ok(loss::HeadView { data, shape: *shape })
-    }
-
-    fn views(&self) -> Vec<loss::HeadView<'_>> {
-        self.0.iter().map(|(shape, data)| loss::HeadView { data, shape: *shape }).collect()
+    fn views(&self) -> Vec<HeadView<'_>> {
+        self.0.iter().map(|(shape, data)| HeadView { data, shape: *shape }).collect()
     }
 }
 
@@ -38,25 +33,17 @@ impl Outputs {
 pub(super) fn objective(
     head: &Head,
     (values, taught): (&Outputs, Option<&Outputs>),
-    batch: &Batch,
+    labels: &Labels,
     (config, weight): (&FitConfig, f64),
 ) -> Result<(Terms, Vec<Vec<f32>>), TrainError> {
     let views = values.views();
-    let (mut terms, mut grads) = match head {
-        Head::Classify { .. } => {
-            let loss = loss::classify(values.single()?, &batch.classes)?;
-            (Terms { cls: loss.loss, ..Terms::default() }, vec![loss.grad])
-        }
-        _ => of_labels(head, &views, batch, weight)?,
-    };
+    let (mut terms, mut grads) = label_loss(head, &views, labels, weight)?;
     let Some(taught) = taught else { return Ok((terms, grads)) };
     let mut options = config.distillation;
     options.class *= config.distill;
     options.box_ *= config.distill;
-    terms.distill = match head {
-        Head::Classify { .. } => distill::classify(values.single()?, taught.single()?, &options, &mut grads[0])?,
-        _ => of_teacher(head, (&views, &taught.views()), (&options, weight), &mut grads)?,
-    };
+    options.task *= config.distill;
+    terms.distill = teacher_loss(head, (&views, &taught.views()), (&options, weight), &mut grads)?;
     Ok((terms, grads))
 }
 
@@ -65,28 +52,40 @@ fn is_pair(head: &Head) -> bool {
     matches!(head, Head::EndToEnd { one2many: true, .. })
 }
 
-/// The loss of the labels.
-fn of_labels(
+/// The loss of the labels of a batch, and its gradient by every output of the network (`[N, C, h, w]` each), in their order
+/// and layout. Where a head has two branches, `weight` is that of the one-to-many branch.
+///
+/// # Errors
+/// If outputs or labels are not those of the head.
+pub fn label_loss(
     head: &Head,
-    views: &[loss::HeadView<'_>],
-    batch: &Batch,
+    views: &[HeadView<'_>],
+    labels: &Labels,
     weight: f64,
-) -> Result<(Terms, Vec<Vec<f32>>), TrainError> {
+) -> Result<(Terms, Vec<Vec<f32>>), LossError> {
+    if let Head::Classify { .. } = head {
+        let [logits] = views else { return Err(LossError::Head { expected: "classify" }) };
+        let loss = loss::classify(*logits, &labels.classes)?;
+        return Ok((Terms { cls: loss.loss, ..Terms::default() }, vec![loss.grad]));
+    }
     let kind = loss::Branch::of(head)?;
     let (first, second) = views.split_at(if is_pair(head) { views.len() / 2 } else { views.len() });
     let outputs = loss::Outputs::of(&kind, first)?;
+    let images = first.first().map_or(0, |view| view.shape[0]);
     let size = outputs.prototypes.map_or([0, 0], |p| [p.shape[2], p.shape[3]]);
-    let planes = batch.shapes.planes(&batch.targets, batch.size, size);
-    let shapes = batch.shapes.shapes(&planes, size);
+    let planes = labels.shapes.planes(&labels.targets, images, size);
+    let shapes = labels.shapes.shapes(&planes, size);
     let (terms, grads) = if is_pair(head) {
         let outputs = [outputs, loss::Outputs::of(&kind, second)?];
-        let found = loss::end_to_end(&kind, outputs, &batch.targets, shapes, weight)?;
+        let found = loss::end_to_end(&kind, outputs, &labels.targets, shapes, weight)?;
         let terms = found.terms(weight);
-        // Prototypes come last of a branch, and only the first one trains them: the second one's list ends before.
-        let grads = found.one2many_grads.in_order().into_iter().chain(found.one2one_grads.in_order());
-        (terms, grads.collect())
+        let mut grads = found.one2many_grads.in_order();
+        grads.extend(found.one2one_grads.in_order());
+        // Prototypes come last of a branch, and only the first one trains them.
+        grads.extend(outputs[1].prototypes.map(|prototypes| vec![0.0; prototypes.data.len()]));
+        (terms, grads)
     } else {
-        let found = loss::branch(&kind, outputs, &batch.targets, shapes)?;
+        let found = loss::branch(&kind, outputs, &labels.targets, shapes)?;
         (found.terms, found.grads.in_order())
     };
     let (box_, cls, dfl) = (terms.boxes, terms.classes, terms.distances);
@@ -94,26 +93,30 @@ fn of_labels(
     Ok((Terms { box_, cls, dfl, task, distill: 0.0 }, grads))
 }
 
-/// What the teacher's boxes and classes add: the outputs of the task itself are trained by the labels alone. Of two
-/// branches each learns from the same branch of the teacher.
-fn of_teacher(
+/// What a teacher adds; of two branches each learns from the same branch of the teacher.
+fn teacher_loss(
     head: &Head,
-    (student, teacher): (&[loss::HeadView<'_>], &[loss::HeadView<'_>]),
+    (student, teacher): (&[HeadView<'_>], &[HeadView<'_>]),
     (options, weight): (&distill::Distillation, f64),
     grads: &mut [Vec<f32>],
-) -> Result<f64, TrainError> {
-    let outputs = head.boxes().map_or(0, |boxes| 2 * boxes.strides.len());
-    let branches = if is_pair(head) { vec![(0, weight), (student.len() / 2, 1.0 - weight)] } else { vec![(0, 1.0)] };
+) -> Result<f64, LossError> {
+    if !is_pair(head) {
+        return distill::head(head, student, teacher, options, grads);
+    }
+    let half = student.len() / 2;
     let mut sum = 0.0;
-    for (first, factor) in branches {
-        let range = first..first + outputs;
+    for (range, factor) in [(0..half, weight), (half..student.len(), 1.0 - weight)] {
         let parts = (student.get(range.clone()), teacher.get(range.clone()), grads.get_mut(range));
         let (Some(student), Some(teacher), Some(grads)) = parts else {
-            return Err(loss::LossError::Head { expected: "detect, segment, pose or obb" }.into());
+            return Err(LossError::Head { expected: "detect, segment, pose or obb" });
         };
-        let options = distill::Distillation { class: options.class * factor, box_: options.box_ * factor, ..*options };
-        let loss = distill::detect(head, student, teacher, &options, grads)?;
-        sum += loss.cls + loss.box_;
+        let [class, box_, task] = [options.class, options.box_, options.task].map(|gain| gain * factor);
+        let options = distill::Distillation { class, box_, task, ..*options };
+        sum += distill::head(head, student, teacher, &options, grads)?;
+    }
+    // The second branch reads the prototypes, and does not train them.
+    if let (Head::Segment { .. }, Some(prototypes)) = (head.branch(), grads.last_mut()) {
+        prototypes.fill(0.0);
     }
     Ok(sum)
 }

@@ -64,18 +64,23 @@ pub fn dot(image: &mut Image, place: [f32; 2], colour: [u8; 3]) {
     fill(image, [x - radius, y - radius, x + radius, y + radius], colour);
 }
 
+/// Draws a straight line as far as it lies in the image.
+pub fn line(image: &mut Image, from: [f32; 2], to: [f32; 2], colour: [u8; 3]) {
+    let thick = thickness(image);
+    let length = (to[0] - from[0]).abs().max((to[1] - from[1]).abs());
+    let steps = if length.is_finite() { (length.ceil() as usize).clamp(1, 1 << 16) } else { 0 };
+    for i in 0..=steps {
+        let share = i as f32 / steps.max(1) as f32;
+        let at = [0, 1].map(|axis| from[axis] + share * (to[axis] - from[axis]));
+        let [x, y, ..] = pixels(Xyxy([at[0], at[1], 0.0, 0.0]));
+        fill(image, [x, y, x + thick, y + thick], colour);
+    }
+}
+
 /// Draws the closed line through some points as far as it lies in the image.
 pub fn polygon(image: &mut Image, points: &[[f32; 2]], colour: [u8; 3]) {
-    let thick = thickness(image);
     for (from, to) in points.iter().zip(points.iter().cycle().skip(1)) {
-        let length = (to[0] - from[0]).abs().max((to[1] - from[1]).abs());
-        let steps = if length.is_finite() { (length.ceil() as usize).clamp(1, 1 << 16) } else { 0 };
-        for i in 0..=steps {
-            let share = i as f32 / steps.max(1) as f32;
-            let at = [0, 1].map(|axis| from[axis] + share * (to[axis] - from[axis]));
-            let [x, y, ..] = pixels(Xyxy([at[0], at[1], 0.0, 0.0]));
-            fill(image, [x, y, x + thick, y + thick], colour);
-        }
+        line(image, *from, *to, colour);
     }
 }
 

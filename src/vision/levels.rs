@@ -7,7 +7,7 @@ use super::boxes::Xyxy;
 use crate::graph::{Boxes, Head};
 
 /// One level of the outputs of a head that finds boxes.
-pub(super) struct Level<'a> {
+pub struct Level<'a> {
     /// Its position among the levels.
     pub number: usize,
     /// Logits of the distances, `[4 * reg_max, cells]`.
@@ -15,14 +15,17 @@ pub(super) struct Level<'a> {
     /// Logits of the classes, `[nc, cells]`.
     pub classes: &'a [f32],
     width: usize,
+    /// Cells.
     pub area: usize,
+    /// Pixels per cell.
     pub stride: f32,
     reg_max: usize,
+    /// Number of its first cell among those of all levels.
     pub first_cell: usize,
 }
 
 /// The levels of a head that finds boxes, finest first, as far as the outputs have the sizes they must have.
-pub(super) fn levels<'a>(
+pub fn levels<'a>(
     head: &'a Head,
     (height, width): (usize, usize),
     outputs: &'a [&'a [f32]],

@@ -81,6 +81,7 @@ mod support;
 mod suppression;
 mod surgery;
 mod task_data;
+mod task_jobs;
 mod task_metrics;
 mod task_training;
 mod tasks;

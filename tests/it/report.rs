@@ -325,6 +325,7 @@ fn a_comparison_is_a_page_of_its_own() {
         imgsz: 320,
         images: 50,
         resamples: 500,
+        metric: "mAP50-95".into(),
         baseline: Score { map50_95: 0.37, low: 0.33, high: 0.41 },
         rows: vec![
             row("reconstruction", "lsq", 0.28, None),

@@ -3,9 +3,10 @@
 
 use crate::report::{distribution, sample, stage};
 use secateurs::bench::{Distribution, Energy};
+use secateurs::eval::Metric;
 use secateurs::graph::{Branch, Dtype};
 use secateurs::model::Removed;
-use secateurs::report::{BranchChoice, Budget, Report, Stage, Verdict};
+use secateurs::report::{BoxFigures, BranchChoice, Budget, Report, Stage, Verdict};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,8 +99,14 @@ const KEYS: [&str; 81] = [
 ];
 
 /// The keys of a stage of a job that was measured.
-const STAGE: [&str; 29] = [
+const STAGE: [&str; 36] = [
     "accuracy",
+    "boxes",
+    "boxes.map50",
+    "boxes.map50_95",
+    "boxes.map50_95_ultralytics",
+    "boxes.per_class",
+    "boxes.per_class.*",
     "cpu_p50_ms",
     "energy",
     "energy.blocks",
@@ -113,6 +120,7 @@ const STAGE: [&str; 29] = [
     "map50",
     "map50_95",
     "map50_95_ultralytics",
+    "metric",
     "p50_bound_ms",
     "p50_ms",
     "p95_bound_ms",
@@ -136,6 +144,13 @@ fn full() -> Report {
         recall: BTreeMap::from([("person".to_owned(), 0.75)]),
         accuracy: Some(0.5),
         train_accuracy: Some(0.625),
+        metric: Metric::Masks,
+        boxes: Some(BoxFigures {
+            map50_95: 0.4,
+            map50: 0.6,
+            map50_95_ultralytics: 0.41,
+            per_class: BTreeMap::from([("person".to_owned(), 0.4)]),
+        }),
         energy: Some(Energy { p50_mj: 25.0, p50_bound_mj: Some(26.0), least_mj: 24.0, most_mj: 27.0, blocks: 40 }),
         latency: Some(Distribution {
             p50_bound_ms: Some(20.5),

@@ -122,7 +122,14 @@ fn metrics(report: &Report) -> Vec<Value> {
 
 /// The accuracies that a stage has.
 fn accuracies(stage: &Stage) -> Vec<(&'static str, f64)> {
-    let all = [("mAP50-95", Some(stage.map50_95)), ("mAP50", Some(stage.map50)), ("accuracy", stage.accuracy)];
+    let boxes = stage.boxes.as_ref();
+    let all = [
+        (stage.metric.name(), Some(stage.map50_95)),
+        (stage.metric.loose_name(), Some(stage.map50)),
+        ("box mAP50-95", boxes.map(|boxes| boxes.map50_95)),
+        ("box mAP50", boxes.map(|boxes| boxes.map50)),
+        ("accuracy", stage.accuracy),
+    ];
     all.into_iter().filter_map(|(kind, value)| Some((kind, value.filter(|value| *value >= 0.0)?))).collect()
 }
 

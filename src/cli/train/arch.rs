@@ -50,12 +50,13 @@ impl Arch {
     /// The labels that it is trained on.
     pub fn labels(&self) -> LabelTask {
         match self {
-            Self::Simple => LabelTask::Detect,
+            Self::Simple => LabelTask::Classify,
             Self::Yolo11(_, task) => match task {
                 Task::Segment { .. } => LabelTask::Segment,
                 Task::Pose { .. } => LabelTask::Pose,
                 Task::Obb => LabelTask::Obb,
-                Task::Detect | Task::Classify => LabelTask::Detect,
+                Task::Detect => LabelTask::Detect,
+                Task::Classify => LabelTask::Classify,
             },
             Self::Published(graph) => LabelTask::named(graph.head.task()),
             Self::File(model) => LabelTask::named(model.graph.head.task()),

@@ -1,7 +1,7 @@
 //! The model that a job prunes, with its channel groups and the side of its images.
 
 use crate::bundle::sha256;
-use crate::data::demo;
+use crate::data::{LabelTask, demo};
 use crate::detector::check_side;
 use crate::files;
 use crate::graph::{Dtype, Head};
@@ -11,6 +11,7 @@ use crate::model::{self, Model, ModelError, Removed};
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
+use crate::profile::demo_task;
 use crate::report::BranchChoice;
 use crate::train::Augment;
 use crate::vision::Preprocess;
@@ -18,6 +19,15 @@ use std::path::Path;
 
 /// The model of the embedded demo: a narrow YOLO11 trained on the drawn set of [`demo`].
 pub const DEMO_MODEL: &[u8] = include_bytes!("../demo.safetensors");
+
+/// The models of the demo, each trained on the drawn set of its task.
+const DEMO_MODELS: [(LabelTask, &[u8]); 5] = [
+    (LabelTask::Detect, DEMO_MODEL),
+    (LabelTask::Segment, include_bytes!("../demo-segment.safetensors")),
+    (LabelTask::Pose, include_bytes!("../demo-pose.safetensors")),
+    (LabelTask::Obb, include_bytes!("../demo-obb.safetensors")),
+    (LabelTask::Classify, include_bytes!("../demo-classify.safetensors")),
+];
 
 /// Side of the square image where neither the job nor the model names one, pixels.
 const DEFAULT_SIDE: usize = 640;
@@ -44,28 +54,32 @@ impl Baseline {
     /// # Errors
     /// If it cannot be imported, has a task that the job does not prune, or does not suit the image size.
     pub fn load(job: &Job, progress: &dyn Progress) -> Result<Self, PipelineError> {
-        let name = job.model.as_ref().map_or("the embedded demo".to_owned(), |path| path.display().to_string());
+        let demo = demo_model(job)?;
+        let name = match &job.model {
+            Some(path) if demo.is_none() => path.display().to_string(),
+            Some(path) => format!("the embedded {}", path.display()),
+            None => "the embedded demo".to_owned(),
+        };
         progress.stage("Importing", name.clone());
-        let (model, sha256) = match &job.model {
-            Some(path) => {
+        let (model, sha256) = match (&job.model, demo) {
+            (Some(path), None) => {
                 let model = import::load(path)?;
                 let bytes = files::read(path, model::MAX_FILE).map_err(|e| PipelineError::reading(path, e))?;
                 (model, sha256(&bytes))
             }
-            None => (model::from_bytes(Path::new("demo.safetensors"), DEMO_MODEL)?, sha256(DEMO_MODEL)),
+            (_, demo) => {
+                let bytes = demo.unwrap_or(DEMO_MODEL);
+                (model::from_bytes(Path::new("demo.safetensors"), bytes)?, sha256(bytes))
+            }
         };
-        if model.graph.dtype != Dtype::F32 {
+        if demo.is_none() && model.graph.dtype != Dtype::F32 {
             progress.message(format!("{name} is in {}: its values are taken as f32", model.graph.dtype.name()));
         }
         let whole = model.into_f32();
         let fail = |e: ModelError| PipelineError::Input(format!("{name}: {e}"));
         let model = whole.deployed(job.head).map_err(fail)?;
-        if !matches!(model.graph.head.branch(), Head::Detect { .. } | Head::Classify { .. }) {
-            let task = model.graph.head.task();
-            let problem = format!("{name}: its task is `{task}`; the job prunes detectors and classifiers");
-            return Err(PipelineError::Input(problem));
-        }
-        let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(DEFAULT_SIDE) };
+        let usual = if demo.is_some() { demo::SIDE } else { DEFAULT_SIDE };
+        let default = model.info.imgsz.unwrap_or(usual);
         let imgsz = check_side(job.imgsz.unwrap_or(default), model.graph.stride())?;
         model.graph.shapes(imgsz, imgsz).map_err(|e| PipelineError::Input(format!("{name}: at {imgsz} px: {e}")))?;
         let branch = match &whole.graph.head {
@@ -103,6 +117,11 @@ impl Baseline {
         self.groups.groups.iter().map(|group| group.width()).collect()
     }
 
+    /// The labels of its task.
+    pub fn labels(&self) -> LabelTask {
+        LabelTask::named(self.model.graph.head.task())
+    }
+
     /// Whether it classifies whole images.
     pub fn classifies(&self) -> bool {
         matches!(self.model.graph.head, Head::Classify { .. })
@@ -112,4 +131,14 @@ impl Baseline {
     pub fn augment(&self) -> Augment {
         Augment::of(&self.model.graph)
     }
+}
+
+/// The file of the demo that a job prunes: `demo`, or `demo:TASK`; none where it names another model.
+fn demo_model(job: &Job) -> Result<Option<&'static [u8]>, PipelineError> {
+    let Some(path) = &job.model else { return Ok(Some(DEMO_MODEL)) };
+    let Some(task) = demo_task(path) else { return Ok(None) };
+    let found = DEMO_MODELS.iter().find(|(known, _)| known.name() == task);
+    let names = || DEMO_MODELS.map(|(known, _)| format!("demo:{}", known.name())).join(", ");
+    let problem = || PipelineError::Setting(format!("model: {}: expected one of {}", path.display(), names()));
+    found.map(|(_, bytes)| Some(*bytes)).ok_or_else(problem)
 }

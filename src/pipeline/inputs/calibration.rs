@@ -4,13 +4,12 @@
 use super::baseline::Baseline;
 use super::data::Data;
 use crate::board;
-use crate::data::Item;
+use crate::data::LabelTask;
 use crate::memory;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
-use crate::train::loss::Target;
-use crate::vision::{Image, Letterbox, NormalisedXywh, Xyxy};
+use crate::train::Labels;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
@@ -33,10 +32,8 @@ pub struct CalibrationSet {
     pub items: Vec<usize>,
     /// Identifies the images, without their labels.
     pub sha256: String,
-    /// Class and box of the objects of every image, normalised to the letterboxed image.
-    labels: Vec<Vec<Target>>,
-    /// The class of every image; empty for a detector.
-    classes: Vec<usize>,
+    /// What every image shows: objects as shares of the letterboxed image, or its class as a whole.
+    labels: Vec<Labels>,
 }
 
 impl CalibrationSet {
@@ -53,82 +50,50 @@ impl CalibrationSet {
         progress.stage("Loading", format!("{count} of {all} training images for calibration"));
         let mut items = sample(&mut StdRng::seed_from_u64(job.seed), all, count).into_vec();
         items.sort_unstable();
-        let (mut images, mut labels, mut classes) = (Vec::new(), Vec::new(), Vec::new());
+        let flip = data.train.keypoints.as_ref().and_then(|shape| shape.flip.as_deref());
+        // Keypoints can only be mirrored where it is known which becomes which.
+        let known = flip.is_some() || baseline.labels() != LabelTask::Pose;
+        let mirrors = baseline.augment().mirror > 0.0 && !baseline.classifies() && known;
+        let more = if mirrors { asked - count } else { 0 };
+        let (mut images, mut labels) = (Vec::new(), Vec::new());
         for (done, index) in items.iter().enumerate() {
             let item = &data.train.items[*index];
             let image = item.image.load()?;
             let mut tensor = vec![0.0; preprocess.channels() * side * side];
-            let letterbox = preprocess.write(&image, side, &mut tensor);
+            preprocess.write(&image, side, &mut tensor);
+            let mirrored = (done < more).then(|| mirror_image(&tensor, side));
+            images.extend([Some(tensor), mirrored].into_iter().flatten());
             if baseline.classifies() {
-                classes.push(item.class().ok_or_else(|| {
-                    PipelineError::Input(format!("{} has no class as a whole", item.image.display()))
-                })?);
+                let class = item
+                    .class()
+                    .ok_or_else(|| PipelineError::Input(format!("{} has no class as a whole", item.image.display())))?;
+                labels.push(Labels::of_class(class));
+            } else {
+                let both = [Some(false), (done < more).then_some(true)].into_iter().flatten();
+                labels.extend(both.map(|mirrored| Labels::letterboxed(item, &image, flip, side, mirrored)));
             }
-            labels.push(targets(item, &image, &letterbox, side));
-            images.push(tensor);
             progress.step(done + 1, count);
-        }
-        if baseline.augment().mirror > 0.0 && classes.is_empty() {
-            (images, labels) = mirrored(images, labels, side, asked - count);
         }
         let mut digest = Sha256::new();
         images.iter().for_each(|image| digest.update(bytemuck::cast_slice::<f32, u8>(image)));
         let sha256 = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { images, items, sha256, labels, classes })
+        Ok(Self { images, items, sha256, labels })
     }
 
     /// The labels of an image, as of a batch of one.
-    pub fn targets(&self, image: usize) -> Vec<Target> {
-        self.labels[image].clone()
-    }
-
-    /// The class of an image; none for a detector.
-    pub fn class(&self, image: usize) -> Option<usize> {
-        self.classes.get(image).copied()
+    pub fn labels(&self, image: usize) -> &Labels {
+        &self.labels[image]
     }
 
     /// Identifies the labels.
     pub fn labels_text(&self) -> String {
-        format!("{:?} {:?}", self.labels, self.classes)
+        format!("{:?}", self.labels)
     }
 }
 
-/// The objects of an image, in the coordinates of its letterboxed square.
-fn targets(item: &Item, image: &Image, letterbox: &Letterbox, side: usize) -> Vec<Target> {
-    let (w, h, n) = (image.width() as f32, image.height() as f32, side as f32);
-    let labels = item.labels.iter().map(|label| {
-        let half = [label.w / 2.0, label.h / 2.0];
-        let corners =
-            [(label.cx - half[0]) * w, (label.cy - half[1]) * h, (label.cx + half[0]) * w, (label.cy + half[1]) * h];
-        let [x0, y0, x1, y1] = letterbox.to_input(Xyxy(corners)).0;
-        Target {
-            image: 0,
-            class: label.class,
-            bbox: NormalisedXywh([(x0 + x1) / 2.0 / n, (y0 + y1) / 2.0 / n, (x1 - x0) / n, (y1 - y0) / n]),
-        }
-    });
-    labels.collect()
-}
-
-/// Images with their labels.
-type Labelled = (Vec<Vec<f32>>, Vec<Vec<Target>>);
-
-/// Puts the mirror image behind each of the first `more` images, or behind all if there are fewer.
-fn mirrored(images: Vec<Vec<f32>>, labels: Vec<Vec<Target>>, side: usize, more: usize) -> Labelled {
-    let (mut all, mut all_labels) = (Vec::new(), Vec::new());
-    for (number, (image, labels)) in images.into_iter().zip(labels).enumerate() {
-        let mirrored = (number < more).then(|| {
-            let rows = image.chunks_exact(side);
-            let other_side = |target: &Target| Target { bbox: target.bbox.mirrored(), ..*target };
-            let image: Vec<f32> = rows.flat_map(|row| row.iter().rev().copied()).collect();
-            (image, labels.iter().map(other_side).collect::<Vec<_>>())
-        });
-        for (image, labels) in std::iter::once((image, labels)).chain(mirrored) {
-            all.push(image);
-            all_labels.push(labels);
-        }
-    }
-    (all, all_labels)
+/// The mirror image of a tensor `[C, side, side]`.
+fn mirror_image(image: &[f32], side: usize) -> Vec<f32> {
+    image.chunks_exact(side).flat_map(|row| row.iter().rev().copied()).collect()
 }
 
 /// How many of the images that are asked for this machine's memory can hold, with the tensors that live at one time while

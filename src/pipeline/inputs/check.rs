@@ -2,7 +2,7 @@
 //! of the results.
 
 use super::opened::Opened;
-use crate::data::{Item, Picture, names_differ, overlap};
+use crate::data::{Item, LabelTask, Picture, names_differ, overlap};
 use crate::detector::check_side;
 use crate::eval;
 use crate::files;
@@ -59,7 +59,7 @@ pub fn inputs(opened: &Opened, job: &Job, progress: &dyn Progress) -> Result<(),
         ));
     }
     timing.check()?;
-    if !opened.baseline.classifies() {
+    if opened.baseline.labels() == LabelTask::Detect {
         eval::check_annotations(&opened.data.val)?;
     }
     images(opened, progress)

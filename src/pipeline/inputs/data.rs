@@ -1,11 +1,12 @@
 //! The dataset of a job: training and validation images with their labels.
 
 use super::baseline::Baseline;
-use crate::data::{DataError, Dataset, LabelTask, demo};
+use crate::data::{DataError, Dataset, LabelTask, OpenOptions, demo};
+use crate::graph::Head;
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::job::{Job, MinRecall};
 use crate::pipeline::progress::Progress;
-use crate::profile::nearest;
+use crate::profile::{demo_task, nearest};
 use crate::train;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -31,10 +32,11 @@ impl Data {
     /// # Errors
     /// If the dataset cannot be used, or does not suit the model or the minimum recalls.
     pub fn open(job: &Job, baseline: &Baseline, progress: &dyn Progress) -> Result<Self, PipelineError> {
-        let yaml = yaml(job, progress)?;
+        let yaml = yaml(job, baseline.labels(), progress)?;
         let name = job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
+        let options = OpenOptions { task: baseline.labels(), ..OpenOptions::default() };
         let open = |split: &str| {
-            let mut set = Dataset::open(&yaml, split)?;
+            let mut set = Dataset::open_with(&yaml, split, &options)?;
             if job.skip_bad_images {
                 set.skip_unreadable()?;
             }
@@ -52,6 +54,7 @@ impl Data {
                 baseline.name
             )));
         }
+        check_keypoints(&name, baseline, &train)?;
         check_min_recall(&job.floors, &val)?;
         Ok(Self { train, val, name, train_content: OnceLock::new() })
     }
@@ -70,17 +73,17 @@ impl Data {
 }
 
 /// The file that describes the dataset of a job.
-fn yaml(job: &Job, progress: &dyn Progress) -> Result<PathBuf, PipelineError> {
+fn yaml(job: &Job, task: LabelTask, progress: &dyn Progress) -> Result<PathBuf, PipelineError> {
     let name = job.data.as_ref().and_then(|path| path.to_str());
     let drawn_here = name.and_then(|name| demo::named(name, DEMO_IMAGES.0)).transpose();
     let drawn_here = drawn_here.map_err(|e| PipelineError::Setting(format!("data: {e}")))?;
     match (&job.data, drawn_here) {
-        (_, Some(count)) => drawn(&job.cache, count, DEMO_IMAGES.1, progress),
+        (_, Some(count)) => drawn_for(task, &job.cache, (count, DEMO_IMAGES.1), progress),
         (Some(path), None) => Ok(path.clone()),
-        (None, None) if job.model.is_some() => {
+        (None, None) if job.model.as_ref().is_some_and(|path| demo_task(path).is_none()) => {
             Err(PipelineError::Input("a model without data: name its dataset with --data data.yaml".into()))
         }
-        (None, None) => drawn(&job.cache, DEMO_IMAGES.0, DEMO_IMAGES.1, progress),
+        (None, None) => drawn_for(task, &job.cache, DEMO_IMAGES, progress),
     }
 }
 
@@ -108,6 +111,7 @@ pub fn drawn_for(
         LabelTask::Segment => "drawn-segment",
         LabelTask::Pose => "drawn-pose",
         LabelTask::Obb => "drawn-obb",
+        LabelTask::Classify => "drawn-classify",
     };
     let folder = cache.join(format!("{kind}-{}-{train}-{val}", demo::SIDE));
     let (yaml, again) = demo::ensure_for(task, &folder, train, val).map_err(|e| match e {
@@ -119,6 +123,23 @@ pub fn drawn_for(
         progress.message(format!("{place}: {again} pictures were missing or changed; they are drawn again"));
     }
     Ok(yaml)
+}
+
+/// Refuses data whose keypoints are not those of the network.
+fn check_keypoints(name: &str, baseline: &Baseline, train: &Dataset) -> Result<(), PipelineError> {
+    let (Head::Pose { keypoints, dims, .. }, Some(shape)) = (baseline.model.graph.head.branch(), &train.keypoints)
+    else {
+        return Ok(());
+    };
+    // Points without a third value count as visible; the head need not tell.
+    if *keypoints == shape.count {
+        return Ok(());
+    }
+    let (count, values) = (shape.count, shape.dims);
+    Err(PipelineError::Input(format!(
+        "{name} labels {count} keypoints of {values} values, {} finds {keypoints} of {dims}; both must agree",
+        baseline.name
+    )))
 }
 
 /// Refuses a minimum recall of a class that does not exist, or that no validation image shows.

@@ -36,7 +36,7 @@ pub fn choose(ctx: &Context, candidates: &[Trial]) -> Result<usize, PipelineErro
         let repaired = ctx.repair_on(&trial.selection, &trial.pruned, ctx.job.repair, &calibration, &mut progress)?;
         let found = run(&repaired)?;
         let pairs = reference.iter().zip(&found);
-        let loss: f64 = pairs.map(|(a, b)| kl_divergence(&baseline.model.graph.head, a, b)).sum();
+        let loss: f64 = pairs.map(|(a, b)| kl_divergence(&baseline.model.graph.head, baseline.size(), a, b)).sum();
         let loss = loss / unseen.len() as f64;
         let recall_after = recall(ctx.inputs, seen.len(), &found);
         let below = missing(&ctx.job.floors, &ctx.inputs.data.train.names, &recall_before, &recall_after);

@@ -1,13 +1,15 @@
 //! Minimum recall of single classes: how much of what the baseline network finds the pruned one must still find.
 //!
-//! A detector finds an object with a confidence of 0.25 and more and an IoU of 0.50 and more; a classifier with its likeliest
-//! class. Plans are compared by it on calibration images; the verdict is about the validation images.
+//! A detector finds an object with a confidence of 0.25 and more and an IoU of 0.50 and more of the boxes, upright or
+//! rotated; a classifier with its likeliest class. Plans are compared by it on calibration images; the verdict is about the
+//! validation images, and about masks and keypoints where the network gives them.
 
-use crate::eval::{self, Truth, coco};
+use crate::eval::{self, RotatedPairs, Truth, coco};
 use crate::graph::Head;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::job::MinRecall;
-use crate::vision::{NmsOptions, Xywh, detect};
+use crate::train::Moved;
+use crate::vision::{Extra, Gaussian, NmsOptions, Xywh, find};
 
 /// Outputs of a network, image after image.
 type Outputs = [Vec<Vec<f32>>];
@@ -16,36 +18,48 @@ type Outputs = [Vec<Vec<f32>>];
 pub fn recall(inputs: &Inputs, first: usize, outputs: &Outputs) -> Vec<Option<f64>> {
     let classes = inputs.data.train.names.len();
     let head = &inputs.baseline.model.graph.head;
+    let labels = |image: usize| inputs.calibration.labels(first + image);
     if let Head::Classify { .. } = head {
         let (mut right, mut all) = (vec![0usize; classes], vec![0usize; classes]);
         for (image, output) in outputs.iter().enumerate() {
-            let Some(class) = inputs.calibration.class(first + image).filter(|class| *class < classes) else {
-                continue;
-            };
-            let likeliest = output[0].iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(at, _)| at);
-            all[class] += 1;
-            right[class] += usize::from(likeliest == Some(class));
+            for class in labels(image).classes.iter().copied().filter(|class| *class < classes) {
+                let likeliest = output[0].iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(at, _)| at);
+                all[class] += 1;
+                right[class] += usize::from(likeliest == Some(class));
+            }
         }
         return right.iter().zip(all).map(|(r, n)| (n > 0).then(|| *r as f64 / n as f64)).collect();
     }
     let side = inputs.baseline.imgsz as f64;
     let (mut truths, mut found) = (Vec::new(), Vec::new());
+    // Of rotated boxes the boxes as they are turned.
+    let (mut turned, mut found_turned, mut areas) = (Vec::new(), Vec::new(), Vec::new());
     for (image, output) in outputs.iter().enumerate() {
-        truths.extend(inputs.calibration.targets(first + image).iter().map(|target| {
+        let labels = labels(image);
+        for (at, target) in labels.targets.iter().enumerate() {
             let [x, y, w, h] = target.bbox.0.map(|v| f64::from(v) * side);
             let bbox = Xywh([x - w / 2.0, y - h / 2.0, w, h]);
-            Truth { image, class: target.class, bbox, area: w * h, crowd: false }
-        }));
+            truths.push(Truth { image, class: target.class, bbox, area: w * h, crowd: false });
+            if let Moved::Angles(angles) = &labels.shapes {
+                turned.push(Gaussian::new([x, y], [w, h], angles.get(at).copied().map_or(0.0, f64::from)));
+            }
+        }
         let output: Vec<&[f32]> = output.iter().map(Vec::as_slice).collect();
-        let sure = detect(head, inputs.baseline.size(), &output, &NmsOptions::default());
-        found.extend(sure.into_iter().map(|d| eval::Detected {
-            image,
-            class: d.class,
-            bbox: d.bbox.into(),
-            score: f64::from(d.score),
-        }));
+        for (d, extra) in find(head, inputs.baseline.size(), &output, &NmsOptions::default()) {
+            found.push(eval::Detected { image, class: d.class, bbox: d.bbox.into(), score: f64::from(d.score) });
+            if let Extra::Rotated(bbox) = extra {
+                found_turned.push(bbox.gaussian());
+                areas.push(f64::from(bbox.size[0]) * f64::from(bbox.size[1]));
+            }
+        }
     }
-    coco::class_recall(classes, &truths, &found, 0.0)
+    match head.branch() {
+        Head::Obb { .. } if turned.len() == truths.len() && found_turned.len() == found.len() => {
+            let overlap = RotatedPairs { truths: &turned, found: &found_turned, areas: &areas };
+            coco::class_recall_by(classes, &truths, &found, &overlap, 0.0)
+        }
+        _ => coco::class_recall(classes, &truths, &found, 0.0),
+    }
 }
 
 /// By how much a network misses the minimum recalls, added up over the classes; 0 if it holds all. Classes that no image

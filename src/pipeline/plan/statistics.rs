@@ -3,7 +3,7 @@
 use crate::importance::{self, Batches, Criterion, MaskGradients, Statistics, mask_gradients};
 use crate::pipeline::context::Context;
 use crate::pipeline::error::{During, PipelineError, Task};
-use crate::train::loss;
+use crate::train::{label_loss, loss};
 use candle_core::{Device, Tensor};
 
 /// Images per batch while gradients are collected.
@@ -45,11 +45,8 @@ fn gradients(ctx: &Context) -> Result<MaskGradients, PipelineError> {
                 let (_, c, h, w) = output.dims4()?;
                 views.push(loss::HeadView { data: &values[image], shape: [1, c, h, w] });
             }
-            let found = match calibration.class(first + image) {
-                Some(class) => loss::classify(views[0], &[class]).map(|loss| vec![loss.grad]),
-                None => loss::detect(head, &views, &calibration.targets(first + image)).map(|loss| loss.grads),
-            };
-            let found = found.map_err(candle_core::Error::wrap)?;
+            let found = label_loss(head, &views, calibration.labels(first + image), 1.0);
+            let (_, found) = found.map_err(candle_core::Error::wrap)?;
             gradients.iter_mut().zip(found).for_each(|(all, one)| all.extend(one));
         }
         outputs.iter().zip(gradients).map(|(o, g)| Tensor::from_vec(g, o.shape(), o.device())).collect()

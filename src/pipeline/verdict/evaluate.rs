@@ -1,11 +1,11 @@
 //! The figures of a stage: accuracy, sizes, arithmetic and memory of a model, whatever its head.
 
 use crate::data::Dataset;
-use crate::eval::{self, Prepared};
+use crate::eval::{Score, TaskResult, Validator};
 use crate::model::{self, Model};
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::inputs::Inputs;
-use crate::report::Stage;
+use crate::report::{BoxFigures, Stage};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
@@ -16,14 +16,10 @@ const TRAIN_SAMPLE: usize = 10_000;
 /// What the models of a job are evaluated on.
 pub struct Evaluator<'a> {
     inputs: &'a Inputs,
-    truth: Truth,
-}
-
-enum Truth {
-    /// Objects in the validation images.
-    Boxes(Prepared),
-    /// Classes of the validation pictures, and of these training pictures.
-    Classes(Dataset),
+    /// The validation images.
+    val: Validator,
+    /// Of a classifier as many training pictures.
+    train: Option<Validator>,
 }
 
 impl<'a> Evaluator<'a> {
@@ -32,25 +28,22 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// If one cannot be read.
     pub fn new(inputs: &'a Inputs, seed: u64) -> Result<Self, PipelineError> {
-        let (train, val) = (&inputs.data.train, &inputs.data.val);
-        let truth = if inputs.baseline.classifies() {
+        let (head, side) = (&inputs.baseline.model.graph.head, inputs.baseline.imgsz);
+        let train = &inputs.data.train;
+        let sampled = || {
             let all = train.items.len();
             let mut chosen = sample(&mut StdRng::seed_from_u64(seed), all, TRAIN_SAMPLE.min(all)).into_vec();
             chosen.sort_unstable();
             let items = chosen.into_iter().map(|item| train.items[item].clone()).collect();
-            Truth::Classes(Dataset { names: train.names.clone(), items, ..Dataset::default() })
-        } else {
-            Truth::Boxes(Prepared::new(val, inputs.baseline.imgsz)?)
+            Validator::new(head, &Dataset { names: train.names.clone(), items, ..Dataset::default() }, side)
         };
-        Ok(Self { inputs, truth })
+        let train = inputs.baseline.classifies().then(sampled).transpose()?;
+        Ok(Self { inputs, val: Validator::new(head, &inputs.data.val, side)?, train })
     }
 
-    /// The validation images of a detector.
-    pub fn prepared(&self) -> Option<&Prepared> {
-        match &self.truth {
-            Truth::Boxes(prepared) => Some(prepared),
-            Truth::Classes(_) => None,
-        }
+    /// The validation images.
+    pub fn validator(&self) -> &Validator {
+        &self.val
     }
 
     /// The figures of a model.
@@ -69,33 +62,53 @@ impl<'a> Evaluator<'a> {
             ..Stage::default()
         };
         let threads = rayon::current_num_threads();
-        Ok(match &self.truth {
-            Truth::Boxes(prepared) => {
-                let found = prepared.evaluate(model, threads)?;
-                Stage {
-                    map50_95: found.map50_95,
-                    map50: found.map50,
-                    map50_95_ultralytics: found.map50_95_ultralytics,
-                    recall: found.per_class.iter().map(|class| (class.name.clone(), class.recall)).collect(),
-                    per_class: found.per_class.into_iter().map(|class| (class.name, class.map50_95)).collect(),
-                    ..sizes
-                }
-            }
-            Truth::Classes(train) => {
-                let of = |set| eval::accuracy(model, set, side, threads, &|_| {});
-                let found = of(&self.inputs.data.val)?;
-                let train = of(train)?;
-                Stage {
-                    map50_95: f64::NAN,
-                    map50: f64::NAN,
-                    map50_95_ultralytics: f64::NAN,
-                    accuracy: Some(found.accuracy),
-                    train_accuracy: Some(train.accuracy),
-                    recall: found.per_class.clone(),
-                    per_class: found.per_class,
-                    ..sizes
-                }
-            }
-        })
+        let train = self.train.as_ref().map(|train| train.evaluate(model, threads)).transpose()?;
+        Ok(figures(self.val.evaluate(model, threads)?, sizes, train.as_ref().map(Score::figure)))
     }
+}
+
+/// Enters the figures of a score.
+fn figures(score: Score, sizes: Stage, train_accuracy: Option<f64>) -> Stage {
+    match score {
+        Score::Boxes(found) => Stage {
+            map50_95: found.map50_95,
+            map50: found.map50,
+            map50_95_ultralytics: found.map50_95_ultralytics,
+            recall: found.per_class.iter().map(|class| (class.name.clone(), class.recall)).collect(),
+            per_class: found.per_class.into_iter().map(|class| (class.name, class.map50_95)).collect(),
+            ..sizes
+        },
+        Score::Shapes(found) => Stage {
+            metric: found.metric(),
+            boxes: box_figures(&found),
+            map50_95: found.shapes.map50_95,
+            map50: found.shapes.map50,
+            map50_95_ultralytics: found.shapes.map50_95_ultralytics,
+            recall: found.per_class.iter().map(|class| (class.name.clone(), class.recall)).collect(),
+            per_class: found.per_class.into_iter().map(|class| (class.name, class.shapes)).collect(),
+            ..sizes
+        },
+        Score::Classes(found) => Stage {
+            map50_95: f64::NAN,
+            map50: f64::NAN,
+            map50_95_ultralytics: f64::NAN,
+            accuracy: Some(found.accuracy),
+            train_accuracy,
+            recall: found.per_class.clone(),
+            per_class: found.per_class,
+            ..sizes
+        },
+    }
+}
+
+/// The figures of the upright boxes, where they are judged beside the shapes.
+fn box_figures(found: &TaskResult) -> Option<BoxFigures> {
+    let boxes = found.boxes?;
+    let of_class = |class: &crate::eval::TaskClass| Some((class.name.clone(), class.boxes?));
+    Some(BoxFigures {
+        map50_95: boxes.map50_95,
+        map50: boxes.map50,
+        map50_95_ultralytics: boxes.map50_95_ultralytics,
+        per_class: found.per_class.iter().filter_map(of_class).collect(),
+    })
 }

@@ -1,11 +1,14 @@
-//! The validation images on which two detectors disagree most, with what they find drawn in.
+//! The validation images on which two networks disagree most about objects, with what they find drawn in: boxes, upright
+//! or rotated, masks and keypoints.
 
-use crate::eval::{Detected, Prepared};
-use crate::model::Model;
+use crate::detector::{Detector, Labelled, Object};
+use crate::engine::Options;
+use crate::eval::{Detected, EvalError, Validator};
+use crate::model::{Info, Model};
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::inputs::Inputs;
 use crate::report::Photo;
-use crate::vision::{Image, Xyxy, draw};
+use crate::vision::{Image, NmsOptions};
 
 /// Images in a report.
 const PHOTOS: usize = 4;
@@ -20,17 +23,17 @@ const QUALITY: u8 = 65;
 /// Overlap from which two detections of a class are the same object.
 const SAME: f64 = 0.5;
 
-/// Chooses and draws; nothing for networks that find no boxes.
-pub fn photos(inputs: &Inputs, prepared: &Prepared, shipped: &Model) -> Result<Vec<Photo>, PipelineError> {
+/// Chooses and draws; nothing for networks that find no objects.
+pub fn photos(inputs: &Inputs, validator: &Validator, shipped: &Model) -> Result<Vec<Photo>, PipelineError> {
     let (baseline, val) = (&inputs.baseline.model, &inputs.data.val);
     if baseline.graph.head.boxes().is_none() {
         return Ok(Vec::new());
     }
     let find = |model: &Model| {
-        let found = prepared.find(model, rayon::current_num_threads(), &|_| {});
+        let found = validator.find(model, rayon::current_num_threads(), &|_| {})?;
         let mut by_image = vec![Vec::new(); val.items.len()];
-        for one in found?.into_iter().filter(|f| f.score >= CONFIDENT) {
-            by_image[one.image].push(one);
+        for one in found.boxes().iter().filter(|f| f.score >= CONFIDENT) {
+            by_image[one.image].push(*one);
         }
         Ok::<Vec<Vec<Detected>>, PipelineError>(by_image)
     };
@@ -43,23 +46,47 @@ pub fn photos(inputs: &Inputs, prepared: &Prepared, shipped: &Model) -> Result<V
         .map(|(i, n)| (n, i))
         .collect();
     ranked.sort_by_key(|(count, image)| (std::cmp::Reverse(*count), *image));
-    let chosen = ranked.into_iter().filter(|(count, _)| *count > 0).take(PHOTOS);
-    chosen
-        .map(|(disagreement, image)| {
-            let picture = &val.items[image].image;
-            let original = picture.load()?;
-            let draw =
-                |found: &[Detected]| drawn(&original, found, &val.names).jpeg(QUALITY).map(|bytes| base64(&bytes));
-            Ok(Photo {
-                name: picture.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-                disagreement,
-                found_before: before[image].len(),
-                found_after: after[image].len(),
-                before: draw(&before[image]).map_err(PipelineError::Photo)?,
-                after: draw(&after[image]).map_err(PipelineError::Photo)?,
-            })
-        })
-        .collect()
+    ranked.retain(|(count, _)| *count > 0);
+    ranked.truncate(PHOTOS);
+    if ranked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut pair = [Finder::new(baseline, inputs)?, Finder::new(shipped, inputs)?];
+    let photo = |(disagreement, image): (usize, usize)| {
+        let picture = &val.items[image].image;
+        let original = picture.load()?;
+        let [one, other] = &mut pair;
+        let ((found_before, before), (found_after, after)) = (one.draw(&original)?, other.draw(&original)?);
+        let name = picture.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Photo { name, disagreement, found_before, found_after, before, after })
+    };
+    ranked.into_iter().map(photo).collect()
+}
+
+/// A network that shows what it finds.
+struct Finder {
+    detector: Detector,
+    info: Info,
+}
+
+impl Finder {
+    fn new(model: &Model, inputs: &Inputs) -> Result<Self, PipelineError> {
+        let made = Detector::new(model, inputs.baseline.imgsz, &Options::default());
+        let mut detector = made.map_err(EvalError::from)?;
+        detector.options = NmsOptions::EVALUATION;
+        Ok(Self { detector, info: Info { names: inputs.data.val.names.clone(), ..Info::default() } })
+    }
+
+    /// The number of confident objects, and a small JPEG with them, base64.
+    fn draw(&mut self, original: &Image) -> Result<(usize, String), PipelineError> {
+        let found = self.detector.detect(original).map_err(EvalError::from)?;
+        let sure = |object: &&Object| f64::from(object.detection.score) >= CONFIDENT;
+        let found: Vec<Labelled> = found.iter().filter(sure).map(|object| Labelled::new(object, &self.info)).collect();
+        let mut image = original.shrunk(SIDE);
+        let scale = image.width() as f32 / original.width() as f32;
+        found.iter().rev().for_each(|object| object.draw(&mut image, scale));
+        Ok((found.len(), base64(&image.jpeg(QUALITY).map_err(PipelineError::Photo)?)))
+    }
 }
 
 /// How many detections have no partner among the others, each partner taken once.
@@ -73,19 +100,6 @@ fn unshared(these: &[Detected], others: &[Detected]) -> usize {
             partner.is_none_or(|i| std::mem::replace(&mut taken[i], true))
         })
         .count()
-}
-
-fn drawn(original: &Image, found: &[Detected], names: &[String]) -> Image {
-    let mut image = original.shrunk(SIDE);
-    let scale = image.width() as f64 / original.width() as f64;
-    for one in found {
-        let [x, y, w, h] = one.bbox.0.map(|v| v * scale);
-        let bbox = Xyxy([x, y, x + w, y + h].map(|v| v as f32));
-        let name = names.get(one.class).map_or("?", String::as_str);
-        draw::outline(&mut image, bbox, draw::colour(one.class));
-        draw::caption(&mut image, bbox, &format!("{name} {:.2}", one.score), draw::colour(one.class));
-    }
-    image
 }
 
 /// Standard base64 with padding.

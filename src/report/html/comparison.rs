@@ -55,8 +55,9 @@ fn plot(comparison: &Comparison) -> String {
     let x = |ratio: f64| MARGIN + (finite(ratio) - left) / (right - left) * (WIDTH - 2.0 * MARGIN);
     let y = |map: f64| HEIGHT - MARGIN - finite(map) / top * (HEIGHT - 2.0 * MARGIN);
     let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"mAP50-95 over latency\" \
-         style=\"width:100%;height:auto;font:12px sans-serif\">\n"
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{} over latency\" \
+         style=\"width:100%;height:auto;font:12px sans-serif\">\n",
+        escape(&comparison.metric)
     );
     let mut put = |text: String| svg.push_str(&text);
     for step in 0..=4 {
@@ -141,8 +142,9 @@ fn table(comparison: &Comparison) -> String {
     let rows: String = comparison.rows.iter().map(row).collect();
     format!(
         "<div class=\"scroll\"><table>\n<tr><th></th><th>repair</th><th>asked</th><th>measured</th><th>p50</th>\
-         <th>parameters</th><th>MACs</th><th>mAP50-95</th><th>against the first \u{b1} paired deviation</th></tr>\n{rows}</table></div>\n\
+         <th>parameters</th><th>MACs</th><th>{}</th><th>against the first \u{b1} paired deviation</th></tr>\n{rows}</table></div>\n\
          <p class=\"soft\">The baseline model has {}, {} to {}.</p>\n",
+        escape(&comparison.metric),
         number(comparison.baseline.map50_95, 4),
         number(comparison.baseline.low, 3),
         number(comparison.baseline.high, 3)

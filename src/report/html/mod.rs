@@ -10,8 +10,10 @@ pub mod index;
 mod text;
 
 use super::{Budget, Report, Search, Stage};
+use crate::eval::Metric;
 use crate::quantise::Kept;
 use chart::{Bars, Scale};
+use std::collections::BTreeMap;
 use text::{NOTHING, change, count, escape, mib, millis, number, signed};
 
 const STYLE: &str = include_str!("page.css");
@@ -125,10 +127,13 @@ enum Unit {
 
 type Figure = fn(&Stage) -> Option<f64>;
 
-const FIGURES: [(&str, Unit, Figure); 16] = [
+const FIGURES: [(&str, Unit, Figure); 19] = [
     ("mAP50-95", Unit::Accuracy, |s| Some(s.map50_95).filter(|v| v.is_finite())),
     ("mAP50", Unit::Accuracy, |s| Some(s.map50).filter(|v| v.is_finite())),
     ("mAP50-95, rules of ultralytics", Unit::Accuracy, |s| Some(s.map50_95_ultralytics).filter(|v| v.is_finite())),
+    ("mAP50-95 of boxes", Unit::Accuracy, |s| Some(s.boxes.as_ref()?.map50_95)),
+    ("mAP50 of boxes", Unit::Accuracy, |s| Some(s.boxes.as_ref()?.map50)),
+    ("mAP50-95 of boxes, rules of ultralytics", Unit::Accuracy, |s| Some(s.boxes.as_ref()?.map50_95_ultralytics)),
     ("accuracy", Unit::Accuracy, |s| s.accuracy),
     ("accuracy on training images", Unit::Accuracy, |s| s.train_accuracy),
     ("gap between the two", Unit::Accuracy, |s| Some(s.train_accuracy? - s.accuracy?)),
@@ -165,6 +170,7 @@ fn cell(unit: &Unit, baseline: Option<f64>, here: Option<f64>, is_baseline: bool
 fn table<'a>(columns: &[(String, &Stage)], figures: impl Iterator<Item = &'a (&'a str, Unit, Figure)>) -> String {
     let head: String = columns.iter().map(|(name, _)| format!("<th scope=\"col\">{}</th>", escape(name))).collect();
     // A detector has other figures than a classifier.
+    let metric = columns.first().map_or(Metric::Boxes, |(_, stage)| stage.metric);
     let known = |figure: &&'a (&'a str, Unit, Figure)| columns.iter().any(|(_, stage)| figure.2(stage).is_some());
     let rows: String = figures
         .filter(known)
@@ -172,10 +178,19 @@ fn table<'a>(columns: &[(String, &Stage)], figures: impl Iterator<Item = &'a (&'
             let baseline = columns.first().and_then(|(_, stage)| figure(stage));
             let cells: String =
                 columns.iter().enumerate().map(|(i, (_, stage))| cell(unit, baseline, figure(stage), i == 0)).collect();
-            format!("<tr><th scope=\"row\">{name}</th>{cells}</tr>\n")
+            format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", of_metric(name, metric))
         })
         .collect();
     format!("<div class=\"scroll\"><table>\n<tr><th></th>{head}</tr>\n{rows}</table></div>\n")
+}
+
+/// The name of a row: its mAP is that of what is judged.
+fn of_metric(name: &str, metric: Metric) -> String {
+    let judged = metric.name().strip_suffix("mAP50-95").unwrap_or_default();
+    match name {
+        "mAP50-95" | "mAP50" | "mAP50-95, rules of ultralytics" => format!("{judged}{name}"),
+        _ => name.to_owned(),
+    }
 }
 
 fn stages(report: &Report) -> String {
@@ -220,7 +235,7 @@ fn controls(report: &Report) -> String {
     columns.extend(report.controls());
     format!(
         "<h2>Controls</h2>\n<p class=\"soft\">The baseline model given the same treatment: what the treatment alone changes.</p>\n{}",
-        table(&columns, FIGURES.iter().take(6))
+        table(&columns, FIGURES.iter().take(9))
     )
 }
 
@@ -324,13 +339,20 @@ fn full_precision(report: &Report) -> String {
 }
 
 fn classes(report: &Report) -> String {
-    let last = report.last();
-    let mut found: Vec<(&String, f64, f64)> = report
-        .baseline
-        .per_class
-        .iter()
-        .filter_map(|(name, before)| Some((name, *before, *last.per_class.get(name)?)))
-        .collect();
+    let (first, last) = (&report.baseline, report.last());
+    let own = class_bars(last.score_name(), &first.per_class, &last.per_class);
+    let boxes = first.boxes.as_ref().zip(last.boxes.as_ref());
+    let boxes = boxes.map(|(from, to)| class_bars("box mAP50-95", &from.per_class, &to.per_class)).unwrap_or_default();
+    if own.is_empty() {
+        return String::new();
+    }
+    format!("<h2>Class by class</h2>\n{own}{boxes}")
+}
+
+/// A figure of every class before and after; nothing where no class has one.
+fn class_bars(name: &str, before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> String {
+    let both = before.iter().filter_map(|(name, before)| Some((name, *before, *after.get(name)?)));
+    let mut found: Vec<(&String, f64, f64)> = both.collect();
     if found.is_empty() {
         return String::new();
     }
@@ -343,8 +365,7 @@ fn classes(report: &Report) -> String {
     });
     let bars: Vec<Bars> = bars.collect();
     format!(
-        "<h2>Class by class</h2>\n<p class=\"soft\">{} of every class that the validation images show; the largest loss first.</p>\n{}{}",
-        last.score_name(),
+        "<p class=\"soft\">{name} of every class that the validation images show; the largest loss first.</p>\n{}{}",
         chart::key("baseline", "shipped"),
         chart::paired(&bars, Scale::Common)
     )

@@ -1,8 +1,15 @@
 //! How far the outputs of a pruned or quantized network are from those of the baseline, without labels.
 
+mod predictions;
+#[cfg(test)]
+mod tests;
+
+pub use predictions::{Prediction, predictions, task_divergence};
+
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::{Boxes, Head};
 use crate::model::Model;
+use predictions::{CONFIDENT, bernoulli_divergence};
 use rayon::prelude::*;
 
 /// All outputs of a model for every image.
@@ -27,14 +34,14 @@ pub fn outputs(
     Ok(parts?.into_iter().flatten().collect())
 }
 
-/// KL divergence of the outputs from those of a reference, in nats per confident prediction of the reference; 0 when
-/// equal.
+/// KL divergence of the outputs for an image of `size` (height, width) from those of a reference, in nats per confident
+/// prediction of the reference; 0 when equal.
 ///
 /// Classes: that of Bernoulli distributions, over all cells. Boxes: that of the side distributions, or where a box output
 /// is a distance itself that of normal distributions with a deviation of a stride, weighted with the reference's
-/// confidence in the cell; what other tasks add to the boxes does not count. A classifier: that of its class
-/// distributions.
-pub fn kl_divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
+/// confidence in the cell. What else a head predicts, masks, keypoints and angles, with the same weight: see
+/// [`task_divergence`]. A classifier: that of its class distributions.
+pub fn kl_divergence(head: &Head, size: (usize, usize), reference: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
     match head.boxes() {
         None => softmax_divergence(reference[0].iter().copied(), found[0].iter().copied()),
         Some(Boxes { nc, reg_max, strides }) => {
@@ -48,7 +55,7 @@ pub fn kl_divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) ->
                     total += (0..nc).map(|c| bernoulli_divergence(logits(reference, c), logits(found, c))).sum::<f64>();
                     let weight = 1.0 / (1.0 + (-best).exp());
                     confidence += weight;
-                    if weight < 0.01 {
+                    if weight < CONFIDENT {
                         continue;
                     }
                     for side in 0..4 {
@@ -63,19 +70,11 @@ pub fn kl_divergence(head: &Head, reference: &[Vec<f32>], found: &[Vec<f32>]) ->
                     }
                 }
             }
+            let [reference, found] = [reference, found].map(|all| all.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            total += task_divergence(head, size, &reference, &found, &mut |_, _, _| {});
             total / confidence.max(1.0)
         }
     }
-}
-
-fn bernoulli_divergence(reference: f64, found: f64) -> f64 {
-    // Below the threshold of any detection on both sides the difference cannot matter.
-    if reference < -12.0 && found < -12.0 {
-        return 0.0;
-    }
-    let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
-    let p = 1.0 / (1.0 + (-reference).exp());
-    ((softplus(found) - p * found) - (softplus(reference) - p * reference)).max(0.0)
 }
 
 fn softmax_divergence(reference: impl Iterator<Item = f32> + Clone, found: impl Iterator<Item = f32> + Clone) -> f64 {

@@ -1,0 +1,172 @@
+//! One way to judge models of any task on a split: what they find, the figures of it, and how sure these are.
+
+use super::classify::{ahead, answers, summary};
+use super::error::EvalError;
+use super::metric::Metric;
+use super::shapes::Found;
+use super::task::ShapeSet;
+use super::{Accuracy, Answer, Detected, EvalResult, Interval, Prepared, TaskResult, bootstrap};
+use crate::data::Dataset;
+use crate::graph::Head;
+use crate::model::Model;
+
+/// A split that models of one task are judged on.
+pub enum Validator {
+    /// Boxes.
+    Boxes(Box<Prepared>),
+    /// Masks, keypoints or rotated boxes.
+    Shapes(Box<ShapeSet>),
+    /// Classes of whole pictures, at images of this side.
+    Classes(Dataset, usize),
+}
+
+/// What a model finds on the whole split.
+pub enum Answers {
+    /// Boxes.
+    Boxes(Vec<Detected>),
+    /// Boxes with their shapes.
+    Shapes(Found),
+    /// The class of every picture.
+    Classes(Vec<Answer>),
+}
+
+/// The figures of what a model finds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Score {
+    /// Of boxes.
+    Boxes(EvalResult),
+    /// Of masks, keypoints or rotated boxes.
+    Shapes(TaskResult),
+    /// Of classes.
+    Classes(Accuracy),
+}
+
+impl Validator {
+    /// Reads a split for models with this head.
+    ///
+    /// # Errors
+    /// If head and labels do not go together, or an image or the annotations cannot be read.
+    pub fn new(head: &Head, dataset: &Dataset, imgsz: usize) -> Result<Self, EvalError> {
+        Ok(match Metric::of(head) {
+            Metric::Boxes => Self::Boxes(Box::new(Prepared::new(dataset, imgsz)?)),
+            Metric::Masks | Metric::Keypoints | Metric::Rotated => {
+                Self::Shapes(Box::new(ShapeSet::new(head, dataset, imgsz)?))
+            }
+            Metric::Accuracy => Self::Classes(dataset.clone(), imgsz),
+        })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Boxes(set) => set.len(),
+            Self::Shapes(set) => set.len(),
+            Self::Classes(set, _) => set.items.len(),
+        }
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Everything a model finds, by `threads` engines of one thread each. `progress` gets how many more images are done.
+    ///
+    /// # Errors
+    /// If the model has another task or other classes, cannot be run at this size, or an image cannot be read.
+    pub fn find(&self, model: &Model, threads: usize, progress: &(dyn Fn(usize) + Sync)) -> Result<Answers, EvalError> {
+        Ok(match self {
+            Self::Boxes(set) => Answers::Boxes(set.find(model, threads, progress)?),
+            Self::Shapes(set) => Answers::Shapes(set.find(model, threads, progress)?),
+            Self::Classes(set, side) => Answers::Classes(answers(model, set, *side, threads, progress)?),
+        })
+    }
+
+    /// The figures of answers to this split.
+    ///
+    /// # Errors
+    /// If they are those of another task.
+    pub fn score(&self, answers: &Answers) -> Result<Score, EvalError> {
+        Ok(match (self, answers) {
+            (Self::Boxes(set), Answers::Boxes(found)) => Score::Boxes(set.score(found)),
+            (Self::Shapes(set), Answers::Shapes(found)) => Score::Shapes(set.score(found)),
+            (Self::Classes(set, _), Answers::Classes(found)) => Score::Classes(summary(found, &set.names)),
+            _ => return Err(other_task()),
+        })
+    }
+
+    /// Runs a model and computes its figures.
+    ///
+    /// # Errors
+    /// As [`Validator::find`].
+    pub fn evaluate(&self, model: &Model, threads: usize) -> Result<Score, EvalError> {
+        self.score(&self.find(model, threads, &|_| {})?)
+    }
+
+    /// How much the [figure](Score::figure) of one model's answers, less that of another's where given, would vary with
+    /// other images.
+    ///
+    /// # Errors
+    /// If they are answers of another task.
+    pub fn interval(
+        &self,
+        one: &Answers,
+        less: Option<&Answers>,
+        rounds: usize,
+        seed: u64,
+    ) -> Result<Interval, EvalError> {
+        Ok(match (self, one, less) {
+            (Self::Boxes(set), Answers::Boxes(one), None) => set.interval(one, None, rounds, seed),
+            (Self::Boxes(set), Answers::Boxes(one), Some(Answers::Boxes(other))) => {
+                set.interval(one, Some(other), rounds, seed)
+            }
+            (Self::Shapes(set), Answers::Shapes(one), None) => set.interval(one, None, rounds, seed),
+            (Self::Shapes(set), Answers::Shapes(one), Some(Answers::Shapes(other))) => {
+                set.interval(one, Some(other), rounds, seed)
+            }
+            (Self::Classes(set, _), Answers::Classes(one), None) => {
+                bootstrap(set.items.len(), rounds, seed, |sample| ahead(one, None, sample))
+            }
+            (Self::Classes(set, _), Answers::Classes(one), Some(Answers::Classes(other))) => {
+                bootstrap(set.items.len(), rounds, seed, |sample| ahead(one, Some(other), sample))
+            }
+            _ => return Err(other_task()),
+        })
+    }
+}
+
+impl Answers {
+    /// The upright boxes of what was found; none of whole pictures.
+    pub fn boxes(&self) -> &[Detected] {
+        match self {
+            Self::Boxes(found) => found,
+            Self::Shapes(found) => &found.boxes,
+            Self::Classes(_) => &[],
+        }
+    }
+}
+
+impl Score {
+    /// What models of this task are compared by: mAP50-95 (COCO's rules) of boxes, masks, keypoints or rotated boxes, or
+    /// the accuracy. Below zero where nothing is labelled.
+    pub fn figure(&self) -> f64 {
+        match self {
+            Self::Boxes(result) => result.map50_95,
+            Self::Shapes(result) => result.shapes.map50_95,
+            Self::Classes(result) => result.accuracy,
+        }
+    }
+
+    /// Which metric that is.
+    pub fn metric(&self) -> Metric {
+        match self {
+            Self::Boxes(_) => Metric::Boxes,
+            Self::Shapes(result) => result.metric(),
+            Self::Classes(_) => Metric::Accuracy,
+        }
+    }
+}
+
+fn other_task() -> EvalError {
+    EvalError::Unfit("these answers are those of another task".into())
+}
