@@ -4,6 +4,7 @@ use super::{Distribution, Energy, PairedTimes, compare, peak_resident, phases, t
 use crate::detector::{Detector, DetectorError};
 use crate::engine::{self, Engine, EngineError};
 use crate::model::{Model, ModelError};
+use crate::size::ImageSize;
 use crate::vision::Image;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -36,8 +37,8 @@ pub enum BenchError {
 /// How a network is timed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
     /// Threads of the engine.
     pub threads: usize,
     /// Whether every thread is bound to a CPU core.
@@ -68,8 +69,8 @@ pub struct Measured {
     pub peak_memory_bytes: usize,
     /// Threads of the engine.
     pub threads: usize,
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
     /// The most memory the whole process had resident, bytes: code, file buffers and the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_resident_bytes: Option<usize>,
@@ -216,7 +217,7 @@ pub fn measure_paired(model: &Model, other: &Model, options: &Options) -> Result
 }
 
 pub(super) fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
-    Engine::new(model, options.imgsz, options.imgsz, &options.engine())
+    Engine::new(model, options.imgsz.height, options.imgsz.width, &options.engine())
 }
 
 fn finish(
@@ -268,8 +269,8 @@ pub(super) fn split(model: &Model, options: &Options) -> Result<Option<Phases>, 
 }
 
 /// Smooth colours with some noise, the same every time: an input without zeros and without denormals.
-pub(super) fn picture(channels: usize, side: usize) -> Vec<f32> {
-    picture_bytes(channels * side * side).into_iter().map(|byte| f32::from(byte) / 255.0).collect()
+pub(super) fn picture(channels: usize, size: ImageSize) -> Vec<f32> {
+    picture_bytes(channels * size.area()).into_iter().map(|byte| f32::from(byte) / 255.0).collect()
 }
 
 fn picture_bytes(len: usize) -> Vec<u8> {

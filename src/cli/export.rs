@@ -52,8 +52,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let bytes = match args.format {
         Format::Safetensors => model::to_bytes(&loaded).map_err(Failure::internal)?,
         Format::Onnx => {
-            let side = args.model.imgsz(&loaded)?;
-            let file = onnx::file(&loaded, side, side).map_err(Failure::input)?;
+            let size = args.model.imgsz(&loaded)?;
+            let file = onnx::file(&loaded, size.height, size.width).map_err(Failure::input)?;
             for problem in onnx::tensorrt::refused(&file) {
                 output::message("", "warning", &format!(": TensorRT would refuse {problem}"));
             }

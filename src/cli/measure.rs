@@ -65,10 +65,10 @@ fn by_binary(request: &Request, terminal: &mut Terminal) -> Result<Measurement, 
 fn by_command(command: &[String], request: &Request) -> Result<Measurement, Failure> {
     let load = |path: &Path| model::load(path).map_err(Failure::input);
     let (other, pruned) = (load(request.other)?, load(request.model)?);
-    let side = request.report.imgsz;
+    let size = request.report.imgsz;
     let runs = verdict_runs(request.profile.budget.percentile, request.profile.bench.runs);
-    let onnx = onnx::export(&pruned, side, side).map_err(Failure::input)?;
-    let pair = pair_by_command(command, &other, &pruned, side, runs, request.folder)?;
+    let onnx = onnx::export(&pruned, size.height, size.width).map_err(Failure::input)?;
+    let pair = pair_by_command(command, &other, &pruned, size, runs, request.folder)?;
     let bench = serde_json::to_vec_pretty(&pair)?;
     Ok(Measurement { outcome: Outcome::Measured(Box::new(pair)), bench, onnx: Some(onnx) })
 }

@@ -1,8 +1,9 @@
 //! Classifies an image: its likeliest classes with their probabilities.
 
-use super::DetectorError;
+use super::{DetectorError, SizeError};
 use crate::engine::{Engine, Options};
 use crate::model::Model;
+use crate::size::ImageSize;
 use crate::vision::{Frame, Image, Preprocess, PreprocessBuffers};
 
 /// How many classes are named.
@@ -11,7 +12,7 @@ const TOP: usize = 5;
 /// A compiled classifier for square input images.
 pub struct Classifier {
     engine: Engine,
-    side: usize,
+    size: ImageSize,
     preprocess: Preprocess,
     /// The frame in RGB.
     frame: Image,
@@ -19,21 +20,25 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Compiles a classifier for images of `side` x `side` pixels.
+    /// Compiles a classifier for square images.
     ///
     /// # Errors
-    /// If the model is no classifier at this size, or the engine refuses it.
-    pub fn new(model: &Model, side: usize, options: &Options) -> Result<Self, DetectorError> {
-        let none = DetectorError::NoClassifier { side };
+    /// If the model is no classifier at this size, the size is no square, or the engine refuses it.
+    pub fn new(model: &Model, size: impl Into<ImageSize>, options: &Options) -> Result<Self, DetectorError> {
+        let size = size.into();
+        let none = DetectorError::NoClassifier { size };
         if model.graph.head.boxes().is_some() {
             return Err(none);
         }
+        if !size.is_square() {
+            return Err(SizeError::Square { size }.into());
+        }
         let preprocess = Preprocess::new(model)?;
-        let engine = Engine::new(model, side, side, options)?;
+        let engine = Engine::new(model, size.height, size.width, options)?;
         if engine.output_shape(0).area() != 1 {
             return Err(none);
         }
-        Ok(Self { engine, side, preprocess, frame: Image::default(), buffers: PreprocessBuffers::default() })
+        Ok(Self { engine, size, preprocess, frame: Image::default(), buffers: PreprocessBuffers::default() })
     }
 
     /// The likeliest classes of an image and their probabilities, best first. The largest square in the image's middle
@@ -42,7 +47,7 @@ impl Classifier {
     /// # Errors
     /// If the engine fails.
     pub fn classify(&mut self, image: &Image) -> Result<Vec<(usize, f32)>, DetectorError> {
-        self.preprocess.write_with(image, self.side, self.engine.input_mut(), &mut self.buffers);
+        self.preprocess.write_with(image, self.size, self.engine.input_mut(), &mut self.buffers);
         let mut classes = Vec::new();
         self.finish(&mut classes)?;
         Ok(classes)
@@ -55,7 +60,7 @@ impl Classifier {
     /// If the engine fails.
     pub fn classify_frame(&mut self, frame: &Frame, classes: &mut Vec<(usize, f32)>) -> Result<(), DetectorError> {
         frame.write_to(&mut self.frame);
-        self.preprocess.write_with(&self.frame, self.side, self.engine.input_mut(), &mut self.buffers);
+        self.preprocess.write_with(&self.frame, self.size, self.engine.input_mut(), &mut self.buffers);
         self.finish(classes)
     }
 

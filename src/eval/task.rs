@@ -14,6 +14,7 @@ use crate::detector::{Detail, Detector, DetectorError, Object};
 use crate::engine::Options;
 use crate::graph::Head;
 use crate::model::Model;
+use crate::size::ImageSize;
 use crate::vision::{Gaussian, NmsOptions, NormalisedXywh, Rotated, Xywh, sigmas};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -95,11 +96,11 @@ const FILLED: f64 = 0.53;
 pub fn evaluate_task(
     model: &Model,
     dataset: &Dataset,
-    imgsz: usize,
+    imgsz: impl Into<ImageSize>,
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<TaskResult, EvalError> {
-    let head = model.graph.head.branch();
+    let (head, imgsz) = (model.graph.head.branch(), imgsz.into());
     check(head, dataset)?;
     let share = dataset.items.len().div_ceil(threads.max(1)).max(1);
     let work = |(part, items): (usize, &[Item])| {

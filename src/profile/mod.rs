@@ -29,6 +29,7 @@ pub use write::{values, write};
 
 use crate::files;
 use crate::graph::Dtype;
+use crate::size::ImageSize;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -171,10 +172,10 @@ pub struct ModelChoice {
     /// Its file; the embedded demo without one.
     #[serde(serialize_with = "files::lossy_option")]
     pub path: Option<PathBuf>,
-    /// Side of the square input image, pixels; the model's own without one.
-    pub imgsz: Option<usize>,
-    /// Sides to choose from, the one that budgets refer to first; where there is only one, nothing is to be chosen.
-    pub sizes: Vec<usize>,
+    /// Size of the input image; the model's own without one.
+    pub imgsz: Option<ImageSize>,
+    /// Sizes to choose from, the one that budgets refer to first; where there is only one, nothing is to be chosen.
+    pub sizes: Vec<ImageSize>,
     /// Images per run of the network on the device.
     pub batch: usize,
     /// Arithmetic of the network on the device.

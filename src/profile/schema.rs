@@ -44,6 +44,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("budget", "max-map-drop"),
     ("budget", "floors"),
     ("model", "imgsz"),
+    ("model", "sizes"),
     ("model", "dtype"),
     ("model", "path"),
     ("search", "strategy"),
@@ -216,8 +217,12 @@ fn read_budget(mut s: Section, mut b: Budget, whole: Option<Mib>) -> Budget {
 /// Reads the choice of a model; `folder` is that of the profile.
 fn read_model(mut s: Section, mut m: ModelChoice, folder: &Path) -> ModelChoice {
     m.path = s.text("path").map(|text| folder.join(text));
-    m.sizes = s.counts("imgsz", 1..=4096).unwrap_or_default();
+    let one = s.size("imgsz");
+    m.sizes = s.sizes("sizes").unwrap_or_else(|| one.into_iter().collect());
     m.imgsz = m.sizes.first().copied();
+    if s.has("imgsz") && s.has("sizes") {
+        s.refuse("sizes", "stands beside `imgsz`, expected one of them".into());
+    }
     m.dtype = s.choice("dtype", &Dtype::ALL).unwrap_or(m.dtype);
     m.batch = s.count("batch", 1..=MANY).unwrap_or(m.batch);
     if m.batch != 1 {

@@ -10,6 +10,7 @@ pub use html::render;
 use crate::bench::{Distribution, Energy};
 use crate::graph::Dtype;
 use crate::quantise::Kept;
+use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -22,8 +23,8 @@ pub struct Report {
     pub target: String,
     /// What measured: CPU, threads, image size.
     pub device: String,
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
     /// Threads of the runtime.
     pub threads: usize,
     /// Seed of everything random.

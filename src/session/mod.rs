@@ -18,6 +18,7 @@ use crate::device::{self, AnswerLimits, Argument, DeviceError, Runner};
 use crate::engine::LeastTimes;
 use crate::files;
 use crate::profile::Profile;
+use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -90,8 +91,8 @@ pub struct Record {
 /// How a comparison is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Frames {
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
     /// Warm-up frames of every window, which are not timed.
     pub warmup: usize,
     /// Timed frames of all windows together.

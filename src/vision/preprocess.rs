@@ -8,6 +8,7 @@ use super::Image;
 use super::letterbox::{Letterbox, ResizeBuffers, luma};
 use crate::graph::Head;
 use crate::model::{Model, Normalise};
+use crate::size::ImageSize;
 use std::borrow::Cow;
 use thiserror::Error;
 
@@ -68,12 +69,12 @@ impl Preprocess {
         self.centre && image.width() != image.height()
     }
 
-    /// Writes the input `[channels, side, side]`. Gives where the part of the image that is shown lies in it.
+    /// Writes the input `[channels, height, width]`. Gives where the part of the image that is shown lies in it.
     ///
     /// # Panics
-    /// If `input` is not `channels * side * side` long.
-    pub fn write(&self, image: &Image, side: usize, input: &mut [f32]) -> Letterbox {
-        self.write_with(image, side, input, &mut PreprocessBuffers::default())
+    /// If `input` is not `channels * height * width` long.
+    pub fn write(&self, image: &Image, size: impl Into<ImageSize>, input: &mut [f32]) -> Letterbox {
+        self.write_with(image, size.into(), input, &mut PreprocessBuffers::default())
     }
 
     /// As [`Preprocess::write`], and allocates only where the buffers have served no image as large before.
@@ -83,11 +84,11 @@ impl Preprocess {
     pub fn write_with(
         &self,
         image: &Image,
-        side: usize,
+        size: ImageSize,
         input: &mut [f32],
         buffers: &mut PreprocessBuffers,
     ) -> Letterbox {
-        assert_eq!(input.len(), self.channels * side * side, "the input tensor");
+        assert_eq!(input.len(), self.channels * size.area(), "the input tensor");
         let PreprocessBuffers { part, resize } = buffers;
         let part = if self.shows_a_part_of(image) {
             image.centre_square_to(part);
@@ -95,13 +96,13 @@ impl Preprocess {
         } else {
             image
         };
-        let letterbox = Letterbox::new(part.width(), part.height(), side, side);
+        let letterbox = Letterbox::new(part.width(), part.height(), size.width, size.height);
         letterbox.forward_with(part, input, resize);
         self.normalise(input);
         letterbox
     }
 
-    /// Writes the input from a square `[3, side, side]` of red, green and blue, 0 to 1, that shows the image already.
+    /// Writes the input from a letterboxed image `[3, height, width]` of red, green and blue, 0 to 1, that shows the image already.
     pub fn adapt(&self, rgb: &[f32], input: &mut [f32]) {
         match self.channels {
             1 => brightness(rgb, input),

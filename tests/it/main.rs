@@ -58,6 +58,8 @@ mod preprocess;
 mod profile;
 mod qdq;
 mod quantise;
+#[cfg(all(feature = "toolkit", unix))]
+mod rect;
 #[cfg(feature = "toolkit")]
 mod repair;
 mod report;

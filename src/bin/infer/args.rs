@@ -1,5 +1,6 @@
 //! A small command line: a command, its arguments, and `--flags`.
 
+use secateurs::size::{ImageSize, ImageSizeError};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -43,7 +44,7 @@ pub struct Args {
     pub threads: usize,
     /// Whether there may be more threads than CPUs.
     pub force_threads: bool,
-    pub imgsz: Option<usize>,
+    pub imgsz: Option<ImageSize>,
     pub runs: usize,
     pub warmup: usize,
     pub score: f32,
@@ -149,7 +150,7 @@ impl Args {
             "--against" => self.against = Some(value()?.into()),
             "--save" => self.save = Some(value()?.into()),
             "--threads" => self.threads = number(name, &value()?, 1, 1024)?,
-            "--imgsz" => self.imgsz = Some(number(name, &value()?, 1, 4096)?),
+            "--imgsz" => self.imgsz = Some(size(name, &value()?)?),
             "--runs" => self.runs = number(name, &value()?, 1, 1_000_000)?,
             "--warmup" => self.warmup = number(name, &value()?, 0, 1_000_000)?,
             "--score" => self.score = share(name, &value()?)?,
@@ -188,6 +189,11 @@ fn number(name: &str, value: &OsString, least: usize, most: usize) -> Result<usi
     number.ok_or_else(|| Usage(format!("{name} {value}: expected an integer from {least} to {most}")))
 }
 
+fn size(name: &str, value: &OsString) -> Result<ImageSize, Usage> {
+    let text = value.to_string_lossy();
+    text.parse().map_err(|problem: ImageSizeError| Usage(format!("{name} {text}: {problem}")))
+}
+
 fn device(value: &OsString) -> Result<Choice, Usage> {
     match value.to_str() {
         Some("auto") => Ok(Choice::Auto),
@@ -217,6 +223,7 @@ mod tests {
         assert_eq!((args.json, args.save, args.score), (true, Some("out".into()), 0.5));
         let args = read("bench --runs 7 --against uncut.safetensors").unwrap();
         assert_eq!((args.command, args.runs, args.against), (Command::Bench, 7, Some("uncut.safetensors".into())));
+        assert_eq!(read("bench --imgsz 384,640").unwrap().imgsz, Some([384, 640].into()));
         assert_eq!(read("detect -- --odd.jpg").unwrap().command, Command::Detect(vec!["--odd.jpg".into()]));
     }
 
@@ -227,6 +234,11 @@ mod tests {
             ("detect", "detect needs at least one image"),
             ("bench --runs", "--runs needs a value"),
             ("bench --runs 0", "--runs 0: expected an integer from 1 to 1000000"),
+            (
+                "bench --imgsz 384,",
+                "--imgsz 384,: expected pixels from 1 to 4096: one side of a square, such as 640, or height and width, \
+                 such as 384,640 or 384x640",
+            ),
             ("bench --save out", "--save does not belong to this command"),
             ("bench x", "bench takes no `x`"),
             ("detect a.jpg --score 2", "--score 2: expected a number from 0 to 1"),

@@ -17,7 +17,7 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         budget.params.map(|params| format!("{params} parameters")),
         budget.file.map(|mib| format!("a file of {mib}")),
     ];
-    let size = profile.model.imgsz.map_or("its own size".to_owned(), |side| format!("{side} px"));
+    let size = profile.model.imgsz.map_or("its own size".to_owned(), |size| format!("{size} px"));
     let teacher = if tune.distill > 0.0 { ", the baseline model as teacher" } else { "" };
     let mut steps = vec![
         format!("import {} for images of {size}", or(&profile.model.path, "the embedded demo")),
@@ -33,7 +33,7 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         "prune, and repair by least squares".to_owned(),
     ];
     if profile.model.sizes.len() > 1 {
-        let sizes: Vec<String> = profile.model.sizes.iter().map(usize::to_string).collect();
+        let sizes: Vec<String> = profile.model.sizes.iter().map(ToString::to_string).collect();
         steps.insert(2, format!("do steps 3 to 6 at {} px and keep the size that finds most", sizes.join(", ")));
     }
     if tune.epochs > 0 {

@@ -1,8 +1,8 @@
-//! The model that a job prunes, with its channel groups and the side of its images.
+//! The model that a job prunes, with its channel groups and the size of its images.
 
 use crate::bundle::sha256;
 use crate::data::demo;
-use crate::detector::check_side;
+use crate::detector::input_size;
 use crate::files;
 use crate::graph::{Branch, Dtype, Head};
 use crate::group::{Groups, groups};
@@ -11,15 +11,13 @@ use crate::model::{self, Model};
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
+use crate::size::ImageSize;
 use crate::train::Augment;
 use crate::vision::Preprocess;
 use std::path::Path;
 
 /// The model of the embedded demo: a narrow YOLO11 trained on the drawn set of [`demo`].
 pub const DEMO_MODEL: &[u8] = include_bytes!("../demo.safetensors");
-
-/// Side of the square image where neither the job nor the model names one, pixels.
-const DEFAULT_SIDE: usize = 640;
 
 /// The model before pruning.
 pub struct Baseline {
@@ -31,8 +29,8 @@ pub struct Baseline {
     pub sha256: String,
     /// The groups of channels that are removed together.
     pub groups: Groups,
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
 }
 
 impl Baseline {
@@ -74,9 +72,12 @@ impl Baseline {
             let problem = format!("{name}: its task is `{task}`; the job prunes detectors and classifiers");
             return Err(PipelineError::Input(problem));
         }
-        let default = if job.model.is_none() { demo::SIDE } else { model.info.imgsz.unwrap_or(DEFAULT_SIDE) };
-        let imgsz = check_side(job.imgsz.unwrap_or(default), model.graph.stride())?;
-        model.graph.shapes(imgsz, imgsz).map_err(|e| PipelineError::Input(format!("{name}: at {imgsz} px: {e}")))?;
+        let demo = job.model.is_none().then_some(ImageSize::square(demo::SIDE));
+        let imgsz = input_size(&model, job.imgsz.or(demo))?;
+        model
+            .graph
+            .shapes(imgsz.height, imgsz.width)
+            .map_err(|e| PipelineError::Input(format!("{name}: at {imgsz} px: {e}")))?;
         let groups = groups(&model.graph);
         let baseline = Self { model, name, sha256, groups, imgsz };
         baseline.preprocess()?;
@@ -94,7 +95,7 @@ impl Baseline {
 
     /// Height and width of its images, pixels.
     pub fn size(&self) -> (usize, usize) {
-        (self.imgsz, self.imgsz)
+        (self.imgsz.height, self.imgsz.width)
     }
 
     /// The width of every group.

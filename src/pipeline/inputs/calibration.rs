@@ -9,6 +9,7 @@ use crate::memory;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
+use crate::size::ImageSize;
 use crate::train::loss::Target;
 use crate::vision::{Image, Letterbox, NormalisedXywh, Xyxy};
 use rand::SeedableRng;
@@ -26,7 +27,7 @@ const LEAST_IMAGES: usize = 16;
 
 /// Calibration images with their labels.
 pub struct CalibrationSet {
-    /// Letterboxed images, `[C, imgsz, imgsz]` each; those that are mirrored stand in pairs, original first, before the
+    /// Letterboxed images, `[C, height, width]` each; those that are mirrored stand in pairs, original first, before the
     /// others.
     pub images: Vec<Vec<f32>>,
     /// Which training images those are, ascending.
@@ -47,7 +48,7 @@ impl CalibrationSet {
     /// Names the image that cannot be used.
     pub fn load(job: &Job, baseline: &Baseline, data: &Data, progress: &dyn Progress) -> Result<Self, PipelineError> {
         let preprocess = baseline.preprocess()?;
-        let (all, side) = (data.train.items.len(), baseline.imgsz);
+        let (all, size) = (data.train.items.len(), baseline.imgsz);
         let asked = affordable(baseline, job.calibration_images, progress)?.max(1);
         let count = asked.min(all);
         progress.stage("Loading", format!("{count} of {all} training images for calibration"));
@@ -57,19 +58,19 @@ impl CalibrationSet {
         for (done, index) in items.iter().enumerate() {
             let item = &data.train.items[*index];
             let image = item.image.load()?;
-            let mut tensor = vec![0.0; preprocess.channels() * side * side];
-            let letterbox = preprocess.write(&image, side, &mut tensor);
+            let mut tensor = vec![0.0; preprocess.channels() * size.area()];
+            let letterbox = preprocess.write(&image, size, &mut tensor);
             if baseline.classifies() {
                 classes.push(item.class().ok_or_else(|| {
                     PipelineError::Input(format!("{} has no class as a whole", item.image.display()))
                 })?);
             }
-            labels.push(targets(item, &image, &letterbox, side));
+            labels.push(targets(item, &image, &letterbox, size));
             images.push(tensor);
             progress.step(done + 1, count);
         }
         if baseline.augment().mirror > 0.0 && classes.is_empty() {
-            (images, labels) = mirrored(images, labels, side, asked - count);
+            (images, labels) = mirrored(images, labels, size.width, asked - count);
         }
         let mut digest = Sha256::new();
         images.iter().for_each(|image| digest.update(bytemuck::cast_slice::<f32, u8>(image)));
@@ -93,9 +94,10 @@ impl CalibrationSet {
     }
 }
 
-/// The objects of an image, in the coordinates of its letterboxed square.
-fn targets(item: &Item, image: &Image, letterbox: &Letterbox, side: usize) -> Vec<Target> {
-    let (w, h, n) = (image.width() as f32, image.height() as f32, side as f32);
+/// The objects of an image, in the coordinates of the letterboxed one.
+fn targets(item: &Item, image: &Image, letterbox: &Letterbox, size: ImageSize) -> Vec<Target> {
+    let (w, h) = (image.width() as f32, image.height() as f32);
+    let [across, down] = [size.width as f32, size.height as f32];
     let labels = item.labels.iter().map(|label| {
         let half = [label.w / 2.0, label.h / 2.0];
         let corners =
@@ -104,7 +106,12 @@ fn targets(item: &Item, image: &Image, letterbox: &Letterbox, side: usize) -> Ve
         Target {
             image: 0,
             class: label.class,
-            bbox: NormalisedXywh([(x0 + x1) / 2.0 / n, (y0 + y1) / 2.0 / n, (x1 - x0) / n, (y1 - y0) / n]),
+            bbox: NormalisedXywh([
+                (x0 + x1) / 2.0 / across,
+                (y0 + y1) / 2.0 / down,
+                (x1 - x0) / across,
+                (y1 - y0) / down,
+            ]),
         }
     });
     labels.collect()
@@ -114,11 +121,11 @@ fn targets(item: &Item, image: &Image, letterbox: &Letterbox, side: usize) -> Ve
 type Labelled = (Vec<Vec<f32>>, Vec<Vec<Target>>);
 
 /// Puts the mirror image behind each of the first `more` images, or behind all if there are fewer.
-fn mirrored(images: Vec<Vec<f32>>, labels: Vec<Vec<Target>>, side: usize, more: usize) -> Labelled {
+fn mirrored(images: Vec<Vec<f32>>, labels: Vec<Vec<Target>>, width: usize, more: usize) -> Labelled {
     let (mut all, mut all_labels) = (Vec::new(), Vec::new());
     for (number, (image, labels)) in images.into_iter().zip(labels).enumerate() {
         let mirrored = (number < more).then(|| {
-            let rows = image.chunks_exact(side);
+            let rows = image.chunks_exact(width);
             let other_side = |target: &Target| Target { bbox: target.bbox.mirrored(), ..*target };
             let image: Vec<f32> = rows.flat_map(|row| row.iter().rev().copied()).collect();
             (image, labels.iter().map(other_side).collect::<Vec<_>>())
@@ -134,11 +141,11 @@ fn mirrored(images: Vec<Vec<f32>>, labels: Vec<Vec<Target>>, side: usize, more: 
 /// How many of the images that are asked for this machine's memory can hold, with the tensors that live at one time while
 /// the baseline and the pruned network walk through all of them.
 fn affordable(baseline: &Baseline, asked: usize, progress: &dyn Progress) -> Result<usize, PipelineError> {
-    let (graph, groups, side) = (&baseline.model.graph, &baseline.groups, baseline.imgsz);
-    let live = memory::live_sets(graph, groups, side, side).during(Task::Memory)?;
+    let (graph, groups, ImageSize { height, width }) = (&baseline.model.graph, &baseline.groups, baseline.imgsz);
+    let live = memory::live_sets(graph, groups, height, width).during(Task::Memory)?;
     let full = |group| groups.group(group).width();
     let tensors = live.iter().map(|set| set.bytes(full)).fold(0.0, f64::max);
-    let image = (size_of::<f32>() * graph.input_channels() * side * side) as f64;
+    let image = (size_of::<f32>() * graph.input_channels() * height * width) as f64;
     let each = NETWORKS * tensors + image;
     let Some(total) = board::total_memory(Path::new("/")) else { return Ok(asked) };
     let most = ((CALIBRATION_SHARE * total / each) as usize).max(LEAST_IMAGES);

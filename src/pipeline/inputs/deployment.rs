@@ -9,6 +9,7 @@ use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::job::Job;
 use crate::quantise::{self, Ranges};
+use crate::size::ImageSize;
 use std::borrow::Cow;
 
 /// Calibration images that show how large the layers' inputs get.
@@ -19,7 +20,7 @@ pub struct Deployment {
     dtype: Dtype,
     threads: usize,
     cpu: Cpu,
-    imgsz: usize,
+    imgsz: ImageSize,
     /// The input ranges of the baseline model's layers for int8; else empty.
     ranges: Ranges,
 }
@@ -65,7 +66,7 @@ impl Deployment {
     /// If the engine refuses the model.
     pub fn memory(&self, model: &Model) -> Result<usize, PipelineError> {
         let options = Options { threads: self.threads, ..Options::default() };
-        let memory = plan_memory_for(&model.graph, self.imgsz, self.imgsz, &options, self.cpu);
+        let memory = plan_memory_for(&model.graph, self.imgsz.height, self.imgsz.width, &options, self.cpu);
         Ok(memory.during(Task::Memory)?.total())
     }
 
@@ -75,8 +76,8 @@ impl Deployment {
     }
 }
 
-fn ranges(model: &Model, side: usize, calibration: &CalibrationSet) -> Result<Ranges, PipelineError> {
+fn ranges(model: &Model, size: ImageSize, calibration: &CalibrationSet) -> Result<Ranges, PipelineError> {
     let step = (calibration.images.len() / RANGE_IMAGES).max(1);
     let images: Vec<_> = calibration.images.iter().step_by(step).take(RANGE_IMAGES).cloned().collect();
-    quantise::ranges(model, &images, (side, side), &mut |_, _| ()).during(Task::Ranges)
+    quantise::ranges(model, &images, (size.height, size.width), &mut |_, _| ()).during(Task::Ranges)
 }

@@ -7,7 +7,8 @@ use crate::eval::{self, Truth, coco};
 use crate::graph::Head;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::job::MinRecall;
-use crate::vision::{NmsOptions, Xywh, detect};
+use crate::size::ImageSize;
+use crate::vision::{NmsOptions, detect};
 
 /// Outputs of a network, image after image.
 type Outputs = [Vec<Vec<f32>>];
@@ -28,13 +29,12 @@ pub fn recall(inputs: &Inputs, first: usize, outputs: &Outputs) -> Vec<Option<f6
         }
         return right.iter().zip(all).map(|(r, n)| (n > 0).then(|| *r as f64 / n as f64)).collect();
     }
-    let side = inputs.baseline.imgsz as f64;
+    let ImageSize { height, width } = inputs.baseline.imgsz;
     let (mut truths, mut found) = (Vec::new(), Vec::new());
     for (image, output) in outputs.iter().enumerate() {
         truths.extend(inputs.calibration.targets(first + image).iter().map(|target| {
-            let [x, y, w, h] = target.bbox.0.map(|v| f64::from(v) * side);
-            let bbox = Xywh([x - w / 2.0, y - h / 2.0, w, h]);
-            Truth { image, class: target.class, bbox, area: w * h, crowd: false }
+            let bbox = target.bbox.to_pixels([width as f64, height as f64]);
+            Truth { image, class: target.class, bbox, area: bbox.area(), crowd: false }
         }));
         let output: Vec<&[f32]> = output.iter().map(Vec::as_slice).collect();
         let sure = detect(head, inputs.baseline.size(), &output, &NmsOptions::default());

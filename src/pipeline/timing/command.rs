@@ -15,6 +15,7 @@ use crate::latency::{self, LatencyTable, Networks, Sampling, Speed};
 use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::session::SessionError;
+use crate::size::ImageSize;
 use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 
@@ -66,9 +67,10 @@ impl LatencySource for Command<'_> {
         let TableRequest { model, groups, levels, sampling, fingerprint, folder } = *request;
         let few = Sampling { networks: TABLE_NETWORKS, ..sampling.clone() };
         let networks = Networks::new(model, groups, levels, &few);
-        let mut medians = Vec::new();
+        let (height, width) = sampling.size;
+        let (size, mut medians) = (ImageSize { height, width }, Vec::new());
         for network in networks.iter() {
-            let mut times = frames(self.command, &network?, sampling.size.0, folder)?;
+            let mut times = frames(self.command, &network?, size, folder)?;
             times.sort_by(f64::total_cmp);
             medians.push(times[times.len() / 2]);
             progress(medians.len(), TABLE_NETWORKS);
@@ -79,8 +81,8 @@ impl LatencySource for Command<'_> {
 }
 
 /// Milliseconds of the frames of a model that the command prints; at least one.
-fn frames(command: &[String], model: &Model, imgsz: usize, folder: &Path) -> Result<Vec<f64>, PipelineError> {
-    let bytes = onnx::export(model, imgsz, imgsz)?;
+fn frames(command: &[String], model: &Model, size: ImageSize, folder: &Path) -> Result<Vec<f64>, PipelineError> {
+    let bytes = onnx::export(model, size.height, size.width)?;
     let own = files::temporary_folder(folder).map_err(|e| PipelineError::writing(folder, e))?;
     let path = own.join("bench.onnx");
     let written = files::write_atomic(&path, &bytes).map_err(|e| PipelineError::writing(&path, e));
@@ -133,7 +135,7 @@ pub fn pair_by_command(
     command: &[String],
     baseline: &Model,
     pruned: &Model,
-    imgsz: usize,
+    imgsz: ImageSize,
     runs: usize,
     folder: &Path,
 ) -> Result<PairedLatency, PipelineError> {

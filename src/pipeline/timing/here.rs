@@ -32,7 +32,7 @@ impl LatencySource for ThisMachine {
     fn pair(&self, baseline: &Model, other: &Model, spec: &PairSpec) -> Result<Option<PairedLatency>, PipelineError> {
         let engine = |model: &Model| {
             let options = Options { threads: spec.threads, ..Options::default() };
-            Engine::new(model, spec.imgsz, spec.imgsz, &options).during(Task::Measurement)
+            Engine::new(model, spec.imgsz.height, spec.imgsz.width, &options).during(Task::Measurement)
         };
         let (mut a, mut b) = (engine(baseline)?, engine(other)?);
         let pair = bench::interleave(&mut a, &mut b, spec.input, spec.warmup, spec.runs).during(Task::Measurement)?;

@@ -58,8 +58,8 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// If it cannot be run.
     pub fn stage(&self, model: &Model) -> Result<Stage, PipelineError> {
-        let side = self.inputs.baseline.imgsz;
-        let cost = model.graph.cost(side, side).during(Task::Evaluation)?;
+        let size = self.inputs.baseline.imgsz;
+        let cost = model.graph.cost(size.height, size.width).during(Task::Evaluation)?;
         let sizes = Stage {
             params: cost.params,
             zeros: model.zeros(),
@@ -82,7 +82,7 @@ impl<'a> Evaluator<'a> {
                 }
             }
             Truth::Classes(train) => {
-                let of = |set| eval::accuracy(model, set, side, threads, &|_| {});
+                let of = |set| eval::accuracy(model, set, size, threads, &|_| {});
                 let found = of(&self.inputs.data.val)?;
                 let train = of(train)?;
                 Stage {

@@ -11,6 +11,7 @@ mod text;
 
 use super::{Budget, Report, Search, Stage};
 use crate::quantise::Kept;
+use crate::size::ImageSize;
 use chart::{Bars, Scale};
 use text::{NOTHING, change, count, escape, mib, millis, number, signed};
 
@@ -350,6 +351,12 @@ fn classes(report: &Report) -> String {
     )
 }
 
+/// Height and width, for people.
+fn sides(size: ImageSize) -> String {
+    let names = if size.is_square() { "" } else { " (height \u{d7} width)" };
+    format!("{} \u{d7} {}{names}", size.height, size.width)
+}
+
 fn provenance(report: &Report) -> String {
     let rows = [
         ("secateurs", report.version.clone()),
@@ -357,7 +364,7 @@ fn provenance(report: &Report) -> String {
         ("device", report.device.clone()),
         ("model", report.model.clone()),
         ("data", report.data.clone()),
-        ("image size", format!("{0} \u{d7} {0}", report.imgsz)),
+        ("image size", sides(report.imgsz)),
         ("threads", report.threads.to_string()),
         ("seed", report.seed.to_string()),
     ];
