@@ -13,6 +13,9 @@ use thiserror::Error;
 /// The largest side of an input image, pixels.
 pub const MAX_SIDE: usize = 4096;
 
+/// The most images of a batch.
+pub const MAX_BATCH: usize = 64;
+
 /// Height and width of an input image, pixels. Serialises as one number where it is a square, else as
 /// `[height, width]`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -59,8 +59,8 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
     let mut engine = compile(model, options)?;
     let size = options.imgsz;
     let shapes = model.graph.shapes(size.height, size.width).map_err(crate::engine::EngineError::from)?;
-    let macs = model.graph.macs(&shapes);
-    let times = times(&mut engine, &picture(model.graph.input_channels(), size), options)?;
+    let macs: Vec<usize> = model.graph.macs(&shapes).into_iter().map(|macs| options.batch.max(1) * macs).collect();
+    let times = times(&mut engine, &picture(model.graph.input_channels(), options), options)?;
     let peak = peak_flops(engine.isa(), PEAK_TIME) / 1e9;
     let reachable = peak * options.threads as f64;
     let steps: Vec<Step> = times

@@ -3,7 +3,7 @@
 //! The report is written by a crate with many more features; here only these keys of it are known, and others are left
 //! alone. `tests/it/embed.rs` holds both against each other.
 
-use crate::size::ImageSize;
+use crate::size::{ImageSize, MAX_BATCH};
 use serde::Deserialize;
 
 /// What was measured of the model that ships.
@@ -11,6 +11,8 @@ use serde::Deserialize;
 pub struct Figures {
     /// Size of the input.
     pub imgsz: ImageSize,
+    /// Images of a run; the milliseconds are those of the whole batch.
+    pub batch: usize,
     /// Threads that it was measured with.
     pub threads: usize,
     /// Weights, activations and workspace, bytes.
@@ -24,6 +26,7 @@ pub struct Figures {
 #[derive(Deserialize)]
 struct Report {
     imgsz: ImageSize,
+    batch: Option<usize>,
     threads: usize,
     repaired: Stage,
     tuned: Option<Stage>,
@@ -58,5 +61,6 @@ pub fn read(report: &[u8]) -> Result<Figures, String> {
     // What was simulated claims nothing, whatever stands beside it.
     let measured = |ms: Option<f64>| ms.filter(|ms| *ms > 0.0 && report.verdict.simulated.is_none());
     let (p50_ms, p99_bound_ms) = (measured(p50_ms), measured(p99_bound_ms));
-    Ok(Figures { imgsz, threads: report.threads.max(1), peak_bytes: peak_memory_bytes, p50_ms, p99_bound_ms })
+    let batch = report.batch.unwrap_or(1).clamp(1, MAX_BATCH);
+    Ok(Figures { imgsz, batch, threads: report.threads.max(1), peak_bytes: peak_memory_bytes, p50_ms, p99_bound_ms })
 }

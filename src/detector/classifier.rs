@@ -1,6 +1,6 @@
 //! Classifies an image: its likeliest classes with their probabilities.
 
-use super::{DetectorError, SizeError};
+use super::{DetectorError, SizeError, check_batch};
 use crate::engine::{Engine, Options};
 use crate::model::Model;
 use crate::size::ImageSize;
@@ -8,6 +8,9 @@ use crate::vision::{Frame, Image, Preprocess, PreprocessBuffers};
 
 /// How many classes are named.
 const TOP: usize = 5;
+
+/// Number of a class, and its probability.
+pub type Scored = (usize, f32);
 
 /// A compiled classifier for square input images.
 pub struct Classifier {
@@ -46,10 +49,11 @@ impl Classifier {
     ///
     /// # Errors
     /// If the engine fails.
-    pub fn classify(&mut self, image: &Image) -> Result<Vec<(usize, f32)>, DetectorError> {
-        self.preprocess.write_with(image, self.size, self.engine.input_mut(), &mut self.buffers);
+    pub fn classify(&mut self, image: &Image) -> Result<Vec<Scored>, DetectorError> {
+        self.preprocess.write_with(image, self.size, self.engine.image_mut(0), &mut self.buffers);
+        self.engine.run_images(1)?;
         let mut classes = Vec::new();
-        self.finish(&mut classes)?;
+        self.finish(0, &mut classes);
         Ok(classes)
     }
 
@@ -58,16 +62,35 @@ impl Classifier {
     ///
     /// # Errors
     /// If the engine fails.
-    pub fn classify_frame(&mut self, frame: &Frame, classes: &mut Vec<(usize, f32)>) -> Result<(), DetectorError> {
-        frame.write_to(&mut self.frame);
-        self.preprocess.write_with(&self.frame, self.size, self.engine.input_mut(), &mut self.buffers);
-        self.finish(classes)
+    pub fn classify_frame(&mut self, frame: &Frame, classes: &mut Vec<Scored>) -> Result<(), DetectorError> {
+        self.prepare_frame(0, frame);
+        self.engine.run_images(1)?;
+        self.finish(0, classes);
+        Ok(())
     }
 
-    /// Runs the network on its input.
-    fn finish(&mut self, classes: &mut Vec<(usize, f32)>) -> Result<(), DetectorError> {
-        self.engine.run_in_place()?;
-        let logits = self.engine.output(0);
+    /// As [`Classifier::classify_frame`], of up to as many frames as [`Options::batch`] says: `classes` gets one list for
+    /// each, in their order.
+    ///
+    /// # Errors
+    /// If there are more frames, or the engine fails.
+    pub fn classify_frames(&mut self, frames: &[Frame], classes: &mut Vec<Vec<Scored>>) -> Result<(), DetectorError> {
+        check_batch(frames.len(), self.engine.batch())?;
+        frames.iter().enumerate().for_each(|(slot, frame)| self.prepare_frame(slot, frame));
+        self.engine.run_images(frames.len())?;
+        classes.resize_with(frames.len(), Vec::new);
+        classes.iter_mut().enumerate().for_each(|(slot, classes)| self.finish(slot, classes));
+        Ok(())
+    }
+
+    fn prepare_frame(&mut self, slot: usize, frame: &Frame) {
+        frame.write_to(&mut self.frame);
+        self.preprocess.write_with(&self.frame, self.size, self.engine.image_mut(slot), &mut self.buffers);
+    }
+
+    /// The likeliest classes of image `slot` of the batch.
+    fn finish(&mut self, slot: usize, classes: &mut Vec<Scored>) {
+        let logits = self.engine.output_of(slot, 0);
         let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f32 = logits.iter().map(|v| (v - top).exp()).sum();
         classes.clear();
@@ -75,6 +98,5 @@ impl Classifier {
         // Of equal ones the first comes first.
         classes.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         classes.truncate(TOP);
-        Ok(())
     }
 }

@@ -17,14 +17,20 @@ impl Predictor {
         Self::new(&model, check_size(imgsz.into(), &model.graph)?, options)
     }
 
-    /// As [`Predictor::from_bytes`], run as the inference binary of a bundle runs it: on the GPU where this program has
+    /// As [`Predictor::from_bytes`], for up to `batch` frames at a time, run as the inference binary of a bundle runs it: on the GPU where this program has
     /// code for it and finds one, else on that many threads, or as many as there are CPUs if those are fewer.
     ///
     /// # Errors
     /// As [`Predictor::from_bytes`].
-    pub fn embedded(bytes: &[u8], imgsz: impl Into<ImageSize>, threads: usize) -> Result<Self, DetectorError> {
+    pub fn embedded(
+        bytes: &[u8],
+        imgsz: impl Into<ImageSize>,
+        batch: usize,
+        threads: usize,
+    ) -> Result<Self, DetectorError> {
         let device = if HAS_CUDA && cuda_device().is_ok() { Device::Cuda } else { Device::Cpu };
-        Self::from_bytes(bytes, imgsz, &Options { threads: threads.min(available()), device, ..Options::default() })
+        let options = Options { threads: threads.min(available()), device, batch, ..Options::default() };
+        Self::from_bytes(bytes, imgsz, &options)
     }
 }
 

@@ -40,7 +40,7 @@ mod patterns;
 pub mod pictures;
 mod predictions;
 
-pub use classifier::Classifier;
+pub use classifier::{Classifier, Scored};
 pub use mask::Mask;
 pub use predictions::{Labelled, NamedClass, Predictions};
 
@@ -126,6 +126,14 @@ pub enum DetectorError {
     /// The network cannot take images of that size.
     #[error(transparent)]
     Size(#[from] SizeError),
+    /// More frames than a batch has images.
+    #[error("{frames} frames at a time, expected up to {batch}, the batch that the network was made ready for")]
+    Batch {
+        /// Frames given.
+        frames: usize,
+        /// Images of a batch.
+        batch: usize,
+    },
     /// No image fills its input.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
@@ -135,6 +143,11 @@ pub enum DetectorError {
     /// The image cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
+}
+
+/// Refuses more frames than a batch has images.
+fn check_batch(frames: usize, batch: usize) -> Result<(), DetectorError> {
+    if frames <= batch { Ok(()) } else { Err(DetectorError::Batch { frames, batch }) }
 }
 
 /// A compiled detector for input images of one size.
@@ -155,6 +168,8 @@ struct Buffers {
     /// The frame in RGB.
     image: Image,
     preprocess: PreprocessBuffers,
+    /// Where the frames of a batch lie in the input.
+    letterboxes: Vec<Letterbox>,
     find: FindBuffers,
     /// Objects of earlier frames, whose masks and keypoints have memory; the next one to be used comes last.
     spare: Vec<Object>,
@@ -192,14 +207,18 @@ impl Detector {
     /// # Errors
     /// If the engine fails.
     pub fn detect(&mut self, image: &Image) -> Result<Vec<Object>, DetectorError> {
-        let letterbox = self.prepare(image);
-        self.run()?;
-        Ok(self.finish(&letterbox))
+        let letterbox = self.prepare(0, image);
+        self.run(1)?;
+        Ok(self.finish(0, &letterbox))
     }
 
-    /// First phase of [`Detector::detect`]: writes the letterboxed image into the engine's input.
-    pub fn prepare(&mut self, image: &Image) -> Letterbox {
-        self.preprocess.write_with(image, self.size, self.engine.input_mut(), &mut self.buffers.preprocess)
+    /// First phase of [`Detector::detect`]: writes the letterboxed image into the engine's input, as image `slot` of the
+    /// batch.
+    ///
+    /// # Panics
+    /// If the batch has no such image.
+    pub fn prepare(&mut self, slot: usize, image: &Image) -> Letterbox {
+        self.preprocess.write_with(image, self.size, self.engine.image_mut(slot), &mut self.buffers.preprocess)
     }
 
     /// The objects of a camera's frame, in its own pixels, best first, in place of what `found` holds. The second frame
@@ -209,34 +228,66 @@ impl Detector {
     /// # Errors
     /// If the engine fails.
     pub fn detect_frame(&mut self, frame: &Frame, found: &mut Vec<Object>) -> Result<(), DetectorError> {
-        let Buffers { image, preprocess, .. } = &mut self.buffers;
-        frame.write_to(image);
-        let letterbox = self.preprocess.write_with(image, self.size, self.engine.input_mut(), preprocess);
-        self.run()?;
-        let most = self.options.max_det.min(MAX_FOUND);
-        found.reserve(most.saturating_sub(found.len()));
-        self.buffers.spare.reserve(most.saturating_sub(self.buffers.spare.len()));
-        self.finish_to(&letterbox, found);
+        let letterbox = self.prepare_frame(0, frame);
+        self.run(1)?;
+        self.finish_frame(0, &letterbox, found);
         Ok(())
     }
 
-    /// Second phase: runs the network.
+    /// As [`Detector::detect_frame`], of up to as many frames as [`Options::batch`] says, those of several cameras: `found`
+    /// gets one list for each, in their order.
+    ///
+    /// # Errors
+    /// If there are more frames, or the engine fails.
+    pub fn detect_frames(&mut self, frames: &[Frame], found: &mut Vec<Vec<Object>>) -> Result<(), DetectorError> {
+        check_batch(frames.len(), self.engine.batch())?;
+        let mut letterboxes = std::mem::take(&mut self.buffers.letterboxes);
+        letterboxes.clear();
+        letterboxes.extend(frames.iter().enumerate().map(|(slot, frame)| self.prepare_frame(slot, frame)));
+        let done = self.run(frames.len());
+        found.resize_with(frames.len(), Vec::new);
+        if done.is_ok() {
+            for (slot, (letterbox, found)) in letterboxes.iter().zip(found).enumerate() {
+                self.finish_frame(slot, letterbox, found);
+            }
+        }
+        self.buffers.letterboxes = letterboxes;
+        done
+    }
+
+    fn prepare_frame(&mut self, slot: usize, frame: &Frame) -> Letterbox {
+        let Buffers { image, preprocess, .. } = &mut self.buffers;
+        frame.write_to(image);
+        self.preprocess.write_with(image, self.size, self.engine.image_mut(slot), preprocess)
+    }
+
+    fn finish_frame(&mut self, slot: usize, letterbox: &Letterbox, found: &mut Vec<Object>) {
+        let most = self.options.max_det.min(MAX_FOUND);
+        found.reserve(most.saturating_sub(found.len()));
+        self.buffers.spare.reserve(most.saturating_sub(self.buffers.spare.len()));
+        self.finish_to(slot, letterbox, found);
+    }
+
+    /// Second phase: runs the network on the first `count` images of the batch.
     ///
     /// # Errors
     /// If the engine fails.
-    pub fn run(&mut self) -> Result<(), DetectorError> {
-        Ok(self.engine.run_in_place()?)
+    pub fn run(&mut self, count: usize) -> Result<(), DetectorError> {
+        Ok(self.engine.run_images(count)?)
     }
 
-    /// Third phase: decodes the outputs, and places everything in the image.
-    pub fn finish(&mut self, letterbox: &Letterbox) -> Vec<Object> {
+    /// Third phase: decodes the outputs for image `slot` of the batch, and places everything in the image.
+    ///
+    /// # Panics
+    /// If the batch has no such image.
+    pub fn finish(&mut self, slot: usize, letterbox: &Letterbox) -> Vec<Object> {
         let mut found = Vec::new();
-        self.finish_to(letterbox, &mut found);
+        self.finish_to(slot, letterbox, &mut found);
         found
     }
 
     /// As [`Detector::finish`], in place of what `found` holds.
-    fn finish_to(&mut self, letterbox: &Letterbox, found: &mut Vec<Object>) {
+    fn finish_to(&mut self, slot: usize, letterbox: &Letterbox, found: &mut Vec<Object>) {
         let Self { engine, head, size, options, .. } = self;
         let Buffers { find, spare, sum, .. } = &mut self.buffers;
         // What nobody needs goes; the rest is turned over, so that an object gets the memory of its forerunner.
@@ -244,7 +295,7 @@ impl Detector {
         spare.extend(found.drain(..).rev());
         let mut outputs: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
         let outputs = &mut outputs[..self.outputs.min(MAX_OUTPUTS)];
-        outputs.iter_mut().enumerate().for_each(|(i, output)| *output = engine.output(i));
+        outputs.iter_mut().enumerate().for_each(|(i, output)| *output = engine.output_of(slot, i));
         vision::find_with(head, (size.height, size.width), outputs, options, find, |detection, extra| {
             let mut object = spare.pop().unwrap_or_default();
             let bbox = letterbox.to_source(detection.bbox);
@@ -370,6 +421,28 @@ impl Predictor {
         match self {
             Self::Detector(detector) => detector.detect_frame(frame, found),
             Self::Classifier(_) => Err(DetectorError::NoDetector),
+        }
+    }
+
+    /// The objects of frames of several cameras at a time, as [`Detector::detect_frames`].
+    ///
+    /// # Errors
+    /// If the network is a classifier, there are more frames than its batch has images, or the engine fails.
+    pub fn detect_batch(&mut self, frames: &[Frame], found: &mut Vec<Vec<Object>>) -> Result<(), DetectorError> {
+        match self {
+            Self::Detector(detector) => detector.detect_frames(frames, found),
+            Self::Classifier(_) => Err(DetectorError::NoDetector),
+        }
+    }
+
+    /// The likeliest classes of frames of several cameras at a time, as [`Classifier::classify_frames`].
+    ///
+    /// # Errors
+    /// If the network is a detector, there are more frames than its batch has images, or the engine fails.
+    pub fn classify_batch(&mut self, frames: &[Frame], classes: &mut Vec<Vec<Scored>>) -> Result<(), DetectorError> {
+        match self {
+            Self::Detector(detector) => Err(DetectorError::NoClassifier { size: detector.size }),
+            Self::Classifier(classifier) => classifier.classify_frames(frames, classes),
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Job {
     pub imgsz: Option<ImageSize>,
     /// Sizes to choose from, the one that budgets refer to first; nothing is chosen where there are fewer than two.
     pub sizes: Vec<ImageSize>,
+    /// Images per run of the network; latencies are those of the whole batch.
+    pub batch: usize,
     /// The dtype that the network computes with on the device.
     pub dtype: Dtype,
     /// Threads of the runtime on the device.

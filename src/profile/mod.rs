@@ -176,7 +176,7 @@ pub struct ModelChoice {
     pub imgsz: Option<ImageSize>,
     /// Sizes to choose from, the one that budgets refer to first; where there is only one, nothing is to be chosen.
     pub sizes: Vec<ImageSize>,
-    /// Images per run of the network on the device.
+    /// Images per run of the network on the device: those of several cameras. Latency is that of the whole batch.
     pub batch: usize,
     /// Arithmetic of the network on the device.
     pub dtype: Dtype,

@@ -6,6 +6,7 @@ use super::{
     Profile, Ratio, Search, Strategy, UnitError, is_drawn,
 };
 use crate::graph::Dtype;
+use crate::size::MAX_BATCH;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
@@ -224,10 +225,7 @@ fn read_model(mut s: Section, mut m: ModelChoice, folder: &Path) -> ModelChoice 
         s.refuse("sizes", "stands beside `imgsz`, expected one of them".into());
     }
     m.dtype = s.choice("dtype", &Dtype::ALL).unwrap_or(m.dtype);
-    m.batch = s.count("batch", 1..=MANY).unwrap_or(m.batch);
-    if m.batch != 1 {
-        s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));
-    }
+    m.batch = s.count("batch", 1..=MAX_BATCH).unwrap_or(m.batch);
     s.close(OWNERS);
     m
 }

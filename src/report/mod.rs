@@ -7,7 +7,7 @@ pub use html::comparison::render as render_comparison;
 pub use html::index::{Target, render as render_index};
 pub use html::render;
 
-use crate::bench::{Distribution, Energy};
+use crate::bench::{Distribution, Energy, is_one, one};
 use crate::graph::Dtype;
 use crate::quantise::Kept;
 use crate::size::ImageSize;
@@ -25,6 +25,9 @@ pub struct Report {
     pub device: String,
     /// Size of the image.
     pub imgsz: ImageSize,
+    /// Images per run of the network; latencies and energies are those of the whole batch.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub batch: usize,
     /// Threads of the runtime.
     pub threads: usize,
     /// Seed of everything random.
@@ -88,6 +91,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// What a latency is of, where that is not a single image.
+    pub fn per_batch(&self) -> String {
+        if self.batch > 1 { format!(" per batch of {}", self.batch) } else { String::new() }
+    }
+
     /// All stages in their order, with their names.
     pub fn stages(&self) -> impl Iterator<Item = (&'static str, &Stage)> {
         let some = [("baseline", &self.baseline), ("pruned", &self.pruned), ("repaired", &self.repaired)];

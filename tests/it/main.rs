@@ -5,6 +5,8 @@
 #[cfg(feature = "toolkit")]
 mod backend;
 #[cfg(all(feature = "toolkit", unix))]
+#[cfg(all(feature = "toolkit", unix))]
+mod batch;
 mod budgets;
 #[cfg(all(feature = "toolkit", unix))]
 mod bundles;

@@ -113,7 +113,7 @@ grid = 8
 
 [model]
 imgsz = 0
-batch = 8
+batch = 80
 
 [search]
 importance = "tayler"
@@ -139,7 +139,7 @@ runs = 0
     targets/board.toml:15:14: [budget] `memory-mib` is 64 MiB, more than the device has (16 MiB)
     targets/board.toml:16:1: unknown key `grid` in [budget] (it belongs to [search])
     targets/board.toml:19:9: [model] `imgsz` is 0, expected an integer from 1 to 4096
-    targets/board.toml:20:9: [model] `batch` is 8, but the runtime takes one image at a time: expected 1
+    targets/board.toml:20:9: [model] `batch` is 80, expected an integer from 1 to 64
     targets/board.toml:23:14: [search] `importance` is `tayler`, expected one of reconstruction, fisher, taylor, l1, l2, bn-scale, fpgm, activation, lamp, random; did you mean `taylor`?
     targets/board.toml:24:12: [search] `min-keep` is 1.5, expected a number from 0 to 1
     targets/board.toml:25:8: [search] `seed` is -1, expected an integer from 0 to 9223372036854775807

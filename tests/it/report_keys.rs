@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAPS: [&str; 5] = ["controls", "floors", "per_class", "recall", "seconds"];
 
 /// Every key with the keys around it; `[]` stands for the elements of an array. A stage stands once, as `STAGE`.
-const KEYS: [&str; 73] = [
+const KEYS: [&str; 74] = [
+    "batch",
     "budget",
     "budget.energy_mj",
     "budget.file_mib",
@@ -154,6 +155,7 @@ fn full() -> Report {
         repaired: of(0.3125),
         tuned: Some(of(0.34375)),
         dtype: Dtype::Int8,
+        batch: 2,
         quantized: Some(of(0.34375)),
         controls: BTreeMap::from([("uncut + repair".to_owned(), of(0.375))]),
         verdict: Verdict { simulated: Some("emulated".into()), ..report.verdict.clone() },

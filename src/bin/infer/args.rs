@@ -1,6 +1,6 @@
 //! A small command line: a command, its arguments, and `--flags`.
 
-use secateurs::size::{ImageSize, ImageSizeError};
+use secateurs::size::{ImageSize, ImageSizeError, MAX_BATCH};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -45,6 +45,7 @@ pub struct Args {
     /// Whether there may be more threads than CPUs.
     pub force_threads: bool,
     pub imgsz: Option<ImageSize>,
+    pub batch: usize,
     pub runs: usize,
     pub warmup: usize,
     pub score: f32,
@@ -77,6 +78,7 @@ impl Default for Args {
             threads: 1,
             force_threads: false,
             imgsz: None,
+            batch: 1,
             runs: 300,
             warmup: 20,
             score: 0.25,
@@ -151,6 +153,7 @@ impl Args {
             "--save" => self.save = Some(value()?.into()),
             "--threads" => self.threads = number(name, &value()?, 1, 1024)?,
             "--imgsz" => self.imgsz = Some(size(name, &value()?)?),
+            "--batch" => self.batch = number(name, &value()?, 1, MAX_BATCH)?,
             "--runs" => self.runs = number(name, &value()?, 1, 1_000_000)?,
             "--warmup" => self.warmup = number(name, &value()?, 0, 1_000_000)?,
             "--score" => self.score = share(name, &value()?)?,
@@ -174,9 +177,9 @@ fn command(plain: Vec<OsString>) -> Result<(Command, &'static [&'static str]), U
         }
         "table" if rest.len() == 1 => (Command::Table(rest[0].clone()), &[]),
         "table" => return Err(Usage("table needs one file of networks".into())),
-        "window" => (Command::Window, &["--runs", "--warmup", "--against", "--phases", "--root", "--pin"]),
+        "window" => (Command::Window, &["--runs", "--warmup", "--batch", "--against", "--phases", "--root", "--pin"]),
         "device" => (Command::Device, &["--root"]),
-        "bench" => (Command::Bench, &["--runs", "--warmup", "--against", "--profile", "--pin"]),
+        "bench" => (Command::Bench, &["--runs", "--warmup", "--batch", "--against", "--profile", "--pin"]),
         "info" => (Command::Info, &[]),
         "help" => (Command::Help, &[]),
         other => return Err(Usage(format!("unknown command `{other}`"))),
@@ -239,6 +242,8 @@ mod tests {
                 "--imgsz 384,: expected pixels from 1 to 4096: one side of a square, such as 640, or height and width, \
                  such as 384,640 or 384x640",
             ),
+            ("bench --batch 65", "--batch 65: expected an integer from 1 to 64"),
+            ("detect a.jpg --batch 2", "--batch does not belong to this command"),
             ("bench --save out", "--save does not belong to this command"),
             ("bench x", "bench takes no `x`"),
             ("detect a.jpg --score 2", "--score 2: expected a number from 0 to 1"),

@@ -55,6 +55,7 @@ detect:
 bench:
   --runs N          Frames that are timed [default: 300]
   --warmup N        Frames before the timed ones [default: 20]
+  --batch N         Images of a frame, those of several cameras: times are those of the whole batch [default: 1]
   --against FILE    Interleave the frames with those of another model, and give the ratio of their times
   --pin             Bind each thread to a CPU
   --profile         Time every layer, and compare it with the measured peak FLOP/s
@@ -273,8 +274,8 @@ fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     let imgsz = imgsz(args, model)?;
     // Layers are compared with the peak FLOP/s of the CPU.
     let device = if args.profile { Device::Cpu } else { place(args)? };
-    let Args { threads, pin, warmup, runs, .. } = *args;
-    Ok(bench::Options { imgsz, threads, pin, warmup, runs, device })
+    let Args { threads, pin, warmup, runs, batch, .. } = *args;
+    Ok(bench::Options { imgsz, threads, pin, warmup, runs, device, batch })
 }
 
 fn run_window(args: &Args, model: &Model) -> Result<(), Failure> {

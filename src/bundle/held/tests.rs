@@ -14,6 +14,7 @@ fn report() -> Report {
         target: "host".into(),
         device: "a CPU".into(),
         imgsz: 160.into(),
+        batch: 1,
         threads: 1,
         seed: 7,
         model: "m".into(),

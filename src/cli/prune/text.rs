@@ -18,12 +18,13 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         budget.file.map(|mib| format!("a file of {mib}")),
     ];
     let size = profile.model.imgsz.map_or("its own size".to_owned(), |size| format!("{size} px"));
+    let batches = if profile.model.batch > 1 { format!(", batches of {}", profile.model.batch) } else { String::new() };
     let teacher = if tune.distill > 0.0 { ", the baseline model as teacher" } else { "" };
     let mut steps = vec![
         format!("import {} for images of {size}", or(&profile.model.path, "the embedded demo")),
         format!("read {}", or(&profile.data, "the embedded drawn set")),
         format!("rank the channels ({}, {} images)", search.importance, search.calibration_images),
-        format!("measure the latency of every layer, {} thread(s)", profile.device.threads),
+        format!("measure the latency of every layer, {} thread(s){batches}", profile.device.threads),
         format!(
             "search widths in steps of {} (at least {} kept): {}",
             search.grid,

@@ -19,6 +19,7 @@ pub const RANGE_IMAGES: usize = 64;
 pub struct Deployment {
     dtype: Dtype,
     threads: usize,
+    batch: usize,
     cpu: Cpu,
     imgsz: ImageSize,
     /// The input ranges of the baseline model's layers for int8; else empty.
@@ -36,7 +37,7 @@ impl Deployment {
             Dtype::Int8 => ranges(&baseline.model, imgsz, calibration)?,
             _ => Ranges::default(),
         };
-        Ok(Self { dtype: job.dtype, threads: job.threads, cpu, imgsz, ranges })
+        Ok(Self { dtype: job.dtype, threads: job.threads, batch: job.batch, cpu, imgsz, ranges })
     }
 
     /// Whether the device only stores f16, and computes in f32.
@@ -65,7 +66,7 @@ impl Deployment {
     /// # Errors
     /// If the engine refuses the model.
     pub fn memory(&self, model: &Model) -> Result<usize, PipelineError> {
-        let options = Options { threads: self.threads, ..Options::default() };
+        let options = Options { threads: self.threads, batch: self.batch, ..Options::default() };
         let memory = plan_memory_for(&model.graph, self.imgsz.height, self.imgsz.width, &options, self.cpu);
         Ok(memory.during(Task::Memory)?.total())
     }

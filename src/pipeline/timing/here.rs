@@ -31,7 +31,7 @@ impl LatencySource for ThisMachine {
 
     fn pair(&self, baseline: &Model, other: &Model, spec: &PairSpec) -> Result<Option<PairedLatency>, PipelineError> {
         let engine = |model: &Model| {
-            let options = Options { threads: spec.threads, ..Options::default() };
+            let options = Options { threads: spec.threads, batch: spec.batch, ..Options::default() };
             Engine::new(model, spec.imgsz.height, spec.imgsz.width, &options).during(Task::Measurement)
         };
         let (mut a, mut b) = (engine(baseline)?, engine(other)?);
@@ -46,8 +46,8 @@ impl LatencySource for ThisMachine {
         request: &TableRequest,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<LatencyTable, PipelineError> {
-        let TableRequest { model, groups, levels, sampling, fingerprint, .. } = *request;
-        Ok(latency::measure(model, groups, levels, sampling, fingerprint.into(), progress)?)
+        let TableRequest { model, groups, levels, sampling, fingerprint, batch, .. } = *request;
+        Ok(latency::measure(model, groups, levels, sampling, fingerprint.into(), progress)?.of_batch(batch))
     }
 }
 

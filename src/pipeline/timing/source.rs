@@ -24,7 +24,9 @@ pub struct PairSpec<'a> {
     pub percentile: Option<u8>,
     /// Whether there is a budget of energy.
     pub energy: bool,
-    /// An image, `[C, height, width]`.
+    /// Images per run of the network.
+    pub batch: usize,
+    /// The images of a run, `[batch, C, height, width]`.
     pub input: &'a [f32],
     /// A folder for temporary files.
     pub folder: &'a Path,
@@ -43,6 +45,8 @@ pub struct TableRequest<'a> {
     pub sampling: &'a Sampling,
     /// What the measurements depend on, for people.
     pub fingerprint: &'a str,
+    /// Images per run of the network: the table is about the whole batch.
+    pub batch: usize,
     /// A folder for temporary files.
     pub folder: &'a Path,
 }

@@ -40,6 +40,7 @@ pub fn report(
         target: job.target.clone(),
         device: planned.table.fingerprint.clone(),
         imgsz: baseline.imgsz,
+        batch: job.batch,
         threads: job.threads,
         seed: job.seed,
         model: baseline.name.clone(),
