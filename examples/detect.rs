@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --no-default-features --features runtime --example detect -- IMAGE [MODEL.safetensors]
 
-use secateurs::detector::{Predictor, input_side};
+use secateurs::detector::{Predictor, input_size};
 use secateurs::engine::Options;
 use secateurs::{model, vision::Image};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(file) => model::load(&file)?,
         None => model::from_bytes(Path::new("embedded"), EMBEDDED)?,
     };
-    let mut predictor = Predictor::new(&model, input_side(&model, None)?, &Options::default())?;
+    let mut predictor = Predictor::new(&model, input_size(&model, None)?, &Options::default())?;
     print!("{}", predictor.find(&path, &Image::open(&path)?, &model)?);
     Ok(())
 }

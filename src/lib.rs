@@ -14,6 +14,7 @@ pub mod graph;
 #[cfg(feature = "runtime")]
 pub mod kernels;
 pub mod output;
+pub mod size;
 // Layer 1
 #[cfg(feature = "runtime")]
 pub mod engine;

@@ -4,6 +4,7 @@ use super::{Distribution, Energy, PairedTimes, compare, peak_resident, phases, t
 use crate::detector::{Detector, DetectorError};
 use crate::engine::{self, Engine, EngineError};
 use crate::model::{Model, ModelError};
+use crate::size::ImageSize;
 use crate::vision::Image;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -36,8 +37,8 @@ pub enum BenchError {
 /// How a network is timed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
     /// Threads of the engine.
     pub threads: usize,
     /// Whether every thread is bound to a CPU core.
@@ -48,13 +49,15 @@ pub struct Options {
     pub runs: usize,
     /// What computes.
     pub device: engine::Device,
+    /// Images of a frame: those of several cameras. All times are those of the whole batch.
+    pub batch: usize,
 }
 
 impl Options {
     /// Those of the engine.
     fn engine(&self) -> engine::Options {
-        let Self { threads, pin, device, .. } = *self;
-        engine::Options { threads, pin, device, ..engine::Options::default() }
+        let Self { threads, pin, device, batch, .. } = *self;
+        engine::Options { threads, pin, device, batch, ..engine::Options::default() }
     }
 }
 
@@ -68,8 +71,11 @@ pub struct Measured {
     pub peak_memory_bytes: usize,
     /// Threads of the engine.
     pub threads: usize,
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
+    /// Images of a frame; all times are those of the whole batch.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub batch: usize,
     /// The most memory the whole process had resident, bytes: code, file buffers and the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_resident_bytes: Option<usize>,
@@ -85,6 +91,16 @@ pub struct Measured {
     /// The comparison with another network, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against: Option<PairedNetwork>,
+}
+
+/// Images of a frame where nothing is said.
+pub(crate) const fn one() -> usize {
+    1
+}
+
+/// Whether that goes without saying.
+pub(crate) const fn is_one(batch: &usize) -> bool {
+    *batch == 1
 }
 
 /// Median milliseconds of a frame's phases.
@@ -129,8 +145,9 @@ impl fmt::Display for Measured {
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         writeln!(
             f,
-            "{} px, {} thread{}, {} frames",
+            "{} px{}, {} thread{}, {} frames",
             self.imgsz,
+            if self.batch > 1 { format!(", times per batch of {} images", self.batch) } else { String::new() },
             self.threads,
             if self.threads == 1 { "" } else { "s" },
             time.runs
@@ -189,7 +206,7 @@ pub fn interleave(
 /// If the engine refuses the model or the image size.
 pub fn measure(model: &Model, options: &Options) -> Result<Measured, BenchError> {
     let mut engine = compile(model, options)?;
-    let input = picture(model.graph.input_channels(), options.imgsz);
+    let input = picture(model.graph.input_channels(), options);
     let samples = time(options.warmup, options.runs, &mut || engine.run(&input))?;
     finish(model, options, samples.distribution(), engine, None)
 }
@@ -200,7 +217,7 @@ pub fn measure(model: &Model, options: &Options) -> Result<Measured, BenchError>
 /// If the engine refuses one of the models or the image size.
 pub fn measure_paired(model: &Model, other: &Model, options: &Options) -> Result<Measured, BenchError> {
     let (mut one, mut two) = (compile(model, options)?, compile(other, options)?);
-    let input = picture(model.graph.input_channels(), options.imgsz);
+    let input = picture(model.graph.input_channels(), options);
     let pair = interleave(&mut two, &mut one, &input, options.warmup, options.runs)?;
     let against = PairedNetwork {
         latency: pair.a,
@@ -216,7 +233,7 @@ pub fn measure_paired(model: &Model, other: &Model, options: &Options) -> Result
 }
 
 pub(super) fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
-    Engine::new(model, options.imgsz, options.imgsz, &options.engine())
+    Engine::new(model, options.imgsz.height, options.imgsz.width, &options.engine())
 }
 
 fn finish(
@@ -233,6 +250,7 @@ fn finish(
         peak_memory_bytes,
         threads: options.threads,
         imgsz: options.imgsz,
+        batch: options.batch.max(1),
         phases: split(model, options)?,
         peak_resident_bytes: peak_resident(),
         energy: None,
@@ -241,7 +259,7 @@ fn finish(
     })
 }
 
-/// Times the way from a 640 x 480 photo to its detections; nothing for networks that are no detectors.
+/// Times the way from 640 x 480 photos, as many as a batch has, to their detections; nothing for networks that are no detectors.
 pub(super) fn split(model: &Model, options: &Options) -> Result<Option<Phases>, BenchError> {
     let mut detector = match Detector::new(model, options.imgsz, &engine::Options { pin: false, ..options.engine() }) {
         Err(DetectorError::NoDetector) => return Ok(None),
@@ -250,16 +268,18 @@ pub(super) fn split(model: &Model, options: &Options) -> Result<Option<Phases>, 
     let (width, height) = (640, 480);
     let pixels = picture_bytes(width * height * 3);
     let image = Image::new(width, height, pixels);
-    let mut letterbox = None;
+    let (mut letterboxes, batch) = (Vec::new(), options.batch.max(1));
     let runs = options.runs.min(100);
     let (parts, total_ms) = phases::<3, DetectorError>(options.warmup.min(5), runs, &mut |phase| {
         match phase {
-            0 => letterbox = Some(detector.prepare(&image)),
-            1 => detector.run()?,
-            _ => {
-                let found = letterbox.as_ref().map(|letterbox| detector.finish(letterbox));
-                std::hint::black_box(found);
+            0 => {
+                letterboxes.clear();
+                letterboxes.extend((0..batch).map(|slot| detector.prepare(slot, &image)));
             }
+            1 => detector.run(batch)?,
+            _ => letterboxes.iter().enumerate().for_each(|(slot, letterbox)| {
+                std::hint::black_box(detector.finish(slot, letterbox));
+            }),
         }
         Ok(())
     })?;
@@ -267,9 +287,12 @@ pub(super) fn split(model: &Model, options: &Options) -> Result<Option<Phases>, 
     Ok(Some(Phases { pre_ms, network_ms, post_ms, total_ms }))
 }
 
-/// Smooth colours with some noise, the same every time: an input without zeros and without denormals.
-pub(super) fn picture(channels: usize, side: usize) -> Vec<f32> {
-    picture_bytes(channels * side * side).into_iter().map(|byte| f32::from(byte) / 255.0).collect()
+/// Smooth colours with some noise, the same every time: the input of a batch without zeros and without denormals.
+pub(super) fn picture(channels: usize, options: &Options) -> Vec<f32> {
+    picture_bytes(options.batch.max(1) * channels * options.imgsz.area())
+        .into_iter()
+        .map(|byte| f32::from(byte) / 255.0)
+        .collect()
 }
 
 fn picture_bytes(len: usize) -> Vec<u8> {

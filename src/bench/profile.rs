@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::graph::Op;
 use crate::kernels::peak_flops;
 use crate::model::Model;
+use crate::size::ImageSize;
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
@@ -21,8 +22,8 @@ pub struct Profile {
     pub peak_gflops: f64,
     /// Threads that computed together.
     pub threads: usize,
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
     /// Milliseconds of all steps together.
     pub total_ms: f64,
     /// Lower bound: milliseconds that the network's arithmetic would take at the peak of all threads.
@@ -56,10 +57,10 @@ pub struct Step {
 /// If the engine refuses the model or the image size.
 pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> {
     let mut engine = compile(model, options)?;
-    let side = options.imgsz;
-    let shapes = model.graph.shapes(side, side).map_err(crate::engine::EngineError::from)?;
-    let macs = model.graph.macs(&shapes);
-    let times = times(&mut engine, &picture(model.graph.input_channels(), side), options)?;
+    let size = options.imgsz;
+    let shapes = model.graph.shapes(size.height, size.width).map_err(crate::engine::EngineError::from)?;
+    let macs: Vec<usize> = model.graph.macs(&shapes).into_iter().map(|macs| options.batch.max(1) * macs).collect();
+    let times = times(&mut engine, &picture(model.graph.input_channels(), options), options)?;
     let peak = peak_flops(engine.isa(), PEAK_TIME) / 1e9;
     let reachable = peak * options.threads as f64;
     let steps: Vec<Step> = times
@@ -83,7 +84,7 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
     Ok(Profile {
         peak_gflops: peak,
         threads: options.threads,
-        imgsz: side,
+        imgsz: size,
         total_ms: steps.iter().map(|step| step.ms).sum(),
         lower_bound_ms: 2.0 * macs.iter().sum::<usize>() as f64 / (reachable * 1e6),
         steps,

@@ -6,6 +6,7 @@ use crate::board;
 use crate::engine::{Device, Engine, EngineError, LeastTimes, Options, plan_memory, time_round};
 use crate::graph::Graph;
 use crate::model::{Info, Model, ModelError, Tensor, Weights};
+use crate::size::MAX_SIDE;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -13,7 +14,6 @@ use std::path::Path;
 const MAX_NETWORKS: usize = 1000;
 const MAX_ROUNDS: usize = 1000;
 const MAX_THREADS: usize = 1024;
-const MAX_SIDE: usize = 4096;
 
 /// Bytes that all networks may take together on a machine that does not say how much memory it has.
 const UNKNOWN_MEMORY: f64 = (8u64 << 30) as f64;

@@ -67,7 +67,7 @@ pub fn window(
 ) -> Result<Window, BenchError> {
     let mut own = compile(model, options)?;
     let mut other = other.map(|other| compile(other, options)).transpose()?;
-    let input = picture(model.graph.input_channels(), options.imgsz);
+    let input = picture(model.graph.input_channels(), options);
     let (mut a, mut b) = (Samples::default(), Samples::default());
     for _ in 0..options.warmup {
         own.run(&input)?;

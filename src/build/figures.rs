@@ -3,13 +3,16 @@
 //! The report is written by a crate with many more features; here only these keys of it are known, and others are left
 //! alone. `tests/it/embed.rs` holds both against each other.
 
+use crate::size::{ImageSize, MAX_BATCH};
 use serde::Deserialize;
 
 /// What was measured of the model that ships.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
-    /// Height and width of the input, pixels.
-    pub imgsz: [usize; 2],
+    /// Size of the input.
+    pub imgsz: ImageSize,
+    /// Images of a run; the milliseconds are those of the whole batch.
+    pub batch: usize,
     /// Threads that it was measured with.
     pub threads: usize,
     /// Weights, activations and workspace, bytes.
@@ -22,21 +25,14 @@ pub struct Figures {
 
 #[derive(Deserialize)]
 struct Report {
-    imgsz: Imgsz,
+    imgsz: ImageSize,
+    batch: Option<usize>,
     threads: usize,
     repaired: Stage,
     tuned: Option<Stage>,
     rounded: Option<Stage>,
     #[serde(default)]
     verdict: Verdict,
-}
-
-/// One side of a square, or height and width.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Imgsz {
-    Side(usize),
-    Sides([usize; 2]),
 }
 
 #[derive(Deserialize)]
@@ -58,15 +54,13 @@ struct Verdict {
 pub fn read(report: &[u8]) -> Result<Figures, String> {
     let report: Report = serde_json::from_slice(report).map_err(|e| e.to_string())?;
     let Stage { peak_memory_bytes, p50_ms, p99_bound_ms } = report.rounded.or(report.tuned).unwrap_or(report.repaired);
-    let imgsz = match report.imgsz {
-        Imgsz::Side(side) => [side, side],
-        Imgsz::Sides(sides) => sides,
-    };
-    if imgsz.contains(&0) {
+    let imgsz = report.imgsz;
+    if imgsz.area() == 0 {
         return Err("`imgsz` is 0, expected pixels".into());
     }
     // What was simulated claims nothing, whatever stands beside it.
     let measured = |ms: Option<f64>| ms.filter(|ms| *ms > 0.0 && report.verdict.simulated.is_none());
     let (p50_ms, p99_bound_ms) = (measured(p50_ms), measured(p99_bound_ms));
-    Ok(Figures { imgsz, threads: report.threads.max(1), peak_bytes: peak_memory_bytes, p50_ms, p99_bound_ms })
+    let batch = report.batch.unwrap_or(1).clamp(1, MAX_BATCH);
+    Ok(Figures { imgsz, batch, threads: report.threads.max(1), peak_bytes: peak_memory_bytes, p50_ms, p99_bound_ms })
 }

@@ -8,8 +8,8 @@
 //! }
 //! ```
 //!
-//! In the program, `mod model { secateurs::model!("jetson"); }` then has `Class`, `IMGSZ`, `THREADS`, `PEAK_BYTES`,
-//! `LATENCY_P50_MS`, `LATENCY_P99_MS`, `MODEL`, `MODEL_SHA256` and `predictor()`.
+//! In the program, `mod model { secateurs::model!("jetson"); }` then has `Class`, `IMGSZ`, `BATCH`, `THREADS`,
+//! `PEAK_BYTES`, `LATENCY_P50_MS`, `LATENCY_P99_MS`, `MODEL`, `MODEL_SHA256` and `predictor()`.
 //!
 //! The build goes on only if the bundle is whole, by its own manifest, and was made from what stands in the workspace:
 //! the profile `targets/NAME.toml` and the model file, as far as both are there, have the hashes that `secateurs.lock`

@@ -16,6 +16,7 @@ pub use differences::Difference;
 pub use text::flatten;
 pub use write::{enter, text as lock_text};
 
+use crate::size::ImageSize;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io;
@@ -70,8 +71,8 @@ pub struct Lock {
 pub struct LockedTarget {
     /// What the bundle was made from: a run that differs in any of it is not the same run.
     pub inputs: LockedInputs,
-    /// Side of the square image that was chosen, pixels.
-    pub imgsz: usize,
+    /// Size of the image that was chosen.
+    pub imgsz: ImageSize,
     /// What measured: CPU, threads, image size. Another machine gives the same plan and other figures.
     pub board: String,
     /// The groups of channels by name. Every channel is kept where single weights were set to zero instead.

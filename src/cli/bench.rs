@@ -25,6 +25,9 @@ pub struct Args {
     /// Interleave the frames with those of another model, and give the ratio of their times
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     against: Option<PathBuf>,
+    /// Images of a frame, those of several cameras: all times are then those of the whole batch
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    batch: u16,
     /// Bind each thread to a CPU
     #[arg(long)]
     pin: bool,
@@ -46,6 +49,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         warmup: args.warmup as usize,
         runs: args.runs as usize,
         device: Device::Cpu,
+        batch: args.batch.into(),
     };
     if args.profile {
         let profile = profile(&model, &options)?;

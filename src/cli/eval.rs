@@ -6,6 +6,7 @@ use super::terminal;
 use crate::data::{Dataset, LabelTask, OpenOptions, names_differ};
 use crate::eval::{self, Accuracy, EvalResult, Figures, Score, TaskResult};
 use crate::output;
+use crate::size::ImageSize;
 use crate::train::transfer_command;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.deployed()?;
-    let side = args.model.imgsz(&model)?;
+    let size = args.model.imgsz(&model)?;
     let task = LabelTask::named(model.graph.head.task());
     if let Some(annotations) = args.annotations.as_ref().filter(|_| task != LabelTask::Detect) {
         let (annotations, task) = (annotations.display(), task.name());
@@ -68,23 +69,23 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let bar = terminal::bar("Evaluating");
     bar.set_length(dataset.items.len() as u64);
     let progress = |more: usize| bar.inc(more as u64);
-    let validator = eval::Validator::new(&model.graph.head, &dataset, side).map_err(Failure::input)?;
+    let validator = eval::Validator::new(&model.graph.head, &dataset, size).map_err(Failure::input)?;
     let found = validator.find(&model, threads, &progress).and_then(|found| validator.score(&found));
     bar.finish_and_clear();
     match found.map_err(Failure::input)? {
-        Score::Boxes(result) => show_boxes(&result, side, args.json),
-        Score::Shapes(result) => show_task(&result, side, args.json),
-        Score::Classes(result) => show(&result, side, args.json),
+        Score::Boxes(result) => show_boxes(&result, size, args.json),
+        Score::Shapes(result) => show_task(&result, size, args.json),
+        Score::Classes(result) => show(&result, size, args.json),
     }
 }
 
 /// Prints the figures of a detector.
-fn show_boxes(result: &EvalResult, side: usize, json: bool) -> Result<(), Failure> {
+fn show_boxes(result: &EvalResult, size: ImageSize, json: bool) -> Result<(), Failure> {
     if json {
         return Ok(output::print_json(&figures(result)?)?);
     }
     let mut out = String::new();
-    let _ = writeln!(out, "{} images at {side} px", result.images);
+    let _ = writeln!(out, "{} images at {size} px", result.images);
     if result.map50_95 < 0.0 {
         let _ = writeln!(out, "  mAP       {}", figure(result.map50_95));
         output::print(&out);
@@ -101,12 +102,12 @@ fn show_boxes(result: &EvalResult, side: usize, json: bool) -> Result<(), Failur
 }
 
 /// Prints the figures of a model with masks, keypoints or rotated boxes.
-fn show_task(result: &TaskResult, side: usize, json: bool) -> Result<(), Failure> {
+fn show_task(result: &TaskResult, size: ImageSize, json: bool) -> Result<(), Failure> {
     if json {
         return Ok(output::print_json(&task_figures(result)?)?);
     }
     let mut out = String::new();
-    let _ = writeln!(out, "{} images at {side} px", result.images);
+    let _ = writeln!(out, "{} images at {size} px", result.images);
     let rows: [(&str, Option<Figures>); 2] = [("boxes", result.boxes), (result.metric().judged(), Some(result.shapes))];
     for (of, row) in rows.into_iter().filter_map(|(of, row)| Some((of, row?))) {
         let (all, half) = (figure(row.map50_95), figure(row.map50));
@@ -123,12 +124,12 @@ fn show_task(result: &TaskResult, side: usize, json: bool) -> Result<(), Failure
 }
 
 /// Prints the figures of a classifier.
-fn show(result: &Accuracy, side: usize, json: bool) -> Result<(), Failure> {
+fn show(result: &Accuracy, size: ImageSize, json: bool) -> Result<(), Failure> {
     if json {
         return Ok(output::print_json(result)?);
     }
     let mut out = String::new();
-    let _ = writeln!(out, "{} images at {side} px", result.images);
+    let _ = writeln!(out, "{} images at {size} px", result.images);
     let _ = writeln!(out, "  accuracy  {:.4}  (among the first five: {:.4})", result.accuracy, result.top5);
     let _ = writeln!(out, "  loss      {:.4}", result.loss);
     for (name, accuracy) in &result.per_class {

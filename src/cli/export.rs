@@ -23,6 +23,9 @@ pub struct Args {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Images of a batch in an ONNX file
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    batch: u16,
     /// Ranges around zero for an int8 model, as TensorRT takes them: the layers' inputs lose up to one of 8 bits
     #[arg(long)]
     symmetric: bool,
@@ -52,8 +55,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let bytes = match args.format {
         Format::Safetensors => model::to_bytes(&loaded).map_err(Failure::internal)?,
         Format::Onnx => {
-            let side = args.model.imgsz(&loaded)?;
-            let file = onnx::file(&loaded, side, side).map_err(Failure::input)?;
+            let size = args.model.imgsz(&loaded)?;
+            let file = onnx::batch_file(&loaded, size, args.batch.into()).map_err(Failure::input)?;
             for problem in onnx::tensorrt::refused(&file) {
                 output::message("", "warning", &format!(": TensorRT would refuse {problem}"));
             }

@@ -241,7 +241,7 @@ impl From<PipelineError> for Failure {
         use PipelineError as E;
         let text = error.to_string();
         match error {
-            E::Setting(_) | E::Side(_) => Self::Usage(text),
+            E::Setting(_) | E::Size(_) => Self::Usage(text),
             E::Infeasible(_) | E::Search(SearchError::Infeasible(_)) => Self::Infeasible(text),
             E::Import(error) => error.into(),
             E::Locked { .. } => Self::Locked(text),

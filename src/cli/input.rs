@@ -1,13 +1,14 @@
 //! The flags that several commands share, and the files behind them.
 
 use super::failure::Failure;
-use crate::detector::input_side;
+use crate::detector::input_size;
 use crate::eval::{EvalResult, TaskResult};
 use crate::graph::{Branch, Head};
 use crate::import;
 use crate::kernels::available;
 use crate::model::{Model, ModelError, Removed};
 use crate::output;
+use crate::size::ImageSize;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -17,9 +18,10 @@ pub struct ModelArgs {
     /// Model file: an ultralytics .pt, safetensors, or a model file of secateurs
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Side of the square input image, pixels [default: the model's own, else 640]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub imgsz: Option<u16>,
+    /// Size of the input image, pixels: one side of a square, or height and width, such as 384,640 [default: the model's
+    /// own, else 640]
+    #[arg(long, value_name = "N|H,W")]
+    pub imgsz: Option<ImageSize>,
     /// Branch of an end-to-end head (YOLO26, YOLOv10): one2many needs duplicates suppressed, one2one does not [default:
     /// of two branches one2one, where the model is run]
     #[arg(long, value_name = "NAME", value_parser = ["one2many", "one2one"])]
@@ -53,17 +55,17 @@ impl ModelArgs {
         let asked = self.head.as_deref().and_then(Branch::from_name);
         let alone = model.deployed(asked).map_err(fail)?;
         if let Head::EndToEnd { one2many: true, .. } = model.graph.head {
-            let side = self.imgsz(&model)?;
-            let removed = Removed::between(&model, &alone, [side; 2]).map_err(fail)?;
+            let size = self.imgsz(&model)?;
+            let removed = Removed::between(&model, &alone, size).map_err(fail)?;
             let name = asked.unwrap_or_default().name();
             output::message("", "note", &format!(": --head {name}: without the other branch it has {removed}"));
         }
         Ok(alone)
     }
 
-    /// The side of the image.
-    pub fn imgsz(&self, model: &Model) -> Result<usize, Failure> {
-        input_side(model, self.imgsz.map(usize::from)).map_err(|e| Failure::Usage(e.to_string()))
+    /// The size of the image.
+    pub fn imgsz(&self, model: &Model) -> Result<ImageSize, Failure> {
+        input_size(model, self.imgsz).map_err(|e| Failure::Usage(e.to_string()))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::graph::{Activation, Cost, Op, Shape};
 use crate::group::{self, Groups};
 use crate::model::Model;
 use crate::output;
+use crate::size::ImageSize;
 use serde::Serialize;
 use std::fmt;
 
@@ -28,7 +29,7 @@ pub struct Args {
 /// Everything that is shown.
 #[derive(Serialize)]
 struct Inspected {
-    imgsz: usize,
+    imgsz: ImageSize,
     classes: usize,
     names: Vec<String>,
     params: usize,
@@ -74,13 +75,14 @@ struct GroupRow {
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.load()?;
-    let side = args.model.imgsz(&model)?;
-    let shapes = model.graph.shapes(side, side)?;
-    let cost = model.graph.cost(side, side)?;
+    let size = args.model.imgsz(&model)?;
+    let ImageSize { height, width } = size;
+    let shapes = model.graph.shapes(height, width)?;
+    let cost = model.graph.cost(height, width)?;
     let options = engine::Options { threads: args.threads.threads.into(), ..engine::Options::default() };
-    let memory = engine::plan_memory(&model.graph, side, side, &options).map_err(Failure::input)?;
+    let memory = engine::plan_memory(&model.graph, height, width, &options).map_err(Failure::input)?;
     let groups = args.groups.then(|| rows(&model, &group::groups(&model.graph)));
-    let inspected = gather(&model, side, cost, memory, &shapes, groups);
+    let inspected = gather(&model, size, cost, memory, &shapes, groups);
     if args.json {
         output::print_json(&inspected)?
     } else {
@@ -91,7 +93,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn gather(
     model: &Model,
-    imgsz: usize,
+    imgsz: ImageSize,
     cost: Cost,
     memory: Memory,
     shapes: &[Shape],

@@ -8,6 +8,7 @@ use crate::pipeline::{Measurement, Outcome, PairedLatency, pair_by_command, verd
 use crate::profile::Profile;
 use crate::report::Report;
 use crate::session::{Frames, Session};
+use prost::Message;
 use std::path::Path;
 
 /// What is measured, and for whom.
@@ -44,7 +45,8 @@ fn by_binary(request: &Request, terminal: &mut Terminal) -> Result<Measurement, 
     let session = Session::open(profile, binary)?;
     let runs = verdict_runs(profile.budget.percentile, profile.bench.runs);
     let percentile = profile.budget.latency.map(|_| profile.budget.percentile);
-    let frames = Frames { imgsz: report.imgsz, warmup: profile.bench.warmup, runs, phases: true, percentile };
+    let (imgsz, batch, warmup) = (report.imgsz, report.batch, profile.bench.warmup);
+    let frames = Frames { imgsz, batch, warmup, runs, phases: true, percentile };
     let record = session.measure_paired(None, other, &frames, &mut |done, all| terminal.progress(done, all))?;
     if !record.discarded.is_empty() {
         let (count, why) = (record.discarded.len(), record.discarded.join("; "));
@@ -65,10 +67,10 @@ fn by_binary(request: &Request, terminal: &mut Terminal) -> Result<Measurement, 
 fn by_command(command: &[String], request: &Request) -> Result<Measurement, Failure> {
     let load = |path: &Path| model::load(path).map_err(Failure::input);
     let (other, pruned) = (load(request.other)?, load(request.model)?);
-    let side = request.report.imgsz;
+    let (size, batch) = (request.report.imgsz, request.report.batch);
     let runs = verdict_runs(request.profile.budget.percentile, request.profile.bench.runs);
-    let onnx = onnx::export(&pruned, side, side).map_err(Failure::input)?;
-    let pair = pair_by_command(command, &other, &pruned, side, runs, request.folder)?;
+    let onnx = onnx::batch_file(&pruned, size, batch).map_err(Failure::input)?.encode_to_vec();
+    let pair = pair_by_command(command, [&other, &pruned], (size, batch), runs, request.folder)?;
     let bench = serde_json::to_vec_pretty(&pair)?;
     Ok(Measurement { outcome: Outcome::Measured(Box::new(pair)), bench, onnx: Some(onnx) })
 }

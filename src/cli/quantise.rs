@@ -10,6 +10,7 @@ use crate::model::{self, Model};
 use crate::output;
 use crate::pipeline::{Event, Int8Options, MAX_DROP, to_int8};
 use crate::quantise::{RangeMethod, to_f16};
+use crate::size::ImageSize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -69,18 +70,18 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let fail = |e: std::io::Error| Failure::writing(&args.output, &e);
     files::check_writable(&args.output, &inputs).map_err(fail)?;
     let model = args.model.load()?;
-    let side = args.model.imgsz(&model)?;
+    let size = args.model.imgsz(&model)?;
     let mut quantized = match data {
-        Some(data) => int8(args, data, &model, side)?,
+        Some(data) => int8(args, data, &model, size)?,
         None => to_f16(&model),
     };
-    quantized.info.imgsz = Some(side);
+    quantized.info.imgsz = Some(size);
     let bytes = model::to_bytes(&quantized).map_err(Failure::internal)?;
     files::write_except(&args.output, &bytes, &inputs).map_err(fail)
 }
 
 /// The model in int8.
-fn int8(args: &Args, data: &Path, model: &Model, side: usize) -> Result<Model, Failure> {
+fn int8(args: &Args, data: &Path, model: &Model, size: ImageSize) -> Result<Model, Failure> {
     let task = LabelTask::named(model.graph.head.task());
     let options = OpenOptions { labels: Need::Ignored, task, ..OpenOptions::default() };
     let dataset = Dataset::open_with(data, &args.split, &options).map_err(Failure::input)?;
@@ -106,7 +107,7 @@ fn int8(args: &Args, data: &Path, model: &Model, side: usize) -> Result<Model, F
         }
         Event::Message(text) => bar.suspend(|| output::message("", "note", &format!(": {text}"))),
     });
-    let done = to_int8(model, &dataset, side, &options, &progress);
+    let done = to_int8(model, &dataset, size, &options, &progress);
     bar.finish_and_clear();
     Ok(done?.model)
 }

@@ -6,11 +6,12 @@ use super::failure::Failure;
 use super::input::{figure, figures, task_figures};
 use super::terminal::{Terminal, TerminalArgs};
 use crate::data::{Dataset, LabelTask, OpenOptions, demo, overlap};
-use crate::detector::check_side;
+use crate::detector::check_size;
 use crate::eval::Score;
 use crate::files::{self, Inputs};
 use crate::model::{self, Model};
 use crate::pipeline::Event;
+use crate::size::ImageSize;
 use crate::train::optim::Rule;
 use crate::train::{Augment, FitConfig, FitEvent};
 use crate::{backend, eval, pipeline, train};
@@ -31,10 +32,10 @@ pub struct Args {
     /// files; `demo` or `drawn:N` draws N pictures instead
     #[arg(long, value_name = "YAML|DIR")]
     data: String,
-    /// Side of the square input image, pixels [default: the model's own, 160 for drawn pictures, 28 for
-    /// simple-cnn, else 640]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    imgsz: Option<u16>,
+    /// Size of the input image, pixels: one side of a square, or height and width, such as 384,640 [default: the model's
+    /// own, 160 for drawn pictures, 28 for simple-cnn, else 640]
+    #[arg(long, value_name = "N|H,W")]
+    imgsz: Option<ImageSize>,
     /// Epochs: passes over the training images
     #[arg(long, value_name = "N", default_value_t = 10)]
     epochs: u32,
@@ -110,12 +111,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         terminal.note(&format!("warning: {note}"));
     }
     told.iter().for_each(|note| terminal.note(note));
-    let side = side(args, &start, if drawn { demo::SIDE } else { own })?;
-    start.info.imgsz = Some(side);
-    let config = config(args, &start, side, part.clone());
+    let size = size(args, &start, if drawn { demo::SIDE } else { own })?;
+    start.info.imgsz = Some(size);
+    let config = config(args, &start, size, part.clone());
     let (device, note) = backend::device(args.cuda);
     let images = train.items.len();
-    terminal.stage("Training", &format!("{}: {} epochs over {images} images of {side} px", args.arch, args.epochs));
+    terminal.stage("Training", &format!("{}: {} epochs over {images} images of {size} px", args.arch, args.epochs));
     note.iter().for_each(|note| terminal.note(note));
     let mut report = |event| report(&mut terminal, &part, event);
     let mut trained = train::fit(&start, None, &train, &config, &device, &mut report).map_err(failure)?;
@@ -134,20 +135,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
     // Only a finished training no longer needs its checkpoint.
     let _ = std::fs::remove_file(&part);
-    evaluate(&args.output, &trained, &val, side, &mut terminal)
+    evaluate(&args.output, &trained, &val, size, &mut terminal)
 }
 
-/// Side of the images, pixels.
-fn side(args: &Args, start: &Model, usual: usize) -> Result<usize, Failure> {
-    let side = args.imgsz.map(usize::from).or(start.info.imgsz).unwrap_or(usual);
-    check_side(side, start.graph.stride()).map_err(|e| Failure::Usage(e.to_string()))
+/// Size of the images.
+fn size(args: &Args, start: &Model, usual: usize) -> Result<ImageSize, Failure> {
+    let size = args.imgsz.or(start.info.imgsz).unwrap_or(ImageSize::square(usual));
+    check_size(size, &start.graph).map_err(|e| Failure::Usage(e.to_string()))
 }
 
-fn config(args: &Args, start: &Model, side: usize, checkpoint: PathBuf) -> FitConfig {
+fn config(args: &Args, start: &Model, imgsz: ImageSize, checkpoint: PathBuf) -> FitConfig {
     FitConfig {
         epochs: args.epochs as usize,
         batch: args.batch as usize,
-        imgsz: side,
+        imgsz,
         lr: args.lr,
         optimizer: match args.optimizer {
             Optimizer::Adamw => Rule::ADAM_W,
@@ -185,14 +186,14 @@ fn evaluate(
     output: &Path,
     trained: &Model,
     val: &Dataset,
-    side: usize,
+    size: ImageSize,
     terminal: &mut Terminal,
 ) -> Result<(), Failure> {
     terminal.stage("Evaluating", &format!("{} images", val.items.len()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // Of two branches the one that is deployed.
     let trained = &trained.deployed(None).map_err(Failure::internal)?;
-    let validator = eval::Validator::new(&trained.graph.head, val, side).map_err(Failure::input)?;
+    let validator = eval::Validator::new(&trained.graph.head, val, size).map_err(Failure::input)?;
     let (text, found) = match validator.evaluate(trained, threads).map_err(Failure::input)? {
         Score::Classes(found) => (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?),
         Score::Shapes(found) => {

@@ -1,5 +1,6 @@
 //! Instance masks: the pixels of an object.
 
+use crate::size::ImageSize;
 use crate::vision::{Letterbox, Xyxy};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
@@ -19,17 +20,17 @@ pub struct Mask {
 
 impl Mask {
     /// The pixels of a box of the image where the weighted sum of the prototypes `([masks, h, w], [h, w])` is above 0;
-    /// column c belongs to a box from x1 to x2 where x1 <= c < x2. The prototypes lie over an input of `side` pixels;
+    /// column c belongs to a box from x1 to x2 where x1 <= c < x2. The prototypes lie over the input;
     /// between them the sum is interpolated.
     pub fn new(
         coefficients: &[f32],
         (prototypes, [h, w]): (&[f32], [usize; 2]),
-        side: usize,
+        size: impl Into<ImageSize>,
         letterbox: &Letterbox,
         bbox: Xyxy,
     ) -> Self {
         let mut mask = Self::default();
-        mask.fill(coefficients, (prototypes, [h, w]), side, letterbox, bbox, &mut Vec::new());
+        mask.fill(coefficients, (prototypes, [h, w]), size.into(), letterbox, bbox, &mut Vec::new());
         mask
     }
 
@@ -38,7 +39,7 @@ impl Mask {
         &mut self,
         coefficients: &[f32],
         (prototypes, [h, w]): (&[f32], [usize; 2]),
-        side: usize,
+        input: ImageSize,
         letterbox: &Letterbox,
         bbox: Xyxy,
         sum: &mut Vec<f32>,
@@ -60,14 +61,14 @@ impl Mask {
             sum.iter_mut().zip(plane).for_each(|(s, p)| *s += coefficient * p);
         }
         // The pair of neighbours along an axis and the share of the second.
-        let around = |pixel: f32, cells: usize| {
+        let around = |pixel: f32, cells: usize, side: usize| {
             let at = (pixel * cells as f32 / side as f32 - 0.5).clamp(0.0, cells as f32 - 1.0);
             (at as usize, (at as usize + 1).min(cells - 1), at.fract())
         };
         for y in y0..y0 + size[1] {
             for x in x0..x0 + size[0] {
                 let [ix, iy] = letterbox.point_to_input([x as f32 + 0.5, y as f32 + 0.5]);
-                let ((left, right, u), (top, bottom, v)) = (around(ix, w), around(iy, h));
+                let ((left, right, u), (top, bottom, v)) = (around(ix, w, input.width), around(iy, h, input.height));
                 let row = |r: usize| sum[r * w + left] * (1.0 - u) + sum[r * w + right] * u;
                 self.inside.push(row(top) * (1.0 - v) + row(bottom) * v > 0.0);
             }
@@ -134,6 +135,15 @@ mod tests {
         assert!((0..8).all(|y| (0..8).all(|x| mask.at(x, y) == ((4..6).contains(&x) && (1..4).contains(&y)))));
         let json = serde_json::to_value(&mask).unwrap();
         assert_eq!(json, serde_json::json!({ "size": [8, 8], "counts": [33, 3, 5, 3, 20] }));
+        // The same picture in the middle of an input twice as wide, whose prototypes are grey beside it.
+        let mut wide = vec![-1.0; 64];
+        for (row, cells) in wide.chunks_exact_mut(8).enumerate() {
+            cells[2..6].copy_from_slice(&prototypes[4 * (row % 4)..4 * (row % 4) + 4]);
+            cells[2..6].iter_mut().for_each(|v| *v = if row < 4 { *v } else { 1.0 });
+        }
+        let beside = Letterbox::new(8, 8, 32, 16);
+        let same = Mask::new(&[2.0, 0.1], (&wide, [4, 8]), [16, 32], &beside, Xyxy([2.0, 1.0, 6.0, 4.0]));
+        assert_eq!(same, mask);
         // Wrong sizes and boxes that are no boxes give nothing.
         assert_eq!(Mask::new(&[1.0], (&prototypes, [4, 4]), 16, &letterbox, Xyxy([0.0, 0.0, 8.0, 8.0])).area(), 0);
         let none = Mask::new(&[1.0, 1.0], (&prototypes, [4, 4]), 16, &letterbox, Xyxy([f32::NAN, 9e9, -5.0, 2.0]));

@@ -40,13 +40,14 @@ mod patterns;
 pub mod pictures;
 mod predictions;
 
-pub use classifier::Classifier;
+pub use classifier::{Classifier, Scored};
 pub use mask::Mask;
 pub use predictions::{Labelled, NamedClass, Predictions};
 
 use crate::engine::{Engine, EngineError, Options};
-use crate::graph::Head;
+use crate::graph::{Graph, Head};
 use crate::model::{FileError, Model};
+use crate::size::{ImageSize, MAX_SIDE};
 use crate::vision::{
     self, Detection, Extra, FindBuffers, Frame, Image, ImageError, Letterbox, NmsOptions, Preprocess,
     PreprocessBuffers, PreprocessError, Rotated,
@@ -56,40 +57,55 @@ use thiserror::Error;
 
 /// An image size that a network cannot take.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("imgsz {side}: expected a multiple of {stride}, for example {}", self.near())]
-pub struct SideError {
-    /// What was asked for, pixels.
-    pub side: usize,
-    /// What it must be a multiple of.
-    pub stride: usize,
+pub enum SizeError {
+    /// Sides that its cells do not fill.
+    #[error(
+        "imgsz {size}: expected {} of {stride}, for example {}",
+        if .size.is_square() { "a multiple" } else { "multiples" },
+        near(*.size, *.stride)
+    )]
+    Stride {
+        /// What was asked for.
+        size: ImageSize,
+        /// What both sides must be multiples of.
+        stride: usize,
+    },
+    /// A classifier, which sees the square in the middle of an image, is to see a rectangle.
+    #[error("imgsz {size}: a classifier sees a square: expected one side, for example {}", .size.height.min(.size.width))]
+    Square {
+        /// What was asked for.
+        size: ImageSize,
+    },
 }
 
-/// The largest side of an input image, pixels.
-pub const MAX_SIDE: usize = 4096;
+/// The next size that is allowed.
+fn near(size: ImageSize, stride: usize) -> ImageSize {
+    let most = (MAX_SIDE / stride * stride).max(stride);
+    size.map(|side| side.clamp(1, most).next_multiple_of(stride))
+}
 
-impl SideError {
-    /// The next side that is allowed.
-    fn near(&self) -> usize {
-        let most = (MAX_SIDE / self.stride * self.stride).max(self.stride);
-        self.side.clamp(1, most).next_multiple_of(self.stride)
+/// Refuses a size that a network cannot take.
+///
+/// # Errors
+/// If a side is 0, no multiple of the network's stride, or larger than [`MAX_SIDE`]; if a classifier is to see what is no
+/// square.
+pub fn check_size(size: ImageSize, graph: &Graph) -> Result<ImageSize, SizeError> {
+    let stride = graph.stride().max(1);
+    if !size.all(|side| (1..=MAX_SIDE).contains(&side) && side.is_multiple_of(stride)) {
+        return Err(SizeError::Stride { size, stride });
+    }
+    match graph.head {
+        Head::Classify { .. } if !size.is_square() => Err(SizeError::Square { size }),
+        _ => Ok(size),
     }
 }
 
-/// Refuses a side that a network with this stride cannot take.
+/// The size of the input image: the one that was asked for, else the model's own, else 640 pixels square.
 ///
 /// # Errors
-/// If it is 0, no multiple of the stride, or larger than [`MAX_SIDE`].
-pub fn check_side(side: usize, stride: usize) -> Result<usize, SideError> {
-    let stride = stride.max(1);
-    if side > 0 && side <= MAX_SIDE && side.is_multiple_of(stride) { Ok(side) } else { Err(SideError { side, stride }) }
-}
-
-/// The side of the square input image: the one that was asked for, else the model's own, else 640 pixels.
-///
-/// # Errors
-/// As [`check_side`].
-pub fn input_side(model: &Model, asked: Option<usize>) -> Result<usize, SideError> {
-    check_side(asked.or(model.info.imgsz).unwrap_or(640), model.graph.stride())
+/// As [`check_size`].
+pub fn input_size(model: &Model, asked: Option<ImageSize>) -> Result<ImageSize, SizeError> {
+    check_size(asked.or(model.info.imgsz).unwrap_or(ImageSize::square(640)), &model.graph)
 }
 
 /// A detector that cannot be built or run.
@@ -99,24 +115,24 @@ pub enum DetectorError {
     #[error("the model is a classifier, expected a detector")]
     NoDetector,
     /// The network is no classifier of single images of this size.
-    #[error("at {side} px the model gives no single answer for an image; expected a classifier at its own size")]
+    #[error("at {size} px the model gives no single answer for an image; expected a classifier at its own size")]
     NoClassifier {
-        /// Side of the input image, pixels.
-        side: usize,
+        /// Size of the input image.
+        size: ImageSize,
     },
     /// The model file cannot be used.
     #[error(transparent)]
     Model(#[from] FileError),
     /// The network cannot take images of that size.
     #[error(transparent)]
-    Side(#[from] SideError),
-    /// The network is to take images that are no squares.
-    #[error("images of {height} x {width} pixels: expected squares")]
-    NoSquare {
-        /// Height, pixels.
-        height: usize,
-        /// Width, pixels.
-        width: usize,
+    Size(#[from] SizeError),
+    /// More frames than a batch has images.
+    #[error("{frames} frames at a time, expected up to {batch}, the batch that the network was made ready for")]
+    Batch {
+        /// Frames given.
+        frames: usize,
+        /// Images of a batch.
+        batch: usize,
     },
     /// No image fills its input.
     #[error(transparent)]
@@ -129,12 +145,17 @@ pub enum DetectorError {
     Image(#[from] ImageError),
 }
 
-/// A compiled detector for square input images.
+/// Refuses more frames than a batch has images.
+fn check_batch(frames: usize, batch: usize) -> Result<(), DetectorError> {
+    if frames <= batch { Ok(()) } else { Err(DetectorError::Batch { frames, batch }) }
+}
+
+/// A compiled detector for input images of one size.
 pub struct Detector {
     engine: Engine,
     head: Head,
     outputs: usize,
-    side: usize,
+    size: ImageSize,
     preprocess: Preprocess,
     buffers: Buffers,
     /// Thresholds on scores and overlaps.
@@ -147,6 +168,8 @@ struct Buffers {
     /// The frame in RGB.
     image: Image,
     preprocess: PreprocessBuffers,
+    /// Where the frames of a batch lie in the input.
+    letterboxes: Vec<Letterbox>,
     find: FindBuffers,
     /// Objects of earlier frames, whose masks and keypoints have memory; the next one to be used comes last.
     spare: Vec<Object>,
@@ -158,19 +181,20 @@ struct Buffers {
 const MAX_OUTPUTS: usize = 32;
 
 impl Detector {
-    /// Compiles a detector for images letterboxed to `side` x `side` pixels.
+    /// Compiles a detector for images letterboxed to a size.
     ///
     /// # Errors
     /// If the model is no detector, or the engine refuses it or the size.
-    pub fn new(model: &Model, side: usize, options: &Options) -> Result<Self, DetectorError> {
+    pub fn new(model: &Model, size: impl Into<ImageSize>, options: &Options) -> Result<Self, DetectorError> {
+        let size = size.into();
         if model.graph.head.boxes().is_none() {
             return Err(DetectorError::NoDetector);
         }
         let preprocess = Preprocess::new(model)?;
-        let engine = Engine::new(model, side, side, options)?;
+        let engine = Engine::new(model, size.height, size.width, options)?;
         let (head, outputs) = (model.graph.head.clone(), model.graph.outputs.len());
         let (buffers, options) = (Buffers::default(), NmsOptions::default());
-        Ok(Self { engine, head, outputs, side, preprocess, buffers, options })
+        Ok(Self { engine, head, outputs, size, preprocess, buffers, options })
     }
 
     /// The engine.
@@ -183,14 +207,18 @@ impl Detector {
     /// # Errors
     /// If the engine fails.
     pub fn detect(&mut self, image: &Image) -> Result<Vec<Object>, DetectorError> {
-        let letterbox = self.prepare(image);
-        self.run()?;
-        Ok(self.finish(&letterbox))
+        let letterbox = self.prepare(0, image);
+        self.run(1)?;
+        Ok(self.finish(0, &letterbox))
     }
 
-    /// First phase of [`Detector::detect`]: writes the letterboxed image into the engine's input.
-    pub fn prepare(&mut self, image: &Image) -> Letterbox {
-        self.preprocess.write_with(image, self.side, self.engine.input_mut(), &mut self.buffers.preprocess)
+    /// First phase of [`Detector::detect`]: writes the letterboxed image into the engine's input, as image `slot` of the
+    /// batch.
+    ///
+    /// # Panics
+    /// If the batch has no such image.
+    pub fn prepare(&mut self, slot: usize, image: &Image) -> Letterbox {
+        self.preprocess.write_with(image, self.size, self.engine.image_mut(slot), &mut self.buffers.preprocess)
     }
 
     /// The objects of a camera's frame, in its own pixels, best first, in place of what `found` holds. The second frame
@@ -200,44 +228,75 @@ impl Detector {
     /// # Errors
     /// If the engine fails.
     pub fn detect_frame(&mut self, frame: &Frame, found: &mut Vec<Object>) -> Result<(), DetectorError> {
-        let Buffers { image, preprocess, .. } = &mut self.buffers;
-        frame.write_to(image);
-        let letterbox = self.preprocess.write_with(image, self.side, self.engine.input_mut(), preprocess);
-        self.run()?;
-        let most = self.options.max_det.min(MAX_FOUND);
-        found.reserve(most.saturating_sub(found.len()));
-        self.buffers.spare.reserve(most.saturating_sub(self.buffers.spare.len()));
-        self.finish_to(&letterbox, found);
+        let letterbox = self.prepare_frame(0, frame);
+        self.run(1)?;
+        self.finish_frame(0, &letterbox, found);
         Ok(())
     }
 
-    /// Second phase: runs the network.
+    /// As [`Detector::detect_frame`], of up to as many frames as [`Options::batch`] says, those of several cameras: `found`
+    /// gets one list for each, in their order.
+    ///
+    /// # Errors
+    /// If there are more frames, or the engine fails.
+    pub fn detect_frames(&mut self, frames: &[Frame], found: &mut Vec<Vec<Object>>) -> Result<(), DetectorError> {
+        check_batch(frames.len(), self.engine.batch())?;
+        let mut letterboxes = std::mem::take(&mut self.buffers.letterboxes);
+        letterboxes.clear();
+        letterboxes.extend(frames.iter().enumerate().map(|(slot, frame)| self.prepare_frame(slot, frame)));
+        let done = self.run(frames.len());
+        found.resize_with(frames.len(), Vec::new);
+        if done.is_ok() {
+            for (slot, (letterbox, found)) in letterboxes.iter().zip(found).enumerate() {
+                self.finish_frame(slot, letterbox, found);
+            }
+        }
+        self.buffers.letterboxes = letterboxes;
+        done
+    }
+
+    fn prepare_frame(&mut self, slot: usize, frame: &Frame) -> Letterbox {
+        let Buffers { image, preprocess, .. } = &mut self.buffers;
+        frame.write_to(image);
+        self.preprocess.write_with(image, self.size, self.engine.image_mut(slot), preprocess)
+    }
+
+    fn finish_frame(&mut self, slot: usize, letterbox: &Letterbox, found: &mut Vec<Object>) {
+        let most = self.options.max_det.min(MAX_FOUND);
+        found.reserve(most.saturating_sub(found.len()));
+        self.buffers.spare.reserve(most.saturating_sub(self.buffers.spare.len()));
+        self.finish_to(slot, letterbox, found);
+    }
+
+    /// Second phase: runs the network on the first `count` images of the batch.
     ///
     /// # Errors
     /// If the engine fails.
-    pub fn run(&mut self) -> Result<(), DetectorError> {
-        Ok(self.engine.run_in_place()?)
+    pub fn run(&mut self, count: usize) -> Result<(), DetectorError> {
+        Ok(self.engine.run_images(count)?)
     }
 
-    /// Third phase: decodes the outputs, and places everything in the image.
-    pub fn finish(&mut self, letterbox: &Letterbox) -> Vec<Object> {
+    /// Third phase: decodes the outputs for image `slot` of the batch, and places everything in the image.
+    ///
+    /// # Panics
+    /// If the batch has no such image.
+    pub fn finish(&mut self, slot: usize, letterbox: &Letterbox) -> Vec<Object> {
         let mut found = Vec::new();
-        self.finish_to(letterbox, &mut found);
+        self.finish_to(slot, letterbox, &mut found);
         found
     }
 
     /// As [`Detector::finish`], in place of what `found` holds.
-    fn finish_to(&mut self, letterbox: &Letterbox, found: &mut Vec<Object>) {
-        let Self { engine, head, side, options, .. } = self;
+    fn finish_to(&mut self, slot: usize, letterbox: &Letterbox, found: &mut Vec<Object>) {
+        let Self { engine, head, size, options, .. } = self;
         let Buffers { find, spare, sum, .. } = &mut self.buffers;
         // What nobody needs goes; the rest is turned over, so that an object gets the memory of its forerunner.
         spare.truncate(options.max_det);
         spare.extend(found.drain(..).rev());
         let mut outputs: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
         let outputs = &mut outputs[..self.outputs.min(MAX_OUTPUTS)];
-        outputs.iter_mut().enumerate().for_each(|(i, output)| *output = engine.output(i));
-        let size = (*side, *side);
-        vision::find_with(head, size, outputs, options, find, |detection, extra| {
+        outputs.iter_mut().enumerate().for_each(|(i, output)| *output = engine.output_of(slot, i));
+        vision::find_with(head, (size.height, size.width), outputs, options, find, |detection, extra| {
             let mut object = spare.pop().unwrap_or_default();
             let bbox = letterbox.to_source(detection.bbox);
             object.detection = Detection { bbox, ..detection };
@@ -249,7 +308,7 @@ impl Detector {
                     let shape = engine.output_shape(outputs.len() - 1);
                     let prototypes = (outputs[outputs.len() - 1], [shape.h, shape.w]);
                     let mut mask = if let Detail::Mask(mask) = before { mask } else { Mask::default() };
-                    mask.fill(coefficients, prototypes, *side, letterbox, bbox, sum);
+                    mask.fill(coefficients, prototypes, *size, letterbox, bbox, sum);
                     Detail::Mask(mask)
                 }
             };
@@ -325,14 +384,14 @@ pub enum Predictor {
 }
 
 impl Predictor {
-    /// Compiles a model for square input images of `side` pixels.
+    /// Compiles a model for input images of a size: one side of a square, or `[height, width]`.
     ///
     /// # Errors
     /// If the engine refuses the model or the size.
-    pub fn new(model: &Model, side: usize, options: &Options) -> Result<Self, DetectorError> {
+    pub fn new(model: &Model, size: impl Into<ImageSize>, options: &Options) -> Result<Self, DetectorError> {
         match model.graph.head {
-            Head::Classify { .. } => Ok(Self::Classifier(Box::new(Classifier::new(model, side, options)?))),
-            _ => Ok(Self::Detector(Box::new(Detector::new(model, side, options)?))),
+            Head::Classify { .. } => Ok(Self::Classifier(Box::new(Classifier::new(model, size, options)?))),
+            _ => Ok(Self::Detector(Box::new(Detector::new(model, size, options)?))),
         }
     }
 
@@ -365,13 +424,35 @@ impl Predictor {
         }
     }
 
+    /// The objects of frames of several cameras at a time, as [`Detector::detect_frames`].
+    ///
+    /// # Errors
+    /// If the network is a classifier, there are more frames than its batch has images, or the engine fails.
+    pub fn detect_batch(&mut self, frames: &[Frame], found: &mut Vec<Vec<Object>>) -> Result<(), DetectorError> {
+        match self {
+            Self::Detector(detector) => detector.detect_frames(frames, found),
+            Self::Classifier(_) => Err(DetectorError::NoDetector),
+        }
+    }
+
+    /// The likeliest classes of frames of several cameras at a time, as [`Classifier::classify_frames`].
+    ///
+    /// # Errors
+    /// If the network is a detector, there are more frames than its batch has images, or the engine fails.
+    pub fn classify_batch(&mut self, frames: &[Frame], classes: &mut Vec<Vec<Scored>>) -> Result<(), DetectorError> {
+        match self {
+            Self::Detector(detector) => Err(DetectorError::NoClassifier { size: detector.size }),
+            Self::Classifier(classifier) => classifier.classify_frames(frames, classes),
+        }
+    }
+
     /// The likeliest classes of a camera's frame, in place of what `classes` holds, as [`Classifier::classify_frame`].
     ///
     /// # Errors
     /// If the network is a detector, or the engine fails.
     pub fn classify(&mut self, frame: &Frame, classes: &mut Vec<(usize, f32)>) -> Result<(), DetectorError> {
         match self {
-            Self::Detector(detector) => Err(DetectorError::NoClassifier { side: detector.side }),
+            Self::Detector(detector) => Err(DetectorError::NoClassifier { size: detector.size }),
             Self::Classifier(classifier) => classifier.classify_frame(frame, classes),
         }
     }

@@ -5,6 +5,9 @@
 //! addresses in one arena. A run then allocates nothing and starts no thread. [`plan_memory`] computes how many bytes
 //! an engine will hold without making one.
 //!
+//! A run takes a batch of images ([`Options::batch`]), which go through the same tensors one after the other: a batch
+//! needs the memory of one image, and that of all inputs and outputs.
+//!
 //! Inside, tensors are pixel-major (see [`crate::kernels`]); the caller sees `[C, h, w]`. With [`Options::device`] the
 //! same steps run on a CUDA device instead, where the program was built for one ([`HAS_CUDA`]) and there is one
 //! ([`cuda_device`]).
@@ -42,7 +45,7 @@ pub enum EngineError {
     #[error(transparent)]
     Graph(#[from] GraphError),
     /// The input has the wrong number of values.
-    #[error("the input has {found} values, expected {expected} (channels x height x width)")]
+    #[error("the input has {found} values, expected {expected} (images x channels x height x width)")]
     Input {
         /// Values given.
         found: usize,
@@ -89,6 +92,15 @@ pub struct Options {
     pub pin: bool,
     /// What computes.
     pub device: Device,
+    /// Images per run; 0 means 1. They go through the same tensors one after the other, on every device: their values are
+    /// those of single runs to the bit, and a run takes as long as all of them.
+    pub batch: usize,
+}
+
+impl Options {
+    fn images(&self) -> usize {
+        self.batch.max(1)
+    }
 }
 
 /// Bytes that an engine holds.
@@ -127,9 +139,18 @@ pub struct Engine {
     /// By output of the graph: its slot.
     outputs: Vec<usize>,
     input: Buffer,
-    /// What the caller reads, slot after slot.
+    /// What the caller reads, image after image, slot after slot.
     results: Buffer,
+    one: OneImage,
+    batch: usize,
     memory: Memory,
+}
+
+/// Values of one image of a batch.
+#[derive(Clone, Copy)]
+struct OneImage {
+    input: usize,
+    results: usize,
 }
 
 /// The compiled network, on the device that runs it.
@@ -139,6 +160,14 @@ enum Executor {
 }
 
 impl Executor {
+    /// Runs on images, one after the other, and writes the results of each.
+    fn run_all(&mut self, images: &[f32], results: &mut [f32], one: OneImage) -> Result<(), EngineError> {
+        let images = images.chunks_exact(one.input.max(1));
+        images
+            .zip(results.chunks_exact_mut(one.results.max(1)))
+            .try_for_each(|(image, results)| self.run(image, results))
+    }
+
     /// Runs on an image `[C, height, width]` and writes the results, slot after slot.
     fn run(&mut self, image: &[f32], results: &mut [f32]) -> Result<(), EngineError> {
         match self {
@@ -189,11 +218,14 @@ impl Engine {
         let none = || EngineError::OutOfMemory { bytes: memory.total() };
         let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
         let network = cpu::Network::new(isa, model, &program, options).ok_or_else(none)?;
+        let (batch, one) = (options.images(), OneImage { input: program.input, results: program.outputs });
         Ok(Self {
             executor: Executor::Cpu(network),
             outputs: outputs(model, &program.slots),
-            input: buffer(program.input)?,
-            results: buffer(program.outputs)?,
+            input: buffer(batch * one.input)?,
+            results: buffer(batch * one.results)?,
+            one,
+            batch,
             memory,
             slots: program.slots,
         })
@@ -201,33 +233,49 @@ impl Engine {
 
     fn with_cuda(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
         let (program, network) = cuda::network(model, height, width, options)?;
-        let [weights, arena, ends] =
-            [program.weights, program.arena, program.input + program.outputs].map(Buffer::bytes);
-        // What goes in and comes out lies on both sides.
-        let memory = Memory { weights, arena, scratch: 2 * ends };
+        let (batch, one) = (options.images(), OneImage { input: program.input, results: program.outputs });
+        let [weights, arena, ends] = [program.weights, program.arena, one.input + one.results].map(Buffer::bytes);
+        // What goes in and comes out lies here for the whole batch, on the device for one image.
+        let memory = Memory { weights, arena, scratch: ends + Buffer::bytes(batch * (one.input + one.results)) };
         let buffer = |len: usize| Buffer::zeroed(len).ok_or(EngineError::OutOfMemory { bytes: Buffer::bytes(len) });
         Ok(Self {
             executor: Executor::Cuda(network),
             outputs: outputs(model, &program.slots),
-            input: buffer(program.input)?,
-            results: buffer(program.outputs)?,
+            input: buffer(batch * one.input)?,
+            results: buffer(batch * one.results)?,
+            one,
+            batch,
             memory,
             slots: program.slots,
         })
     }
 
-    /// Runs on one image `[C, height, width]`, values 0..1.
+    /// Images of a run.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Runs on the images of a batch, `[batch, C, height, width]` (`[C, height, width]` without one), values 0..1.
     ///
     /// # Errors
     /// If the input has the wrong length, or a CUDA device fails.
     pub fn run(&mut self, input: &[f32]) -> Result<(), EngineError> {
         self.check(input.len())?;
-        self.executor.run(input, self.results.as_mut_slice())
+        self.executor.run_all(input, self.results.as_mut_slice(), self.one)
     }
 
-    /// The input tensor `[C, height, width]`, to be filled before [`Engine::run_in_place`].
+    /// The input tensor of a run, to be filled before [`Engine::run_in_place`].
     pub fn input_mut(&mut self) -> &mut [f32] {
         self.input.as_mut_slice()
+    }
+
+    /// The input tensor `[C, height, width]` of one image of the batch.
+    ///
+    /// # Panics
+    /// If the batch has no such image.
+    pub fn image_mut(&mut self, image: usize) -> &mut [f32] {
+        let len = self.one.input;
+        &mut self.input.as_mut_slice()[image * len..(image + 1) * len]
     }
 
     /// Runs on what [`Engine::input_mut`] holds, and does not change it.
@@ -235,10 +283,19 @@ impl Engine {
     /// # Errors
     /// If a CUDA device fails.
     pub fn run_in_place(&mut self) -> Result<(), EngineError> {
-        self.executor.run(self.input.as_slice(), self.results.as_mut_slice())
+        self.run_images(self.batch)
     }
 
-    /// Runs once and returns how long every step took, in the order of the steps. A node may have several steps (its
+    /// As [`Engine::run_in_place`], on the first `count` images of the batch alone.
+    ///
+    /// # Errors
+    /// If a CUDA device fails.
+    pub fn run_images(&mut self, count: usize) -> Result<(), EngineError> {
+        let used = count.min(self.batch) * self.one.input;
+        self.executor.run_all(&self.input.as_slice()[..used], self.results.as_mut_slice(), self.one)
+    }
+
+    /// Runs once and returns how long every step took, all images of the batch together, in the order of the steps. A node may have several steps (its
     /// copies, its export) or none (it is a view, or fused into another node). On a CUDA device the transfers count as
     /// steps.
     ///
@@ -246,15 +303,34 @@ impl Engine {
     /// As [`Engine::run`].
     pub fn profile(&mut self, input: &[f32]) -> Result<Vec<StepTime>, EngineError> {
         self.check(input.len())?;
-        self.executor.profile(input, self.results.as_mut_slice())
+        let OneImage { input: len, results } = self.one;
+        let mut steps: Vec<StepTime> = Vec::new();
+        for (image, results) in
+            input.chunks_exact(len.max(1)).zip(self.results.as_mut_slice().chunks_exact_mut(results.max(1)))
+        {
+            let times = self.executor.profile(image, results)?;
+            steps.iter_mut().zip(&times).for_each(|(all, step)| all.nanos += step.nanos);
+            if steps.is_empty() {
+                steps = times;
+            }
+        }
+        Ok(steps)
     }
 
-    /// The graph's output `i`, `[C, h, w]`, of the last run.
+    /// The graph's output `i`, `[C, h, w]`, of the last run; of a batch, that of its first image.
     ///
     /// # Panics
     /// If the graph has no output `i`.
     pub fn output(&self, i: usize) -> &[f32] {
-        self.result(&self.slots[self.outputs[i]])
+        self.output_of(0, i)
+    }
+
+    /// The graph's output `i`, `[C, h, w]`, for one image of the last run.
+    ///
+    /// # Panics
+    /// If the graph has no output `i`, or the batch no such image.
+    pub fn output_of(&self, image: usize, i: usize) -> &[f32] {
+        self.result(image, &self.slots[self.outputs[i]])
     }
 
     /// The shape of the graph's output `i`.
@@ -265,13 +341,13 @@ impl Engine {
         self.slots[self.outputs[i]].shape
     }
 
-    /// The tensor `[C, h, w]` of a node that [`Options::keep`] names.
+    /// The tensor `[C, h, w]` of a node that [`Options::keep`] names; of a batch, that of its first image.
     ///
     /// # Panics
     /// If the options did not name the node and it is no output of the graph.
     pub fn kept(&self, node: NodeId) -> &[f32] {
         let slot = self.slots.iter().find(|s| s.node == node);
-        self.result(slot.unwrap_or_else(|| panic!("layer {} was not asked for in `Options::keep`", node.0)))
+        self.result(0, slot.unwrap_or_else(|| panic!("layer {} was not asked for in `Options::keep`", node.0)))
     }
 
     /// The instruction set of the CPU's kernels; where a CUDA device runs the network, the one that they would use.
@@ -292,8 +368,9 @@ impl Engine {
         if found == expected { Ok(()) } else { Err(EngineError::Input { found, expected }) }
     }
 
-    fn result(&self, slot: &Slot) -> &[f32] {
-        &self.results.as_slice()[slot.range()]
+    fn result(&self, image: usize, slot: &Slot) -> &[f32] {
+        let len = self.one.results;
+        &self.results.as_slice()[image * len..(image + 1) * len][slot.range()]
     }
 }
 
@@ -329,8 +406,8 @@ fn memory_of(program: &Program, options: &Options) -> Memory {
     Memory {
         weights: Buffer::bytes(program.weights),
         arena: Buffer::bytes(program.arena),
-        scratch: Buffer::bytes(program.input)
-            + Buffer::bytes(program.outputs)
+        scratch: Buffer::bytes(options.images() * program.input)
+            + Buffer::bytes(options.images() * program.outputs)
             + Kernels::bytes(options.threads.max(1), program.space, program.zeros),
     }
 }

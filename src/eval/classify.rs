@@ -5,6 +5,7 @@ use crate::data::{Dataset, Item};
 use crate::engine::{Engine, Options};
 use crate::graph::Head;
 use crate::model::Model;
+use crate::size::ImageSize;
 use crate::vision::Preprocess;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -42,7 +43,7 @@ pub struct Answer {
 pub fn accuracy(
     model: &Model,
     dataset: &Dataset,
-    imgsz: usize,
+    imgsz: impl Into<ImageSize>,
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Accuracy, EvalError> {
@@ -53,7 +54,7 @@ pub fn accuracy(
 pub(super) fn answers(
     model: &Model,
     dataset: &Dataset,
-    imgsz: usize,
+    imgsz: impl Into<ImageSize>,
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Answer>, EvalError> {
@@ -69,9 +70,10 @@ pub(super) fn answers(
         }
     }
     let preprocess = Preprocess::new(model)?;
+    let imgsz = imgsz.into();
     let share = dataset.items.len().div_ceil(threads.max(1)).max(1);
     let work = |items: &[Item]| {
-        let mut engine = Engine::new(model, imgsz, imgsz, &Options { threads: 1, ..Options::default() })?;
+        let mut engine = Engine::new(model, imgsz.height, imgsz.width, &Options { threads: 1, ..Options::default() })?;
         let mut answers = Vec::with_capacity(items.len());
         for item in items {
             let class = item

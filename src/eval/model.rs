@@ -6,6 +6,7 @@ use crate::data::{Dataset, Item, Picture as Pixels};
 use crate::engine::{Engine, Options};
 use crate::graph::Head;
 use crate::model::Model;
+use crate::size::{ImageSize, MAX_SIDE};
 use crate::vision::{ImageError, Letterbox, NmsOptions, Preprocess, detect};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -42,30 +43,27 @@ pub struct ClassResult {
 
 /// A split, decoded and letterboxed once, to evaluate many models on.
 pub struct Prepared {
-    imgsz: usize,
+    imgsz: ImageSize,
     names: Vec<String>,
     pictures: Vec<Picture>,
     truths: Vec<Truth>,
 }
 
-/// An image, fitted into the square.
+/// An image, fitted into the network's input.
 struct Picture {
     pixels: Pixels,
     letterbox: Letterbox,
-    /// The square `[3, imgsz, imgsz]`; where memory is short, nothing, and the file is read again.
+    /// The input `[3, height, width]`; where memory is short, nothing, and the file is read again.
     bytes: Option<Vec<u8>>,
 }
 
 /// Bytes that the pictures of a split may take together.
 const MAX_PREPARED: usize = 4 << 30;
 
-/// The largest side of a square, pixels.
-const MAX_IMGSZ: usize = 1 << 13;
-
-/// Reads an image into the letterboxed square `[3, imgsz, imgsz]`; gives where it lies in it, and its sides.
-fn read(pixels: &Pixels, imgsz: usize, rgb: &mut [f32]) -> Result<(Letterbox, [usize; 2]), ImageError> {
+/// Reads an image into the letterboxed `[3, height, width]`; gives where it lies in it, and its sides.
+fn read(pixels: &Pixels, imgsz: ImageSize, rgb: &mut [f32]) -> Result<(Letterbox, [usize; 2]), ImageError> {
     let image = pixels.load()?;
-    let letterbox = Letterbox::new(image.width(), image.height(), imgsz, imgsz);
+    let letterbox = Letterbox::new(image.width(), image.height(), imgsz.width, imgsz.height);
     letterbox.forward(&image, rgb);
     Ok((letterbox, [image.width(), image.height()]))
 }
@@ -79,18 +77,19 @@ pub fn check_annotations(dataset: &Dataset) -> Result<(), EvalError> {
 }
 
 impl Prepared {
-    /// Reads and letterboxes all images of a split into squares of `imgsz`. Where the dataset has COCO annotations for
+    /// Reads and letterboxes all images of a split to one size. Where the dataset has COCO annotations for
     /// the split, they are the truth, with their crowd regions and areas; else the label files are.
     ///
     /// # Errors
     /// If an image or the annotations cannot be read, or the size is absurd.
-    pub fn new(dataset: &Dataset, imgsz: usize) -> Result<Self, EvalError> {
-        if !(1..=MAX_IMGSZ).contains(&imgsz) {
-            return Err(EvalError::Unfit(format!("image size {imgsz}, expected 1 to {MAX_IMGSZ} pixels")));
+    pub fn new(dataset: &Dataset, imgsz: impl Into<ImageSize>) -> Result<Self, EvalError> {
+        let imgsz = imgsz.into();
+        if !imgsz.all(|side| (1..=MAX_SIDE).contains(&side)) {
+            return Err(EvalError::Unfit(format!("image size {imgsz}, expected 1 to {MAX_SIDE} pixels")));
         }
-        let room = MAX_PREPARED / (3 * imgsz * imgsz);
+        let room = MAX_PREPARED / (3 * imgsz.area());
         let prepare = |(number, item): (usize, &Item)| {
-            let mut tensor = vec![0.0; 3 * imgsz * imgsz];
+            let mut tensor = vec![0.0; 3 * imgsz.area()];
             let (letterbox, sides) = read(&item.image, imgsz, &mut tensor)?;
             // 8 bits are all there is; a quarter of the memory.
             let bytes = (number < room).then(|| tensor.iter().map(|v| (v * 255.0).round() as u8).collect());
@@ -141,9 +140,10 @@ impl Prepared {
         let preprocess = Preprocess::new(model)?;
         let share = self.pictures.len().div_ceil(threads.max(1)).max(1);
         let work = |(part, pictures): (usize, &[Picture])| {
-            let mut engine = Engine::new(model, self.imgsz, self.imgsz, &Options { threads: 1, ..Options::default() })?;
+            let ImageSize { height, width } = self.imgsz;
+            let mut engine = Engine::new(model, height, width, &Options { threads: 1, ..Options::default() })?;
             let mut all = Vec::new();
-            let mut rgb = vec![0.0; 3 * self.imgsz * self.imgsz];
+            let mut rgb = vec![0.0; 3 * self.imgsz.area()];
             for (at, picture) in pictures.iter().enumerate() {
                 match &picture.bytes {
                     Some(bytes) => rgb.iter_mut().zip(bytes).for_each(|(v, b)| *v = f32::from(*b) / 255.0),
@@ -152,7 +152,7 @@ impl Prepared {
                 preprocess.adapt(&rgb, engine.input_mut());
                 engine.run_in_place()?;
                 let outputs: Vec<&[f32]> = (0..model.graph.outputs.len()).map(|i| engine.output(i)).collect();
-                let found = detect(&model.graph.head, (self.imgsz, self.imgsz), &outputs, &NmsOptions::EVALUATION);
+                let found = detect(&model.graph.head, (height, width), &outputs, &NmsOptions::EVALUATION);
                 all.extend(found.into_iter().map(|d| {
                     let bbox = picture.letterbox.to_source(d.bbox).into();
                     Detected { image: part * share + at, class: d.class, bbox, score: f64::from(d.score) }
@@ -216,7 +216,7 @@ impl Prepared {
 pub fn evaluate_model(
     model: &Model,
     dataset: &Dataset,
-    imgsz: usize,
+    imgsz: impl Into<ImageSize>,
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<EvalResult, EvalError> {

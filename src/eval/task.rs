@@ -14,6 +14,7 @@ use crate::detector::Detector;
 use crate::engine::Options;
 use crate::graph::Head;
 use crate::model::Model;
+use crate::size::ImageSize;
 use crate::vision::NmsOptions;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -73,7 +74,7 @@ pub struct TaskClass {
 pub struct ShapeSet {
     head: Head,
     names: Vec<String>,
-    imgsz: usize,
+    imgsz: ImageSize,
     pictures: Vec<Picture>,
     labelled: Labelled,
 }
@@ -83,7 +84,7 @@ impl ShapeSet {
     ///
     /// # Errors
     /// If head and labels do not go together, or an image cannot be read.
-    pub fn new(head: &Head, dataset: &Dataset, imgsz: usize) -> Result<Self, EvalError> {
+    pub fn new(head: &Head, dataset: &Dataset, imgsz: ImageSize) -> Result<Self, EvalError> {
         let head = head.branch();
         check(head, dataset)?;
         let read = |(image, item): (usize, &Item)| {
@@ -210,11 +211,11 @@ impl ShapeSet {
 pub fn evaluate_task(
     model: &Model,
     dataset: &Dataset,
-    imgsz: usize,
+    imgsz: impl Into<ImageSize>,
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<TaskResult, EvalError> {
-    let set = ShapeSet::new(&model.graph.head, dataset, imgsz)?;
+    let set = ShapeSet::new(&model.graph.head, dataset, imgsz.into())?;
     Ok(set.score(&set.find(model, threads, progress)?))
 }
 

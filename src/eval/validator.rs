@@ -9,6 +9,7 @@ use super::{Accuracy, Answer, Detected, EvalResult, Interval, Prepared, TaskResu
 use crate::data::Dataset;
 use crate::graph::Head;
 use crate::model::Model;
+use crate::size::ImageSize;
 
 /// A split that models of one task are judged on.
 pub enum Validator {
@@ -16,8 +17,8 @@ pub enum Validator {
     Boxes(Box<Prepared>),
     /// Masks, keypoints or rotated boxes.
     Shapes(Box<ShapeSet>),
-    /// Classes of whole pictures, at images of this side.
-    Classes(Dataset, usize),
+    /// Classes of whole pictures, at images of this size.
+    Classes(Dataset, ImageSize),
 }
 
 /// What a model finds on the whole split.
@@ -46,7 +47,7 @@ impl Validator {
     ///
     /// # Errors
     /// If head and labels do not go together, or an image or the annotations cannot be read.
-    pub fn new(head: &Head, dataset: &Dataset, imgsz: usize) -> Result<Self, EvalError> {
+    pub fn new(head: &Head, dataset: &Dataset, imgsz: ImageSize) -> Result<Self, EvalError> {
         Ok(match Metric::of(head) {
             Metric::Boxes => Self::Boxes(Box::new(Prepared::new(dataset, imgsz)?)),
             Metric::Masks | Metric::Keypoints | Metric::Rotated => {
@@ -78,7 +79,7 @@ impl Validator {
         Ok(match self {
             Self::Boxes(set) => Answers::Boxes(set.find(model, threads, progress)?),
             Self::Shapes(set) => Answers::Shapes(set.find(model, threads, progress)?),
-            Self::Classes(set, side) => Answers::Classes(answers(model, set, *side, threads, progress)?),
+            Self::Classes(set, size) => Answers::Classes(answers(model, set, *size, threads, progress)?),
         })
     }
 

@@ -12,6 +12,7 @@ use super::family::{Family, Sizes, as_kernel, for_training};
 use super::modules;
 use crate::graph::Graph;
 use crate::model::{Info, Model, Weights};
+use crate::size::ImageSize;
 use crate::zoo::Shapes;
 use crate::zoo::yolo11::REG_MAX;
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ pub fn from_tensors(weights: Weights) -> Result<Model, Fault> {
     let weights = prepared(family, weights, &|_| None)?;
     let shapes = Shapes { tensors: shapes_of(&weights), ..Shapes::default() };
     let graph = family.graph(&shapes)?;
-    let info = Info { imgsz: family.imgsz(), normalise: family.normalise(), ..Info::default() };
+    let info = Info { imgsz: family.imgsz().map(ImageSize::square), normalise: family.normalise(), ..Info::default() };
     whole(family, graph, weights, info)
 }
 
@@ -125,7 +126,12 @@ pub fn from_checkpoint(found: &Checkpoint, archive: &mut Archive) -> Result<Mode
     modules::adopt(found, family, &mut graph)?;
     modules::check(found, family, &graph)?;
     let nc = graph.classes();
-    let info = Info { names: found.names(nc), imgsz: found.imgsz(), provenance: provenance(found), ..Info::default() };
+    let info = Info {
+        names: found.names(nc),
+        imgsz: found.imgsz().map(ImageSize::square),
+        provenance: provenance(found),
+        ..Info::default()
+    };
     found.check_bounds()?;
     whole(family, graph, weights, info)
 }

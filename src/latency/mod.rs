@@ -68,6 +68,11 @@ impl LatencyTable {
         graph.ids().zip(&self.layers).filter_map(of).collect()
     }
 
+    /// The table of a runtime that takes so many images at a time through the network, one after the other.
+    pub fn of_batch(self, images: usize) -> Self {
+        Self { frame_factor: images.max(1) as f64 * self.frame_factor, ..self }
+    }
+
     /// Milliseconds of a whole frame at the given widths.
     pub fn predict(&self, graph: &Graph, groups: &Groups, widths: &[usize]) -> f64 {
         self.terms(graph, groups).iter().map(|term| term.millis(|g| widths[g.index()])).sum()

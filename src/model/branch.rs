@@ -2,6 +2,7 @@
 
 use super::{Model, ModelError};
 use crate::graph::{Branch, Graph};
+use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -21,11 +22,11 @@ pub struct Removed {
 }
 
 impl Removed {
-    /// Between a model with both branches and the same with one, for images of `[height, width]`.
+    /// Between a model with both branches and the same with one, for images of a size.
     ///
     /// # Errors
     /// If a graph cannot take images of that size.
-    pub fn between(both: &Model, alone: &Model, [height, width]: [usize; 2]) -> Result<Self, ModelError> {
+    pub fn between(both: &Model, alone: &Model, ImageSize { height, width }: ImageSize) -> Result<Self, ModelError> {
         let [before, after] = [both.graph.cost(height, width)?, alone.graph.cost(height, width)?];
         Ok(Self {
             params: before.params.saturating_sub(after.params),

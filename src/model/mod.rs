@@ -13,6 +13,7 @@ pub use fold::fold;
 pub use tensor::{Tensor, Weights};
 
 use crate::graph::{Dtype, Graph, GraphError};
+use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -34,9 +35,9 @@ pub struct Info {
     /// Class names in class order; may be shorter than the class count.
     #[serde(default)]
     pub names: Vec<String>,
-    /// Side of the square image the model was trained for, pixels.
+    /// Size of the image the model was trained for.
     #[serde(default)]
-    pub imgsz: Option<usize>,
+    pub imgsz: Option<ImageSize>,
     /// What is done to an image `[3, H, W]` of values 0 to 1 before the network sees it; nothing if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalise: Option<Normalise>,

@@ -152,7 +152,8 @@ impl Pruned {
         };
         let (model, baseline) = (ctx.prune(&selection)?, &ctx.inputs.baseline);
         let pair = ctx.pair(&baseline.model, &model, ctx.job.runs)?.ok_or(PipelineError::Untimed)?;
-        let cost = model.graph.cost(baseline.imgsz, baseline.imgsz).during(Task::Evaluation)?;
+        let (height, width) = baseline.size();
+        let cost = model.graph.cost(height, width).during(Task::Evaluation)?;
         let row = Row {
             scheme: scheme.name(),
             repair: String::new(),

@@ -31,12 +31,13 @@ impl<'a> Context<'a> {
         Self { job, inputs, progress, cache, timing: job.timing.source(), clock: Clock::default() }
     }
 
-    /// What measurements depend on: the machine, the threads, the image size, the dtype.
+    /// What measurements depend on: the machine, the threads, the image size, the batch, the dtype.
     pub fn fingerprint(&self) -> String {
         let (job, imgsz) = (self.job, self.inputs.baseline.imgsz);
         let (name, threads) = (self.timing.machine(&job.target), job.threads);
         let dtype = if job.dtype.is_f32() { String::new() } else { format!(", {}", job.dtype.name()) };
-        format!("{name}, {threads} thread{}, {imgsz} px{dtype}", if threads == 1 { "" } else { "s" })
+        let batch = if job.batch > 1 { format!(", batches of {}", job.batch) } else { String::new() };
+        format!("{name}, {threads} thread{}, {imgsz} px{batch}{dtype}", if threads == 1 { "" } else { "s" })
     }
 
     /// Measures a model and another one interleaved, frame by frame; none where nothing can be timed. Both must be in the
@@ -56,7 +57,8 @@ impl<'a> Context<'a> {
                 runs,
                 percentile: job.budget.latency_ms.map(|_| job.budget.percentile),
                 energy: job.budget.energy_mj.is_some(),
-                input: &inputs.calibration.images[0],
+                input: &inputs.calibration.images[0].repeat(job.batch),
+                batch: job.batch,
                 folder: &job.cache,
             },
         )

@@ -3,7 +3,7 @@
 
 use crate::bundle::{Difference, LockError};
 use crate::data::DataError;
-use crate::detector::SideError;
+use crate::detector::SizeError;
 use crate::emit::onnx::ExportError;
 use crate::engine::EngineError;
 use crate::eval::EvalError;
@@ -72,7 +72,7 @@ pub enum PipelineError {
     Setting(String),
     /// The image size does not suit the network.
     #[error(transparent)]
-    Side(#[from] SideError),
+    Size(#[from] SizeError),
     /// The model's file cannot be imported.
     #[error(transparent)]
     Import(#[from] ImportError),

@@ -10,6 +10,7 @@ use crate::eval::Validator;
 use crate::graph::Head;
 use crate::model::Model;
 use crate::quantise::{self, Kept, Limit, Observed, RangeMethod, choose, control, observe};
+use crate::size::ImageSize;
 use crate::vision::Preprocess;
 use std::collections::BTreeMap;
 
@@ -47,14 +48,14 @@ pub struct Int8 {
     pub kept: Vec<Kept>,
 }
 
-/// Makes a model int8 for images of `side` x `side`, by the images of a split.
+/// Makes a model int8 for images of a size, by the images of a split.
 ///
 /// # Errors
 /// If the split has no images, one cannot be read, or the model cannot be run.
 pub fn to_int8(
     model: &Model,
     dataset: &Dataset,
-    side: usize,
+    size: ImageSize,
     options: &Int8Options,
     progress: &dyn Progress,
 ) -> Result<Int8, PipelineError> {
@@ -63,11 +64,12 @@ pub fn to_int8(
         return Err(PipelineError::Input("the split has no images to calibrate int8 on".into()));
     }
     progress.stage("Calibrating", format!("int8 on {} images", calibration.len()));
-    let (size, load) = ((side, side), |items: &[&Item]| tensors(model, items, side));
+    let load = |items: &[&Item]| tensors(model, items, size);
+    let sides = (size.height, size.width);
     let observed: Observed =
-        observe(model, &load(&calibration)?, size, &mut |done, all| progress.step(done, all)).during(Task::Ranges)?;
+        observe(model, &load(&calibration)?, sides, &mut |done, all| progress.step(done, all)).during(Task::Ranges)?;
     let compared = load(&spread(&held_back, COMPARED))?;
-    let chosen = choose(model, &observed, options.methods, options.symmetric, &compared, size).during(Task::Ranges)?;
+    let chosen = choose(model, &observed, options.methods, options.symmetric, &compared, sides).during(Task::Ranges)?;
     let chosen = chosen.ok_or_else(|| PipelineError::Setting("no calibration method is left to choose from".into()))?;
     let (ranges, method) = (chosen.ranges, chosen.method);
     let best = match options.methods.len() {
@@ -82,7 +84,7 @@ pub fn to_int8(
         keypoints: dataset.keypoints.clone(),
         ..Dataset::default()
     };
-    let Some(judge) = judge(model, &judged, side)? else {
+    let Some(judge) = judge(model, &judged, size)? else {
         progress.message("without labels nothing is known of the accuracy: every layer becomes int8".into());
         return Ok(Int8 { model: quantise::quantise(model, &ranges), method, kept: Vec::new() });
     };
@@ -90,11 +92,11 @@ pub fn to_int8(
     let sensitivities = || {
         progress.stage("Comparing", format!("{} layers: what int8 costs each", ranges.len()));
         let lost = match options.lost_ms.is_empty() {
-            true => quantise::time_lost(model, &ranges, &compared[0], size).during(Task::Ranges)?,
+            true => quantise::time_lost(model, &ranges, &compared[0], sides).during(Task::Ranges)?,
             false => options.lost_ms.clone(),
         };
         let progress = &mut |done, all| progress.step(done, all);
-        quantise::sensitivities(model, &ranges, &lost, &compared, size, progress).during(Task::Ranges)
+        quantise::sensitivities(model, &ranges, &lost, &compared, sides, progress).during(Task::Ranges)
     };
     let limit = Limit { least, accuracy: &mut |model: &Model| score(&judge, model) };
     let (model, kept) = control(model, &ranges, sensitivities, limit)?;
@@ -138,25 +140,25 @@ fn spread<'a>(items: &[&'a Item], count: usize) -> Vec<&'a Item> {
 }
 
 /// Images as the network reads them.
-fn tensors(model: &Model, items: &[&Item], side: usize) -> Result<Vec<Vec<f32>>, PipelineError> {
+fn tensors(model: &Model, items: &[&Item], size: ImageSize) -> Result<Vec<Vec<f32>>, PipelineError> {
     let preprocess = Preprocess::new(model).map_err(|e| PipelineError::Input(e.to_string()))?;
     let load = |item: &&Item| {
-        let mut tensor = vec![0.0; preprocess.channels() * side * side];
-        preprocess.write(&item.image.load()?, side, &mut tensor);
+        let mut tensor = vec![0.0; preprocess.channels() * size.area()];
+        preprocess.write(&item.image.load()?, size, &mut tensor);
         Ok(tensor)
     };
     items.iter().map(load).collect()
 }
 
 /// What measures the accuracy of models; none where the images have no labels of the model's task.
-fn judge(model: &Model, dataset: &Dataset, side: usize) -> Result<Option<Validator>, PipelineError> {
+fn judge(model: &Model, dataset: &Dataset, size: ImageSize) -> Result<Option<Validator>, PipelineError> {
     let head = &model.graph.head;
     let agrees = dataset.names.len() == model.graph.classes();
     let labelled = match head {
         Head::Classify { .. } => dataset.items.iter().all(|item| item.class().is_some()),
         _ => dataset.items.iter().any(|item| !item.labels.is_empty()),
     };
-    Ok(if agrees && labelled { Some(Validator::new(head, dataset, side)?) } else { None })
+    Ok(if agrees && labelled { Some(Validator::new(head, dataset, size)?) } else { None })
 }
 
 /// The task's figure for a model.

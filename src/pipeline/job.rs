@@ -6,6 +6,7 @@ use crate::graph::{Branch, Dtype};
 use crate::importance::{Criterion, Pattern};
 use crate::repair::Method;
 use crate::report::Budget;
+use crate::size::ImageSize;
 use crate::train::optim::Rule;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,10 +23,12 @@ pub struct Job {
     pub model: Option<PathBuf>,
     /// The dataset's YAML file; the embedded demo's drawn set without one.
     pub data: Option<PathBuf>,
-    /// Side of the square image; from the model's own training, else 640, without one.
-    pub imgsz: Option<usize>,
-    /// Sides to choose from, the one that budgets refer to first; nothing is chosen where there are fewer than two.
-    pub sizes: Vec<usize>,
+    /// Size of the image; from the model's own training, else 640 pixels square, without one.
+    pub imgsz: Option<ImageSize>,
+    /// Sizes to choose from, the one that budgets refer to first; nothing is chosen where there are fewer than two.
+    pub sizes: Vec<ImageSize>,
+    /// Images per run of the network; latencies are those of the whole batch.
+    pub batch: usize,
     /// The dtype that the network computes with on the device.
     pub dtype: Dtype,
     /// Branch of an end-to-end head that is deployed; the default one without one.

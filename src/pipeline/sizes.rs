@@ -13,6 +13,7 @@ use super::progress::Progress;
 use crate::data::Dataset;
 use crate::eval::{Metric, Validator};
 use crate::report::Budget;
+use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 
 /// The most training images to evaluate on.
@@ -21,8 +22,8 @@ const IMAGES: usize = 128;
 /// The image size of a job, and the budget that holds for it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Chosen {
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
     /// The budgets of the job, that of latency in milliseconds: a share is one of the first size's latency.
     pub budget: Budget,
 }
@@ -42,26 +43,26 @@ pub(super) fn choose(job: &Job, progress: &dyn Progress) -> Result<Chosen, Pipel
     let mut budget = job.budget;
     let mut best: Option<(f64, Chosen)> = None;
     let mut refused = None;
-    for (number, side) in job.sizes.iter().enumerate() {
-        let tried = Chosen { imgsz: *side, budget }.job(job);
+    for (number, size) in job.sizes.iter().enumerate() {
+        let tried = Chosen { imgsz: *size, budget }.job(job);
         let inputs = Inputs::gather(&tried, progress)?;
         if number == 0 {
             budget = in_millis(job, &inputs, progress)?;
         }
-        let chosen = Chosen { imgsz: *side, budget };
+        let chosen = Chosen { imgsz: *size, budget };
         let tried = chosen.job(job);
         let found = accuracy(&Context::new(&tried, &inputs, progress));
         match found {
             Ok(map) => {
                 let name = Metric::of(&inputs.baseline.model.graph.head).name();
-                progress.message(format!("{side} px: {name} {map:.4} on training images"));
+                progress.message(format!("{size} px: {name} {map:.4} on training images"));
                 if best.as_ref().is_none_or(|(most, _)| map > *most) {
                     best = Some((map, chosen));
                 }
             }
             // Another size may fit.
             Err(why @ PipelineError::Infeasible(_)) => {
-                progress.message(format!("{side} px: {why}"));
+                progress.message(format!("{size} px: {why}"));
                 refused = Some(why);
             }
             Err(why) => return Err(why),
@@ -75,7 +76,7 @@ pub(super) fn choose(job: &Job, progress: &dyn Progress) -> Result<Chosen, Pipel
 ///
 /// # Errors
 /// If the latency of the first size cannot be measured.
-pub(super) fn fixed(job: &Job, imgsz: usize, progress: &dyn Progress) -> Result<Chosen, PipelineError> {
+pub(super) fn fixed(job: &Job, imgsz: ImageSize, progress: &dyn Progress) -> Result<Chosen, PipelineError> {
     let Some(first) = job.sizes.first().filter(|_| job.budget.latency_ratio.is_some()) else {
         return Ok(Chosen { imgsz, budget: job.budget });
     };

@@ -24,8 +24,9 @@ fn job(folder: &Path) -> Job {
         target: "host".into(),
         model: Some(folder.join("model.safetensors")),
         data: Some(folder.join("set/data.yaml")),
-        imgsz: Some(64),
+        imgsz: Some(64.into()),
         sizes: Vec::new(),
+        batch: 1,
         dtype: Dtype::F32,
         head: None,
         threads: 1,
@@ -115,9 +116,10 @@ fn every_input_changes_the_keys_of_what_depends_on_it() {
         change(&mut job);
         job
     };
-    let settings: [(fn(&mut Job), [bool; 3], &str); 15] = [
+    let settings: [(fn(&mut Job), [bool; 3], &str); 16] = [
         (|j| j.criterion = Criterion::L1, [true, false, false], "criterion"),
-        (|j| j.imgsz = Some(96), [true, true, true], "image size"),
+        (|j| j.imgsz = Some(96.into()), [true, true, true], "image size"),
+        (|j| j.batch = 4, [false, false, true], "images per run"),
         (|j| j.seed = 1, [true, true, true], "seed"),
         (|j| j.grid = 4, [true, false, true], "grid"),
         (|j| j.calibration_images = 2, [true, false, false], "number of calibration images"),

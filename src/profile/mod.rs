@@ -29,6 +29,7 @@ pub use write::{values, write};
 
 use crate::files;
 use crate::graph::{Branch, Dtype};
+use crate::size::ImageSize;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -171,11 +172,11 @@ pub struct ModelChoice {
     /// Its file; the embedded demo without one.
     #[serde(serialize_with = "files::lossy_option")]
     pub path: Option<PathBuf>,
-    /// Side of the square input image, pixels; the model's own without one.
-    pub imgsz: Option<usize>,
-    /// Sides to choose from, the one that budgets refer to first; where there is only one, nothing is to be chosen.
-    pub sizes: Vec<usize>,
-    /// Images per run of the network on the device.
+    /// Size of the input image; the model's own without one.
+    pub imgsz: Option<ImageSize>,
+    /// Sizes to choose from, the one that budgets refer to first; where there is only one, nothing is to be chosen.
+    pub sizes: Vec<ImageSize>,
+    /// Images per run of the network on the device: those of several cameras. Latency is that of the whole batch.
     pub batch: usize,
     /// Arithmetic of the network on the device.
     pub dtype: Dtype,

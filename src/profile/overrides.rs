@@ -4,6 +4,7 @@
 use super::sources::Sources;
 use super::{IMPORTANCE, Mib, Millijoules, Millis, Profile, Ratio, Strategy};
 use crate::graph::{Branch, Dtype};
+use crate::size::ImageSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
 use std::path::PathBuf;
@@ -90,10 +91,9 @@ pub struct ModelFlags {
     /// demo's]
     #[arg(long, value_name = "YAML", help_heading = heading::MODEL)]
     pub data: Option<PathBuf>,
-    /// Side of the square input image, pixels
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=4096).map(usize::from),
-        help_heading = heading::MODEL)]
-    pub imgsz: Option<usize>,
+    /// Size of the input image, pixels: one side of a square, or height and width, such as 384,640
+    #[arg(long, value_name = "N|H,W", allow_negative_numbers = true, help_heading = heading::MODEL)]
+    pub imgsz: Option<ImageSize>,
     /// Branch of an end-to-end head (YOLO26, YOLOv10) to prune and deploy: one2one needs no suppression of duplicates; the
     /// other branch is removed [default: the profile's, if any, else of two branches one2one]
     #[arg(long, value_name = "NAME", value_parser = named(Branch::ALL), help_heading = heading::MODEL)]
@@ -145,7 +145,7 @@ impl Overrides {
         let RunFlags { threads, seed } = self.run;
         flag("model", "path", "--model", path.map(|path| model.path = Some(path)));
         flag("data", "path", "--data", yaml.map(|path| *data = Some(path)));
-        flag("model", "imgsz", "--imgsz", imgsz.map(|side| (model.imgsz, model.sizes) = (Some(side), vec![side])));
+        flag("model", "imgsz", "--imgsz", imgsz.map(|size| (model.imgsz, model.sizes) = (Some(size), vec![size])));
         flag("model", "head", "--head", head.map(|branch| model.head = Some(branch)));
         flag("model", "dtype", "--dtype", self.dtype.map(|dtype| model.dtype = dtype));
         flag("search", "strategy", "--strategy", self.strategy.map(|strategy| search.strategy = strategy));

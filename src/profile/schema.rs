@@ -6,6 +6,7 @@ use super::{
     Profile, Ratio, Search, Strategy, UnitError, is_embedded,
 };
 use crate::graph::{Branch, Dtype};
+use crate::size::MAX_BATCH;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
@@ -44,6 +45,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("budget", "max-map-drop"),
     ("budget", "floors"),
     ("model", "imgsz"),
+    ("model", "sizes"),
     ("model", "dtype"),
     ("model", "head"),
     ("model", "path"),
@@ -217,14 +219,15 @@ fn read_budget(mut s: Section, mut b: Budget, whole: Option<Mib>) -> Budget {
 /// Reads the choice of a model; `folder` is that of the profile.
 fn read_model(mut s: Section, mut m: ModelChoice, folder: &Path) -> ModelChoice {
     m.path = s.text("path").map(|text| if is_embedded(&text) { text.into() } else { folder.join(text) });
-    m.sizes = s.counts("imgsz", 1..=4096).unwrap_or_default();
-    m.imgsz = m.sizes.first().copied();
-    m.dtype = s.choice("dtype", &Dtype::ALL).unwrap_or(m.dtype);
     m.head = s.choice("head", &Branch::ALL);
-    m.batch = s.count("batch", 1..=MANY).unwrap_or(m.batch);
-    if m.batch != 1 {
-        s.refuse("batch", format!("is {}, but the runtime takes one image at a time: expected 1", m.batch));
+    let one = s.size("imgsz");
+    m.sizes = s.sizes("sizes").unwrap_or_else(|| one.into_iter().collect());
+    m.imgsz = m.sizes.first().copied();
+    if s.has("imgsz") && s.has("sizes") {
+        s.refuse("sizes", "stands beside `imgsz`, expected one of them".into());
     }
+    m.dtype = s.choice("dtype", &Dtype::ALL).unwrap_or(m.dtype);
+    m.batch = s.count("batch", 1..=MAX_BATCH).unwrap_or(m.batch);
     s.close(OWNERS);
     m
 }

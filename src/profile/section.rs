@@ -3,6 +3,7 @@
 //! The keys that were asked for are the schema: what is left over at the end is unknown.
 
 use super::{Problem, UnitError};
+use crate::size::{ImageSize, MAX_SIDE};
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -132,22 +133,17 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
         self.integer(key, range).map(|number| number as usize)
     }
 
-    /// An integer of a range, or a list of them.
-    pub(super) fn counts(&mut self, key: &'static str, range: RangeInclusive<usize>) -> Option<Vec<usize>> {
-        self.get(key, |value| {
-            let one = |value: &DeValue| {
-                let digits = value.as_integer().map(|i| (i.as_str(), i.radix()));
-                let (digits, radix) = expect(value, "an integer", digits)?;
-                let number = usize::from_str_radix(digits, radix).ok().filter(|number| range.contains(number));
-                number.ok_or_else(|| {
-                    format!("is {digits}, expected an integer from {} to {}", range.start(), range.end())
-                })
-            };
-            match value.as_array() {
-                Some(list) if list.is_empty() => Err("is empty".into()),
-                Some(list) => list.iter().map(|value| one(value.get_ref())).collect(),
-                None => one(value).map(|number| vec![number]),
-            }
+    /// The size of an image: one side of a square, or `[height, width]`.
+    pub(super) fn size(&mut self, key: &'static str) -> Option<ImageSize> {
+        self.get(key, size)
+    }
+
+    /// A list of sizes.
+    pub(super) fn sizes(&mut self, key: &'static str) -> Option<Vec<ImageSize>> {
+        self.get(key, |value| match value.as_array() {
+            Some(list) if list.is_empty() => Err("is empty".into()),
+            Some(list) => list.iter().map(|value| size(value.get_ref())).collect(),
+            None => expect(value, "a list of sizes, such as [[384, 640], 320]; a single one is `imgsz`", None),
         })
     }
 
@@ -210,6 +206,27 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
             let help = moved.or(guess).or_else(all);
             self.problems.add(Some(key.span()), format!("unknown {what} `{name}` in {place}"), help);
         }
+    }
+}
+
+fn size(value: &DeValue) -> Result<ImageSize, String> {
+    let side = |value: &DeValue| {
+        let digits = value.as_integer().map(|i| (i.as_str(), i.radix()));
+        let (digits, radix) = expect(value, "an integer, or [height, width]", digits)?;
+        let number = usize::from_str_radix(digits, radix).ok().filter(|number| (1..=MAX_SIDE).contains(number));
+        number.ok_or_else(|| format!("is {digits}, expected an integer from 1 to {MAX_SIDE}"))
+    };
+    let Some(list) = value.as_array() else { return side(value).map(ImageSize::square) };
+    let sides: Vec<&DeValue> = list.iter().map(Spanned::get_ref).collect();
+    match sides[..] {
+        [height, width] if !height.is_array() && !width.is_array() => {
+            Ok(ImageSize { height: side(height)?, width: side(width)? })
+        }
+        _ => Err(format!(
+            "is a list of {}, expected one side of a square or [height, width]; sizes to choose from are \
+             `sizes = [[384, 640], 320]`",
+            sides.len()
+        )),
     }
 }
 

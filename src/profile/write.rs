@@ -4,6 +4,7 @@
 use super::sources::Sources;
 use super::{Bench, Budget, Connect, Device, Finetune, ModelChoice, Optimizer, Profile, Search, Strategy, is_embedded};
 use crate::graph::Dtype;
+use crate::size::ImageSize;
 use std::fmt::Write;
 use std::path::Path;
 use toml::{Table, Value};
@@ -127,11 +128,13 @@ fn budget(budget: &Budget) -> Keys {
 }
 
 fn model(model: &ModelChoice) -> Keys {
-    let sizes = || model.sizes.iter().map(|side| integer(*side)).collect();
+    let several = (model.sizes.len() > 1).then(|| Value::Array(model.sizes.iter().map(|one| size(*one)).collect()));
+    let one = model.imgsz.filter(|_| several.is_none());
     let name = Dtype::ALL.iter().find(|(_, dtype)| *dtype == model.dtype).map(|(name, _)| Value::from(*name));
     keys([
         ("path", model.path.as_deref().map(place)),
-        ("imgsz", if model.sizes.len() > 1 { Some(Value::Array(sizes())) } else { model.imgsz.map(integer) }),
+        ("imgsz", one.map(size)),
+        ("sizes", several),
         ("batch", Some(integer(model.batch))),
         ("dtype", name),
         ("head", model.head.map(|branch| branch.name().into())),
@@ -182,6 +185,14 @@ fn keys<const N: usize>(keys: [(&'static str, Option<Value>); N]) -> Keys {
 /// The ranges of the schema end below the largest number of TOML.
 fn integer(number: usize) -> Value {
     i64::try_from(number).unwrap_or(i64::MAX).into()
+}
+
+/// One side of a square, or height and width.
+fn size(size: ImageSize) -> Value {
+    match size.is_square() {
+        true => integer(size.height),
+        false => Value::Array(vec![integer(size.height), integer(size.width)]),
+    }
 }
 
 /// A list; an empty one is left out, which reads as the same.

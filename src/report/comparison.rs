@@ -1,6 +1,7 @@
 //! A comparison of several ways to prune: `compare.json` serialises this structure, `compare.html` shows it.
 
 use crate::eval::Metric;
+use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 
 /// What a comparison found.
@@ -14,8 +15,8 @@ pub struct Comparison {
     pub model: String,
     /// The dataset.
     pub data: String,
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
     /// Validation images.
     pub images: usize,
     /// Resamples of the images that intervals are taken from.

@@ -7,11 +7,12 @@ pub use html::comparison::render as render_comparison;
 pub use html::index::{Target, render as render_index};
 pub use html::render;
 
-use crate::bench::{Distribution, Energy};
+use crate::bench::{Distribution, Energy, is_one, one};
 use crate::eval::Metric;
 use crate::graph::{Branch, Dtype};
 use crate::model::Removed;
 use crate::quantise::Kept;
+use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -24,8 +25,11 @@ pub struct Report {
     pub target: String,
     /// What measured: CPU, threads, image size.
     pub device: String,
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
+    /// Images per run of the network; latencies and energies are those of the whole batch.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub batch: usize,
     /// The branch that is deployed, where the model has an end-to-end head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<BranchChoice>,
@@ -92,6 +96,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// What a latency is of, where that is not a single image.
+    pub fn per_batch(&self) -> String {
+        if self.batch > 1 { format!(" per batch of {}", self.batch) } else { String::new() }
+    }
+
     /// All stages in their order, with their names.
     pub fn stages(&self) -> impl Iterator<Item = (&'static str, &Stage)> {
         let some = [("baseline", &self.baseline), ("pruned", &self.pruned), ("repaired", &self.repaired)];

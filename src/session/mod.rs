@@ -18,6 +18,7 @@ use crate::device::{self, AnswerLimits, Argument, DeviceError, Runner};
 use crate::engine::LeastTimes;
 use crate::files;
 use crate::profile::Profile;
+use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -90,8 +91,10 @@ pub struct Record {
 /// How a comparison is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Frames {
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
+    /// Images of a frame; all times are those of the whole batch.
+    pub batch: usize,
     /// Warm-up frames of every window, which are not timed.
     pub warmup: usize,
     /// Timed frames of all windows together.
@@ -205,6 +208,9 @@ impl Session {
             let mut arguments = vec![text("window"), text("--runs"), text(&runs_here)];
             arguments.extend([text("--warmup"), text(&warmup), text("--threads"), text(&self.threads)]);
             arguments.extend([text("--imgsz"), text(&frames.imgsz)]);
+            if frames.batch > 1 {
+                arguments.extend([text("--batch"), text(&frames.batch)]);
+            }
             arguments.extend(model.iter().flat_map(|model| [text("--model"), Argument::File(model.to_path_buf())]));
             arguments.extend([text("--against"), Argument::File(other.into())]);
             if self.pin {
@@ -254,6 +260,7 @@ impl Session {
                 peak_memory_bytes: network.peak_memory_bytes,
                 threads: self.threads,
                 imgsz: frames.imgsz,
+                batch: frames.batch.max(1),
                 peak_resident_bytes: windows.iter().filter_map(|w| w.peak_resident_bytes).max(),
                 phases: windows.iter().find_map(|w| w.phases),
                 energy,

@@ -1,4 +1,4 @@
-//! Augmentation: training images placed on a square canvas with random size, position, mirror and colour, or four of
+//! Augmentation: training images placed on a canvas of the network's input size with random size, position, mirror and colour, or four of
 //! them in a mosaic (Bochkovskiy et al., "YOLOv4", 2020). Without augmentation the result is the letterbox of
 //! inference.
 
@@ -6,6 +6,7 @@ use super::loss::Target;
 use super::shapes::Moved;
 use crate::data::{Label, Shapes};
 use crate::graph::{Graph, Head};
+use crate::size::ImageSize;
 use crate::vision::polygon::{area, clip};
 use crate::vision::{Image, NormalisedXywh, Rotated};
 use rand::RngExt;
@@ -82,34 +83,34 @@ pub struct Placed {
     pub shapes: Moved,
 }
 
-/// Puts one image on a canvas `[3, side, side]` (RGB, 0..1); gives its labels as targets of image `index`.
+/// Puts one image on a canvas `[3, height, width]` (RGB, 0..1); gives its labels as targets of image `index`.
 pub fn single(
     shown: Shown<'_>,
     augment: &Augment,
     rng: &mut StdRng,
-    side: usize,
+    size: ImageSize,
     index: usize,
     canvas: &mut [f32],
 ) -> Placed {
     let image = shown.image;
     canvas.fill(augment.pad);
     let factor = around(rng, augment.scale);
-    let shift = [0, 1].map(|_| side as f64 * augment.translate * symmetric(rng));
-    let place = Place::fitted(image, side, factor, shift);
+    let shift = [size.width, size.height].map(|side| side as f64 * augment.translate * symmetric(rng));
+    let place = Place::fitted(image, size, factor, shift);
     let look = Look::draw(augment, rng);
-    place.draw(image, &look, side, canvas);
-    place.objects(shown, &look, side, index)
+    place.draw(image, &look, size, canvas);
+    place.objects(shown, &look, size, index)
 }
 
 /// The objects of an image in the letterbox of inference; of its mirror image if so asked.
-pub fn letterboxed(shown: Shown<'_>, side: usize, mirrored: bool) -> Placed {
-    let mut place = Place::fitted(shown.image, side, 1.0, [0.0; 2]);
+pub fn letterboxed(shown: Shown<'_>, size: ImageSize, mirrored: bool) -> Placed {
+    let mut place = Place::fitted(shown.image, size, 1.0, [0.0; 2]);
     if mirrored {
         // The border is mirrored too.
-        place.offset[0] = side as f64 - place.offset[0] - place.scale[0] * shown.image.width() as f64;
+        place.offset[0] = size.width as f64 - place.offset[0] - place.scale[0] * shown.image.width() as f64;
     }
     let look = Look { mirror: [mirrored, false], saturation: 1.0, brightness: 1.0 };
-    place.objects(shown, &look, side, 0)
+    place.objects(shown, &look, size, 0)
 }
 
 /// Puts four images around a random point of the canvas; otherwise as [`single`].
@@ -117,34 +118,40 @@ pub fn mosaic(
     parts: [Shown<'_>; 4],
     augment: &Augment,
     rng: &mut StdRng,
-    side: usize,
+    size: ImageSize,
     index: usize,
     canvas: &mut [f32],
 ) -> Placed {
     canvas.fill(augment.pad);
-    let [x, y] = [0, 1].map(|_| (side as f64 * rng.random_range(0.3..0.7)).round());
+    let sides = [size.width, size.height];
+    let [x, y] = sides.map(|side| (side as f64 * rng.random_range(0.3..0.7)).round());
     let (px, py) = (x as usize, y as usize);
     let mut placed = Placed::default();
     for (quadrant, shown) in parts.into_iter().enumerate() {
         let image = shown.image;
         let (right, below) = (quadrant % 2 == 1, quadrant / 2 == 1);
         let (w, h) = (image.width() as f64, image.height() as f64);
-        let zoom = (side as f64 / w).min(side as f64 / h) * 0.75 * around(rng, augment.scale.max(0.25));
+        let zoom = fit(sides, [w, h]) * 0.75 * around(rng, augment.scale.max(0.25));
         let offset = [if right { x } else { x - w * zoom }, if below { y } else { y - h * zoom }];
         let window = [
             if right { px } else { 0 },
             if below { py } else { 0 },
-            if right { side } else { px },
-            if below { side } else { py },
+            if right { size.width } else { px },
+            if below { size.height } else { py },
         ];
         let place = Place { scale: [zoom; 2], offset, window };
         let look = Look::draw(augment, rng);
-        place.draw(image, &look, side, canvas);
-        let next = place.objects(shown, &look, side, index);
+        place.draw(image, &look, size, canvas);
+        let next = place.objects(shown, &look, size, index);
         placed.targets.extend(next.targets);
         placed.shapes.append(next.shapes);
     }
     placed
+}
+
+/// The scale at which an image of a width and a height fits a canvas of these.
+fn fit(canvas: [usize; 2], image: [f64; 2]) -> f64 {
+    (canvas[0] as f64 / image[0]).min(canvas[1] as f64 / image[1])
 }
 
 /// A factor within `1 / (1 + share)` and `1 + share`, even in its logarithm.
@@ -188,23 +195,23 @@ struct Place {
 
 impl Place {
     /// An image in the middle of the canvas, as large as fits times a factor, shifted by so many pixels.
-    fn fitted(image: &Image, side: usize, factor: f64, shift: [f64; 2]) -> Self {
+    fn fitted(image: &Image, size: ImageSize, factor: f64, shift: [f64; 2]) -> Self {
         let (w, h) = (image.width() as f64, image.height() as f64);
-        let fit = (side as f64 / w).min(side as f64 / h);
+        let fit = fit([size.width, size.height], [w, h]);
         let zoom = fit * factor;
         // At no variation the content has whole pixels, as the letterbox has.
         let [cw, ch] = if zoom == fit { [(w * fit).round(), (h * fit).round()] } else { [w * zoom, h * zoom] };
-        let offset = [(side as f64 - cw) / 2.0, (side as f64 - ch) / 2.0];
+        let offset = [(size.width as f64 - cw) / 2.0, (size.height as f64 - ch) / 2.0];
         let offset = if shift == [0.0; 2] {
             offset.map(|o| (o - 0.1).round())
         } else {
             [offset[0] + shift[0], offset[1] + shift[1]]
         };
-        Self { scale: [cw / w, ch / h], offset, window: [0, 0, side, side] }
+        Self { scale: [cw / w, ch / h], offset, window: [0, 0, size.width, size.height] }
     }
 
     /// Bilinear sampling at pixel centres.
-    fn draw(&self, image: &Image, look: &Look, side: usize, canvas: &mut [f32]) {
+    fn draw(&self, image: &Image, look: &Look, canvas_size: ImageSize, canvas: &mut [f32]) {
         let (w, h) = (image.width(), image.height());
         let pixels = image.data();
         // For every column (row) of the window: first source pixel, second, and the second's share.
@@ -232,7 +239,7 @@ impl Place {
                     (top * (1.0 - fy) + bottom * fy) / 255.0
                 });
                 for (c, value) in look.colour(rgb).into_iter().enumerate() {
-                    canvas[(c * side + y) * side + x] = value;
+                    canvas[(c * canvas_size.height + y) * canvas_size.width + x] = value;
                 }
             }
         }
@@ -247,17 +254,19 @@ impl Place {
         [moved(0, x), moved(1, y)]
     }
 
-    fn objects(&self, shown: Shown<'_>, look: &Look, side: usize, index: usize) -> Placed {
+    fn objects(&self, shown: Shown<'_>, look: &Look, canvas: ImageSize, index: usize) -> Placed {
+        let sides = [canvas.width as f32, canvas.height as f32];
         let size = [shown.image.width() as f64, shown.image.height() as f64];
         let point = |place: [f32; 2]| self.point(place, size, look);
         let window = self.window.map(|v| v as f32);
         let mut placed = Placed::default();
         let mut add = |class: usize, bbox: [f32; 4], shape: Moved| {
-            let bbox = NormalisedXywh(bbox.map(|v| v / side as f32));
+            let [cx, cy, w, h] = bbox;
+            let bbox = NormalisedXywh([cx / sides[0], cy / sides[1], w / sides[0], h / sides[1]]);
             placed.targets.push(Target { image: index, class, bbox });
             placed.shapes.append(shape);
         };
-        let share = |[x, y]: [f32; 2]| [x / side as f32, y / side as f32];
+        let share = |[x, y]: [f32; 2]| [x / sides[0], y / sides[1]];
         for (at, label) in shown.labels.iter().enumerate() {
             match shown.shapes {
                 Shapes::None => {
@@ -361,30 +370,34 @@ mod tests {
     #[test]
     fn without_variation_it_is_the_letterbox() {
         let (image, labels) = block();
-        let mut rng = StdRng::seed_from_u64(1);
-        let (mut found, mut wanted) = (vec![0.0; 3 * 64 * 64], vec![0.0; 3 * 64 * 64]);
-        let targets =
-            single(shown(&image, &labels, &Shapes::None), &Augment::NONE, &mut rng, 64, 3, &mut found).targets;
-        let letterbox = Letterbox::new(60, 40, 64, 64);
-        letterbox.forward(&image, &mut wanted);
-        let worst = found.iter().zip(&wanted).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-        assert!(worst <= 1.5 / 255.0, "{worst}");
-        let [x1, y1, x2, y2] = letterbox.to_input(Xyxy([12.0, 8.0, 30.0, 28.0])).0.map(|v| v / 64.0);
-        let bbox = [(x1 + x2) / 2.0, (y1 + y2) / 2.0, x2 - x1, y2 - y1];
-        assert_eq!((targets.len(), targets[0].image, targets[0].class), (1, 3, 1));
-        assert!(targets[0].bbox.0.iter().zip(bbox).all(|(a, b)| (a - b).abs() < 1e-5), "{targets:?}, {bbox:?}");
+        for size in [[64, 64], [64, 128], [96, 32]].map(ImageSize::from) {
+            let mut rng = StdRng::seed_from_u64(1);
+            let (mut found, mut wanted) = (vec![0.0; 3 * size.area()], vec![0.0; 3 * size.area()]);
+            let targets =
+                single(shown(&image, &labels, &Shapes::None), &Augment::NONE, &mut rng, size, 3, &mut found).targets;
+            let letterbox = Letterbox::new(60, 40, size.width, size.height);
+            letterbox.forward(&image, &mut wanted);
+            let worst = found.iter().zip(&wanted).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(worst <= 1.5 / 255.0, "{size}: {worst}");
+            let [x1, y1, x2, y2] = letterbox.to_input(Xyxy([12.0, 8.0, 30.0, 28.0])).0;
+            let (w, h) = (size.width as f32, size.height as f32);
+            let bbox = [(x1 + x2) / 2.0 / w, (y1 + y2) / 2.0 / h, (x2 - x1) / w, (y2 - y1) / h];
+            assert_eq!((targets.len(), targets[0].image, targets[0].class), (1, 3, 1));
+            assert!(targets[0].bbox.0.iter().zip(bbox).all(|(a, b)| (a - b).abs() < 1e-5), "{targets:?}, {bbox:?}");
+        }
     }
 
     #[test]
     fn labels_follow_the_pixels() {
         let (image, labels) = block();
         let augment = Augment { upside_down: 0.5, saturation: 0.0, brightness: 0.0, ..Augment::default() };
-        for seed in 0..40 {
+        for seed in 0..60 {
             let mut rng = StdRng::seed_from_u64(seed);
-            let mut canvas = vec![0.0; 3 * 96 * 96];
+            let size = ImageSize::from([[96, 96], [96, 160], [128, 64]][seed as usize % 3]);
+            let mut canvas = vec![0.0; 3 * size.area()];
             let targets = match seed % 2 {
-                0 => single(shown(&image, &labels, &Shapes::None), &augment, &mut rng, 96, 0, &mut canvas),
-                _ => mosaic([shown(&image, &labels, &Shapes::None); 4], &augment, &mut rng, 96, 0, &mut canvas),
+                0 => single(shown(&image, &labels, &Shapes::None), &augment, &mut rng, size, 0, &mut canvas),
+                _ => mosaic([shown(&image, &labels, &Shapes::None); 4], &augment, &mut rng, size, 0, &mut canvas),
             }
             .targets;
             assert!(!targets.is_empty() && targets.len() <= 4);
@@ -392,12 +405,14 @@ mod tests {
             let inside = |x: usize, y: usize, grow: f32| {
                 let (x, y) = (x as f32 + 0.5, y as f32 + 0.5);
                 targets.iter().any(|t| {
-                    let [cx, cy, w, h] = t.bbox.0.map(|v| v * 96.0);
+                    let [cx, cy, w, h] = t.bbox.0;
+                    let [cx, w] = [cx, w].map(|v| v * size.width as f32);
+                    let [cy, h] = [cy, h].map(|v| v * size.height as f32);
                     (x - cx).abs() < w / 2.0 + grow && (y - cy).abs() < h / 2.0 + grow
                 })
             };
-            for (x, y) in (0..96).flat_map(|y| (0..96).map(move |x| (x, y))) {
-                let bright = canvas[y * 96 + x] > 0.6;
+            for (x, y) in (0..size.height).flat_map(|y| (0..size.width).map(move |x| (x, y))) {
+                let bright = canvas[y * size.width + x] > 0.6;
                 assert!(bright || !inside(x, y, -1.5), "seed {seed}: {x}, {y} is dark inside a box");
                 if seed % 2 == 0 {
                     assert!(!bright || inside(x, y, 1.5), "seed {seed}: {x}, {y} is bright outside");
@@ -420,8 +435,8 @@ mod tests {
             let run = |shapes: &Shapes| {
                 let (mut rng, mut canvas) = (StdRng::seed_from_u64(seed), vec![0.0; 3 * 96 * 96]);
                 let placed = match seed % 3 {
-                    0 => mosaic([shown(&image, &labels, shapes); 4], &augment, &mut rng, 96, 0, &mut canvas),
-                    _ => single(shown(&image, &labels, shapes), &augment, &mut rng, 96, 0, &mut canvas),
+                    0 => mosaic([shown(&image, &labels, shapes); 4], &augment, &mut rng, 96.into(), 0, &mut canvas),
+                    _ => single(shown(&image, &labels, shapes), &augment, &mut rng, 96.into(), 0, &mut canvas),
                 };
                 (placed, canvas)
             };
@@ -463,7 +478,7 @@ mod tests {
     fn canvas_of_unmirrored(image: &Image, seed: u64, augment: &Augment) -> Vec<f32> {
         let (mut rng, mut canvas) = (StdRng::seed_from_u64(seed), vec![0.0; 3 * 96 * 96]);
         let augment = Augment { mirror: 0.0, ..*augment };
-        single(shown(image, &[], &Shapes::None), &augment, &mut rng, 96, 0, &mut canvas);
+        single(shown(image, &[], &Shapes::None), &augment, &mut rng, 96.into(), 0, &mut canvas);
         canvas
     }
 }

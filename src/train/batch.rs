@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 /// Images and what they show.
 pub(super) struct Batch {
-    /// `[size, C, imgsz, imgsz]` as the network reads it: see [`Preprocess`].
+    /// `[size, C, height, width]` as the network reads it: see [`Preprocess`].
     pub images: Vec<f32>,
     /// Number of images.
     pub size: usize,
@@ -90,7 +90,7 @@ impl<'a> Loader<'a> {
         let order = self.order(epoch);
         let batches = self.batches();
         let chosen = &order[index * order.len() / batches..(index + 1) * order.len() / batches];
-        let area = self.config.imgsz * self.config.imgsz;
+        let area = self.config.imgsz.area();
         let len = self.preprocess.channels() * area;
         let mut images = vec![0.0; chosen.len() * len];
         let targets = images
@@ -131,7 +131,7 @@ impl<'a> Loader<'a> {
     }
 
     fn image(&self, epoch: usize, item: usize, index: usize, canvas: &mut [f32]) -> Result<Placed, TrainError> {
-        let (side, augment) = (self.config.imgsz, &self.augment);
+        let (size, augment) = (self.config.imgsz, &self.augment);
         let mut rng = self.rng(epoch, item);
         if epoch < self.config.mosaic_until {
             let count = self.dataset.items.len();
@@ -140,10 +140,10 @@ impl<'a> Loader<'a> {
             let [a, b, c, d] = items.map(|item| self.load(item));
             let images = [a?, b?, c?, d?];
             let parts = std::array::from_fn(|i| self.shown(&images[i], items[i]));
-            return Ok(augment::mosaic(parts, augment, &mut rng, side, index, canvas));
+            return Ok(augment::mosaic(parts, augment, &mut rng, size, index, canvas));
         }
         let image = self.load(item)?;
-        Ok(augment::single(self.shown(&image, item), augment, &mut rng, side, index, canvas))
+        Ok(augment::single(self.shown(&image, item), augment, &mut rng, size, index, canvas))
     }
 
     fn shown<'b>(&'b self, image: &'b Image, item: usize) -> Shown<'b> {
@@ -203,7 +203,7 @@ mod tests {
             let input = builder.push("images", Op::Input { channels }, &[]);
             let graph = builder.finish(vec![input], Head::Classify { nc: channels }).unwrap();
             let model = Model { graph, weights: BTreeMap::new(), info: Info { normalise, ..Info::default() } };
-            let config = FitConfig { imgsz: 4, augment: Augment::NONE, ..FitConfig::default() };
+            let config = FitConfig { imgsz: 4.into(), augment: Augment::NONE, ..FitConfig::default() };
             let item = Item { labels: vec![Label::whole(0)], ..dataset.items[0].clone() };
             let dataset = Dataset { items: vec![item], ..dataset.clone() };
             let batch = Loader::new(&dataset, &model, &config).unwrap().batch(0, 0).unwrap();

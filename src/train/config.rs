@@ -7,6 +7,7 @@ use super::optim::Rule;
 use super::schedule::Decay;
 use crate::data::DataError;
 use crate::model::{FileError, ModelError};
+use crate::size::{ImageSize, MAX_SIDE};
 use crate::vision::ImageError;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -18,8 +19,8 @@ pub struct FitConfig {
     pub epochs: usize,
     /// Images per step.
     pub batch: usize,
-    /// Side of the square input, pixels; a multiple of the largest stride.
-    pub imgsz: usize,
+    /// Size of the input; both sides are multiples of the largest stride.
+    pub imgsz: ImageSize,
     /// Highest learning rate.
     pub lr: f64,
     /// The last learning rate as a fraction of the highest.
@@ -70,7 +71,7 @@ impl Default for FitConfig {
         Self {
             epochs: 6,
             batch: 8,
-            imgsz: 320,
+            imgsz: ImageSize::square(320),
             lr: 1e-3,
             lr_last: 0.05,
             decay: Decay::Cosine,
@@ -101,8 +102,8 @@ impl FitConfig {
         if self.batch == 0 {
             return fail("batch", "is 0, expected at least 1".into());
         }
-        if self.imgsz == 0 || !self.imgsz.is_multiple_of(stride) || self.imgsz > 1 << 14 {
-            return fail("imgsz", format!("is {}, expected a multiple of {stride} up to {}", self.imgsz, 1 << 14));
+        if !self.imgsz.all(|side| (1..=MAX_SIDE).contains(&side) && side.is_multiple_of(stride)) {
+            return fail("imgsz", format!("is {}, expected multiples of {stride} up to {MAX_SIDE}", self.imgsz));
         }
         let limits = [
             ("lr", self.lr, 1e3),

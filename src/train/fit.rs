@@ -15,6 +15,7 @@ use crate::backend::{Mode, Net};
 use crate::data::Dataset;
 use crate::graph::Head;
 use crate::model::Model;
+use crate::size::ImageSize;
 use candle_core::{Device, Tensor, Var};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -130,14 +131,14 @@ fn continued(
     }
 }
 
-fn check_models(model: &Model, teacher: Option<&Model>, side: usize) -> Result<(), TrainError> {
+fn check_models(model: &Model, teacher: Option<&Model>, size: ImageSize) -> Result<(), TrainError> {
     let unfit = |problem: String| Err(TrainError::Unfit(problem));
     let graph = &model.graph;
     if matches!(graph.head, Head::Classify { .. }) {
-        let shapes = graph.shapes(side, side).map_err(|e| TrainError::Unfit(e.to_string()))?;
+        let shapes = graph.shapes(size.height, size.width).map_err(|e| TrainError::Unfit(e.to_string()))?;
         let sides = graph.outputs.first().map_or((0, 0), |id| (shapes[id.index()].h, shapes[id.index()].w));
         if sides != (1, 1) {
-            return unfit(format!("at {side} px its output is {} x {} instead of one answer", sides.0, sides.1));
+            return unfit(format!("at {size} px its output is {} x {} instead of one answer", sides.0, sides.1));
         }
     }
     match teacher {
@@ -244,9 +245,10 @@ impl<'a> Trainer<'a> {
     /// One step; gives its loss, learning rate and gradient norm.
     fn step(&mut self, batch: &Batch, at: At) -> Result<(Terms, f64, f64), TrainError> {
         let lr = self.schedule.rate((at.epoch * at.steps + at.step) as u64);
-        let side = self.config.imgsz;
-        let channels = batch.images.len() / (batch.size * side * side).max(1);
-        let images = Tensor::from_slice(&batch.images, (batch.size, channels, side, side), self.device)?;
+        let size = self.config.imgsz;
+        let channels = batch.images.len() / (batch.size * size.area()).max(1);
+        let shape = (batch.size, channels, size.height, size.width);
+        let images = Tensor::from_slice(&batch.images, shape, self.device)?;
         let outputs = self.net.forward(&images, Mode::Train)?;
         let taught = self.teacher.as_ref().map(|teacher| Outputs::read(&teacher.forward(&images, Mode::Eval)?));
         let weight = loss::one2many_weight(at.epoch, at.epochs);

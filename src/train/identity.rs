@@ -155,7 +155,7 @@ mod tests {
             (Identity::of(&start, Some(&teacher), "e", &config), "other data"),
             (with(|c| c.epochs = 9), "epochs 9 instead of 6"),
             (with(|c| c.batch = 9), "batch 9"),
-            (with(|c| c.imgsz = 64), "imgsz 64"),
+            (with(|c| c.imgsz = 64.into()), "imgsz 64"),
             (with(|c| c.lr = 0.5), "lr 0.5"),
             (with(|c| c.lr_last = 0.5), "lr-last 0.5"),
             (with(|c| c.warmup = 2.0), "warmup 2"),

@@ -4,6 +4,7 @@ use super::augment::{Shown, letterboxed};
 use super::loss::Target;
 use super::shapes::Moved;
 use crate::data::Item;
+use crate::size::ImageSize;
 use crate::vision::Image;
 
 /// The labels of a batch.
@@ -18,11 +19,11 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// The objects of one image in its letterbox of `side` x `side` pixels, or in the mirror image of that. `flip` says
+    /// The objects of one image in its letterbox of this size, or in the mirror image of that. `flip` says
     /// which keypoint becomes which in a mirror.
-    pub fn letterboxed(item: &Item, image: &Image, flip: Option<&[usize]>, side: usize, mirrored: bool) -> Self {
+    pub fn letterboxed(item: &Item, image: &Image, flip: Option<&[usize]>, size: ImageSize, mirrored: bool) -> Self {
         let shown = Shown { image, labels: &item.labels, shapes: &item.shapes, flip };
-        let placed = letterboxed(shown, side, mirrored);
+        let placed = letterboxed(shown, size, mirrored);
         Self { targets: placed.targets, shapes: placed.shapes, classes: Vec::new() }
     }
 
@@ -45,7 +46,7 @@ mod tests {
         let corners = [[0.0, 0.25], [0.5, 0.25], [0.5, 0.75], [0.0, 0.75]];
         let of = |shapes: Shapes, mirrored: bool| {
             let item = Item { labels: vec![label], shapes, ..Item::new(std::path::PathBuf::from("none.png").into()) };
-            Labels::letterboxed(&item, &image, Some(&[1, 0]), 40, mirrored)
+            Labels::letterboxed(&item, &image, Some(&[1, 0]), ImageSize::square(40), mirrored)
         };
         let x = |v: f32, mirrored: bool| if mirrored { 1.0 - v } else { v };
         for mirrored in [false, true] {

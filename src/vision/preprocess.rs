@@ -9,6 +9,7 @@ use super::letterbox::{Letterbox, ResizeBuffers, luma};
 use super::square::SquareBuffers;
 use crate::graph::Head;
 use crate::model::{Model, Normalise};
+use crate::size::ImageSize;
 use std::borrow::Cow;
 use thiserror::Error;
 
@@ -61,21 +62,26 @@ impl Preprocess {
         self.channels
     }
 
-    /// What a network with an input of `side` pixels is shown of an image: a classifier the square, in the input's size.
-    pub fn part<'a>(&self, image: &'a Image, side: usize) -> Cow<'a, Image> {
-        if self.shows_a_part_of(image, side) { Cow::Owned(image.centre_square(side)) } else { Cow::Borrowed(image) }
+    /// What a network with an input of this size is shown of an image: a classifier the square, as large as fits.
+    pub fn part<'a>(&self, image: &'a Image, size: ImageSize) -> Cow<'a, Image> {
+        match self.square_of(image, size) {
+            Some(side) => Cow::Owned(image.centre_square(side)),
+            None => Cow::Borrowed(image),
+        }
     }
 
-    fn shows_a_part_of(&self, image: &Image, side: usize) -> bool {
-        self.centre && (image.width(), image.height()) != (side, side)
+    /// The side of the square that is shown, where that is not the image itself.
+    fn square_of(&self, image: &Image, size: ImageSize) -> Option<usize> {
+        let side = size.height.min(size.width);
+        (self.centre && (image.width(), image.height()) != (side, side)).then_some(side)
     }
 
-    /// Writes the input `[channels, side, side]`. Gives where what is shown of the image lies in it.
+    /// Writes the input `[channels, height, width]`. Gives where what is shown of the image lies in it.
     ///
     /// # Panics
-    /// If `input` is not `channels * side * side` long.
-    pub fn write(&self, image: &Image, side: usize, input: &mut [f32]) -> Letterbox {
-        self.write_with(image, side, input, &mut PreprocessBuffers::default())
+    /// If `input` is not `channels * height * width` long.
+    pub fn write(&self, image: &Image, size: impl Into<ImageSize>, input: &mut [f32]) -> Letterbox {
+        self.write_with(image, size.into(), input, &mut PreprocessBuffers::default())
     }
 
     /// As [`Preprocess::write`], and allocates only where the buffers have served no image as large before.
@@ -85,25 +91,26 @@ impl Preprocess {
     pub fn write_with(
         &self,
         image: &Image,
-        side: usize,
+        size: ImageSize,
         input: &mut [f32],
         buffers: &mut PreprocessBuffers,
     ) -> Letterbox {
-        assert_eq!(input.len(), self.channels * side * side, "the input tensor");
+        assert_eq!(input.len(), self.channels * size.area(), "the input tensor");
         let PreprocessBuffers { part, square, resize } = buffers;
-        let part = if self.shows_a_part_of(image, side) {
-            image.centre_square_to(side, part, square);
-            part
-        } else {
-            image
+        let part = match self.square_of(image, size) {
+            Some(side) => {
+                image.centre_square_to(side, part, square);
+                part
+            }
+            None => image,
         };
-        let letterbox = Letterbox::new(part.width(), part.height(), side, side);
+        let letterbox = Letterbox::new(part.width(), part.height(), size.width, size.height);
         letterbox.forward_with(part, input, resize);
         self.normalise(input);
         letterbox
     }
 
-    /// Writes the input from a square `[3, side, side]` of red, green and blue, 0 to 1, that shows the image already.
+    /// Writes the input from a letterboxed image `[3, height, width]` of red, green and blue, 0 to 1, that shows the image already.
     pub fn adapt(&self, rgb: &[f32], input: &mut [f32]) {
         match self.channels {
             1 => brightness(rgb, input),

@@ -26,7 +26,7 @@ impl Canned {
     fn ask(self, folder: &Path) {
         let Ok(session) = Session::with_runner(Box::new(self), &Profile::default(), Path::new("infer")) else { return };
         let _ = session.fingerprint();
-        let frames = Frames { imgsz: 32, warmup: 0, runs: 8, phases: true, percentile: None };
+        let frames = Frames { imgsz: 32.into(), batch: 1, warmup: 0, runs: 8, phases: true, percentile: None };
         if let Ok(record) = session.measure_paired(None, Path::new("other"), &frames, &mut |_, _| {}) {
             let _ = serde_json::to_string(&record);
         }

@@ -106,7 +106,8 @@ fn everything(task: &str) -> Graph {
 fn filled(graph: Graph) -> Model {
     let weights = init(&graph, 3);
     let ranges = graph.nodes.iter().map(|node| (node.name.clone(), [-1.0, 1.0])).collect();
-    let info = Info { names: vec!["a".into(), "b".into(), "c".into()], imgsz: Some(32), ranges, ..Info::default() };
+    let info =
+        Info { names: vec!["a".into(), "b".into(), "c".into()], imgsz: Some(32.into()), ranges, ..Info::default() };
     Model::new(graph, weights, info).unwrap()
 }
 
@@ -154,7 +155,7 @@ pub fn profiles() -> Vec<Vec<u8>> {
     paths.sort();
     let full = b"[device]\nname = 'x'\nthreads = 2\n[connect]\nkind = 'ssh'\nhost = 'pi'\nfolder = 'f'\noptions = ['-p', '2']\n\
         [budget]\nlatency-ratio = 0.5\npercentile = 95\nfloors = { person = 0.95, \"stop sign\" = 1.0 }\nmemory-mib = 3.5\n\
-        [model]\nimgsz = [640, 320]\ndtype = 'int8'\n[search]\nstrategy = '2:4'\nsparsity = 0.5\n[finetune]\nlr = 1e-3\n";
+        [model]\nimgsz = [384, 640]\ndtype = 'int8'\n[search]\nstrategy = '2:4'\nsparsity = 0.5\n[finetune]\nlr = 1e-3\n";
     paths.iter().map(|path| std::fs::read(path).unwrap()).chain([full.to_vec()]).collect()
 }
 
@@ -177,7 +178,7 @@ pub fn locks() -> Vec<Vec<u8>> {
             profile_file: input("targets/host.toml"),
             profile: profile.map(|(name, value)| (name.to_owned(), value.into())).into(),
         },
-        imgsz: 640,
+        imgsz: 640.into(),
         board: "Some \"board\"".into(),
         plan: [("a".to_owned(), group.clone()), ("b.c[0..8]".to_owned(), group)].into(),
         files: [("model.safetensors".to_owned(), hash.clone())].into(),

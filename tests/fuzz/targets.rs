@@ -11,7 +11,7 @@ use secateurs::bundle::sbom::Crates;
 use secateurs::bundle::sign::{PublicKey, Signature, Signer};
 use secateurs::bundle::{self, Lock};
 use secateurs::data::{Dataset, LabelTask, OpenOptions, Shapes};
-use secateurs::detector::{Predictor, input_side};
+use secateurs::detector::{Predictor, input_size};
 use secateurs::emit::onnx;
 use secateurs::engine::{Options, plan_memory};
 use secateurs::eval::{Prepared, Rle};
@@ -121,7 +121,7 @@ fn own(_: &mut Place, bytes: &[u8]) {
 fn look(model: &Model) {
     let _ = groups(&model.graph);
     let _ = model.graph.cost(32, 32);
-    let _ = input_side(model, Some(32)).is_ok() && input_side(model, None).is_ok();
+    let _ = input_size(model, Some(32.into())).is_ok() && input_size(model, None).is_ok();
 }
 
 /// What `detect` and `export` do.

@@ -61,7 +61,7 @@ pub fn model() -> Model {
     let graph = graph();
     let weights = init(&graph, 1);
     let names = demo::NAMES.map(str::to_owned).to_vec();
-    Model::new(graph, weights, Info { names, imgsz: Some(SIDE), ..Info::default() }).unwrap()
+    Model::new(graph, weights, Info { names, imgsz: Some(SIDE.into()), ..Info::default() }).unwrap()
 }
 
 /// Everything a job needs, in a folder that goes with it.
@@ -89,8 +89,13 @@ impl Bench {
 
     /// `prune` within a share of the memory of the whole network, into a folder, with a cache.
     pub fn prune(&self, memory_mib: f64, out: &str, cache: &str) -> Command {
+        self.prune_at("64", memory_mib, out, cache)
+    }
+
+    /// As [`Bench::prune`], for images of a size.
+    pub fn prune_at(&self, imgsz: &str, memory_mib: f64, out: &str, cache: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
-        command.args(["prune", "--imgsz", "64", "--epochs", "1", "--calibration-images", "4", "--memory-mib"]);
+        command.args(["prune", "--imgsz", imgsz, "--epochs", "1", "--calibration-images", "4", "--memory-mib"]);
         command.arg(memory_mib.to_string());
         let data = demo_yaml(&self.path("in/data"));
         let paths = [("--profile", self.path("in/board.toml")), ("--model", self.path("in/model.safetensors"))];

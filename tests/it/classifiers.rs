@@ -60,7 +60,7 @@ fn check(name: &str, graph: Graph, linear: &[&str], side: usize, oracle: &Oracle
     candle_core::safetensors::save(&variables, &file).unwrap();
     let imported = import::load(&file).unwrap();
     assert_eq!(imported.graph, model.graph, "{name}");
-    assert_eq!((imported.info.imgsz, imported.info.normalise.is_some()), (Some(224), true), "{name}");
+    assert_eq!((imported.info.imgsz, imported.info.normalise.is_some()), (Some(224.into()), true), "{name}");
 
     close(&format!("{name}, engine"), &by_engine(&imported, &input, side), &expected);
     let all = reference::run(&imported, &input, side, side).unwrap();

@@ -65,11 +65,11 @@ fn set(train: usize, val: usize) -> tempfile::TempDir {
 fn fresh(classes: usize) -> Model {
     let graph = simple_cnn(classes).unwrap();
     let weights = init(&graph, 1);
-    Model::new(graph, weights, Info { imgsz: Some(SIDE), ..Info::default() }).unwrap()
+    Model::new(graph, weights, Info { imgsz: Some(SIDE.into()), ..Info::default() }).unwrap()
 }
 
 fn config() -> FitConfig {
-    FitConfig { epochs: 8, batch: 8, imgsz: SIDE, lr: 2e-3, augment: Augment::SIGNS, ..FitConfig::default() }
+    FitConfig { epochs: 8, batch: 8, imgsz: SIDE.into(), lr: 2e-3, augment: Augment::SIGNS, ..FitConfig::default() }
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_classifier_learns_and_its_accuracy_is_measured() {
     assert!(apart[3] < 0.5 * apart[0], "{apart:?}");
 
     let refuse = |model: &Model, set: &Dataset, side: usize| {
-        let config = FitConfig { imgsz: side, ..config() };
+        let config = FitConfig { imgsz: side.into(), ..config() };
         fit(model, None, set, &config, &Device::Cpu, &mut |_| {}).map(|_| ()).unwrap_err().to_string()
     };
     assert!(refuse(&fresh(3), &train, 32).contains("at 32 px its output is 2 x 2"));

@@ -32,7 +32,7 @@ pub fn small_model() -> Model {
         let values = (0..param.shape.iter().product()).map(spread).collect();
         weights.insert(param.key.clone(), Tensor::new(param.shape.clone(), values));
     }
-    let info = Info { names: vec!["nut".into(), "bolt".into()], imgsz: Some(64), ..Info::default() };
+    let info = Info { names: vec!["nut".into(), "bolt".into()], imgsz: Some(64.into()), ..Info::default() };
     Model::new(graph, weights, info).unwrap()
 }
 
@@ -260,7 +260,7 @@ fn the_driver_gets_answers_about_profiles_and_options() {
     }
     for (line, code, expected) in [
         ("driver check --profile board.toml --modle x", 2, "a similar argument exists: '--model'"),
-        ("driver check --profile board.toml --imgsz -1", 2, "-1 is not in 1..=4096"),
+        ("driver check --profile board.toml --imgsz -1", 2, "expected pixels from 1 to 4096"),
         ("driver check --profile board.toml --model small.safetensors", 2, "a model without data"),
         ("driver check --profile bad.toml", 3, "did you mean `latency-ms`?"),
         ("driver profile --profile bad.toml", 3, "did you mean `latency-ms`?"),
@@ -339,6 +339,6 @@ fn a_training_leaves_a_model_that_depends_on_its_flags_only() {
     assert_ne!(first, train("c.safetensors", "2", "1"));
     assert!(!folder.path().join("a.safetensors.part").exists());
     let trained = model::load(&folder.path().join("a.safetensors")).unwrap();
-    assert_eq!((trained.info.names.len(), trained.info.imgsz), (2, Some(64)));
+    assert_eq!((trained.info.names.len(), trained.info.imgsz), (2, Some(64.into())));
     assert_eq!(trained.info.provenance["arch"], "yolo11:0.25,0.0625,256");
 }

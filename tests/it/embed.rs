@@ -96,7 +96,7 @@ impl World {
         files.retain(|name, _| [MODEL, BASELINE, PLAN, PROFILE, BINARY].contains(&name.as_str()));
         let entry = LockedTarget {
             inputs,
-            imgsz: 160,
+            imgsz: 160.into(),
             board: "board".into(),
             plan: BTreeMap::new(),
             files,
@@ -166,7 +166,7 @@ fn figures_are_those_of_the_report() {
         let (module, last) = (text(&world), report.last());
         let latency = last.latency.as_ref().unwrap();
         for constant in [
-            format!("IMGSZ: [usize; 2] = [{0}, {0}];", report.imgsz),
+            format!("IMGSZ: [usize; 2] = [{}, {}];", report.imgsz.height, report.imgsz.width),
             format!("THREADS: usize = {};", report.threads),
             format!("PEAK_BYTES: usize = {};", last.peak_memory_bytes),
             format!("LATENCY_P50_MS: f64 = {:?};", latency.p50_ms),
@@ -327,7 +327,7 @@ fn the_module_compiles_and_runs_whatever_the_classes_are_called() {
     let world = World::new();
     fs::write(world.path("targets/hostile.toml"), "").unwrap();
     world.prune("hostile", &head(&HOSTILE, HOSTILE.len() + 1, 1), &sample(false));
-    world.prune("jetson", &demo(["disc", "", "disc!"]), &Report { imgsz: 160, ..measured(true) });
+    world.prune("jetson", &demo(["disc", "", "disc!"]), &Report { imgsz: 160.into(), ..measured(true) });
     for target in ["jetson", "hostile"] {
         world.embed(target).generate().unwrap();
     }

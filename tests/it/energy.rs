@@ -279,7 +279,7 @@ fn a_session_measures_the_energy_of_its_device() {
     let mut profile = Profile { connect, ..Profile::default() };
     profile.bench.require_idle = false;
     let infer = Path::new(env!("CARGO_BIN_EXE_secateurs-infer"));
-    let frames = Frames { imgsz: 32, warmup: 1, runs: 150, phases: false, percentile: None };
+    let frames = Frames { imgsz: 32.into(), batch: 1, warmup: 1, runs: 150, phases: false, percentile: None };
     let measure = |profile: &Profile| {
         let session = Session::open(profile, infer).unwrap();
         assert_eq!(session.board().rails.as_deref(), Some("VDD_IN"));

@@ -272,10 +272,10 @@ fn the_budgets_of_the_shipped_jetsons_are_their_gpus() {
     for name in ["jetson", "jetson-orin-nano", "jetson-agx-orin", "jetson-xavier-nx"] {
         let Profile { device, budget, model, search, .. } =
             profile::read(&folder.join(format!("{name}.toml"))).unwrap();
-        let (gpu, side) = (Gpu::of(&device).unwrap(), model.imgsz.unwrap());
+        let (gpu, size) = (Gpu::of(&device).unwrap(), model.imgsz.unwrap());
         let graph = nano(Task::Detect);
         let groups = groups(&graph);
-        let table = estimate_gpu(&graph, (side, side), &gpu, model.dtype, name).unwrap();
+        let table = estimate_gpu(&graph, (size.height, size.width), &gpu, model.dtype, name).unwrap();
         let at = |share: f64| {
             let kept = |full: usize| ((full as f64 * share) as usize).next_multiple_of(search.grid).clamp(1, full);
             let widths: Vec<usize> = groups.groups.iter().map(|group| kept(group.width())).collect();

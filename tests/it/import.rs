@@ -5,6 +5,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use secateurs::graph::{Activation, Op};
 use secateurs::import::{Fault, from_bytes, load};
 use secateurs::model::{self, Model};
+use secateurs::size::ImageSize;
 use secateurs::zoo::{Shapes, Task, yolo11};
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read, Write};
@@ -73,7 +74,7 @@ fn checkpoints_equal_their_safetensors_tensor_by_tensor() {
             assert!(*tensor == plain.weights[key], "{}: `{key}` differs", checkpoint.display());
         }
         assert_eq!(model.graph.classes(), nc);
-        assert_eq!(model.info.imgsz, Some(imgsz));
+        assert_eq!(model.info.imgsz, Some(ImageSize::square(imgsz)));
         assert_eq!(model.info.names.len(), nc);
         assert_eq!([&model.info.names[0], &model.info.names[nc - 1]], first_last);
         assert_eq!(model.info.provenance["source.ultralytics"], "8.4.190");

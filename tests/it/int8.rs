@@ -80,7 +80,7 @@ fn accuracy_control_brings_a_model_with_scaled_channels_back() {
         let lost_ms = BTreeMap::new();
         let options =
             Int8Options { methods: &methods, symmetric: false, images: 32, max_drop, baseline: None, lost_ms };
-        to_int8(&hard, &train, 320, &options, &()).unwrap()
+        to_int8(&hard, &train, 320.into(), &options, &()).unwrap()
     };
     let map = |model: &Model| evaluate_model(model, &val, 320, 2, &|_| {}).unwrap().map50_95;
     let (plain, controlled) = (int8(1.0), int8(MAX_DROP));

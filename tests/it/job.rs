@@ -238,7 +238,7 @@ fn ways_to_prune_are_compared_on_the_demo() {
 fn the_image_size_is_chosen_together_with_the_widths() {
     let folder = tempfile::tempdir().unwrap();
     let profile = folder.path().join("sizes.toml");
-    std::fs::write(&profile, "[model]\nimgsz = [160, 96]\n[budget]\nmemory-mib = 2.0\n[finetune]\nepochs = 0\n")
+    std::fs::write(&profile, "[model]\nsizes = [160, 96]\n[budget]\nmemory-mib = 2.0\n[finetune]\nepochs = 0\n")
         .unwrap();
     let (code, text) = prune(folder.path(), "a", &["--profile".into(), profile.display().to_string()]);
     assert_eq!(code, 0, "{text}");

@@ -53,7 +53,15 @@ fn train(model: &Model, set: &Dataset, config: &FitConfig) -> Result<(Model, See
 
 fn config(folder: &Path) -> FitConfig {
     let checkpoint = Some(folder.join("training"));
-    FitConfig { epochs: 2, batch: 2, imgsz: SIDE, keep_zeros: true, threads: 1, checkpoint, ..FitConfig::default() }
+    FitConfig {
+        epochs: 2,
+        batch: 2,
+        imgsz: SIDE.into(),
+        keep_zeros: true,
+        threads: 1,
+        checkpoint,
+        ..FitConfig::default()
+    }
 }
 
 #[test]

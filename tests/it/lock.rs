@@ -40,7 +40,7 @@ fn a_locked_run_gives_the_same_bytes_without_a_search() {
     let first = entry(&bench);
     let listed = bundle::parse(&fs::read(bench.path("first/manifest.json")).unwrap()).unwrap();
     assert_eq!(first.files[MODEL], listed.files[MODEL]);
-    assert_eq!(first.imgsz, SIDE);
+    assert_eq!(first.imgsz, SIDE.into());
     assert!(first.plan.values().any(|group| group.width < group.before), "{:?}", first.plan);
     assert_eq!(first.measured.simulated.as_deref(), Some("estimated"));
     assert_eq!(first.inputs.model.path, "in/model.safetensors");

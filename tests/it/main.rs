@@ -5,6 +5,8 @@
 #[cfg(feature = "toolkit")]
 mod backend;
 #[cfg(all(feature = "toolkit", unix))]
+#[cfg(all(feature = "toolkit", unix))]
+mod batch;
 mod budgets;
 #[cfg(all(feature = "toolkit", unix))]
 mod bundles;
@@ -62,6 +64,8 @@ mod preprocess;
 mod profile;
 mod qdq;
 mod quantise;
+#[cfg(all(feature = "toolkit", unix))]
+mod rect;
 #[cfg(feature = "toolkit")]
 mod repair;
 mod report;

@@ -49,7 +49,7 @@ fn sums(channels: usize, threshold: f32, normalise: Option<Normalise>) -> Model 
         ("fc.weight".to_owned(), Tensor::new(vec![2, channels, SIDE, SIDE], kernel)),
         ("fc.bias".to_owned(), Tensor::new(vec![2], vec![-threshold * area as f32, 0.0])),
     ]);
-    Model::new(graph, weights, Info { imgsz: Some(SIDE), normalise, ..Info::default() }).unwrap()
+    Model::new(graph, weights, Info { imgsz: Some(SIDE.into()), normalise, ..Info::default() }).unwrap()
 }
 
 fn dataset(folder: &Path, images: &[(Image, usize)]) -> Dataset {
@@ -91,7 +91,7 @@ fn detector(channels: usize) -> Model {
     nodes = serde_json::from_str(&text.replacen(r#""c_in":3"#, &format!(r#""c_in":{channels}"#), 1)).unwrap();
     let graph: Graph = serde_json::from_value(nodes).unwrap();
     let weights = secateurs::train::init(&graph, 3);
-    Model::new(graph, weights, Info { imgsz: Some(SIDE), ..Info::default() }).unwrap()
+    Model::new(graph, weights, Info { imgsz: Some(SIDE.into()), ..Info::default() }).unwrap()
 }
 
 #[test]

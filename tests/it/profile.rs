@@ -1,6 +1,7 @@
 //! Profiles: what is read, what is refused and how, and the profiles that ship.
 
 use secateurs::profile::{self, Connect, Millis, ModelFlags, Overrides, Profile, Ratio, Resolved};
+use secateurs::size::ImageSize;
 use std::path::{Path, PathBuf};
 
 fn parse(text: &str) -> Result<Profile, String> {
@@ -112,7 +113,7 @@ grid = 8
 
 [model]
 imgsz = 0
-batch = 8
+batch = 80
 
 [search]
 importance = "tayler"
@@ -138,7 +139,7 @@ runs = 0
     targets/board.toml:15:14: [budget] `memory-mib` is 64 MiB, more than the device has (16 MiB)
     targets/board.toml:16:1: unknown key `grid` in [budget] (it belongs to [search])
     targets/board.toml:19:9: [model] `imgsz` is 0, expected an integer from 1 to 4096
-    targets/board.toml:20:9: [model] `batch` is 8, but the runtime takes one image at a time: expected 1
+    targets/board.toml:20:9: [model] `batch` is 80, expected an integer from 1 to 64
     targets/board.toml:23:14: [search] `importance` is `tayler`, expected one of reconstruction, fisher, taylor, l1, l2, bn-scale, fpgm, activation, lamp, random; did you mean `taylor`?
     targets/board.toml:24:12: [search] `min-keep` is 1.5, expected a number from 0 to 1
     targets/board.toml:25:8: [search] `seed` is -1, expected an integer from 0 to 9223372036854775807
@@ -263,17 +264,37 @@ fn units_refuse_what_they_cannot_be() {
 #[test]
 fn one_image_size_or_several() {
     let sizes = |text: &str| parse(text).map(|p| (p.model.imgsz, p.model.sizes)).map_err(|e| e.to_string());
-    assert_eq!(sizes("[model]\nimgsz = 320"), Ok((Some(320), vec![320])));
-    assert_eq!(sizes("[model]\nimgsz = [640, 512]"), Ok((Some(640), vec![640, 512])));
+    let (square, wide, small) = (ImageSize::square, ImageSize { height: 384, width: 640 }, [320, 544].into());
+    assert_eq!(sizes("[model]\nimgsz = 320"), Ok((Some(square(320)), vec![square(320)])));
+    assert_eq!(sizes("[model]\nimgsz = [384, 640]"), Ok((Some(wide), vec![wide])));
+    let several = sizes("[model]\nsizes = [[384, 640], [320, 544], 320]");
+    assert_eq!(several, Ok((Some(wide), vec![wide, small, square(320)])));
+    assert_eq!(sizes("[model]\nsizes = [640]"), Ok((Some(square(640)), vec![square(640)])));
     assert_eq!(sizes(""), Ok((None, vec![])));
-    for (text, expected) in [("[]", "is empty"), ("[640, 0]", "is 0"), ("[640, \"a\"]", "an integer")] {
-        let error = sizes(&format!("[model]\nimgsz = {text}")).unwrap_err();
+    // The way out of a list that is no height and width stands in the error.
+    let several =
+        "expected one side of a square or [height, width]; sizes to choose from are `sizes = [[384, 640], 320]`";
+    for (text, expected) in [
+        ("imgsz = []", several),
+        ("imgsz = [640]", several),
+        ("imgsz = [640, 512, 416]", several),
+        ("imgsz = [[384, 640], 320]", several),
+        ("imgsz = [640, 0]", "`imgsz` is 0"),
+        ("imgsz = [640, \"a\"]", "expected an integer, or [height, width]"),
+        ("imgsz = \"640\"", "expected an integer, or [height, width]"),
+        ("sizes = []", "`sizes` is empty"),
+        ("sizes = 320", "expected a list of sizes, such as [[384, 640], 320]; a single one is `imgsz`"),
+        ("sizes = [[384, 640, 3]]", "is a list of 3, expected one side of a square or [height, width]"),
+        ("sizes = [[384, 4097]]", "is 4097, expected an integer from 1 to 4096"),
+        ("imgsz = 320\nsizes = [320]", "`sizes` stands beside `imgsz`, expected one of them"),
+    ] {
+        let error = sizes(&format!("[model]\n{text}")).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");
     }
-    let model = ModelFlags { imgsz: Some(96), ..ModelFlags::default() };
+    let model = ModelFlags { imgsz: Some(wide), ..ModelFlags::default() };
     let one = Overrides { model, ..Overrides::default() };
-    let profile = one.apply(parse("[model]\nimgsz = [640, 512]").unwrap());
-    assert_eq!((profile.model.imgsz, profile.model.sizes), (Some(96), vec![96]));
+    let profile = one.apply(parse("[model]\nsizes = [640, 512]").unwrap());
+    assert_eq!((profile.model.imgsz, profile.model.sizes), (Some(wide), vec![wide]));
 }
 
 #[test]

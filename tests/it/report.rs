@@ -41,6 +41,21 @@ pub fn stage(map: f64, params: usize, classes: &[&str]) -> Stage {
     }
 }
 
+fn search() -> Search {
+    Search { loss: Some(0.0412), lower_bound: Some(0.041), gap: Some(0.0048), predicted_ms: Some(21.4), rounds: 3 }
+}
+
+fn photo() -> Photo {
+    Photo {
+        name: "street <1>.jpg".into(),
+        disagreement: 3,
+        found_before: 7,
+        found_after: 4,
+        before: "Zm9v".into(),
+        after: "Zm9vYmFy".into(),
+    }
+}
+
 pub fn sample(with_tuning: bool) -> Report {
     let classes = ["person", "traffic light", "dog", "tie", "zebra"];
     let mut baseline = stage(0.3705, 2_624_080, &classes);
@@ -62,7 +77,8 @@ pub fn sample(with_tuning: bool) -> Report {
         version: "0.1.0".into(),
         target: "host".into(),
         device: "An Example CPU, 1 thread, 320 px".into(),
-        imgsz: 320,
+        imgsz: 320.into(),
+        batch: 1,
         head: None,
         threads: 1,
         seed: 7,
@@ -78,13 +94,7 @@ pub fn sample(with_tuning: bool) -> Report {
         dtype: Default::default(),
         quantized: None,
         controls: BTreeMap::from([("uncut + repair".to_owned(), stage(0.3702, 2_624_080, &classes))]),
-        search: Search {
-            loss: Some(0.0412),
-            lower_bound: Some(0.041),
-            gap: Some(0.0048),
-            predicted_ms: Some(21.4),
-            rounds: 3,
-        },
+        search: search(),
         table_errors: vec![0.004, 0.011, 0.019],
         groups: (0..71).map(group).collect(),
         layers: (0..87).map(layer).collect(),
@@ -108,14 +118,7 @@ pub fn sample(with_tuning: bool) -> Report {
                 after_bytes: f64::from(3 << 20) / f64::from(1 + (i + 1) % 9),
             })
             .collect(),
-        photos: vec![Photo {
-            name: "street <1>.jpg".into(),
-            disagreement: 3,
-            found_before: 7,
-            found_after: 4,
-            before: "Zm9v".into(),
-            after: "Zm9vYmFy".into(),
-        }],
+        photos: vec![photo()],
         verdict: Verdict {
             latency_ratio: 0.789,
             simulated: None,
@@ -322,7 +325,7 @@ fn a_comparison_is_a_page_of_its_own() {
         device: "a machine".into(),
         model: "a&b.pt".into(),
         data: "data.yaml".into(),
-        imgsz: 320,
+        imgsz: 320.into(),
         images: 50,
         resamples: 500,
         metric: "mAP50-95".into(),

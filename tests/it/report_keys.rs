@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAPS: [&str; 5] = ["controls", "floors", "per_class", "recall", "seconds"];
 
 /// Every key with the keys around it; `[]` stands for the elements of an array. A stage stands once, as `STAGE`.
-const KEYS: [&str; 81] = [
+const KEYS: [&str; 82] = [
+    "batch",
     "budget",
     "budget.energy_mj",
     "budget.file_mib",
@@ -179,6 +180,7 @@ fn full() -> Report {
         tuned: Some(of(0.34375)),
         head: Some(BranchChoice { branch: Branch::One2One, removed: Some(Removed::default()) }),
         dtype: Dtype::Int8,
+        batch: 2,
         quantized: Some(of(0.34375)),
         controls: BTreeMap::from([("uncut + repair".to_owned(), of(0.375))]),
         verdict: Verdict { simulated: Some("emulated".into()), ..report.verdict.clone() },

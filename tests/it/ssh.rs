@@ -183,7 +183,7 @@ impl Bed {
         let binary = Path::new(env!("CARGO_BIN_EXE_secateurs-infer"));
         let session = Session::with_runner(device::ssh(self.settings()), &profile, binary)?;
         let path = |name: &str| self.root.join(format!("{name}.safetensors"));
-        let frames = Frames { imgsz: 32, warmup: 1, runs: 240, phases: false, percentile: None };
+        let frames = Frames { imgsz: 32.into(), batch: 1, warmup: 1, runs: 240, phases: false, percentile: None };
         // Whatever else runs on this machine is no matter here.
         let record = session.with_idle_check(false).measure_paired(
             Some(&path("pruned")),

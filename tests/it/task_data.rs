@@ -104,7 +104,7 @@ fn a_folder_per_class_is_a_classified_set() {
     let scale = yolo11::Scale { depth: 0.34, width: 0.0625, max_channels: 256, c3k_everywhere: false };
     let graph = yolo11::network(scale, Task::Classify, 2).unwrap();
     let weights = init(&graph, 3);
-    let model = Model::new(graph, weights, Info { imgsz: Some(32), ..Info::default() }).unwrap();
+    let model = Model::new(graph, weights, Info { imgsz: Some(32.into()), ..Info::default() }).unwrap();
     let result = accuracy(&model, &Dataset::open(path, "train").unwrap(), 32, 1, &|_| {}).unwrap();
     assert_eq!((result.images, result.top5), (3, 1.0));
 }
@@ -119,7 +119,7 @@ fn model(task: Task, nc: usize) -> Model {
     for level in 0..3 {
         weights.insert(format!("model.23.cv2.{level}.2.bias"), Tensor::new(vec![64], bias.clone()));
     }
-    Model::new(graph, weights, Info { imgsz: Some(64), ..Info::default() }).unwrap()
+    Model::new(graph, weights, Info { imgsz: Some(64.into()), ..Info::default() }).unwrap()
 }
 
 /// What a model itself is surest of is labelled: then it finds that first, and all else is wrong.

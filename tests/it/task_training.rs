@@ -20,7 +20,7 @@ fn model(task: Task) -> Model {
 }
 
 fn config() -> FitConfig {
-    FitConfig { epochs: 40, batch: 4, imgsz: 96, lr: 4e-3, mosaic_until: 1, threads: 2, ..FitConfig::default() }
+    FitConfig { epochs: 40, batch: 4, imgsz: 96.into(), lr: 4e-3, mosaic_until: 1, threads: 2, ..FitConfig::default() }
 }
 
 /// The terms of every epoch.

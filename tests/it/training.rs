@@ -45,7 +45,7 @@ fn small_model() -> Model {
 }
 
 fn config() -> FitConfig {
-    FitConfig { epochs: 4, batch: 4, imgsz: SIDE, lr: 4e-3, mosaic_until: 2, threads: 2, ..FitConfig::default() }
+    FitConfig { epochs: 4, batch: 4, imgsz: SIDE.into(), lr: 4e-3, mosaic_until: 2, threads: 2, ..FitConfig::default() }
 }
 
 /// The message of a training that must fail.
@@ -167,7 +167,7 @@ fn settings_and_data_that_cannot_work_are_refused() {
     let model = small_model();
     let cases: [(FitConfig, &str); 4] = [
         (FitConfig { batch: 0, ..config() }, "`batch`"),
-        (FitConfig { imgsz: 100, ..config() }, "multiple of 32"),
+        (FitConfig { imgsz: 100.into(), ..config() }, "multiple of 32"),
         (FitConfig { lr: f64::NAN, ..config() }, "`lr`"),
         (FitConfig { ema_decay: 1.5, ..config() }, "`ema_decay`"),
     ];

@@ -1,5 +1,6 @@
 //! A small command line: a command, its arguments, and `--flags`.
 
+use secateurs::size::{ImageSize, ImageSizeError, MAX_BATCH};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -43,7 +44,8 @@ pub struct Args {
     pub threads: usize,
     /// Whether there may be more threads than CPUs.
     pub force_threads: bool,
-    pub imgsz: Option<usize>,
+    pub imgsz: Option<ImageSize>,
+    pub batch: usize,
     pub runs: usize,
     pub warmup: usize,
     pub score: f32,
@@ -76,6 +78,7 @@ impl Default for Args {
             threads: 1,
             force_threads: false,
             imgsz: None,
+            batch: 1,
             runs: 300,
             warmup: 20,
             score: 0.25,
@@ -149,7 +152,8 @@ impl Args {
             "--against" => self.against = Some(value()?.into()),
             "--save" => self.save = Some(value()?.into()),
             "--threads" => self.threads = number(name, &value()?, 1, 1024)?,
-            "--imgsz" => self.imgsz = Some(number(name, &value()?, 1, 4096)?),
+            "--imgsz" => self.imgsz = Some(size(name, &value()?)?),
+            "--batch" => self.batch = number(name, &value()?, 1, MAX_BATCH)?,
             "--runs" => self.runs = number(name, &value()?, 1, 1_000_000)?,
             "--warmup" => self.warmup = number(name, &value()?, 0, 1_000_000)?,
             "--score" => self.score = share(name, &value()?)?,
@@ -173,9 +177,9 @@ fn command(plain: Vec<OsString>) -> Result<(Command, &'static [&'static str]), U
         }
         "table" if rest.len() == 1 => (Command::Table(rest[0].clone()), &[]),
         "table" => return Err(Usage("table needs one file of networks".into())),
-        "window" => (Command::Window, &["--runs", "--warmup", "--against", "--phases", "--root", "--pin"]),
+        "window" => (Command::Window, &["--runs", "--warmup", "--batch", "--against", "--phases", "--root", "--pin"]),
         "device" => (Command::Device, &["--root"]),
-        "bench" => (Command::Bench, &["--runs", "--warmup", "--against", "--profile", "--pin"]),
+        "bench" => (Command::Bench, &["--runs", "--warmup", "--batch", "--against", "--profile", "--pin"]),
         "info" => (Command::Info, &[]),
         "help" => (Command::Help, &[]),
         other => return Err(Usage(format!("unknown command `{other}`"))),
@@ -186,6 +190,11 @@ fn number(name: &str, value: &OsString, least: usize, most: usize) -> Result<usi
     let number = value.to_str().and_then(|text| text.parse().ok()).filter(|n| (least..=most).contains(n));
     let value = value.to_string_lossy();
     number.ok_or_else(|| Usage(format!("{name} {value}: expected an integer from {least} to {most}")))
+}
+
+fn size(name: &str, value: &OsString) -> Result<ImageSize, Usage> {
+    let text = value.to_string_lossy();
+    text.parse().map_err(|problem: ImageSizeError| Usage(format!("{name} {text}: {problem}")))
 }
 
 fn device(value: &OsString) -> Result<Choice, Usage> {
@@ -217,6 +226,7 @@ mod tests {
         assert_eq!((args.json, args.save, args.score), (true, Some("out".into()), 0.5));
         let args = read("bench --runs 7 --against uncut.safetensors").unwrap();
         assert_eq!((args.command, args.runs, args.against), (Command::Bench, 7, Some("uncut.safetensors".into())));
+        assert_eq!(read("bench --imgsz 384,640").unwrap().imgsz, Some([384, 640].into()));
         assert_eq!(read("detect -- --odd.jpg").unwrap().command, Command::Detect(vec!["--odd.jpg".into()]));
     }
 
@@ -227,6 +237,13 @@ mod tests {
             ("detect", "detect needs at least one image"),
             ("bench --runs", "--runs needs a value"),
             ("bench --runs 0", "--runs 0: expected an integer from 1 to 1000000"),
+            (
+                "bench --imgsz 384,",
+                "--imgsz 384,: expected pixels from 1 to 4096: one side of a square, such as 640, or height and width, \
+                 such as 384,640 or 384x640",
+            ),
+            ("bench --batch 65", "--batch 65: expected an integer from 1 to 64"),
+            ("detect a.jpg --batch 2", "--batch does not belong to this command"),
             ("bench --save out", "--save does not belong to this command"),
             ("bench x", "bench takes no `x`"),
             ("detect a.jpg --score 2", "--score 2: expected a number from 0 to 1"),

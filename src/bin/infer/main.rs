@@ -8,12 +8,13 @@ use args::{Args, Choice, Command, Usage};
 use secateurs::bench::{self, BenchError};
 use secateurs::board::{Board, State};
 use secateurs::detection::{Detection, DetectionError};
-use secateurs::detector::{DetectorError, Predictor, input_side};
+use secateurs::detector::{DetectorError, Predictor, input_size};
 use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
 use secateurs::files;
 use secateurs::kernels::available;
 use secateurs::model::{self, FileError, Model};
 use secateurs::output;
+use secateurs::size::ImageSize;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ Options:
   --json            One JSON object a line instead of text
   --threads N       Threads of the network, at most one for each CPU [default: 1]
   --force-threads   Start as many threads as --threads says, even if there are fewer CPUs
-  --imgsz N         Side of the square input image, pixels [default: the model's own]
+  --imgsz N|H,W     Side of the square input image, or its height and width, pixels [default: the model's own]
   --model FILE      A model file instead of the embedded model
   --device NAME     cpu, cuda, or auto: CUDA if this binary has it and a device is there [default: auto]
   --help, --version
@@ -54,6 +55,7 @@ detect:
 bench:
   --runs N          Frames that are timed [default: 300]
   --warmup N        Frames before the timed ones [default: 20]
+  --batch N         Images of a frame, those of several cameras: times are those of the whole batch [default: 1]
   --against FILE    Interleave the frames with those of another model, and give the ratio of their times
   --pin             Bind each thread to a CPU
   --profile         Time every layer, and compare it with the measured peak FLOP/s
@@ -211,27 +213,27 @@ fn place(args: &Args) -> Result<Device, Failure> {
     }
 }
 
-fn imgsz(args: &Args, model: &Model) -> Result<usize, Failure> {
-    input_side(model, args.imgsz).map_err(|e| Failure::Usage(Usage(e.to_string())))
+fn imgsz(args: &Args, model: &Model) -> Result<ImageSize, Failure> {
+    input_size(model, args.imgsz).map_err(|e| Failure::Usage(Usage(e.to_string())))
 }
 
 fn info(args: &Args, model: &Model) -> Result<(), Failure> {
-    let side = imgsz(args, model)?;
-    let cost = model.graph.cost(side, side).map_err(|e| Failure::Input(e.to_string()))?;
+    let size = imgsz(args, model)?;
+    let cost = model.graph.cost(size.height, size.width).map_err(|e| Failure::Input(e.to_string()))?;
     let device = match place(args)? {
         Device::Cpu => "cpu".to_owned(),
         Device::Cuda => format!("cuda: {}", cuda_device().map_err(Failure::Device)?),
     };
     if args.json {
         let value = serde_json::json!({
-            "names": model.info.names, "imgsz": side, "params": cost.params, "macs": cost.macs,
+            "names": model.info.names, "imgsz": size, "params": cost.params, "macs": cost.macs,
             "provenance": model.info.provenance, "device": device,
         });
         return Ok(output::print_json(&value)?);
     }
     let names: Vec<String> = model.info.names.iter().map(|name| output::line(name)).collect();
     let mut text = format!(
-        "{} parameters, {:.3} G multiply-accumulates at {side} px\n{} classes: {}\n",
+        "{} parameters, {:.3} G multiply-accumulates at {size} px\n{} classes: {}\n",
         cost.params,
         cost.macs as f64 / 1e9,
         model.graph.classes(),
@@ -272,8 +274,8 @@ fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     let imgsz = imgsz(args, model)?;
     // Layers are compared with the peak FLOP/s of the CPU.
     let device = if args.profile { Device::Cpu } else { place(args)? };
-    let Args { threads, pin, warmup, runs, .. } = *args;
-    Ok(bench::Options { imgsz, threads, pin, warmup, runs, device })
+    let Args { threads, pin, warmup, runs, batch, .. } = *args;
+    Ok(bench::Options { imgsz, threads, pin, warmup, runs, device, batch })
 }
 
 fn run_window(args: &Args, model: &Model) -> Result<(), Failure> {

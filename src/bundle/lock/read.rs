@@ -3,6 +3,7 @@
 use super::text::{flatten, key, profile_digest};
 use super::{Input, LOCK_VERSION, Lock, LockError, LockedGroup, LockedInputs, LockedTarget, Measured};
 use crate::files;
+use crate::size::ImageSize;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io;
@@ -83,7 +84,7 @@ struct RawTarget {
     compiler: Option<String>,
     cuda: bool,
     features: Vec<String>,
-    imgsz: usize,
+    imgsz: ImageSize,
     manifest: String,
     profile_sha256: String,
     seed: u64,

@@ -32,7 +32,7 @@ fn sample(odd: &str) -> LockedTarget {
             profile_file: input("targets/host.toml"),
             profile: profile.into(),
         },
-        imgsz: 640,
+        imgsz: 640.into(),
         board: odd.into(),
         plan: [("a".to_owned(), group(4, &[0, 3])), (odd.to_owned(), group(2, &[]))].into(),
         files: [("model.safetensors".to_owned(), HASH.to_owned())].into(),
@@ -55,7 +55,7 @@ fn a_lock_is_read_back_as_it_was_written() {
     }
     // Entering one target again changes its lines alone; entering the same changes nothing.
     let before = std::fs::read_to_string(&path).unwrap();
-    let other = LockedTarget { imgsz: 320, ..sample("rpi5") };
+    let other = LockedTarget { imgsz: 320.into(), ..sample("rpi5") };
     enter(&path, "rpi5", &other).unwrap();
     let after = std::fs::read_to_string(&path).unwrap();
     let changed: Vec<_> = before.lines().zip(after.lines()).filter(|(a, b)| a != b).collect();

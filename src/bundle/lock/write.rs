@@ -8,6 +8,7 @@ use super::read::text_of;
 use super::text::{key, line, profile_digest, quoted};
 use super::{Input, LOCK_VERSION, Lock, LockError, LockedGroup, LockedTarget, Measured};
 use crate::files;
+use crate::size::ImageSize;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::fs::File;
@@ -116,7 +117,7 @@ fn block(name: &str, target: &LockedTarget) -> String {
     put("cuda", &inputs.cuda);
     let features: Vec<String> = inputs.features.iter().map(|feature| quoted(feature)).collect();
     put("features", &format!("[{}]", features.join(", ")));
-    put("imgsz", imgsz);
+    put("imgsz", &size(*imgsz));
     put("manifest", &quoted(manifest));
     put("profile-sha256", &quoted(&profile_digest(&inputs.profile)));
     put("seed", &inputs.seed);
@@ -142,6 +143,14 @@ fn block(name: &str, target: &LockedTarget) -> String {
         }
     }
     all
+}
+
+/// One side of a square, or height and width.
+fn size(size: ImageSize) -> String {
+    match size.is_square() {
+        true => size.height.to_string(),
+        false => format!("[{}, {}]", size.height, size.width),
+    }
 }
 
 fn input(input: &Input) -> String {

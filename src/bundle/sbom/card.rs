@@ -5,6 +5,7 @@ use crate::bench::Distribution;
 use crate::graph::Shape;
 use crate::import;
 use crate::report::{Report, Stage};
+use crate::size::ImageSize;
 use serde_json::{Map, Value, json};
 
 /// The reference of the dataset.
@@ -77,11 +78,11 @@ fn task(name: &'static str) -> &'static str {
 
 /// Formats of the input and of every output.
 fn shapes(materials: &Materials) -> (String, Vec<String>) {
-    let (graph, side) = (&materials.model.graph, materials.report.imgsz);
-    let input = format!("image, RGB, f32 [1, {}, {side}, {side}]", graph.input_channels());
+    let (graph, ImageSize { height, width }) = (&materials.model.graph, materials.report.imgsz);
+    let input = format!("image, RGB, f32 [1, {}, {height}, {width}]", graph.input_channels());
     let of = |Shape { c, h, w }: Shape| format!("tensor, f32 [1, {c}, {h}, {w}]");
     // A model that was measured has shapes.
-    let shapes = graph.shapes(side, side).unwrap_or_default();
+    let shapes = graph.shapes(height, width).unwrap_or_default();
     (input, graph.outputs.iter().filter_map(|id| shapes.get(id.index()).copied().map(of)).collect())
 }
 

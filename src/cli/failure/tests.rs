@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::data::DataError;
-use crate::detector::check_side;
+use crate::detector::SizeError;
 use crate::emit::onnx::ExportError;
 use crate::importance::{Criterion, Missing};
 use crate::model::ModelError;
@@ -47,7 +47,7 @@ fn of_the_user() -> Vec<(E, u8)> {
     let data = || DataError::Yaml { path: path(), problem: "has no names".into() };
     vec![
         (E::Setting("data: drawn:0".into()), 2),
-        (check_side(100, 32).unwrap_err().into(), 2),
+        (SizeError::Stride { size: 100.into(), stride: 32 }.into(), 2),
         (TrainError::Setting { setting: "lr", problem: "is 0".into() }.into(), 2),
         (E::Infeasible("no widths".into()), 4),
         (E::Input("a model without data".into()), 9),

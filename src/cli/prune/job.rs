@@ -33,6 +33,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         data: profile.data.clone(),
         imgsz: profile.model.imgsz,
         sizes: profile.model.sizes.clone(),
+        batch: profile.model.batch,
         dtype: profile.model.dtype,
         head: profile.model.head,
         threads: profile.device.threads,

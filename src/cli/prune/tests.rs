@@ -89,7 +89,7 @@ fn a_profile_with_every_key_is_written_and_read_back_the_same() {
                 gpu-f16-tflops = 17\ngpu-int8-tops = 33\ngpu-l2-mib = 2\ngpu-node-us = 1.5\n[connect]\nkind = 'ssh'\nhost = 'u@h'\nfolder = 'f'\noptions = ['-p', '22']\nkeep = true\n\
                 [budget]\nlatency-ms = 0.3\nlatency-ratio = 0.7\npercentile = 99\nenergy-mj = 12.5\nmemory-mib = 3\nparams = 5\nfile-mib = 1\n\
                 min-map = 0.3\nmax-map-drop = 0.02\nfloors = { 'a.b' = 0.5, \"gr\u{f6}\u{df}e\" = 1 }\n[model]\npath = '/m.pt'\n\
-                imgsz = [640, 512]\n[data]\npath = '/d.yaml'\n[search]\nstrategy = 'unstructured'\nsparsity = 0.3\ngrid = 4\n\
+                sizes = [[640, 512], 320]\n[data]\npath = '/d.yaml'\n[search]\nstrategy = 'unstructured'\nsparsity = 0.3\ngrid = 4\n\
                 min-keep = 0.2\nimportance = 'l2'\ncalibration-images = 3\nseed = 4\n[finetune]\nepochs = 2\nlr = 0.0003\n\
                 batch = 3\noptimizer = 'sgd'\ndistill = 0.5\nsparsity = 0.01\ncontrol = false\n[bench]\nwarmup = 1\nruns = 7\n\
                 quiet = false\nruntime = 'command'\ncommand = ['t', '{model}']\n";
@@ -99,6 +99,7 @@ fn a_profile_with_every_key_is_written_and_read_back_the_same() {
             "kind = 'ssh'\nhost = 'u@h'\nfolder = 'f'\noptions = ['-p', '22']\nkeep = true",
             "kind = 'command'\ncommand = ['run', 'it']",
         ),
+        text.replace("sizes = [[640, 512], 320]", "imgsz = [384, 640]"),
         String::new(),
     ] {
         let read = profile::parse(Path::new("board.toml"), &text).unwrap();

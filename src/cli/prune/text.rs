@@ -17,14 +17,15 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         budget.params.map(|params| format!("{params} parameters")),
         budget.file.map(|mib| format!("a file of {mib}")),
     ];
-    let size = profile.model.imgsz.map_or("its own size".to_owned(), |side| format!("{side} px"));
+    let size = profile.model.imgsz.map_or("its own size".to_owned(), |size| format!("{size} px"));
+    let batches = if profile.model.batch > 1 { format!(", batches of {}", profile.model.batch) } else { String::new() };
     let teacher = if tune.distill > 0.0 { ", the baseline model as teacher" } else { "" };
     let head = profile.model.head.map_or(String::new(), |head| format!(", the branch {} of its head", head.name()));
     let mut steps = vec![
         format!("import {} for images of {size}{head}", or(&profile.model.path, "the embedded demo")),
         format!("read {}", or(&profile.data, "the embedded drawn set")),
         format!("rank the channels ({}, {} images)", search.importance, search.calibration_images),
-        format!("measure the latency of every layer, {} thread(s)", profile.device.threads),
+        format!("measure the latency of every layer, {} thread(s){batches}", profile.device.threads),
         format!(
             "search widths in steps of {} (at least {} kept): {}",
             search.grid,
@@ -34,7 +35,7 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         "prune, and repair by least squares".to_owned(),
     ];
     if profile.model.sizes.len() > 1 {
-        let sizes: Vec<String> = profile.model.sizes.iter().map(usize::to_string).collect();
+        let sizes: Vec<String> = profile.model.sizes.iter().map(ToString::to_string).collect();
         steps.insert(2, format!("do steps 3 to 6 at {} px and keep the size that finds most", sizes.join(", ")));
     }
     if tune.epochs > 0 {

@@ -45,7 +45,7 @@ impl Writer {
         let scores = self.step("Sigmoid", "decode", "scores", &[&classes], vec![]);
 
         let mut rows = vec![bboxes, scores];
-        let mut shapes = vec![vec![1, 4 + boxes.nc + head.extra(), anchors]];
+        let mut shapes = vec![vec![self.batch, 4 + boxes.nc + head.extra(), anchors]];
         match head {
             Head::Detect { .. } | Head::Classify { .. } | Head::EndToEnd { .. } => {}
             Head::Obb { .. } => rows.extend(angle),
@@ -58,7 +58,7 @@ impl Writer {
                 rows.push(self.joined("coefficients", extras[..levels].iter()));
                 let (prototypes, shape) = extras[levels];
                 self.node("Identity", "output1", &[prototypes], vec![]);
-                shapes.push(vec![1, shape.c, shape.h, shape.w]);
+                shapes.push(vec![self.batch, shape.c, shape.h, shape.w]);
             }
         }
         let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
@@ -66,12 +66,12 @@ impl Writer {
         shapes
     }
 
-    /// One output per level as one tensor `[1, rows, anchors]`.
+    /// One output per level as one tensor `[batch, rows, anchors]`.
     fn joined<'a>(&mut self, what: &str, levels: impl Iterator<Item = &'a (&'a str, Shape)>) -> String {
         let mut flat = Vec::new();
         for (level, (name, shape)) in levels.enumerate() {
             flat.push(format!("decode/{what}.{level}"));
-            self.reshape(&flat[level], name, &[1, shape.c, shape.area()]);
+            self.reshape(&flat[level], name, &[self.batch, shape.c, shape.area()]);
         }
         let flat: Vec<&str> = flat.iter().map(String::as_str).collect();
         self.step("Concat", "decode", what, &flat, vec![int("axis", 2)])
@@ -84,16 +84,17 @@ impl Writer {
         if reg_max == 1 {
             return boxes;
         }
-        self.reshape("decode/sides", &boxes, &[1, 4, reg_max, anchors]);
+        self.reshape("decode/sides", &boxes, &[self.batch, 4, reg_max, anchors]);
         let bins = self.step("Transpose", "decode", "bins", &["decode/sides"], vec![ints("perm", &[0, 2, 1, 3])]);
         let shares = self.step("Softmax", "decode", "shares", &[&bins], vec![int("axis", 1)]);
         let counts = self.floats("decode/counts".into(), &[1, reg_max, 1, 1], (0..reg_max).map(|b| b as f32).collect());
         let mean = self.step("Conv", "decode", "mean", &[&shares, &counts], window(1, 1, 0));
-        self.reshape("decode/distances", &mean, &[1, 4, anchors]);
+        self.reshape("decode/distances", &mean, &[self.batch, 4, anchors]);
         "decode/distances".into()
     }
 
-    /// From the cell's centre to the centre of a rotated box, `[1, 2, anchors]`, and the angle `[1, 1, anchors]`.
+    /// From the cell's centre to the centre of a rotated box, `[batch, 2, anchors]`, and the angle
+    /// `[batch, 1, anchors]`.
     fn rotated(&mut self, levels: &[(&str, Shape)], half: &str, plain: bool) -> (String, String) {
         let logits = self.joined("angles", levels.iter());
         let angle = if plain { logits } else { self.angle(&logits) };
@@ -124,7 +125,7 @@ impl Writer {
         self.step("Mul", "decode", "angle", &[&turn, &pi], vec![])
     }
 
-    /// Keypoints in pixels, `[1, keypoints * dims, anchors]`.
+    /// Keypoints in pixels, `[batch, keypoints * dims, anchors]`.
     fn keypoints(
         &mut self,
         levels: &[(&str, Shape)],
@@ -133,7 +134,7 @@ impl Writer {
         pixels: Vec<f32>,
     ) -> String {
         let raw = self.joined("raw-keypoints", levels.iter());
-        self.reshape("decode/keypoints", &raw, &[1, keypoints, dims, anchors]);
+        self.reshape("decode/keypoints", &raw, &[self.batch, keypoints, dims, anchors]);
         self.slice("decode/places", "decode/keypoints", 2, 0, 2);
         let places = match plain {
             true => "decode/places".to_owned(),
@@ -151,7 +152,7 @@ impl Writer {
             let visible = self.step("Sigmoid", "decode", "visibility", &["decode/visible"], vec![]);
             rows = self.step("Concat", "decode", "keypoint-rows", &[&rows, &visible], vec![int("axis", 2)]);
         }
-        self.reshape("decode/all-keypoints", &rows, &[1, keypoints * dims, anchors]);
+        self.reshape("decode/all-keypoints", &rows, &[self.batch, keypoints * dims, anchors]);
         "decode/all-keypoints".into()
     }
 }

@@ -1,10 +1,10 @@
 //! Exports a model as an ONNX file with the same outputs as ultralytics' own export.
 //!
-//! Input `images` `[1, 3, height, width]`, RGB in 0..1. A detector's output `output0` is `[1, 4 + nc, anchors]`: centre
-//! and size of every box in pixels of the input, then the class scores after the sigmoid. Rows of the task follow: mask
-//! coefficients (the prototypes are `output1`, `[1, masks, H, W]`), keypoints in pixels with the probability of being
+//! Input `images` `[batch, 3, height, width]`, RGB in 0..1. A detector's output `output0` is `[batch, 4 + nc, anchors]`:
+//! centre and size of every box in pixels of the input, then the class scores after the sigmoid. Rows of the task follow: mask
+//! coefficients (the prototypes are `output1`, `[batch, masks, H, W]`), keypoints in pixels with the probability of being
 //! visible, or the angle in radians. A one-to-one branch is exported like any other: its boxes are the best scores, with
-//! nothing to suppress. A classifier's `output0` is its logits `[1, nc]`. All shapes are static, batch
+//! nothing to suppress. A classifier's `output0` is its logits `[batch, nc]`. All shapes are static, batch
 //! normalisation is folded, and only long-standing operators (opset 17) with constant arguments occur, which
 //! TensorRT and the other runtimes support. int8 layers are pairs of `QuantizeLinear` and `DequantizeLinear`; layers in
 //! f16 are written in f32, for the runtime to choose. Names, stride and size travel in the metadata under the keys that
@@ -19,6 +19,7 @@ pub use qdq::calibration_cache;
 
 use crate::graph::{Activation, Attention, Conv, ConvTranspose, Dtype, GraphError, Head, Op, Shape};
 use crate::model::{Model, ModelError, fold};
+use crate::size::ImageSize;
 use prost::Message;
 use proto::{
     AttributeProto, Dimension, FLOAT, GraphProto, INT64, ModelProto, NodeProto, OperatorSetId, ShapeProto, StringEntry,
@@ -88,14 +89,23 @@ pub fn export(model: &Model, height: usize, width: usize) -> Result<Vec<u8>, Exp
 /// # Errors
 /// If the image size does not suit the network, or the file would be too large.
 pub fn file(model: &Model, height: usize, width: usize) -> Result<ModelProto, ExportError> {
+    batch_file(model, ImageSize { height, width }, 1)
+}
+
+/// An ONNX file for batches of so many images of a size: input and outputs have them along axis 0.
+///
+/// # Errors
+/// As [`file()`].
+pub fn batch_file(model: &Model, size: ImageSize, batch: usize) -> Result<ModelProto, ExportError> {
     if let Head::EndToEnd { one2many: true, .. } = model.graph.head {
-        return file(&model.deployed(None)?, height, width);
+        return batch_file(&model.deployed(None)?, size, batch);
     }
+    let (ImageSize { height, width }, batch) = (size, batch.max(1));
     let fail = |source| ExportError::Graph { height, width, source };
     let graph = &model.graph;
     let shapes = graph.shapes(height, width).map_err(fail)?;
     let int8 = graph.convs_in(Dtype::Int8).map(|(id, _)| graph.node(id).name.clone()).collect();
-    let mut writer = Writer { int8, ..Writer::default() };
+    let mut writer = Writer { int8, batch, ..Writer::default() };
     for (i, node) in graph.nodes.iter().enumerate() {
         let inputs: Vec<&str> = node.inputs.iter().map(|id| name_of(&graph.node(*id).name, id.index())).collect();
         let first = node.inputs.first().map_or(shapes[i], |id| shapes[id.index()]);
@@ -108,18 +118,18 @@ pub fn file(model: &Model, height: usize, width: usize) -> Result<ModelProto, Ex
         None if outputs[0].1.area() != 1 => return Err(ExportError::Positions { height, width }),
         None => {
             writer.node("Flatten", "output0", &[outputs[0].0], vec![int("axis", 1)]);
-            vec![vec![1, graph.classes()]]
+            vec![vec![batch, graph.classes()]]
         }
     };
     let results = results.iter().enumerate().map(|(i, shape)| value(&format!("output{i}"), shape)).collect();
     writer.check_names()?;
-    let image = [1, graph.input_channels(), height, width];
+    let image = [batch, graph.input_channels(), height, width];
     let file = ModelProto {
         ir_version: 8,
         producer_name: "secateurs".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
         opset_import: vec![OperatorSetId { domain: String::new(), version: OPSET }],
-        metadata_props: metadata(model, height, width),
+        metadata_props: metadata(model, size, batch),
         graph: Some(GraphProto {
             name: "network".into(),
             node: writer.nodes,
@@ -138,14 +148,14 @@ fn name_of(name: &str, index: usize) -> &str {
 }
 
 /// What a runtime needs beyond the network, under the keys of the reference.
-fn metadata(model: &Model, height: usize, width: usize) -> Vec<StringEntry> {
+fn metadata(model: &Model, ImageSize { height, width }: ImageSize, batch: usize) -> Vec<StringEntry> {
     let names = (0..model.graph.classes()).map(|class| {
         let name = model.info.class_name(class).replace('\\', "\\\\").replace('\'', "\\'");
         format!("{class}: '{name}'")
     });
     let entries = [
         ("task", model.graph.head.task().to_owned()),
-        ("batch", "1".to_owned()),
+        ("batch", batch.to_string()),
         ("stride", model.graph.stride().to_string()),
         ("imgsz", format!("[{height}, {width}]")),
         ("names", format!("{{{}}}", names.collect::<Vec<_>>().join(", "))),
@@ -167,6 +177,8 @@ fn metadata(model: &Model, height: usize, width: usize) -> Vec<StringEntry> {
 struct Writer {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
+    /// Images of a batch.
+    batch: usize,
     /// The int8 layers.
     int8: HashSet<String>,
     pairs: qdq::Pairs,
@@ -201,7 +213,7 @@ impl Writer {
             Op::AttentionValues(attention) => {
                 let values = self.packed(name, attention, inputs[0], input.area());
                 let values = self.part(name, "v", &values, 2 * attention.key_dim, attention.head_dim);
-                self.reshape(name, &values, &[1, output.c, output.h, output.w]);
+                self.reshape(name, &values, &[self.batch, output.c, output.h, output.w]);
             }
             Op::GlobalAvgPool => self.node("GlobalAveragePool", name, inputs, vec![]),
         }
@@ -267,29 +279,29 @@ impl Writer {
             // From area after area back to head after head.
             let run = shape.area() / areas;
             let split = format!("{name}/mixed.areas");
-            self.reshape(&split, &mixed, &[areas, heads * head_dim, run]);
-            mixed = self.step("Transpose", name, "whole", &[&split], vec![ints("perm", &[1, 0, 2])]);
+            self.reshape(&split, &mixed, &[self.batch, areas, heads * head_dim, run]);
+            mixed = self.step("Transpose", name, "whole", &[&split], vec![ints("perm", &[0, 2, 1, 3])]);
         }
-        self.reshape(name, &mixed, &[1, heads * head_dim, shape.h, shape.w]);
+        self.reshape(name, &mixed, &[self.batch, heads * head_dim, shape.h, shape.w]);
     }
 
-    /// Queries, keys or values `[1, heads, len, positions]` as `[areas, heads, len, positions / areas]`.
+    /// Queries, keys or values `[batch, heads, len, positions]` as `[batch * areas, heads, len, positions / areas]`.
     fn in_areas(&mut self, part: &str, [channels, areas, positions]: [usize; 3], len: usize) -> String {
         if areas == 1 {
             return part.to_owned();
         }
         let (flat, cut, first) = (format!("{part}.flat"), format!("{part}.first"), format!("{part}.areas"));
         let run = positions / areas;
-        self.reshape(&flat, part, &[channels, areas, run]);
-        self.node("Transpose", &cut, &[&flat], vec![ints("perm", &[1, 0, 2])]);
-        self.reshape(&first, &cut, &[areas, channels / len, len, run]);
+        self.reshape(&flat, part, &[self.batch, channels, areas, run]);
+        self.node("Transpose", &cut, &[&flat], vec![ints("perm", &[0, 2, 1, 3])]);
+        self.reshape(&first, &cut, &[self.batch * areas, channels / len, len, run]);
         first
     }
 
-    /// The packed input by head: `[1, heads, packed, positions]`.
+    /// The packed input by head: `[batch, heads, packed, positions]`.
     fn packed(&mut self, name: &str, attention: &Attention, input: &str, positions: usize) -> String {
         let packed = format!("{name}/packed");
-        self.reshape(&packed, input, &[1, attention.heads, attention.packed(), positions]);
+        self.reshape(&packed, input, &[self.batch, attention.heads, attention.packed(), positions]);
         packed
     }
 

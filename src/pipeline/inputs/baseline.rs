@@ -1,8 +1,8 @@
-//! The model that a job prunes, with its channel groups and the side of its images.
+//! The model that a job prunes, with its channel groups and the size of its images.
 
 use crate::bundle::sha256;
 use crate::data::{LabelTask, demo};
-use crate::detector::check_side;
+use crate::detector::input_size;
 use crate::files;
 use crate::graph::{Dtype, Head};
 use crate::group::{Groups, groups};
@@ -13,6 +13,7 @@ use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
 use crate::profile::demo_task;
 use crate::report::BranchChoice;
+use crate::size::ImageSize;
 use crate::train::Augment;
 use crate::vision::Preprocess;
 use std::path::Path;
@@ -29,9 +30,6 @@ const DEMO_MODELS: [(LabelTask, &[u8]); 5] = [
     (LabelTask::Classify, include_bytes!("../demo-classify.safetensors")),
 ];
 
-/// Side of the square image where neither the job nor the model names one, pixels.
-const DEFAULT_SIDE: usize = 640;
-
 /// The model before pruning.
 pub struct Baseline {
     /// The model, in f32.
@@ -44,8 +42,8 @@ pub struct Baseline {
     pub branch: Option<BranchChoice>,
     /// The groups of channels that are removed together.
     pub groups: Groups,
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
 }
 
 impl Baseline {
@@ -78,13 +76,13 @@ impl Baseline {
         let whole = model.into_f32();
         let fail = |e: ModelError| PipelineError::Input(format!("{name}: {e}"));
         let model = whole.deployed(job.head).map_err(fail)?;
-        let usual = if demo.is_some() { demo::SIDE } else { DEFAULT_SIDE };
-        let default = model.info.imgsz.unwrap_or(usual);
-        let imgsz = check_side(job.imgsz.unwrap_or(default), model.graph.stride())?;
-        model.graph.shapes(imgsz, imgsz).map_err(|e| PipelineError::Input(format!("{name}: at {imgsz} px: {e}")))?;
+        let usual = (demo.is_some() && model.info.imgsz.is_none()).then_some(ImageSize::square(demo::SIDE));
+        let imgsz = input_size(&model, job.imgsz.or(usual))?;
+        let ImageSize { height, width } = imgsz;
+        model.graph.shapes(height, width).map_err(|e| PipelineError::Input(format!("{name}: at {imgsz} px: {e}")))?;
         let branch = match &whole.graph.head {
             Head::EndToEnd { one2many, .. } => {
-                let removed = Removed::between(&whole, &model, [imgsz; 2]).map_err(fail)?;
+                let removed = Removed::between(&whole, &model, imgsz).map_err(fail)?;
                 Some(BranchChoice { branch: model.graph.branch(), removed: one2many.then_some(removed) })
             }
             _ => None,
@@ -109,7 +107,7 @@ impl Baseline {
 
     /// Height and width of its images, pixels.
     pub fn size(&self) -> (usize, usize) {
-        (self.imgsz, self.imgsz)
+        (self.imgsz.height, self.imgsz.width)
     }
 
     /// The width of every group.

@@ -9,6 +9,7 @@ use crate::memory;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
+use crate::size::ImageSize;
 use crate::train::Labels;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -25,7 +26,7 @@ const LEAST_IMAGES: usize = 16;
 
 /// Calibration images with their labels.
 pub struct CalibrationSet {
-    /// Letterboxed images, `[C, imgsz, imgsz]` each; those that are mirrored stand in pairs, original first, before the
+    /// Letterboxed images, `[C, height, width]` each; those that are mirrored stand in pairs, original first, before the
     /// others.
     pub images: Vec<Vec<f32>>,
     /// Which training images those are, ascending.
@@ -44,7 +45,7 @@ impl CalibrationSet {
     /// Names the image that cannot be used.
     pub fn load(job: &Job, baseline: &Baseline, data: &Data, progress: &dyn Progress) -> Result<Self, PipelineError> {
         let preprocess = baseline.preprocess()?;
-        let (all, side) = (data.train.items.len(), baseline.imgsz);
+        let (all, size) = (data.train.items.len(), baseline.imgsz);
         let asked = affordable(baseline, job.calibration_images, progress)?.max(1);
         let count = asked.min(all);
         progress.stage("Loading", format!("{count} of {all} training images for calibration"));
@@ -59,9 +60,9 @@ impl CalibrationSet {
         for (done, index) in items.iter().enumerate() {
             let item = &data.train.items[*index];
             let image = item.image.load()?;
-            let mut tensor = vec![0.0; preprocess.channels() * side * side];
-            preprocess.write(&image, side, &mut tensor);
-            let mirrored = (done < more).then(|| mirror_image(&tensor, side));
+            let mut tensor = vec![0.0; preprocess.channels() * size.area()];
+            preprocess.write(&image, size, &mut tensor);
+            let mirrored = (done < more).then(|| mirror_image(&tensor, size.width));
             images.extend([Some(tensor), mirrored].into_iter().flatten());
             if baseline.classifies() {
                 let class = item
@@ -70,7 +71,7 @@ impl CalibrationSet {
                 labels.push(Labels::of_class(class));
             } else {
                 let both = [Some(false), (done < more).then_some(true)].into_iter().flatten();
-                labels.extend(both.map(|mirrored| Labels::letterboxed(item, &image, flip, side, mirrored)));
+                labels.extend(both.map(|mirrored| Labels::letterboxed(item, &image, flip, size, mirrored)));
             }
             progress.step(done + 1, count);
         }
@@ -91,19 +92,19 @@ impl CalibrationSet {
     }
 }
 
-/// The mirror image of a tensor `[C, side, side]`.
-fn mirror_image(image: &[f32], side: usize) -> Vec<f32> {
-    image.chunks_exact(side).flat_map(|row| row.iter().rev().copied()).collect()
+/// The mirror image of a tensor `[C, H, width]`.
+fn mirror_image(image: &[f32], width: usize) -> Vec<f32> {
+    image.chunks_exact(width).flat_map(|row| row.iter().rev().copied()).collect()
 }
 
 /// How many of the images that are asked for this machine's memory can hold, with the tensors that live at one time while
 /// the baseline and the pruned network walk through all of them.
 fn affordable(baseline: &Baseline, asked: usize, progress: &dyn Progress) -> Result<usize, PipelineError> {
-    let (graph, groups, side) = (&baseline.model.graph, &baseline.groups, baseline.imgsz);
-    let live = memory::live_sets(graph, groups, side, side).during(Task::Memory)?;
+    let (graph, groups, ImageSize { height, width }) = (&baseline.model.graph, &baseline.groups, baseline.imgsz);
+    let live = memory::live_sets(graph, groups, height, width).during(Task::Memory)?;
     let full = |group| groups.group(group).width();
     let tensors = live.iter().map(|set| set.bytes(full)).fold(0.0, f64::max);
-    let image = (size_of::<f32>() * graph.input_channels() * side * side) as f64;
+    let image = (size_of::<f32>() * graph.input_channels() * height * width) as f64;
     let each = NETWORKS * tensors + image;
     let Some(total) = board::total_memory(Path::new("/")) else { return Ok(asked) };
     let most = ((CALIBRATION_SHARE * total / each) as usize).max(LEAST_IMAGES);

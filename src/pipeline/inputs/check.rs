@@ -3,7 +3,7 @@
 
 use super::opened::Opened;
 use crate::data::{Item, LabelTask, Picture, names_differ, overlap};
-use crate::detector::check_side;
+use crate::detector::check_size;
 use crate::eval;
 use crate::files;
 use crate::model;
@@ -48,9 +48,8 @@ fn warn(opened: &Opened, progress: &dyn Progress) {
 /// Refuses sizes, images and annotations that a later stage could not use.
 pub fn inputs(opened: &Opened, job: &Job, progress: &dyn Progress) -> Result<(), PipelineError> {
     warn(opened, progress);
-    let stride = opened.baseline.model.graph.stride();
-    for side in &job.sizes {
-        check_side(*side, stride)?;
+    for size in &job.sizes {
+        check_size(*size, &opened.baseline.model.graph)?;
     }
     let timing = job.timing.source();
     if job.sizes.len() > 1 && !timing.measures() {

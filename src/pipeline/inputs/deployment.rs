@@ -9,6 +9,7 @@ use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::job::Job;
 use crate::quantise::{self, Ranges};
+use crate::size::ImageSize;
 use std::borrow::Cow;
 
 /// Calibration images that show how large the layers' inputs get.
@@ -18,8 +19,9 @@ pub const RANGE_IMAGES: usize = 64;
 pub struct Deployment {
     dtype: Dtype,
     threads: usize,
+    batch: usize,
     cpu: Cpu,
-    imgsz: usize,
+    imgsz: ImageSize,
     /// The input ranges of the baseline model's layers for int8; else empty.
     ranges: Ranges,
 }
@@ -35,7 +37,7 @@ impl Deployment {
             Dtype::Int8 => ranges(&baseline.model, imgsz, calibration)?,
             _ => Ranges::default(),
         };
-        Ok(Self { dtype: job.dtype, threads: job.threads, cpu, imgsz, ranges })
+        Ok(Self { dtype: job.dtype, threads: job.threads, batch: job.batch, cpu, imgsz, ranges })
     }
 
     /// Whether the device only stores f16, and computes in f32.
@@ -64,8 +66,8 @@ impl Deployment {
     /// # Errors
     /// If the engine refuses the model.
     pub fn memory(&self, model: &Model) -> Result<usize, PipelineError> {
-        let options = Options { threads: self.threads, ..Options::default() };
-        let memory = plan_memory_for(&model.graph, self.imgsz, self.imgsz, &options, self.cpu);
+        let options = Options { threads: self.threads, batch: self.batch, ..Options::default() };
+        let memory = plan_memory_for(&model.graph, self.imgsz.height, self.imgsz.width, &options, self.cpu);
         Ok(memory.during(Task::Memory)?.total())
     }
 
@@ -75,8 +77,8 @@ impl Deployment {
     }
 }
 
-fn ranges(model: &Model, side: usize, calibration: &CalibrationSet) -> Result<Ranges, PipelineError> {
+fn ranges(model: &Model, size: ImageSize, calibration: &CalibrationSet) -> Result<Ranges, PipelineError> {
     let step = (calibration.images.len() / RANGE_IMAGES).max(1);
     let images: Vec<_> = calibration.images.iter().step_by(step).take(RANGE_IMAGES).cloned().collect();
-    quantise::ranges(model, &images, (side, side), &mut |_, _| ()).during(Task::Ranges)
+    quantise::ranges(model, &images, (size.height, size.width), &mut |_, _| ()).during(Task::Ranges)
 }

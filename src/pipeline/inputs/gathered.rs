@@ -71,8 +71,8 @@ impl Inputs {
     pub fn repair_calibration(&self, seed: u64) -> Calibration<'_> {
         Calibration {
             images: &self.calibration.images,
-            height: self.baseline.imgsz,
-            width: self.baseline.imgsz,
+            height: self.baseline.imgsz.height,
+            width: self.baseline.imgsz.width,
             ridge: RIDGE,
             seed,
             sensitivity: Some(&self.sensitivity),

@@ -80,8 +80,8 @@ pub fn explain(why: &Infeasible, missed: &Missed, ctx: &Context) -> String {
         ];
         text += &format!("; {} would do", parts.into_iter().flatten().collect::<Vec<_>>().join(" with "));
     }
-    let smaller = baseline.imgsz.saturating_sub(baseline.model.graph.stride());
-    if smaller > 0 {
+    let smaller = baseline.imgsz.map(|side| side.saturating_sub(baseline.model.graph.stride()));
+    if smaller.area() > 0 {
         text +=
             &format!("; a smaller image (--imgsz {smaller}) or a lower min-keep than {} may do as well", job.min_keep);
     }

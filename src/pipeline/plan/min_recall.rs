@@ -8,6 +8,7 @@ use crate::eval::{self, RotatedPairs, Truth, coco};
 use crate::graph::Head;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::job::MinRecall;
+use crate::size::ImageSize;
 use crate::train::Moved;
 use crate::vision::{Extra, Gaussian, NmsOptions, Xywh, find};
 
@@ -30,18 +31,19 @@ pub fn recall(inputs: &Inputs, first: usize, outputs: &Outputs) -> Vec<Option<f6
         }
         return right.iter().zip(all).map(|(r, n)| (n > 0).then(|| *r as f64 / n as f64)).collect();
     }
-    let side = inputs.baseline.imgsz as f64;
+    let ImageSize { height, width } = inputs.baseline.imgsz;
     let (mut truths, mut found) = (Vec::new(), Vec::new());
     // Of rotated boxes the boxes as they are turned.
     let (mut turned, mut found_turned, mut areas) = (Vec::new(), Vec::new(), Vec::new());
     for (image, output) in outputs.iter().enumerate() {
         let labels = labels(image);
         for (at, target) in labels.targets.iter().enumerate() {
-            let [x, y, w, h] = target.bbox.0.map(|v| f64::from(v) * side);
-            let bbox = Xywh([x - w / 2.0, y - h / 2.0, w, h]);
-            truths.push(Truth { image, class: target.class, bbox, area: w * h, crowd: false });
+            let bbox = target.bbox.to_pixels([width as f64, height as f64]);
+            truths.push(Truth { image, class: target.class, bbox, area: bbox.area(), crowd: false });
             if let Moved::Angles(angles) = &labels.shapes {
-                turned.push(Gaussian::new([x, y], [w, h], angles.get(at).copied().map_or(0.0, f64::from)));
+                let Xywh([x, y, w, h]) = bbox;
+                let centre = [x + w / 2.0, y + h / 2.0];
+                turned.push(Gaussian::new(centre, [w, h], angles.get(at).copied().map_or(0.0, f64::from)));
             }
         }
         let output: Vec<&[f32]> = output.iter().map(Vec::as_slice).collect();

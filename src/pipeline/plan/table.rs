@@ -55,6 +55,7 @@ pub fn table(ctx: &Context, levels: &[Vec<usize>]) -> Result<LatencyTable, Pipel
             levels: &levels,
             sampling: &sampling(ctx),
             fingerprint: &fingerprint,
+            batch: ctx.job.batch,
             folder: &ctx.job.cache,
         };
         ctx.timing.table(&request, &mut |done, all| ctx.progress.step(done, all))

@@ -62,7 +62,8 @@ impl Trial {
         let pruned = ctx.prune(&selection)?;
         let shipped = deployment.on_device(&pruned);
         let bytes = deployment.memory(&shipped)? as f64;
-        let cost = pruned.graph.cost(baseline.imgsz, baseline.imgsz).during(Task::Search)?;
+        let (height, width) = baseline.size();
+        let cost = pruned.graph.cost(height, width).during(Task::Search)?;
         let over = |limit: Option<f64>, is: f64| limit.map(|limit| is / limit);
         let file = match allowed.file_bytes {
             Some(_) => model::to_bytes(&shipped).map_err(PipelineError::Serialize)?.len() as f64,

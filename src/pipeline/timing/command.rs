@@ -15,6 +15,8 @@ use crate::latency::{self, LatencyTable, Networks, Sampling, Speed};
 use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::session::SessionError;
+use crate::size::ImageSize;
+use prost::Message;
 use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 
@@ -55,7 +57,7 @@ impl LatencySource for Command<'_> {
     }
 
     fn pair(&self, baseline: &Model, other: &Model, spec: &PairSpec) -> Result<Option<PairedLatency>, PipelineError> {
-        pair_by_command(self.command, baseline, other, spec.imgsz, spec.runs, spec.folder).map(Some)
+        pair_by_command(self.command, [baseline, other], (spec.imgsz, spec.batch), spec.runs, spec.folder).map(Some)
     }
 
     fn table(
@@ -63,12 +65,13 @@ impl LatencySource for Command<'_> {
         request: &TableRequest,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<LatencyTable, PipelineError> {
-        let TableRequest { model, groups, levels, sampling, fingerprint, folder } = *request;
+        let TableRequest { model, groups, levels, sampling, fingerprint, batch, folder } = *request;
         let few = Sampling { networks: TABLE_NETWORKS, ..sampling.clone() };
         let networks = Networks::new(model, groups, levels, &few);
-        let mut medians = Vec::new();
+        let (height, width) = sampling.size;
+        let (size, mut medians) = (ImageSize { height, width }, Vec::new());
         for network in networks.iter() {
-            let mut times = frames(self.command, &network?, sampling.size.0, folder)?;
+            let mut times = frames(self.command, &network?, (size, batch), folder)?;
             times.sort_by(f64::total_cmp);
             medians.push(times[times.len() / 2]);
             progress(medians.len(), TABLE_NETWORKS);
@@ -79,8 +82,13 @@ impl LatencySource for Command<'_> {
 }
 
 /// Milliseconds of the frames of a model that the command prints; at least one.
-fn frames(command: &[String], model: &Model, imgsz: usize, folder: &Path) -> Result<Vec<f64>, PipelineError> {
-    let bytes = onnx::export(model, imgsz, imgsz)?;
+fn frames(
+    command: &[String],
+    model: &Model,
+    (size, batch): (ImageSize, usize),
+    folder: &Path,
+) -> Result<Vec<f64>, PipelineError> {
+    let bytes = onnx::batch_file(model, size, batch)?.encode_to_vec();
     let own = files::temporary_folder(folder).map_err(|e| PipelineError::writing(folder, e))?;
     let path = own.join("bench.onnx");
     let written = files::write_atomic(&path, &bytes).map_err(|e| PipelineError::writing(&path, e));
@@ -125,15 +133,15 @@ fn numbers(text: &str) -> Vec<f64> {
     parts.filter_map(|part| part.parse::<f64>().ok()).filter(|ms| ms.is_finite() && *ms > 0.0).collect()
 }
 
-/// Runs a benchmark command for two models alternately until it has timed `runs` frames of each.
+/// Runs a benchmark command for the baseline and a pruned model alternately until it has timed `runs` frames of each, of
+/// batches of a size.
 ///
 /// # Errors
 /// If a model cannot be exported, or the command fails or prints no number.
 pub fn pair_by_command(
     command: &[String],
-    baseline: &Model,
-    pruned: &Model,
-    imgsz: usize,
+    [baseline, pruned]: [&Model; 2],
+    input: (ImageSize, usize),
     runs: usize,
     folder: &Path,
 ) -> Result<PairedLatency, PipelineError> {
@@ -143,7 +151,7 @@ pub fn pair_by_command(
     while round == 0 || (a.wall.len().min(b.wall.len()) < runs && round < MAX_RUNS) {
         let order = [(baseline, true), (pruned, false)];
         for (model, is_baseline) in if round % 2 == 0 { order } else { [order[1], order[0]] } {
-            let times = frames(command, model, imgsz, folder)?;
+            let times = frames(command, model, input, folder)?;
             if is_baseline { &mut a } else { &mut b }.wall.extend(times);
         }
         round += 1;

@@ -32,8 +32,9 @@ impl LatencySource for Estimate<'_> {
     }
 
     fn table(&self, request: &TableRequest, _: &mut dyn FnMut(usize, usize)) -> Result<LatencyTable, PipelineError> {
-        let TableRequest { model, sampling, fingerprint, .. } = request;
-        latency::estimate(&model.graph, sampling.size, self.speed, fingerprint).during(Task::LatencyTable)
+        let TableRequest { model, sampling, fingerprint, batch, .. } = *request;
+        let table = latency::estimate(&model.graph, sampling.size, self.speed, fingerprint);
+        Ok(table.during(Task::LatencyTable)?.of_batch(batch))
     }
 }
 
@@ -65,7 +66,8 @@ impl LatencySource for EstimateGpu<'_> {
     }
 
     fn table(&self, request: &TableRequest, _: &mut dyn FnMut(usize, usize)) -> Result<LatencyTable, PipelineError> {
-        let TableRequest { model, sampling, fingerprint, .. } = request;
-        latency::estimate_gpu(&model.graph, sampling.size, self.gpu, self.dtype, fingerprint).during(Task::LatencyTable)
+        let TableRequest { model, sampling, fingerprint, batch, .. } = *request;
+        let table = latency::estimate_gpu(&model.graph, sampling.size, self.gpu, self.dtype, fingerprint);
+        Ok(table.during(Task::LatencyTable)?.of_batch(batch))
     }
 }

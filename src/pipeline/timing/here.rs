@@ -31,8 +31,8 @@ impl LatencySource for ThisMachine {
 
     fn pair(&self, baseline: &Model, other: &Model, spec: &PairSpec) -> Result<Option<PairedLatency>, PipelineError> {
         let engine = |model: &Model| {
-            let options = Options { threads: spec.threads, ..Options::default() };
-            Engine::new(model, spec.imgsz, spec.imgsz, &options).during(Task::Measurement)
+            let options = Options { threads: spec.threads, batch: spec.batch, ..Options::default() };
+            Engine::new(model, spec.imgsz.height, spec.imgsz.width, &options).during(Task::Measurement)
         };
         let (mut a, mut b) = (engine(baseline)?, engine(other)?);
         let pair = bench::interleave(&mut a, &mut b, spec.input, spec.warmup, spec.runs).during(Task::Measurement)?;
@@ -46,8 +46,8 @@ impl LatencySource for ThisMachine {
         request: &TableRequest,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<LatencyTable, PipelineError> {
-        let TableRequest { model, groups, levels, sampling, fingerprint, .. } = *request;
-        Ok(latency::measure(model, groups, levels, sampling, fingerprint.into(), progress)?)
+        let TableRequest { model, groups, levels, sampling, fingerprint, batch, .. } = *request;
+        Ok(latency::measure(model, groups, levels, sampling, fingerprint.into(), progress)?.of_batch(batch))
     }
 }
 

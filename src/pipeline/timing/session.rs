@@ -30,8 +30,8 @@ impl LatencySource for &Session {
         let (one, two) = (path("baseline"), path("pruned"));
         let saved =
             [(baseline, &one), (other, &two)].into_iter().try_for_each(|(model, path)| model::save(model, path));
-        let PairSpec { imgsz, warmup, runs, percentile, .. } = *spec;
-        let frames = Frames { imgsz, warmup, runs, phases: false, percentile };
+        let PairSpec { imgsz, batch, warmup, runs, percentile, .. } = *spec;
+        let frames = Frames { imgsz, batch, warmup, runs, phases: false, percentile };
         let record = saved
             .map_err(PipelineError::from)
             .and_then(|()| Ok(self.measure_paired(Some(&two), &one, &frames, &mut |_, _| ())?));
@@ -51,6 +51,6 @@ impl LatencySource for &Session {
         let Sampling { size, threads, rounds, seed, .. } = *request.sampling;
         let spec = TableSpec { size, threads, networks: graphs, rounds, seed };
         let times = Session::table(self, &spec, request.folder, progress)?;
-        Ok(networks.tabulate(&times, request.fingerprint))
+        Ok(networks.tabulate(&times, request.fingerprint).of_batch(request.batch))
     }
 }

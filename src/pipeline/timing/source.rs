@@ -6,13 +6,14 @@ use crate::group::Groups;
 use crate::latency::{LatencyTable, Sampling};
 use crate::model::Model;
 use crate::pipeline::error::PipelineError;
+use crate::size::ImageSize;
 use std::path::Path;
 
 /// How two networks are measured interleaved.
 #[derive(Clone, Copy)]
 pub struct PairSpec<'a> {
-    /// Side of the square image, pixels.
-    pub imgsz: usize,
+    /// Size of the image.
+    pub imgsz: ImageSize,
     /// Threads of the engine.
     pub threads: usize,
     /// Frames before the clock starts.
@@ -23,7 +24,9 @@ pub struct PairSpec<'a> {
     pub percentile: Option<u8>,
     /// Whether there is a budget of energy.
     pub energy: bool,
-    /// An image, `[C, imgsz, imgsz]`.
+    /// Images per run of the network.
+    pub batch: usize,
+    /// The images of a run, `[batch, C, height, width]`.
     pub input: &'a [f32],
     /// A folder for temporary files.
     pub folder: &'a Path,
@@ -42,6 +45,8 @@ pub struct TableRequest<'a> {
     pub sampling: &'a Sampling,
     /// What the measurements depend on, for people.
     pub fingerprint: &'a str,
+    /// Images per run of the network: the table is about the whole batch.
+    pub batch: usize,
     /// A folder for temporary files.
     pub folder: &'a Path,
 }

@@ -28,17 +28,17 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// If one cannot be read.
     pub fn new(inputs: &'a Inputs, seed: u64) -> Result<Self, PipelineError> {
-        let (head, side) = (&inputs.baseline.model.graph.head, inputs.baseline.imgsz);
+        let (head, size) = (&inputs.baseline.model.graph.head, inputs.baseline.imgsz);
         let train = &inputs.data.train;
         let sampled = || {
             let all = train.items.len();
             let mut chosen = sample(&mut StdRng::seed_from_u64(seed), all, TRAIN_SAMPLE.min(all)).into_vec();
             chosen.sort_unstable();
             let items = chosen.into_iter().map(|item| train.items[item].clone()).collect();
-            Validator::new(head, &Dataset { names: train.names.clone(), items, ..Dataset::default() }, side)
+            Validator::new(head, &Dataset { names: train.names.clone(), items, ..Dataset::default() }, size)
         };
         let train = inputs.baseline.classifies().then(sampled).transpose()?;
-        Ok(Self { inputs, val: Validator::new(head, &inputs.data.val, side)?, train })
+        Ok(Self { inputs, val: Validator::new(head, &inputs.data.val, size)?, train })
     }
 
     /// The validation images.
@@ -51,8 +51,8 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// If it cannot be run.
     pub fn stage(&self, model: &Model) -> Result<Stage, PipelineError> {
-        let side = self.inputs.baseline.imgsz;
-        let cost = model.graph.cost(side, side).during(Task::Evaluation)?;
+        let size = self.inputs.baseline.imgsz;
+        let cost = model.graph.cost(size.height, size.width).during(Task::Evaluation)?;
         let sizes = Stage {
             params: cost.params,
             zeros: model.zeros(),

@@ -62,10 +62,11 @@ pub fn judge(report: &Report, pair: &PairedLatency) -> Verdict {
             let ms = bound(all, budget.percentile).unwrap_or_else(|| percentile(all, budget.percentile));
             format!(" ({ms:.2} ms with the windows that were discarded)")
         });
-        check(format!("p{} {measured:.2} ms{sure}{every} of {limit:.2} ms", budget.percentile), measured <= limit);
+        let per = report.per_batch();
+        check(format!("p{} {measured:.2} ms{per}{sure}{every} of {limit:.2} ms", budget.percentile), measured <= limit);
     }
     if let Some(limit) = budget.latency_ratio {
-        check(format!("{:.3}x of {limit:.3}x latency", pair.ratio), pair.ratio <= limit);
+        check(format!("{:.3}x of {limit:.3}x latency{}", pair.ratio, report.per_batch()), pair.ratio <= limit);
     }
     if let Some(limit) = budget.energy_mj {
         match &pair.energy {
@@ -74,7 +75,8 @@ pub fn judge(report: &Report, pair: &PairedLatency) -> Verdict {
                 let sure = if found.p50_bound_mj.is_some() { " with 95 % confidence" } else { "" };
                 let (mj, least, most) = (found.judged_mj(), found.least_mj, found.most_mj);
                 let spread = format!("{least:.2} to {most:.2} in {} blocks of {}", found.blocks, energy.rails);
-                check(format!("{mj:.2} mJ per frame{sure} ({spread}) of {limit:.2} mJ"), mj <= limit);
+                let what = if report.batch > 1 { report.per_batch() } else { " per frame".into() };
+                check(format!("{mj:.2} mJ{what}{sure} ({spread}) of {limit:.2} mJ"), mj <= limit);
             }
             None => check(format!("energy: no power rails could be read, at most {limit:.2} mJ per frame"), false),
         }

@@ -41,6 +41,7 @@ pub fn report(
         device: planned.table.fingerprint.clone(),
         imgsz: baseline.imgsz,
         head: baseline.branch,
+        batch: job.batch,
         threads: job.threads,
         seed: job.seed,
         model: baseline.name.clone(),
@@ -92,7 +93,8 @@ pub fn layer_times(ctx: &Context, planned: &Planned) -> Vec<LayerTimes> {
 fn memory_steps(ctx: &Context, selection: &Selection) -> Result<Vec<MemoryStep>, PipelineError> {
     let baseline = &ctx.inputs.baseline;
     let (graph, groups, widths) = (&baseline.model.graph, &baseline.groups, selection.widths());
-    let sets = live_sets(graph, groups, baseline.imgsz, baseline.imgsz).during(Task::Memory)?;
+    let (height, width) = baseline.size();
+    let sets = live_sets(graph, groups, height, width).during(Task::Memory)?;
     let of = |set: LiveSet| MemoryStep {
         name: graph.node(set.node).name.clone(),
         before_bytes: set.bytes(|group| groups.group(group).width()),

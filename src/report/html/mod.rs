@@ -12,6 +12,7 @@ mod text;
 use super::{Budget, Report, Search, Stage};
 use crate::eval::Metric;
 use crate::quantise::Kept;
+use crate::size::ImageSize;
 use chart::{Bars, Scale};
 use std::collections::BTreeMap;
 use text::{NOTHING, change, count, escape, mib, millis, number, signed};
@@ -101,7 +102,7 @@ fn tiles(report: &Report) -> String {
     let share = |a: usize, b: usize| change(a as f64, b as f64);
     [
         "<div class=\"tiles\">\n".into(),
-        tile("latency", ratio, arrow(p50(from), p50(to)) + ", median"),
+        tile("latency", ratio, arrow(p50(from), p50(to)) + ", median" + &report.per_batch()),
         tile("peak memory", share(from.peak_memory_bytes, to.peak_memory_bytes), arrow(memory(from), memory(to))),
         tile(
             from.score_name(),
@@ -197,7 +198,8 @@ fn stages(report: &Report) -> String {
     let columns: Vec<(String, &Stage)> = report.stages().map(|(name, stage)| (name.to_owned(), stage)).collect();
     let runs = report.baseline.latency.as_ref().map_or(String::new(), |d| {
         format!(
-            " Latency: {} interleaved frames of each network, {} thread{}, {} px; only the baseline model and the one that ships are measured.",
+            " Latency{}: {} interleaved frames of each network, {} thread{}, {} px; only the baseline model and the one that ships are measured.",
+            report.per_batch(),
             d.runs,
             report.threads,
             if report.threads == 1 { "" } else { "s" },
@@ -371,6 +373,14 @@ fn class_bars(name: &str, before: &BTreeMap<String, f64>, after: &BTreeMap<Strin
     )
 }
 
+/// Height and width, and how many images, for people.
+fn input(report: &Report) -> String {
+    let ImageSize { height, width } = report.imgsz;
+    let names = if height == width { "" } else { " (height \u{d7} width)" };
+    let batch = if report.batch > 1 { format!(", batches of {}", report.batch) } else { String::new() };
+    format!("{height} \u{d7} {width}{names}{batch}")
+}
+
 fn provenance(report: &Report) -> String {
     let head = report.head.map(|head| {
         let removed = head.removed.map_or(String::new(), |removed| format!("; without the other branch {removed}"));
@@ -382,7 +392,7 @@ fn provenance(report: &Report) -> String {
         ("device", report.device.clone()),
         ("model", report.model.clone()),
         ("data", report.data.clone()),
-        ("image size", format!("{0} \u{d7} {0}", report.imgsz)),
+        ("image size", input(report)),
         ("threads", report.threads.to_string()),
         ("seed", report.seed.to_string()),
     ];
