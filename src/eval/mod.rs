@@ -14,7 +14,7 @@ mod truth;
 pub mod ultralytics;
 
 pub use bootstrap::{Interval, bootstrap};
-pub use classify::{Accuracy, accuracy};
+pub use classify::{Accuracy, accuracy, accuracy_by};
 pub use error::EvalError;
 pub use model::{ClassResult, EvalResult, Prepared, check_annotations, evaluate_model};
 pub use objects::{Detected, Truth};

@@ -12,31 +12,44 @@ use crate::graph::Head;
 /// comes first. Values that are not numbers lead to no candidate.
 pub fn top(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &NmsOptions) -> Vec<Candidate> {
     let levels: Vec<Level> = levels(head, size, outputs).collect();
-    let mut cells: Vec<(f32, usize, usize)> = Vec::new();
-    for (number, level) in levels.iter().enumerate() {
-        let best = |cell: usize| (0..classes(level)).map(|class| logit(level, class, cell)).fold(f32::MIN, f32::max);
-        cells.extend((0..level.area).map(|cell| (best(cell), number, cell)));
-    }
-    first(&mut cells, options.max_det, |cell| cell.0);
+    // The level of every cell, and its place there.
+    let places: Vec<(&Level, usize)> =
+        levels.iter().flat_map(|level| (0..level.area).map(move |cell| (level, cell))).collect();
+    let nc = levels.first().map_or(0, classes);
+    let value = |class: usize, at: usize| {
+        let (level, cell) = places[at];
+        logit(level, class, cell)
+    };
+    let candidate = |(at, class): (usize, usize)| {
+        let (level, cell) = places[at];
+        let (score, bbox) = (sigmoid(value(class, at)), level.bbox(cell));
+        (score > options.score && bbox.is_finite())
+            .then(|| Candidate { detection: Detection { class, score, bbox }, cell: level.first_cell + cell })
+    };
+    choose(places.len(), nc, options, value).into_iter().filter_map(candidate).collect()
+}
+
+/// Cells and classes as [`top`] chooses them, by the value of a class in a cell.
+pub(super) fn choose(
+    cells: usize,
+    classes: usize,
+    options: &NmsOptions,
+    value: impl Fn(usize, usize) -> f32,
+) -> Vec<(usize, usize)> {
+    let best = |cell: usize| (0..classes).map(|class| value(class, cell)).fold(f32::MIN, f32::max);
+    let mut chosen: Vec<(f32, usize)> = (0..cells).map(|cell| (best(cell), cell)).collect();
+    first(&mut chosen, options.max_det, |cell| cell.0);
     let mut scores: Vec<(f32, usize, usize)> = Vec::new();
-    for (at, (best, number, cell)) in cells.iter().enumerate() {
-        let level = &levels[*number];
-        let mut all = (0..classes(level)).map(|class| (logit(level, class, *cell), at, class));
+    for (best, cell) in chosen {
+        let mut all = (0..classes).map(|class| (value(class, cell), cell, class));
         if options.agnostic {
-            scores.extend(all.find(|(value, ..)| value == best));
+            scores.extend(all.find(|(value, ..)| *value == best));
         } else {
             scores.extend(all);
         }
     }
     first(&mut scores, options.max_det, |score| score.0);
-    let candidate = |(value, at, class): (f32, usize, usize)| {
-        let (_, number, cell) = cells[at];
-        let (level, score) = (&levels[number], sigmoid(value));
-        let bbox = level.bbox(cell);
-        (score > options.score && bbox.is_finite())
-            .then(|| Candidate { detection: Detection { class, score, bbox }, cell: level.first_cell + cell })
-    };
-    scores.into_iter().filter_map(candidate).collect()
+    scores.into_iter().map(|(_, cell, class)| (cell, class)).collect()
 }
 
 fn classes(level: &Level) -> usize {

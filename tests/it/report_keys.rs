@@ -4,7 +4,7 @@
 use crate::report::{distribution, sample, stage};
 use secateurs::bench::{Distribution, Energy};
 use secateurs::graph::Dtype;
-use secateurs::report::{Budget, Report, Stage, Verdict};
+use secateurs::report::{Budget, InRuntime, Report, Stage, Verdict};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAPS: [&str; 5] = ["controls", "floors", "per_class", "recall", "seconds"];
 
 /// Every key with the keys around it; `[]` stands for the elements of an array. A stage stands once, as `STAGE`.
-const KEYS: [&str; 73] = [
+const KEYS: [&str; 77] = [
     "budget",
     "budget.energy_mj",
     "budget.file_mib",
@@ -64,6 +64,10 @@ const KEYS: [&str; 73] = [
     "photos[].name",
     "repaired",
     "rounded",
+    "runtime",
+    "runtime.last",
+    "runtime.name",
+    "runtime.uncut",
     "search",
     "search.gap",
     "search.loss",
@@ -121,6 +125,9 @@ const STAGE: [&str; 29] = [
     "zeros",
 ];
 
+/// What begins the keys of a stage that was only evaluated, in another runtime.
+const ACCURACY: [&str; 4] = ["accuracy", "map50", "per_class", "recall"];
+
 /// A report in which nothing is absent.
 fn full() -> Report {
     let of = |map: f64| Stage {
@@ -156,6 +163,7 @@ fn full() -> Report {
         dtype: Dtype::Int8,
         quantized: Some(of(0.34375)),
         controls: BTreeMap::from([("uncut + repair".to_owned(), of(0.375))]),
+        runtime: Some(InRuntime { name: "TensorRT 10.3.0".into(), baseline: of(0.375), shipped: of(0.34375) }),
         verdict: Verdict { simulated: Some("emulated".into()), ..report.verdict.clone() },
         ..report
     }
@@ -188,6 +196,12 @@ fn keys(value: &Value) -> BTreeSet<String> {
 fn report_json_has_these_keys_and_no_others() {
     let mut value = serde_json::to_value(full()).unwrap();
     // Every stage has the same keys.
+    for name in ["uncut", "last"] {
+        let stage = value["runtime"][name].take();
+        let expected: Vec<&str> =
+            STAGE.into_iter().filter(|key| ACCURACY.iter().any(|of| key.starts_with(of))).collect();
+        assert_eq!(keys(&stage).iter().collect::<Vec<_>>(), expected, "{name} in another runtime");
+    }
     let stages = ["uncut", "cut", "repaired", "tuned", "rounded"];
     for name in stages {
         let stage = value[name].take();

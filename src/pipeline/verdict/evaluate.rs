@@ -1,7 +1,8 @@
 //! The figures of a stage: accuracy, sizes, arithmetic and memory of a model, whatever its head.
 
 use crate::data::Dataset;
-use crate::eval::{self, Prepared};
+use crate::eval::{self, Accuracy, EvalResult, Prepared};
+use crate::graph::Head;
 use crate::model::{self, Model};
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::inputs::Inputs;
@@ -53,6 +54,32 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// Whether the accuracy of a model can be taken from its decoded outputs alone.
+    pub fn reads_outputs(&self, model: &Model) -> bool {
+        matches!(model.graph.head.branch(), Head::Detect { .. } | Head::Classify { .. })
+    }
+
+    /// The accuracy of a model whose outputs `run` computes, and no other figure. `head` is that of the outputs.
+    ///
+    /// # Errors
+    /// Those of `run`, and if the outputs are not those of the model.
+    pub fn by_outputs(
+        &self,
+        model: &Model,
+        head: &Head,
+        run: &mut dyn FnMut(&[Vec<f32>]) -> Result<Vec<Vec<f32>>, PipelineError>,
+    ) -> Result<Stage, PipelineError> {
+        Ok(match &self.truth {
+            Truth::Boxes(prepared) => {
+                with_boxes(Stage::default(), prepared.score(&prepared.find_by(model, head, run)?))
+            }
+            Truth::Classes(_) => {
+                let side = self.inputs.baseline.imgsz;
+                with_classes(Stage::default(), eval::accuracy_by(model, &self.inputs.data.val, side, run)?)
+            }
+        })
+    }
+
     /// The figures of a model.
     ///
     /// # Errors
@@ -70,32 +97,37 @@ impl<'a> Evaluator<'a> {
         };
         let threads = rayon::current_num_threads();
         Ok(match &self.truth {
-            Truth::Boxes(prepared) => {
-                let found = prepared.evaluate(model, threads)?;
-                Stage {
-                    map50_95: found.map50_95,
-                    map50: found.map50,
-                    map50_95_ultralytics: found.map50_95_ultralytics,
-                    recall: found.per_class.iter().map(|class| (class.name.clone(), class.recall)).collect(),
-                    per_class: found.per_class.into_iter().map(|class| (class.name, class.map50_95)).collect(),
-                    ..sizes
-                }
-            }
+            Truth::Boxes(prepared) => with_boxes(sizes, prepared.evaluate(model, threads)?),
             Truth::Classes(train) => {
                 let of = |set| eval::accuracy(model, set, side, threads, &|_| {});
-                let found = of(&self.inputs.data.val)?;
-                let train = of(train)?;
-                Stage {
-                    map50_95: f64::NAN,
-                    map50: f64::NAN,
-                    map50_95_ultralytics: f64::NAN,
-                    accuracy: Some(found.accuracy),
-                    train_accuracy: Some(train.accuracy),
-                    recall: found.per_class.clone(),
-                    per_class: found.per_class,
-                    ..sizes
-                }
+                let (found, train) = (of(&self.inputs.data.val)?, of(train)?);
+                Stage { train_accuracy: Some(train.accuracy), ..with_classes(sizes, found) }
             }
         })
+    }
+}
+
+/// A stage with the figures of a detector.
+fn with_boxes(stage: Stage, found: EvalResult) -> Stage {
+    Stage {
+        map50_95: found.map50_95,
+        map50: found.map50,
+        map50_95_ultralytics: found.map50_95_ultralytics,
+        recall: found.per_class.iter().map(|class| (class.name.clone(), class.recall)).collect(),
+        per_class: found.per_class.into_iter().map(|class| (class.name, class.map50_95)).collect(),
+        ..stage
+    }
+}
+
+/// A stage with the figures of a classifier.
+fn with_classes(stage: Stage, found: Accuracy) -> Stage {
+    Stage {
+        map50_95: f64::NAN,
+        map50: f64::NAN,
+        map50_95_ultralytics: f64::NAN,
+        accuracy: Some(found.accuracy),
+        recall: found.per_class.clone(),
+        per_class: found.per_class,
+        ..stage
     }
 }
