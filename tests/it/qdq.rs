@@ -15,8 +15,8 @@ use secateurs::graph::{Dtype, Graph};
 use secateurs::group::{Group, groups};
 use secateurs::kernels::input_scale;
 use secateurs::model::Model;
-use secateurs::repair::{Calibration, Method, repair};
 use secateurs::quantise::{Exceptions, Ranges, quantise, quantise_except, ranges, symmetric};
+use secateurs::repair::{Calibration, Method, repair};
 use secateurs::surgery::{Selection, cut};
 use secateurs::vision::{Candidate, Detection, Letterbox, NmsOptions, Preprocess, Xyxy, decode_all, nms};
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The networks of the zoo in int8, with random weights and ranges around zero or as they are.
-fn int8(zero_centred: bool) -> Vec<(String, Model, usize)> {
+pub fn int8(zero_centred: bool) -> Vec<(String, Model, usize)> {
     let small = crate::surgery::zoo().into_iter().filter(|(_, _, side)| *side == 32);
     let quantized = |(name, graph, side): (String, Graph, usize)| {
         let model = crate::surgery::random_model(graph, 11);
@@ -249,7 +249,9 @@ fn onnx_runtime_gives_the_outputs_of_int8_models_within_a_step() {
                 count += all.len();
                 mean += all.iter().sum::<f64>() / all.len() as f64 / images.len() as f64;
             }
-            eprintln!("{path}, zero-centred {zero_centred}: {far} of {count} more than a step apart, {mean:.2e} in the mean");
+            eprintln!(
+                "{path}, zero-centred {zero_centred}: {far} of {count} more than a step apart, {mean:.2e} in the mean"
+            );
             assert!(far * 2000 <= count && mean < 2e-5, "{path} {zero_centred}: {far} of {count}, {mean}");
         }
     }
