@@ -29,6 +29,7 @@ use crate::model::Model;
 use crate::profile::{Connect, Profile, RuntimeKind};
 use crate::session::{self, Session, TRIES, Unsteady};
 use adapter::{Adapter, Line};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -149,7 +150,8 @@ impl Runtime {
     /// If the runtime refuses the model, or the device fails.
     pub fn network(&self, model: &Model, size: (usize, usize)) -> Result<Network, RuntimeError> {
         let built_by = format!("{} {}", self.name(), self.on);
-        let network = Network::new(model, size, &self.adapter, &built_by, self.folder.path())?;
+        let (runtime, flags) = (self.adapter.kind.name(), self.adapter.flags(&model.graph));
+        let network = Network::new(model, size, runtime, flags, &built_by, self.folder.path())?;
         self.build(&network)?;
         Ok(network)
     }
@@ -176,11 +178,12 @@ impl Runtime {
     ) -> Result<(PairedTimes, bool), RuntimeError> {
         let (mut a, mut b) = (Samples::default(), Samples::default());
         let runs = runs.clamp(1, MAX_WINDOWS * WINDOW);
+        let mut turned = true;
         while a.wall.len() < runs {
+            turned = !turned;
             let left = runs - a.wall.len();
             // Windows of the same length.
             let frames = left.div_ceil(left.div_ceil(WINDOW));
-            let turned = (a.wall.len() / WINDOW) % 2 == 1;
             let order = if turned { [other, one] } else { [one, other] };
             let [first, second] = self.window(order, frames, warmup)?;
             let (of_a, of_b) = if turned { (second, first) } else { (first, second) };
@@ -278,7 +281,8 @@ impl Runtime {
     fn on_engines(&self, networks: &[&Network], line: &Line) -> Result<Vec<u8>, RuntimeError> {
         match self.call(line, &AnswerLimits::LONG) {
             Err(RuntimeError::NotKept { .. }) => {
-                for network in networks {
+                let mut keys = BTreeSet::new();
+                for network in networks.iter().filter(|network| keys.insert(&network.key)) {
                     self.call(&self.adapter.forget(network), &AnswerLimits::SHORT)?;
                     self.build(network)?;
                 }

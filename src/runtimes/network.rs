@@ -1,6 +1,5 @@
 //! A network as another runtime reads it: an ONNX file, and the key of the engine that is built of it.
 
-use super::adapter::Adapter;
 use super::failure::RuntimeError;
 use crate::emit::onnx;
 use crate::graph::{Branch, Dtype, Graph, Head};
@@ -23,20 +22,19 @@ pub struct Network {
 }
 
 impl Network {
-    /// Exports a model for images of `height` x `width` into a folder. `built_by` says what else an engine depends on:
-    /// runtime, version and GPU.
+    /// Exports a model for images of `height` x `width` into a folder, to be built with flags. `built_by` says what else an
+    /// engine depends on: version and GPU.
     pub(super) fn new(
         model: &Model,
         (height, width): (usize, usize),
-        adapter: &Adapter,
+        runtime: &'static str,
+        flags: Vec<String>,
         built_by: &str,
         folder: &Path,
     ) -> Result<Self, RuntimeError> {
-        let runtime = adapter.kind.name();
         let bytes = onnx::export(model, height, width).map_err(|source| RuntimeError::Export { runtime, source })?;
-        let flags = adapter.flags(&model.graph);
         let mut hash = Sha256::new();
-        for part in [built_by.as_bytes(), b"\0", flags.join("\0").as_bytes(), b"\0", &bytes] {
+        for part in [runtime.as_bytes(), b" ", built_by.as_bytes(), b"\0", flags.join("\0").as_bytes(), b"\0", &bytes] {
             hash.update(part);
         }
         let key: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -82,7 +82,7 @@ fn a_job_is_planned_judged_and_evaluated_in_the_runtime() {
     let ratio = report["verdict"]["latency_ratio"].as_f64().unwrap();
     assert!(ratio > 0.4 && ratio <= 0.8, "{ratio}");
     assert!(report["verdict"]["sentences"].to_string().contains("lower, at most 0.9000 in TensorRT 10.3.0"));
-    assert!(report["layers"].as_array().unwrap().len() > 30 && report["table_errors"][0].as_f64().unwrap() < 0.25);
+    assert!(report["layers"].as_array().unwrap().len() > 30 && report["table_errors"][0].as_f64().unwrap() < 0.5);
     assert!(fs::read_to_string(board.device.path("out/report.html")).unwrap().contains("<h2>In TensorRT 10.3.0</h2>"));
     // A second run takes table and engines from the first.
     let built_first = board.device.calls("--saveEngine").len();
