@@ -75,6 +75,8 @@ pub mod emit;
 #[cfg(feature = "tools")]
 pub mod report;
 #[cfg(feature = "tools")]
+pub mod runtimes;
+#[cfg(feature = "tools")]
 pub mod session;
 // Layer 6
 #[cfg(feature = "driver")]

@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::prune;
 use crate::output;
 use crate::profile::{self, Profile};
+use crate::runtimes::Runtime;
 use std::path::PathBuf;
 
 /// The questions.
@@ -13,6 +14,12 @@ pub enum Question {
     Options,
     /// The values of a profile, as JSON
     Profile {
+        /// Device profile
+        #[arg(long, value_name = "TOML")]
+        profile: PathBuf,
+    },
+    /// Whether the runtime of a profile is on its device: its name, version and machine, as JSON
+    Runtime {
         /// Device profile
         #[arg(long, value_name = "TOML")]
         profile: PathBuf,
@@ -30,6 +37,12 @@ pub fn run(question: &Question, command: impl FnOnce() -> clap::Command) -> Resu
             Ok(())
         }
         Question::Profile { profile } => answer(&profile::read(profile)?),
+        Question::Runtime { profile } => {
+            let runtime = Runtime::open(&profile::read(profile)?, None)?;
+            let (name, on) = (runtime.name(), runtime.fingerprint());
+            let value = serde_json::json!({ "reason": "runtime", "name": name, "on": on });
+            Ok(output::print_json(&value)?)
+        }
         Question::Check(args) => {
             // A key that cannot be used is found out before the work.
             args.key.signer()?;

@@ -14,6 +14,7 @@ use crate::model::FileError;
 use crate::pipeline::PipelineError;
 use crate::profile::ProfileError;
 use crate::repair::RepairError;
+use crate::runtimes::RuntimeError;
 use crate::search::SearchError;
 use crate::session::SessionError;
 use crate::train::TrainError;
@@ -224,6 +225,25 @@ impl From<SessionError> for Failure {
     }
 }
 
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        match error {
+            RuntimeError::Device(error) => error.into(),
+            RuntimeError::Session(error) => error.into(),
+            RuntimeError::Unsteady(_) => Self::Unsteady(error.to_string()),
+            RuntimeError::File { path, source } => Self::writing(&path, &source),
+            // The network is not for this runtime.
+            RuntimeError::Unsupported { .. } | RuntimeError::Export { .. } => Self::Input(error.to_string()),
+            RuntimeError::Missing { .. }
+            | RuntimeError::Memory { .. }
+            | RuntimeError::Build { .. }
+            | RuntimeError::Run { .. }
+            | RuntimeError::NotKept { .. }
+            | RuntimeError::Output { .. } => Self::Device(error.to_string()),
+        }
+    }
+}
+
 macro_rules! bad_input {
     ($($error:ty),+) => {
         $(impl From<$error> for Failure {
@@ -250,6 +270,7 @@ impl From<PipelineError> for Failure {
             E::Room { .. } => Self::Machine(text),
             E::Session(error) => error.into(),
             E::Command(error) => by_command(error),
+            E::Runtime(error) => error.into(),
             E::Training(error) => by_training(error, text),
             E::File(error) => by_file(error, text),
             E::Evaluation(EvalError::Engine(cause))

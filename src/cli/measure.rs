@@ -1,13 +1,18 @@
-//! Measures a bundle's inference binary, or the user's benchmark command, interleaved with another model.
+//! Measures a bundle's inference binary, its model in another runtime, or the user's benchmark command, interleaved with
+//! another model.
 
 use super::failure::Failure;
 use super::terminal::Terminal;
 use crate::emit::onnx;
-use crate::model;
-use crate::pipeline::{Measurement, Outcome, PairedLatency, pair_by_command, verdict_runs};
+use crate::model::{self, Model};
+use crate::pipeline::{
+    Measurement, Outcome, PairedLatency, PipelineError, pair_by_command, pair_by_runtime, verdict_runs,
+};
 use crate::profile::Profile;
 use crate::report::Report;
+use crate::runtimes::Runtime;
 use crate::session::{Frames, Session};
+use crate::size::ImageSize;
 use prost::Message;
 use std::path::Path;
 
@@ -33,8 +38,12 @@ pub struct Request<'a> {
 /// # Errors
 /// If the device cannot be reached or was never idle, or a model cannot be run.
 pub fn measure(request: &Request, terminal: &mut Terminal) -> Result<Measurement, Failure> {
-    match request.profile.bench.command.clone() {
-        Some(command) => by_command(&command, request),
+    match &request.profile.bench.command {
+        Some(command) => by_export(request, &mut |models, input, runs| {
+            let pair = pair_by_command(command, models, input, runs, request.folder)?;
+            Ok(Outcome::Measured(Box::new(pair)))
+        }),
+        None if request.profile.bench.runtime.is_driven() => by_runtime(request, terminal),
         None => by_binary(request, terminal),
     }
 }
@@ -63,14 +72,33 @@ fn by_binary(request: &Request, terminal: &mut Terminal) -> Result<Measurement, 
     Ok(Measurement { outcome, bench, onnx: None })
 }
 
-/// Lets a benchmark command of the user measure both models; the ONNX file ships.
-fn by_command(command: &[String], request: &Request) -> Result<Measurement, Failure> {
+/// Measures both models in another runtime on the device; the ONNX file ships.
+fn by_runtime(request: &Request, terminal: &mut Terminal) -> Result<Measurement, Failure> {
+    let runtime = Runtime::open(request.profile, Some(request.binary))?;
+    if let Some(why) = runtime.simulated() {
+        return by_export(request, &mut |_, _, _| Ok(Outcome::Simulated(why.into())));
+    }
+    by_export(request, &mut |models, (size, _), runs| {
+        let progress = &mut |done, all| terminal.progress(done, all);
+        let pair = pair_by_runtime(&runtime, models, size, runs, progress)?;
+        Ok(Outcome::Measured(Box::new(pair)))
+    })
+}
+
+/// Measures the baseline and the pruned model on batches of a size, so many frames, by whatever reads ONNX files.
+type Measure<'a> = &'a mut dyn FnMut([&Model; 2], (ImageSize, usize), usize) -> Result<Outcome, PipelineError>;
+
+/// Lets what reads ONNX files measure both models; that of the pruned one ships.
+fn by_export(request: &Request, measure: Measure) -> Result<Measurement, Failure> {
     let load = |path: &Path| model::load(path).map_err(Failure::input);
     let (other, pruned) = (load(request.other)?, load(request.model)?);
     let (size, batch) = (request.report.imgsz, request.report.batch);
     let runs = verdict_runs(request.profile.budget.percentile, request.profile.bench.runs);
     let onnx = onnx::batch_file(&pruned, size, batch).map_err(Failure::input)?.encode_to_vec();
-    let pair = pair_by_command(command, [&other, &pruned], (size, batch), runs, request.folder)?;
-    let bench = serde_json::to_vec_pretty(&pair)?;
-    Ok(Measurement { outcome: Outcome::Measured(Box::new(pair)), bench, onnx: Some(onnx) })
+    let outcome = measure([&other, &pruned], (size, batch), runs)?;
+    let bench = match &outcome {
+        Outcome::Measured(pair) => serde_json::to_vec_pretty(pair)?,
+        Outcome::Simulated(why) => serde_json::to_vec_pretty(&serde_json::json!({ "simulated": why }))?,
+    };
+    Ok(Measurement { outcome, bench, onnx: Some(onnx) })
 }

@@ -16,8 +16,9 @@ use crate::device;
 use crate::kernels::available;
 use crate::latency::{Gpu, Speed};
 use crate::pipeline::{self, Done, Event, Job, Results, Timing};
-use crate::profile::{self, Connect, Device, Overrides, Profile, Resolved, heading};
+use crate::profile::{self, Connect, Device, Overrides, Profile, Resolved, RuntimeKind, heading};
 use crate::report::Verdict;
+use crate::runtimes::{self, Runtime};
 use crate::session::{self, Session};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -120,7 +121,7 @@ fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) 
     let results = Results::look(out)?;
     let timing = match args.binary {
         // `cargo xtask prune` builds it only for a run that is one.
-        None if profile.connect != Connect::Local && profile.bench.command.is_none() => {
+        None if profile.connect != Connect::Local && profile.bench.runtime == RuntimeKind::Engine => {
             let runner = device::runner(profile)?;
             if runner.emulates() { timing(profile, args, terminal)? } else { runner.reach().map(|()| Timing::Here)? }
         }
@@ -152,11 +153,12 @@ fn refuse_contradictions(profile: &Profile) -> Result<(), Failure> {
         ));
     }
     refuse_model_without_data(profile)?;
-    if !profile.model.dtype.is_f32() && (profile.device.cuda.is_some() || profile.bench.command.is_some()) {
-        let with = if profile.device.cuda.is_some() { "a GPU" } else { "a benchmark command" };
+    let (dtype, runtime) = (profile.model.dtype, profile.bench.runtime);
+    runtimes::check_dtype(runtime, dtype).map_err(Failure::Usage)?;
+    if !dtype.is_f32() && runtime == RuntimeKind::Engine && profile.device.cuda.is_some() {
         return Err(Failure::Usage(format!(
-            "dtype {} is for the runtime of secateurs on a CPU, and the profile has {with}",
-            profile.model.dtype.name()
+            "dtype {} is for the runtime of secateurs on a CPU, or for TensorRT, and the profile has a GPU",
+            dtype.name()
         )));
     }
     if let (Some(asked), Some(whole)) = (budget.memory, profile.device.memory)
@@ -185,7 +187,7 @@ fn refuse_without_rails(profile: &Profile, timing: &Timing) -> Result<(), Failur
     let rails = match timing {
         Timing::Device(session) => session.board().rails.clone(),
         Timing::Here if profile.connect == Connect::Local => Board::read(Path::new("/")).rails,
-        Timing::Command(..) => None,
+        Timing::Command(..) | Timing::Runtime(..) => None,
         // Another machine will be asked, or nothing is claimed.
         _ => return Ok(()),
     };
@@ -197,10 +199,14 @@ fn refuse_without_rails(profile: &Profile, timing: &Timing) -> Result<(), Failur
 /// Where networks are timed while plans are made: on the device, or nowhere if it is only emulated or another machine.
 fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Timing, Failure> {
     if let Some(command) = &profile.bench.command {
-        // Only the proportions of layers come from these figures; those of a small core serve where there are none.
-        let gflops = profile.device.core_gflops.unwrap_or(8.0) * profile.device.threads as f64;
-        let bandwidth = profile.device.bandwidth.unwrap_or(8.0);
-        return Ok(Timing::Command(command.clone(), Speed { gflops, bandwidth }));
+        return Ok(Timing::Command(command.clone(), proportions(profile)));
+    }
+    if profile.bench.runtime.is_driven() {
+        let runtime = Runtime::open(profile, args.binary.as_deref())?;
+        let Some(why) = runtime.simulated().map(str::to_owned) else {
+            return Ok(Timing::Runtime(Arc::new(runtime), proportions(profile)));
+        };
+        return instead(profile, &why, args.require_device, terminal);
     }
     let runner = device::runner(profile)?;
     let why = match args.binary.as_deref() {
@@ -225,8 +231,19 @@ fn timing(profile: &Profile, args: &Args, terminal: &mut Terminal) -> Result<Tim
             }
         }
     };
-    if args.require_device {
-        return Err(no_device(&why));
+    instead(profile, &why, args.require_device, terminal)
+}
+
+/// Two figures of a CPU of which only the proportions of layers matter; those of a small core where there are none.
+fn proportions(profile: &Profile) -> Speed {
+    let gflops = profile.device.core_gflops.unwrap_or(8.0) * profile.device.threads as f64;
+    Speed { gflops, bandwidth: profile.device.bandwidth.unwrap_or(8.0) }
+}
+
+/// The estimate that stands in for a device on which nothing can be timed: why.
+fn instead(profile: &Profile, why: &str, require_device: bool, terminal: &mut Terminal) -> Result<Timing, Failure> {
+    if require_device {
+        return Err(no_device(why));
     }
     let name = &profile.device.name;
     let estimate = estimate(profile).map_err(|problem| {
@@ -263,6 +280,7 @@ fn threads(profile: &Profile, timing: &Timing, terminal: &mut Terminal) -> usize
     let threads = match timing {
         Timing::Here => asked.min(available()),
         Timing::Device(session) => session.threads(),
+        Timing::Runtime(runtime, _) => runtime.session().map_or(asked, Session::threads),
         _ => asked,
     };
     if threads < asked {

@@ -15,6 +15,7 @@ pub use ssh::Settings as SshSettings;
 use crate::profile::{Connect, Profile};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// A program that could not be run on the device.
@@ -126,6 +127,25 @@ pub trait Runner: Send + Sync {
     /// Whether the device is emulated: results are right, and no latency is claimed.
     fn emulates(&self) -> bool {
         false
+    }
+}
+
+impl<R: Runner + ?Sized> Runner for Arc<R> {
+    fn run_within(
+        &self,
+        program: &Path,
+        arguments: &[Argument],
+        limits: &AnswerLimits,
+    ) -> Result<Vec<u8>, DeviceError> {
+        (**self).run_within(program, arguments, limits)
+    }
+
+    fn reach(&self) -> Result<(), DeviceError> {
+        (**self).reach()
+    }
+
+    fn emulates(&self) -> bool {
+        (**self).emulates()
     }
 }
 

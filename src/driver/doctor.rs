@@ -1,4 +1,4 @@
-//! `cargo xtask doctor`: what a device takes, and what of it is missing here.
+//! `cargo xtask doctor`: what a device takes, and what of it is missing here, or there: the runtime that a profile asks for.
 
 use super::caller::Driver;
 use super::cross::{self, Facts};
@@ -34,11 +34,15 @@ struct Finding {
 pub fn run(driver: Driver, args: &Args) -> Result<(), Failure> {
     let workspace = Workspace::find(driver)?;
     let profile = target::find(&workspace.targets(), &args.target)?;
-    let target = workspace.worker(false)?.profile(profile)?;
+    let worker = workspace.worker(false)?;
+    let target = worker.profile(profile)?;
     let facts = cross::facts(&target.device)?;
     let tool = cross::choose(&facts, target.device.glibc);
     output::print(&format!("{} ({})\n", args.target, facts.triple));
-    let findings = findings(&facts, &target, tool.is_ok(), cuda::nvcc().is_some());
+    let mut findings = findings(&facts, &target, tool.is_ok(), cuda::nvcc().is_some());
+    if let Some(name) = &target.runtime {
+        findings.push(runtime(name, worker.runtime(&target.path)));
+    }
     for finding in &findings {
         let mark = match (finding.there, finding.needed) {
             (true, _) => "ok     ",
@@ -101,6 +105,15 @@ fn findings(facts: &Facts, target: &Target, builds: bool, nvcc: bool) -> Vec<Fin
     all
 }
 
+/// The other runtime of a profile, which was asked for on the device.
+fn runtime(name: &str, found: Result<String, String>) -> Finding {
+    let (what, there, install) = match found {
+        Ok(what) => (what, true, String::new()),
+        Err(why) => (format!("the runtime of the profile, {name}, on the device"), false, why),
+    };
+    Finding { what, there, needed: true, install }
+}
+
 #[cfg(test)]
 mod tests {
     use super::target::Device;
@@ -111,6 +124,14 @@ mod tests {
         let facts = Facts { native: true, triple: "x86_64-unknown-linux-gnu".into(), ..Facts::default() };
         assert_eq!(cross::choose(&facts, None), Ok(cross::Tool::Native));
         assert_eq!(findings(&facts, &Target::default(), true, false), []);
+    }
+
+    #[test]
+    fn another_runtime_is_there_or_says_why_not() {
+        let there = runtime("tensorrt", Ok("TensorRT 10.3.0 (Orin)".into()));
+        assert!(there.there && there.what == "TensorRT 10.3.0 (Orin)");
+        let missing = runtime("tensorrt", Err("TensorRT is not on the device: install JetPack's".into()));
+        assert!(!missing.there && missing.needed && missing.install.contains("JetPack"), "{missing:?}");
     }
 
     #[test]

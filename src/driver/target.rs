@@ -15,6 +15,8 @@ pub struct Target {
     pub device: Device,
     /// How programs are run on it.
     pub connect: Connection,
+    /// The runtime that networks run in, where secateurs drives another one than its own: as the profile names it.
+    pub runtime: Option<String>,
 }
 
 /// How programs are built for a device.
@@ -59,6 +61,14 @@ struct Answer {
 struct Profile {
     device: Device,
     connect: Connect,
+    #[serde(default)]
+    bench: Bench,
+}
+
+#[derive(Default, Deserialize)]
+struct Bench {
+    #[serde(default)]
+    runtime: String,
 }
 
 #[derive(Deserialize)]
@@ -72,8 +82,9 @@ impl Target {
     /// # Errors
     /// If that is no answer of the worker.
     pub fn of_answer(path: PathBuf, answer: &[u8]) -> Result<Self, serde_json::Error> {
-        let Answer { profile: Profile { device, connect } } = serde_json::from_slice(answer)?;
-        Ok(Self { path, device, connect: connect.kind })
+        let Answer { profile: Profile { device, connect, bench } } = serde_json::from_slice(answer)?;
+        let runtime = Some(bench.runtime).filter(|name| !["", "engine", "command"].contains(&name.as_str()));
+        Ok(Self { path, device, connect: connect.kind, runtime })
     }
 }
 
@@ -127,8 +138,9 @@ mod tests {
         let answer =
             br#"{"reason": "profile", "profile": {"device": {"name": "jetson", "triple": "aarch64-unknown-linux-gnu",
             "target-cpu": "cortex-a78ae", "glibc": "2.35", "features": [], "cuda": "sm_87", "threads": 4},
-            "connect": {"kind": "ssh", "host": "h"}, "budget": {}}}"#;
-        let Target { path, device, connect } = Target::of_answer("a.toml".into(), answer).unwrap();
+            "connect": {"kind": "ssh", "host": "h"}, "budget": {}, "bench": {"runtime": "tensorrt"}}}"#;
+        let Target { path, device, connect, runtime } = Target::of_answer("a.toml".into(), answer).unwrap();
+        assert_eq!(runtime.as_deref(), Some("tensorrt"));
         assert_eq!((path.as_path(), connect), (Path::new("a.toml"), Connection::Ssh));
         assert_eq!((device.target_cpu.as_deref(), device.cuda.as_deref()), (Some("cortex-a78ae"), Some("sm_87")));
         assert_eq!((device.triple.as_deref(), device.glibc), (Some("aarch64-unknown-linux-gnu"), Some((2, 35))));

@@ -5,7 +5,7 @@ use super::process::{Failure, name, run};
 use super::target::Target;
 use crate::output;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 /// The worker as a program.
@@ -54,6 +54,26 @@ impl Worker {
     /// If the profile is wrong: the worker has said so.
     pub fn profile(&self, path: PathBuf) -> Result<Target, Failure> {
         target(self.command("driver").args(["profile", "--profile"]).arg(&path), path.clone())
+    }
+
+    /// The runtime of a profile on its device, in words; or why it is not there.
+    pub fn runtime(&self, path: &Path) -> Result<String, String> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            name: String,
+            on: String,
+        }
+        let mut question = self.command("driver");
+        let output = question.args(["runtime", "--profile"]).arg(path).stdin(Stdio::null()).output();
+        let output = output.map_err(|e| format!("{}: cannot be started: {e}", name(&question)))?;
+        match serde_json::from_slice(&output.stdout) {
+            Ok(Answer { name, on }) if output.status.success() => Ok(format!("{name} ({on})")),
+            _ => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                let last = said.lines().find_map(|line| line.split_once("error: ")).map(|(_, text)| text.to_owned());
+                Err(last.unwrap_or_else(|| "the worker did not say why".into()))
+            }
+        }
     }
 
     /// Checks arguments of its `prune` and the profile with its flags applied; gives what building needs of it.

@@ -58,17 +58,7 @@ pub(super) fn answers(
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Answer>, EvalError> {
-    let classes = dataset.names.len();
-    match model.graph.head {
-        Head::Classify { nc } if nc == classes => {}
-        Head::Classify { nc } => {
-            return Err(EvalError::Unfit(format!("the model has {nc} classes, but the dataset names {classes}")));
-        }
-        _ => {
-            let task = model.graph.head.task();
-            return Err(EvalError::Unfit(format!("the model's task is `{task}`, expected a classifier")));
-        }
-    }
+    check(model, dataset)?;
     let preprocess = Preprocess::new(model)?;
     let imgsz = imgsz.into();
     let share = dataset.items.len().div_ceil(threads.max(1)).max(1);
@@ -76,10 +66,7 @@ pub(super) fn answers(
         let mut engine = Engine::new(model, imgsz.height, imgsz.width, &Options { threads: 1, ..Options::default() })?;
         let mut answers = Vec::with_capacity(items.len());
         for item in items {
-            let class = item
-                .class()
-                .filter(|class| *class < classes)
-                .ok_or_else(|| EvalError::Unfit(format!("{} has no class as a whole", item.image.display())))?;
+            let class = class_of(item, dataset)?;
             preprocess.write(&item.image.load()?, imgsz, engine.input_mut());
             engine.run_in_place()?;
             answers.push(answer(engine.output(0), class)?);
@@ -98,6 +85,55 @@ pub(super) fn ahead(one: &[Answer], other: Option<&[Answer]>, pictures: &[usize]
         count as f64 / pictures.len().max(1) as f64
     };
     right(one) - other.map_or(0.0, right)
+}
+
+/// As [`accuracy`], with logits that another runtime computes: `run` gets inputs of the network, `[C, height, width]`, a few
+/// at a time, and gives the logits of each.
+///
+/// # Errors
+/// As [`accuracy`], and those of `run`.
+pub fn accuracy_by<E: From<EvalError>>(
+    model: &Model,
+    dataset: &Dataset,
+    imgsz: ImageSize,
+    run: &mut dyn FnMut(&[Vec<f32>]) -> Result<Vec<Vec<f32>>, E>,
+) -> Result<Accuracy, E> {
+    check(model, dataset)?;
+    let preprocess = Preprocess::new(model).map_err(EvalError::from)?;
+    let mut answers = Vec::with_capacity(dataset.items.len());
+    for items in dataset.items.chunks(AT_ONCE) {
+        let mut inputs = vec![vec![0.0; preprocess.channels() * imgsz.area()]; items.len()];
+        for (item, input) in items.iter().zip(&mut inputs) {
+            preprocess.write(&item.image.load().map_err(EvalError::from)?, imgsz, input);
+        }
+        for (item, logits) in items.iter().zip(run(&inputs)?) {
+            answers.push(answer(&logits, class_of(item, dataset)?)?);
+        }
+    }
+    Ok(summary(&answers, &dataset.names))
+}
+
+/// Pictures that another runtime gets at once.
+const AT_ONCE: usize = 64;
+
+/// Refuses a model that is no classifier of the dataset's classes.
+fn check(model: &Model, dataset: &Dataset) -> Result<(), EvalError> {
+    let classes = dataset.names.len();
+    match model.graph.head {
+        Head::Classify { nc } if nc == classes => Ok(()),
+        Head::Classify { nc } => {
+            Err(EvalError::Unfit(format!("the model has {nc} classes, but the dataset names {classes}")))
+        }
+        _ => {
+            let task = model.graph.head.task();
+            Err(EvalError::Unfit(format!("the model's task is `{task}`, expected a classifier")))
+        }
+    }
+}
+
+fn class_of(item: &Item, dataset: &Dataset) -> Result<usize, EvalError> {
+    let class = item.class().filter(|class| *class < dataset.names.len());
+    class.ok_or_else(|| EvalError::Unfit(format!("{} has no class as a whole", item.image.display())))
 }
 
 fn answer(logits: &[f32], class: usize) -> Result<Answer, EvalError> {

@@ -17,7 +17,7 @@ pub mod ultralytics;
 mod validator;
 
 pub use bootstrap::{Interval, bootstrap};
-pub use classify::{Accuracy, Answer, accuracy};
+pub use classify::{Accuracy, Answer, accuracy, accuracy_by};
 pub use error::EvalError;
 pub use metric::Metric;
 pub use model::{ClassResult, EvalResult, Prepared, check_annotations, evaluate_model};

@@ -7,7 +7,7 @@ use crate::engine::{Engine, Options};
 use crate::graph::Head;
 use crate::model::Model;
 use crate::size::{ImageSize, MAX_SIDE};
-use crate::vision::{ImageError, Letterbox, NmsOptions, Preprocess, detect};
+use crate::vision::{ImageError, Letterbox, NmsOptions, Preprocess, detect, detect_decoded};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,9 @@ struct Picture {
 
 /// Bytes that the pictures of a split may take together.
 const MAX_PREPARED: usize = 4 << 30;
+
+/// Pictures that another runtime gets at once.
+const AT_ONCE: usize = 16;
 
 /// Reads an image into the letterboxed `[3, height, width]`; gives where it lies in it, and its sides.
 fn read(pixels: &Pixels, imgsz: ImageSize, rgb: &mut [f32]) -> Result<(Letterbox, [usize; 2]), ImageError> {
@@ -126,17 +129,7 @@ impl Prepared {
         threads: usize,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Detected>, EvalError> {
-        match *model.graph.head.branch() {
-            Head::Detect { nc, .. } if nc == self.names.len() => {}
-            Head::Detect { nc, .. } => {
-                let classes = self.names.len();
-                return Err(EvalError::Unfit(format!("the model finds {nc} classes, but the dataset names {classes}")));
-            }
-            _ => {
-                let task = model.graph.head.task();
-                return Err(EvalError::Unfit(format!("the task of the model is `{task}`, expected `detect`")));
-            }
-        }
+        self.check(model)?;
         let preprocess = Preprocess::new(model)?;
         let share = self.pictures.len().div_ceil(threads.max(1)).max(1);
         let work = |(part, pictures): (usize, &[Picture])| {
@@ -145,10 +138,7 @@ impl Prepared {
             let mut all = Vec::new();
             let mut rgb = vec![0.0; 3 * self.imgsz.area()];
             for (at, picture) in pictures.iter().enumerate() {
-                match &picture.bytes {
-                    Some(bytes) => rgb.iter_mut().zip(bytes).for_each(|(v, b)| *v = f32::from(*b) / 255.0),
-                    None => drop(read(&picture.pixels, self.imgsz, &mut rgb)?),
-                }
+                self.show(picture, &mut rgb)?;
                 preprocess.adapt(&rgb, engine.input_mut());
                 engine.run_in_place()?;
                 let outputs: Vec<&[f32]> = (0..model.graph.outputs.len()).map(|i| engine.output(i)).collect();
@@ -164,6 +154,66 @@ impl Prepared {
         let parts: Result<Vec<Vec<Detected>>, EvalError> =
             self.pictures.par_chunks(share).enumerate().map(work).collect();
         Ok(parts?.into_iter().flatten().collect())
+    }
+
+    /// As [`Prepared::find`], with outputs that another runtime computes. `run` gets inputs of the network,
+    /// `[C, height, width]`, a few at a time, and gives the decoded output of each, as exporters write it. `head` is that of
+    /// the exported network.
+    ///
+    /// # Errors
+    /// As [`Prepared::find`], those of `run`, and if an output has another size than the network gives.
+    pub fn find_by<E: From<EvalError>>(
+        &self,
+        model: &Model,
+        head: &Head,
+        run: &mut dyn FnMut(&[Vec<f32>]) -> Result<Vec<Vec<f32>>, E>,
+    ) -> Result<Vec<Detected>, E> {
+        self.check(model)?;
+        let preprocess = Preprocess::new(model).map_err(EvalError::from)?;
+        let (size, mut found) = (self.imgsz, Vec::new());
+        for (part, pictures) in self.pictures.chunks(AT_ONCE).enumerate() {
+            let mut inputs = vec![vec![0.0; preprocess.channels() * size.area()]; pictures.len()];
+            let mut rgb = vec![0.0; 3 * size.area()];
+            for (picture, input) in pictures.iter().zip(&mut inputs) {
+                self.show(picture, &mut rgb)?;
+                preprocess.adapt(&rgb, input);
+            }
+            let outputs = run(&inputs)?;
+            for (at, (picture, output)) in pictures.iter().zip(&outputs).enumerate() {
+                let all = detect_decoded(head, (size.height, size.width), output, &NmsOptions::EVALUATION).ok_or_else(
+                    || EvalError::Unfit(format!("{} values came out, the network has another number", output.len())),
+                )?;
+                found.extend(all.into_iter().map(|d| {
+                    let bbox = picture.letterbox.to_source(d.bbox).into();
+                    Detected { image: part * AT_ONCE + at, class: d.class, bbox, score: f64::from(d.score) }
+                }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Refuses a model that is no detector of the dataset's classes.
+    fn check(&self, model: &Model) -> Result<(), EvalError> {
+        match *model.graph.head.branch() {
+            Head::Detect { nc, .. } if nc == self.names.len() => Ok(()),
+            Head::Detect { nc, .. } => {
+                let classes = self.names.len();
+                Err(EvalError::Unfit(format!("the model finds {nc} classes, but the dataset names {classes}")))
+            }
+            _ => {
+                let task = model.graph.head.task();
+                Err(EvalError::Unfit(format!("the task of the model is `{task}`, expected `detect`")))
+            }
+        }
+    }
+
+    /// Writes a picture as a square of red, green and blue.
+    fn show(&self, picture: &Picture, rgb: &mut [f32]) -> Result<(), EvalError> {
+        match &picture.bytes {
+            Some(bytes) => rgb.iter_mut().zip(bytes).for_each(|(v, b)| *v = f32::from(*b) / 255.0),
+            None => drop(read(&picture.pixels, self.imgsz, rgb)?),
+        }
+        Ok(())
     }
 
     /// The figures of detections.

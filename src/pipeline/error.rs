@@ -13,6 +13,7 @@ use crate::importance::{CurveError, Missing};
 use crate::latency::LatencyError;
 use crate::model::FileError;
 use crate::repair::RepairError;
+use crate::runtimes::RuntimeError;
 use crate::search::SearchError;
 use crate::session::SessionError;
 use crate::surgery::SurgeryError;
@@ -137,6 +138,9 @@ pub enum PipelineError {
     /// The device could not be measured.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// Another runtime on the device failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     /// The benchmark command of the user failed.
     #[error(transparent)]
     Command(SessionError),

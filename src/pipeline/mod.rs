@@ -42,6 +42,6 @@ pub use plan::levels;
 pub use progress::{Event, Progress};
 pub use results::{Results, room};
 pub use run::{Done, run};
-pub use timing::{PairedLatency, Timing, pair_by_command, verdict_runs};
+pub use timing::{PairedLatency, Timing, pair_by_command, pair_by_runtime, verdict_runs};
 pub use verdict::{judge, judge_simulated};
 pub use write::{Bundle, Measurement, Outcome, PlanFile, Release, write};

@@ -28,6 +28,7 @@ use crate::model::{self, Model};
 use crate::quantise::{self, Kept, RangeMethod};
 use crate::repair::Method;
 use crate::report::Report;
+use crate::runtimes::Runtime;
 use crate::surgery::Selection;
 use std::borrow::Cow;
 
@@ -120,6 +121,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     // Names and provenance are part of the file.
     report.last_mut().file_bytes = model::to_bytes(&shipped).map_err(PipelineError::Serialize)?.len();
     report.photos = verdict::photos(&inputs, evaluator.validator(), &shipped)?;
+    report.runtime = verdict::in_runtime(&ctx, &evaluator, &shipped)?;
     let mut report = verdict::finish(&ctx, report, &shipped)?;
     ctx.clock.lap("measure");
     report.seconds = ctx.clock.laps();
@@ -139,7 +141,7 @@ fn quantize(ctx: &Context, planned: &Planned, model: &Model) -> Result<Option<(M
             let times = verdict::layer_times(ctx, planned).into_iter().map(|layer| (layer.name, layer.after_ms));
             let options = Int8Options {
                 methods: &RangeMethod::ALL.map(|(_, method)| method),
-                symmetric: false,
+                symmetric: ctx.timing.runtime().is_some_and(Runtime::is_zero_centred),
                 images: RANGE_IMAGES,
                 max_drop: job.budget.max_map_drop.unwrap_or(MAX_DROP),
                 baseline: job.budget.max_map_drop.map(|_| &inputs.baseline.model),

@@ -11,6 +11,7 @@ mod error;
 mod overrides;
 mod read;
 mod resolved;
+mod runtime;
 mod schema;
 mod section;
 mod sources;
@@ -22,6 +23,7 @@ pub use error::{Problem, ProfileError};
 pub use overrides::{ModelFlags, Overrides, RunFlags, heading};
 pub use read::{parse, read};
 pub use resolved::Resolved;
+pub use runtime::RuntimeKind;
 pub use section::nearest;
 pub use sources::Sources;
 pub use units::{Mib, Millijoules, Millis, Ratio, UnitError};
@@ -276,8 +278,14 @@ pub struct Bench {
     /// Whether windows of frames count only while the machine is neither throttled nor busy: the key `quiet`.
     #[serde(rename = "quiet")]
     pub require_idle: bool,
+    /// What runs networks on the device.
+    pub runtime: RuntimeKind,
     /// A benchmark command of the user in place of our runtime: it prints the milliseconds of the ONNX file `{model}`.
     pub command: Option<Vec<String>>,
+    /// The program of another runtime on the device: `trtexec`, or the Python that has the runtime's package.
+    pub program: Option<String>,
+    /// The folder on the device where another runtime's engines are kept; one in the user's cache without one.
+    pub engines: Option<String>,
 }
 
 /// Whether the name of a model or a dataset stands for the embedded demo, or for pictures that are drawn on the spot, and
@@ -344,7 +352,15 @@ impl Default for Profile {
                 sparsity: 0.0,
                 control: true,
             },
-            bench: Bench { warmup: 20, runs: 300, require_idle: true, command: None },
+            bench: Bench {
+                warmup: 20,
+                runs: 300,
+                require_idle: true,
+                runtime: RuntimeKind::Engine,
+                command: None,
+                program: None,
+                engines: None,
+            },
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::section::{Problems, Section};
 use super::{
     Bench, Budget, Connect, Device, Finetune, GpuFigures, IMPORTANCE, Mib, Millijoules, Millis, ModelChoice, Optimizer,
-    Profile, Ratio, Search, Strategy, UnitError, is_embedded,
+    Profile, Ratio, RuntimeKind, Search, Strategy, UnitError, is_embedded,
 };
 use crate::graph::{Branch, Dtype};
 use crate::size::MAX_BATCH;
@@ -12,6 +12,9 @@ use toml::de::DeTable;
 
 /// The most of anything that is counted.
 const MANY: usize = 1_000_000;
+
+/// Bytes of a path on the device.
+const MAX_PLACE: usize = 4096;
 
 /// Keys that users look for in the wrong section.
 const OWNERS: &[(&str, &str)] = &[
@@ -67,6 +70,8 @@ const OWNERS: &[(&str, &str)] = &[
     ("bench", "runs"),
     ("bench", "quiet"),
     ("bench", "runtime"),
+    ("bench", "program"),
+    ("bench", "engines"),
 ];
 
 /// Reads every section of a profile. Where a value is wrong, the default stands in for it until the problems are
@@ -266,15 +271,28 @@ fn read_bench(mut s: Section, mut b: Bench) -> Bench {
     b.warmup = s.count("warmup", 0..=MANY).unwrap_or(b.warmup);
     b.runs = s.count("runs", 1..=MANY).unwrap_or(b.runs);
     b.require_idle = s.flag("quiet").unwrap_or(b.require_idle);
-    let runtime = s.choice("runtime", &["engine", "command"].map(|name| (name, name))).unwrap_or("engine");
+    b.runtime = s.choice("runtime", &RuntimeKind::ALL).unwrap_or(b.runtime);
     b.command = s.texts("command");
-    match (runtime, &b.command) {
-        ("command", None) => s.missing("command", "runtime = \"command\" needs it"),
-        ("engine", Some(_)) => s.refuse("command", "is only for runtime = \"command\"".into()),
-        (_, Some(texts)) if !texts.iter().any(|text| text.contains("{model}")) => {
+    match (b.runtime, &b.command) {
+        (RuntimeKind::Command, None) => s.missing("command", "runtime = \"command\" needs it"),
+        (RuntimeKind::Command, Some(texts)) if !texts.iter().any(|text| text.contains("{model}")) => {
             s.refuse("command", "does not say where the model goes, expected `{model}` in one of its arguments".into());
         }
-        _ => {}
+        (RuntimeKind::Command, _) | (_, None) => {}
+        (_, Some(_)) => s.refuse("command", "is only for runtime = \"command\"".into()),
+    }
+    b.program = s.text("program");
+    b.engines = s.text("engines");
+    for (key, value) in [("program", &b.program), ("engines", &b.engines)] {
+        let Some(value) = value else { continue };
+        if !b.runtime.is_driven() {
+            s.refuse(key, "is only for runtime = \"tensorrt\", \"onnxruntime\" or \"ncnn\"".into());
+        } else if value.len() > MAX_PLACE || value.starts_with('-') || value.chars().any(char::is_control) {
+            s.refuse(
+                key,
+                format!("is no path: at most {MAX_PLACE} bytes, none of them a control character, no `-` first"),
+            );
+        }
     }
     s.close(OWNERS);
     b

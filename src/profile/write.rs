@@ -172,8 +172,10 @@ fn bench(bench: &Bench) -> Keys {
         ("warmup", Some(integer(bench.warmup))),
         ("runs", Some(integer(bench.runs))),
         ("quiet", Some(bench.require_idle.into())),
-        ("runtime", Some(if bench.command.is_some() { "command" } else { "engine" }.into())),
+        ("runtime", Some(bench.runtime.key().into())),
         ("command", bench.command.as_deref().and_then(texts)),
+        ("program", bench.program.clone().map(Value::from)),
+        ("engines", bench.engines.clone().map(Value::from)),
     ])
 }
 

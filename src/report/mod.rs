@@ -1,5 +1,6 @@
 //! The report of a job: `report.json` serialises this structure, `report.html` shows it.
 
+mod accuracy;
 pub mod comparison;
 mod html;
 
@@ -88,6 +89,10 @@ pub struct Report {
     /// The validation images on which baseline and shipped model disagree most.
     #[serde(default)]
     pub photos: Vec<Photo>,
+    /// The accuracy in the runtime that latencies are of, where that is another one than secateurs' own: the budgets of
+    /// accuracy are judged by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<InRuntime>,
     /// What a user applies.
     pub verdict: Verdict,
     /// Seconds each stage of the job took.
@@ -116,6 +121,13 @@ impl Report {
     /// The stage that ships: the last one that there is.
     pub fn last(&self) -> &Stage {
         self.quantized.as_ref().or(self.tuned.as_ref()).unwrap_or(&self.repaired)
+    }
+
+    /// The accuracy of the baseline and the shipped model that the budgets are about: that of the runtime which latencies
+    /// are of. Of the two stages no other figure means anything.
+    pub fn judged_accuracy(&self) -> (&Stage, &Stage) {
+        let other = self.runtime.as_ref();
+        other.map_or((&self.baseline, self.last()), |other| (&other.baseline, &other.shipped))
     }
 
     /// The stage that ships, to be completed.
@@ -216,6 +228,20 @@ pub struct Stage {
     /// Latency of the network, where this stage was measured.
     #[serde(flatten)]
     pub latency: Option<Distribution>,
+}
+
+/// The accuracy of two models in another runtime, on the validation images: their outputs there, decoded and judged as
+/// ours are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InRuntime {
+    /// The runtime and its version.
+    pub name: String,
+    /// The baseline model.
+    #[serde(rename = "uncut", with = "accuracy")]
+    pub baseline: Stage,
+    /// The model that ships.
+    #[serde(rename = "last", with = "accuracy")]
+    pub shipped: Stage,
 }
 
 impl Stage {

@@ -10,7 +10,7 @@
 
 mod windows;
 
-pub use windows::{Collected, Unsteady, collect};
+pub use windows::{Collected, TRIES, Unsteady, collect};
 
 use crate::bench::{Distribution, Energy, Measured, PairedNetwork, PairedTimes, TableSpec, Window, upper_bound};
 use crate::board::{self, Board, State};
@@ -339,7 +339,11 @@ impl Session {
         Err(Unsteady { tries: windows::TRIES, reasons }.into())
     }
 
-    fn state(&self) -> Result<State, SessionError> {
+    /// What the machine is doing now.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn state(&self) -> Result<State, SessionError> {
         #[derive(Deserialize)]
         struct Now {
             state: State,

@@ -6,7 +6,7 @@ use std::fmt;
 use thiserror::Error;
 
 /// How often a window is taken before the session ends.
-pub(super) const TRIES: usize = 3;
+pub const TRIES: usize = 3;
 
 /// A machine that was throttled or busy in every try.
 #[derive(Clone, Debug, Error, PartialEq)]

@@ -2,6 +2,7 @@
 
 mod boxes;
 mod decode;
+mod decoded;
 pub mod draw;
 mod enclose;
 mod extra;
@@ -24,6 +25,7 @@ pub use self::frame::{Frame, FrameError, PixelFormat};
 pub use self::image::{Image, ImageError};
 pub use boxes::{Detection, NormalisedXywh, Rotated, Xywh, Xyxy};
 pub use decode::{Candidate, Candidates, decode, decode_all};
+pub use decoded::detect_decoded;
 pub use extra::Extra;
 pub use gaussian::Gaussian;
 pub use keypoints::{COCO_SIGMAS, sigmas, skeleton};

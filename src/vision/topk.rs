@@ -19,10 +19,42 @@ pub fn top(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &NmsO
 /// Buffers that [`top_to`] uses again from image to image.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TopBuffers {
-    /// Best logit of every cell, and its number over all levels.
+    /// Best value of every cell, and its number.
     cells: Vec<(f32, [usize; 2])>,
-    /// Logit, position among the cells that were kept, class.
+    /// Value, position among the cells that were kept, class.
     scores: Vec<(f32, [usize; 2])>,
+}
+
+impl TopBuffers {
+    /// Chooses as [`top`] does: `best` has the greatest value of every cell, `values` tells those of a cell's classes.
+    pub fn choose(
+        &mut self,
+        best: impl Iterator<Item = f32>,
+        values: impl Fn(usize, &mut dyn FnMut(f32)),
+        options: &NmsOptions,
+    ) {
+        let Self { cells, scores } = self;
+        cells.clear();
+        cells.extend(best.enumerate().map(|(cell, value)| (value, [cell, 0])));
+        first(cells, options.max_det);
+        scores.clear();
+        for (at, (best, [cell, _])) in cells.iter().enumerate() {
+            let (mut class, mut taken) = (0, false);
+            values(*cell, &mut |value| {
+                if !options.agnostic || (value == *best && !taken) {
+                    scores.push((value, [at, class]));
+                    taken = true;
+                }
+                class += 1;
+            });
+        }
+        first(scores, options.max_det);
+    }
+
+    /// Value, cell and class of what was chosen, best first.
+    pub fn chosen(&self) -> impl Iterator<Item = (f32, usize, usize)> {
+        self.scores.iter().map(|(value, [at, class])| (*value, self.cells[*at].1[0], *class))
+    }
 }
 
 /// As [`top`], behind what `found` holds.
@@ -34,27 +66,17 @@ pub(super) fn top_to(
     buffers: &mut TopBuffers,
     found: &mut Vec<Candidate>,
 ) {
-    let TopBuffers { cells, scores } = buffers;
-    cells.clear();
-    for level in levels(head, size, outputs) {
-        let best = |cell: usize| (0..classes(&level)).map(|class| logit(&level, class, cell)).fold(f32::MIN, f32::max);
-        cells.extend((0..level.area).map(|cell| (best(cell), [level.first_cell + cell, 0])));
-    }
-    first(cells, options.max_det);
     let of = |cell: usize| levels(head, size, outputs).filter(|level| level.first_cell <= cell).last();
-    scores.clear();
-    for (at, (best, [cell, _])) in cells.iter().enumerate() {
-        let Some(level) = of(*cell) else { continue };
-        let mut all = (0..classes(&level)).map(|class| (logit(&level, class, cell - level.first_cell), [at, class]));
-        if options.agnostic {
-            scores.extend(all.find(|(value, ..)| value == best));
-        } else {
-            scores.extend(all);
-        }
-    }
-    first(scores, options.max_det);
-    for (value, [at, class]) in scores.iter().copied() {
-        let (_, [cell, _]) = cells[at];
+    let best = levels(head, size, outputs).flat_map(|level| {
+        let classes = classes(&level);
+        (0..level.area).map(move |cell| (0..classes).map(|class| logit(&level, class, cell)).fold(f32::MIN, f32::max))
+    });
+    let values = |cell: usize, tell: &mut dyn FnMut(f32)| {
+        let Some(level) = of(cell) else { return };
+        (0..classes(&level)).for_each(|class| tell(logit(&level, class, cell - level.first_cell)));
+    };
+    buffers.choose(best, values, options);
+    for (value, cell, class) in buffers.chosen() {
         let Some(level) = of(cell) else { continue };
         let (score, bbox) = (sigmoid(value), level.bbox(cell - level.first_cell));
         if score > options.score && bbox.is_finite() {

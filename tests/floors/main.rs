@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 8] = [
     &["detector", "zoo", "import", "profile", "device", "backend"],
     &["group", "surgery", "memory", "search", "latency", "quantise", "repair", "importance"],
     &["data", "eval", "train"],
-    &["console", "bench", "detection", "session", "emit", "report", "bundle", "build"],
+    &["console", "bench", "detection", "session", "emit", "runtimes", "report", "bundle", "build"],
     &["driver", "pipeline"],
     &["cli"],
 ];

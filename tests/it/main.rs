@@ -73,6 +73,10 @@ mod report_keys;
 #[cfg(all(feature = "toolkit", unix))]
 mod results;
 #[cfg(all(feature = "toolkit", unix))]
+mod runtime_jobs;
+#[cfg(all(feature = "toolkit", unix))]
+mod runtimes;
+#[cfg(all(feature = "toolkit", unix))]
 mod sbom;
 mod search;
 #[cfg(all(feature = "toolkit", unix))]

@@ -16,6 +16,7 @@ use secateurs::group::{Group, groups};
 use secateurs::kernels::input_scale;
 use secateurs::model::Model;
 use secateurs::quantise::{Exceptions, Ranges, quantise, quantise_except, ranges, symmetric};
+use secateurs::repair::{Calibration, Method, repair};
 use secateurs::surgery::{Selection, cut};
 use secateurs::vision::{Candidate, Detection, Letterbox, NmsOptions, Preprocess, Xyxy, decode_all, nms};
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The networks of the zoo in int8, with random weights and ranges around zero or as they are.
-fn int8(zero_centred: bool) -> Vec<(String, Model, usize)> {
+pub fn int8(zero_centred: bool) -> Vec<(String, Model, usize)> {
     let small = crate::surgery::zoo().into_iter().filter(|(_, _, side)| *side == 32);
     let quantized = |(name, graph, side): (String, Graph, usize)| {
         let model = crate::surgery::random_model(graph, 11);
@@ -190,7 +191,7 @@ fn by_engine(model: &Model, side: usize, image: &[f32]) -> Vec<f32> {
     decode_all(&model.graph.head, (side, side), &parts)
 }
 
-/// A detector with its images, and the same without a quarter of the channels of every sixth group.
+/// A detector with its images, and the same without a quarter of the channels of every sixth group, repaired.
 fn detectors(path: &str, yaml: &str) -> Option<(Dataset, Dataset, [Model; 2])> {
     let (model, yaml) = (yolo(path)?, data(yaml)?);
     let all = groups(&model.graph);
@@ -199,8 +200,14 @@ fn detectors(path: &str, yaml: &str) -> Option<(Dataset, Dataset, [Model; 2])> {
         _ => group.width(),
     };
     let widths: Vec<usize> = all.groups.iter().enumerate().map(width).collect();
-    let pruned = cut(&model, &all, &Selection::first(&all, &widths)).unwrap();
-    Some((Dataset::open(&yaml, "train").unwrap(), Dataset::open(&yaml, "val").unwrap(), [model, pruned]))
+    let (train, val) = (Dataset::open(&yaml, "train").unwrap(), Dataset::open(&yaml, "val").unwrap());
+    let selection = Selection::first(&all, &widths);
+    let pruned = cut(&model, &all, &selection).unwrap();
+    let images = tensors(&model, &train, 320, train.items.len() / 24);
+    let calibration = Calibration { images: &images, height: 320, width: 320, ridge: 0.03, seed: 0, sensitivity: None };
+    let progress = &mut |_, _| ();
+    let pruned = repair(&model, &all, &selection, &pruned, Method::LeastSquares, &calibration, progress).unwrap();
+    Some((train, val, [model, pruned]))
 }
 
 /// Every `step`th image of a dataset as a network reads it.
@@ -217,7 +224,8 @@ fn tensors(model: &Model, dataset: &Dataset, side: usize, step: usize) -> Vec<Ve
 const MODELS: [(&str, &str); 2] =
     [("models/yolo11n-coco.safetensors", "coco-mini/data.yaml"), ("models/yolo11n-bccd.safetensors", "bccd/data.yaml")];
 
-/// Both round the same values to the same integers but where a sum in another order falls on the other side of a step.
+/// Both round the same values to the same integers but where a sum in another order falls on the other side of a step; such
+/// a value changes a few cells of what follows.
 #[test]
 fn onnx_runtime_gives_the_outputs_of_int8_models_within_a_step() {
     let Some(python) = python() else { return };
@@ -229,19 +237,22 @@ fn onnx_runtime_gives_the_outputs_of_int8_models_within_a_step() {
             let int8 = quantise(model, &found);
             let images = tensors(&int8, &val, 320, 17);
             let theirs = by_onnx_runtime(&python, &int8, 320, &images);
-            let (mut far, mut mean) = (0f64, 0f64);
+            let (mut far, mut mean, mut count) = (0, 0f64, 0);
             for (image, theirs) in images.iter().zip(&theirs) {
                 let ours = by_engine(&int8, 320, image);
                 assert_eq!(ours.len(), theirs.len());
                 let scores = 4 * ours.len() / (4 + int8.graph.classes());
                 let apart = |a: &f32, b: &f32| f64::from((a - b).abs());
                 let all: Vec<f64> = ours[scores..].iter().zip(&theirs[scores..]).map(|(a, b)| apart(a, b)).collect();
-                far = far.max(all.iter().copied().fold(0.0, f64::max));
+                // A step of 8 bits over the scores' range of 0 to 1.
+                far += all.iter().filter(|apart| **apart > 1.0 / 255.0).count();
+                count += all.len();
                 mean += all.iter().sum::<f64>() / all.len() as f64 / images.len() as f64;
             }
-            eprintln!("{path}, zero-centred {zero_centred}: scores at most {far:.5} apart, {mean:.2e} in the mean");
-            // A step of 8 bits over the scores' range of 0 to 1.
-            assert!(far <= 1.0 / 255.0 && mean < 1e-5, "{path} {zero_centred}: {far} {mean}");
+            eprintln!(
+                "{path}, zero-centred {zero_centred}: {far} of {count} more than a step apart, {mean:.2e} in the mean"
+            );
+            assert!(far * 2000 <= count && mean < 2e-5, "{path} {zero_centred}: {far} of {count}, {mean}");
         }
     }
 }

@@ -98,6 +98,7 @@ pub fn sample(with_tuning: bool) -> Report {
         table_errors: vec![0.004, 0.011, 0.019],
         groups: (0..71).map(group).collect(),
         layers: (0..87).map(layer).collect(),
+        runtime: None,
         full_precision: vec![Kept {
             layer: "model.1<conv>".into(),
             dtype: Dtype::F16,

@@ -6,7 +6,7 @@ use secateurs::bench::{Distribution, Energy};
 use secateurs::eval::Metric;
 use secateurs::graph::{Branch, Dtype};
 use secateurs::model::Removed;
-use secateurs::report::{BoxFigures, BranchChoice, Budget, Report, Stage, Verdict};
+use secateurs::report::{BoxFigures, BranchChoice, Budget, InRuntime, Report, Stage, Verdict};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAPS: [&str; 5] = ["controls", "floors", "per_class", "recall", "seconds"];
 
 /// Every key with the keys around it; `[]` stands for the elements of an array. A stage stands once, as `STAGE`.
-const KEYS: [&str; 82] = [
+const KEYS: [&str; 85] = [
     "batch",
     "budget",
     "budget.energy_mj",
@@ -75,6 +75,10 @@ const KEYS: [&str; 82] = [
     "photos[].name",
     "repaired",
     "rounded",
+    "runtime",
+    "runtime.last",
+    "runtime.name",
+    "runtime.uncut",
     "search",
     "search.gap",
     "search.loss",
@@ -139,6 +143,9 @@ const STAGE: [&str; 36] = [
     "zeros",
 ];
 
+/// What begins the keys of a stage that was only evaluated, in another runtime.
+const ACCURACY: [&str; 4] = ["accuracy", "map50", "per_class", "recall"];
+
 /// A report in which nothing is absent.
 fn full() -> Report {
     let of = |map: f64| Stage {
@@ -183,6 +190,7 @@ fn full() -> Report {
         batch: 2,
         quantized: Some(of(0.34375)),
         controls: BTreeMap::from([("uncut + repair".to_owned(), of(0.375))]),
+        runtime: Some(InRuntime { name: "TensorRT 10.3.0".into(), baseline: of(0.375), shipped: of(0.34375) }),
         verdict: Verdict { simulated: Some("emulated".into()), ..report.verdict.clone() },
         ..report
     }
@@ -215,6 +223,12 @@ fn keys(value: &Value) -> BTreeSet<String> {
 fn report_json_has_these_keys_and_no_others() {
     let mut value = serde_json::to_value(full()).unwrap();
     // Every stage has the same keys.
+    for name in ["uncut", "last"] {
+        let stage = value["runtime"][name].take();
+        let expected: Vec<&str> =
+            STAGE.into_iter().filter(|key| ACCURACY.iter().any(|of| key.starts_with(of))).collect();
+        assert_eq!(keys(&stage).iter().collect::<Vec<_>>(), expected, "{name} in another runtime");
+    }
     let stages = ["uncut", "cut", "repaired", "tuned", "rounded"];
     for name in stages {
         let stage = value[name].take();

@@ -35,6 +35,7 @@ fn report() -> Report {
         groups: vec![],
         layers: vec![],
         full_precision: Vec::new(),
+        runtime: None,
         front: vec![],
         memory: vec![],
         photos: vec![],

@@ -100,6 +100,10 @@ fn a_profile_with_every_key_is_written_and_read_back_the_same() {
             "kind = 'command'\ncommand = ['run', 'it']",
         ),
         text.replace("sizes = [[640, 512], 320]", "imgsz = [384, 640]"),
+        text.replace(
+            "runtime = 'command'\ncommand = ['t', '{model}']",
+            "runtime = 'tensorrt'\nprogram = '/opt/trt/bin/trtexec'\nengines = '/data/its \"mine\"; rm -rf $HOME'",
+        ),
         String::new(),
     ] {
         let read = profile::parse(Path::new("board.toml"), &text).unwrap();
@@ -127,6 +131,36 @@ fn a_budget_that_no_flag_may_ask_for_is_refused() {
     }
     assert!(parse(&["--params", "-1"]).unwrap_err().contains("invalid value '-1'"));
     assert!(parse(&["--params", "5", "--epochs", "1000001"]).is_err());
+}
+
+/// Every runtime takes the dtypes that it computes exported networks in, also with a GPU; ours has no kernels for int8 and
+/// f16 there.
+#[test]
+fn a_dtype_goes_with_the_runtime() {
+    let refused = |runtime: &str, cuda: &str, dtype: &str| {
+        let text = format!(
+            "[budget]\nmemory-mib = 9\n[device]\n{cuda}[model]\ndtype = '{dtype}'\n[bench]\nruntime = '{runtime}'\n{}",
+            if runtime == "command" { "command = ['t', '{model}']\n" } else { "" }
+        );
+        let profile = profile::parse(Path::new("board.toml"), &text).unwrap();
+        refuse_contradictions(&profile).err().map(|failure| format!("{failure:?}"))
+    };
+    let gpu = "cuda = 'sm_87'\n";
+    for (runtime, cuda, dtype, expected) in [
+        ("engine", "", "int8", None),
+        ("engine", gpu, "f32", None),
+        ("tensorrt", gpu, "f16", None),
+        ("tensorrt", gpu, "int8", None),
+        ("onnxruntime", "", "int8", None),
+        ("onnxruntime", "", "f16", Some("ONNX Runtime computes exported networks in f32 or int8")),
+        ("ncnn", "", "f16", None),
+        ("ncnn", "", "int8", Some("ncnn computes exported networks in f32 or f16")),
+        ("command", "", "f16", Some("a benchmark command computes exported networks in f32")),
+    ] {
+        let found = refused(runtime, cuda, dtype);
+        assert_eq!(found.is_some(), expected.is_some(), "{runtime} {cuda} {dtype}: {found:?}");
+        assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()), "{runtime} {dtype}");
+    }
 }
 
 #[test]

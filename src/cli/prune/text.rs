@@ -47,6 +47,9 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         Dtype::Int8 => steps.push("quantize the weights and inputs of the layers to int8".to_owned()),
     }
     steps.push("evaluate the baseline, the pruned, the repaired and the tuned model".to_owned());
+    if profile.bench.runtime.is_driven() {
+        steps.push(format!("evaluate the baseline and the shipped model in {}", profile.bench.runtime.name()));
+    }
     steps.push(format!("measure baseline and pruned model, interleaved, {} frames each", profile.bench.runs));
     steps.push(format!("write model, plan, reports and manifest to {}", out.display()));
     steps
@@ -75,6 +78,10 @@ pub fn summary(report: &Report) -> String {
     let maps = report.stages().map(|(name, stage)| format!("{name} {:.4}", stage.score()));
     lines.push(format!("  {:<12}{}", baseline.score_name(), maps.collect::<Vec<_>>().join(", ")));
     lines.extend(report.controls().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.score())));
+    if let Some(other) = &report.runtime {
+        let (before, after) = (other.baseline.score(), other.shipped.score());
+        lines.push(format!("  {:<12}baseline {before:.4}, shipped {after:.4} in {}", "  there", other.name));
+    }
     let gaps = report.stages().filter_map(|(name, stage)| {
         let (test, train) = stage.accuracy.zip(stage.train_accuracy)?;
         Some(format!("{name} {:+.4}", train - test))

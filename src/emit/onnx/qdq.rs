@@ -77,7 +77,11 @@ pub fn calibration_cache(model: &Model) -> Option<String> {
         let node = graph.node(id);
         let Some(input) = node.inputs.first() else { continue };
         let [low, high] = model.range(&node.name);
-        let scale = (low / -SIGNED).max(high / (SIGNED - 1.0)).max(f32::MIN_POSITIVE);
+        let scale = match input_scale([low, high]) {
+            // A range around zero is that of signed integers already.
+            (scale, SIGNED) => scale,
+            _ => (low / -SIGNED).max(high / (SIGNED - 1.0)).max(f32::MIN_POSITIVE),
+        };
         let most = scales.entry(super::name_of(&graph.node(*input).name, input.index())).or_insert(scale);
         *most = most.max(scale);
     }

@@ -6,7 +6,7 @@
 
 use super::OPSET;
 use super::proto::{AttributeProto, FLOAT, GraphProto, INT8, INT64, ModelProto, NodeProto, TensorProto, ValueInfo};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The most axes of a tensor, and the most elements.
 const MAX_RANK: usize = 8;
@@ -29,6 +29,9 @@ const FREE: [&str; 14] = [
     "Sub",
     "Transpose",
 ];
+
+/// What quantizes a tensor and dequantizes it again.
+const PAIR: [&str; 2] = ["QuantizeLinear", "DequantizeLinear"];
 
 const MODES: [&str; 2] = ["nearest", "linear"];
 const PLACES: [&str; 5] = ["half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners"];
@@ -91,12 +94,21 @@ fn volume(dims: &[i64]) -> Option<String> {
 }
 
 fn operators(graph: &GraphProto, constants: &BTreeMap<&str, &TensorProto>) -> Vec<String> {
-    let of = |node: &NodeProto| operator(node, constants).map(|why| format!("{} `{}`: {why}", node.op_type, node.name));
+    // A kernel may stand behind its pair: what a pair makes of a constant is one.
+    let mut kernels: BTreeSet<&str> = constants.keys().copied().collect();
+    for node in graph.node.iter().filter(|node| PAIR.contains(&node.op_type.as_str())) {
+        if node.input.first().is_some_and(|input| kernels.contains(input.as_str())) {
+            kernels.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    let of = |node: &NodeProto| {
+        operator(node, constants, &kernels).map(|why| format!("{} `{}`: {why}", node.op_type, node.name))
+    };
     graph.node.iter().filter_map(of).collect()
 }
 
-/// What is wrong with an operator.
-fn operator(node: &NodeProto, constants: &BTreeMap<&str, &TensorProto>) -> Option<String> {
+/// What is wrong with an operator. `kernels` are the tensors that may be the kernel of one.
+fn operator(node: &NodeProto, constants: &BTreeMap<&str, &TensorProto>, kernels: &BTreeSet<&str>) -> Option<String> {
     if node.output.len() != 1 {
         return Some(format!("{} outputs, expected 1", node.output.len()));
     }
@@ -112,7 +124,10 @@ fn operator(node: &NodeProto, constants: &BTreeMap<&str, &TensorProto>) -> Optio
         axes.filter(|n| !(2..=3).contains(n)).map(|n| format!("a window of {n} axes, expected 2 or 3"))
     };
     match node.op_type.as_str() {
-        "Conv" | "ConvTranspose" => must_be_fixed(1, "kernel").or_else(window),
+        "Conv" | "ConvTranspose" => {
+            let fixed = node.input.get(1).is_some_and(|input| kernels.contains(input.as_str()));
+            (!fixed).then(|| "its kernel must be a constant".into()).or_else(window)
+        }
         "MaxPool" | "AveragePool" => window(),
         "QuantizeLinear" | "DequantizeLinear" => {
             let constant = |at: usize| node.input.get(at).and_then(|input| constants.get(input.as_str()));

@@ -9,6 +9,7 @@ use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::job::Job;
 use crate::quantise::{self, Ranges};
+use crate::runtimes::Runtime;
 use crate::size::ImageSize;
 use std::borrow::Cow;
 
@@ -32,8 +33,10 @@ impl Deployment {
     /// # Errors
     /// If the baseline model cannot be run.
     pub fn new(job: &Job, baseline: &Baseline, calibration: &CalibrationSet) -> Result<Self, PipelineError> {
-        let (cpu, imgsz) = (job.timing.source().cpu(), baseline.imgsz);
+        let (source, imgsz) = (job.timing.source(), baseline.imgsz);
+        let (cpu, zero_centred) = (source.cpu(), source.runtime().is_some_and(Runtime::is_zero_centred));
         let ranges = match job.dtype {
+            Dtype::Int8 if zero_centred => quantise::symmetric(&ranges(&baseline.model, imgsz, calibration)?),
             Dtype::Int8 => ranges(&baseline.model, imgsz, calibration)?,
             _ => Ranges::default(),
         };

@@ -3,9 +3,11 @@
 use super::command::Command;
 use super::estimate::{Estimate, EstimateGpu};
 use super::here::ThisMachine;
+use super::runtime::OtherRuntime;
 use super::source::LatencySource;
 use crate::graph::Dtype;
 use crate::latency::{Gpu, Speed};
+use crate::runtimes::Runtime;
 use crate::session::Session;
 use std::sync::Arc;
 
@@ -17,6 +19,8 @@ pub enum Timing {
     Here,
     /// On a device.
     Device(Arc<Session>),
+    /// In another runtime on a device; the figures of a CPU say how layers share a frame where that does not.
+    Runtime(Arc<Runtime>, Speed),
     /// By a benchmark command of the user, which gives whole frames; the figures of a CPU say how layers share them.
     Command(Vec<String>, Speed),
     /// Nowhere: latencies are predicted from two figures of the device's CPU.
@@ -31,6 +35,7 @@ impl Timing {
         match self {
             Self::Here => Box::new(ThisMachine),
             Self::Device(session) => Box::new(&**session),
+            Self::Runtime(runtime, speed) => Box::new(OtherRuntime { runtime, speed }),
             Self::Command(command, speed) => Box::new(Command { command, speed }),
             Self::Estimate(speed) => Box::new(Estimate { speed }),
             Self::EstimateGpu(gpu, dtype) => Box::new(EstimateGpu { gpu, dtype: *dtype }),

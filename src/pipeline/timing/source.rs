@@ -6,6 +6,7 @@ use crate::group::Groups;
 use crate::latency::{LatencyTable, Sampling};
 use crate::model::Model;
 use crate::pipeline::error::PipelineError;
+use crate::runtimes::Runtime;
 use crate::size::ImageSize;
 use std::path::Path;
 
@@ -68,6 +69,11 @@ pub trait LatencySource {
     /// Whether networks are timed; if not, latencies are predictions.
     fn measures(&self) -> bool {
         true
+    }
+
+    /// The runtime in which networks run, where that is not ours.
+    fn runtime(&self) -> Option<&Runtime> {
+        None
     }
 
     /// Refuses what could not be timed later.

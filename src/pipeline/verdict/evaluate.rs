@@ -1,7 +1,8 @@
 //! The figures of a stage: accuracy, sizes, arithmetic and memory of a model, whatever its head.
 
 use crate::data::Dataset;
-use crate::eval::{Score, TaskResult, Validator};
+use crate::eval::{self, Score, TaskResult, Validator};
+use crate::graph::Head;
 use crate::model::{self, Model};
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::inputs::Inputs;
@@ -44,6 +45,34 @@ impl<'a> Evaluator<'a> {
     /// The validation images.
     pub fn validator(&self) -> &Validator {
         &self.val
+    }
+
+    /// Whether the accuracy of a model can be taken from its decoded outputs alone.
+    pub fn reads_outputs(&self, model: &Model) -> bool {
+        matches!(model.graph.head.branch(), Head::Detect { .. } | Head::Classify { .. })
+    }
+
+    /// The accuracy of a model whose outputs `run` computes, and no other figure. `head` is that of the outputs.
+    ///
+    /// # Errors
+    /// Those of `run`, and if the outputs are not those of the model.
+    pub fn by_outputs(
+        &self,
+        model: &Model,
+        head: &Head,
+        run: &mut dyn FnMut(&[Vec<f32>]) -> Result<Vec<Vec<f32>>, PipelineError>,
+    ) -> Result<Stage, PipelineError> {
+        let score = match &self.val {
+            Validator::Boxes(set) => Score::Boxes(set.score(&set.find_by(model, head, run)?)),
+            Validator::Classes(set, size) => Score::Classes(eval::accuracy_by(model, set, *size, run)?),
+            Validator::Shapes(_) => {
+                let task = model.graph.head.task();
+                return Err(PipelineError::Input(format!(
+                    "the task `{task}` cannot be judged by decoded outputs alone"
+                )));
+            }
+        };
+        Ok(figures(score, Stage::default(), None))
     }
 
     /// The figures of a model.

@@ -109,8 +109,10 @@ fn judge_rest(report: &Report) -> Verdict {
         let mib = last.file_bytes as f64 / f64::from(1 << 20);
         check(&mut verdict.memory_ok, format!("file of {mib:.2} MiB, {limit:.2} MiB allowed"), mib <= limit);
     }
-    for (what, ok) in accuracy(budget, &report.floors, &report.baseline, last) {
-        check(&mut verdict.accuracy_ok, what, ok);
+    let (before, after) = report.judged_accuracy();
+    let place = report.runtime.as_ref().map_or(String::new(), |other| format!(" in {}", other.name));
+    for (what, ok) in accuracy(budget, &report.floors, before, after) {
+        check(&mut verdict.accuracy_ok, what + &place, ok);
     }
     verdict
 }

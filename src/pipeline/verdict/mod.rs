@@ -1,6 +1,7 @@
 //! What came of a job: the figures of every stage, the last measurement, and whether the budgets hold.
 //!
-//! `evaluate` gives the figures of a model, `report` those of all stages, `measure` the latency of the result. `judge`
+//! `evaluate` gives the figures of a model, `report` those of all stages, `measure` the latency of the result, `runtime`
+//! its accuracy where it runs in another runtime. `judge`
 //! says whether the budgets hold, and `photos` draws where baseline and result disagree.
 
 mod evaluate;
@@ -8,6 +9,7 @@ mod judge;
 mod measure;
 mod photos;
 mod report;
+mod runtime;
 
 pub(super) use evaluate::Evaluator;
 #[cfg(test)]
@@ -17,3 +19,4 @@ pub use judge::{judge, judge_simulated};
 pub(super) use measure::finish;
 pub(super) use photos::photos;
 pub(super) use report::{Stages, layer_times, report};
+pub(super) use runtime::in_runtime;

@@ -61,6 +61,7 @@ pub fn report(
         groups: group_widths(ctx, &planned.selection),
         layers: layer_times(ctx, planned),
         full_precision: Vec::new(),
+        runtime: None,
         front: planned.front.clone(),
         memory: memory_steps(ctx, &planned.selection)?,
         photos: Vec::new(),

@@ -27,6 +27,7 @@ pub fn render(report: &Report) -> String {
         tiles(report),
         stages(report),
         controls(report),
+        in_runtime(report),
         search(report),
         drawings::front(report),
         widths(report),
@@ -238,6 +239,19 @@ fn controls(report: &Report) -> String {
     format!(
         "<h2>Controls</h2>\n<p class=\"soft\">The baseline model given the same treatment: what the treatment alone changes.</p>\n{}",
         table(&columns, FIGURES.iter().take(9))
+    )
+}
+
+/// The accuracy in the runtime that latencies are of, where that is another one.
+fn in_runtime(report: &Report) -> String {
+    let Some(other) = &report.runtime else { return String::new() };
+    let columns = [("baseline".to_owned(), &other.baseline), ("shipped".to_owned(), &other.shipped)];
+    format!(
+        "<h2>In {}</h2>\n<p class=\"soft\">Accuracy of the outputs that this runtime computes on the device for the \
+         validation images. Latency is its own, and the budgets of accuracy are judged by these figures; all others \
+         are of the runtime of secateurs.</p>\n{}",
+        escape(&other.name),
+        table(&columns, FIGURES.iter().take(4))
     )
 }
 
