@@ -155,6 +155,10 @@ fn refuse_contradictions(profile: &Profile) -> Result<(), Failure> {
     refuse_model_without_data(profile)?;
     let (dtype, runtime) = (profile.model.dtype, profile.bench.runtime);
     runtimes::check_dtype(runtime, dtype).map_err(Failure::Usage)?;
+    if profile.model.batch > 1 && runtime.is_driven() {
+        let (batch, name) = (profile.model.batch, runtime.name());
+        return Err(Failure::Usage(format!("batch = {batch}: in {name} one image is timed at a time, expected 1")));
+    }
     if !dtype.is_f32() && runtime == RuntimeKind::Engine && profile.device.cuda.is_some() {
         return Err(Failure::Usage(format!(
             "dtype {} is for the runtime of secateurs on a CPU, or for TensorRT, and the profile has a GPU",

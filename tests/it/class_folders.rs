@@ -95,7 +95,8 @@ fn what_is_learned_is_what_is_judged_and_what_is_used() {
     let fresh = import::load(&file).unwrap();
     assert!(fresh.info.normalise.is_some());
     let augment = Augment { mirror: 0.5, ..Augment::NONE };
-    let config = FitConfig { epochs: 8, batch: 8, imgsz: side, lr: 4e-3, augment, threads: 2, ..FitConfig::default() };
+    let config =
+        FitConfig { epochs: 8, batch: 8, imgsz: side.into(), lr: 4e-3, augment, threads: 2, ..FitConfig::default() };
     let trained = fit(&fresh, None, &train, &config, &Device::Cpu, &mut |_| {}).unwrap();
     let found = accuracy(&trained, &val, side, 2, &|_| {}).unwrap();
     assert!(found.accuracy > 0.8, "{found:?}");

@@ -9,7 +9,7 @@ use goldens::{FOLDER, all, check, input, json};
 use secateurs::engine::{Engine, Options};
 use secateurs::graph::{Branch, Graph, Head, NodeId};
 use secateurs::import::load;
-use secateurs::import::{self, Identified, identify};
+use secateurs::import::{Identified, identify};
 use secateurs::model::{Model, Tensor, Weights, tensors};
 use secateurs::vision::{Candidate, Candidates, NmsOptions, decode, decode_all, nms, top};
 use secateurs::zoo::{self, state_dict};

@@ -124,7 +124,7 @@ fn a_step_trains_what_the_paper_says() {
     let config = FitConfig {
         epochs: 1,
         batch: 2,
-        imgsz: SIDE,
+        imgsz: SIDE.into(),
         lr,
         warmup: 0.0,
         optimizer: Rule::Sgd { momentum: 0.0, nesterov: false },
@@ -213,7 +213,7 @@ fn both_branches_of_every_task_are_learned() {
         let set = drawn(folder.path(), task);
         let weights = init(&graph, 3);
         let model = Model::new(graph, weights, Info::default()).unwrap();
-        let config = FitConfig { epochs, batch: 4, imgsz: 96, lr: 4e-3, threads: 2, ..FitConfig::default() };
+        let config = FitConfig { epochs, batch: 4, imgsz: 96.into(), lr: 4e-3, threads: 2, ..FitConfig::default() };
         let mut losses = Vec::new();
         let trained = fit(&model, Some(&model), &set, &config, &Device::Cpu, &mut |event| {
             if let FitEvent::Epoch { terms, .. } = event {

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAPS: [&str; 5] = ["controls", "floors", "per_class", "recall", "seconds"];
 
 /// Every key with the keys around it; `[]` stands for the elements of an array. A stage stands once, as `STAGE`.
-const KEYS: [&str; 85] = [
+const KEYS: [&str; 86] = [
     "batch",
     "budget",
     "budget.energy_mj",

@@ -13,6 +13,7 @@ use secateurs::model::{self, Model};
 use secateurs::profile::{self, Profile};
 use secateurs::quantise::to_f16;
 use secateurs::runtimes::{Runtime, RuntimeError};
+use secateurs::size::ImageSize;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
@@ -76,7 +77,7 @@ impl Device {
     }
 }
 
-const SIZE: (usize, usize) = (64, 64);
+const SIZE: ImageSize = ImageSize::square(64);
 
 fn small_int8() -> Model {
     let (_, model, _) = int8(true).remove(0);
@@ -99,13 +100,13 @@ fn engines_are_built_by_dtype_and_kept_by_content() {
     // Another process finds it as well.
     device.open().network(&f32, SIZE).unwrap();
     assert_eq!(builds(), 1);
-    runtime.network(&f32, (96, 64)).unwrap();
+    runtime.network(&f32, [96, 64].into()).unwrap();
     runtime.network(&to_f16(&f32), SIZE).unwrap();
-    runtime.network(&small_int8(), (32, 32)).unwrap();
+    runtime.network(&small_int8(), [32, 32].into()).unwrap();
     let mut mixed = small_int8();
     let (layer, _) = mixed.info.ranges.pop_first().unwrap();
     mixed.graph.exceptions.insert(layer.clone(), Dtype::F32);
-    runtime.network(&mixed, (32, 32)).unwrap();
+    runtime.network(&mixed, [32, 32].into()).unwrap();
     let calls = device.calls("--saveEngine");
     let flags = |at: usize| {
         let parts = calls[at].split(' ').skip_while(|part| !part.starts_with("--warmUp")).skip(1);
@@ -126,7 +127,7 @@ fn engines_are_built_by_dtype_and_kept_by_content() {
         fs::write(device.path(&format!("engines/{at:064x}.plan")), "old").unwrap();
     }
     fs::write(device.path("engines/notes.txt"), "mine").unwrap();
-    newer.network(&f32, (64, 96)).unwrap();
+    newer.network(&f32, [64, 96].into()).unwrap();
     assert_eq!(fs::read_dir(device.path("engines")).unwrap().count(), 64 + 1);
     assert!(device.path("engines/notes.txt").exists());
 }
@@ -141,7 +142,7 @@ fn frames_and_layers_are_those_that_trtexec_writes() {
     let mut seen = Vec::new();
     let (pair, in_turn) = runtime.pair(&one, &two, 250, 5, &mut |done, all| seen.push((done, all))).unwrap();
     assert!(!in_turn && seen == [(84, 250), (167, 250), (250, 250)], "{seen:?}");
-    assert_eq!((pair.a.runs, pair.b.runs), (250, 250));
+    assert_eq!((pair.a.runs, pair.b.runs), [250, 250].into());
     assert!((pair.ratio - 0.5).abs() < 0.02 && pair.a.p50_bound_ms.is_some(), "{pair:?}");
     // Neither network always comes first.
     let order: Vec<String> = device.calls("--exportTimes").iter().map(|call| call[..60].to_owned()).collect();
@@ -181,7 +182,7 @@ fn demo_detector(device: &Device) -> (Model, Dataset) {
 
 fn accuracy_in(runtime: &Runtime, model: &Model, val: &Dataset) -> f64 {
     let prepared = Prepared::new(val, 160).unwrap();
-    let network = runtime.network(model, (160, 160)).unwrap();
+    let network = runtime.network(model, [160, 160].into()).unwrap();
     let run = &mut |inputs: &[Vec<f32>]| Ok::<_, Box<dyn Error>>(runtime.outputs(&network, inputs)?);
     let found = prepared.find_by(model, &network.head(), run).unwrap();
     prepared.score(&found).map50_95
@@ -194,7 +195,7 @@ fn failures_are_told_by_what_they_are() {
     let failure = |modes: &[&str]| {
         let device = Device::new();
         let runtime = device.open();
-        let kept = runtime.network(&model, (32, 32)).unwrap();
+        let kept = runtime.network(&model, [32, 32].into()).unwrap();
         device.is(modes);
         let built = runtime.network(&model, SIZE).map(|_| ());
         let frames = runtime.pair(&kept, &kept, 10, 0, &mut |_, _| ()).map(|_| ());
@@ -329,7 +330,7 @@ fn onnx_runtime_is_driven_as_tensorrt_is() {
     let runtime = Runtime::open(&profile::parse(Path::new("board.toml"), &text).unwrap(), None).unwrap();
     assert!(runtime.name().starts_with("ONNX Runtime 1.") && runtime.fingerprint().contains("CPUExecutionProvider"));
     let (model, val) = demo_detector(&device);
-    let network = runtime.network(&model, (160, 160)).unwrap();
+    let network = runtime.network(&model, [160, 160].into()).unwrap();
     let (pair, in_turn) = runtime.pair(&network, &network, 40, 3, &mut |_, _| ()).unwrap();
     assert!(in_turn && pair.a.runs == 40 && pair.a.p50_ms > 0.05, "{pair:?}");
     let times = runtime.layers(&network, 3).unwrap();
@@ -358,7 +359,7 @@ fn ncnn_is_driven_or_told_to_be_missing() {
         }
     };
     let (model, val) = demo_detector(&device);
-    let network = runtime.network(&model, (160, 160)).unwrap();
+    let network = runtime.network(&model, [160, 160].into()).unwrap();
     let (pair, in_turn) = runtime.pair(&network, &network, 20, 2, &mut |_, _| ()).unwrap();
     assert!(in_turn && pair.a.p50_ms > 0.05, "{pair:?}");
     assert_eq!(runtime.layers(&network, 2).unwrap().frame, 0.0, "it tells nothing of layers");

@@ -124,7 +124,7 @@ fn every_family_goes_through_the_job_of_its_tasks() {
     for (number, (name, graph)) in cases.into_iter().enumerate() {
         let (task, weights) = (graph.head.task(), train::init(&graph, 5));
         let names = ["disc", "square", "triangle"].map(str::to_owned).to_vec();
-        let model = Model::new(graph, weights, Info { names, imgsz: Some(64), ..Info::default() }).unwrap();
+        let model = Model::new(graph, weights, Info { names, imgsz: Some(64.into()), ..Info::default() }).unwrap();
         let deployed = model.deployed(None).unwrap();
         let params: usize = deployed.graph.params().iter().map(|p| p.shape.iter().product::<usize>()).sum();
         let [file, out, cache] = [format!("{name}.safetensors"), name.to_owned(), "cache".to_owned()]

@@ -27,7 +27,7 @@ fn the_way_out_that_is_printed_leads_out() {
         ("twentysix.safetensors", yolo26::network(SCALE, Task::Detect, 80).unwrap()),
     ] {
         let weights = init(&graph, 4);
-        let before = Model::new(graph, weights, Info { imgsz: Some(64), ..Info::default() }).unwrap();
+        let before = Model::new(graph, weights, Info { imgsz: Some(64.into()), ..Info::default() }).unwrap();
         model::save(&before, &folder.path().join(name)).unwrap();
         let judged = ["--model", name, "--data", "drawn/data.yaml"];
         let (code, text) = worker(folder.path(), &[&["eval"][..], &judged].concat());
@@ -121,7 +121,7 @@ fn channels_of_the_data_decide_those_of_the_network() {
     let purpose = Purpose { classes: 3, keypoints: None, channels: Some(5) };
     let graph = rebuild(&graph, purpose).unwrap();
     let weights = init(&graph, 1);
-    let five = Model::new(graph, weights, Info { imgsz: Some(64), ..Info::default() }).unwrap();
+    let five = Model::new(graph, weights, Info { imgsz: Some(64.into()), ..Info::default() }).unwrap();
     model::save(&five, &folder.path().join("five.safetensors")).unwrap();
     for words in [
         &["detect", "--model", "five.safetensors", &photo][..],
