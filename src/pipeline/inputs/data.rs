@@ -128,7 +128,15 @@ fn check_fit(job: &Job, (name, yaml): (&str, &Path), baseline: &Baseline, data: 
         _ => return Ok(()),
     };
     let own = job.model.as_deref().filter(|path| demo_task(path).is_none());
-    let way_out = train::transfer_command(own.unwrap_or(Path::new("yolo11n")), yaml);
+    // In place of a demo, which is no file, a network of its task.
+    let published = match graph.head.task() {
+        "segment" => "yolo11n-seg",
+        "pose" => "yolo11n-pose",
+        "obb" => "yolo11n-obb",
+        "classify" => "yolo11n-cls",
+        _ => "yolo11n",
+    };
+    let way_out = train::transfer_command(own.unwrap_or(Path::new(published)), yaml);
     Err(PipelineError::Input(format!(
         "{problem}; both must agree: train the model for this data first, which keeps all but the branch that differs:\n  \
          {way_out}"
