@@ -50,7 +50,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut dataset = Dataset::open_with(&args.data, &args.split, &options).map_err(Failure::input)?;
     if dataset.names.len() != model.graph.classes() {
         return Err(Failure::Input(format!(
-            "{} names {} classes, {} knows {}; to train it for this data, which keeps all but its class branch:\n  {}",
+            "{} names {} classes, {} knows {}; both must agree: to train the model for this data, which keeps all but its \
+             class branch:\n  {}",
             args.data.display(),
             dataset.names.len(),
             args.model.model.display(),

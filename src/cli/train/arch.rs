@@ -13,9 +13,9 @@ use std::path::Path;
 const SIMPLE: &str = "simple-cnn";
 
 /// The networks that are known by name.
-const NAMES: &str = "yolo26n, yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, yolov8n (each also with -seg, \
-                     -pose, -obb or -cls behind it, and in their other scales), yolo12n, yolov10n, yolov9t, yolov6n, \
-                     yolov5nu, simple-cnn";
+const NAMES: &str = "yolo26n, yolo11n, yolo11s, yolo11m, yolo11l, yolo11x, yolo11:DEPTH,WIDTH,MAX, yolov8n (each also with \
+                     -seg, -pose, -obb or -cls behind it, and in their other scales), yolo12n, yolov10n, yolov9t, \
+                     yolov6n, yolov5nu, simple-cnn";
 
 /// Where a training starts.
 pub(super) enum Arch {

@@ -43,18 +43,7 @@ impl Data {
             Ok::<_, DataError>(set)
         };
         let (train, val) = (open("train")?, open("val")?);
-        let classes = baseline.model.graph.classes();
-        if train.names.len() != classes {
-            let (named, model) = (train.names.len(), job.model.as_deref());
-            let arch = model.unwrap_or(Path::new("yolo11n"));
-            let way_out = train::transfer_command(arch, &yaml);
-            return Err(PipelineError::Input(format!(
-                "{name} names {named} classes, {} knows {classes}; train it for this data first, which keeps all but its \
-                 class branch:\n  {way_out}",
-                baseline.name
-            )));
-        }
-        check_keypoints(&name, baseline, &train)?;
+        check_fit(job, (&name, &yaml), baseline, &train)?;
         check_min_recall(&job.floors, &val)?;
         Ok(Self { train, val, name, train_content: OnceLock::new() })
     }
@@ -125,20 +114,32 @@ pub fn drawn_for(
     Ok(yaml)
 }
 
-/// Refuses data whose keypoints are not those of the network.
-fn check_keypoints(name: &str, baseline: &Baseline, train: &Dataset) -> Result<(), PipelineError> {
-    let (Head::Pose { keypoints, dims, .. }, Some(shape)) = (baseline.model.graph.head.branch(), &train.keypoints)
-    else {
-        return Ok(());
+/// Refuses data with other classes or keypoints than the network's, with the command line that trains it for them.
+fn check_fit(job: &Job, (name, yaml): (&str, &Path), baseline: &Baseline, data: &Dataset) -> Result<(), PipelineError> {
+    let (graph, model) = (&baseline.model.graph, &baseline.name);
+    let (classes, named) = (graph.classes(), data.names.len());
+    let problem = match (graph.head.branch(), &data.keypoints) {
+        _ if classes != named => format!("{name} names {named} classes, {model} knows {classes}"),
+        // Points without a third value count as visible; the head need not tell.
+        (Head::Pose { keypoints, dims, .. }, Some(shape)) if *keypoints != shape.count => {
+            let (count, values) = (shape.count, shape.dims);
+            format!("{name} labels {count} keypoints of {values} values, {model} finds {keypoints} of {dims}")
+        }
+        _ => return Ok(()),
     };
-    // Points without a third value count as visible; the head need not tell.
-    if *keypoints == shape.count {
-        return Ok(());
-    }
-    let (count, values) = (shape.count, shape.dims);
+    let own = job.model.as_deref().filter(|path| demo_task(path).is_none());
+    // In place of a demo, which is no file, a network of its task.
+    let published = match graph.head.task() {
+        "segment" => "yolo11n-seg",
+        "pose" => "yolo11n-pose",
+        "obb" => "yolo11n-obb",
+        "classify" => "yolo11n-cls",
+        _ => "yolo11n",
+    };
+    let way_out = train::transfer_command(own.unwrap_or(Path::new(published)), yaml);
     Err(PipelineError::Input(format!(
-        "{name} labels {count} keypoints of {values} values, {} finds {keypoints} of {dims}; both must agree",
-        baseline.name
+        "{problem}; both must agree: train the model for this data first, which keeps all but the branch that differs:\n  \
+         {way_out}"
     )))
 }
 
