@@ -60,6 +60,16 @@ impl ImageSize {
     }
 }
 
+/// Images of a batch where nothing is said.
+pub const fn one() -> usize {
+    1
+}
+
+/// Whether that goes without saying.
+pub const fn is_one(batch: &usize) -> bool {
+    *batch == 1
+}
+
 impl From<usize> for ImageSize {
     fn from(side: usize) -> Self {
         Self::square(side)

@@ -23,4 +23,3 @@ pub use table::{TableSpec, time_table};
 pub use window::{Recording, Window, window};
 
 use frames::over;
-pub(crate) use network::{is_one, one};

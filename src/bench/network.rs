@@ -4,7 +4,7 @@ use super::{Distribution, Energy, PairedTimes, compare, peak_resident, phases, t
 use crate::detector::{Detector, DetectorError};
 use crate::engine::{self, Engine, EngineError};
 use crate::model::{Model, ModelError};
-use crate::size::ImageSize;
+use crate::size::{ImageSize, is_one, one};
 use crate::vision::Image;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -91,16 +91,6 @@ pub struct Measured {
     /// The comparison with another network, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against: Option<PairedNetwork>,
-}
-
-/// Images of a frame where nothing is said.
-pub(crate) const fn one() -> usize {
-    1
-}
-
-/// Whether that goes without saying.
-pub(crate) const fn is_one(batch: &usize) -> bool {
-    *batch == 1
 }
 
 /// Median milliseconds of a frame's phases.

@@ -77,7 +77,6 @@ impl Metric {
     }
 
     /// Whether this is the metric of boxes.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
     pub fn is_boxes(&self) -> bool {
         *self == Self::Boxes
     }

@@ -8,12 +8,12 @@ pub use html::comparison::render as render_comparison;
 pub use html::index::{Target, render as render_index};
 pub use html::render;
 
-use crate::bench::{Distribution, Energy, is_one, one};
+use crate::bench::{Distribution, Energy};
 use crate::eval::Metric;
 use crate::graph::{Branch, Dtype};
 use crate::model::Removed;
 use crate::quantise::Kept;
-use crate::size::ImageSize;
+use crate::size::{ImageSize, is_one, one};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -133,7 +133,7 @@ fn every_family_of_classifiers_goes_through_the_whole_job() {
             "--cache",
             "cache",
         ];
-        let output = Command::new(env!("CARGO_BIN_EXE_secateurs")).current_dir(folder.path()).args(&words).output();
+        let output = Command::new(env!("CARGO_BIN_EXE_secateurs")).current_dir(folder.path()).args(words).output();
         let output = output.unwrap();
         assert_eq!(output.status.code(), Some(0), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         let read = |file: &str| std::fs::read(folder.path().join(name).join(file)).unwrap();
