@@ -7,7 +7,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// The newest version of the format that the runtime of this version reads.
-pub const NEWEST: u32 = 3;
+pub const NEWEST: u32 = 4;
 
 /// The most classes that a module is generated for.
 const MAX_CLASSES: usize = 100_000;

@@ -110,7 +110,7 @@ impl Preprocess {
         letterbox
     }
 
-    /// Writes the input from a letterboxed image `[3, height, width]` of red, green and blue, 0 to 1, that shows the image already.
+    /// Writes the input from a letterboxed image `[3, height, width]` of red, green and blue, 0 to 1.
     pub fn adapt(&self, rgb: &[f32], input: &mut [f32]) {
         match self.channels {
             1 => brightness(rgb, input),
