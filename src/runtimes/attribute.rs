@@ -73,6 +73,7 @@ fn find(word: &str, names: &HashMap<&str, NodeId>) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Op;
     use crate::zoo::yolo11::{Scale, detect};
 
     #[test]
@@ -94,7 +95,7 @@ mod tests {
         assert_eq!(of("model.1x")[second], 0.0);
         let both = of("model.0/linear || model.1/linear");
         assert!(both[first] > 0.0 && both[second] > 0.0 && (both[first] + both[second] - 2.0).abs() < 1e-12);
-        let attention = graph.nodes.iter().position(|node| node.name.ends_with(".attn")).unwrap();
+        let attention = graph.nodes.iter().position(|node| matches!(node.op, Op::Attention(_))).unwrap();
         let name = &graph.nodes[attention].name;
         let range = of(&format!("{{ForeignNode[{}/gate...{name}/mixed]}}", graph.nodes[attention - 1].name));
         assert!(range[attention] > 0.0 && range[attention - 1] > 0.0);

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The networks of the zoo in int8, with random weights and ranges around zero or as they are.
-pub fn int8(zero_centred: bool) -> Vec<(String, Model, usize)> {
+fn int8(zero_centred: bool) -> Vec<(String, Model, usize)> {
     let small = crate::surgery::zoo().into_iter().filter(|(_, _, side)| *side == 32);
     let quantized = |(name, graph, side): (String, Graph, usize)| {
         let model = crate::surgery::random_model(graph, 11);
