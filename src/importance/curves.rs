@@ -13,6 +13,7 @@ use crate::model::Model;
 use crate::quantise::{kl_divergence, outputs};
 use crate::repair::{Calibration, apply};
 use crate::surgery::{Selection, SurgeryError, cut};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -99,7 +100,8 @@ pub fn measure(
         let mut smaller = cut(model, groups, &selection)?;
         refit(model, &mut smaller, groups, &selection, *group, covariances, calibration.ridge);
         let found = outputs(&smaller, images, size)?;
-        let loss = reference.iter().zip(&found).map(|(a, b)| kl_divergence(&model.graph.head, size, a, b)).sum::<f64>();
+        let loss = |(a, b): (&Vec<Vec<f32>>, &Vec<Vec<f32>>)| kl_divergence(&model.graph.head, size, a, b);
+        let loss: f64 = reference.par_iter().zip(&found).map(loss).collect::<Vec<f64>>().iter().sum();
         curves.0[*group].insert(*width, loss / images.len().max(1) as f64);
         progress(done + 1, jobs.len());
     }

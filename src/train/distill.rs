@@ -158,7 +158,7 @@ fn task_term(
             (h * stride, w * stride),
             &image_of(teacher, image),
             &image_of(student, image),
-            &mut add,
+            Some(&mut add),
         );
         (loss, slopes)
     };

@@ -1,9 +1,9 @@
 //! Labels of every task, pictures in a folder per class, and models that are judged on them.
 
-use secateurs::data::{Dataset, LabelTask, OpenOptions, Shapes};
+use secateurs::data::{Dataset, LabelTask, OpenOptions, Shapes, demo};
 use secateurs::detector::{Detail, Detector};
 use secateurs::engine::Options;
-use secateurs::eval::{accuracy, evaluate_task};
+use secateurs::eval::{Answers, Metric, Score, Validator, accuracy, evaluate_task};
 use secateurs::model::{Info, Model, Tensor};
 use secateurs::train::init;
 use secateurs::vision::{Image, NmsOptions};
@@ -169,4 +169,42 @@ fn masks_and_keypoints_are_judged_beside_their_boxes() {
         }
         assert_eq!((result.images, result.per_class.len()), (1, 1));
     }
+}
+
+/// A validator says of every task what the task's own evaluation says, and how sure the figure is.
+#[test]
+fn one_validator_judges_every_task() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let set = open(path, LabelTask::Segment, "", OUTLINE).unwrap();
+    let masks = model(Task::Segment { masks: 4 }, 2);
+    let validator = Validator::new(&masks.graph.head, &set, 64).unwrap();
+    let found = validator.find(&masks, 1, &|_| {}).unwrap();
+    let score = validator.score(&found).unwrap();
+    assert_eq!(score, Score::Shapes(evaluate_task(&masks, &set, 64, 1, &|_| {}).unwrap()));
+    assert_eq!((score.metric(), score.metric().name()), (Metric::Masks, "mask mAP50-95"));
+    // Of a single image every resample is that image.
+    let interval = validator.interval(&found, None, 10, 1).unwrap();
+    assert!((interval.low - score.figure()).abs() < 1e-9 && interval.deviation < 1e-9, "{interval:?} {score:?}");
+    let apart = validator.interval(&found, Some(&found), 10, 1).unwrap();
+    assert_eq!((apart.low, apart.high), (0.0, 0.0));
+    // A model or answers of another task are refused.
+    let error = validator.find(&model(Task::Obb, 2), 1, &|_| {}).err().unwrap().to_string();
+    assert!(error.contains("`obb`") && error.contains("expected `segment`"), "{error}");
+    assert!(validator.score(&Answers::Classes(Vec::new())).is_err());
+
+    let classes = demo::ensure_for(LabelTask::Classify, &path.join("classes"), 6, 6).unwrap().0;
+    let set = Dataset::open(&classes, "val").unwrap();
+    let names: Vec<usize> = set.items.iter().map(|item| item.class().unwrap()).collect();
+    assert_eq!((set.names.len(), names), (3, vec![0, 0, 1, 1, 2, 2]));
+    let scale = yolo11::Scale { depth: 0.34, width: 0.0625, max_channels: 256, c3k_everywhere: false };
+    let graph = yolo11::network(scale, Task::Classify, 3).unwrap();
+    let weights = init(&graph, 3);
+    let classifier = Model::new(graph, weights, Info::default()).unwrap();
+    let validator = Validator::new(&classifier.graph.head, &set, 32).unwrap();
+    let found = validator.find(&classifier, 2, &|_| {}).unwrap();
+    let right = validator.score(&found).unwrap().figure();
+    let interval = validator.interval(&found, None, 200, 1).unwrap();
+    assert!(interval.low <= right && right <= interval.high, "{right} {interval:?}");
+    assert_eq!(accuracy(&classifier, &set, 32, 1, &|_| {}).unwrap().accuracy, right);
 }

@@ -71,7 +71,7 @@ pub fn kl_divergence(head: &Head, size: (usize, usize), reference: &[Vec<f32>], 
                 }
             }
             let [reference, found] = [reference, found].map(|all| all.iter().map(Vec::as_slice).collect::<Vec<_>>());
-            total += task_divergence(head, size, &reference, &found, &mut |_, _, _| {});
+            total += task_divergence(head, size, &reference, &found, None);
             total / confidence.max(1.0)
         }
     }
