@@ -63,7 +63,7 @@ fn compile_kernels(target: &Path) -> Result<(), String> {
     for name in ["SECATEURS_CUDA_ARCH", "CUDA_COMPUTE_CAP", "NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    println!("cargo::rerun-if-changed={KERNELS}");
+    println!("cargo::rerun-if-changed=src/kernels/cuda");
     let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let named = set("SECATEURS_CUDA_ARCH").map(|arch| arch.trim_start_matches("sm_").to_owned());
     let named = named.or_else(|| set("CUDA_COMPUTE_CAP").map(|version| version.replace('.', "")));

@@ -1,7 +1,8 @@
 //! The arithmetic of the CPU, and a compiled network that runs on it.
 
 use super::arithmetic::Arithmetic;
-use super::compile::{Action, Program, Slot, Step};
+use super::compile::{Action, Slot, Step};
+use super::place::Program;
 use super::{Options, StepTime, fold};
 use crate::graph::{Attention, Conv, Dtype, Shape};
 use crate::kernels::{self, Algorithm, Buffer, ConvSpec, Image, Isa, Kernels, PackedConv, View};

@@ -16,26 +16,31 @@ mod arena;
 mod arithmetic;
 mod compile;
 mod cpu;
-#[cfg(feature = "cuda")]
+#[cfg(all(feature = "cuda", not(test)))]
 mod cuda;
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(any(feature = "cuda", test)))]
 #[path = "no_cuda.rs"]
 mod cuda;
+#[cfg(test)]
+#[path = "emulated_cuda.rs"]
+mod cuda;
 mod fold;
-#[cfg(any(feature = "cuda", test))]
 mod gpu;
+mod place;
 pub mod reference;
 mod rounds;
 mod spec;
 
 pub use cpu::Cpu;
-pub use cuda::{HAS_CUDA, cuda_device};
+pub use cuda::HAS_CUDA;
+pub use gpu::cuda_device;
 pub use rounds::{LeastTimes, time_round};
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
 use crate::kernels::{Buffer, Isa, Kernels};
 use crate::model::Model;
-use compile::{Program, Slot, compile};
+use compile::Slot;
+use place::{Program, compile};
 use thiserror::Error;
 
 /// A network that cannot be run, or an input that does not fit it.
@@ -156,36 +161,8 @@ struct OneImage {
 /// The compiled network, on the device that runs it.
 enum Executor {
     Cpu(cpu::Network),
-    Cuda(cuda::Network),
-}
-
-impl Executor {
-    /// Runs on images, one after the other, and writes the results of each.
-    fn run_all(&mut self, images: &[f32], results: &mut [f32], one: OneImage) -> Result<(), EngineError> {
-        let images = images.chunks_exact(one.input.max(1));
-        images
-            .zip(results.chunks_exact_mut(one.results.max(1)))
-            .try_for_each(|(image, results)| self.run(image, results))
-    }
-
-    /// Runs on an image `[C, height, width]` and writes the results, slot after slot.
-    fn run(&mut self, image: &[f32], results: &mut [f32]) -> Result<(), EngineError> {
-        match self {
-            Self::Cpu(network) => {
-                network.run(image, results);
-                Ok(())
-            }
-            Self::Cuda(network) => network.run(image, results),
-        }
-    }
-
-    /// As [`Executor::run`]; returns how long every step took.
-    fn profile(&mut self, image: &[f32], results: &mut [f32]) -> Result<Vec<StepTime>, EngineError> {
-        match self {
-            Self::Cpu(network) => Ok(network.profile(image, results)),
-            Self::Cuda(network) => network.profile(image, results),
-        }
-    }
+    /// Holds the images and the results itself, in memory that the device copies from and to.
+    Cuda(gpu::Network),
 }
 
 impl Engine {
@@ -232,21 +209,16 @@ impl Engine {
     }
 
     fn with_cuda(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
-        let (program, network) = cuda::network(model, height, width, options)?;
-        let (batch, one) = (options.images(), OneImage { input: program.input, results: program.outputs });
-        let [weights, arena, ends] = [program.weights, program.arena, one.input + one.results].map(Buffer::bytes);
-        // What goes in and comes out lies here for the whole batch, on the device for one image.
-        let memory = Memory { weights, arena, scratch: ends + Buffer::bytes(batch * (one.input + one.results)) };
-        let buffer = |len: usize| Buffer::zeroed(len).ok_or(EngineError::OutOfMemory { bytes: Buffer::bytes(len) });
+        let network = gpu::network(model, (height, width), options)?;
+        let (input, results) = network.one_image();
+        let empty = || Buffer::zeroed(0).ok_or(EngineError::OutOfMemory { bytes: 0 });
         Ok(Self {
+            outputs: outputs(model, network.slots()),
+            slots: network.slots().to_vec(),
+            input: empty()?,
+            results: empty()?,
+            memory: network.memory(),
             executor: Executor::Cuda(network),
-            outputs: outputs(model, &program.slots),
-            input: buffer(batch * one.input)?,
-            results: buffer(batch * one.results)?,
-            one,
-            batch,
-            memory,
-            slots: program.slots,
         })
     }
 
@@ -261,12 +233,24 @@ impl Engine {
     /// If the input has the wrong length, or a CUDA device fails.
     pub fn run(&mut self, input: &[f32]) -> Result<(), EngineError> {
         self.check(input.len())?;
-        self.executor.run_all(input, self.results.as_mut_slice(), self.one)
+        match &mut self.executor {
+            Executor::Cpu(network) => {
+                run_all(network, input, self.results.as_mut_slice(), self.one);
+                Ok(())
+            }
+            Executor::Cuda(network) => {
+                network.input_mut().copy_from_slice(input);
+                network.run(self.batch)
+            }
+        }
     }
 
     /// The input tensor of a run, to be filled before [`Engine::run_in_place`].
     pub fn input_mut(&mut self) -> &mut [f32] {
-        self.input.as_mut_slice()
+        match &mut self.executor {
+            Executor::Cpu(_) => self.input.as_mut_slice(),
+            Executor::Cuda(network) => network.input_mut(),
+        }
     }
 
     /// The input tensor `[C, height, width]` of one image of the batch.
@@ -305,10 +289,16 @@ impl Engine {
         self.check(input.len())?;
         let OneImage { input: len, results } = self.one;
         let mut steps: Vec<StepTime> = Vec::new();
-        for (image, results) in
-            input.chunks_exact(len.max(1)).zip(self.results.as_mut_slice().chunks_exact_mut(results.max(1)))
-        {
-            let times = self.executor.profile(image, results)?;
+        for (index, image) in input.chunks_exact(len.max(1)).enumerate() {
+            let times = match &mut self.executor {
+                Executor::Cpu(network) => {
+                    network.profile(image, &mut self.results.as_mut_slice()[index * results..(index + 1) * results])
+                }
+                Executor::Cuda(network) => {
+                    network.input_mut()[index * len..(index + 1) * len].copy_from_slice(image);
+                    network.profile(index)?
+                }
+            };
             steps.iter_mut().zip(&times).for_each(|(all, step)| all.nanos += step.nanos);
             if steps.is_empty() {
                 steps = times;
@@ -364,13 +354,20 @@ impl Engine {
     }
 
     fn check(&self, found: usize) -> Result<(), EngineError> {
-        let expected = self.input.as_slice().len();
+        let expected = match &self.executor {
+            Executor::Cpu(_) => self.input.as_slice().len(),
+            Executor::Cuda(network) => network.input_len(),
+        };
         if found == expected { Ok(()) } else { Err(EngineError::Input { found, expected }) }
     }
 
     fn result(&self, image: usize, slot: &Slot) -> &[f32] {
+        let results = match &self.executor {
+            Executor::Cpu(_) => self.results.as_slice(),
+            Executor::Cuda(network) => network.results(),
+        };
         let len = self.one.results;
-        &self.results.as_slice()[image * len..(image + 1) * len][slot.range()]
+        &results[image * len..(image + 1) * len][slot.range()]
     }
 }
 
@@ -380,7 +377,8 @@ fn outputs(model: &Model, slots: &[Slot]) -> Vec<usize> {
     model.graph.outputs.iter().map(slot).collect()
 }
 
-/// The bytes that an [`Engine`] of this graph will hold on this machine's CPU: the same figures as [`Engine::memory`].
+/// The bytes that an [`Engine`] of this graph will hold on this machine's CPU, or with [`Device::Cuda`] on any GPU and its
+/// host together: the same figures as [`Engine::memory`].
 ///
 /// # Errors
 /// If the graph does not fit the size, or an option names a node that is not there.
@@ -399,7 +397,10 @@ pub fn plan_memory_for(
     options: &Options,
     cpu: impl Into<Cpu>,
 ) -> Result<Memory, EngineError> {
-    Ok(memory_of(&compile(graph, height, width, &options.keep, &cpu.into())?, options))
+    match options.device {
+        Device::Cpu => Ok(memory_of(&compile(graph, height, width, &options.keep, &cpu.into())?, options)),
+        Device::Cuda => gpu::memory(graph, (height, width), options),
+    }
 }
 
 fn memory_of(program: &Program, options: &Options) -> Memory {

@@ -1,0 +1,228 @@
+//! A frame as one CUDA graph: the copies of the image and of the results, from and to page-locked memory, and between
+//! them all launches, each after those that it depends on and beside all others. Made once, and launched for every
+//! frame.
+
+use super::driver::Device;
+use super::functions::{CopyNode, CopySide, CudaError, ERROR_OUT_OF_MEMORY, KernelNode};
+use super::launch::{Launch, dependencies};
+use super::recording::{PageLocked, Recording, Transfers, device_side, host_side};
+use std::ffi::c_void;
+use std::ptr;
+
+impl Device {
+    /// Records a frame in place of the one before. The memory must be reserved.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Panics
+    /// If a launch or a copy works outside the memory: a mistake of the caller.
+    pub fn record(&mut self, transfers: Transfers, launches: &[&Launch]) -> Result<(), CudaError> {
+        self.enter()?;
+        self.forget_recording();
+        self.recording.input = self.page_locked(transfers.input.1)?;
+        self.recording.results = self.page_locked(transfers.results.1)?;
+        let mut graph = ptr::null_mut();
+        // SAFETY: the function writes the handle.
+        self.call("cuGraphCreate", unsafe { (self.functions.cuGraphCreate)(&mut graph, 0) })?;
+        let built = self.build(graph, transfers, launches);
+        let mut instance = ptr::null_mut();
+        // SAFETY: the graph is ours; what is made of it does not need it any more.
+        let made = built.and_then(|()| {
+            let code = unsafe { (self.functions.cuGraphInstantiateWithFlags)(&mut instance, graph, 0) };
+            self.call("cuGraphInstantiate", code)
+        });
+        // SAFETY: as above.
+        unsafe { (self.functions.cuGraphDestroy)(graph) };
+        self.recording.graph = ptr::NonNull::new(instance);
+        made
+    }
+
+    fn build(&mut self, graph: *mut c_void, transfers: Transfers, launches: &[&Launch]) -> Result<(), CudaError> {
+        let [input, results] = [transfers.input, transfers.results].map(|(at, len)| (self.address(at, len), len));
+        let image = device_side(input.0);
+        let copied = self.add_copy(graph, host_side(&self.recording.input), image, input.1, &[])?;
+        let mut nodes: Vec<*mut c_void> = Vec::with_capacity(launches.len());
+        let mut is_last = vec![true; launches.len()];
+        for (launch, needed) in launches.iter().zip(dependencies(launches)) {
+            needed.iter().for_each(|index| is_last[*index] = false);
+            // Who waits for nobody may read the image.
+            let mut before: Vec<*mut c_void> = needed.iter().map(|index| nodes[*index]).collect();
+            if before.is_empty() {
+                before.push(copied);
+            }
+            nodes.push(self.add_launch(graph, launch, &before)?);
+        }
+        let last: Vec<_> = nodes.iter().zip(is_last).filter(|(_, last)| *last).map(|(node, _)| *node).collect();
+        let last = if last.is_empty() { vec![copied] } else { last };
+        let from = device_side(results.0);
+        self.add_copy(graph, from, host_side(&self.recording.results), results.1, &last).map(|_| ())
+    }
+
+    fn add_copy(
+        &self,
+        graph: *mut c_void,
+        from: CopySide,
+        to: CopySide,
+        values: usize,
+        before: &[*mut c_void],
+    ) -> Result<*mut c_void, CudaError> {
+        let copy = CopyNode { from, to, width: 4 * values, height: 1, depth: 1 };
+        let (mut node, f) = (ptr::null_mut(), &self.functions);
+        // SAFETY: the function copies the struct; both sides hold so many values.
+        let code =
+            unsafe { (f.cuGraphAddMemcpyNode)(&mut node, graph, before.as_ptr(), before.len(), &copy, self.context) };
+        self.call("cuGraphAddMemcpyNode", code).map(|()| node)
+    }
+
+    fn add_launch(
+        &mut self,
+        graph: *mut c_void,
+        launch: &Launch,
+        before: &[*mut c_void],
+    ) -> Result<*mut c_void, CudaError> {
+        let (function, mut arguments) = (self.function(launch), launch.arguments);
+        let mut pointers = self.pointers(&mut arguments);
+        let kernel = KernelNode {
+            function,
+            grid: launch.grid,
+            threads: [launch.kernel.threads(), 1, 1],
+            shared: launch.shared,
+            arguments: pointers.as_mut_ptr(),
+            extra: ptr::null_mut(),
+        };
+        let (mut node, f) = (ptr::null_mut(), &self.functions);
+        // SAFETY: the function copies the struct and the arguments. `function` checked that the launch accesses nothing
+        // outside our memory.
+        let code = unsafe { (f.cuGraphAddKernelNode)(&mut node, graph, before.as_ptr(), before.len(), &kernel) };
+        self.call("cuGraphAddKernelNode", code).map(|()| node)
+    }
+
+    /// The image that the next frame reads.
+    pub fn input_mut(&mut self) -> &mut [f32] {
+        let PageLocked { start, len } = self.recording.input;
+        // SAFETY: `page_locked` allocated and filled so many values (or the length is 0), and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    /// The results of the last frame.
+    pub fn results(&self) -> &[f32] {
+        let PageLocked { start, len } = self.recording.results;
+        // SAFETY: as in `input_mut`; no frame runs now, since `run_frame` waits for its end.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
+    /// Runs the recorded frame and waits for its end.
+    ///
+    /// # Errors
+    /// Those of the driver and of the kernels.
+    pub fn run_frame(&mut self) -> Result<(), CudaError> {
+        self.enter()?;
+        let graph = self.recording.graph.map_or(ptr::null_mut(), ptr::NonNull::as_ptr);
+        // SAFETY: graph and stream are held.
+        self.call("cuGraphLaunch", unsafe { (self.functions.cuGraphLaunch)(graph, self.stream) })?;
+        self.wait()
+    }
+
+    /// Runs the frame launch after launch, and returns the milliseconds of each by the device's clock: first those of
+    /// the image's copy, last those of the results'.
+    ///
+    /// # Errors
+    /// Those of the driver and of the kernels.
+    pub fn time_frame(&mut self, transfers: Transfers, launches: &[&Launch]) -> Result<Vec<f64>, CudaError> {
+        self.enter()?;
+        let mut events = Events::new(self, launches.len() + 3)?;
+        let times = events.time(self, transfers, launches);
+        events.destroy(self);
+        times
+    }
+
+    fn page_locked(&self, len: usize) -> Result<PageLocked, CudaError> {
+        let (mut start, bytes) = (ptr::null_mut(), len.max(1).saturating_mul(4));
+        // SAFETY: the function writes the address.
+        match unsafe { (self.functions.cuMemAllocHost_v2)(&mut start, bytes) } {
+            ERROR_OUT_OF_MEMORY => return Err(CudaError::OutOfMemory { bytes }),
+            code => self.call("cuMemAllocHost", code)?,
+        }
+        // SAFETY: so many bytes are ours.
+        unsafe { ptr::write_bytes(start.cast::<u8>(), 0, bytes) };
+        Ok(PageLocked { start: start.cast(), len })
+    }
+
+    /// Gives back what was recorded.
+    pub(super) fn forget_recording(&mut self) {
+        let Recording { input, results, graph } = std::mem::take(&mut self.recording);
+        // SAFETY: all of it is ours, and not used again. What fails here has no consequence any more.
+        unsafe {
+            if let Some(graph) = graph {
+                (self.functions.cuGraphExecDestroy)(graph.as_ptr());
+            }
+            for memory in [input, results].into_iter().filter(|memory| memory.start != PageLocked::default().start) {
+                (self.functions.cuMemFreeHost)(memory.start.cast());
+            }
+        }
+    }
+}
+
+/// Marks in the stream, whose times the device notes.
+struct Events(Vec<*mut c_void>);
+
+impl Events {
+    fn new(device: &Device, count: usize) -> Result<Self, CudaError> {
+        let mut events = Self(Vec::with_capacity(count));
+        for _ in 0..count {
+            let mut event = ptr::null_mut();
+            // SAFETY: the function writes the handle.
+            let made = device.call("cuEventCreate", unsafe { (device.functions.cuEventCreate)(&mut event, 0) });
+            if let Err(error) = made {
+                events.destroy(device);
+                return Err(error);
+            }
+            events.0.push(event);
+        }
+        Ok(events)
+    }
+
+    fn destroy(&mut self, device: &Device) {
+        for event in self.0.drain(..) {
+            // SAFETY: the event is ours, and not used again.
+            unsafe { (device.functions.cuEventDestroy_v2)(event) };
+        }
+    }
+
+    fn record(&self, device: &Device, index: usize) -> Result<(), CudaError> {
+        // SAFETY: event and stream are held.
+        let code = unsafe { (device.functions.cuEventRecord)(self.0[index], device.stream) };
+        device.call("cuEventRecord", code)
+    }
+
+    fn time(&mut self, device: &mut Device, transfers: Transfers, launches: &[&Launch]) -> Result<Vec<f64>, CudaError> {
+        let [input, results] = [transfers.input, transfers.results].map(|(at, len)| device.address(at, len));
+        let (from, to, stream) = (&device.recording.input, &device.recording.results, device.stream);
+        let (from, to, bytes) = (from.start, to.start, [from.len * 4, to.len * 4]);
+        assert_eq!(bytes, [transfers.input.1 * 4, transfers.results.1 * 4]);
+        self.record(device, 0)?;
+        // SAFETY: both sides hold so many bytes until the stream is waited for below.
+        let code = unsafe { (device.functions.cuMemcpyHtoDAsync_v2)(input, from.cast(), bytes[0], stream) };
+        device.call("cuMemcpyHtoDAsync", code)?;
+        self.record(device, 1)?;
+        for (index, launch) in launches.iter().enumerate() {
+            device.launch(launch)?;
+            self.record(device, index + 2)?;
+        }
+        // SAFETY: as above.
+        let code = unsafe { (device.functions.cuMemcpyDtoHAsync_v2)(to.cast(), results, bytes[1], stream) };
+        device.call("cuMemcpyDtoHAsync", code)?;
+        self.record(device, launches.len() + 2)?;
+        device.wait()?;
+        let mut times = Vec::with_capacity(self.0.len());
+        for pair in self.0.windows(2) {
+            let mut millis = 0.0;
+            // SAFETY: both events were recorded.
+            let code = unsafe { (device.functions.cuEventElapsedTime)(&mut millis, pair[0], pair[1]) };
+            device.call("cuEventElapsedTime", code)?;
+            times.push(f64::from(millis));
+        }
+        Ok(times)
+    }
+}
