@@ -116,7 +116,7 @@ impl Network {
             self.step(index, image, results);
             let nanos = start.elapsed().as_nanos() as u64;
             let Step { node, action } = &self.steps[index];
-            times.push(StepTime { node: *node, kernel: action.name(), nanos });
+            times.push(StepTime { node: *node, kernel: action.name(), nanos, bytes: 0 });
         }
         times
     }

@@ -13,7 +13,7 @@ use super::cuda::open;
 use super::{EngineError, Memory, Options, StepTime};
 use crate::graph::{Dtype, Graph, NodeId};
 use crate::kernels::Buffer;
-use crate::kernels::cuda::{CudaError, Device, Launch, Transfers};
+use crate::kernels::cuda::{CudaError, Device, GpuPeaks, Launch, Transfers};
 use crate::model::Model;
 
 impl From<CudaError> for EngineError {
@@ -30,6 +30,14 @@ pub fn cuda_device() -> Result<String, EngineError> {
     let device = open()?;
     let (major, minor) = device.capability()?;
     Ok(format!("{} (compute capability {major}.{minor})", device.name()))
+}
+
+/// Measures the peaks of the CUDA device that networks would run on.
+///
+/// # Errors
+/// If there is none, or it fails.
+pub fn gpu_peaks() -> Result<GpuPeaks, EngineError> {
+    Ok(GpuPeaks::measure(&mut open()?)?)
 }
 
 /// Makes a model ready for images of `height` x `width` on the machine's device.
@@ -208,9 +216,11 @@ impl Network {
         let launches: Vec<&Launch> = self.plan.launches.iter().map(|planned| &planned.launch).collect();
         let times = self.device.time_frame(self.transfers, &launches)?;
         let last = self.plan.launches.last().map_or(NodeId(0), |planned| planned.node);
-        let steps = self.plan.launches.iter().map(|planned| (planned.node, planned.name));
-        let all = std::iter::once((NodeId(0), "upload")).chain(steps).chain([(last, "download")]);
-        let time = |((node, kernel), millis): (_, f64)| StepTime { node, kernel, nanos: (millis * 1e6) as u64 };
+        let steps = self.plan.launches.iter().map(|planned| (planned.node, planned.name, planned.launch.traffic()));
+        let [image, results] = [self.transfers.input.1, self.transfers.results.1].map(|values| 4 * values as u64);
+        let all = std::iter::once((NodeId(0), "upload", image)).chain(steps).chain([(last, "download", results)]);
+        let time =
+            |((node, kernel, bytes), millis): (_, f64)| StepTime { node, kernel, nanos: (millis * 1e6) as u64, bytes };
         Ok(all.zip(times).map(time).collect())
     }
 }

@@ -31,9 +31,10 @@ pub mod reference;
 mod rounds;
 mod spec;
 
+pub use crate::kernels::cuda::GpuPeaks;
 pub use cpu::Cpu;
 pub use cuda::HAS_CUDA;
-pub use gpu::cuda_device;
+pub use gpu::{cuda_device, gpu_peaks};
 pub use rounds::{LeastTimes, time_round};
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
@@ -133,8 +134,10 @@ pub struct StepTime {
     pub node: NodeId,
     /// What the step does: a kernel's name, `import`, `copy` or `export`.
     pub kernel: &'static str,
-    /// Wall-clock nanoseconds.
+    /// Nanoseconds: of the wall clock, on a CUDA device of the device's own.
     pub nanos: u64,
+    /// On a CUDA device, the bytes of tensors that it reads and writes; 0 on the CPU.
+    pub bytes: u64,
 }
 
 /// A network made ready for one image size.
@@ -299,7 +302,9 @@ impl Engine {
                     network.profile(index)?
                 }
             };
-            steps.iter_mut().zip(&times).for_each(|(all, step)| all.nanos += step.nanos);
+            for (all, step) in steps.iter_mut().zip(&times) {
+                (all.nanos, all.bytes) = (all.nanos + step.nanos, all.bytes + step.bytes);
+            }
             if steps.is_empty() {
                 steps = times;
             }

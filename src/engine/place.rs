@@ -30,7 +30,11 @@ pub(super) fn compile(
     keep: &[NodeId],
     arithmetic: &dyn Arithmetic,
 ) -> Result<Program, EngineError> {
-    let emitted = emit(graph, height, width, keep, arithmetic)?;
+    Ok(place(emit(graph, height, width, keep, arithmetic)?))
+}
+
+/// Gives the tensors of steps their addresses.
+pub(super) fn place(emitted: Emitted) -> Program {
     let lengths: Vec<usize> = emitted.roots.iter().map(|shape| shape.len()).collect();
     let (offsets, arena) = addresses(&emitted.steps, &lengths);
     let Emitted { steps, roots, slots, input, outputs, weights, space, zeros } = emitted;
@@ -40,7 +44,7 @@ pub(super) fn compile(
         View { offset, pitch, c: shape.c, h: shape.h, w: shape.w }
     };
     let steps = steps.iter().map(|s| Step { node: s.node, action: s.action.map(view) }).collect();
-    Ok(Program { steps, slots, input, outputs, weights, arena, space, zeros })
+    Program { steps, slots, input, outputs, weights, arena, space, zeros }
 }
 
 /// An offset for every root tensor that a step reads or writes, given their lengths, and the length of the arena.

@@ -36,7 +36,7 @@ typedef struct {
     X(f16_stem, 128) X(f16_import, 128) X(f16_export, 128) X(f16_direct, 128) X(f16_depthwise3, 128)                  \
     X(f16_depthwise3_stride2, 128) X(f16_depthwise, 128) X(f16_upsample, 128) X(f16_pixel_shuffle, 128)               \
     X(f16_max_pool, 128) X(f16_elementwise, 128) X(f16_average, 128) X(f16_attention, 128) X(f16_attention_any, 128)  \
-    X(int8_quantize, 128)
+    X(int8_quantize, 128) X(peak_f32, 128) X(peak_f16, 128) X(peak_int8, 128)
 #define WRAP_F32(name, threads) WITH_PARAMS(name)
 #define WRAP_F16(name, threads) WITH_ARGUMENTS(name)
 #define WRAP_NAMED(name) WITH_ARGUMENTS(name)

@@ -2,8 +2,8 @@
 //! tensor cores.
 
 use super::super::arithmetic::Arithmetic;
-use super::super::compile::Action;
-use super::super::place::{Program, compile};
+use super::super::compile::{Action, Emitted, Location, Step, emit};
+use super::super::place::{Program, place};
 use super::super::{EngineError, fold};
 use super::{Kernels, Parts, Plan, Planned, Target};
 use crate::graph::{Attention, Conv, Dtype, Graph, NodeId, Shape};
@@ -68,17 +68,19 @@ pub(super) fn plan(
     keep: &[NodeId],
     target: &Target,
 ) -> Result<Plan, EngineError> {
-    let program = compile(graph, height, width, keep, &Single)?;
+    let emitted = emit(graph, height, width, keep, &Single)?;
+    let requantized = requantized(&emitted);
+    let program = place(emitted);
     let parts =
         Parts { weights: program.weights, arena: program.arena, input: program.input, outputs: program.outputs };
     let large = |n: usize| n >= 1 << 24;
     let mut launches = Vec::with_capacity(program.steps.len());
-    let lowering = Lowering { parts, program: &program, target };
-    for step in &program.steps {
+    let lowering = Lowering { parts, program: &program, requantized: &requantized, target };
+    for (index, step) in program.steps.iter().enumerate() {
         if step.action.tensors().iter().any(|view| [view.pitch, view.h, view.w].into_iter().any(large)) {
             return Err(CudaError::TooLarge.into());
         }
-        let own = lowering.launches(step.node, &step.action);
+        let own = lowering.launches(index, step);
         launches.extend(own.into_iter().map(|(name, launch)| Planned { node: step.node, name, launch }));
     }
     Ok(Plan { parts, slots: program.slots.clone(), launches, kernels: Kernels::F32(program) })
@@ -89,26 +91,53 @@ pub(super) fn pack(model: &Model, program: &Program, weights: &mut [f32]) {
     fold::pack(&Single, model, program, weights);
 }
 
+/// The pairs of int8 convolutions of which the second is the only reader of the first: steps by position. The first then
+/// quantizes its output for the second, in place of the f32 values, of which four or more channels hold 16 bytes.
+fn requantized(Emitted { steps, roots, .. }: &Emitted) -> Vec<(usize, usize)> {
+    let mut touching: Vec<Vec<usize>> = vec![Vec::new(); roots.len()];
+    for (index, step) in steps.iter().enumerate() {
+        step.action.tensors().iter().for_each(|location| touching[location.root].push(index));
+    }
+    let pair = |(first, step): (usize, &Step<Location>)| {
+        let Action::ConvLowPrecision { dst, .. } = &step.action else { return None };
+        let whole = Location { root: dst.root, start: 0, pixel: 0, shape: roots[dst.root] };
+        let [_, second] = touching[dst.root][..] else { return None };
+        let Action::ConvLowPrecision { src, .. } = &steps[second].action else { return None };
+        (*dst == whole && *src == whole && second > first && dst.shape.c >= 4).then_some((first, second))
+    };
+    steps.iter().enumerate().filter_map(pair).collect()
+}
+
 /// From steps to launches.
 struct Lowering<'a> {
     parts: Parts,
     program: &'a Program,
+    requantized: &'a [(usize, usize)],
     target: &'a Target<'a>,
 }
 
 impl Lowering<'_> {
-    fn launches(&self, node: NodeId, action: &Action<View>) -> Vec<(&'static str, Launch)> {
-        match action {
-            Action::ConvLowPrecision { spec, packed, src, dst, residual, shared: Some(shared) } => {
-                let at = |view: &View| Tensor::f32(4 * self.parts.arena_at(), *view);
-                let quantized = Tensor::int8(4 * (self.parts.arena_at() + shared.offset), src.c, src.h, src.w);
-                let quantize = Quantize::of((self.target.range)(node));
-                let (dst, other) = (at(dst), residual.as_ref().map(at));
-                let tensors = ConvTensors { packed: 4 * packed.start, src: quantized, dst, other };
-                let product = Launch::int8_conv(spec, tensors, None, self.target.multiprocessors);
-                vec![("quantize", Launch::quantize(quantize, at(src), quantized)), (action.name(), product)]
+    fn launches(&self, index: usize, Step { node, action }: &Step<View>) -> Vec<(&'static str, Launch)> {
+        let Action::ConvLowPrecision { spec, packed, src, dst, residual, shared: Some(shared) } = action else {
+            return vec![(action.name(), self.launch(action))];
+        };
+        let base = self.parts.arena_at();
+        let at = |view: &View| Tensor::f32(4 * base, *view);
+        let int8 = |offset: usize, view: &View| Tensor::int8(4 * (base + offset), view.c, view.h, view.w);
+        let is_requantized = self.requantized.iter().any(|(_, second)| *second == index);
+        let reader = self.requantized.iter().find(|(first, _)| *first == index).map(|(_, second)| *second);
+        let input = int8(if is_requantized { src.offset } else { shared.offset }, src);
+        let output = if reader.is_some() { int8(dst.offset, dst) } else { at(dst) };
+        let tensors =
+            ConvTensors { packed: 4 * packed.start, src: input, dst: output, other: residual.as_ref().map(at) };
+        let for_reader = reader.map(|second| Quantize::of((self.target.range)(self.program.steps[second].node)));
+        let product = (action.name(), Launch::int8_conv(spec, tensors, for_reader, self.target.multiprocessors));
+        match is_requantized {
+            true => vec![product],
+            false => {
+                let quantize = Quantize::of((self.target.range)(*node));
+                vec![("quantize", Launch::quantize(quantize, at(src), input)), product]
             }
-            _ => vec![(action.name(), self.launch(action))],
         }
     }
 

@@ -34,8 +34,16 @@ fn in_dtype(model: &Model, dtype: Dtype) -> Model {
     Model::new(graph, model.weights.clone(), Info { ranges, ..model.info.clone() }).unwrap()
 }
 
-/// Runs a random network in a dtype, twice and step by step, and returns its kept nodes with their tensors.
-fn run_random(seed: u64, dtype: Dtype) -> Option<(Model, Vec<f32>, (usize, usize), Vec<(NodeId, Vec<f32>)>)> {
+/// What a random network gave.
+struct Run {
+    model: Model,
+    input: Vec<f32>,
+    size: (usize, usize),
+    kept: Vec<(NodeId, Vec<f32>)>,
+}
+
+/// Runs a random network in a dtype, in several orders and step by step. None without the emulated driver.
+fn run_random(seed: u64, dtype: Dtype) -> Option<Run> {
     let device = emulated::device()?;
     let (model, h, w) = network(seed);
     let model = in_dtype(&model, dtype);
@@ -51,17 +59,17 @@ fn run_random(seed: u64, dtype: Dtype) -> Option<(Model, Vec<f32>, (usize, usize
     assert_eq!(cuda.memory(), plan_memory(&model.graph, h, w, &options).unwrap(), "seed {seed}");
     // Nothing of the first run may show in the second; the order of a graph's nodes changes from run to run.
     cuda.input_mut().copy_from_slice(&image(&model, h, w, seed + 1));
-    cuda.run().unwrap();
+    cuda.run(1).unwrap();
     cuda.input_mut().copy_from_slice(&input);
     let mut once: Option<Vec<f32>> = None;
     let slots = cuda.slots().to_vec();
     for turn in 0..4 {
         match turn {
             3 => {
-                let times = cuda.profile().unwrap();
+                let times = cuda.profile(0).unwrap();
                 assert!(times.len() >= 2 && times[0].kernel == "upload" && times[times.len() - 1].kernel == "download");
             }
-            _ => cuda.run().unwrap(),
+            _ => cuda.run(1).unwrap(),
         }
         let found = cuda.results().to_vec();
         let first = once.get_or_insert_with(|| found.clone());
@@ -69,13 +77,13 @@ fn run_random(seed: u64, dtype: Dtype) -> Option<(Model, Vec<f32>, (usize, usize
     }
     let results = once.unwrap();
     let kept = slots.iter().map(|slot| (slot.node, of(&results, slot).to_vec())).collect();
-    Some((model, input, (h, w), kept))
+    Some(Run { model, input, size: (h, w), kept })
 }
 
 #[test]
 fn random_networks_give_what_the_reference_gives() {
     for seed in 0..150 {
-        let Some((model, input, (h, w), kept)) = run_random(seed, Dtype::F32) else { return };
+        let Some(Run { model, input, size: (h, w), kept }) = run_random(seed, Dtype::F32) else { return };
         let wanted = reference::run(&model, &input, h, w).unwrap();
         for (node, found) in kept {
             assert_close(&format!("seed {seed}, {h} x {w}, layer {}", node.0), &found, &wanted[node.index()], 2e-4);
@@ -86,7 +94,7 @@ fn random_networks_give_what_the_reference_gives() {
 #[test]
 fn random_networks_in_f16_give_what_the_reference_gives() {
     for seed in 0..300 {
-        let Some((model, input, (h, w), kept)) = run_random(seed, Dtype::F16) else { return };
+        let Some(Run { model, input, size: (h, w), kept }) = run_random(seed, Dtype::F16) else { return };
         let wanted = reference::run(&model, &input, h, w).unwrap();
         for (node, found) in kept {
             assert_close(&format!("seed {seed}, {h} x {w}, layer {}", node.0), &found, &wanted[node.index()], 2e-2);
@@ -97,7 +105,7 @@ fn random_networks_in_f16_give_what_the_reference_gives() {
 #[test]
 fn random_networks_in_int8_give_what_the_cpu_gives() {
     for seed in 0..150 {
-        let Some((model, input, (h, w), kept)) = run_random(seed, Dtype::Int8) else { return };
+        let Some(Run { model, input, size: (h, w), kept }) = run_random(seed, Dtype::Int8) else { return };
         let keep = kept.iter().map(|(node, _)| *node).collect();
         let mut cpu = Engine::new(&model, h, w, &Options { keep, ..Options::default() }).unwrap();
         cpu.run(&input).unwrap();

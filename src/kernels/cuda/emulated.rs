@@ -28,7 +28,7 @@ fn compiler() -> Option<String> {
 /// Builds it under a name with a hash of its sources, complete or not at all.
 fn build(compiler: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let kernels = ["kernels.cu", "device.h", "tiles.h", "product.h", "f16.h", "attention.h"];
+    let kernels = ["kernels.cu", "device.h", "tiles.h", "product.h", "f16.h", "attention.h", "peaks.h"];
     let mut sources = ["tests/cuda/driver.c", "tests/cuda/emulate.h"].map(|path| root.join(path)).to_vec();
     sources.extend(kernels.map(|name| root.join("src/kernels/cuda").join(name)));
     let mut hasher = DefaultHasher::new();

@@ -137,6 +137,19 @@ impl Device {
         times
     }
 
+    /// Runs a launch and returns its milliseconds by the device's clock.
+    ///
+    /// # Errors
+    /// Those of the driver and of the kernel.
+    pub(super) fn time_launch(&mut self, launch: &Launch) -> Result<f64, CudaError> {
+        self.enter()?;
+        let mut events = Events::new(self, 2)?;
+        let times =
+            events.time_launches(self, &[launch], 0).and_then(|()| self.wait()).and_then(|()| events.times(self));
+        events.destroy(self);
+        Ok(times?.into_iter().sum())
+    }
+
     fn page_locked(&self, len: usize) -> Result<PageLocked, CudaError> {
         let (mut start, bytes) = (ptr::null_mut(), len.max(1).saturating_mul(4));
         // SAFETY: the function writes the address.
@@ -205,16 +218,27 @@ impl Events {
         // SAFETY: both sides hold so many bytes until the stream is waited for below.
         let code = unsafe { (device.functions.cuMemcpyHtoDAsync_v2)(input, from.cast(), bytes[0], stream) };
         device.call("cuMemcpyHtoDAsync", code)?;
-        self.record(device, 1)?;
-        for (index, launch) in launches.iter().enumerate() {
-            device.launch(launch)?;
-            self.record(device, index + 2)?;
-        }
+        self.time_launches(device, launches, 1)?;
         // SAFETY: as above.
         let code = unsafe { (device.functions.cuMemcpyDtoHAsync_v2)(to.cast(), results, bytes[1], stream) };
         device.call("cuMemcpyDtoHAsync", code)?;
         self.record(device, launches.len() + 2)?;
         device.wait()?;
+        self.times(device)
+    }
+
+    /// Records the event of a position, then after every launch the next.
+    fn time_launches(&self, device: &mut Device, launches: &[&Launch], first: usize) -> Result<(), CudaError> {
+        self.record(device, first)?;
+        for (index, launch) in launches.iter().enumerate() {
+            device.launch(launch)?;
+            self.record(device, first + index + 1)?;
+        }
+        Ok(())
+    }
+
+    /// Milliseconds between all events, which must have happened.
+    fn times(&self, device: &Device) -> Result<Vec<f64>, CudaError> {
         let mut times = Vec::with_capacity(self.0.len());
         for pair in self.0.windows(2) {
             let mut millis = 0.0;

@@ -88,7 +88,7 @@ impl F32Kernel {
     }
 }
 
-/// The functions of `f16.h` and `attention.h`.
+/// The functions of `f16.h`, `attention.h` and `peaks.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum F16Kernel {
     Stem,
@@ -106,13 +106,16 @@ pub(super) enum F16Kernel {
     Attention,
     AttentionAny,
     Quantize,
+    PeakF32,
+    PeakF16,
+    PeakInt8,
 }
 
 impl F16Kernel {
     /// Threads of a block.
     pub const THREADS: u32 = 128;
 
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 18] = [
         (Self::Stem, "f16_stem"),
         (Self::Import, "f16_import"),
         (Self::Export, "f16_export"),
@@ -128,6 +131,9 @@ impl F16Kernel {
         (Self::Attention, "f16_attention"),
         (Self::AttentionAny, "f16_attention_any"),
         (Self::Quantize, "int8_quantize"),
+        (Self::PeakF32, "peak_f32"),
+        (Self::PeakF16, "peak_f16"),
+        (Self::PeakInt8, "peak_int8"),
     ];
 
     pub fn name(self) -> &'static str {

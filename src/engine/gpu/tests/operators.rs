@@ -97,7 +97,10 @@ fn single(rng: &mut StdRng, op: Op, channels: usize, alone: bool) -> Model {
         let fan_in = param.shape[1..].iter().product::<usize>().max(1) as f32;
         let scale = if param.shape.len() > 1 { (2.0 / fan_in).sqrt() } else { 0.5 };
         let value = |_| f16::from_f32(rng.random_range(-1.0..1.0f32) * scale).to_f32();
-        weights.insert(param.key.clone(), Tensor::new(param.shape.clone(), (0..param.shape.iter().product()).map(value).collect()));
+        weights.insert(
+            param.key.clone(),
+            Tensor::new(param.shape.clone(), (0..param.shape.iter().product()).map(value).collect()),
+        );
     }
     Model::new(graph, weights, Info::default()).unwrap()
 }
@@ -115,7 +118,7 @@ fn every_operator_in_f16_is_right() {
             (0..channels * h * w).map(|_| f16::from_f32(rng.random_range(-1.0..1.0)).to_f32()).collect();
         let mut cuda = Network::new(device, &model, (h, w), &Options::default()).unwrap();
         cuda.input_mut().copy_from_slice(&input);
-        cuda.run().unwrap();
+        cuda.run(1).unwrap();
         let wanted = reference::run(&model, &input, h, w).unwrap();
         let slot = cuda.slots()[0];
         assert_close(&name, of(cuda.results(), &slot), wanted.last().unwrap(), TOLERANCE);

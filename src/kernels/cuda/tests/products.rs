@@ -111,11 +111,19 @@ fn activated(act: Activation, x: f64) -> f64 {
 }
 
 /// The sum of a window in f64.
-fn window(spec: &ConvSpec, kernel: &[f32], (h, w): (usize, usize), at: [usize; 3], src: impl Fn(usize, usize) -> f64) -> f64 {
+fn window(
+    spec: &ConvSpec,
+    kernel: &[f32],
+    (h, w): (usize, usize),
+    at: [usize; 3],
+    src: impl Fn(usize, usize) -> f64,
+) -> f64 {
     let ([y, x, co], k) = (at, spec.kernel);
     let mut sum = 0.0;
     for (down, right) in (0..k).flat_map(|down| (0..k).map(move |right| (down, right))) {
-        let side = |at: usize, step: usize, most: usize| (at * spec.stride + step).checked_sub(spec.padding).filter(|v| *v < most);
+        let side = |at: usize, step: usize, most: usize| {
+            (at * spec.stride + step).checked_sub(spec.padding).filter(|v| *v < most)
+        };
         let (Some(y), Some(x)) = (side(y, down, h), side(x, right, w)) else { continue };
         for ci in 0..spec.c_in {
             let weight = kernel[((co * spec.c_in + ci) * k + down) * k + right];
@@ -141,7 +149,8 @@ fn products_in_f16_are_right_on_every_tile() {
         let other = (!planes && rng.random_bool(0.5)).then(|| memory.half(&mut rng, &to, oh, ow));
         let results = memory.take(4 * spec.c_out * oh * ow);
         let spread = (1.0 / (spec.c_in * spec.kernel * spec.kernel) as f32).sqrt();
-        let kernel = rounded((0..spec.c_out * spec.c_in * spec.kernel * spec.kernel).map(|_| rng.random_range(-spread..spread)));
+        let kernel =
+            rounded((0..spec.c_out * spec.c_in * spec.kernel * spec.kernel).map(|_| rng.random_range(-spread..spread)));
         let bias = rounded((0..spec.c_out).map(|_| rng.random_range(-1.0..1.0)));
         let weights = F16Weights::dense(spec, from.clone(), to.clone());
         let packed = memory.take(weights.bytes());
@@ -153,7 +162,9 @@ fn products_in_f16_are_right_on_every_tile() {
         let case = format!("case {case}: {spec:?} {h} x {w}, planes {planes}, {other:?}");
         for tile in 0..5 {
             let found = memory.run(&[&chosen.with_tile(tile).unwrap()]);
-            for (y, x, co) in (0..oh * ow * spec.c_out).map(|i| (i / spec.c_out / ow, i / spec.c_out % ow, i % spec.c_out)) {
+            for (y, x, co) in
+                (0..oh * ow * spec.c_out).map(|i| (i / spec.c_out / ow, i / spec.c_out % ow, i % spec.c_out))
+            {
                 let sum = window(&spec, &kernel, (h, w), [y, x, co], |pixel, ci| {
                     half_at(&before, src_view.offset + pixel * src_view.pitch + from.positions[ci])
                 });
@@ -164,7 +175,10 @@ fn products_in_f16_are_right_on_every_tile() {
                     true => single_at(&found, results / 4 + (co * oh + y) * ow + x).into(),
                     false => half_at(&found, at(&dst_view)),
                 };
-                assert!((got - wanted).abs() <= 1e-3 * (1.0 + wanted.abs()), "{case}, tile {tile}, {y} {x} {co}: {got}, not {wanted}");
+                assert!(
+                    (got - wanted).abs() <= 1e-3 * (1.0 + wanted.abs()),
+                    "{case}, tile {tile}, {y} {x} {co}: {got}, not {wanted}"
+                );
             }
             // Nothing else changed, and what fills up is zero.
             let area = (oh * ow) as i64;
@@ -174,7 +188,10 @@ fn products_in_f16_are_right_on_every_tile() {
                 let inside = !planes && (0..area).contains(&row) && within < to.padded;
                 let written = planes && (results..results + 4 * spec.c_out * oh * ow).contains(&(2 * i));
                 let filling = inside && !to.positions.contains(&within);
-                assert!(!filling || found == [0, 0], "{case}, tile {tile}: position {within} of pixel {row} is {found:?}");
+                assert!(
+                    !filling || found == [0, 0],
+                    "{case}, tile {tile}: position {within} of pixel {row} is {found:?}"
+                );
                 assert!(inside || written || found == before, "{case}, tile {tile}: bytes {} changed", 2 * i);
             }
         }
@@ -200,7 +217,8 @@ fn products_in_int8_give_the_numbers_of_the_cpu_on_every_tile() {
         let next = [rng.random_range(-2.0..0.0), rng.random_range(0.5..4.0)];
         // The CPU's.
         let mut buffer = Buffer::zeroed(values + 4096 + cpu::quantized_len(Isa::Portable, &spec, h, w)).unwrap();
-        let room = View::dense(values.next_multiple_of(16), cpu::quantized_len(Isa::Portable, &spec, h, w).max(1), 1, 1);
+        let room =
+            View::dense(values.next_multiple_of(16), cpu::quantized_len(Isa::Portable, &spec, h, w).max(1), 1, 1);
         bytemuck::cast_slice_mut(buffer.as_mut_slice())[..memory.bytes.len()].copy_from_slice(&memory.bytes);
         let mut weights = vec![0.0; cpu::packed_conv_len(Isa::Portable, &spec)];
         cpu::pack_int8(Isa::Portable, &spec, &kernel, &bias, range, &mut weights);
@@ -221,7 +239,8 @@ fn products_in_int8_give_the_numbers_of_the_cpu_on_every_tile() {
         let quantize = Launch::quantize(Quantize::of(range), single(&src), input);
         let product = Launch::int8_conv(&spec, tensors, None, 8);
         // `dst` of the fused one keeps its real number of channels.
-        let fused = Launch::int8_conv(&spec, ConvTensors { dst: output(requantized), ..tensors }, Some(Quantize::of(next)), 8);
+        let fused =
+            Launch::int8_conv(&spec, ConvTensors { dst: output(requantized), ..tensors }, Some(Quantize::of(next)), 8);
         let after = Launch::quantize(Quantize::of(next), single(&dst), output(again));
         let case = format!("case {case}: {spec:?} {h} x {w}, {range:?}, {other:?}");
         for tile in 0..5 {
@@ -234,7 +253,10 @@ fn products_in_int8_give_the_numbers_of_the_cpu_on_every_tile() {
                     Activation::Silu => (got - wanted).abs() <= 2e-6 * (1.0 + wanted.abs()),
                     _ => got == *wanted,
                 };
-                assert!(same || (got.is_nan() && wanted.is_nan()), "{case}, tile {tile}: value {i} is {got}, not {wanted}");
+                assert!(
+                    same || (got.is_nan() && wanted.is_nan()),
+                    "{case}, tile {tile}: value {i} is {got}, not {wanted}"
+                );
             }
             let pitch = spec.c_out.next_multiple_of(16);
             for (pixel, co) in (0..oh * ow * spec.c_out).map(|i| (i / spec.c_out, i % spec.c_out)) {
