@@ -256,6 +256,7 @@ typedef struct {
 int cuGraphAddMemcpyNode(void **handle, void *graph, void *const *needed, size_t needs, const CopyNode *p, void *context) {
     Node node = {0};
     if (!context || p->height != 1 || p->depth != 1 || p->from_type + p->to_type != 3) return INVALID_VALUE;
+    if (p->from_pitch < p->width || p->to_pitch < p->width) return INVALID_VALUE;
     node.from = p->from_type == 1 ? p->from_host : (const char *)p->from_device;
     node.to = p->to_type == 1 ? p->to_host : (char *)p->to_device;
     node.bytes = p->width;

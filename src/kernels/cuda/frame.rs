@@ -67,7 +67,9 @@ impl Device {
         values: usize,
         before: &[*mut c_void],
     ) -> Result<*mut c_void, CudaError> {
-        let copy = CopyNode { from, to, width: 4 * values, height: 1, depth: 1 };
+        let width = 4 * values;
+        let side = |side: CopySide| CopySide { pitch: width, height: 1, ..side };
+        let copy = CopyNode { from: side(from), to: side(to), width, height: 1, depth: 1 };
         let (mut node, f) = (ptr::null_mut(), &self.functions);
         // SAFETY: the function copies the struct; both sides hold so many values.
         let code =
