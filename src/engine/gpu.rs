@@ -48,7 +48,8 @@ pub(super) fn network(model: &Model, size: (usize, usize), options: &Options) ->
 /// What an engine of a graph will hold on both sides.
 pub(super) fn memory(graph: &Graph, size: (usize, usize), options: &Options) -> Result<Memory, EngineError> {
     // Neither tiles nor ranges show in the memory.
-    Ok(Plan::new(graph, size, options, &Target { multiprocessors: 1, range: &|_| [0.0, 1.0] })?.memory())
+    Ok(Plan::new(graph, size, options, &Target { multiprocessors: 1, range: &|_| [0.0, 1.0] })?
+        .memory(options.images()))
 }
 
 /// What launches depend on besides the graph.
@@ -136,11 +137,11 @@ impl Plan {
         weights
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self, batch: usize) -> Memory {
         let Parts { weights, arena, input, outputs } = self.parts;
         let [weights, arena, ends] = [weights, arena, input + outputs].map(Buffer::bytes);
-        // What goes in and comes out lies on both sides.
-        Memory { weights, arena, scratch: 2 * ends }
+        // What goes in and comes out lies here for the whole batch, on the device for one image.
+        Memory { weights, arena, scratch: ends + Buffer::bytes(batch * (input + outputs)) }
     }
 }
 
@@ -149,6 +150,7 @@ pub(super) struct Network {
     device: Device,
     plan: Plan,
     transfers: Transfers,
+    batch: usize,
 }
 
 impl Network {
@@ -171,8 +173,9 @@ impl Network {
         device.upload(0, &plan.weights(model))?;
         let input = (parts.input_at(), parts.input);
         let transfers = Transfers { input, results: (parts.outputs_at(), parts.outputs) };
-        device.record(transfers, &plan.launches.iter().map(|planned| &planned.launch).collect::<Vec<_>>())?;
-        Ok(Self { device, plan, transfers })
+        let launches: Vec<&Launch> = plan.launches.iter().map(|planned| &planned.launch).collect();
+        device.record(transfers, &launches, options.images())?;
+        Ok(Self { device, plan, transfers, batch: options.images() })
     }
 
     /// Where the caller reads.
@@ -182,39 +185,39 @@ impl Network {
 
     /// Bytes held on both sides.
     pub fn memory(&self) -> Memory {
-        self.plan.memory()
+        self.plan.memory(self.batch)
     }
 
-    /// The image `[C, height, width]` that the next run reads.
+    /// The images `[batch, C, height, width]` that the next run reads.
     pub fn input_mut(&mut self) -> &mut [f32] {
         self.device.input_mut()
     }
 
-    /// Number of values of the image.
-    pub fn input_len(&self) -> usize {
-        self.transfers.input.1
+    /// Values of one image, and of its results.
+    pub fn one_image(&self) -> (usize, usize) {
+        (self.transfers.input.1, self.transfers.results.1)
     }
 
-    /// What the caller reads of the last run, slot after slot.
+    /// What the caller reads of the last run, image after image, slot after slot.
     pub fn results(&self) -> &[f32] {
         self.device.results()
     }
 
-    /// Runs on the image that [`Network::input_mut`] holds.
+    /// Runs on the first images that [`Network::input_mut`] holds.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn run(&mut self) -> Result<(), EngineError> {
-        Ok(self.device.run_frame()?)
+    pub fn run(&mut self, images: usize) -> Result<(), EngineError> {
+        Ok(self.device.run_frames(images)?)
     }
 
-    /// As [`Network::run`], launch after launch; returns how long each took by the device's clock.
+    /// Runs on one image of the batch, launch after launch; returns how long each took by the device's clock.
     ///
     /// # Errors
     /// As [`Network::run`].
-    pub fn profile(&mut self) -> Result<Vec<StepTime>, EngineError> {
+    pub fn profile(&mut self, image: usize) -> Result<Vec<StepTime>, EngineError> {
         let launches: Vec<&Launch> = self.plan.launches.iter().map(|planned| &planned.launch).collect();
-        let times = self.device.time_frame(self.transfers, &launches)?;
+        let times = self.device.time_frame(self.transfers, &launches, image)?;
         let last = self.plan.launches.last().map_or(NodeId(0), |planned| planned.node);
         let steps = self.plan.launches.iter().map(|planned| (planned.node, planned.name, planned.launch.traffic()));
         let [image, results] = [self.transfers.input.1, self.transfers.results.1].map(|values| 4 * values as u64);

@@ -214,12 +214,15 @@ impl Engine {
     fn with_cuda(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
         let network = gpu::network(model, (height, width), options)?;
         let (input, results) = network.one_image();
+        let one = OneImage { input, results };
         let empty = || Buffer::zeroed(0).ok_or(EngineError::OutOfMemory { bytes: 0 });
         Ok(Self {
             outputs: outputs(model, network.slots()),
             slots: network.slots().to_vec(),
             input: empty()?,
             results: empty()?,
+            one,
+            batch: options.images(),
             memory: network.memory(),
             executor: Executor::Cuda(network),
         })
@@ -262,7 +265,7 @@ impl Engine {
     /// If the batch has no such image.
     pub fn image_mut(&mut self, image: usize) -> &mut [f32] {
         let len = self.one.input;
-        &mut self.input.as_mut_slice()[image * len..(image + 1) * len]
+        &mut self.input_mut()[image * len..(image + 1) * len]
     }
 
     /// Runs on what [`Engine::input_mut`] holds, and does not change it.
@@ -278,13 +281,20 @@ impl Engine {
     /// # Errors
     /// If a CUDA device fails.
     pub fn run_images(&mut self, count: usize) -> Result<(), EngineError> {
-        let used = count.min(self.batch) * self.one.input;
-        self.executor.run_all(&self.input.as_slice()[..used], self.results.as_mut_slice(), self.one)
+        let count = count.min(self.batch);
+        match &mut self.executor {
+            Executor::Cpu(network) => {
+                let images = &self.input.as_slice()[..count * self.one.input];
+                run_all(network, images, self.results.as_mut_slice(), self.one);
+                Ok(())
+            }
+            Executor::Cuda(network) => network.run(count),
+        }
     }
 
-    /// Runs once and returns how long every step took, all images of the batch together, in the order of the steps. A node may have several steps (its
-    /// copies, its export) or none (it is a view, or fused into another node). On a CUDA device the transfers count as
-    /// steps.
+    /// Runs once and returns how long every step took, all images of the batch together, in the order of the steps. A node
+    /// may have several steps (its copies, its export) or none (it is a view, or fused into another node). On a CUDA device
+    /// the transfers count as steps.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -359,10 +369,7 @@ impl Engine {
     }
 
     fn check(&self, found: usize) -> Result<(), EngineError> {
-        let expected = match &self.executor {
-            Executor::Cpu(_) => self.input.as_slice().len(),
-            Executor::Cuda(network) => network.input_len(),
-        };
+        let expected = self.batch * self.one.input;
         if found == expected { Ok(()) } else { Err(EngineError::Input { found, expected }) }
     }
 
@@ -374,6 +381,12 @@ impl Engine {
         let len = self.one.results;
         &results[image * len..(image + 1) * len][slot.range()]
     }
+}
+
+/// Runs on images, one after the other, and writes the results of each.
+fn run_all(network: &mut cpu::Network, images: &[f32], results: &mut [f32], one: OneImage) {
+    let images = images.chunks_exact(one.input.max(1));
+    images.zip(results.chunks_exact_mut(one.results.max(1))).for_each(|(image, results)| network.run(image, results));
 }
 
 /// By output of the graph: its slot.

@@ -54,13 +54,19 @@ fn run_random(seed: u64, dtype: Dtype) -> Option<Run> {
         1 => model.graph.ids().collect(),
         _ => model.graph.ids().filter(|_| rng.random_bool(0.3)).collect(),
     };
-    let options = Options { keep, device: engine::Device::Cuda, ..Options::default() };
+    let batch = 1 + seed as usize % 2;
+    let options = Options { keep, device: engine::Device::Cuda, batch, ..Options::default() };
     let mut cuda = Network::new(device, &model, (h, w), &options).unwrap();
     assert_eq!(cuda.memory(), plan_memory(&model.graph, h, w, &options).unwrap(), "seed {seed}");
     // Nothing of the first run may show in the second; the order of a graph's nodes changes from run to run.
-    cuda.input_mut().copy_from_slice(&image(&model, h, w, seed + 1));
+    let (one, (len, all)) = (image(&model, h, w, seed + 1), cuda.one_image());
+    cuda.input_mut()[..len].copy_from_slice(&one);
     cuda.run(1).unwrap();
-    cuda.input_mut().copy_from_slice(&input);
+    let of_one = cuda.results()[..all].to_vec();
+    cuda.input_mut()[..len].copy_from_slice(&input);
+    if batch > 1 {
+        cuda.input_mut()[len..].copy_from_slice(&one);
+    }
     let mut once: Option<Vec<f32>> = None;
     let slots = cuda.slots().to_vec();
     for turn in 0..4 {
@@ -69,9 +75,14 @@ fn run_random(seed: u64, dtype: Dtype) -> Option<Run> {
                 let times = cuda.profile(0).unwrap();
                 assert!(times.len() >= 2 && times[0].kernel == "upload" && times[times.len() - 1].kernel == "download");
             }
-            _ => cuda.run(1).unwrap(),
+            _ => cuda.run(batch).unwrap(),
         }
-        let found = cuda.results().to_vec();
+        let found = cuda.results()[..all].to_vec();
+        let second = &cuda.results()[(batch - 1) * all..];
+        assert!(
+            batch == 1 || slots.iter().all(|slot| of(second, slot) == of(&of_one, slot)),
+            "seed {seed}, run {turn}"
+        );
         let first = once.get_or_insert_with(|| found.clone());
         assert!(slots.iter().all(|slot| of(first, slot) == of(&found, slot)), "seed {seed}, run {turn}");
     }

@@ -10,41 +10,60 @@ use std::ffi::c_void;
 use std::ptr;
 
 impl Device {
-    /// Records a frame in place of the one before. The memory must be reserved.
+    /// Records the frames of a batch of images in place of those before. The memory must be reserved.
     ///
     /// # Errors
     /// Those of the driver.
     ///
     /// # Panics
     /// If a launch or a copy works outside the memory: a mistake of the caller.
-    pub fn record(&mut self, transfers: Transfers, launches: &[&Launch]) -> Result<(), CudaError> {
+    pub fn record(&mut self, transfers: Transfers, launches: &[&Launch], batch: usize) -> Result<(), CudaError> {
         self.enter()?;
         self.forget_recording();
-        self.recording.input = self.page_locked(transfers.input.1)?;
-        self.recording.results = self.page_locked(transfers.results.1)?;
+        self.recording.input = self.page_locked(transfers.input.1.saturating_mul(batch))?;
+        self.recording.results = self.page_locked(transfers.results.1.saturating_mul(batch))?;
+        let needed = dependencies(launches);
+        (0..batch).try_for_each(|image| self.record_image(transfers, launches, &needed, image))
+    }
+
+    fn record_image(
+        &mut self,
+        transfers: Transfers,
+        launches: &[&Launch],
+        needed: &[Vec<usize>],
+        image: usize,
+    ) -> Result<(), CudaError> {
         let mut graph = ptr::null_mut();
         // SAFETY: the function writes the handle.
         self.call("cuGraphCreate", unsafe { (self.functions.cuGraphCreate)(&mut graph, 0) })?;
-        let built = self.build(graph, transfers, launches);
+        let built = self.build(graph, transfers, launches, needed, image);
         let mut instance = ptr::null_mut();
-        // SAFETY: the graph is ours; what is made of it does not need it any more.
         let made = built.and_then(|()| {
+            // SAFETY: the graph is ours; what is made of it does not need it any more.
             let code = unsafe { (self.functions.cuGraphInstantiateWithFlags)(&mut instance, graph, 0) };
             self.call("cuGraphInstantiate", code)
         });
         // SAFETY: as above.
         unsafe { (self.functions.cuGraphDestroy)(graph) };
-        self.recording.graph = ptr::NonNull::new(instance);
+        self.recording.graphs.extend(ptr::NonNull::new(instance));
         made
     }
 
-    fn build(&mut self, graph: *mut c_void, transfers: Transfers, launches: &[&Launch]) -> Result<(), CudaError> {
-        let [input, results] = [transfers.input, transfers.results].map(|(at, len)| (self.address(at, len), len));
-        let image = device_side(input.0);
-        let copied = self.add_copy(graph, host_side(&self.recording.input), image, input.1, &[])?;
+    fn build(
+        &mut self,
+        graph: *mut c_void,
+        Transfers { input, results }: Transfers,
+        launches: &[&Launch],
+        needed: &[Vec<usize>],
+        image: usize,
+    ) -> Result<(), CudaError> {
+        let on_device = |(at, len): (usize, usize)| device_side(self.address(at, len));
+        let host = host_side(self.recording.input.part(image, input.1));
+        let copied = self.add_copy(graph, host, on_device(input), input.1, &[])?;
+        let from = on_device(results);
         let mut nodes: Vec<*mut c_void> = Vec::with_capacity(launches.len());
         let mut is_last = vec![true; launches.len()];
-        for (launch, needed) in launches.iter().zip(dependencies(launches)) {
+        for (launch, needed) in launches.iter().zip(needed) {
             needed.iter().for_each(|index| is_last[*index] = false);
             // Who waits for nobody may read the image.
             let mut before: Vec<*mut c_void> = needed.iter().map(|index| nodes[*index]).collect();
@@ -55,8 +74,8 @@ impl Device {
         }
         let last: Vec<_> = nodes.iter().zip(is_last).filter(|(_, last)| *last).map(|(node, _)| *node).collect();
         let last = if last.is_empty() { vec![copied] } else { last };
-        let from = device_side(results.0);
-        self.add_copy(graph, from, host_side(&self.recording.results), results.1, &last).map(|_| ())
+        let host = host_side(self.recording.results.part(image, results.1));
+        self.add_copy(graph, from, host, results.1, &last).map(|_| ())
     }
 
     fn add_copy(
@@ -100,41 +119,48 @@ impl Device {
         self.call("cuGraphAddKernelNode", code).map(|()| node)
     }
 
-    /// The image that the next frame reads.
+    /// The images that the next frames read.
     pub fn input_mut(&mut self) -> &mut [f32] {
         let PageLocked { start, len } = self.recording.input;
         // SAFETY: `page_locked` allocated and filled so many values (or the length is 0), and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
-    /// The results of the last frame.
+    /// The results of the last frames, image after image.
     pub fn results(&self) -> &[f32] {
         let PageLocked { start, len } = self.recording.results;
-        // SAFETY: as in `input_mut`; no frame runs now, since `run_frame` waits for its end.
+        // SAFETY: as in `input_mut`; no frame runs now, since `run_frames` waits for their end.
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Runs the recorded frame and waits for its end.
+    /// Runs the recorded frames of the first images, one after the other, and waits for their end.
     ///
     /// # Errors
     /// Those of the driver and of the kernels.
-    pub fn run_frame(&mut self) -> Result<(), CudaError> {
+    pub fn run_frames(&mut self, images: usize) -> Result<(), CudaError> {
         self.enter()?;
-        let graph = self.recording.graph.map_or(ptr::null_mut(), ptr::NonNull::as_ptr);
-        // SAFETY: graph and stream are held.
-        self.call("cuGraphLaunch", unsafe { (self.functions.cuGraphLaunch)(graph, self.stream) })?;
+        for graph in self.recording.graphs.iter().take(images) {
+            // SAFETY: graph and stream are held.
+            let code = unsafe { (self.functions.cuGraphLaunch)(graph.as_ptr(), self.stream) };
+            self.call("cuGraphLaunch", code)?;
+        }
         self.wait()
     }
 
-    /// Runs the frame launch after launch, and returns the milliseconds of each by the device's clock: first those of
+    /// Runs the frame of an image launch after launch, and returns the milliseconds of each by the device's clock: first those of
     /// the image's copy, last those of the results'.
     ///
     /// # Errors
     /// Those of the driver and of the kernels.
-    pub fn time_frame(&mut self, transfers: Transfers, launches: &[&Launch]) -> Result<Vec<f64>, CudaError> {
+    pub fn time_frame(
+        &mut self,
+        transfers: Transfers,
+        launches: &[&Launch],
+        image: usize,
+    ) -> Result<Vec<f64>, CudaError> {
         self.enter()?;
         let mut events = Events::new(self, launches.len() + 3)?;
-        let times = events.time(self, transfers, launches);
+        let times = events.time(self, transfers, launches, image);
         events.destroy(self);
         times
     }
@@ -166,10 +192,10 @@ impl Device {
 
     /// Gives back what was recorded.
     pub(super) fn forget_recording(&mut self) {
-        let Recording { input, results, graph } = std::mem::take(&mut self.recording);
+        let Recording { input, results, graphs } = std::mem::take(&mut self.recording);
         // SAFETY: all of it is ours, and not used again. What fails here has no consequence any more.
         unsafe {
-            if let Some(graph) = graph {
+            for graph in graphs {
                 (self.functions.cuGraphExecDestroy)(graph.as_ptr());
             }
             for memory in [input, results].into_iter().filter(|memory| memory.start != PageLocked::default().start) {
@@ -211,11 +237,18 @@ impl Events {
         device.call("cuEventRecord", code)
     }
 
-    fn time(&mut self, device: &mut Device, transfers: Transfers, launches: &[&Launch]) -> Result<Vec<f64>, CudaError> {
+    fn time(
+        &mut self,
+        device: &mut Device,
+        transfers: Transfers,
+        launches: &[&Launch],
+        image: usize,
+    ) -> Result<Vec<f64>, CudaError> {
         let [input, results] = [transfers.input, transfers.results].map(|(at, len)| device.address(at, len));
-        let (from, to, stream) = (&device.recording.input, &device.recording.results, device.stream);
-        let (from, to, bytes) = (from.start, to.start, [from.len * 4, to.len * 4]);
-        assert_eq!(bytes, [transfers.input.1 * 4, transfers.results.1 * 4]);
+        let (lens, stream) = ([transfers.input.1, transfers.results.1], device.stream);
+        let from = device.recording.input.part(image, lens[0]);
+        let to = device.recording.results.part(image, lens[1]);
+        let bytes = lens.map(|len| 4 * len);
         self.record(device, 0)?;
         // SAFETY: both sides hold so many bytes until the stream is waited for below.
         let code = unsafe { (device.functions.cuMemcpyHtoDAsync_v2)(input, from.cast(), bytes[0], stream) };

@@ -4,7 +4,7 @@ use super::functions::{Address, CopySide, MEMORY_DEVICE, MEMORY_HOST};
 use std::ffi::c_void;
 use std::ptr;
 
-/// What a frame copies: positions in the device's memory, in values.
+/// What a frame copies of one image: positions in the device's memory, in values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfers {
     /// The image: first value, and how many.
@@ -19,24 +19,33 @@ pub(super) struct PageLocked {
     pub len: usize,
 }
 
+impl PageLocked {
+    /// Where the part of an image of a batch begins, of `len` values each.
+    pub fn part(&self, image: usize, len: usize) -> *mut f32 {
+        assert!((image + 1) * len <= self.len, "image {image} of {} values", self.len);
+        // In place of `add`, which would need proof that the memory is there: it may be empty.
+        self.start.wrapping_add(image * len)
+    }
+}
+
 impl Default for PageLocked {
     fn default() -> Self {
         Self { start: ptr::NonNull::dangling().as_ptr(), len: 0 }
     }
 }
 
-/// The graph of a frame, with what it reads and writes on the host.
+/// The graphs of a batch's frames, with what they read and write on the host.
 #[derive(Default)]
 pub struct Recording {
     pub(super) input: PageLocked,
     pub(super) results: PageLocked,
-    /// None where nothing is recorded.
-    pub(super) graph: Option<ptr::NonNull<c_void>>,
+    /// By image of a batch.
+    pub(super) graphs: Vec<ptr::NonNull<c_void>>,
 }
 
 /// The host's side of a copy.
-pub(super) fn host_side(memory: &PageLocked) -> CopySide {
-    CopySide { kind: MEMORY_HOST, host: memory.start.cast(), ..device_side(0) }
+pub(super) fn host_side(start: *mut f32) -> CopySide {
+    CopySide { kind: MEMORY_HOST, host: start.cast(), ..device_side(0) }
 }
 
 /// The device's side of a copy.
