@@ -2,7 +2,7 @@
 # Checks and times everything on this machine's GPU: detections in f32, f16 and int8 against the CPU's, times of whole
 # frames, and every layer with its share of the GPU's measured peaks.
 #
-#   benches/gpu.sh MODEL DATA.yaml [IMGSZ]
+#   benches/gpu.sh MODEL.safetensors DATA.yaml [IMGSZ]
 #
 # Needs nvcc (.ci/cuda-setup lays one out) and NVIDIA's driver. Builds the inference binary with CUDA for this machine
 # and the worker. Where Python has PyTorch with CUDA and onnx2torch, its CUDA graphs of the same network (from
