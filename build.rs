@@ -58,12 +58,12 @@ fn list_package(target: &Path) -> Result<(), String> {
 
 /// Compiles the kernels to a fat binary: code for the architecture of `SECATEURS_CUDA_ARCH` (`sm_87`), or
 /// `CUDA_COMPUTE_CAP` (`87`), and PTX, which newer devices compile when it is loaded. Without either: code for Jetson
-/// Orin on 64-bit ARM, PTX for every device since Ampere elsewhere.
+/// Orin on 64-bit ARM, PTX for every device since Ampere elsewhere. A kernel whose registers do not suffice is an error.
 fn compile_kernels(target: &Path) -> Result<(), String> {
     for name in ["SECATEURS_CUDA_ARCH", "CUDA_COMPUTE_CAP", "NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    println!("cargo::rerun-if-changed={KERNELS}");
+    println!("cargo::rerun-if-changed=src/kernels/cuda");
     let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let named = set("SECATEURS_CUDA_ARCH").map(|arch| arch.trim_start_matches("sm_").to_owned());
     let named = named.or_else(|| set("CUDA_COMPUTE_CAP").map(|version| version.replace('.', "")));
@@ -78,7 +78,7 @@ fn compile_kernels(target: &Path) -> Result<(), String> {
     let nvcc = set("NVCC").map(PathBuf::from).or_else(|| Some(Path::new(&set("CUDA_HOME")?).join("bin/nvcc")));
     let nvcc = nvcc.unwrap_or_else(|| "nvcc".into());
     let output = Command::new(&nvcc)
-        .args(["-fatbin", "-O3", "-gencode", &code, "-o"])
+        .args(["-fatbin", "-O3", "-Xptxas", "-v", "-gencode", &code, "-o"])
         .arg(target)
         .arg(KERNELS)
         .output()
@@ -89,6 +89,14 @@ fn compile_kernels(target: &Path) -> Result<(), String> {
                 nvcc.display()
             )
         })?;
-    let text = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | ");
-    if output.status.success() { Ok(()) } else { Err(format!("{} {KERNELS}: {text}", nvcc.display())) }
+    let text = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{} {KERNELS}: {}", nvcc.display(), text.trim().replace('\n', " | ")));
+    }
+    // Registers, shared memory and spills of every kernel, for the build's log.
+    println!("{text}");
+    match text.lines().filter(|line| line.contains("spill") && !line.contains(" 0 bytes spill stores")).count() {
+        0 => Ok(()),
+        count => Err(format!("{KERNELS}: {count} kernels spill registers: raise `RESIDENT` of product.h")),
+    }
 }

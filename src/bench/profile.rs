@@ -1,10 +1,11 @@
-//! Time per layer, compared with the measured peak FLOP/s.
+//! Time per layer, compared with what the machine was seen to do at most: the FLOP/s of its cores, or the operations and
+//! the bytes of its GPU.
 
 use super::distribution::median;
 use super::network::{Options, compile, picture};
 use super::{BenchError, over};
-use crate::engine::Engine;
-use crate::graph::Op;
+use crate::engine::{Device, Engine, GpuPeaks, StepTime, gpu_peaks};
+use crate::graph::{Dtype, Graph, Op};
 use crate::kernels::peak_flops;
 use crate::model::Model;
 use crate::size::ImageSize;
@@ -20,13 +21,17 @@ const PEAK_TIME: Duration = Duration::from_millis(300);
 pub struct Profile {
     /// Multiply-adds in registers that one core was seen to do, 1e9 operations per second (a multiply-add is two).
     pub peak_gflops: f64,
+    /// The peaks of the GPU, where that ran the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuPeaks>,
     /// Threads that computed together.
     pub threads: usize,
     /// Size of the image.
     pub imgsz: ImageSize,
     /// Milliseconds of all steps together.
     pub total_ms: f64,
-    /// Lower bound: milliseconds that the network's arithmetic would take at the peak of all threads.
+    /// Lower bound: milliseconds that the network's arithmetic would take at the peak of all threads; on a GPU the sum of
+    /// what every step would take at the peak that binds it, of its operations or of its bytes.
     #[serde(rename = "floor_ms")]
     pub lower_bound_ms: f64,
     /// Every step in the order it runs.
@@ -47,7 +52,10 @@ pub struct Step {
     /// Arithmetic of the layer as its definition counts it, 1e9 operations per second. Fast algorithms need fewer
     /// operations and may exceed the peak.
     pub gflops: f64,
-    /// The same over the peak of all threads.
+    /// Bytes of tensors that a GPU reads and writes; 0 on the CPU.
+    pub bytes: u64,
+    /// The same over the peak of all threads. On a GPU: the time that the peak of its operations, or of its bytes where that
+    /// is longer, would take, over the time that it took.
     pub roofline: f64,
 }
 
@@ -61,16 +69,24 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
     let shapes = model.graph.shapes(size.height, size.width).map_err(crate::engine::EngineError::from)?;
     let macs: Vec<usize> = model.graph.macs(&shapes).into_iter().map(|macs| options.batch.max(1) * macs).collect();
     let times = times(&mut engine, &picture(model.graph.input_channels(), options), options)?;
+    let gpu = match options.device {
+        Device::Cpu => None,
+        Device::Cuda => Some(gpu_peaks()?),
+    };
     let peak = peak_flops(engine.isa(), PEAK_TIME) / 1e9;
     let reachable = peak * options.threads as f64;
+    let mut bounds = 0.0;
     let steps: Vec<Step> = times
         .into_iter()
-        .map(|(id, kernel, ms)| {
-            let node = model.graph.node(id);
-            let moves = matches!(kernel, "import" | "copy" | "export");
-            let flops = if moves { 0.0 } else { 2.0 * macs[id.index()] as f64 };
+        .map(|(step, ms)| {
+            let node = model.graph.node(step.node);
+            let moves = matches!(
+                step.kernel,
+                "import" | "copy" | "export" | "upload" | "download" | "quantize" | "pixel-shuffle"
+            );
+            let flops = if moves { 0.0 } else { 2.0 * macs[step.node.index()] as f64 };
             let gflops = if flops > 0.0 { over(flops / 1e6, ms) } else { 0.0 };
-            let out = shapes[id.index()];
+            let out = shapes[step.node.index()];
             let shape = match &node.op {
                 Op::Conv(conv) if !moves => {
                     let window = format!("{0}x{0} s{1}", conv.kernel, conv.stride);
@@ -78,7 +94,17 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
                 }
                 _ => format!("{} at {}x{}", out.c, out.h, out.w),
             };
-            Step { layer: node.name.clone(), kernel, shape, ms, gflops, roofline: gflops / reachable }
+            let roofline = match &gpu {
+                None => gflops / reachable,
+                // What crosses the bus is not the device's memory alone.
+                Some(_) if matches!(step.kernel, "upload" | "download") => 0.0,
+                Some(peaks) => {
+                    let least = least_ms(peaks, dtype_of(&model.graph, step.kernel), flops, step.bytes as f64);
+                    bounds += least;
+                    over(least, ms)
+                }
+            };
+            Step { layer: node.name.clone(), kernel: step.kernel, shape, ms, gflops, bytes: step.bytes, roofline }
         })
         .collect();
     Ok(Profile {
@@ -86,17 +112,36 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
         threads: options.threads,
         imgsz: size,
         total_ms: steps.iter().map(|step| step.ms).sum(),
-        lower_bound_ms: 2.0 * macs.iter().sum::<usize>() as f64 / (reachable * 1e6),
+        lower_bound_ms: match gpu {
+            None => 2.0 * macs.iter().sum::<usize>() as f64 / (reachable * 1e6),
+            Some(_) => bounds,
+        },
+        gpu,
         steps,
     })
 }
 
-/// Node, kernel and median milliseconds of every step.
-fn times(
-    engine: &mut Engine,
-    input: &[f32],
-    options: &Options,
-) -> Result<Vec<(crate::graph::NodeId, &'static str, f64)>, BenchError> {
+/// The dtype that a kernel of a GPU multiplies in.
+fn dtype_of(graph: &Graph, kernel: &str) -> Dtype {
+    match (graph.dtype, kernel) {
+        (Dtype::F16, _) => Dtype::F16,
+        (_, "int8") => Dtype::Int8,
+        _ => Dtype::F32,
+    }
+}
+
+/// Milliseconds at a GPU's peaks: the longer of operations and bytes.
+fn least_ms(peaks: &GpuPeaks, dtype: Dtype, flops: f64, bytes: f64) -> f64 {
+    let tera = match dtype {
+        Dtype::F32 => peaks.f32_tflops,
+        Dtype::F16 => peaks.f16_tflops,
+        Dtype::Int8 => peaks.int8_tops,
+    };
+    over(flops, tera * 1e9).max(over(bytes, peaks.bandwidth_gb_s * 1e6))
+}
+
+/// Every step with its median milliseconds.
+fn times(engine: &mut Engine, input: &[f32], options: &Options) -> Result<Vec<(StepTime, f64)>, BenchError> {
     for _ in 0..options.warmup {
         engine.run(input)?;
     }
@@ -107,16 +152,17 @@ fn times(
         last = engine.profile(input)?;
         seen.iter_mut().zip(&last).for_each(|(all, step)| all.push(step.nanos as f64 / 1e6));
     }
-    Ok(last.iter().zip(seen).map(|(step, all)| (step.node, step.kernel, median(&all))).collect())
+    Ok(last.into_iter().zip(seen).map(|(step, all)| (step, median(&all))).collect())
 }
 
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(f, "{:<28} {:<10} {:<32} {:>8} {:>9} {:>6}", "layer", "kernel", "shape", "ms", "GFLOP/s", "peak")?;
         for s in &self.steps {
-            let rate = match s.gflops > 0.0 {
-                true => format!("{:9.1} {:5.0}%", s.gflops, 100.0 * s.roofline),
-                false => String::new(),
+            let rate = match (s.gflops > 0.0, s.roofline > 0.0) {
+                (true, _) => format!("{:9.1} {:5.0}%", s.gflops, 100.0 * s.roofline),
+                (false, true) => format!("{:9} {:5.0}%", "", 100.0 * s.roofline),
+                (false, false) => String::new(),
             };
             writeln!(f, "{:<28} {:<10} {:<32} {:8.3} {rate}", s.layer, s.kernel, s.shape, s.ms)?;
         }
@@ -132,15 +178,20 @@ impl fmt::Display for Profile {
         for (name, ms, count) in kernels {
             writeln!(f, "{name:<10} {count:4} steps {ms:8.3} ms {:5.1} %", 100.0 * over(ms, self.total_ms))?;
         }
+        let ratio = over(self.total_ms, self.lower_bound_ms);
+        if let Some(GpuPeaks { f32_tflops, f16_tflops, int8_tops, bandwidth_gb_s }) = self.gpu {
+            return writeln!(
+                f,
+                "{} px on the GPU, launch after launch: {:.3} ms; the lower bound is {:.3} ms ({ratio:.2}x) at the measured \
+                 peaks of {f32_tflops:.1} TFLOP/s in f32, {f16_tflops:.0} in f16, {int8_tops:.0} Tops/s in int8 and \
+                 {bandwidth_gb_s:.0} GB/s",
+                self.imgsz, self.total_ms, self.lower_bound_ms
+            );
+        }
         writeln!(
             f,
             "{} px, {} thread(s): {:.2} ms; the lower bound at {:.0} GFLOP/s per core is {:.2} ms ({:.2}x)",
-            self.imgsz,
-            self.threads,
-            self.total_ms,
-            self.peak_gflops,
-            self.lower_bound_ms,
-            over(self.total_ms, self.lower_bound_ms)
+            self.imgsz, self.threads, self.total_ms, self.peak_gflops, self.lower_bound_ms, ratio
         )
     }
 }

@@ -39,7 +39,7 @@ pub struct TableSpec {
 /// If a graph contradicts itself, the engine refuses one, or more is asked for than a table may be: before anything is
 /// timed.
 pub fn time_table(spec: &TableSpec, device: Device) -> Result<Vec<LeastTimes>, BenchError> {
-    check(spec, board::total_memory(Path::new("/")).unwrap_or(UNKNOWN_MEMORY))?;
+    check(spec, device, board::total_memory(Path::new("/")).unwrap_or(UNKNOWN_MEMORY))?;
     let (height, width) = spec.size;
     let options = Options { threads: spec.threads, device, ..Options::default() };
     let mut engines = Vec::new();
@@ -61,7 +61,7 @@ pub fn time_table(spec: &TableSpec, device: Device) -> Result<Vec<LeastTimes>, B
 }
 
 /// Holds what is asked for against the bounds, and against the bytes of memory of the machine.
-fn check(spec: &TableSpec, memory: f64) -> Result<(), BenchError> {
+fn check(spec: &TableSpec, device: Device, memory: f64) -> Result<(), BenchError> {
     let whole = [
         ("the number of networks", spec.networks.len(), MAX_NETWORKS),
         ("the number of rounds", spec.rounds, MAX_ROUNDS),
@@ -75,7 +75,7 @@ fn check(spec: &TableSpec, memory: f64) -> Result<(), BenchError> {
             return Err(BenchError::Table { what, found: found.to_string(), expected });
         }
     }
-    let options = Options { threads: spec.threads, ..Options::default() };
+    let options = Options { threads: spec.threads, device, ..Options::default() };
     let mut engines = 0.0;
     for graph in &spec.networks {
         graph.check().map_err(EngineError::from)?;

@@ -159,12 +159,6 @@ fn refuse_contradictions(profile: &Profile) -> Result<(), Failure> {
         let (batch, name) = (profile.model.batch, runtime.name());
         return Err(Failure::Usage(format!("batch = {batch}: in {name} one image is timed at a time, expected 1")));
     }
-    if !dtype.is_f32() && runtime == RuntimeKind::Engine && profile.device.cuda.is_some() {
-        return Err(Failure::Usage(format!(
-            "dtype {} is for the runtime of secateurs on a CPU, or for TensorRT, and the profile has a GPU",
-            dtype.name()
-        )));
-    }
     if let (Some(asked), Some(whole)) = (budget.memory, profile.device.memory)
         && asked > whole
     {

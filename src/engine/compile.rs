@@ -4,14 +4,14 @@
 //! 2. Tensors move into the tensors that are made of them ([`locate`]): a slice is a view of its input, the members of
 //!    a concat are written where the concat wants them, as far as each can only be in one location.
 //! 3. Steps are emitted in node order, on locations: runs of channels of a root tensor.
-//! 4. Root tensors get offsets in the arena by their first and last step.
+//!
+//! [`place`](super::place) then gives root tensors offsets in the arena by their first and last step.
 
 use super::EngineError;
-use super::arena::{Span, assign};
 use super::arithmetic::Arithmetic;
 use super::spec::{mean_spec, spec, square_spec};
 use crate::graph::{Activation, Attention, Dtype, Graph, NodeId, Op, Shape};
-use crate::kernels::{Algorithm, ConvSpec, View};
+use crate::kernels::{Algorithm, ConvSpec};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -36,7 +36,8 @@ pub(super) enum Action<T> {
 }
 
 impl<T: Copy> Action<T> {
-    fn map<U>(&self, f: impl Fn(T) -> U) -> Action<U> {
+    /// The same on other tensors.
+    pub fn map<U>(&self, f: impl Fn(T) -> U) -> Action<U> {
         match self.clone() {
             Self::Import { dst } => Action::Import { dst: f(dst) },
             Self::ConvImage { spec, packed, size, dst, residual } => {
@@ -119,16 +120,17 @@ impl Slot {
     }
 }
 
-/// Everything about a run that follows from graph, size and options, without any weight.
+/// The steps of a graph before its tensors have addresses.
 #[derive(Debug)]
-pub(super) struct Program {
-    pub steps: Vec<Step<View>>,
+pub(super) struct Emitted {
+    pub steps: Vec<Step<Location>>,
+    /// By root: the nodes come first, then working space.
+    pub roots: Vec<Shape>,
     pub slots: Vec<Slot>,
     /// Sizes in values.
     pub input: usize,
     pub outputs: usize,
     pub weights: usize,
-    pub arena: usize,
     /// Working space per thread.
     pub space: usize,
     pub zeros: usize,
@@ -136,12 +138,12 @@ pub(super) struct Program {
 
 /// A run of channels of a root tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Location {
-    root: usize,
-    start: usize,
+pub(super) struct Location {
+    pub root: usize,
+    pub start: usize,
     /// First pixel.
-    pixel: usize,
-    shape: Shape,
+    pub pixel: usize,
+    pub shape: Shape,
 }
 
 impl Location {
@@ -152,14 +154,14 @@ impl Location {
     }
 }
 
-/// Compiles a graph that [`Graph::check`] accepts for the kernels of the CPU or of a CUDA device.
-pub(super) fn compile(
+/// The steps of a graph that [`Graph::check`] accepts for the kernels of the CPU or of a CUDA device.
+pub(super) fn emit(
     graph: &Graph,
     height: usize,
     width: usize,
     keep: &[NodeId],
     arithmetic: &dyn Arithmetic,
-) -> Result<Program, EngineError> {
+) -> Result<Emitted, EngineError> {
     let shapes = graph.shapes(height, width)?;
     if let Some(id) = keep.iter().chain(&graph.outputs).find(|id| id.index() >= graph.nodes.len()) {
         return Err(EngineError::NoSuchNode { node: id.0, nodes: graph.nodes.len() });
@@ -278,10 +280,8 @@ struct Emitter<'a> {
     shapes: &'a [Shape],
     parents: Vec<Option<(NodeId, usize)>>,
     steps: Vec<Step<Location>>,
-    /// Size of every root tensor; the nodes come first, then working space.
-    roots: Vec<usize>,
-    /// Shapes of the working space.
-    workspaces: Vec<Shape>,
+    /// The shape of every root tensor; the nodes come first, then working space.
+    roots: Vec<Shape>,
     slots: Vec<Slot>,
     outputs: usize,
     weights: usize,
@@ -304,8 +304,7 @@ impl<'a> Emitter<'a> {
             shapes,
             parents,
             steps: Vec::new(),
-            roots: shapes.iter().map(Shape::len).collect(),
-            workspaces: Vec::new(),
+            roots: shapes.to_vec(),
             slots: Vec::new(),
             outputs: 0,
             weights: 0,
@@ -347,8 +346,7 @@ impl<'a> Emitter<'a> {
 
     /// A tensor that belongs to no node.
     fn workspace(&mut self, shape: Shape) -> Location {
-        self.roots.push(shape.len());
-        self.workspaces.push(shape);
+        self.roots.push(shape);
         Location { root: self.roots.len() - 1, start: 0, pixel: 0, shape }
     }
 
@@ -439,32 +437,14 @@ impl<'a> Emitter<'a> {
         self.push(id, action);
     }
 
-    fn finish(self) -> Program {
-        let mut spans: Vec<Option<Span>> = vec![None; self.roots.len()];
-        for (index, step) in self.steps.iter().enumerate() {
-            for location in step.action.tensors() {
-                let span = spans[location.root].get_or_insert(Span { first: index, last: index, len: 0 });
-                span.last = index;
-                span.len = self.roots[location.root];
-            }
-        }
-        let (offsets, arena) = assign(&spans);
-        let pitch = |root: usize| self.shapes.iter().chain(&self.workspaces).nth(root).map_or(0, |s| s.c);
-        let view = |location: Location| View {
-            offset: offsets[location.root] + location.start + location.pixel * pitch(location.root),
-            pitch: pitch(location.root),
-            c: location.shape.c,
-            h: location.shape.h,
-            w: location.shape.w,
-        };
-        let steps = self.steps.iter().map(|s| Step { node: s.node, action: s.action.map(view) }).collect();
-        Program {
-            steps,
+    fn finish(self) -> Emitted {
+        Emitted {
+            steps: self.steps,
             input: self.shapes.first().map_or(0, Shape::len),
+            roots: self.roots,
             slots: self.slots,
             outputs: self.outputs,
             weights: self.weights,
-            arena,
             space: self.space,
             zeros: self.zeros,
         }

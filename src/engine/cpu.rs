@@ -1,7 +1,8 @@
 //! The arithmetic of the CPU, and a compiled network that runs on it.
 
 use super::arithmetic::Arithmetic;
-use super::compile::{Action, Program, Slot, Step};
+use super::compile::{Action, Slot, Step};
+use super::place::Program;
 use super::{Options, StepTime, fold};
 use crate::graph::{Attention, Conv, Dtype, Shape};
 use crate::kernels::{self, Algorithm, Buffer, ConvSpec, Image, Isa, Kernels, PackedConv, View};
@@ -115,7 +116,7 @@ impl Network {
             self.step(index, image, results);
             let nanos = start.elapsed().as_nanos() as u64;
             let Step { node, action } = &self.steps[index];
-            times.push(StepTime { node: *node, kernel: action.name(), nanos });
+            times.push(StepTime { node: *node, kernel: action.name(), nanos, bytes: 0 });
         }
         times
     }

@@ -1,8 +1,10 @@
 //! Folded kernels and biases, packed for the kernels.
 
 use super::arithmetic::Arithmetic;
-use super::compile::{Action, Program};
-use crate::graph::{ConvTranspose, Op};
+use super::compile::Action;
+use super::place::Program;
+use crate::graph::{ConvTranspose, NodeId, Op};
+use crate::kernels::ConvSpec;
 use crate::model::{Model, fold};
 
 /// Packs the weights of every convolution of a program.
@@ -14,18 +16,22 @@ pub(super) fn pack(arithmetic: &dyn Arithmetic, model: &Model, program: &Program
             Action::ConvImage { spec, packed, .. } | Action::ConvOut { spec, packed, .. } => (spec, false, packed),
             _ => continue,
         };
-        let node = model.graph.node(step.node);
-        let (kernel, bias) = match &node.op {
-            Op::Conv(conv) => fold(model, conv),
-            Op::ConvTranspose(conv) => squares(model, conv),
-            Op::AvgPool { kernel, .. } => {
-                let taps = kernel * kernel;
-                (vec![1.0 / taps as f32; spec.c_out * taps], vec![0.0; spec.c_out])
-            }
-            _ => continue,
-        };
-        let range = model.range(&node.name);
+        let Some((kernel, bias)) = kernel_of(model, step.node, spec) else { continue };
+        let range = model.range(&model.graph.node(step.node).name);
         arithmetic.pack(spec, depthwise, &kernel, &bias, range, &mut weights[packed.clone()]);
+    }
+}
+
+/// Kernel `[c_out, c_in / groups, k, k]` and bias `[c_out]` of the convolution that computes a node.
+pub(super) fn kernel_of(model: &Model, node: NodeId, spec: &ConvSpec) -> Option<(Vec<f32>, Vec<f32>)> {
+    match &model.graph.node(node).op {
+        Op::Conv(conv) => Some(fold(model, conv)),
+        Op::ConvTranspose(conv) => Some(squares(model, conv)),
+        Op::AvgPool { kernel, .. } => {
+            let taps = kernel * kernel;
+            Some((vec![1.0 / taps as f32; spec.c_out * taps], vec![0.0; spec.c_out]))
+        }
+        _ => None,
     }
 }
 

@@ -1,14 +1,20 @@
 //! A compiled network on a CUDA device: one allocation of its memory, weights uploaded once, every launch decided
-//! before the first frame.
+//! before the first frame, and a frame recorded as one CUDA graph.
+//!
+//! A network in f16 takes the kernels on f16 tensors ([`half`]); any other those on f32 tensors, with the products of
+//! int8 layers in int8 ([`single`]).
 
-use super::arithmetic::Arithmetic;
-use super::compile::{Action, Program, Slot, compile};
-use super::{EngineError, Options, StepTime, fold};
-use crate::graph::{Attention, Conv, Dtype, NodeId, Shape};
-use crate::kernels::cuda::{self, CudaError, Device, Launch, Operands, TensorView};
-use crate::kernels::{Algorithm, ConvSpec, View};
+mod half;
+mod layout;
+mod single;
+
+use super::compile::Slot;
+use super::cuda::open;
+use super::{EngineError, Memory, Options, StepTime};
+use crate::graph::{Dtype, Graph, NodeId};
+use crate::kernels::Buffer;
+use crate::kernels::cuda::{CudaError, Device, GpuPeaks, Launch, Transfers};
 use crate::model::Model;
-use std::time::Instant;
 
 impl From<CudaError> for EngineError {
     fn from(error: CudaError) -> Self {
@@ -16,170 +22,209 @@ impl From<CudaError> for EngineError {
     }
 }
 
-/// The arithmetic of `kernels::cuda`: everything in f32.
-struct Cuda;
+/// Name and compute capability of the CUDA device that networks would run on.
+///
+/// # Errors
+/// If there is none, or it cannot run the code that this program carries: with the reason.
+pub fn cuda_device() -> Result<String, EngineError> {
+    let device = open()?;
+    let (major, minor) = device.capability()?;
+    Ok(format!("{} (compute capability {major}.{minor})", device.name()))
+}
 
-impl Arithmetic for Cuda {
-    fn algorithm(&self, _: &Conv, _: Shape, _: Dtype) -> Algorithm {
-        Algorithm::Direct
+/// Measures the peaks of the CUDA device that networks would run on.
+///
+/// # Errors
+/// If there is none, or it fails.
+pub fn gpu_peaks() -> Result<GpuPeaks, EngineError> {
+    Ok(GpuPeaks::measure(&mut open()?)?)
+}
+
+/// Makes a model ready for images of `height` x `width` on the machine's device.
+pub(super) fn network(model: &Model, size: (usize, usize), options: &Options) -> Result<Network, EngineError> {
+    Network::new(open()?, model, size, options)
+}
+
+/// What an engine of a graph will hold on both sides.
+pub(super) fn memory(graph: &Graph, size: (usize, usize), options: &Options) -> Result<Memory, EngineError> {
+    // Neither tiles nor ranges show in the memory.
+    Ok(Plan::new(graph, size, options, &Target { multiprocessors: 1, range: &|_| [0.0, 1.0] })?
+        .memory(options.images()))
+}
+
+/// What launches depend on besides the graph.
+struct Target<'a> {
+    multiprocessors: u32,
+    /// The range of the input of a layer in int8.
+    range: &'a dyn Fn(NodeId) -> [f32; 2],
+}
+
+/// The sizes of the parts of the device's memory, in values of f32: one after the other, each aligned.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    weights: usize,
+    arena: usize,
+    input: usize,
+    outputs: usize,
+}
+
+impl Parts {
+    const ALIGN: usize = 64;
+
+    fn arena_at(&self) -> usize {
+        self.weights.next_multiple_of(Self::ALIGN)
     }
 
-    fn packed_len(&self, spec: &ConvSpec, depthwise: bool) -> usize {
-        if depthwise { cuda::packed_depthwise_len(spec) } else { cuda::packed_conv_len(spec) }
+    fn input_at(&self) -> usize {
+        self.arena_at() + self.arena.next_multiple_of(Self::ALIGN)
     }
 
-    fn pack(&self, spec: &ConvSpec, depthwise: bool, kernel: &[f32], bias: &[f32], _: [f32; 2], packed: &mut [f32]) {
-        match depthwise {
-            true => cuda::pack_depthwise(spec, kernel, bias, packed),
-            false => cuda::pack_conv(spec, kernel, bias, packed),
-        }
+    fn outputs_at(&self) -> usize {
+        self.input_at() + self.input.next_multiple_of(Self::ALIGN)
     }
 
-    fn working_space(&self, _: &ConvSpec) -> (usize, usize) {
-        (0, 0)
-    }
-
-    fn quantized_len(&self, _: &ConvSpec, _: Shape) -> usize {
-        0
-    }
-
-    fn attention_space(&self, _: &Attention, _: usize) -> (usize, usize) {
-        (0, 0)
+    fn len(&self) -> usize {
+        self.outputs_at() + self.outputs.next_multiple_of(Self::ALIGN)
     }
 }
 
-/// Compiles a graph for the kernels of a CUDA device.
-pub(super) fn program(model: &Model, height: usize, width: usize, options: &Options) -> Result<Program, EngineError> {
-    compile(&model.graph, height, width, &options.keep, &Cuda)
+/// A launch, the node that it belongs to, and what it does.
+#[derive(Clone, Debug)]
+struct Planned {
+    node: NodeId,
+    name: &'static str,
+    launch: Launch,
+}
+
+/// Everything about a run that follows from graph, size and options, without any weight.
+struct Plan {
+    parts: Parts,
+    slots: Vec<Slot>,
+    launches: Vec<Planned>,
+    kernels: Kernels,
+}
+
+/// How the weights of a plan are packed.
+enum Kernels {
+    F16(Vec<half::Packed>),
+    F32(super::place::Program),
+}
+
+impl Plan {
+    fn new(
+        graph: &Graph,
+        (height, width): (usize, usize),
+        options: &Options,
+        target: &Target,
+    ) -> Result<Self, EngineError> {
+        let plan = match graph.dtype {
+            Dtype::F16 => half::plan(graph, (height, width), &options.keep, target)?,
+            Dtype::F32 | Dtype::Int8 => single::plan(graph, (height, width), &options.keep, target)?,
+        };
+        let bytes = plan.parts.len().saturating_mul(4);
+        match plan.launches.iter().all(|planned| planned.launch.in_bounds(bytes)) {
+            true => Ok(plan),
+            false => Err(CudaError::TooLarge.into()),
+        }
+    }
+
+    fn weights(&self, model: &Model) -> Vec<f32> {
+        let mut weights = vec![0.0; self.parts.weights];
+        match &self.kernels {
+            Kernels::F16(packed) => half::pack(model, packed, &mut weights),
+            Kernels::F32(program) => single::pack(model, program, &mut weights),
+        }
+        weights
+    }
+
+    fn memory(&self, batch: usize) -> Memory {
+        let Parts { weights, arena, input, outputs } = self.parts;
+        let [weights, arena, ends] = [weights, arena, input + outputs].map(Buffer::bytes);
+        // What goes in and comes out lies here for the whole batch, on the device for one image.
+        Memory { weights, arena, scratch: ends + Buffer::bytes(batch * (input + outputs)) }
+    }
 }
 
 /// A network in the memory of a device: weights, tensors between the layers, input, outputs, one after the other.
 pub(super) struct Network {
     device: Device,
-    launches: Vec<(NodeId, &'static str, Launch)>,
-    input: usize,
-    outputs: usize,
+    plan: Plan,
+    transfers: Transfers,
+    batch: usize,
 }
 
 impl Network {
-    /// Takes the memory that a program of [`program`] needs, uploads the weights and decides the launches.
+    /// Decides the launches, takes the memory that they need, uploads the weights and records the frame.
     ///
     /// # Errors
-    /// If the device has not enough memory, or the network is too large for its kernels.
-    pub fn new(mut device: Device, model: &Model, program: &Program) -> Result<Self, EngineError> {
-        let align = |values: usize| values.next_multiple_of(64);
-        let arena = align(program.weights);
-        let input = arena + align(program.arena);
-        let outputs = input + align(program.input);
-        let values = outputs + align(program.outputs);
-        let launches = Layout { arena, input, outputs, slots: &program.slots }.launches(program)?;
-        if !launches.iter().all(|(.., launch)| launch.in_bounds(values)) {
-            return Err(CudaError::TooLarge.into());
-        }
-        device.reserve(values)?;
-        let mut weights = vec![0.0; program.weights];
-        fold::pack(&Cuda, model, program, &mut weights);
-        device.upload(0, &weights)?;
-        Ok(Self { device, launches, input, outputs })
+    /// If the graph does not fit the size, the device has not enough memory, or the network is too large for its
+    /// kernels.
+    pub fn new(
+        mut device: Device,
+        model: &Model,
+        size: (usize, usize),
+        options: &Options,
+    ) -> Result<Self, EngineError> {
+        let range = |node: NodeId| model.range(&model.graph.node(node).name);
+        let target = Target { multiprocessors: device.multiprocessors()?, range: &range };
+        let plan = Plan::new(&model.graph, size, options, &target)?;
+        let parts = plan.parts;
+        device.reserve(parts.len())?;
+        device.upload(0, &plan.weights(model))?;
+        let input = (parts.input_at(), parts.input);
+        let transfers = Transfers { input, results: (parts.outputs_at(), parts.outputs) };
+        let launches: Vec<&Launch> = plan.launches.iter().map(|planned| &planned.launch).collect();
+        device.record(transfers, &launches, options.images())?;
+        Ok(Self { device, plan, transfers, batch: options.images() })
     }
 
-    /// Runs on an image `[C, height, width]` and fetches what the caller reads.
+    /// Where the caller reads.
+    pub fn slots(&self) -> &[Slot] {
+        &self.plan.slots
+    }
+
+    /// Bytes held on both sides.
+    pub fn memory(&self) -> Memory {
+        self.plan.memory(self.batch)
+    }
+
+    /// The images `[batch, C, height, width]` that the next run reads.
+    pub fn input_mut(&mut self) -> &mut [f32] {
+        self.device.input_mut()
+    }
+
+    /// Values of one image, and of its results.
+    pub fn one_image(&self) -> (usize, usize) {
+        (self.transfers.input.1, self.transfers.results.1)
+    }
+
+    /// What the caller reads of the last run, image after image, slot after slot.
+    pub fn results(&self) -> &[f32] {
+        self.device.results()
+    }
+
+    /// Runs on the first images that [`Network::input_mut`] holds.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn run(&mut self, image: &[f32], results: &mut [f32]) -> Result<(), EngineError> {
-        self.device.enter()?;
-        self.device.upload(self.input, image)?;
-        for (.., launch) in &self.launches {
-            self.device.launch(launch)?;
-        }
-        Ok(self.device.download(self.outputs, results)?)
+    pub fn run(&mut self, images: usize) -> Result<(), EngineError> {
+        Ok(self.device.run_frames(images)?)
     }
 
-    /// As [`Network::run`]; waits for every step, and returns how long it took from its start to its end.
+    /// Runs on one image of the batch, launch after launch; returns how long each took by the device's clock.
     ///
     /// # Errors
     /// As [`Network::run`].
-    pub fn profile(&mut self, image: &[f32], results: &mut [f32]) -> Result<Vec<StepTime>, EngineError> {
-        let mut times = Vec::with_capacity(self.launches.len() + 2);
-        let nanos = |since: Instant| since.elapsed().as_nanos() as u64;
-        self.device.enter()?;
-        let start = Instant::now();
-        self.device.upload(self.input, image)?;
-        times.push(StepTime { node: NodeId(0), kernel: "upload", nanos: nanos(start) });
-        for (node, kernel, launch) in &self.launches {
-            let start = Instant::now();
-            self.device.launch(launch)?;
-            self.device.wait()?;
-            times.push(StepTime { node: *node, kernel, nanos: nanos(start) });
-        }
-        let start = Instant::now();
-        self.device.download(self.outputs, results)?;
-        let last = self.launches.last().map_or(NodeId(0), |(node, ..)| *node);
-        times.push(StepTime { node: last, kernel: "download", nanos: nanos(start) });
-        Ok(times)
-    }
-}
-
-/// Where the parts of the memory begin.
-struct Layout<'a> {
-    arena: usize,
-    input: usize,
-    outputs: usize,
-    slots: &'a [Slot],
-}
-
-impl Layout<'_> {
-    fn launches(&self, program: &Program) -> Result<Vec<(NodeId, &'static str, Launch)>, EngineError> {
-        let large = |n: usize| n >= 1 << 24;
-        let mut launches = Vec::with_capacity(program.steps.len());
-        for step in &program.steps {
-            if step.action.tensors().iter().any(|view| [view.pitch, view.h, view.w].into_iter().any(large)) {
-                return Err(CudaError::TooLarge.into());
-            }
-            launches.push((step.node, step.action.name(), self.launch(&step.action)));
-        }
-        Ok(launches)
-    }
-
-    fn launch(&self, action: &Action<View>) -> Launch {
-        let at = |view: &View| TensorView::pixels(self.arena, *view);
-        // As the caller sees it: plane after plane.
-        let image = |c: usize, h: usize, w: usize| TensorView::planes(self.input, c, h, w);
-        let slot = |slot: &usize| {
-            let Slot { shape, offset, .. } = &self.slots[*slot];
-            TensorView::planes(self.outputs + offset, shape.c, shape.h, shape.w)
-        };
-        match action {
-            Action::Import { dst } => Launch::upsample(1, image(dst.c, dst.h, dst.w), at(dst)),
-            Action::ConvImage { spec, packed, size: (h, w), dst, residual } => {
-                let operands = Operands { packed: packed.start, residual: residual.as_ref().map(at) };
-                Launch::conv(spec, operands, image(spec.c_in, *h, *w), at(dst))
-            }
-            Action::ConvOut { spec, packed, src, slot: index } => {
-                Launch::conv(spec, Operands { packed: packed.start, residual: None }, at(src), slot(index))
-            }
-            Action::Conv { spec, depthwise, packed, src, dst, residual } => {
-                let operands = Operands { packed: packed.start, residual: residual.as_ref().map(at) };
-                let make = if *depthwise { Launch::depthwise } else { Launch::conv };
-                make(spec, operands, at(src), at(dst))
-            }
-            // `Cuda::algorithm` never asks for it; its weights are packed like those of any other.
-            Action::ConvLowPrecision { spec, packed, src, dst, residual, .. } => {
-                let operands = Operands { packed: packed.start, residual: residual.as_ref().map(at) };
-                Launch::conv(spec, operands, at(src), at(dst))
-            }
-            Action::MaxPool { window, src, dst } => Launch::max_pool(*window, at(src), at(dst)),
-            Action::Upsample { factor, src, dst } => Launch::upsample(*factor, at(src), at(dst)),
-            Action::PixelShuffle { factor, src, dst } => Launch::pixel_shuffle(*factor, at(src), at(dst)),
-            Action::Activate { act, src, dst } => Launch::activate(*act, at(src), at(dst)),
-            Action::Copy { src, dst } => Launch::upsample(1, at(src), at(dst)),
-            Action::Add { a, b, dst } => Launch::add(at(a), at(b), at(dst)),
-            Action::Attention { op, src, dst, .. } => Launch::attention(op, at(src), at(dst)),
-            Action::AttentionValues { op, src, dst } => Launch::attention_values(op, at(src), at(dst)),
-            Action::Average { src, dst } => Launch::average(at(src), at(dst)),
-            Action::Export { slot: index, src } => Launch::upsample(1, at(src), slot(index)),
-        }
+    pub fn profile(&mut self, image: usize) -> Result<Vec<StepTime>, EngineError> {
+        let launches: Vec<&Launch> = self.plan.launches.iter().map(|planned| &planned.launch).collect();
+        let times = self.device.time_frame(self.transfers, &launches, image)?;
+        let last = self.plan.launches.last().map_or(NodeId(0), |planned| planned.node);
+        let steps = self.plan.launches.iter().map(|planned| (planned.node, planned.name, planned.launch.traffic()));
+        let [image, results] = [self.transfers.input.1, self.transfers.results.1].map(|values| 4 * values as u64);
+        let all = std::iter::once((NodeId(0), "upload", image)).chain(steps).chain([(last, "download", results)]);
+        let time =
+            |((node, kernel, bytes), millis): (_, f64)| StepTime { node, kernel, nanos: (millis * 1e6) as u64, bytes };
+        Ok(all.zip(times).map(time).collect())
     }
 }
 

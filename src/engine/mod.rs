@@ -16,26 +16,32 @@ mod arena;
 mod arithmetic;
 mod compile;
 mod cpu;
-#[cfg(feature = "cuda")]
+#[cfg(all(feature = "cuda", not(test)))]
 mod cuda;
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(any(feature = "cuda", test)))]
 #[path = "no_cuda.rs"]
 mod cuda;
+#[cfg(test)]
+#[path = "emulated_cuda.rs"]
+mod cuda;
 mod fold;
-#[cfg(any(feature = "cuda", test))]
 mod gpu;
+mod place;
 pub mod reference;
 mod rounds;
 mod spec;
 
+pub use crate::kernels::cuda::GpuPeaks;
 pub use cpu::Cpu;
-pub use cuda::{HAS_CUDA, cuda_device};
+pub use cuda::HAS_CUDA;
+pub use gpu::{cuda_device, gpu_peaks};
 pub use rounds::{LeastTimes, time_round};
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
 use crate::kernels::{Buffer, Isa, Kernels};
 use crate::model::Model;
-use compile::{Program, Slot, compile};
+use compile::Slot;
+use place::{Program, compile};
 use thiserror::Error;
 
 /// A network that cannot be run, or an input that does not fit it.
@@ -128,8 +134,10 @@ pub struct StepTime {
     pub node: NodeId,
     /// What the step does: a kernel's name, `import`, `copy` or `export`.
     pub kernel: &'static str,
-    /// Wall-clock nanoseconds.
+    /// Nanoseconds: of the wall clock, on a CUDA device of the device's own.
     pub nanos: u64,
+    /// On a CUDA device, the bytes of tensors that it reads and writes; 0 on the CPU.
+    pub bytes: u64,
 }
 
 /// A network made ready for one image size.
@@ -156,36 +164,8 @@ struct OneImage {
 /// The compiled network, on the device that runs it.
 enum Executor {
     Cpu(cpu::Network),
-    Cuda(cuda::Network),
-}
-
-impl Executor {
-    /// Runs on images, one after the other, and writes the results of each.
-    fn run_all(&mut self, images: &[f32], results: &mut [f32], one: OneImage) -> Result<(), EngineError> {
-        let images = images.chunks_exact(one.input.max(1));
-        images
-            .zip(results.chunks_exact_mut(one.results.max(1)))
-            .try_for_each(|(image, results)| self.run(image, results))
-    }
-
-    /// Runs on an image `[C, height, width]` and writes the results, slot after slot.
-    fn run(&mut self, image: &[f32], results: &mut [f32]) -> Result<(), EngineError> {
-        match self {
-            Self::Cpu(network) => {
-                network.run(image, results);
-                Ok(())
-            }
-            Self::Cuda(network) => network.run(image, results),
-        }
-    }
-
-    /// As [`Executor::run`]; returns how long every step took.
-    fn profile(&mut self, image: &[f32], results: &mut [f32]) -> Result<Vec<StepTime>, EngineError> {
-        match self {
-            Self::Cpu(network) => Ok(network.profile(image, results)),
-            Self::Cuda(network) => network.profile(image, results),
-        }
-    }
+    /// Holds the images and the results itself, in memory that the device copies from and to.
+    Cuda(gpu::Network),
 }
 
 impl Engine {
@@ -232,21 +212,19 @@ impl Engine {
     }
 
     fn with_cuda(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
-        let (program, network) = cuda::network(model, height, width, options)?;
-        let (batch, one) = (options.images(), OneImage { input: program.input, results: program.outputs });
-        let [weights, arena, ends] = [program.weights, program.arena, one.input + one.results].map(Buffer::bytes);
-        // What goes in and comes out lies here for the whole batch, on the device for one image.
-        let memory = Memory { weights, arena, scratch: ends + Buffer::bytes(batch * (one.input + one.results)) };
-        let buffer = |len: usize| Buffer::zeroed(len).ok_or(EngineError::OutOfMemory { bytes: Buffer::bytes(len) });
+        let network = gpu::network(model, (height, width), options)?;
+        let (input, results) = network.one_image();
+        let one = OneImage { input, results };
+        let empty = || Buffer::zeroed(0).ok_or(EngineError::OutOfMemory { bytes: 0 });
         Ok(Self {
-            executor: Executor::Cuda(network),
-            outputs: outputs(model, &program.slots),
-            input: buffer(batch * one.input)?,
-            results: buffer(batch * one.results)?,
+            outputs: outputs(model, network.slots()),
+            slots: network.slots().to_vec(),
+            input: empty()?,
+            results: empty()?,
             one,
-            batch,
-            memory,
-            slots: program.slots,
+            batch: options.images(),
+            memory: network.memory(),
+            executor: Executor::Cuda(network),
         })
     }
 
@@ -261,12 +239,24 @@ impl Engine {
     /// If the input has the wrong length, or a CUDA device fails.
     pub fn run(&mut self, input: &[f32]) -> Result<(), EngineError> {
         self.check(input.len())?;
-        self.executor.run_all(input, self.results.as_mut_slice(), self.one)
+        match &mut self.executor {
+            Executor::Cpu(network) => {
+                run_all(network, input, self.results.as_mut_slice(), self.one);
+                Ok(())
+            }
+            Executor::Cuda(network) => {
+                network.input_mut().copy_from_slice(input);
+                network.run(self.batch)
+            }
+        }
     }
 
     /// The input tensor of a run, to be filled before [`Engine::run_in_place`].
     pub fn input_mut(&mut self) -> &mut [f32] {
-        self.input.as_mut_slice()
+        match &mut self.executor {
+            Executor::Cpu(_) => self.input.as_mut_slice(),
+            Executor::Cuda(network) => network.input_mut(),
+        }
     }
 
     /// The input tensor `[C, height, width]` of one image of the batch.
@@ -275,7 +265,7 @@ impl Engine {
     /// If the batch has no such image.
     pub fn image_mut(&mut self, image: usize) -> &mut [f32] {
         let len = self.one.input;
-        &mut self.input.as_mut_slice()[image * len..(image + 1) * len]
+        &mut self.input_mut()[image * len..(image + 1) * len]
     }
 
     /// Runs on what [`Engine::input_mut`] holds, and does not change it.
@@ -291,13 +281,20 @@ impl Engine {
     /// # Errors
     /// If a CUDA device fails.
     pub fn run_images(&mut self, count: usize) -> Result<(), EngineError> {
-        let used = count.min(self.batch) * self.one.input;
-        self.executor.run_all(&self.input.as_slice()[..used], self.results.as_mut_slice(), self.one)
+        let count = count.min(self.batch);
+        match &mut self.executor {
+            Executor::Cpu(network) => {
+                let images = &self.input.as_slice()[..count * self.one.input];
+                run_all(network, images, self.results.as_mut_slice(), self.one);
+                Ok(())
+            }
+            Executor::Cuda(network) => network.run(count),
+        }
     }
 
-    /// Runs once and returns how long every step took, all images of the batch together, in the order of the steps. A node may have several steps (its
-    /// copies, its export) or none (it is a view, or fused into another node). On a CUDA device the transfers count as
-    /// steps.
+    /// Runs once and returns how long every step took, all images of the batch together, in the order of the steps. A node
+    /// may have several steps (its copies, its export) or none (it is a view, or fused into another node). On a CUDA device
+    /// the transfers count as steps.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -305,11 +302,19 @@ impl Engine {
         self.check(input.len())?;
         let OneImage { input: len, results } = self.one;
         let mut steps: Vec<StepTime> = Vec::new();
-        for (image, results) in
-            input.chunks_exact(len.max(1)).zip(self.results.as_mut_slice().chunks_exact_mut(results.max(1)))
-        {
-            let times = self.executor.profile(image, results)?;
-            steps.iter_mut().zip(&times).for_each(|(all, step)| all.nanos += step.nanos);
+        for (index, image) in input.chunks_exact(len.max(1)).enumerate() {
+            let times = match &mut self.executor {
+                Executor::Cpu(network) => {
+                    network.profile(image, &mut self.results.as_mut_slice()[index * results..(index + 1) * results])
+                }
+                Executor::Cuda(network) => {
+                    network.input_mut()[index * len..(index + 1) * len].copy_from_slice(image);
+                    network.profile(index)?
+                }
+            };
+            for (all, step) in steps.iter_mut().zip(&times) {
+                (all.nanos, all.bytes) = (all.nanos + step.nanos, all.bytes + step.bytes);
+            }
             if steps.is_empty() {
                 steps = times;
             }
@@ -364,14 +369,24 @@ impl Engine {
     }
 
     fn check(&self, found: usize) -> Result<(), EngineError> {
-        let expected = self.input.as_slice().len();
+        let expected = self.batch * self.one.input;
         if found == expected { Ok(()) } else { Err(EngineError::Input { found, expected }) }
     }
 
     fn result(&self, image: usize, slot: &Slot) -> &[f32] {
+        let results = match &self.executor {
+            Executor::Cpu(_) => self.results.as_slice(),
+            Executor::Cuda(network) => network.results(),
+        };
         let len = self.one.results;
-        &self.results.as_slice()[image * len..(image + 1) * len][slot.range()]
+        &results[image * len..(image + 1) * len][slot.range()]
     }
+}
+
+/// Runs on images, one after the other, and writes the results of each.
+fn run_all(network: &mut cpu::Network, images: &[f32], results: &mut [f32], one: OneImage) {
+    let images = images.chunks_exact(one.input.max(1));
+    images.zip(results.chunks_exact_mut(one.results.max(1))).for_each(|(image, results)| network.run(image, results));
 }
 
 /// By output of the graph: its slot.
@@ -380,7 +395,8 @@ fn outputs(model: &Model, slots: &[Slot]) -> Vec<usize> {
     model.graph.outputs.iter().map(slot).collect()
 }
 
-/// The bytes that an [`Engine`] of this graph will hold on this machine's CPU: the same figures as [`Engine::memory`].
+/// The bytes that an [`Engine`] of this graph will hold on this machine's CPU, or with [`Device::Cuda`] on any GPU and its
+/// host together: the same figures as [`Engine::memory`].
 ///
 /// # Errors
 /// If the graph does not fit the size, or an option names a node that is not there.
@@ -399,7 +415,10 @@ pub fn plan_memory_for(
     options: &Options,
     cpu: impl Into<Cpu>,
 ) -> Result<Memory, EngineError> {
-    Ok(memory_of(&compile(graph, height, width, &options.keep, &cpu.into())?, options))
+    match options.device {
+        Device::Cpu => Ok(memory_of(&compile(graph, height, width, &options.keep, &cpu.into())?, options)),
+        Device::Cuda => gpu::memory(graph, (height, width), options),
+    }
 }
 
 fn memory_of(program: &Program, options: &Options) -> Memory {

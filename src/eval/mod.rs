@@ -8,6 +8,8 @@ mod error;
 mod metric;
 mod model;
 mod objects;
+#[cfg(test)]
+mod on_gpu;
 mod overlap;
 mod rle;
 mod shapes;

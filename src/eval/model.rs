@@ -3,7 +3,7 @@
 use super::error::EvalError;
 use super::{Detected, Interval, Truth, bootstrap, coco, truth, ultralytics};
 use crate::data::{Dataset, Item, Picture as Pixels};
-use crate::engine::{Engine, Options};
+use crate::engine::{Device, Engine, Options};
 use crate::graph::Head;
 use crate::model::Model;
 use crate::size::{ImageSize, MAX_SIDE};
@@ -129,12 +129,27 @@ impl Prepared {
         threads: usize,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Detected>, EvalError> {
+        self.find_on(Device::Cpu, model, threads, progress)
+    }
+
+    /// As [`Prepared::find`], by engines on a device.
+    ///
+    /// # Errors
+    /// As [`Prepared::find`], and if the device cannot be used.
+    pub fn find_on(
+        &self,
+        device: Device,
+        model: &Model,
+        threads: usize,
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<Detected>, EvalError> {
         self.check(model)?;
         let preprocess = Preprocess::new(model)?;
         let share = self.pictures.len().div_ceil(threads.max(1)).max(1);
         let work = |(part, pictures): (usize, &[Picture])| {
             let ImageSize { height, width } = self.imgsz;
-            let mut engine = Engine::new(model, height, width, &Options { threads: 1, ..Options::default() })?;
+            let options = Options { threads: 1, device, ..Options::default() };
+            let mut engine = Engine::new(model, height, width, &options)?;
             let mut all = Vec::new();
             let mut rgb = vec![0.0; 3 * self.imgsz.area()];
             for (at, picture) in pictures.iter().enumerate() {

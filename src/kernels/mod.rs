@@ -16,7 +16,6 @@ mod attention;
 mod buffer;
 pub mod clock;
 mod conv;
-#[cfg(any(feature = "cuda", test))]
 pub mod cuda;
 mod depthwise;
 mod f16;

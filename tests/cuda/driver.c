@@ -1,41 +1,17 @@
 // An emulated CUDA driver: the functions that src/kernels/cuda/driver.rs looks for, on the CPU. The kernels are
 // compiled into it, so that the code it is given to load does not matter. Right results, meaningless times.
 //
-// The threads of a block run as fibres, one after the other up to the next barrier. Their order turns round from
-// barrier to barrier and from block to block, so that a missing barrier shows as a wrong result. Device memory ends at
-// a page that cannot be touched, and starts filled with NaN.
+// emulate.h runs the threads of a block. Device memory and page-locked memory end at a page that cannot be touched, and
+// start filled with NaN. A graph's nodes run one after the other, in another order at every launch, of those that its
+// edges allow: a missing edge shows as a wrong result.
 //
 //     cc -O2 -shared -fPIC -I src/kernels/cuda -o libcuda.so.1 tests/cuda/driver.c -lm -lpthread
 #define _GNU_SOURCE
 #undef _FORTIFY_SOURCE
-#include <math.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <ucontext.h>
-#include <unistd.h>
+#include <time.h>
 
-typedef struct {
-    unsigned x, y, z;
-} Index;
-typedef struct {
-    float x, y, z, w;
-} float4;
-
-static Index threadIdx, blockIdx;
-static void barrier(void);
-
-#define __global__
-#define __device__
-#define __forceinline__ inline __attribute__((always_inline))
-#define __launch_bounds__(threads)
-#define __shared__ static
-#define __align__(bytes) __attribute__((aligned(bytes)))
-#define __syncthreads barrier
-
+#include "emulate.h"
 #include "kernels.cu"
 
 #define SUCCESS 0
@@ -44,92 +20,40 @@ static void barrier(void);
 #define NOT_FOUND 500
 #define LAUNCH_FAILED 719
 
-typedef void Kernel(float *, Params);
-static const struct {
+typedef struct {
     const char *name;
-    Kernel *kernel;
-    unsigned threads;
-} KERNELS[] = {
-    {"conv_64x64", conv_64x64, 256}, {"conv_64x32", conv_64x32, 128}, {"conv_64x16", conv_64x16, 64},
-    {"conv_32x32", conv_32x32, 64},  {"depthwise", depthwise, BLOCK}, {"max_pool", max_pool, BLOCK},
-    {"upsample", upsample, BLOCK},
-    {"pixel_shuffle", pixel_shuffle, BLOCK},
-    {"attention_values", attention_values, BLOCK},
-    {"activate", activate, BLOCK},   {"add", add, BLOCK},             {"average", average, BLOCK},
-    {"attention", attention, KEYS},
-};
+    void (*kernel)(char *, const void *);
+    unsigned threads, size;
+} Kernel;
+
+#define WITH_PARAMS(name) static void run_##name(char *m, const void *p) { name((float *)m, *(const Params *)p); }
+#define WITH_ARGUMENTS(name) static void run_##name(char *m, const void *p) { name(m, *(const Arguments *)p); }
+#define F32_KERNELS(X)                                                                                             \
+    X(conv_64x64, 256) X(conv_64x32, 128) X(conv_64x16, 64) X(conv_32x32, 64) X(depthwise, BLOCK) X(max_pool, BLOCK) \
+    X(upsample, BLOCK) X(pixel_shuffle, BLOCK) X(attention_values, BLOCK) X(activate, BLOCK) X(add, BLOCK)           \
+    X(average, BLOCK) X(attention, KEYS)
+#define F16_KERNELS(X)                                                                                               \
+    X(f16_stem, 128) X(f16_import, 128) X(f16_export, 128) X(f16_direct, 128) X(f16_depthwise3, 128)                  \
+    X(f16_depthwise3_stride2, 128) X(f16_depthwise, 128) X(f16_upsample, 128) X(f16_pixel_shuffle, 128)               \
+    X(f16_max_pool, 128) X(f16_elementwise, 128) X(f16_average, 128) X(f16_attention, 128) X(f16_attention_any, 128)  \
+    X(int8_quantize, 128) X(peak_f32, 128) X(peak_f16, 128) X(peak_int8, 128)
+#define WRAP_F32(name, threads) WITH_PARAMS(name)
+#define WRAP_F16(name, threads) WITH_ARGUMENTS(name)
+#define WRAP_NAMED(name) WITH_ARGUMENTS(name)
+#define WRAP_PRODUCT(kind, out, form, prefix, ...) WRAP_NAMED(NAME(prefix, __VA_ARGS__))
+F32_KERNELS(WRAP_F32) F16_KERNELS(WRAP_F16) PRODUCTS(WRAP_PRODUCT)
+
+#define TEXT(name) #name
+#define ENTRY(name, threads, type) {TEXT(name), run_##name, threads, sizeof(type)},
+#define ENTRY_F32(name, threads) ENTRY(name, threads, Params)
+#define ENTRY_F16(name, threads) ENTRY(name, threads, Arguments)
+#define ENTRY_NAMED(name, threads) ENTRY(name, threads, Arguments)
+#define ENTRY_PRODUCT(kind, out, form, prefix, rows, columns, wm, wn, wk, chunks, stages) \
+    ENTRY_NAMED(NAME(prefix, rows, columns, wm, wn, wk, chunks, stages), 32 * (wm) * (wn) * (wk))
+static const Kernel KERNELS[] = {F32_KERNELS(ENTRY_F32) F16_KERNELS(ENTRY_F16) PRODUCTS(ENTRY_PRODUCT)};
 #define COUNT (int)(sizeof KERNELS / sizeof KERNELS[0])
 
-#define MOST_THREADS 256
-#define STACK (64 << 10)
-
-static struct {
-    Kernel *kernel;
-    float *memory;
-    Params params;
-    unsigned threads, begun, finished;
-    int backwards;
-    // Fibres: what each of them is, and who waits in it.
-    int fibres, current;
-    jmp_buf scheduler, waits[MOST_THREADS];
-    unsigned thread[MOST_THREADS];
-    int waiting[MOST_THREADS];
-} block;
-static char *stacks;
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
-
-// Runs threads of the block that nobody has begun, one after the other, until one waits at a barrier.
-static void fibre(void) {
-    const int own = block.current;
-    while (block.begun < block.threads) {
-        const unsigned turn = block.begun++;
-        block.thread[own] = block.backwards ? block.threads - 1 - turn : turn;
-        threadIdx.x = block.thread[own];
-        block.kernel(block.memory, block.params);
-        block.finished++;
-    }
-    block.waiting[own] = 0;
-    _longjmp(block.scheduler, 1);
-}
-
-static __attribute__((noinline)) void barrier(void) {
-    const int own = block.current;
-    block.waiting[own] = 1;
-    if (!_setjmp(block.waits[own])) _longjmp(block.scheduler, 1);
-    threadIdx.x = block.thread[block.current];
-}
-
-static __attribute__((noinline)) void resume(int fibre) {
-    block.current = fibre;
-    block.waiting[fibre] = 0;
-    if (!_setjmp(block.scheduler)) _longjmp(block.waits[fibre], 1);
-}
-
-static __attribute__((noinline)) void start(void) {
-    static ucontext_t context;
-    block.current = block.fibres++;
-    getcontext(&context);
-    context.uc_stack.ss_sp = stacks + (size_t)block.current * STACK;
-    context.uc_stack.ss_size = STACK;
-    context.uc_link = NULL;
-    makecontext(&context, fibre, 0);
-    if (!_setjmp(block.scheduler)) setcontext(&context);
-}
-
-static int run_block(void) {
-    block.begun = block.finished = 0;
-    block.fibres = 0;
-    while (block.begun < block.threads) start();
-    for (int round = 0; block.finished < block.threads; round++) {
-        // All that are left must wait at the same barrier: a thread that has ended never comes there.
-        if (block.finished > 0) return LAUNCH_FAILED;
-        for (int i = 0; i < block.fibres; i++) {
-            const int fibre = round % 2 ? i : block.fibres - 1 - i;
-            if (block.waiting[fibre]) resume(fibre);
-        }
-    }
-    return SUCCESS;
-}
 
 int cuInit(unsigned flags) { return flags ? INVALID_VALUE : SUCCESS; }
 int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
@@ -141,8 +65,8 @@ int cuDeviceGetName(char *name, int length, int device) {
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     (void)device;
-    // Compute capability 8.7.
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : 0;
+    // Compute capability 8.7 and 8 multiprocessors.
+    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 16 ? 8 : 0;
     return SUCCESS;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
@@ -161,54 +85,224 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
         if (!strcmp(KERNELS[i].name, name)) return *function = (void *)&KERNELS[i], SUCCESS;
     return NOT_FOUND;
 }
-
 // A page that holds the length, then the memory, up to a page that nobody may touch.
-int cuMemAlloc_v2(unsigned long long *address, size_t bytes) {
+static char *guarded(size_t bytes) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), rounded = (bytes + page - 1) / page * page;
-    if (bytes == 0) return INVALID_VALUE;
     char *start = mmap(NULL, rounded + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (start == MAP_FAILED) return OUT_OF_MEMORY;
+    if (start == MAP_FAILED) return NULL;
     mprotect(start + page + rounded, page, PROT_NONE);
     *(size_t *)start = rounded + 2 * page;
     memset(start + page, 0xff, rounded);
     // As far back as the alignment of a cache line allows.
-    *address = (unsigned long long)(start + page + (rounded - bytes) / 64 * 64);
-    return SUCCESS;
+    return start + page + (rounded - bytes) / 64 * 64;
 }
-int cuMemFree_v2(unsigned long long address) {
+static int release(char *memory) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    char *start = (char *)(address / page * page - page);
+    char *start = (char *)((uintptr_t)memory / page * page - page);
     return munmap(start, *(size_t *)start) ? INVALID_VALUE : SUCCESS;
 }
+int cuMemAlloc_v2(unsigned long long *address, size_t bytes) {
+    if (bytes == 0) return INVALID_VALUE;
+    char *memory = guarded(bytes);
+    *address = (unsigned long long)memory;
+    return memory ? SUCCESS : OUT_OF_MEMORY;
+}
+int cuMemFree_v2(unsigned long long address) { return release((char *)address); }
+int cuMemAllocHost_v2(void **memory, size_t bytes) {
+    if (bytes == 0) return INVALID_VALUE;
+    *memory = guarded(bytes);
+    return *memory ? SUCCESS : OUT_OF_MEMORY;
+}
+int cuMemFreeHost(void *memory) { return release(memory); }
 int cuMemcpyHtoD_v2(unsigned long long to, const void *from, size_t bytes) {
     return memcpy((void *)to, from, bytes), SUCCESS;
+}
+int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream) {
+    return stream ? cuMemcpyHtoD_v2(to, from, bytes) : INVALID_VALUE;
 }
 int cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) {
     return memcpy(to, (const void *)from, bytes), SUCCESS;
 }
+int cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, size_t bytes, void *stream) {
+    return stream ? cuMemcpyDtoH_v2(to, from, bytes) : INVALID_VALUE;
+}
 
-int cuLaunchKernel(const void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                   unsigned shared, void *stream, void **arguments, void **extra) {
-    const int index = (int)((const char *)function - (const char *)KERNELS) / (int)sizeof KERNELS[0];
-    if (bx != KERNELS[index].threads || by != 1 || bz != 1 || !gx || !gy || !gz || shared || stream || extra)
-        return INVALID_VALUE;
-    if (gx > 0x7fffffffu || gy > 65535 || gz > 65535) return INVALID_VALUE;
+// ---------------------------------------------------------------------------------------------------------------------
+// Launches.
+
+typedef struct {
+    const Kernel *kernel;
+    unsigned grid[3], shared;
+    char *memory;
+    union {
+        Params params;
+        Arguments arguments;
+    } arguments;
+} Launch;
+
+static int make_launch(Launch *launch, const Kernel *kernel, const unsigned grid[3], const unsigned threads[3], unsigned bytes,
+                       void **arguments) {
+    if (threads[0] != kernel->threads || threads[1] != 1 || threads[2] != 1 || bytes > MOST_SHARED) return INVALID_VALUE;
+    if (!grid[0] || !grid[1] || !grid[2] || grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535) return INVALID_VALUE;
+    launch->kernel = kernel, launch->shared = bytes;
+    memcpy(launch->grid, grid, sizeof launch->grid);
+    launch->memory = *(char **)arguments[0];
+    memcpy(&launch->arguments, arguments[1], kernel->size);
+    return SUCCESS;
+}
+static int run(const Launch *launch) {
     pthread_mutex_lock(&one_at_a_time);
-    if (!stacks) stacks = malloc((size_t)MOST_THREADS * STACK);
-    block.kernel = KERNELS[index].kernel;
-    block.memory = *(float **)arguments[0];
-    block.params = *(const Params *)arguments[1];
-    block.threads = bx;
-    int result = stacks ? SUCCESS : OUT_OF_MEMORY;
+    int result = prepare_blocks() ? SUCCESS : OUT_OF_MEMORY;
+    block.kernel = launch->kernel->kernel;
+    block.memory = launch->memory;
+    block.arguments = &launch->arguments;
+    block.threads = launch->kernel->threads;
+    if (!result) reserve_shared(launch->shared);
     unsigned number = 0;
-    for (blockIdx.z = 0; blockIdx.z < gz && !result; blockIdx.z++)
-        for (blockIdx.y = 0; blockIdx.y < gy && !result; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < gx && !result; blockIdx.x++) {
+    const unsigned *grid = launch->grid;
+    for (blockIdx.z = 0; blockIdx.z < grid[2] && !result; blockIdx.z++)
+        for (blockIdx.y = 0; blockIdx.y < grid[1] && !result; blockIdx.y++)
+            for (blockIdx.x = 0; blockIdx.x < grid[0] && !result; blockIdx.x++) {
                 block.backwards = (int)(number++ % 2);
-                result = run_block();
+                if (!run_block()) result = LAUNCH_FAILED;
             }
+    // Fibres of a block that did not end are never run again.
+    if (result) block.fibres = 0;
     pthread_mutex_unlock(&one_at_a_time);
     return result;
+}
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned bytes, void *stream, void **arguments, void **extra) {
+    const unsigned grid[3] = {gx, gy, gz}, threads[3] = {bx, by, bz};
+    Launch launch;
+    if (!stream || extra || make_launch(&launch, function, grid, threads, bytes, arguments)) return INVALID_VALUE;
+    return run(&launch);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Streams, events and graphs.
+
+int cuStreamCreate(void **stream, unsigned flags) {
+    static int it;
+    return *stream = &it, flags > 1 ? INVALID_VALUE : SUCCESS;
+}
+int cuStreamDestroy_v2(void *stream) { return stream ? SUCCESS : INVALID_VALUE; }
+static int failed_before;
+int cuStreamSynchronize(void *stream) {
+    const int result = failed_before;
+    failed_before = SUCCESS;
+    return stream ? result : INVALID_VALUE;
+}
+int cuEventCreate(void **event, unsigned flags) {
+    *event = malloc(sizeof(struct timespec));
+    return flags ? INVALID_VALUE : *event ? SUCCESS : OUT_OF_MEMORY;
+}
+int cuEventDestroy_v2(void *event) { return free(event), SUCCESS; }
+int cuEventRecord(void *event, void *stream) { return clock_gettime(CLOCK_MONOTONIC, event), stream ? SUCCESS : INVALID_VALUE; }
+int cuEventElapsedTime(float *millis, void *from, void *to) {
+    const struct timespec *a = from, *b = to;
+    *millis = (float)((double)(b->tv_sec - a->tv_sec) * 1e3 + (double)(b->tv_nsec - a->tv_nsec) / 1e6);
+    return SUCCESS;
+}
+
+typedef struct {
+    Launch launch;  // or a copy, without a kernel
+    char *to;
+    const char *from;
+    size_t bytes;
+    int needs, *needed;
+} Node;
+typedef struct {
+    Node *nodes;
+    int count, launches;
+} Graph;
+
+static int add_node(void **handle, Graph *graph, void *const *needed, size_t needs, Node node) {
+    node.needs = (int)needs;
+    node.needed = malloc((needs + 1) * sizeof(int));
+    for (size_t i = 0; i < needs; i++) {
+        node.needed[i] = (int)(uintptr_t)needed[i] - 1;
+        if (node.needed[i] < 0 || node.needed[i] >= graph->count) return INVALID_VALUE;
+    }
+    graph->nodes = realloc(graph->nodes, (size_t)(graph->count + 1) * sizeof(Node));
+    graph->nodes[graph->count++] = node;
+    return *handle = (void *)(uintptr_t)graph->count, SUCCESS;
+}
+int cuGraphCreate(void **graph, unsigned flags) { return *graph = calloc(1, sizeof(Graph)), flags ? INVALID_VALUE : SUCCESS; }
+typedef struct {
+    void *function;
+    unsigned grid[3], threads[3], shared;
+    void **arguments, **extra;
+} KernelNode;
+int cuGraphAddKernelNode(void **handle, void *graph, void *const *needed, size_t needs, const KernelNode *p) {
+    Node node = {0};
+    if (p->extra || make_launch(&node.launch, p->function, p->grid, p->threads, p->shared, p->arguments)) return INVALID_VALUE;
+    return add_node(handle, graph, needed, needs, node);
+}
+// An array copy that is a plain one.
+typedef struct {
+    size_t from_place[4];
+    int from_type;
+    const void *from_host;
+    unsigned long long from_device;
+    void *from_array, *reserved;
+    size_t from_pitch, from_height, to_place[4];
+    int to_type;
+    void *to_host;
+    unsigned long long to_device;
+    void *to_array, *reserved_too;
+    size_t to_pitch, to_height, width, height, depth;
+} CopyNode;
+int cuGraphAddMemcpyNode(void **handle, void *graph, void *const *needed, size_t needs, const CopyNode *p, void *context) {
+    Node node = {0};
+    if (!context || p->height != 1 || p->depth != 1 || p->from_type + p->to_type != 3) return INVALID_VALUE;
+    if (p->from_pitch < p->width || p->to_pitch < p->width) return INVALID_VALUE;
+    node.from = p->from_type == 1 ? p->from_host : (const char *)p->from_device;
+    node.to = p->to_type == 1 ? p->to_host : (char *)p->to_device;
+    node.bytes = p->width;
+    return add_node(handle, graph, needed, needs, node);
+}
+int cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long flags) {
+    Graph *copy = malloc(sizeof(Graph));
+    *copy = *(Graph *)graph;
+    copy->nodes = malloc((size_t)(copy->count + 1) * sizeof(Node));
+    memcpy(copy->nodes, ((Graph *)graph)->nodes, (size_t)copy->count * sizeof(Node));
+    for (int i = 0; i < copy->count; i++) {
+        Node *node = copy->nodes + i;
+        int *needed = malloc((size_t)(node->needs + 1) * sizeof(int));
+        node->needed = memcpy(needed, node->needed, (size_t)node->needs * sizeof(int));
+    }
+    return *exec = copy, flags ? INVALID_VALUE : SUCCESS;
+}
+static int destroy(Graph *graph) {
+    for (int i = 0; i < graph->count; i++) free(graph->nodes[i].needed);
+    free(graph->nodes), free(graph);
+    return SUCCESS;
+}
+int cuGraphDestroy(void *graph) { return destroy(graph); }
+int cuGraphExecDestroy(void *graph) { return destroy(graph); }
+int cuGraphLaunch(void *exec, void *stream) {
+    Graph *graph = exec;
+    char *done = calloc((size_t)graph->count + 1, 1);
+    if (!stream || !done) return INVALID_VALUE;
+    const int turn = graph->launches++;
+    for (int left = graph->count; left > 0; left--) {
+        int chosen = -1, ready = 0;
+        for (int i = 0; i < graph->count; i++) {
+            int free_to_go = !done[i];
+            for (int k = 0; k < graph->nodes[i].needs && free_to_go; k++) free_to_go = done[graph->nodes[i].needed[k]];
+            // The latest, or any.
+            if (free_to_go && (turn % 2 == 0 || next_random() % (unsigned)++ready == 0)) chosen = i;
+        }
+        if (chosen < 0) return free(done), INVALID_VALUE;
+        const Node *node = graph->nodes + chosen;
+        done[chosen] = 1;
+        if (!node->launch.kernel)
+            memcpy(node->to, node->from, node->bytes);
+        else if (run(&node->launch))
+            failed_before = LAUNCH_FAILED;
+    }
+    return free(done), SUCCESS;
 }
 
 int cuGetErrorString(int error, const char **text) {

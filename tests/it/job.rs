@@ -188,12 +188,17 @@ fn the_demo_ships_in_int8_and_in_f16() {
     assert!(report["dtype"] == "f16" && report["controls"]["uncut + f16"].is_object(), "{report}");
     assert_eq!(model::load(&out.join("model.safetensors")).unwrap().graph.dtype, Dtype::F16);
 
-    // int8 is for our own runtime on a CPU.
-    let profile = folder.path().join("gpu.toml");
-    std::fs::write(&profile, "[device]\ncuda = \"sm_87\"\n[budget]\nmemory-mib = 64\n[model]\ndtype = \"int8\"\n")
-        .unwrap();
-    let (code, text) = prune(folder.path(), "c", &[format!("--profile={}", profile.display())]);
-    assert!(code == 2 && text.contains("the profile has a GPU"), "{text}");
+    // int8 is for our own runtime, on a CPU or a GPU.
+    let profile = folder.path().join("other.toml");
+    let dry = |device: &str| {
+        let text = format!("{device}[budget]\nmemory-mib = 64\n[model]\ndtype = \"int8\"\n");
+        std::fs::write(&profile, text).unwrap();
+        prune(folder.path(), "c", &[format!("--profile={}", profile.display()), "--dry-run".into()])
+    };
+    let (code, text) = dry("[bench]\ncommand = [\"time-it\"]\n");
+    assert!(code == 2 && text.contains("the dtype is int8"), "{text}");
+    let (code, text) = dry("[device]\ncuda = \"sm_87\"\n");
+    assert!(code == 0, "{text}");
 }
 
 #[test]

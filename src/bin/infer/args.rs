@@ -118,9 +118,6 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Args, Usag
         given.push(name);
     }
     let (command, own) = command(plain)?;
-    if args.profile && args.device == Choice::Cuda {
-        return Err(Usage("--profile compares layers with the CPU's peak FLOP/s: it needs --device cpu".into()));
-    }
     let common = ["--json", "--threads", "--force-threads", "--imgsz", "--model", "--device"];
     let stray = given.iter().find(|name| !common.contains(&name.as_str()) && !own.contains(&name.as_str()));
     match stray {
@@ -250,10 +247,6 @@ mod tests {
             ("prune", "unknown command `prune`"),
             ("info --fast", "unknown option --fast"),
             ("info --device gpu", "--device gpu: expected auto, cpu or cuda"),
-            (
-                "bench --profile --device cuda",
-                "--profile compares layers with the CPU's peak FLOP/s: it needs --device cpu",
-            ),
         ];
         for (line, expected) in cases {
             assert_eq!(read(line).unwrap_err(), expected, "{line}");

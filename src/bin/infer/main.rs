@@ -58,7 +58,7 @@ bench:
   --batch N         Images of a frame, those of several cameras: times are those of the whole batch [default: 1]
   --against FILE    Interleave the frames with those of another model, and give the ratio of their times
   --pin             Bind each thread to a CPU
-  --profile         Time every layer, and compare it with the measured peak FLOP/s
+  --profile         Time every layer, and compare it with the measured peaks: FLOP/s, on a GPU bytes too
 
 window, as bench, and:
   --phases          Also time decoding, preparing and detecting in a photo
@@ -272,8 +272,7 @@ fn device(args: &Args) -> Result<(), Failure> {
 
 fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     let imgsz = imgsz(args, model)?;
-    // Layers are compared with the peak FLOP/s of the CPU.
-    let device = if args.profile { Device::Cpu } else { place(args)? };
+    let device = place(args)?;
     let Args { threads, pin, warmup, runs, batch, .. } = *args;
     Ok(bench::Options { imgsz, threads, pin, warmup, runs, device, batch })
 }

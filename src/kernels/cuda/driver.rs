@@ -1,131 +1,30 @@
 //! NVIDIA's driver, opened at run time: nothing of CUDA is linked, and where there is no driver that is an error like
 //! any other (NVIDIA, "CUDA Driver API Reference Manual").
 
-use super::{Kernel, Launch};
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use super::arguments::{Arguments, KernelArguments, Params};
+use super::functions::{
+    ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, ATTRIBUTE_MULTIPROCESSORS, Address,
+    CudaError, ERROR_OUT_OF_MEMORY, Functions, STREAM_NON_BLOCKING, loader_error, ok, text,
+};
+use super::kernel::Kernel;
+use super::launch::Launch;
+use super::recording::Recording;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
-use thiserror::Error;
 
-/// Why a GPU cannot be used.
-#[derive(Clone, Debug, Error, PartialEq)]
-pub enum CudaError {
-    /// There is no driver.
-    #[error("the NVIDIA driver is not there: {0}")]
-    NoDriver(String),
-    /// The driver has no device.
-    #[error("the NVIDIA driver has no device{0}")]
-    NoDevice(String),
-    /// The device cannot run the code that this program carries.
-    #[error("{device} (compute capability {major}.{minor}) cannot run the code in this program: {problem}")]
-    Code {
-        /// Its name.
-        device: String,
-        /// Compute capability.
-        major: i32,
-        /// Its minor number.
-        minor: i32,
-        /// What the driver says.
-        problem: String,
-    },
-    /// The device has not enough memory.
-    #[error("not enough GPU memory: {bytes} bytes are needed")]
-    OutOfMemory {
-        /// Bytes needed.
-        bytes: usize,
-    },
-    /// A network is too large for what the kernels count with.
-    #[error("a tensor of the network is too large for the GPU's kernels")]
-    TooLarge,
-    /// A call of the driver failed.
-    #[error("{call}: {problem}")]
-    Call {
-        /// The function.
-        call: &'static str,
-        /// What the driver says.
-        problem: String,
-    },
-}
-
-/// What is returned by functions of the driver that succeed.
-const SUCCESS: c_int = 0;
-const ERROR_OUT_OF_MEMORY: c_int = 2;
-const ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: c_int = 75;
-const ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: c_int = 76;
-
-/// An address in the memory of a device.
-type Address = u64;
-
-/// Declares the functions of the driver that are used, and looks them up.
-macro_rules! functions {
-    ($($name:ident($($argument:ty),*);)*) => {
-        #[allow(non_snake_case)]
-        struct Functions {
-            $($name: unsafe extern "C" fn($($argument),*) -> c_int,)*
-        }
-
-        impl Functions {
-            /// # Safety
-            /// `library` must be a handle of `dlopen` for a CUDA driver.
-            unsafe fn look_up(library: *mut c_void) -> Result<Self, CudaError> {
-                // SAFETY: the driver's functions of these names have these signatures.
-                unsafe {
-                    Ok(Self {
-                        $($name: {
-                            let symbol = symbol(library, concat!(stringify!($name), "\0"))?;
-                            std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> c_int>(symbol)
-                        },)*
-                    })
-                }
-            }
-        }
-    };
-}
-
-functions! {
-    cuInit(c_uint);
-    cuDeviceGetCount(*mut c_int);
-    cuDeviceGet(*mut c_int, c_int);
-    cuDeviceGetName(*mut c_char, c_int, c_int);
-    cuDeviceGetAttribute(*mut c_int, c_int, c_int);
-    cuDevicePrimaryCtxRetain(*mut *mut c_void, c_int);
-    cuDevicePrimaryCtxRelease_v2(c_int);
-    cuCtxSetCurrent(*mut c_void);
-    cuCtxSynchronize();
-    cuModuleLoadData(*mut *mut c_void, *const c_void);
-    cuModuleUnload(*mut c_void);
-    cuModuleGetFunction(*mut *mut c_void, *mut c_void, *const c_char);
-    cuMemAlloc_v2(*mut Address, usize);
-    cuMemFree_v2(Address);
-    cuMemcpyHtoD_v2(Address, *const c_void, usize);
-    cuMemcpyDtoH_v2(*mut c_void, Address, usize);
-    cuLaunchKernel(
-        *mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *mut *mut c_void,
-        *mut *mut c_void
-    );
-    cuGetErrorString(c_int, *mut *const c_char);
-}
-
-/// # Safety
-/// `library` must be a handle of `dlopen`, and `name` must end with a zero.
-unsafe fn symbol(library: *mut c_void, name: &str) -> Result<*mut c_void, CudaError> {
-    // SAFETY: the caller keeps the contract.
-    let symbol = unsafe { libc::dlsym(library, name.as_ptr().cast()) };
-    let name = name.trim_end_matches('\0');
-    if symbol.is_null() { Err(CudaError::NoDriver(format!("it is too old, it has no {name}"))) } else { Ok(symbol) }
-}
-
-/// The first device of a driver, with the kernels loaded and one allocation of its memory.
+/// The first device of a driver, with the kernels loaded, one allocation of its memory, and at most one recorded frame.
 pub struct Device {
-    functions: Functions,
+    pub(super) functions: Functions,
     device: c_int,
     name: String,
-    context: *mut c_void,
+    pub(super) context: *mut c_void,
     module: *mut c_void,
-    /// By [`Kernel`].
-    kernels: Vec<*mut c_void>,
+    pub(super) stream: *mut c_void,
+    kernels: Vec<(Kernel, *mut c_void)>,
     memory: Address,
     values: usize,
+    pub(super) recording: Recording,
 }
 
 // SAFETY: the driver's handles belong to no thread, and every call makes the context the calling thread's own first.
@@ -154,9 +53,11 @@ impl Device {
             name: String::new(),
             context: ptr::null_mut(),
             module: ptr::null_mut(),
+            stream: ptr::null_mut(),
             kernels: Vec::new(),
             memory: 0,
             values: 0,
+            recording: Recording::default(),
         };
         opened.start()?;
         opened.load(code)?;
@@ -181,7 +82,10 @@ impl Device {
             self.name = CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned();
             ok((f.cuDevicePrimaryCtxRetain)(context, *device)).map_err(problem)?;
         }
-        self.enter()
+        self.enter()?;
+        // SAFETY: the function writes the handle.
+        let code = unsafe { (self.functions.cuStreamCreate)(&mut self.stream, STREAM_NON_BLOCKING) };
+        self.call("cuStreamCreate", code)
     }
 
     fn load(&mut self, code: &[u8]) -> Result<(), CudaError> {
@@ -198,10 +102,11 @@ impl Device {
                 minor,
                 problem: text(f, code),
             })?;
-            for (name, _) in Kernel::ALL {
-                let mut kernel = ptr::null_mut();
-                self.call("cuModuleGetFunction", (f.cuModuleGetFunction)(&mut kernel, self.module, name.as_ptr()))?;
-                self.kernels.push(kernel);
+            for kernel in Kernel::all() {
+                let (mut function, name) = (ptr::null_mut(), kernel.name() + "\0");
+                let code = (f.cuModuleGetFunction)(&mut function, self.module, name.as_ptr().cast());
+                self.call("cuModuleGetFunction", code)?;
+                self.kernels.push((kernel, function));
             }
         }
         Ok(())
@@ -217,13 +122,22 @@ impl Device {
     /// # Errors
     /// If the driver does not say.
     pub fn capability(&self) -> Result<(i32, i32), CudaError> {
-        let read = |attribute| {
-            let mut value = 0;
-            // SAFETY: the function writes one number.
-            let code = unsafe { (self.functions.cuDeviceGetAttribute)(&mut value, attribute, self.device) };
-            self.call("cuDeviceGetAttribute", code).map(|()| value)
-        };
-        Ok((read(ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, read(ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?))
+        Ok((self.attribute(ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, self.attribute(ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?))
+    }
+
+    /// How many multiprocessors it has.
+    ///
+    /// # Errors
+    /// If the driver does not say.
+    pub fn multiprocessors(&self) -> Result<u32, CudaError> {
+        self.attribute(ATTRIBUTE_MULTIPROCESSORS).map(|n| u32::try_from(n).unwrap_or(1).max(1))
+    }
+
+    fn attribute(&self, attribute: c_int) -> Result<i32, CudaError> {
+        let mut value = 0;
+        // SAFETY: the function writes one number.
+        let code = unsafe { (self.functions.cuDeviceGetAttribute)(&mut value, attribute, self.device) };
+        self.call("cuDeviceGetAttribute", code).map(|()| value)
     }
 
     /// Allocates memory for so many values, in place of what was allocated before. Its content is not defined.
@@ -250,7 +164,7 @@ impl Device {
         self.call("cuCtxSetCurrent", unsafe { (self.functions.cuCtxSetCurrent)(self.context) })
     }
 
-    /// Copies values to the device's memory, from position `at` on.
+    /// Copies values to the device's memory, from position `at` on, and waits until they are there.
     ///
     /// # Errors
     /// Those of the driver.
@@ -259,9 +173,13 @@ impl Device {
     /// If the memory ends before: a mistake of the caller.
     pub fn upload(&mut self, at: usize, values: &[f32]) -> Result<(), CudaError> {
         let address = self.address(at, values.len());
-        // SAFETY: `address` checked that the values have room there.
-        let code = unsafe { (self.functions.cuMemcpyHtoD_v2)(address, values.as_ptr().cast(), size_of_val(values)) };
-        self.call("cuMemcpyHtoD", code)
+        // SAFETY: `address` checked that the values have room there; the second function takes nothing. Launches do not
+        // wait for copies of this kind by themselves.
+        unsafe {
+            let copied = (self.functions.cuMemcpyHtoD_v2)(address, values.as_ptr().cast(), size_of_val(values));
+            self.call("cuMemcpyHtoD", copied)?;
+            self.call("cuCtxSynchronize", (self.functions.cuCtxSynchronize)())
+        }
     }
 
     /// Copies values from the device's memory, from position `at` on, after everything that was launched has ended.
@@ -273,6 +191,7 @@ impl Device {
     /// As [`Device::upload`].
     pub fn download(&self, at: usize, values: &mut [f32]) -> Result<(), CudaError> {
         let address = self.address(at, values.len());
+        self.wait()?;
         // SAFETY: as in `upload`; every bit pattern is an f32.
         let code =
             unsafe { (self.functions.cuMemcpyDtoH_v2)(values.as_mut_ptr().cast(), address, size_of_val(values)) };
@@ -287,28 +206,46 @@ impl Device {
     /// # Panics
     /// If it works outside the memory: a mistake of the caller.
     pub fn launch(&mut self, launch: &Launch) -> Result<(), CudaError> {
-        assert!(launch.in_bounds(self.values), "{launch:?} in {} values", self.values);
-        let [x, y, z] = launch.grid;
-        let mut params = launch.params;
-        let mut arguments: [*mut c_void; 2] = [(&raw mut self.memory).cast(), (&raw mut params).cast()];
-        // SAFETY: all kernels take an address and `Params`, and the call copies both. `in_bounds` checked that the
+        let function = self.function(launch);
+        let ([x, y, z], mut arguments) = (launch.grid, launch.arguments);
+        let mut pointers = self.pointers(&mut arguments);
+        // SAFETY: all kernels take an address and one struct, and the call copies both. `function` checked that the
         // launch accesses nothing outside our memory.
         let code = unsafe {
             (self.functions.cuLaunchKernel)(
-                self.kernels[launch.kernel as usize],
+                function,
                 x,
                 y,
                 z,
                 launch.kernel.threads(),
                 1,
                 1,
-                0,
-                ptr::null_mut(),
-                arguments.as_mut_ptr(),
+                launch.shared,
+                self.stream,
+                pointers.as_mut_ptr(),
                 ptr::null_mut(),
             )
         };
         self.call("cuLaunchKernel", code)
+    }
+
+    /// The function of a launch.
+    ///
+    /// # Panics
+    /// If it works outside the memory: a mistake of the caller.
+    pub(super) fn function(&self, launch: &Launch) -> *mut c_void {
+        assert!(launch.in_bounds(4 * self.values), "{launch:?} in {} values", self.values);
+        let found = self.kernels.iter().find(|(kernel, _)| *kernel == launch.kernel);
+        found.map_or(ptr::null_mut(), |(_, function)| *function)
+    }
+
+    /// What a kernel is called with: the memory and its own arguments, which the driver copies.
+    pub(super) fn pointers(&mut self, arguments: &mut KernelArguments) -> [*mut c_void; 2] {
+        let own = match arguments {
+            KernelArguments::F32(params) => (params as *mut Params).cast(),
+            KernelArguments::Packed(arguments) => (arguments as *mut Arguments).cast(),
+        };
+        [(&raw mut self.memory).cast(), own]
     }
 
     /// Waits until everything that was launched has ended.
@@ -316,11 +253,12 @@ impl Device {
     /// # Errors
     /// Those of the driver and of the kernels.
     pub fn wait(&self) -> Result<(), CudaError> {
-        // SAFETY: takes nothing.
-        self.call("cuCtxSynchronize", unsafe { (self.functions.cuCtxSynchronize)() })
+        // SAFETY: the stream is held as long as `self`.
+        self.call("cuStreamSynchronize", unsafe { (self.functions.cuStreamSynchronize)(self.stream) })
     }
 
-    fn address(&self, at: usize, len: usize) -> Address {
+    /// Where so many values lie from position `at` on.
+    pub(super) fn address(&self, at: usize, len: usize) -> Address {
         assert!(at.checked_add(len).is_some_and(|end| end <= self.values), "{at} + {len} of {}", self.values);
         self.memory + (at * size_of::<f32>()) as Address
     }
@@ -334,7 +272,7 @@ impl Device {
         self.call("cuMemFree", unsafe { (self.functions.cuMemFree_v2)(memory) })
     }
 
-    fn call(&self, call: &'static str, code: c_int) -> Result<(), CudaError> {
+    pub(super) fn call(&self, call: &'static str, code: c_int) -> Result<(), CudaError> {
         // SAFETY: the function is the driver's.
         ok(code).map_err(|code| CudaError::Call { call, problem: unsafe { text(&self.functions, code) } })
     }
@@ -346,42 +284,17 @@ impl Drop for Device {
             return;
         }
         // What fails here has no consequence any more.
+        self.forget_recording();
         let _ = self.release();
-        // SAFETY: both are held, and not used again.
+        // SAFETY: all are held, and not used again.
         unsafe {
+            if !self.stream.is_null() {
+                (self.functions.cuStreamDestroy_v2)(self.stream);
+            }
             if !self.module.is_null() {
                 (self.functions.cuModuleUnload)(self.module);
             }
             (self.functions.cuDevicePrimaryCtxRelease_v2)(self.device);
         }
     }
-}
-
-fn ok(code: c_int) -> Result<(), c_int> {
-    if code == SUCCESS { Ok(()) } else { Err(code) }
-}
-
-/// What the driver says about an error code.
-///
-/// # Safety
-/// The functions must be a driver's.
-unsafe fn text(functions: &Functions, code: c_int) -> String {
-    let mut message = ptr::null();
-    // SAFETY: the function writes the address of a static text, or null.
-    unsafe {
-        if (functions.cuGetErrorString)(code, &mut message) != SUCCESS || message.is_null() {
-            return format!("error {code}");
-        }
-        format!("{} (error {code})", CStr::from_ptr(message).to_string_lossy())
-    }
-}
-
-/// Why a library could not be loaded.
-fn loader_error(library: &Path) -> String {
-    // SAFETY: the text belongs to the loader until this thread calls it again; it is copied at once.
-    let message = unsafe {
-        let message = libc::dlerror();
-        (!message.is_null()).then(|| CStr::from_ptr(message).to_string_lossy().into_owned())
-    };
-    message.unwrap_or_else(|| format!("{} cannot be loaded", library.display()))
 }

@@ -1,5 +1,6 @@
 // The kernels of the CUDA engine, in the part of CUDA C that a C compiler reads as well: tests compile this file for
-// the CPU, under an emulated driver (tests/cuda/driver.c).
+// the CPU, under an emulated driver (tests/cuda/driver.c). Here are those in f32; those on tensor cores, in f16 and int8,
+// are in the files that are included at the end.
 //
 // All tensors, weights, inputs and outputs of a network lie in one allocation, `memory`; offsets count values from its
 // start. What a launch works on is decided when the network is compiled: every kernel has the signature
@@ -25,12 +26,7 @@ typedef struct {
     float scale;
 } Params;
 
-#ifdef __cplusplus
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
-#else
-#define KERNEL(threads) void
-#endif
-#define INLINE static __device__ __forceinline__
+#include "device.h"
 
 // Threads of a block of the kernels that compute one value per thread.
 #define BLOCK 256
@@ -299,3 +295,5 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
     for (int q = 0; q < QUERIES; q++)
         if (first + q < pixels) memory[address(p.dst, first + q, head * p.head_dim + channel)] = sums[q] / totals[q];
 }
+
+#include "peaks.h"

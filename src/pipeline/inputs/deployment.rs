@@ -1,9 +1,9 @@
-//! How models of a job run on the device: their dtype there, the CPU that memory is planned for, and the input ranges of
-//! the layers where these are int8.
+//! How models of a job run on the device: their dtype there, the CPU or GPU that memory is planned for, and the input
+//! ranges of the layers where these are int8.
 
 use super::baseline::Baseline;
 use super::calibration::CalibrationSet;
-use crate::engine::{Cpu, Options, plan_memory_for};
+use crate::engine::{Cpu, Device, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph};
 use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
@@ -22,6 +22,7 @@ pub struct Deployment {
     threads: usize,
     batch: usize,
     cpu: Cpu,
+    device: Device,
     imgsz: ImageSize,
     /// The input ranges of the baseline model's layers for int8; else empty.
     ranges: Ranges,
@@ -34,18 +35,19 @@ impl Deployment {
     /// If the baseline model cannot be run.
     pub fn new(job: &Job, baseline: &Baseline, calibration: &CalibrationSet) -> Result<Self, PipelineError> {
         let (source, imgsz) = (job.timing.source(), baseline.imgsz);
-        let (cpu, zero_centred) = (source.cpu(), source.runtime().is_some_and(Runtime::is_zero_centred));
+        let (cpu, device, zero_centred) =
+            (source.cpu(), source.device(), source.runtime().is_some_and(Runtime::is_zero_centred));
         let ranges = match job.dtype {
             Dtype::Int8 if zero_centred => quantise::symmetric(&ranges(&baseline.model, imgsz, calibration)?),
             Dtype::Int8 => ranges(&baseline.model, imgsz, calibration)?,
             _ => Ranges::default(),
         };
-        Ok(Self { dtype: job.dtype, threads: job.threads, batch: job.batch, cpu, imgsz, ranges })
+        Ok(Self { dtype: job.dtype, threads: job.threads, batch: job.batch, cpu, device, imgsz, ranges })
     }
 
     /// Whether the device only stores f16, and computes in f32.
     pub fn stores_only(&self) -> bool {
-        self.dtype == Dtype::F16 && !self.cpu.f16
+        self.dtype == Dtype::F16 && self.device == Device::Cpu && !self.cpu.f16
     }
 
     /// A model of the job as the device runs it, for its time and its size: the inputs of its layers are quantized by the
@@ -69,7 +71,7 @@ impl Deployment {
     /// # Errors
     /// If the engine refuses the model.
     pub fn memory(&self, model: &Model) -> Result<usize, PipelineError> {
-        let options = Options { threads: self.threads, batch: self.batch, ..Options::default() };
+        let options = Options { threads: self.threads, batch: self.batch, device: self.device, ..Options::default() };
         let memory = plan_memory_for(&model.graph, self.imgsz.height, self.imgsz.width, &options, self.cpu);
         Ok(memory.during(Task::Memory)?.total())
     }

@@ -2,6 +2,7 @@
 
 use super::paired::PairedLatency;
 use super::source::{LatencySource, PairSpec, TableRequest};
+use crate::engine;
 use crate::graph::Dtype;
 use crate::latency::{self, Gpu, LatencyTable, Speed};
 use crate::model::Model;
@@ -55,6 +56,10 @@ impl LatencySource for EstimateGpu<'_> {
 
     fn conditions(&self) -> Vec<String> {
         vec![format!("{:?} {}", self.gpu, self.dtype.name())]
+    }
+
+    fn device(&self) -> engine::Device {
+        engine::Device::Cuda
     }
 
     fn measures(&self) -> bool {

@@ -4,7 +4,7 @@ use super::content::content;
 use super::paired::PairedLatency;
 use super::source::{LatencySource, PairSpec, TableRequest};
 use crate::bench::TableSpec;
-use crate::engine::Cpu;
+use crate::engine::{Cpu, Device};
 use crate::latency::{LatencyError, LatencyTable, Networks, Sampling};
 use crate::model::{self, Model};
 use crate::pipeline::error::PipelineError;
@@ -22,6 +22,10 @@ impl LatencySource for &Session {
 
     fn cpu(&self) -> Cpu {
         Cpu { f16: self.board().computes_f16, ..Cpu::here() }
+    }
+
+    fn device(&self) -> Device {
+        if self.board().gpu.is_some() { Device::Cuda } else { Device::Cpu }
     }
 
     fn pair(&self, baseline: &Model, other: &Model, spec: &PairSpec) -> Result<Option<PairedLatency>, PipelineError> {

@@ -1,7 +1,7 @@
 //! What a source of latencies must answer.
 
 use super::paired::PairedLatency;
-use crate::engine::Cpu;
+use crate::engine::{Cpu, Device};
 use crate::group::Groups;
 use crate::latency::{LatencyTable, Sampling};
 use crate::model::Model;
@@ -64,6 +64,11 @@ pub trait LatencySource {
     /// for f16 is taken at its word.
     fn cpu(&self) -> Cpu {
         Cpu { f16: true, ..Cpu::here() }
+    }
+
+    /// What networks run on, and memory is planned for.
+    fn device(&self) -> Device {
+        Device::Cpu
     }
 
     /// Whether networks are timed; if not, latencies are predictions.

@@ -1,0 +1,233 @@
+//! Networks on f16 tensors: dense convolutions on tensor cores, everything else on chunks of 8 channels. The image and
+//! the results stay f32, plane after plane.
+
+use super::super::arithmetic::Arithmetic;
+use super::super::compile::{Action, Emitted, Location, Slot, Step, emit};
+use super::super::place::addresses;
+use super::super::{EngineError, fold};
+use super::layout::{Layout, Run};
+use super::{Kernels, Parts, Plan, Planned, Target};
+use crate::graph::{Activation, Attention, Conv, Dtype, Graph, NodeId, Shape};
+use crate::kernels::cuda::{ConvTensors, F16Weights, Launch, Tensor};
+use crate::kernels::{Algorithm, ConvSpec, View};
+use crate::model::Model;
+
+/// Bytes that packed kernels begin at a multiple of.
+const ALIGN: usize = 256;
+
+/// The arithmetic of the kernels on f16 tensors, of which steps only need to know what is fused: the sizes of packed
+/// kernels follow from the layout of the tensors.
+struct Half;
+
+impl Arithmetic for Half {
+    fn algorithm(&self, _: &Conv, _: Shape, _: Dtype) -> Algorithm {
+        Algorithm::Direct
+    }
+
+    fn packed_len(&self, _: &ConvSpec, _: bool) -> usize {
+        0
+    }
+
+    fn pack(&self, _: &ConvSpec, _: bool, _: &[f32], _: &[f32], _: [f32; 2], _: &mut [f32]) {}
+
+    fn working_space(&self, _: &ConvSpec) -> (usize, usize) {
+        (0, 0)
+    }
+
+    fn quantized_len(&self, _: &ConvSpec, _: Shape) -> usize {
+        0
+    }
+
+    fn attention_space(&self, _: &Attention, _: usize) -> (usize, usize) {
+        (0, 0)
+    }
+}
+
+/// A packed kernel: the node and the convolution that it belongs to, and its first byte.
+pub(super) struct Packed {
+    node: NodeId,
+    spec: ConvSpec,
+    weights: F16Weights,
+    at: usize,
+}
+
+/// Packs the weights of every convolution.
+pub(super) fn pack(model: &Model, packed: &[Packed], weights: &mut [f32]) {
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(weights);
+    for Packed { node, spec, weights, at } in packed {
+        if let Some((kernel, bias)) = fold::kernel_of(model, *node, spec) {
+            weights.pack(&kernel, &bias, &mut bytes[*at..*at + weights.bytes()]);
+        }
+    }
+}
+
+pub(super) fn plan(
+    graph: &Graph,
+    (height, width): (usize, usize),
+    keep: &[NodeId],
+    target: &Target,
+) -> Result<Plan, EngineError> {
+    let Emitted { steps, mut roots, slots, input, outputs, .. } = emit(graph, height, width, keep, &Half)?;
+    let steps: Vec<_> = steps.into_iter().flat_map(|step| simpler(step, &mut roots)).collect();
+    let layout = Layout::new(&steps, &roots);
+    // Addresses count values of f32, two channels each.
+    let lengths: Vec<usize> =
+        roots.iter().enumerate().map(|(root, shape)| layout.pitch(root) * shape.area() / 2).collect();
+    let (offsets, arena) = addresses(&steps, &lengths);
+    let kernels: Vec<Option<F16Weights>> = steps.iter().map(|step| weights(&step.action, &layout)).collect();
+    let mut packed = Vec::new();
+    let mut end = 0;
+    for (step, weights) in steps.iter().zip(kernels) {
+        let (Some(weights), Some(spec)) = (weights, spec_of(&step.action)) else { continue };
+        packed.push(Packed { node: step.node, spec, at: end, weights });
+        end = (end + packed.last().map_or(0, |packed: &Packed| packed.weights.bytes())).next_multiple_of(ALIGN);
+    }
+    let parts = Parts { weights: end / 4, arena, input, outputs };
+    let lowering = Lowering { parts, layout, offsets: &offsets, slots: &slots, target };
+    let mut launches = Vec::new();
+    let mut next = packed.iter();
+    for step in &steps {
+        let kernel = spec_of(&step.action).and_then(|_| next.next());
+        let name = step.action.name();
+        let own = lowering.launches(&step.action, kernel);
+        launches.extend(own.into_iter().map(|launch| Planned { node: step.node, name, launch }));
+    }
+    Ok(Plan { parts, slots, launches, kernels: Kernels::F16(packed) })
+}
+
+/// A step as those that there are kernels for. Further working space becomes a root.
+fn simpler(step: Step<Location>, roots: &mut Vec<Shape>) -> Vec<Step<Location>> {
+    let node = step.node;
+    match step.action {
+        Action::ConvImage { spec, packed, size: (h, w), dst, residual } if !is_stem(&spec, (h, w)) => {
+            let shape = Shape { c: spec.c_in, h, w };
+            let src = Location { root: roots.len(), start: 0, pixel: 0, shape };
+            roots.push(shape);
+            let spec = ConvSpec { planar: false, ..spec };
+            let conv = Action::Conv { spec, depthwise: false, packed, src, dst, residual };
+            vec![Step { node, action: Action::Import { dst: src } }, Step { node, action: conv }]
+        }
+        Action::AttentionValues { op, src, dst } => {
+            let head = |head: usize| {
+                let shape = Shape { c: op.head_dim, ..src.shape };
+                let from = Location { start: src.start + head * op.packed() + 2 * op.key_dim, shape, ..src };
+                let to = Location { start: dst.start + head * op.head_dim, shape, ..dst };
+                Step { node, action: Action::Copy { src: from, dst: to } }
+            };
+            (0..op.heads).map(head).collect()
+        }
+        action => vec![Step { node, action }],
+    }
+}
+
+fn is_stem(spec: &ConvSpec, size: (usize, usize)) -> bool {
+    F16Weights::stem(*spec, size, Default::default()).is_some()
+}
+
+/// The convolution of a step that has weights.
+fn spec_of(action: &Action<Location>) -> Option<ConvSpec> {
+    match action {
+        Action::ConvImage { spec, .. }
+        | Action::ConvOut { spec, .. }
+        | Action::Conv { spec, .. }
+        | Action::ConvLowPrecision { spec, .. } => Some(*spec),
+        _ => None,
+    }
+}
+
+fn weights(action: &Action<Location>, layout: &Layout) -> Option<F16Weights> {
+    match action {
+        Action::ConvImage { spec, size, dst, .. } => F16Weights::stem(*spec, *size, layout.channels(*dst)),
+        Action::ConvOut { spec, src, .. } => {
+            Some(F16Weights::dense(*spec, layout.channels(*src), crate::kernels::cuda::Channels::dense(spec.c_out)))
+        }
+        Action::Conv { spec, depthwise: true, dst, .. } => Some(F16Weights::depthwise(*spec, layout.channels(*dst))),
+        Action::Conv { spec, src, dst, .. } | Action::ConvLowPrecision { spec, src, dst, .. } => {
+            Some(F16Weights::dense(*spec, layout.channels(*src), layout.channels(*dst)))
+        }
+        _ => None,
+    }
+}
+
+/// From steps to launches.
+struct Lowering<'a> {
+    parts: Parts,
+    layout: Layout,
+    /// By root: its first value of f32 in the arena.
+    offsets: &'a [usize],
+    slots: &'a [Slot],
+    target: &'a Target<'a>,
+}
+
+impl Lowering<'_> {
+    fn at(&self, location: &Location) -> Tensor {
+        Tensor::f16(4 * self.parts.arena_at(), self.view(location))
+    }
+
+    fn view(&self, location: &Location) -> View {
+        self.layout.view(*location, 2 * self.offsets[location.root])
+    }
+
+    /// A run of a location.
+    fn run(&self, location: &Location, run: &Run) -> Tensor {
+        let whole = self.view(location);
+        Tensor::f16(
+            4 * self.parts.arena_at(),
+            View { offset: whole.offset + run.position, c: run.len.next_multiple_of(8), ..whole },
+        )
+    }
+
+    /// Some channels of planes that begin at a value of f32.
+    fn planes(&self, at: usize, shape: Shape, start: usize, len: usize) -> Tensor {
+        Tensor::planes(4 * (at + start * shape.area()), len, shape.h, shape.w)
+    }
+
+    fn launches(&self, action: &Action<Location>, kernel: Option<&Packed>) -> Vec<Launch> {
+        let at = |location: &Location| self.at(location);
+        let conv = |src: Tensor, dst: Tensor, other: Option<Tensor>| {
+            let launch = |packed: &Packed| {
+                let tensors = ConvTensors { packed: packed.at, src, dst, other };
+                Launch::f16_conv(&packed.weights, tensors, self.target.multiprocessors)
+            };
+            kernel.map(launch).into_iter().collect::<Vec<Launch>>()
+        };
+        let one = match action {
+            Action::Import { dst } => {
+                let (at, shape) = (self.parts.input_at(), dst.shape);
+                let launch =
+                    |run: &Run| Launch::f16_import(self.planes(at, shape, run.start, run.len), self.run(dst, run));
+                return self.layout.runs(*dst).iter().map(launch).collect();
+            }
+            Action::Export { slot, src } => {
+                let (at, shape) = (self.parts.outputs_at() + self.slots[*slot].offset, src.shape);
+                let launch =
+                    |run: &Run| Launch::f16_export(self.run(src, run), self.planes(at, shape, run.start, run.len));
+                return self.layout.runs(*src).iter().map(launch).collect();
+            }
+            Action::ConvImage { spec, size: (h, w), dst, residual, .. } => {
+                let shape = Shape { c: spec.c_in, h: *h, w: *w };
+                let image = self.planes(self.parts.input_at(), shape, 0, shape.c);
+                return conv(image, at(dst), residual.as_ref().map(at));
+            }
+            Action::ConvOut { src, slot, .. } => {
+                let slot = &self.slots[*slot];
+                let results = self.planes(self.parts.outputs_at() + slot.offset, slot.shape, 0, slot.shape.c);
+                return conv(at(src), results, None);
+            }
+            Action::Conv { src, dst, residual, .. } | Action::ConvLowPrecision { src, dst, residual, .. } => {
+                return conv(at(src), at(dst), residual.as_ref().map(at));
+            }
+            Action::MaxPool { window, src, dst } => Launch::f16_max_pool(*window, at(src), at(dst)),
+            Action::Upsample { factor, src, dst } => Launch::f16_upsample(*factor, at(src), at(dst)),
+            Action::PixelShuffle { factor, src, dst } => Launch::f16_pixel_shuffle(*factor, at(src), at(dst)),
+            Action::Activate { act, src, dst } => Launch::f16_elementwise(*act, at(src), None, at(dst)),
+            Action::Copy { src, dst } => Launch::f16_upsample(1, at(src), at(dst)),
+            Action::Add { a, b, dst } => Launch::f16_elementwise(Activation::Identity, at(a), Some(at(b)), at(dst)),
+            Action::Attention { op, src, dst, .. } => Launch::f16_attention(op, at(src), at(dst)),
+            // `simpler` made copies of it.
+            Action::AttentionValues { .. } => return Vec::new(),
+            Action::Average { src, dst } => Launch::f16_average(at(src), at(dst)),
+        };
+        vec![one]
+    }
+}

@@ -1,0 +1,60 @@
+//! Gives the tensors of emitted steps their addresses in one arena.
+
+use super::EngineError;
+use super::arena::{Span, assign};
+use super::arithmetic::Arithmetic;
+use super::compile::{Emitted, Location, Slot, Step, emit};
+use crate::graph::{Graph, NodeId};
+use crate::kernels::View;
+
+/// Everything about a run that follows from graph, size and options, without any weight.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub steps: Vec<Step<View>>,
+    pub slots: Vec<Slot>,
+    /// Sizes in values.
+    pub input: usize,
+    pub outputs: usize,
+    pub weights: usize,
+    pub arena: usize,
+    /// Working space per thread.
+    pub space: usize,
+    pub zeros: usize,
+}
+
+/// Compiles a graph that [`Graph::check`] accepts for the kernels of the CPU or of a CUDA device.
+pub(super) fn compile(
+    graph: &Graph,
+    height: usize,
+    width: usize,
+    keep: &[NodeId],
+    arithmetic: &dyn Arithmetic,
+) -> Result<Program, EngineError> {
+    Ok(place(emit(graph, height, width, keep, arithmetic)?))
+}
+
+/// Gives the tensors of steps their addresses.
+pub(super) fn place(emitted: Emitted) -> Program {
+    let lengths: Vec<usize> = emitted.roots.iter().map(|shape| shape.len()).collect();
+    let (offsets, arena) = addresses(&emitted.steps, &lengths);
+    let Emitted { steps, roots, slots, input, outputs, weights, space, zeros } = emitted;
+    let view = |location: Location| {
+        let (pitch, shape) = (roots[location.root].c, location.shape);
+        let offset = offsets[location.root] + location.start + location.pixel * pitch;
+        View { offset, pitch, c: shape.c, h: shape.h, w: shape.w }
+    };
+    let steps = steps.iter().map(|s| Step { node: s.node, action: s.action.map(view) }).collect();
+    Program { steps, slots, input, outputs, weights, arena, space, zeros }
+}
+
+/// An offset for every root tensor that a step reads or writes, given their lengths, and the length of the arena.
+pub(super) fn addresses(steps: &[Step<Location>], lengths: &[usize]) -> (Vec<usize>, usize) {
+    let mut spans: Vec<Option<Span>> = vec![None; lengths.len()];
+    for (index, step) in steps.iter().enumerate() {
+        for location in step.action.tensors() {
+            let len = lengths[location.root];
+            spans[location.root].get_or_insert(Span { first: index, last: index, len }).last = index;
+        }
+    }
+    assign(&spans)
+}

@@ -1,0 +1,287 @@
+//! A frame as one CUDA graph: the copies of the image and of the results, from and to page-locked memory, and between
+//! them all launches, each after those that it depends on and beside all others. Made once, and launched for every
+//! frame.
+
+use super::driver::Device;
+use super::functions::{CopyNode, CopySide, CudaError, ERROR_OUT_OF_MEMORY, KernelNode};
+use super::launch::{Launch, dependencies};
+use super::recording::{PageLocked, Recording, Transfers, device_side, host_side};
+use std::ffi::c_void;
+use std::ptr;
+
+impl Device {
+    /// Records the frames of a batch of images in place of those before. The memory must be reserved.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Panics
+    /// If a launch or a copy works outside the memory: a mistake of the caller.
+    pub fn record(&mut self, transfers: Transfers, launches: &[&Launch], batch: usize) -> Result<(), CudaError> {
+        self.enter()?;
+        self.forget_recording();
+        self.recording.input = self.page_locked(transfers.input.1.saturating_mul(batch))?;
+        self.recording.results = self.page_locked(transfers.results.1.saturating_mul(batch))?;
+        let needed = dependencies(launches);
+        (0..batch).try_for_each(|image| self.record_image(transfers, launches, &needed, image))
+    }
+
+    fn record_image(
+        &mut self,
+        transfers: Transfers,
+        launches: &[&Launch],
+        needed: &[Vec<usize>],
+        image: usize,
+    ) -> Result<(), CudaError> {
+        let mut graph = ptr::null_mut();
+        // SAFETY: the function writes the handle.
+        self.call("cuGraphCreate", unsafe { (self.functions.cuGraphCreate)(&mut graph, 0) })?;
+        let built = self.build(graph, transfers, launches, needed, image);
+        let mut instance = ptr::null_mut();
+        let made = built.and_then(|()| {
+            // SAFETY: the graph is ours; what is made of it does not need it any more.
+            let code = unsafe { (self.functions.cuGraphInstantiateWithFlags)(&mut instance, graph, 0) };
+            self.call("cuGraphInstantiate", code)
+        });
+        // SAFETY: as above.
+        unsafe { (self.functions.cuGraphDestroy)(graph) };
+        self.recording.graphs.extend(ptr::NonNull::new(instance));
+        made
+    }
+
+    fn build(
+        &mut self,
+        graph: *mut c_void,
+        Transfers { input, results }: Transfers,
+        launches: &[&Launch],
+        needed: &[Vec<usize>],
+        image: usize,
+    ) -> Result<(), CudaError> {
+        let on_device = |(at, len): (usize, usize)| device_side(self.address(at, len));
+        let host = host_side(self.recording.input.part(image, input.1));
+        let copied = self.add_copy(graph, host, on_device(input), input.1, &[])?;
+        let from = on_device(results);
+        let mut nodes: Vec<*mut c_void> = Vec::with_capacity(launches.len());
+        let mut is_last = vec![true; launches.len()];
+        for (launch, needed) in launches.iter().zip(needed) {
+            needed.iter().for_each(|index| is_last[*index] = false);
+            // Who waits for nobody may read the image.
+            let mut before: Vec<*mut c_void> = needed.iter().map(|index| nodes[*index]).collect();
+            if before.is_empty() {
+                before.push(copied);
+            }
+            nodes.push(self.add_launch(graph, launch, &before)?);
+        }
+        let last: Vec<_> = nodes.iter().zip(is_last).filter(|(_, last)| *last).map(|(node, _)| *node).collect();
+        let last = if last.is_empty() { vec![copied] } else { last };
+        let host = host_side(self.recording.results.part(image, results.1));
+        self.add_copy(graph, from, host, results.1, &last).map(|_| ())
+    }
+
+    fn add_copy(
+        &self,
+        graph: *mut c_void,
+        from: CopySide,
+        to: CopySide,
+        values: usize,
+        before: &[*mut c_void],
+    ) -> Result<*mut c_void, CudaError> {
+        let width = 4 * values;
+        let side = |side: CopySide| CopySide { pitch: width, height: 1, ..side };
+        let copy = CopyNode { from: side(from), to: side(to), width, height: 1, depth: 1 };
+        let (mut node, f) = (ptr::null_mut(), &self.functions);
+        // SAFETY: the function copies the struct; both sides hold so many values.
+        let code =
+            unsafe { (f.cuGraphAddMemcpyNode)(&mut node, graph, before.as_ptr(), before.len(), &copy, self.context) };
+        self.call("cuGraphAddMemcpyNode", code).map(|()| node)
+    }
+
+    fn add_launch(
+        &mut self,
+        graph: *mut c_void,
+        launch: &Launch,
+        before: &[*mut c_void],
+    ) -> Result<*mut c_void, CudaError> {
+        let (function, mut arguments) = (self.function(launch), launch.arguments);
+        let mut pointers = self.pointers(&mut arguments);
+        let kernel = KernelNode {
+            function,
+            grid: launch.grid,
+            threads: [launch.kernel.threads(), 1, 1],
+            shared: launch.shared,
+            arguments: pointers.as_mut_ptr(),
+            extra: ptr::null_mut(),
+        };
+        let (mut node, f) = (ptr::null_mut(), &self.functions);
+        // SAFETY: the function copies the struct and the arguments. `function` checked that the launch accesses nothing
+        // outside our memory.
+        let code = unsafe { (f.cuGraphAddKernelNode)(&mut node, graph, before.as_ptr(), before.len(), &kernel) };
+        self.call("cuGraphAddKernelNode", code).map(|()| node)
+    }
+
+    /// The images that the next frames read.
+    pub fn input_mut(&mut self) -> &mut [f32] {
+        let PageLocked { start, len } = self.recording.input;
+        // SAFETY: `page_locked` allocated and filled so many values (or the length is 0), and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    /// The results of the last frames, image after image.
+    pub fn results(&self) -> &[f32] {
+        let PageLocked { start, len } = self.recording.results;
+        // SAFETY: as in `input_mut`; no frame runs now, since `run_frames` waits for their end.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
+    /// Runs the recorded frames of the first images, one after the other, and waits for their end.
+    ///
+    /// # Errors
+    /// Those of the driver and of the kernels.
+    pub fn run_frames(&mut self, images: usize) -> Result<(), CudaError> {
+        self.enter()?;
+        for graph in self.recording.graphs.iter().take(images) {
+            // SAFETY: graph and stream are held.
+            let code = unsafe { (self.functions.cuGraphLaunch)(graph.as_ptr(), self.stream) };
+            self.call("cuGraphLaunch", code)?;
+        }
+        self.wait()
+    }
+
+    /// Runs the frame of an image launch after launch, and returns the milliseconds of each by the device's clock: first those of
+    /// the image's copy, last those of the results'.
+    ///
+    /// # Errors
+    /// Those of the driver and of the kernels.
+    pub fn time_frame(
+        &mut self,
+        transfers: Transfers,
+        launches: &[&Launch],
+        image: usize,
+    ) -> Result<Vec<f64>, CudaError> {
+        self.enter()?;
+        let mut events = Events::new(self, launches.len() + 3)?;
+        let times = events.time(self, transfers, launches, image);
+        events.destroy(self);
+        times
+    }
+
+    /// Runs a launch and returns its milliseconds by the device's clock.
+    ///
+    /// # Errors
+    /// Those of the driver and of the kernel.
+    pub(super) fn time_launch(&mut self, launch: &Launch) -> Result<f64, CudaError> {
+        self.enter()?;
+        let mut events = Events::new(self, 2)?;
+        let times =
+            events.time_launches(self, &[launch], 0).and_then(|()| self.wait()).and_then(|()| events.times(self));
+        events.destroy(self);
+        Ok(times?.into_iter().sum())
+    }
+
+    fn page_locked(&self, len: usize) -> Result<PageLocked, CudaError> {
+        let (mut start, bytes) = (ptr::null_mut(), len.max(1).saturating_mul(4));
+        // SAFETY: the function writes the address.
+        match unsafe { (self.functions.cuMemAllocHost_v2)(&mut start, bytes) } {
+            ERROR_OUT_OF_MEMORY => return Err(CudaError::OutOfMemory { bytes }),
+            code => self.call("cuMemAllocHost", code)?,
+        }
+        // SAFETY: so many bytes are ours.
+        unsafe { ptr::write_bytes(start.cast::<u8>(), 0, bytes) };
+        Ok(PageLocked { start: start.cast(), len })
+    }
+
+    /// Gives back what was recorded.
+    pub(super) fn forget_recording(&mut self) {
+        let Recording { input, results, graphs } = std::mem::take(&mut self.recording);
+        // SAFETY: all of it is ours, and not used again. What fails here has no consequence any more.
+        unsafe {
+            for graph in graphs {
+                (self.functions.cuGraphExecDestroy)(graph.as_ptr());
+            }
+            for memory in [input, results].into_iter().filter(|memory| memory.start != PageLocked::default().start) {
+                (self.functions.cuMemFreeHost)(memory.start.cast());
+            }
+        }
+    }
+}
+
+/// Marks in the stream, whose times the device notes.
+struct Events(Vec<*mut c_void>);
+
+impl Events {
+    fn new(device: &Device, count: usize) -> Result<Self, CudaError> {
+        let mut events = Self(Vec::with_capacity(count));
+        for _ in 0..count {
+            let mut event = ptr::null_mut();
+            // SAFETY: the function writes the handle.
+            let made = device.call("cuEventCreate", unsafe { (device.functions.cuEventCreate)(&mut event, 0) });
+            if let Err(error) = made {
+                events.destroy(device);
+                return Err(error);
+            }
+            events.0.push(event);
+        }
+        Ok(events)
+    }
+
+    fn destroy(&mut self, device: &Device) {
+        for event in self.0.drain(..) {
+            // SAFETY: the event is ours, and not used again.
+            unsafe { (device.functions.cuEventDestroy_v2)(event) };
+        }
+    }
+
+    fn record(&self, device: &Device, index: usize) -> Result<(), CudaError> {
+        // SAFETY: event and stream are held.
+        let code = unsafe { (device.functions.cuEventRecord)(self.0[index], device.stream) };
+        device.call("cuEventRecord", code)
+    }
+
+    fn time(
+        &mut self,
+        device: &mut Device,
+        transfers: Transfers,
+        launches: &[&Launch],
+        image: usize,
+    ) -> Result<Vec<f64>, CudaError> {
+        let [input, results] = [transfers.input, transfers.results].map(|(at, len)| device.address(at, len));
+        let (lens, stream) = ([transfers.input.1, transfers.results.1], device.stream);
+        let from = device.recording.input.part(image, lens[0]);
+        let to = device.recording.results.part(image, lens[1]);
+        let bytes = lens.map(|len| 4 * len);
+        self.record(device, 0)?;
+        // SAFETY: both sides hold so many bytes until the stream is waited for below.
+        let code = unsafe { (device.functions.cuMemcpyHtoDAsync_v2)(input, from.cast(), bytes[0], stream) };
+        device.call("cuMemcpyHtoDAsync", code)?;
+        self.time_launches(device, launches, 1)?;
+        // SAFETY: as above.
+        let code = unsafe { (device.functions.cuMemcpyDtoHAsync_v2)(to.cast(), results, bytes[1], stream) };
+        device.call("cuMemcpyDtoHAsync", code)?;
+        self.record(device, launches.len() + 2)?;
+        device.wait()?;
+        self.times(device)
+    }
+
+    /// Records the event of a position, then after every launch the next.
+    fn time_launches(&self, device: &mut Device, launches: &[&Launch], first: usize) -> Result<(), CudaError> {
+        self.record(device, first)?;
+        for (index, launch) in launches.iter().enumerate() {
+            device.launch(launch)?;
+            self.record(device, first + index + 1)?;
+        }
+        Ok(())
+    }
+
+    /// Milliseconds between all events, which must have happened.
+    fn times(&self, device: &Device) -> Result<Vec<f64>, CudaError> {
+        let mut times = Vec::with_capacity(self.0.len());
+        for pair in self.0.windows(2) {
+            let mut millis = 0.0;
+            // SAFETY: both events were recorded.
+            let code = unsafe { (device.functions.cuEventElapsedTime)(&mut millis, pair[0], pair[1]) };
+            device.call("cuEventElapsedTime", code)?;
+            times.push(f64::from(millis));
+        }
+        Ok(times)
+    }
+}

@@ -1,0 +1,207 @@
+//! The functions of NVIDIA's driver that are used, as C declares them (NVIDIA, "CUDA Driver API Reference Manual"), and
+//! why a GPU cannot be used.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::path::Path;
+use std::ptr;
+use thiserror::Error;
+
+/// Why a GPU cannot be used.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum CudaError {
+    /// The program carries no code for a device.
+    #[error("this program was built without the feature `cuda`")]
+    NotBuilt,
+    /// There is no driver.
+    #[error("the NVIDIA driver is not there: {0}")]
+    NoDriver(String),
+    /// The driver has no device.
+    #[error("the NVIDIA driver has no device{0}")]
+    NoDevice(String),
+    /// The device cannot run the code that this program carries.
+    #[error("{device} (compute capability {major}.{minor}) cannot run the code in this program: {problem}")]
+    Code {
+        /// Its name.
+        device: String,
+        /// Compute capability.
+        major: i32,
+        /// Its minor number.
+        minor: i32,
+        /// What the driver says.
+        problem: String,
+    },
+    /// The device has not enough memory.
+    #[error("not enough GPU memory: {bytes} bytes are needed")]
+    OutOfMemory {
+        /// Bytes needed.
+        bytes: usize,
+    },
+    /// A network is too large for what the kernels count with.
+    #[error("a tensor of the network is too large for the GPU's kernels")]
+    TooLarge,
+    /// A call of the driver failed.
+    #[error("{call}: {problem}")]
+    Call {
+        /// The function.
+        call: &'static str,
+        /// What the driver says.
+        problem: String,
+    },
+}
+
+/// What is returned by functions of the driver that succeed.
+const SUCCESS: c_int = 0;
+pub(super) const ERROR_OUT_OF_MEMORY: c_int = 2;
+pub(super) const ATTRIBUTE_MULTIPROCESSORS: c_int = 16;
+pub(super) const ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: c_int = 75;
+pub(super) const ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: c_int = 76;
+
+/// A stream that does not wait for the default one.
+pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
+
+/// An address in the memory of a device.
+pub(super) type Address = u64;
+
+/// A node of a graph that launches a kernel: `CUDA_KERNEL_NODE_PARAMS_v1`.
+#[repr(C)]
+pub(super) struct KernelNode {
+    pub function: *mut c_void,
+    pub grid: [c_uint; 3],
+    pub threads: [c_uint; 3],
+    pub shared: c_uint,
+    pub arguments: *mut *mut c_void,
+    pub extra: *mut *mut c_void,
+}
+
+/// One side of a copy, as in `CUDA_MEMCPY3D`.
+#[repr(C)]
+pub(super) struct CopySide {
+    pub place: [usize; 4],
+    /// [`MEMORY_HOST`] or [`MEMORY_DEVICE`].
+    pub kind: c_uint,
+    pub host: *mut c_void,
+    pub device: Address,
+    pub array: *mut c_void,
+    pub reserved: *mut c_void,
+    pub pitch: usize,
+    pub height: usize,
+}
+
+pub(super) const MEMORY_HOST: c_uint = 1;
+pub(super) const MEMORY_DEVICE: c_uint = 2;
+
+/// A node of a graph that copies: `CUDA_MEMCPY3D`.
+#[repr(C)]
+pub(super) struct CopyNode {
+    pub from: CopySide,
+    pub to: CopySide,
+    pub width: usize,
+    pub height: usize,
+    pub depth: usize,
+}
+
+/// Declares the functions of the driver that are used, and looks them up.
+macro_rules! functions {
+    ($($name:ident($($argument:ty),*);)*) => {
+        #[allow(non_snake_case)]
+        pub(super) struct Functions {
+            $(pub $name: unsafe extern "C" fn($($argument),*) -> c_int,)*
+        }
+
+        impl Functions {
+            /// # Safety
+            /// `library` must be a handle of `dlopen` for a CUDA driver.
+            pub unsafe fn look_up(library: *mut c_void) -> Result<Self, CudaError> {
+                // SAFETY: the driver's functions of these names have these signatures.
+                unsafe {
+                    Ok(Self {
+                        $($name: {
+                            let symbol = symbol(library, concat!(stringify!($name), "\0"))?;
+                            std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> c_int>(symbol)
+                        },)*
+                    })
+                }
+            }
+        }
+    };
+}
+
+functions! {
+    cuInit(c_uint);
+    cuDeviceGetCount(*mut c_int);
+    cuDeviceGet(*mut c_int, c_int);
+    cuDeviceGetName(*mut c_char, c_int, c_int);
+    cuDeviceGetAttribute(*mut c_int, c_int, c_int);
+    cuDevicePrimaryCtxRetain(*mut *mut c_void, c_int);
+    cuDevicePrimaryCtxRelease_v2(c_int);
+    cuCtxSetCurrent(*mut c_void);
+    cuCtxSynchronize();
+    cuModuleLoadData(*mut *mut c_void, *const c_void);
+    cuModuleUnload(*mut c_void);
+    cuModuleGetFunction(*mut *mut c_void, *mut c_void, *const c_char);
+    cuMemAlloc_v2(*mut Address, usize);
+    cuMemFree_v2(Address);
+    cuMemcpyHtoD_v2(Address, *const c_void, usize);
+    cuMemcpyDtoH_v2(*mut c_void, Address, usize);
+    cuLaunchKernel(
+        *mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *mut *mut c_void,
+        *mut *mut c_void
+    );
+    cuMemAllocHost_v2(*mut *mut c_void, usize);
+    cuMemFreeHost(*mut c_void);
+    cuMemcpyHtoDAsync_v2(Address, *const c_void, usize, *mut c_void);
+    cuMemcpyDtoHAsync_v2(*mut c_void, Address, usize, *mut c_void);
+    cuStreamCreate(*mut *mut c_void, c_uint);
+    cuStreamDestroy_v2(*mut c_void);
+    cuStreamSynchronize(*mut c_void);
+    cuEventCreate(*mut *mut c_void, c_uint);
+    cuEventDestroy_v2(*mut c_void);
+    cuEventRecord(*mut c_void, *mut c_void);
+    cuEventElapsedTime(*mut f32, *mut c_void, *mut c_void);
+    cuGraphCreate(*mut *mut c_void, c_uint);
+    cuGraphAddKernelNode(*mut *mut c_void, *mut c_void, *const *mut c_void, usize, *const KernelNode);
+    cuGraphAddMemcpyNode(*mut *mut c_void, *mut c_void, *const *mut c_void, usize, *const CopyNode, *mut c_void);
+    cuGraphInstantiateWithFlags(*mut *mut c_void, *mut c_void, c_ulonglong);
+    cuGraphDestroy(*mut c_void);
+    cuGraphExecDestroy(*mut c_void);
+    cuGraphLaunch(*mut c_void, *mut c_void);
+    cuGetErrorString(c_int, *mut *const c_char);
+}
+
+/// # Safety
+/// `library` must be a handle of `dlopen`, and `name` must end with a zero.
+unsafe fn symbol(library: *mut c_void, name: &str) -> Result<*mut c_void, CudaError> {
+    // SAFETY: the caller keeps the contract.
+    let symbol = unsafe { libc::dlsym(library, name.as_ptr().cast()) };
+    let name = name.trim_end_matches('\0');
+    if symbol.is_null() { Err(CudaError::NoDriver(format!("it is too old, it has no {name}"))) } else { Ok(symbol) }
+}
+
+pub(super) fn ok(code: c_int) -> Result<(), c_int> {
+    if code == SUCCESS { Ok(()) } else { Err(code) }
+}
+
+/// What the driver says about an error code.
+///
+/// # Safety
+/// The functions must be a driver's.
+pub(super) unsafe fn text(functions: &Functions, code: c_int) -> String {
+    let mut message = ptr::null();
+    // SAFETY: the function writes the address of a static text, or null.
+    unsafe {
+        if (functions.cuGetErrorString)(code, &mut message) != SUCCESS || message.is_null() {
+            return format!("error {code}");
+        }
+        format!("{} (error {code})", CStr::from_ptr(message).to_string_lossy())
+    }
+}
+
+/// Why a library could not be loaded.
+pub(super) fn loader_error(library: &Path) -> String {
+    // SAFETY: the text belongs to the loader until this thread calls it again; it is copied at once.
+    let message = unsafe {
+        let message = libc::dlerror();
+        (!message.is_null()).then(|| CStr::from_ptr(message).to_string_lossy().into_owned())
+    };
+    message.unwrap_or_else(|| format!("{} cannot be loaded", library.display()))
+}

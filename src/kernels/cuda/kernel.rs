@@ -1,0 +1,142 @@
+//! The functions of `kernels.cu` and the files that it includes: their names, and the threads of their blocks.
+
+use super::tile::{Output, tiles};
+
+/// A function of `kernels.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kernel {
+    /// In f32.
+    F32(F32Kernel),
+    /// In f16, without tensor cores but for the first layer and attention.
+    F16(F16Kernel),
+    /// A product on tensor cores: what it writes, whether of a window, and the position of its tile.
+    Product(Output, bool, usize),
+}
+
+impl Kernel {
+    /// All of them.
+    pub fn all() -> Vec<Self> {
+        let outputs = [Output::F16, Output::Planes, Output::F32, Output::Int8];
+        let forms = outputs.into_iter().flat_map(|output| [true, false].map(|window| (output, window)));
+        let products = forms.flat_map(|(output, window)| (0..5).map(move |tile| Self::Product(output, window, tile)));
+        let f32 = F32Kernel::ALL.iter().map(|(kernel, ..)| Self::F32(*kernel));
+        f32.chain(F16Kernel::ALL.iter().map(|(kernel, _)| Self::F16(*kernel))).chain(products).collect()
+    }
+
+    /// Its name in `kernels.cu` and the files that it includes.
+    pub fn name(self) -> String {
+        match self {
+            Self::F32(kernel) => kernel.name().into(),
+            Self::F16(kernel) => kernel.name().into(),
+            Self::Product(output, window, tile) => tiles(window)[tile].kernel(output, window),
+        }
+    }
+
+    /// Threads of a block.
+    pub fn threads(self) -> u32 {
+        match self {
+            Self::F32(kernel) => kernel.threads(),
+            Self::F16(_) => F16Kernel::THREADS,
+            Self::Product(_, window, tile) => tiles(window)[tile].threads(),
+        }
+    }
+}
+
+/// The functions of `kernels.cu` in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum F32Kernel {
+    Conv64x64,
+    Conv64x32,
+    Conv64x16,
+    Conv32x32,
+    Depthwise,
+    MaxPool,
+    Upsample,
+    PixelShuffle,
+    AttentionValues,
+    Activate,
+    Add,
+    Average,
+    Attention,
+}
+
+impl F32Kernel {
+    /// By position: each with its name and the threads of a block.
+    pub const ALL: [(Self, &'static str, u32); 13] = [
+        (Self::Conv64x64, "conv_64x64", 256),
+        (Self::Conv64x32, "conv_64x32", 128),
+        (Self::Conv64x16, "conv_64x16", 64),
+        (Self::Conv32x32, "conv_32x32", 64),
+        (Self::Depthwise, "depthwise", 256),
+        (Self::MaxPool, "max_pool", 256),
+        (Self::Upsample, "upsample", 256),
+        (Self::PixelShuffle, "pixel_shuffle", 256),
+        (Self::AttentionValues, "attention_values", 256),
+        (Self::Activate, "activate", 256),
+        (Self::Add, "add", 256),
+        (Self::Average, "average", 256),
+        (Self::Attention, "attention", 128),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// Threads of a block.
+    pub fn threads(self) -> u32 {
+        Self::ALL[self as usize].2
+    }
+}
+
+/// The functions of `f16.h`, `attention.h` and `peaks.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum F16Kernel {
+    Stem,
+    Import,
+    Export,
+    Direct,
+    Depthwise3,
+    Depthwise3Stride2,
+    Depthwise,
+    Upsample,
+    PixelShuffle,
+    MaxPool,
+    Elementwise,
+    Average,
+    Attention,
+    AttentionAny,
+    Quantize,
+    PeakF32,
+    PeakF16,
+    PeakInt8,
+}
+
+impl F16Kernel {
+    /// Threads of a block.
+    pub const THREADS: u32 = 128;
+
+    pub const ALL: [(Self, &'static str); 18] = [
+        (Self::Stem, "f16_stem"),
+        (Self::Import, "f16_import"),
+        (Self::Export, "f16_export"),
+        (Self::Direct, "f16_direct"),
+        (Self::Depthwise3, "f16_depthwise3"),
+        (Self::Depthwise3Stride2, "f16_depthwise3_stride2"),
+        (Self::Depthwise, "f16_depthwise"),
+        (Self::Upsample, "f16_upsample"),
+        (Self::PixelShuffle, "f16_pixel_shuffle"),
+        (Self::MaxPool, "f16_max_pool"),
+        (Self::Elementwise, "f16_elementwise"),
+        (Self::Average, "f16_average"),
+        (Self::Attention, "f16_attention"),
+        (Self::AttentionAny, "f16_attention_any"),
+        (Self::Quantize, "int8_quantize"),
+        (Self::PeakF32, "peak_f32"),
+        (Self::PeakF16, "peak_f16"),
+        (Self::PeakInt8, "peak_int8"),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}

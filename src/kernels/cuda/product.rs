@@ -1,0 +1,195 @@
+//! Launches of convolutions on tensor cores, in f16 and int8, and the arguments of all kernels on chunks. Positions count
+//! bytes.
+
+use super::arguments::{
+    Arguments, CHUNK, DEPTH_STEP, F16_CHUNK, INT8_CHUNK, KernelArguments, Product, Region, Tensor, count, int,
+};
+use super::kernel::{F16Kernel, Kernel};
+use super::launch::Launch;
+use super::tile::{self, Output, tiles};
+use super::weights::{F16Weights, Int8Layout, Method};
+use crate::kernels::{ConvSpec, input_scale};
+
+/// The largest window of the products: the mask of a window has a bit for every tap.
+const MAX_WINDOW: usize = 5;
+
+/// Whether the products take a window of so many channels in int8.
+pub fn takes_int8(kernel: usize, c_in: usize) -> bool {
+    kernel <= MAX_WINDOW && is_divisible(kernel * kernel, c_in.div_ceil(INT8_CHUNK))
+}
+
+/// Whether the kernels' way to divide a chunk's number is exact.
+fn is_divisible(taps: usize, c_chunks: usize) -> bool {
+    (taps * c_chunks + 4 * DEPTH_STEP).saturating_mul(c_chunks) < 1 << 20
+}
+
+/// How values become int8, as the CPU does it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantize {
+    steps: f32,
+    least: f32,
+    most: f32,
+    zero: i32,
+}
+
+impl Quantize {
+    /// For inputs of a range.
+    pub fn of(range: [f32; 2]) -> Self {
+        let (scale, zero) = input_scale(range);
+        Self { steps: 1.0 / scale, least: -zero, most: 255.0 - zero, zero: zero as i32 - 128 }
+    }
+
+    fn into(self, arguments: Arguments) -> Arguments {
+        let Self { steps, least, most, zero } = self;
+        Arguments { steps, least, most, zero, ..arguments }
+    }
+}
+
+/// The tensors of a convolution and where its packed kernel lies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ConvTensors {
+    /// First byte of the packed kernel.
+    pub packed: usize,
+    /// Input.
+    pub src: Tensor,
+    /// Output.
+    pub dst: Tensor,
+    /// The second summand, added after the activation.
+    pub other: Option<Tensor>,
+}
+
+impl Launch {
+    /// `dst = act(conv(src) + bias) + other` in f16, on a device of so many multiprocessors. `dst` may be planes in f32,
+    /// without a second summand.
+    pub fn f16_conv(weights: &F16Weights, operands: ConvTensors, multiprocessors: u32) -> Self {
+        let arguments = window(&weights.spec, weights.product(operands.packed), &operands, 2);
+        let end = operands.packed.saturating_add(weights.bytes());
+        match weights.method {
+            Method::Stem => {
+                let grid = [
+                    count(operands.dst.w.into(), 32),
+                    count(operands.dst.h.into(), 8),
+                    count(operands.dst.c.into(), 16),
+                ];
+                Self { shared: 17 * 74 * 8, ..Self::packed(Kernel::F16(F16Kernel::Stem), grid, arguments, end) }
+            }
+            Method::Depthwise => Self::f16_depthwise(&weights.spec, arguments, end),
+            Method::Product => {
+                let output = if operands.dst.step == 2 { Output::F16 } else { Output::Planes };
+                let dense = weights.spec.kernel <= MAX_WINDOW
+                    && is_divisible(weights.spec.kernel * weights.spec.kernel, weights.from.padded / F16_CHUNK);
+                if dense {
+                    return Self::product(&weights.spec, output, arguments, end, multiprocessors);
+                }
+                let grid = [count(operands.dst.area(), 128), count(arguments.product.columns.into(), 8), 1];
+                Self::packed(Kernel::F16(F16Kernel::Direct), grid, arguments, end)
+            }
+        }
+    }
+
+    /// `dst = act(scale * conv(src) + shift) + other` of a quantized input, to f32 or, with `requantize`, to the int8
+    /// input of another convolution.
+    pub fn int8_conv(
+        spec: &ConvSpec,
+        operands: ConvTensors,
+        requantize: Option<Quantize>,
+        multiprocessors: u32,
+    ) -> Self {
+        let layout = Int8Layout::of(spec);
+        let (product, outside) = layout.product(spec, operands.packed);
+        let arguments = Arguments { outside, ..window(spec, product, &operands, 1) };
+        let end = operands.packed.saturating_add(layout.bytes());
+        let (output, arguments) = match requantize {
+            Some(quantize) => (Output::Int8, quantize.into(arguments)),
+            None => (Output::F32, arguments),
+        };
+        Self::product(spec, output, arguments, end, multiprocessors)
+    }
+
+    /// The quantized input of a product: `dst` from [`Tensor::int8`], `src` in f32.
+    pub fn quantize(quantize: Quantize, src: Tensor, dst: Tensor) -> Self {
+        let c_chunks = int(dst.c as usize / INT8_CHUNK);
+        let arguments = quantize.into(Arguments { src, dst, c_chunks, ..Arguments::default() });
+        Self::chunks(F16Kernel::Quantize, arguments)
+    }
+
+    fn product(spec: &ConvSpec, output: Output, arguments: Arguments, end: usize, multiprocessors: u32) -> Self {
+        let window = (spec.kernel, spec.padding) != (1, 0);
+        let Arguments { src, dst, product, .. } = &arguments;
+        let (pixels, columns) = (dst.area().max(0) as usize, product.columns.max(0) as usize);
+        let tile = tile::choose(window, [pixels, columns, product.k_chunks.max(0) as usize], multiprocessors);
+        let small = src.is_small()
+            && dst.area().saturating_mul(dst.w.into()) < 1 << 32
+            && i64::from(product.columns).saturating_mul(product.k_pitch.into()) < 1 << 32;
+        let end = if small { end } else { usize::MAX };
+        Self::on_tile(output, window, tile, arguments, end)
+    }
+
+    /// A product on the tile of a position.
+    fn on_tile(output: Output, window: bool, tile: usize, arguments: Arguments, end: usize) -> Self {
+        let shape = &tiles(window)[tile];
+        let product = &arguments.product;
+        let grid =
+            [count(arguments.dst.area(), shape.rows as i64), count(product.columns.into(), shape.columns as i64), 1];
+        let shared = shape.shared(product.k_chunks.max(0) as usize);
+        Self { shared, ..Self::packed(Kernel::Product(output, window, tile), grid, arguments, end) }
+    }
+
+    /// The same product on another tile; `None` for other kernels.
+    #[cfg(test)]
+    pub(super) fn with_tile(&self, tile: usize) -> Option<Self> {
+        match (self.kernel, self.arguments) {
+            (Kernel::Product(output, window, _), KernelArguments::Packed(arguments)) => {
+                Some(Self::on_tile(output, window, tile, arguments, usize::try_from(self.end).ok()?))
+            }
+            _ => None,
+        }
+    }
+
+    /// A kernel on chunks; `end` is the byte after its packed kernel.
+    pub(super) fn packed(kernel: Kernel, grid: [u32; 3], arguments: Arguments, end: usize) -> Self {
+        let region = |tensor: &Tensor, is_there: bool| if is_there { tensor.region() } else { Region::default() };
+        let reads = [region(&arguments.src, true), region(&arguments.other, arguments.others == 1)];
+        let writes = arguments.dst.region();
+        let tensors = reads.iter().chain([&writes]).map(Region::end).max().unwrap_or(0);
+        let end = tensors.max(i64::try_from(end_of(&arguments, end)).unwrap_or(i64::MAX));
+        Self { kernel, grid, shared: 0, arguments: KernelArguments::Packed(arguments), reads, writes, end }
+    }
+}
+
+/// The byte after the packed kernel; beyond all memory where the kernels cannot count so far.
+fn end_of(arguments: &Arguments, end: usize) -> usize {
+    let small = |tensor: &Tensor| tensor.area() < 1 << 31 && tensor.pitch < i32::MAX && tensor.step < i32::MAX;
+    let all = [&arguments.src, &arguments.dst, &arguments.other];
+    if all.into_iter().all(small) { end } else { usize::MAX }
+}
+
+/// The arguments of a convolution over values of `size` bytes.
+fn window(spec: &ConvSpec, product: Product, operands: &ConvTensors, size: i32) -> Arguments {
+    let ConvTensors { src, dst, other, .. } = *operands;
+    let side = |side: i32| int(spec.side(side as usize));
+    assert_eq!((dst.h, dst.w), (side(src.h), side(src.w)), "{spec:?}");
+    // The channels of an int8 output are filled up.
+    let fits = |other: Tensor| (other.h, other.w) == (dst.h, dst.w) && (other.c == dst.c || dst.step == 1);
+    assert!(other.is_none_or(fits), "{other:?} {dst:?}");
+    let c_chunks = src.c * size / CHUNK as i32;
+    let small_magic = |divisor: i32| (1 << 20) / divisor.max(1) as u32 + 1;
+    let magic = |divisor: i32| if divisor == 1 { 0 } else { (1u64 << 32).div_ceil(divisor.max(1) as u64) as u32 };
+    let k = spec.kernel.min(MAX_WINDOW);
+    Arguments {
+        src,
+        dst,
+        other: other.unwrap_or_default(),
+        product,
+        others: other.is_some().into(),
+        kernel: int(spec.kernel),
+        stride: int(spec.stride),
+        padding: int(spec.padding),
+        c_chunks,
+        c_magic: small_magic(c_chunks),
+        k_magic: small_magic(int(spec.kernel)),
+        w_magic: magic(dst.w),
+        pattern: (0..k).fold(0, |bits, i| bits | 1 << (i * k)),
+        ..Arguments::default()
+    }
+}

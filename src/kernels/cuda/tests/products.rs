@@ -1,0 +1,272 @@
+//! The products on tensor cores, on every tile: in f16 against sums in f64, in int8 against the CPU's int8.
+
+use super::super::super::{self as cpu, Algorithm, Buffer, ConvSpec, Isa, Kernels, PackedConv, View};
+use super::super::launch::Launch;
+use super::super::{
+    Channels, ConvTensors, Device, F16Weights, Quantize, Tensor, emulated, pack_int8_product, packed_int8_bytes,
+};
+use crate::graph::Activation;
+use half::f16;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Sizes of a random convolution that the products take.
+fn spec(rng: &mut StdRng, algorithm: Algorithm) -> (ConvSpec, usize, usize) {
+    let kernel: usize = [1, 1, 2, 3, 3, 5][rng.random_range(0..6)];
+    let padding = if kernel == 1 { rng.random_range(0..2) } else { rng.random_range(0..=kernel / 2) };
+    let (h, w) = (rng.random_range(kernel..17), rng.random_range(kernel..17));
+    let spec = ConvSpec {
+        c_in: rng.random_range(1..70),
+        c_out: rng.random_range(1..90),
+        kernel,
+        stride: rng.random_range(1..3),
+        padding,
+        act: [Activation::Identity, Activation::Silu, Activation::Relu][rng.random_range(0..3)],
+        algorithm,
+        planar: false,
+    };
+    (spec, h, w)
+}
+
+/// Channels in one run or two.
+fn channels(rng: &mut StdRng, count: usize) -> Channels {
+    let cut = rng.random_range(0..count);
+    let behind = cut.next_multiple_of(8);
+    let positions = (0..count).map(|i| if i < cut { i } else { behind + i - cut }).collect();
+    Channels { positions, padded: behind + (count - cut).next_multiple_of(8) }
+}
+
+/// Bytes of a device's memory, at first NaN.
+struct Memory {
+    device: Device,
+    bytes: Vec<u8>,
+}
+
+impl Memory {
+    fn new() -> Option<Self> {
+        Some(Self { device: emulated::device()?, bytes: Vec::new() })
+    }
+
+    fn take(&mut self, len: usize) -> usize {
+        let at = self.bytes.len().next_multiple_of(256);
+        self.bytes.resize(at + len, 0xff);
+        at
+    }
+
+    /// A tensor in f16, wider than its channels, of random values; what fills it up is zero.
+    fn half(&mut self, rng: &mut StdRng, channels: &Channels, h: usize, w: usize) -> (Tensor, View) {
+        let (before, after) = (8 * rng.random_range(0..3), 8 * rng.random_range(0..3));
+        let pitch = before + channels.padded + after;
+        let at = self.take(2 * pitch * h * w);
+        let view = View { offset: before, pitch, c: channels.padded, h, w };
+        for pixel in 0..h * w {
+            for position in 0..channels.padded {
+                let value = if channels.positions.contains(&position) { rng.random_range(-1.0..1.0) } else { 0.0 };
+                let at = at + 2 * (before + pixel * pitch + position);
+                self.bytes[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+            }
+        }
+        (Tensor::f16(at, view), View { offset: at / 2 + before, ..view })
+    }
+
+    /// A tensor in f32 of random values.
+    fn single(&mut self, rng: &mut StdRng, c: usize, h: usize, w: usize) -> View {
+        let pitch = c + rng.random_range(0..5);
+        let at = self.take(4 * pitch * h * w);
+        for value in self.bytes[at..].chunks_exact_mut(4) {
+            value.copy_from_slice(&rng.random_range(-1.0f32..1.0).to_le_bytes());
+        }
+        View { offset: at / 4, pitch, c, h, w }
+    }
+
+    fn run(&mut self, launches: &[&Launch]) -> Vec<u8> {
+        let mut values: Vec<f32> = vec![0.0; self.bytes.len().div_ceil(4)];
+        bytemuck::cast_slice_mut(&mut values)[..self.bytes.len()].copy_from_slice(&self.bytes);
+        self.device.reserve(values.len()).unwrap();
+        self.device.upload(0, &values).unwrap();
+        launches.iter().for_each(|launch| self.device.launch(launch).unwrap());
+        self.device.download(0, &mut values).unwrap();
+        bytemuck::cast_slice(&values)[..self.bytes.len()].to_vec()
+    }
+}
+
+fn half_at(bytes: &[u8], at: usize) -> f64 {
+    f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f64()
+}
+
+fn single_at(bytes: &[u8], at: usize) -> f32 {
+    f32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().unwrap())
+}
+
+fn rounded(values: impl Iterator<Item = f32>) -> Vec<f32> {
+    values.map(|value| f16::from_f32(value).to_f32()).collect()
+}
+
+fn activated(act: Activation, x: f64) -> f64 {
+    match act {
+        Activation::Identity => x,
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+    }
+}
+
+/// The sum of a window in f64.
+fn window(
+    spec: &ConvSpec,
+    kernel: &[f32],
+    (h, w): (usize, usize),
+    at: [usize; 3],
+    src: impl Fn(usize, usize) -> f64,
+) -> f64 {
+    let ([y, x, co], k) = (at, spec.kernel);
+    let mut sum = 0.0;
+    for (down, right) in (0..k).flat_map(|down| (0..k).map(move |right| (down, right))) {
+        let side = |at: usize, step: usize, most: usize| {
+            (at * spec.stride + step).checked_sub(spec.padding).filter(|v| *v < most)
+        };
+        let (Some(y), Some(x)) = (side(y, down, h), side(x, right, w)) else { continue };
+        for ci in 0..spec.c_in {
+            let weight = kernel[((co * spec.c_in + ci) * k + down) * k + right];
+            sum += f64::from(weight) * src(y * w + x, ci);
+        }
+    }
+    sum
+}
+
+#[test]
+fn products_in_f16_are_right_on_every_tile() {
+    let Some(mut memory) = Memory::new() else { return };
+    let mut rng = StdRng::seed_from_u64(11);
+    for case in 0..60 {
+        memory.bytes.clear();
+        let (spec, h, w) = spec(&mut rng, Algorithm::Direct);
+        let (from, to) = (channels(&mut rng, spec.c_in), channels(&mut rng, spec.c_out));
+        let (oh, ow) = (spec.side(h), spec.side(w));
+        let planes = case % 3 == 2;
+        let to = if planes { Channels::dense(spec.c_out) } else { to };
+        let (src, src_view) = memory.half(&mut rng, &from, h, w);
+        let (dst, dst_view) = memory.half(&mut rng, &to, oh, ow);
+        let other = (!planes && rng.random_bool(0.5)).then(|| memory.half(&mut rng, &to, oh, ow));
+        let results = memory.take(4 * spec.c_out * oh * ow);
+        let spread = (1.0 / (spec.c_in * spec.kernel * spec.kernel) as f32).sqrt();
+        let kernel =
+            rounded((0..spec.c_out * spec.c_in * spec.kernel * spec.kernel).map(|_| rng.random_range(-spread..spread)));
+        let bias = rounded((0..spec.c_out).map(|_| rng.random_range(-1.0..1.0)));
+        let weights = F16Weights::dense(spec, from.clone(), to.clone());
+        let packed = memory.take(weights.bytes());
+        weights.pack(&kernel, &bias, &mut memory.bytes[packed..]);
+        let dst = if planes { Tensor::planes(results, spec.c_out, oh, ow) } else { dst };
+        let tensors = ConvTensors { packed, src, dst, other: other.map(|(tensor, _)| tensor) };
+        let before = memory.bytes.clone();
+        let chosen = Launch::f16_conv(&weights, tensors, 8);
+        let case = format!("case {case}: {spec:?} {h} x {w}, planes {planes}, {other:?}");
+        for tile in 0..5 {
+            let found = memory.run(&[&chosen.with_tile(tile).unwrap()]);
+            for (y, x, co) in
+                (0..oh * ow * spec.c_out).map(|i| (i / spec.c_out / ow, i / spec.c_out % ow, i % spec.c_out))
+            {
+                let sum = window(&spec, &kernel, (h, w), [y, x, co], |pixel, ci| {
+                    half_at(&before, src_view.offset + pixel * src_view.pitch + from.positions[ci])
+                });
+                let at = |view: &View| view.offset + (y * ow + x) * view.pitch + to.positions[co];
+                let other = other.map_or(0.0, |(_, view)| half_at(&before, at(&view)));
+                let wanted = activated(spec.act, sum + f64::from(bias[co])) + other;
+                let got = match planes {
+                    true => single_at(&found, results / 4 + (co * oh + y) * ow + x).into(),
+                    false => half_at(&found, at(&dst_view)),
+                };
+                assert!(
+                    (got - wanted).abs() <= 1e-3 * (1.0 + wanted.abs()),
+                    "{case}, tile {tile}, {y} {x} {co}: {got}, not {wanted}"
+                );
+            }
+            // Nothing else changed, and what fills up is zero.
+            let area = (oh * ow) as i64;
+            for (i, (found, before)) in found.chunks(2).zip(before.chunks(2)).enumerate() {
+                let within = (i as i64 - dst_view.offset as i64).rem_euclid(dst_view.pitch as i64) as usize;
+                let row = (i as i64 - dst_view.offset as i64).div_euclid(dst_view.pitch as i64);
+                let inside = !planes && (0..area).contains(&row) && within < to.padded;
+                let written = planes && (results..results + 4 * spec.c_out * oh * ow).contains(&(2 * i));
+                let filling = inside && !to.positions.contains(&within);
+                assert!(
+                    !filling || found == [0, 0],
+                    "{case}, tile {tile}: position {within} of pixel {row} is {found:?}"
+                );
+                assert!(inside || written || found == before, "{case}, tile {tile}: bytes {} changed", 2 * i);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_in_int8_give_the_numbers_of_the_cpu_on_every_tile() {
+    let Some(mut memory) = Memory::new() else { return };
+    let mut rng = StdRng::seed_from_u64(12);
+    for case in 0..60 {
+        memory.bytes.clear();
+        let (spec, h, w) = spec(&mut rng, Algorithm::Int8);
+        let (oh, ow) = (spec.side(h), spec.side(w));
+        let src = memory.single(&mut rng, spec.c_in, h, w);
+        let dst = memory.single(&mut rng, spec.c_out, oh, ow);
+        let other = rng.random_bool(0.5).then(|| memory.single(&mut rng, spec.c_out, oh, ow));
+        let values = memory.bytes.len() / 4;
+        let kernel: Vec<f32> =
+            (0..spec.c_out * spec.c_in * spec.kernel * spec.kernel).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let bias: Vec<f32> = (0..spec.c_out).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let range = [rng.random_range(-1.0..0.1), rng.random_range(0.2..1.0)];
+        let next = [rng.random_range(-2.0..0.0), rng.random_range(0.5..4.0)];
+        // The CPU's.
+        let mut buffer = Buffer::zeroed(values + 4096 + cpu::quantized_len(Isa::Portable, &spec, h, w)).unwrap();
+        let room =
+            View::dense(values.next_multiple_of(16), cpu::quantized_len(Isa::Portable, &spec, h, w).max(1), 1, 1);
+        bytemuck::cast_slice_mut(buffer.as_mut_slice())[..memory.bytes.len()].copy_from_slice(&memory.bytes);
+        let mut weights = vec![0.0; cpu::packed_conv_len(Isa::Portable, &spec)];
+        cpu::pack_int8(Isa::Portable, &spec, &kernel, &bias, range, &mut weights);
+        let mut kernels = Kernels::new(Isa::Portable, 1, 1 << 18, 1 << 14).unwrap();
+        let shared = (cpu::quantized_len(Isa::Portable, &spec, h, w) > 0).then_some(room);
+        let conv = PackedConv { spec: &spec, weights: &weights };
+        cpu::conv_low_precision(&mut kernels, &mut buffer, conv, src, dst, other, shared);
+        // The GPU's.
+        let quantized = memory.take(Tensor::int8_bytes(spec.c_in, h, w));
+        let requantized = memory.take(Tensor::int8_bytes(spec.c_out, oh, ow));
+        let again = memory.take(Tensor::int8_bytes(spec.c_out, oh, ow));
+        let packed = memory.take(packed_int8_bytes(&spec));
+        pack_int8_product(&spec, &kernel, &bias, range, &mut memory.bytes[packed..]);
+        let single = |view: &View| Tensor::f32(0, *view);
+        let input = Tensor::int8(quantized, spec.c_in, h, w);
+        let output = |at: usize| Tensor::int8(at, spec.c_out, oh, ow);
+        let tensors = ConvTensors { packed, src: input, dst: single(&dst), other: other.as_ref().map(single) };
+        let quantize = Launch::quantize(Quantize::of(range), single(&src), input);
+        let product = Launch::int8_conv(&spec, tensors, None, 8);
+        // `dst` of the fused one keeps its real number of channels.
+        let fused =
+            Launch::int8_conv(&spec, ConvTensors { dst: output(requantized), ..tensors }, Some(Quantize::of(next)), 8);
+        let after = Launch::quantize(Quantize::of(next), single(&dst), output(again));
+        let case = format!("case {case}: {spec:?} {h} x {w}, {range:?}, {other:?}");
+        for tile in 0..5 {
+            let on_tile = |launch: &Launch| launch.with_tile(tile).unwrap();
+            let found = memory.run(&[&quantize, &on_tile(&product), &on_tile(&fused), &after]);
+            for (i, wanted) in buffer.as_slice()[..values].iter().enumerate() {
+                let got = single_at(&found, i);
+                let same = match spec.act {
+                    // Its last places differ between instruction sets, too.
+                    Activation::Silu => (got - wanted).abs() <= 2e-6 * (1.0 + wanted.abs()),
+                    _ => got == *wanted,
+                };
+                assert!(
+                    same || (got.is_nan() && wanted.is_nan()),
+                    "{case}, tile {tile}: value {i} is {got}, not {wanted}"
+                );
+            }
+            let pitch = spec.c_out.next_multiple_of(16);
+            for (pixel, co) in (0..oh * ow * spec.c_out).map(|i| (i / spec.c_out, i % spec.c_out)) {
+                let (a, b) = (found[requantized + pixel * pitch + co] as i8, found[again + pixel * pitch + co] as i8);
+                assert_eq!(a, b, "{case}, tile {tile}: pixel {pixel}, channel {co}");
+                let value = single_at(&found, dst.offset + pixel * dst.pitch + co);
+                let (scale, zero) = cpu::input_scale(next);
+                let number = (value * (1.0 / scale)).clamp(-zero, 255.0 - zero).round_ties_even() + zero;
+                assert_eq!(f32::from(b), number - 128.0, "{case}: pixel {pixel}, channel {co}");
+            }
+        }
+    }
+}
