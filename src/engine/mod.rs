@@ -165,7 +165,7 @@ struct OneImage {
 enum Executor {
     Cpu(cpu::Network),
     /// Holds the images and the results itself, in memory that the device copies from and to.
-    Cuda(gpu::Network),
+    Cuda(Box<gpu::Network>),
 }
 
 impl Engine {
@@ -224,7 +224,7 @@ impl Engine {
             one,
             batch: options.images(),
             memory: network.memory(),
-            executor: Executor::Cuda(network),
+            executor: Executor::Cuda(Box::new(network)),
         })
     }
 

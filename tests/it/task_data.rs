@@ -178,7 +178,7 @@ fn one_validator_judges_every_task() {
     let path = folder.path();
     let set = open(path, LabelTask::Segment, "", OUTLINE).unwrap();
     let masks = model(Task::Segment { masks: 4 }, 2);
-    let validator = Validator::new(&masks.graph.head, &set, 64).unwrap();
+    let validator = Validator::new(&masks.graph.head, &set, 64.into()).unwrap();
     let found = validator.find(&masks, 1, &|_| {}).unwrap();
     let score = validator.score(&found).unwrap();
     assert_eq!(score, Score::Shapes(evaluate_task(&masks, &set, 64, 1, &|_| {}).unwrap()));
@@ -201,7 +201,7 @@ fn one_validator_judges_every_task() {
     let graph = yolo11::network(scale, Task::Classify, 3).unwrap();
     let weights = init(&graph, 3);
     let classifier = Model::new(graph, weights, Info::default()).unwrap();
-    let validator = Validator::new(&classifier.graph.head, &set, 32).unwrap();
+    let validator = Validator::new(&classifier.graph.head, &set, 32.into()).unwrap();
     let found = validator.find(&classifier, 2, &|_| {}).unwrap();
     let right = validator.score(&found).unwrap().figure();
     let interval = validator.interval(&found, None, 200, 1).unwrap();

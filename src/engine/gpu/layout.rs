@@ -44,8 +44,8 @@ impl Layout {
         let locations = steps.iter().flat_map(|step| step.action.tensors());
         let parts = locations.map(part).chain(alike.iter().flatten().copied());
         parts.for_each(|part| cuts[part.root].extend([part.start, part.start + part.len]));
-        while alike.iter().fold(false, |changed, parts| unite(&mut cuts, parts) || changed) {}
-        let positions = cuts.iter().map(|cuts| positions(cuts)).collect();
+        while alike.iter().filter(|parts| unite(&mut cuts, parts)).count() > 0 {}
+        let positions = cuts.iter().map(positions).collect();
         Self { positions, cuts }
     }
 
