@@ -72,7 +72,7 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
-    /// Its halves do not belong together, or this machine has no random numbers.
+    /// Its parts do not belong together, or this machine has no random numbers.
     #[error("{SIGNATURE}: cannot be made: {0}")]
     Signing(String),
 }
@@ -114,7 +114,7 @@ impl Signer {
     /// since 1970; the current one if absent.
     ///
     /// # Errors
-    /// If the halves of the key do not belong together, or this machine has no random numbers.
+    /// If the parts of the key do not belong together, or this machine has no random numbers.
     pub fn sign(&self, manifest: &[u8], epoch: Option<u64>) -> Result<String, KeyError> {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let version = env!("CARGO_PKG_VERSION");
@@ -135,7 +135,7 @@ impl fmt::Debug for Signer {
 }
 
 /// A key without a password as the program `minisign` writes it: with zeros in the place of its checksum, which the crate
-/// takes for damage. That both halves belong together is found out when it signs.
+/// takes for damage. That both parts belong together is found out when it signs.
 fn unchecked(digits: &str) -> Option<SecretKey> {
     let bytes = Base64::decode_to_vec(digits, None).ok().filter(|bytes| bytes.len() == KEY_BYTES)?;
     let (algorithms, checksum) = (&bytes[..6], &bytes[KEY_BYTES - CHECKSUM_BYTES..]);

@@ -199,7 +199,7 @@ fn removable(graph: &Graph, groups: &Groups, occur: &[Vec<GroupId>]) -> Vec<bool
     if works(graph, groups, occur, &single) {
         return single;
     }
-    // Two may stand in for each other, such as the halves of a concatenation: then the one that the network makes first
+    // Two may stand in for each other, such as the two parts of a concatenation: then the one that the network makes first
     // is said to be removable.
     for id in groups.ids().filter(|id| single[id.index()]) {
         without[id.index()] = true;

@@ -68,8 +68,8 @@ pub fn control<E>(
         return Ok((whole, Vec::new()));
     }
     let mut order = sensitivities()?;
-    let worth = |kept: &Kept| kept.divergence / kept.lost_ms.max(f64::MIN_POSITIVE);
-    order.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
+    let saved = |kept: &Kept| kept.divergence / kept.lost_ms.max(f64::MIN_POSITIVE);
+    order.sort_by(|a, b| saved(b).total_cmp(&saved(a)));
     let without = |kept: &[Kept]| {
         let exceptions: Exceptions = kept.iter().map(|kept| (kept.layer.clone(), kept.dtype)).collect();
         quantise_except(model, ranges, &exceptions)

@@ -81,7 +81,7 @@ pub(super) fn channels(published: usize, width: f64, most: usize) -> usize {
     ((scaled / 8.0).ceil() as usize).max(1) * 8
 }
 
-/// Repeated blocks of a scale for a published number of them; halves are rounded to even.
+/// Repeated blocks of a scale for a published number of them; ties are rounded to even.
 pub(super) fn repeats(published: usize, depth: f64) -> usize {
     ((published as f64 * depth).round_ties_even() as usize).max(1)
 }

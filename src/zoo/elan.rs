@@ -9,7 +9,7 @@ use crate::graph::{Activation, Conv, NodeId, Op};
 #[derive(Clone, Copy)]
 pub(super) struct ElanArgs {
     pub c_out: usize,
-    /// Of the first convolution, whose halves go on.
+    /// Of the first convolution, both parts of which go on.
     pub stem: usize,
     /// Of each of the two stages.
     pub stage: usize,
@@ -18,7 +18,7 @@ pub(super) struct ElanArgs {
 }
 
 impl Net<'_> {
-    /// `RepNCSPELAN4`, `ELAN1`: a stem in halves, two stages after the second half, all concatenated.
+    /// `RepNCSPELAN4`, `ELAN1`: a stem in two parts, two stages after the second, all concatenated.
     pub fn elan(&mut self, name: &str, input: NodeId, args: ElanArgs) -> Result<NodeId, ZooError> {
         let stem = self.conv(&format!("{name}.cv1"), input, args.stem, ConvArgs::k(1))?;
         let [a, b] = self.split(name, stem);

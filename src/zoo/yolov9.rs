@@ -30,8 +30,8 @@ pub struct Variant {
     pools: [usize; 2],
     /// The first block is one of single convolutions (t, s).
     light: bool,
-    /// Blocks with stride 2 halve their channels (c, e).
-    halves: bool,
+    /// Blocks with stride 2 are ADown, which splits the channels in two (c, e).
+    adown: bool,
 }
 
 impl Variant {
@@ -47,7 +47,7 @@ impl Variant {
                 neck: [[512, 512, 256], [256, 256, 128], [512, 512, 256], [512, 512, 256]],
                 downs: [256, 512, 512, 256, 512],
                 pools: [256, 512],
-                halves: true,
+                adown: true,
                 ..Self::MEDIUM
             },
             _ => return None,
@@ -66,7 +66,7 @@ impl Variant {
             repeats: if light { 3 } else { 1 },
             pools: [d / 2, d],
             light,
-            halves: false,
+            adown: false,
         }
     }
 }
@@ -97,10 +97,10 @@ pub fn from_shapes(shapes: &Shapes) -> Result<Graph, ZooError> {
     }
     let found = head::of_shapes(shapes, HEAD)?;
     let light = shapes.tensor("model.2.cv2.conv.weight", false);
-    // The second kernel of a block that halves its channels.
-    let halves = shapes.tensor("model.3.cv2.conv.weight", false);
+    // The second kernel of an ADown block.
+    let adown = shapes.tensor("model.3.cv2.conv.weight", false);
     // Every width and depth comes from the tensors.
-    let variant = Variant { light, halves, ..Variant::MEDIUM };
+    let variant = Variant { light, adown, ..Variant::MEDIUM };
     build(shapes, variant, found)
 }
 
@@ -120,7 +120,7 @@ fn build(plan: &dyn Blueprint, v: Variant, task: (Task, usize)) -> Result<Graph,
     let repeats = Some(v.repeats);
     let down = |net: &mut Net, layer: usize, x: NodeId, c_out: usize| {
         let name = format!("model.{layer}");
-        if v.halves { net.adown(&name, x, c_out) } else { net.aconv(&name, x, c_out) }
+        if v.adown { net.adown(&name, x, c_out) } else { net.aconv(&name, x, c_out) }
     };
     let x = net.conv("model.0", image, v.stem[0], ConvArgs::down(3))?;
     let x = net.conv("model.1", x, v.stem[1], ConvArgs::down(3))?;

@@ -6,7 +6,7 @@ use super::*;
 use std::fs;
 
 /// `minisign -G -W`: a key without a password.
-const SECRET: &str = "untrusted comment: secateurs test key, signs nothing of worth\n\
+const SECRET: &str = "untrusted comment: secateurs test key, signs nothing of value\n\
     RWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAALpXFMyIURYjVN/vOC+qJKHWIQhNQHLKPacm+h8hp\
     tdp80mVPGHgUxBl0ZEPxHPtkxP/6xISJVz58LrPw8yrcVXj05xdP1B6LAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
 const PUBLIC: &str = "RWQulcUzIhRFiBl0ZEPxHPtkxP/6xISJVz58LrPw8yrcVXj05xdP1B6L";

@@ -1,5 +1,7 @@
 //! Whole networks on the emulated driver against the reference and the engine on the CPU.
 
+#[cfg(feature = "tools")]
+mod goldens;
 mod operators;
 
 #[path = "../../../tests/it/networks.rs"]

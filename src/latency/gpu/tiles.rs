@@ -58,7 +58,7 @@ const F32: [Tile; 4] = [
 /// Blocks below which the f32 kernels take their smallest tile.
 const FEW_BLOCKS: usize = 48;
 
-/// What the epilogue adds to the first block: packing halves; for int8 scaling and rounding besides.
+/// What the epilogue adds to the first block: packing to f16; for int8 scaling and rounding besides.
 const EPILOGUE_US: [f64; 2] = [0.25, 0.70];
 
 /// A dense convolution as a product.
