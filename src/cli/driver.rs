@@ -39,6 +39,9 @@ pub fn run(question: &Question, command: impl FnOnce() -> clap::Command) -> Resu
         Question::Profile { profile } => answer(&profile::read(profile)?),
         Question::Runtime { profile } => {
             let runtime = Runtime::open(&profile::read(profile)?, None)?;
+            if let Some(why) = runtime.simulated() {
+                return Err(Failure::Device(format!("the device itself cannot be asked ({why})")));
+            }
             let (name, on) = (runtime.name(), runtime.fingerprint());
             let value = serde_json::json!({ "reason": "runtime", "name": name, "on": on });
             Ok(output::print_json(&value)?)

@@ -41,7 +41,7 @@ pub fn run(driver: Driver, args: &Args) -> Result<(), Failure> {
     output::print(&format!("{} ({})\n", args.target, facts.triple));
     let mut findings = findings(&facts, &target, tool.is_ok(), cuda::nvcc().is_some());
     if let Some(name) = &target.runtime {
-        findings.push(runtime(name, worker.runtime(&target.path)));
+        findings.push(runtime(name, worker.runtime(&target.path), target.connect != Connection::Qemu));
     }
     for finding in &findings {
         let mark = match (finding.there, finding.needed) {
@@ -105,13 +105,13 @@ fn findings(facts: &Facts, target: &Target, builds: bool, nvcc: bool) -> Vec<Fin
     all
 }
 
-/// The other runtime of a profile, which was asked for on the device.
-fn runtime(name: &str, found: Result<String, String>) -> Finding {
+/// The other runtime of a profile, which was asked for on the device; where that is emulated, a job does without.
+fn runtime(name: &str, found: Result<String, String>, needed: bool) -> Finding {
     let (what, there, install) = match found {
         Ok(what) => (what, true, String::new()),
         Err(why) => (format!("the runtime of the profile, {name}, on the device"), false, why),
     };
-    Finding { what, there, needed: true, install }
+    Finding { what, there, needed, install }
 }
 
 #[cfg(test)]
@@ -128,9 +128,9 @@ mod tests {
 
     #[test]
     fn another_runtime_is_there_or_says_why_not() {
-        let there = runtime("tensorrt", Ok("TensorRT 10.3.0 (Orin)".into()));
+        let there = runtime("tensorrt", Ok("TensorRT 10.3.0 (Orin)".into()), true);
         assert!(there.there && there.what == "TensorRT 10.3.0 (Orin)");
-        let missing = runtime("tensorrt", Err("TensorRT is not on the device: install JetPack's".into()));
+        let missing = runtime("tensorrt", Err("TensorRT is not on the device: install JetPack's".into()), true);
         assert!(!missing.there && missing.needed && missing.install.contains("JetPack"), "{missing:?}");
     }
 

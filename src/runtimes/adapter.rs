@@ -41,11 +41,11 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    /// Of a profile; writes the scripts into a folder.
+    /// Of a profile, with threads that the device has CPUs for; writes the scripts into a folder.
     ///
     /// # Errors
     /// If one cannot be written.
-    pub fn new(profile: &Profile, folder: &Path) -> std::io::Result<Self> {
+    pub fn new(profile: &Profile, threads: usize, folder: &Path) -> std::io::Result<Self> {
         for (name, text) in SCRIPTS {
             let path = folder.join(name);
             std::fs::write(&path, text)?;
@@ -56,7 +56,7 @@ impl Adapter {
             kind: bench.runtime,
             program: bench.program.clone().unwrap_or_default(),
             engines: bench.engines.clone().unwrap_or_default(),
-            threads: profile.device.threads,
+            threads,
             gpu: profile.device.cuda.is_some(),
             folder: folder.into(),
         })

@@ -96,10 +96,11 @@ impl Runtime {
             None if profile.connect == Connect::Local => here(),
             None => (None, profile.device.name.clone()),
         };
+        let threads = session.as_ref().map_or(profile.device.threads, Session::threads);
         let file = |path: &Path, source| RuntimeError::File { path: path.into(), source };
         let folder = tempfile::Builder::new().prefix("secateurs-").tempdir();
         let folder = folder.map_err(|e| file(&std::env::temp_dir(), e))?;
-        let adapter = Adapter::new(profile, folder.path()).map_err(|e| file(folder.path(), e))?;
+        let adapter = Adapter::new(profile, threads, folder.path()).map_err(|e| file(folder.path(), e))?;
         let require_idle = profile.bench.require_idle;
         let (version, on) = (String::new(), String::new());
         let mut found = Self { adapter, runner, session, require_idle, simulated, version, on, board, folder };

@@ -5,16 +5,19 @@ use crate::onnx::python;
 use crate::results::built;
 use crate::runtimes::Device;
 use prost::Message;
+use secateurs::data::demo;
 use secateurs::emit::onnx::proto::ModelProto;
 use secateurs::emit::onnx::tensorrt::refused;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 /// A device behind `ssh`: its last argument is the script. Calls of the program that drives trtexec are counted, and those
 /// whose number is in a file are dropped; a file `gone` drops everything.
 struct Board {
     device: Device,
+    yaml: PathBuf,
 }
 
 impl Board {
@@ -31,7 +34,9 @@ impl Board {
         }
         fs::write(device.path("bin/ssh"), ssh).unwrap();
         fs::set_permissions(device.path("bin/ssh"), fs::Permissions::from_mode(0o755)).unwrap();
-        Self { device }
+        // Few validation pictures: each is a run of trtexec.
+        let yaml = demo::write(&device.path("set"), 24, 12).unwrap();
+        Self { device, yaml }
     }
 
     /// A profile with this for its model and budgets.
@@ -52,7 +57,8 @@ impl Board {
     fn prune(&self, more: &str) -> (i32, String) {
         let infer = env!("CARGO_BIN_EXE_secateurs-infer");
         let job = "prune --profile board.toml --epochs 0 --calibration-images 16 --out out --cache cache";
-        self.run(&format!("{job} --binary {infer} {more}"))
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pipeline/demo.safetensors");
+        self.run(&format!("{job} --binary {infer} --model {model} --data {} {more}", self.yaml.display()))
     }
 
     fn report(&self) -> Value {

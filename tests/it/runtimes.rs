@@ -173,9 +173,7 @@ fn the_accuracy_is_that_of_the_runtimes_outputs() {
 
 /// The embedded demo and its validation images.
 fn demo_detector(device: &Device) -> (Model, Dataset) {
-    demo::write(&device.path("set"), 2, 24).unwrap();
-    let yaml = fs::read_dir(device.path("set")).unwrap().map(|entry| entry.unwrap().path());
-    let yaml = yaml.into_iter().find(|path| path.extension().is_some_and(|e| e == "yaml")).unwrap();
+    let yaml = demo::write(&device.path("set"), 2, 16).unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pipeline/demo.safetensors");
     (model::load(&model).unwrap(), Dataset::open(&yaml, "val").unwrap())
 }
