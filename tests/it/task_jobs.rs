@@ -47,7 +47,7 @@ fn check(task: &str, metric: Option<&str>, boxes: bool, params: usize, name: &st
     }
     // A model that has learned the task, not noise.
     let score = |stage: &str| report[stage]["map50_95"].as_f64().or(report[stage]["accuracy"].as_f64()).unwrap();
-    assert!(score("uncut") > 0.15, "{report}");
+    assert!(score("uncut") > if task == "classify" { 0.5 } else { 0.12 }, "{report}");
     assert!(score("repaired") >= score("cut") - 0.02, "repair must not hurt: {} {}", report["repaired"], report["cut"]);
     assert!(report["tuned"]["params"].as_u64().unwrap() < before);
     assert!(text.contains(&format!("{name} ")), "{text}");
@@ -91,7 +91,7 @@ fn rotated_boxes_go_through_the_whole_job() {
 
 #[test]
 fn classes_go_through_the_whole_job() {
-    check("classify", None, false, 35_000, "accuracy");
+    check("classify", None, false, 250_000, "accuracy");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn every_family_goes_through_the_job_of_its_tasks() {
 fn criteria_are_compared_by_the_metric_of_the_task() {
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name).display().to_string();
-    for (task, metric) in [("obb", "rotated mAP50-95"), ("classify", "accuracy")] {
+    for (task, metric, imgsz) in [("obb", "rotated mAP50-95", "96"), ("classify", "accuracy", "28")] {
         let (out, model) = (place(task), format!("demo:{task}"));
         let (code, text) = run(&[
             "compare",
@@ -164,7 +164,7 @@ fn criteria_are_compared_by_the_metric_of_the_task() {
             "--repair",
             "lsq",
             "--imgsz",
-            "96",
+            imgsz,
             "--out",
             &out,
         ]);

@@ -76,7 +76,13 @@ pub fn summary(report: &Report) -> String {
         lines.push(format!("  {:<12}{}: without the other branch {removed}", "head", branch.name()));
     }
     let maps = report.stages().map(|(name, stage)| format!("{name} {:.4}", stage.score()));
-    lines.push(format!("  {:<12}{}", baseline.score_name(), maps.collect::<Vec<_>>().join(", ")));
+    lines.push(format!("  {:<11} {}", baseline.score_name(), maps.collect::<Vec<_>>().join(", ")));
+    let boxes =
+        report.stages().filter_map(|(name, stage)| Some(format!("{name} {:.4}", stage.boxes.as_ref()?.map50_95)));
+    let boxes = boxes.collect::<Vec<_>>().join(", ");
+    if !boxes.is_empty() {
+        lines.push(format!("  {:<11} {boxes}", "box mAP50-95"));
+    }
     lines.extend(report.controls().map(|(name, stage)| format!("  {:<12}{name} {:.4}", "  control", stage.score())));
     if let Some(other) = &report.runtime {
         let (before, after) = (other.baseline.score(), other.shipped.score());
