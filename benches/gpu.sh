@@ -29,8 +29,9 @@ for dtype in f32 f16 int8; do
     [ $dtype = int8 ] && against=$file
     "$infer" detect --device cpu --model "$against" --json "${photos[@]}" >"$out/cpu.jsonl"
     "$infer" detect --device cuda --model "$file" --json "${photos[@]}" >"$out/gpu.jsonl"
-    bounds=(0.3 0.005)
+    bounds=(0.3 0.005 0.95)
     [ $dtype = f32 ] && bounds=(0.01 0.0001)
+    [ $dtype = int8 ] && bounds=(0.3 0.005 0.7)
     echo "$dtype:"
     .ci/same-detections "$out/cpu.jsonl" "$out/gpu.jsonl" ${#photos[@]} "${bounds[@]}"
     "$infer" bench --device cuda --model "$file" --imgsz "$imgsz"
