@@ -134,7 +134,7 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
         ("prune --latency-ratio 1.5", 2, &["is 1.5, expected a number more than 0, up to 1"]),
         ("prune --latency-ratio 0.5 --model small.safetensors", 2, &["a model without data"]),
         ("prune --latency-ratio 0.5 --importance tayler", 2, &["'tayler'", "taylor"]),
-        ("train --arch yolo13n --data data.yaml -o x", 2, &["--arch yolo13n: neither a model file nor one of yolo11n"]),
+        ("train --arch yolo13n --data data.yaml -o x", 2, &["--arch yolo13n: neither a model file nor one of yolo26n"]),
         ("train --arch yolo11:1,2 --data data.yaml -o x", 2, &["yolo11:DEPTH,WIDTH,MAX"]),
         ("train --arch yolo11n --data drawn:0 -o x", 2, &["from 1 to 1000000 behind `drawn:`"]),
         ("train --arch yolo11n --data none.yaml -o x", 9, &["error: none.yaml: No such file"]),

@@ -46,6 +46,7 @@ fn by_cuda(
 #[test]
 fn the_cuda_engine_agrees_with_every_golden_forward_pass() {
     if emulated::device().is_some() {
-        family_goldens::check(by_cuda);
+        // Its sums run in another order than those of the goldens and of the CPU.
+        family_goldens::check(by_cuda, 8.0);
     }
 }
