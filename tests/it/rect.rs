@@ -6,7 +6,7 @@ use crate::support;
 use secateurs::bench;
 use secateurs::detector::{Detector, DetectorError, Predictor, SizeError, check_size};
 use secateurs::emit::onnx::proto::ModelProto;
-use secateurs::engine::{Engine, Options};
+use secateurs::engine::Options;
 use secateurs::graph::{Builder, Graph, Head, Op};
 use secateurs::model::{self, Info, Model, tensors};
 use secateurs::size::ImageSize;
@@ -222,24 +222,4 @@ fn the_whole_job_runs_at_height_and_width() {
         <ModelProto as prost::Message>::decode(&std::fs::read(bench.path("wide/model.onnx")).unwrap()[..]).unwrap();
     let input = file.graph.unwrap().input.remove(0).r#type.unwrap().tensor_type.unwrap().shape.unwrap();
     assert_eq!(input.dim.iter().map(|d| d.dim_value.unwrap()).collect::<Vec<_>>(), [1, 3, 64, 96]);
-}
-
-/// A rectangle costs its share of the square: the least CPU times of interleaved frames of one network.
-#[test]
-fn the_time_of_a_rectangle_is_that_of_its_pixels() {
-    let model = crate::harness::model();
-    let mut sizes = [[384, 640], [640, 640]].map(|[height, width]| {
-        let engine = Engine::new(&model, height, width, &Options::default()).unwrap();
-        (engine, vec![0.5; 3 * height * width], f64::INFINITY)
-    });
-    for _ in 0..25 {
-        for (engine, input, least) in &mut sizes {
-            let times = bench::time(0, 1, &mut || engine.run(input)).unwrap();
-            *least = least.min(times.cpu[0]);
-        }
-    }
-    let [(wide, _, of_wide), (square, _, of_square)] = &sizes;
-    assert!(wide.memory().total() < square.memory().total());
-    eprintln!("384 x 640 takes {:.3}x of 640 x 640", of_wide / of_square);
-    assert!(*of_wide < 0.8 * of_square, "{of_wide} {of_square}");
 }
