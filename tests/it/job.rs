@@ -195,7 +195,7 @@ fn the_demo_ships_in_int8_and_in_f16() {
         std::fs::write(&profile, text).unwrap();
         prune(folder.path(), "c", &[format!("--profile={}", profile.display()), "--dry-run".into()])
     };
-    let (code, text) = dry("[bench]\ncommand = [\"time-it\"]\n");
+    let (code, text) = dry("[bench]\nruntime = \"command\"\ncommand = [\"time-it\", \"{model}\"]\n");
     assert!(code == 2 && text.contains("the dtype is int8"), "{text}");
     let (code, text) = dry("[device]\ncuda = \"sm_87\"\n");
     assert!(code == 0, "{text}");
