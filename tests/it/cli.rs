@@ -140,7 +140,7 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
         ("train --arch yolo11n --data drawn:0 -o x", 2, &["from 1 to 1000000 behind `drawn:`"]),
         ("train --arch yolo11n --data none.yaml -o x", 9, &["error: none.yaml: No such file"]),
         (
-            "prune --model small.safetensors --data three.yaml --latency-ratio 0.5",
+            "prune --model small.safetensors --data three.yaml --latency-ratio 0.5 --dry-run",
             9,
             &["three.yaml names 3 classes", "cargo xtask train --arch small.safetensors --data three.yaml -o "],
         ),
