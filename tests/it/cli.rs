@@ -52,6 +52,7 @@ fn folder() -> TempDir {
     put("set/labels/val/a.txt", b"1 0.5 0.5 0.2 0.4\n");
     put("data.yaml", b"path: set\ntrain: images/val\nval: images/val\nnames: [nut, bolt]\n");
     put("three.yaml", b"path: set\ntrain: images/val\nval: images/val\nnames: [a, b, c]\n");
+    put("four.yaml", b"path: set\ntrain: images/val\nval: images/val\nnames: [nut, bolt]\nchannels: 4\n");
     put("wrong.yaml", b"path: nowhere\ntrain: images/train\nval: images/val\nnames: [nut, bolt]\n");
     put("noise.png", b"\x89PNG\r\n\x1a\nthis is no image");
     put("evil.pt", &checkpoint(b"\x80\x02cposix\nsystem\nX\x0d\x00\x00\x00touch owned.x\x85R."));
@@ -138,7 +139,12 @@ fn every_bad_input_gets_one_clear_error_and_its_exit_code() {
         ("train --arch yolo11:1,2 --data data.yaml -o x", 2, &["yolo11:DEPTH,WIDTH,MAX"]),
         ("train --arch yolo11n --data drawn:0 -o x", 2, &["from 1 to 1000000 behind `drawn:`"]),
         ("train --arch yolo11n --data none.yaml -o x", 9, &["error: none.yaml: No such file"]),
-        ("train --arch small.safetensors --data three.yaml -o x", 9, &["has 2 classes, the data names 3"]),
+        (
+            "prune --model small.safetensors --data three.yaml --latency-ratio 0.5 --dry-run",
+            9,
+            &["three.yaml names 3 classes", "cargo xtask train --arch small.safetensors --data three.yaml -o "],
+        ),
+        ("train --arch small.safetensors --data four.yaml -o x", 9, &["error: four.yaml: `channels` is 4"]),
         (
             "train --arch small.safetensors --data data.yaml --imgsz 65 -o x",
             2,
