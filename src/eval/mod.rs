@@ -5,6 +5,8 @@ mod bootstrap;
 mod classify;
 pub mod coco;
 mod error;
+#[cfg(test)]
+mod goldens_on_gpu;
 mod metric;
 mod model;
 mod objects;

@@ -1,7 +1,5 @@
 //! Whole networks on the emulated driver against the reference and the engine on the CPU.
 
-#[cfg(feature = "tools")]
-mod goldens;
 mod operators;
 
 #[path = "../../../tests/it/networks.rs"]

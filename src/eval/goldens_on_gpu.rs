@@ -1,6 +1,6 @@
 //! Every golden forward pass of the model families through the CUDA engine on the emulated driver.
 
-#[path = "../../../../tests/it/family_goldens.rs"]
+#[path = "../../tests/it/family_goldens.rs"]
 mod family_goldens;
 
 use crate::engine::{Device, Engine, Options, reference};
