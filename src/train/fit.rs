@@ -28,7 +28,7 @@ use std::sync::mpsc::sync_channel;
 /// the epochs ([`loss::one2many_weight`]). A one-to-one branch alone trains the layers below it, too.
 ///
 /// With a teacher, which must have the same head, the model also learns from the teacher's outputs on the same
-/// images (see [`distill`]). With `config.checkpoint`, the state is saved after every epoch, and a training that
+/// images (see [`distill`](super::distill)). With `config.checkpoint`, the state is saved after every epoch, and a training that
 /// finds the file resumes from there, if it is the same one ([`Identity`]); on the CPU the result is the same to the
 /// bit.
 ///
