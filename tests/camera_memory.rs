@@ -8,7 +8,7 @@
 use secateurs::data::demo;
 use secateurs::detector::{Object, Predictor};
 use secateurs::engine::Options;
-use secateurs::graph::Graph;
+use secateurs::graph::{Graph, Param};
 use secateurs::model::{self, Info, Model, Tensor};
 use secateurs::vision::{Frame, Image, PixelFormat};
 use secateurs::zoo::yolo11::{Scale, network};
@@ -79,8 +79,13 @@ fn weights(graph: &Graph) -> Model {
         let values = (0..shape.iter().product()).map(|_| if variance { 1.0 } else { next() }).collect();
         Tensor::new(shape, values)
     };
-    let params = graph.params().into_iter();
-    let weights = params.map(|p| (p.key.clone(), tensor(p.shape, p.key.ends_with("running_var"), &mut next))).collect();
+    let of =
+        |p: Param, next: &mut dyn FnMut() -> f32| match p.key.contains("one2one_cv2.") && p.key.ends_with(".2.bias") {
+            // Distances of several strides, so that boxes without a distribution hold something.
+            true => Tensor::filled(p.shape, 4.0),
+            false => tensor(p.shape, p.key.ends_with("running_var"), next),
+        };
+    let weights = graph.params().into_iter().map(|p| (p.key.clone(), of(p, &mut next))).collect();
     Model::new(graph.clone(), weights, Info::default()).unwrap()
 }
 

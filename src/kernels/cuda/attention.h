@@ -144,7 +144,7 @@ INLINE float f16_logit(const char *memory, const Arguments *p, const int head, c
     return sum * p->scale;
 }
 
-KERNEL(128) f16_attention_any(char *memory, ARGUMENTS) {
+KERNEL_OF(128, 6) f16_attention_any(char *memory, ARGUMENTS) {
     __shared__ float weights[4][128];
     const int t = (int)threadIdx.x, pixels = p.src.h * p.src.w, head = (int)blockIdx.y, first = (int)blockIdx.x * 4;
     const int channel = (int)blockIdx.z * 128 + t, inside = channel < 8 * p.value_chunks;

@@ -127,7 +127,7 @@ KERNEL(128) f16_export(char *memory, ARGUMENTS) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Any window, one chunk of channels a thread: for what the products do not take. Weights as theirs. Writes f16, or
 // planes where dst.step says so.
-KERNEL(128) f16_direct(char *memory, ARGUMENTS) {
+KERNEL_OF(128, 6) f16_direct(char *memory, ARGUMENTS) {
     const int pixel = (int)(blockIdx.x * 128u + threadIdx.x), first = (int)blockIdx.y * 8;
     if (pixel >= p.dst.h * p.dst.w) return;
     const int top = pixel / p.dst.w * p.stride - p.padding, left = pixel % p.dst.w * p.stride - p.padding;
