@@ -167,7 +167,7 @@ fn settings_and_data_that_cannot_work_are_refused() {
     let model = small_model();
     let cases: [(FitConfig, &str); 4] = [
         (FitConfig { batch: 0, ..config() }, "`batch`"),
-        (FitConfig { imgsz: 100.into(), ..config() }, "multiple of 32"),
+        (FitConfig { imgsz: 100.into(), ..config() }, "multiples of 32"),
         (FitConfig { lr: f64::NAN, ..config() }, "`lr`"),
         (FitConfig { ema_decay: 1.5, ..config() }, "`ema_decay`"),
     ];
