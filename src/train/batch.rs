@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Images and what they show.
-pub(super) struct Batch {
+pub struct Batch {
     /// `[size, C, height, width]` as the network reads it: see [`Preprocess`].
     pub images: Vec<f32>,
     /// Number of images.
@@ -84,10 +84,9 @@ impl<'a> Loader<'a> {
         self.dataset.items.len().div_ceil(self.config.batch)
     }
 
-    /// A batch of an epoch. Every image of the dataset is in one batch of the epoch; batches differ in size by at most
-    /// one.
-    pub fn batch(&self, epoch: usize, index: usize) -> Result<Batch, TrainError> {
-        let order = self.order(epoch);
+    /// A batch of an epoch, whose [`order`](Self::order) is given. Every image of the dataset is in one batch of the epoch;
+    /// batches differ in size by at most one.
+    pub fn batch(&self, order: &[usize], epoch: usize, index: usize) -> Result<Batch, TrainError> {
         let batches = self.batches();
         let chosen = &order[index * order.len() / batches..(index + 1) * order.len() / batches];
         let area = self.config.imgsz.area();
@@ -116,7 +115,8 @@ impl<'a> Loader<'a> {
         Ok(Batch { images, size: chosen.len(), labels: Labels { targets, shapes, classes: Vec::new() } })
     }
 
-    fn order(&self, epoch: usize) -> Vec<usize> {
+    /// The images of an epoch in their order.
+    pub fn order(&self, epoch: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.dataset.items.len()).collect();
         order.shuffle(&mut self.rng(epoch, usize::MAX));
         order
@@ -206,7 +206,7 @@ mod tests {
             let config = FitConfig { imgsz: 4.into(), augment: Augment::NONE, ..FitConfig::default() };
             let item = Item { labels: vec![Label::whole(0)], ..dataset.items[0].clone() };
             let dataset = Dataset { items: vec![item], ..dataset.clone() };
-            let batch = Loader::new(&dataset, &model, &config).unwrap().batch(0, 0).unwrap();
+            let batch = Loader::new(&dataset, &model, &config).unwrap().batch(&[0], 0, 0).unwrap();
             let mut wanted = vec![0.0; channels * 16];
             Preprocess::new(&model).unwrap().write(&image, 4, &mut wanted);
             assert_eq!(batch.images.len(), wanted.len());

@@ -8,6 +8,7 @@
 
 use super::config::TrainError;
 use super::identity::{Identity, hex};
+use super::stepper::State;
 use crate::files;
 use crate::model::{self, Info, Model, Weights};
 use sha2::{Digest, Sha256};
@@ -16,19 +17,11 @@ use std::path::{Path, PathBuf};
 
 /// All that a training needs to resume after a finished epoch.
 #[derive(Clone, Debug)]
-pub(super) struct State {
+pub(super) struct Saved {
     /// Finished epochs.
     pub epochs: usize,
-    /// The trained weights.
-    pub raw: Weights,
-    /// Their moving average.
-    pub average: Weights,
-    /// Updates of the average.
-    pub updates: u64,
-    /// Optimizer tensors by `{slot}/{key}`.
-    pub slots: Weights,
-    /// Optimizer steps.
-    pub steps: u64,
+    /// What the steps have changed.
+    pub state: State,
 }
 
 const PREFIX: &str = "train/";
@@ -36,14 +29,15 @@ const RAW: &str = "raw/";
 const KEYS: [&str; 4] = ["train.epochs", "train.updates", "train.steps", "train.identity"];
 const DIGEST: &str = "train.sha256";
 
-impl State {
+impl Saved {
     /// SHA-256 of everything in it, and of whose it is.
     fn digest(&self, identity: &str) -> String {
         let mut digest = Sha256::new();
-        let counts = [self.epochs as u64, self.updates, self.steps, identity.len() as u64];
+        let Self { epochs, state } = self;
+        let counts = [*epochs as u64, state.updates, state.steps, identity.len() as u64];
         counts.iter().for_each(|count| digest.update(count.to_le_bytes()));
         digest.update(identity);
-        for weights in [&self.raw, &self.average, &self.slots] {
+        for weights in [&state.raw, &state.average, &state.slots] {
             digest.update((weights.len() as u64).to_le_bytes());
             for (key, tensor) in weights {
                 digest.update(format!("{key} {:?} ", tensor.shape()));
@@ -55,15 +49,16 @@ impl State {
 }
 
 /// Writes a state; `model` lends its graph and its info.
-pub(super) fn save(state: &State, model: &Model, identity: &Identity, path: &Path) -> Result<(), TrainError> {
+pub(super) fn save(saved: &Saved, model: &Model, identity: &Identity, path: &Path) -> Result<(), TrainError> {
+    let state = &saved.state;
     let mut weights = state.average.clone();
     let raw = state.raw.iter().map(|(key, tensor)| (format!("{PREFIX}{RAW}{key}"), tensor.clone()));
     let slots = state.slots.iter().map(|(key, tensor)| (format!("{PREFIX}{key}"), tensor.clone()));
     weights.extend(raw.chain(slots));
     let mut info = model.info.clone();
     let identity = identity.text();
-    let digest = state.digest(&identity);
-    let values = [state.epochs.to_string(), state.updates.to_string(), state.steps.to_string(), identity];
+    let digest = saved.digest(&identity);
+    let values = [saved.epochs.to_string(), state.updates.to_string(), state.steps.to_string(), identity];
     info.provenance.extend(KEYS.map(str::to_owned).into_iter().zip(values));
     info.provenance.insert(DIGEST.to_owned(), digest);
     // Not through `Model::new`, which drops the further tensors.
@@ -76,7 +71,7 @@ pub(super) fn save(state: &State, model: &Model, identity: &Identity, path: &Pat
 /// # Errors
 /// [`TrainError::Checkpoint`] if the file cannot be used by anyone, [`TrainError::OtherTraining`] if it belongs to
 /// another training.
-pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<State, TrainError> {
+pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<Saved, TrainError> {
     let fail = |problem: String| TrainError::Checkpoint { path: path.into(), problem };
     let bytes = files::read(path, model::MAX_FILE).map_err(|e| fail(e.to_string()))?;
     // A file's own errors begin with its path, which stands before the problem already.
@@ -85,15 +80,15 @@ pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<St
         let text = e.to_string();
         fail(text.strip_prefix(&place).map_or(text.clone(), str::to_owned))
     };
-    let saved = model::from_bytes(path, &bytes).map_err(|e| unread(&e))?;
-    let found = |key: &str| saved.info.provenance.get(key).ok_or_else(|| fail("is a model, not a checkpoint".into()));
+    let file = model::from_bytes(path, &bytes).map_err(|e| unread(&e))?;
+    let found = |key: &str| file.info.provenance.get(key).ok_or_else(|| fail("is a model, not a checkpoint".into()));
     let count = |key: &str| found(key)?.parse::<u64>().map_err(|_| fail(format!("`{key}` is not a number")));
+    let epochs = count(KEYS[0])? as usize;
     let mut state = State {
-        epochs: count(KEYS[0])? as usize,
         updates: count(KEYS[1])?,
         steps: count(KEYS[2])?,
         raw: Weights::new(),
-        average: saved.weights.clone(),
+        average: file.weights.clone(),
         slots: Weights::new(),
     };
     for (key, tensor) in model::tensors(path, &bytes).map_err(|e| unread(&e))? {
@@ -105,14 +100,16 @@ pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<St
     }
     let written = found(KEYS[3])?;
     let whose: Identity = serde_json::from_str(written).map_err(|_| fail(format!("`{}` cannot be read", KEYS[3])))?;
-    if *found(DIGEST)? != state.digest(written) {
+    let mut saved = Saved { epochs, state };
+    if *found(DIGEST)? != saved.digest(written) {
         return Err(fail("has been damaged: its content does not have the digest that it names".into()));
     }
-    if whose != *identity || saved.graph != model.graph {
+    if whose != *identity || file.graph != model.graph {
         let differences = identity.differences(&whose);
         let differences = if differences.is_empty() { "another network".into() } else { differences };
         return Err(TrainError::OtherTraining { path: path.into(), differences });
     }
+    let state = &mut saved.state;
     for (key, tensor) in &state.slots {
         let param = key.split_once('/').map_or(key.as_str(), |(_, param)| param);
         if state.average.get(param).is_none_or(|t| t.shape() != tensor.shape()) {
@@ -122,7 +119,7 @@ pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<St
     // Refuses missing tensors and wrong shapes.
     let raw = Model::new(model.graph.clone(), std::mem::take(&mut state.raw), Info::default());
     state.raw = raw.map_err(|e| fail(e.to_string()))?.weights;
-    Ok(state)
+    Ok(saved)
 }
 
 /// Moves a checkpoint that cannot be continued out of the way, beside its place, and says where it is now.

@@ -1,23 +1,21 @@
-//! The training loop.
+//! The training loop: epochs, order, learning rates and checkpoints. What a step computes is the
+//! [`Stepper`](super::stepper::Stepper)'s.
 //!
 //! Every step is a function of the seed and of its number alone: order and augmentation are drawn afresh for each
 //! image of each epoch, so that a training that resumes from a checkpoint gives the result of an uninterrupted one.
 
-use super::batch::{Batch, Loader};
-use super::checkpoint::{self, State};
+use super::autograd::Autograd;
+use super::batch::Loader;
+use super::checkpoint::{self, Saved};
 use super::config::{At, FitConfig, FitEvent, Terms, TrainError};
 use super::identity::Identity;
-use super::loss;
-use super::objective::{Outputs, objective};
-use super::optim::{self, Optimizer, clip_scale, grad_norm};
-use super::schedule::{Ema, Schedule};
-use crate::backend::{Mode, Net};
+use super::schedule::Schedule;
+use super::stepper::{State, Stepper};
 use crate::data::Dataset;
 use crate::graph::Head;
 use crate::model::Model;
 use crate::size::ImageSize;
-use candle_core::{Device, Tensor, Var};
-use std::collections::{BTreeMap, HashSet};
+use candle_core::Device;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
@@ -25,7 +23,7 @@ use std::sync::mpsc::sync_channel;
 ///
 /// Where an end-to-end head has both branches, both are trained: the one-to-many branch together with all layers below the
 /// head, the one-to-one branch on what these give it, and their weights move from the one to the other in the course of
-/// the epochs ([`loss::one2many_weight`]). A one-to-one branch alone trains the layers below it, too.
+/// the epochs ([`one2many_weight`](super::loss::one2many_weight)). A one-to-one branch alone trains the layers below it, too.
 ///
 /// With a teacher, which must have the same head, the model also learns from the teacher's outputs on the same
 /// images (see [`distill`](super::distill)). With `config.checkpoint`, the state is saved after every epoch, and a training that
@@ -48,18 +46,25 @@ pub fn fit(
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build()?;
     let loader = Loader::new(dataset, model, config)?;
     let kept = Kept::of(model, teacher, dataset, config)?;
-    let mut state = start(model, kept.as_ref(), progress)?;
-    let first = Model::new(model.graph.clone(), state.raw.clone(), model.info.clone())?;
-    let mut trainer = Trainer::new(&first, teacher, config, loader.batches(), device)?;
-    trainer.optimizer.restore(state.steps, &state.slots, device)?;
-    trainer.ema.weights.clone_from(&state.average);
-    trainer.ema.updates = state.updates;
-    for epoch in state.epochs..config.epochs {
-        let terms = trainer.epoch(epoch, &pool, &loader, progress)?;
-        state.epochs = epoch + 1;
+    let mut stepper = Autograd::new(model, teacher, config, device)?;
+    let Saved { epochs: done, state } = start(model, kept.as_ref(), progress)?;
+    stepper.restore(&state)?;
+    drop(state);
+    let steps = loader.batches();
+    let schedule = Schedule {
+        peak: config.lr,
+        last: config.lr_last,
+        warmup: (config.warmup * steps as f64).round() as u64,
+        steps: (steps * config.epochs) as u64,
+        decay: config.decay,
+    };
+    let (loader, pool) = (&loader, &pool);
+    let mut epochs = Epochs { stepper: &mut stepper, loader, pool, schedule, count: config.epochs };
+    for epoch in done..config.epochs {
+        let terms = epochs.run(epoch, progress)?;
         if let Some(kept) = &kept {
-            trainer.write(&mut state)?;
-            match checkpoint::save(&state, model, &kept.identity, kept.path) {
+            let saved = Saved { epochs: epoch + 1, state: epochs.stepper.state()? };
+            match checkpoint::save(&saved, model, &kept.identity, kept.path) {
                 // A full disk costs what an interruption would lose, not the training.
                 Err(TrainError::File(problem)) => progress(FitEvent::NotSaved { problem: problem.to_string() }),
                 saved => saved?,
@@ -67,7 +72,7 @@ pub fn fit(
         }
         progress(FitEvent::Epoch { epoch, terms });
     }
-    Ok(Model::new(model.graph.clone(), trainer.ema.weights, model.info.clone())?)
+    Ok(Model::new(model.graph.clone(), stepper.average()?, model.info.clone())?)
 }
 
 /// The checkpoint of a training.
@@ -92,23 +97,16 @@ impl<'a> Kept<'a> {
 }
 
 /// The state that a training starts from: that of its checkpoint, or the model's own weights.
-fn start(model: &Model, kept: Option<&Kept>, progress: &mut dyn FnMut(FitEvent)) -> Result<State, TrainError> {
+fn start(model: &Model, kept: Option<&Kept>, progress: &mut dyn FnMut(FitEvent)) -> Result<Saved, TrainError> {
     let saved = match kept.filter(|kept| kept.path.exists()) {
         Some(kept) => continued(model, &kept.identity, kept.path, progress)?,
         None => None,
     };
-    if let Some(state) = saved {
-        progress(FitEvent::Resumed { epochs: state.epochs });
-        return Ok(state);
+    if let Some(saved) = saved {
+        progress(FitEvent::Resumed { epochs: saved.epochs });
+        return Ok(saved);
     }
-    Ok(State {
-        epochs: 0,
-        raw: model.weights.clone(),
-        average: model.weights.clone(),
-        updates: 0,
-        slots: Default::default(),
-        steps: 0,
-    })
+    Ok(Saved { epochs: 0, state: State::new(&model.weights) })
 }
 
 /// The state in a checkpoint. One that no training can use is moved out of the way; one of another training is an
@@ -118,7 +116,7 @@ fn continued(
     identity: &Identity,
     path: &Path,
     progress: &mut dyn FnMut(FitEvent),
-) -> Result<Option<State>, TrainError> {
+) -> Result<Option<Saved>, TrainError> {
     match checkpoint::load(model, identity, path) {
         Err(TrainError::Checkpoint { path, problem }) => match checkpoint::set_aside(&path) {
             Ok(aside) => {
@@ -149,147 +147,48 @@ fn check_models(model: &Model, teacher: Option<&Model>, size: ImageSize) -> Resu
     }
 }
 
-/// The parts that a step changes.
-struct Trainer<'a> {
-    head: &'a Head,
-    net: Net,
-    teacher: Option<Net>,
-    optimizer: Optimizer,
-    /// The scales of the normalisations, where they shall become sparse.
-    scales: Vec<Var>,
-    /// By key of a kernel: 0 where it must remain zero, 1 elsewhere.
-    masks: BTreeMap<String, Tensor>,
-    ema: Ema,
+/// Everything that the epochs of a training share.
+struct Epochs<'a> {
+    stepper: &'a mut dyn Stepper,
+    loader: &'a Loader<'a>,
+    pool: &'a rayon::ThreadPool,
     schedule: Schedule,
-    config: &'a FitConfig,
-    device: &'a Device,
+    /// Epochs in all.
+    count: usize,
 }
 
-impl<'a> Trainer<'a> {
-    fn new(
-        model: &'a Model,
-        teacher: Option<&Model>,
-        config: &'a FitConfig,
-        batches: usize,
-        device: &'a Device,
-    ) -> Result<Self, TrainError> {
-        let teacher = teacher.filter(|_| config.distill > 0.0);
-        let net = Net::new(model, device)?;
-        let mut scales = Vec::new();
-        if config.sparsity > 0.0 {
-            let norms = model.graph.convs().filter_map(|(_, conv)| conv.norm.as_ref());
-            let keys: HashSet<String> = norms.map(|norm| norm.keys()[0].clone()).collect();
-            scales.extend(net.params().iter().filter(|(key, _)| keys.contains(key)).map(|(_, var)| var.clone()));
-        }
-        Ok(Self {
-            head: &model.graph.head,
-            net,
-            scales,
-            teacher: teacher.map(|teacher| Net::new(teacher, device).map(Net::frozen)).transpose()?,
-            optimizer: Optimizer::new(config.optimizer, config.weight_decay),
-            masks: if config.keep_zeros { masks(model, device)? } else { BTreeMap::new() },
-            ema: Ema::new(model.weights.clone(), config.ema_decay),
-            schedule: Schedule {
-                peak: config.lr,
-                last: config.lr_last,
-                warmup: (config.warmup * batches as f64).round() as u64,
-                steps: (batches * config.epochs) as u64,
-                decay: config.decay,
-            },
-            config,
-            device,
-        })
-    }
-
-    /// All steps of an epoch; gives their mean loss. `loader` makes batches in `pool`, one ahead of the step that uses
-    /// it.
-    fn epoch(
-        &mut self,
-        epoch: usize,
-        pool: &rayon::ThreadPool,
-        loader: &Loader,
-        progress: &mut dyn FnMut(FitEvent),
-    ) -> Result<Terms, TrainError> {
+impl Epochs<'_> {
+    /// All steps of an epoch; gives their mean loss. The loader makes batches in the pool, one ahead of the step that
+    /// uses it.
+    fn run(&mut self, epoch: usize, progress: &mut dyn FnMut(FitEvent)) -> Result<Terms, TrainError> {
+        let (loader, pool, schedule) = (self.loader, self.pool, self.schedule);
+        let (steps, epochs) = (loader.batches(), self.count);
         std::thread::scope(|scope| {
             let (send, receive) = sync_channel(1);
             scope.spawn(move || {
-                for index in 0..loader.batches() {
-                    if send.send(pool.install(|| loader.batch(epoch, index))).is_err() {
+                let order = loader.order(epoch);
+                for index in 0..steps {
+                    if send.send(pool.install(|| loader.batch(&order, epoch, index))).is_err() {
                         return;
                     }
                 }
             });
             let mut mean = Terms::default();
-            let epochs = self.config.epochs;
-            let at = |step| At { epoch, step, steps: loader.batches(), epochs };
             for (step, batch) in receive.iter().enumerate() {
-                let batch = batch?;
-                let (terms, lr, norm) = pool.install(|| self.step(&batch, at(step)))?;
-                progress(FitEvent::Step { at: at(step), terms, lr, norm });
-                mean.add(&terms, 1.0 / loader.batches() as f64);
+                let (batch, at) = (batch?, At { epoch, step, steps, epochs });
+                let lr = schedule.rate((epoch * steps + step) as u64);
+                let (terms, norm) = pool.install(|| self.stepper.step(&batch, at, lr))?;
+                let diverged = |what, value| TrainError::Diverged { at, what, value, lr };
+                if !terms.sum().is_finite() {
+                    return Err(diverged("loss", terms.sum()));
+                }
+                if !norm.is_finite() {
+                    return Err(diverged("gradient", norm));
+                }
+                progress(FitEvent::Step { at, terms, lr, norm });
+                mean.add(&terms, 1.0 / steps as f64);
             }
             Ok(mean)
         })
     }
-
-    /// Writes all that a training needs to go on into `state`, but for the number of epochs.
-    fn write(&self, state: &mut State) -> Result<(), TrainError> {
-        state.raw = self.net.to_model()?.weights;
-        state.average.clone_from(&self.ema.weights);
-        state.updates = self.ema.updates;
-        state.steps = self.optimizer.steps();
-        state.slots = self.optimizer.state()?;
-        Ok(())
-    }
-
-    /// One step; gives its loss, learning rate and gradient norm.
-    fn step(&mut self, batch: &Batch, at: At) -> Result<(Terms, f64, f64), TrainError> {
-        let lr = self.schedule.rate((at.epoch * at.steps + at.step) as u64);
-        let size = self.config.imgsz;
-        let channels = batch.images.len() / (batch.size * size.area()).max(1);
-        let shape = (batch.size, channels, size.height, size.width);
-        let images = Tensor::from_slice(&batch.images, shape, self.device)?;
-        let outputs = self.net.forward(&images, Mode::Train)?;
-        let taught = self.teacher.as_ref().map(|teacher| Outputs::read(&teacher.forward(&images, Mode::Eval)?));
-        let weight = loss::one2many_weight(at.epoch, at.epochs);
-        let (values, taught) = (Outputs::read(&outputs)?, taught.transpose()?);
-        let (terms, grads) = objective(self.head, (&values, taught.as_ref()), &batch.labels, (self.config, weight))?;
-        let diverged = |what, value| TrainError::Diverged { at, what, value, lr };
-        if !terms.sum().is_finite() {
-            return Err(diverged("loss", terms.sum()));
-        }
-        // The gradient of `sum(output * gradient)` is what the chain rule passes down from the loss.
-        let mut sum = Tensor::zeros((), candle_core::DType::F32, self.device)?;
-        for (output, grad) in outputs.iter().zip(&grads) {
-            let grad = Tensor::from_slice(grad, output.shape(), self.device)?;
-            sum = (sum + (output * grad)?.sum_all()?)?;
-        }
-        let grads = sum.backward()?;
-        let params = self.net.params();
-        let norm = grad_norm(params, &grads)?;
-        if !norm.is_finite() {
-            return Err(diverged("gradient", norm));
-        }
-        self.optimizer.step(params, &grads, lr, clip_scale(norm, self.config.clip))?;
-        for scale in &self.scales {
-            optim::shrink(scale, lr * self.config.sparsity)?;
-        }
-        for (key, var) in params {
-            if let Some(mask) = self.masks.get(key) {
-                var.set(&(var.as_detached_tensor() * mask)?)?;
-            }
-        }
-        self.ema.update(&self.net.to_model()?.weights);
-        Ok((terms, lr, norm))
-    }
-}
-
-/// Masks of all kernels that have zeros.
-fn masks(model: &Model, device: &Device) -> candle_core::Result<BTreeMap<String, Tensor>> {
-    let kernels = model.weights.iter().filter(|(_, t)| t.shape().len() > 1 && t.data().contains(&0.0));
-    let mask = |(key, tensor): (&String, &crate::model::Tensor)| {
-        let values: Vec<f32> = tensor.data().iter().map(|v| if *v == 0.0 { 0.0 } else { 1.0 }).collect();
-        Ok((key.clone(), Tensor::from_vec(values, tensor.shape(), device)?))
-    };
-    kernels.map(mask).collect()
 }

@@ -4,6 +4,7 @@
 //! importance scores and tests can use them alone.
 
 mod augment;
+mod autograd;
 mod batch;
 mod checkpoint;
 mod config;
@@ -17,9 +18,11 @@ mod objective;
 pub mod optim;
 mod schedule;
 mod shapes;
+mod stepper;
 mod transfer;
 
 pub use augment::Augment;
+pub use batch::Batch;
 pub use checkpoint::set_aside;
 pub use config::{At, FitConfig, FitEvent, Terms, TrainError};
 pub use fit::fit;
@@ -29,4 +32,5 @@ pub use labels::Labels;
 pub use objective::label_loss;
 pub use schedule::{Decay, Ema, Schedule};
 pub use shapes::Moved;
+pub use stepper::{State, Stepper};
 pub use transfer::{Transfer, command as transfer_command, purpose, transfer};
