@@ -6,9 +6,9 @@ use crate::kernels::{Algorithm, ConvSpec};
 
 /// The arithmetic of the CPU or of a CUDA device. All sizes are in values of f32.
 pub(super) trait Arithmetic {
-    /// How a dense convolution with an output of this shape is computed. A dtype that there are no kernels for is
-    /// computed in f32.
-    fn algorithm(&self, conv: &Conv, out: Shape, dtype: Dtype) -> Algorithm;
+    /// How a dense convolution with an output of this shape is computed, in a network of a dtype. A dtype that there are no
+    /// kernels for is computed in f32. In a network of int8 every device gives the same bits.
+    fn algorithm(&self, conv: &Conv, out: Shape, dtype: Dtype, network: Dtype) -> Algorithm;
 
     /// Size of a packed kernel with its biases.
     fn packed_len(&self, spec: &ConvSpec, depthwise: bool) -> usize;

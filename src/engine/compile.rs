@@ -211,7 +211,7 @@ fn read_as_image(graph: &Graph, shapes: &[Shape], visible: &HashSet<NodeId>, ari
     let input = NodeId(0);
     let direct = |reader: &NodeId| match &graph.node(*reader).op {
         Op::Conv(conv) => {
-            let algorithm = arithmetic.algorithm(conv, shapes[reader.index()], Dtype::F32);
+            let algorithm = arithmetic.algorithm(conv, shapes[reader.index()], Dtype::F32, graph.dtype);
             !conv.is_depthwise() && algorithm == Algorithm::Direct
         }
         _ => false,
@@ -368,7 +368,8 @@ impl<'a> Emitter<'a> {
             Op::Input { .. } => Action::Import { dst },
             Op::Conv(conv) => {
                 let image = self.planar && matches!(self.graph.node(node.inputs[0]).op, Op::Input { .. });
-                let algorithm = self.arithmetic.algorithm(conv, dst.shape, self.dtypes[id.index()]);
+                let dtype = self.dtypes[id.index()];
+                let algorithm = self.arithmetic.algorithm(conv, dst.shape, dtype, self.graph.dtype);
                 let spec = ConvSpec { planar: image, ..spec(conv, algorithm) };
                 let depthwise = conv.is_depthwise();
                 let packed = self.packed(&spec, depthwise);

@@ -33,11 +33,11 @@ impl From<Isa> for Cpu {
 }
 
 impl Arithmetic for Cpu {
-    fn algorithm(&self, conv: &Conv, out: Shape, dtype: Dtype) -> Algorithm {
+    fn algorithm(&self, conv: &Conv, out: Shape, dtype: Dtype, network: Dtype) -> Algorithm {
         match dtype {
             Dtype::Int8 => Algorithm::Int8,
             Dtype::F16 if self.f16 => Algorithm::F16,
-            _ => Algorithm::choose(conv.kernel, conv.stride, out.h, out.w),
+            _ => Algorithm::of_f32(conv, out, network),
         }
     }
 
@@ -143,7 +143,7 @@ impl Network {
             Action::MaxPool { window, src, dst } => kernels::max_pool(kernels, arena, *window, *src, *dst),
             Action::Upsample { factor, src, dst } => kernels::upsample(kernels, arena, *factor, *src, *dst),
             Action::PixelShuffle { factor, src, dst } => kernels::pixel_shuffle(arena, *factor, *src, *dst),
-            Action::Activate { act, src, dst } => kernels::activate(arena, *act, *src, *dst),
+            Action::Activate { act, src, dst } => kernels::activate(kernels, arena, *act, *src, *dst),
             Action::Copy { src, dst } => kernels::copy(kernels, arena, *src, *dst),
             Action::Add { a, b, dst } => kernels::add(kernels, arena, *a, *b, *dst),
             Action::Attention { op, src, dst, shared } => {

@@ -172,7 +172,8 @@ unsafe fn multiply<V: Lanes>(
     }
 }
 
-/// Softmax of the first `n` values; the length is a multiple of the lanes.
+/// Softmax of the first `n` values; the length is a multiple of the lanes. The total is that of [`MAX_LANES`] partial sums,
+/// every so many columns apart, whatever the register.
 #[inline(always)]
 unsafe fn softmax<V: Lanes>(row: &mut [f32], n: usize) {
     row[n..].fill(f32::NEG_INFINITY);
@@ -183,16 +184,19 @@ unsafe fn softmax<V: Lanes>(row: &mut [f32], n: usize) {
             top = top.max(V::load(block.as_ptr()));
         }
         let top = V::splat(-lanes_of(top).into_iter().fold(f32::NEG_INFINITY, f32::max));
-        let mut total = V::splat(0.0);
-        for block in row.chunks_exact_mut(V::LANES) {
-            let e = exp(V::load(block.as_ptr()).add(top));
-            e.store(block.as_mut_ptr());
-            total = total.add(e);
+        let mut totals = [V::splat(0.0); MAX_LANES];
+        let parts = MAX_LANES / V::LANES;
+        for (at, block) in row.chunks_exact_mut(V::LANES).enumerate() {
+            exp(V::load(block.as_ptr()).add(top)).store(block.as_mut_ptr());
+            // `exp` saturates just above 0: columns past the end would count.
+            if (at + 1) * V::LANES > n {
+                block[n.saturating_sub(at * V::LANES)..].fill(0.0);
+            }
+            totals[at % parts] = totals[at % parts].add(V::load(block.as_ptr()));
         }
-        // `exp` saturates just above 0, so the columns past the end are taken out of the sum again.
-        let tail: f32 = row[n..].iter().sum();
-        let all: f32 = lanes_of(total)[..V::LANES].iter().sum();
-        let factor = V::splat(1.0 / (all - tail));
+        let mut sums = [0.0f32; MAX_LANES];
+        (0..parts).for_each(|part| totals[part].store(sums.as_mut_ptr().add(part * V::LANES)));
+        let factor = V::splat(1.0 / sums.iter().fold(0.0, |total, sum| total + sum));
         for block in row.chunks_exact_mut(V::LANES) {
             V::load(block.as_ptr()).mul(factor).store(block.as_mut_ptr());
         }

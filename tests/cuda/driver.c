@@ -5,7 +5,9 @@
 // start filled with NaN. A graph's nodes run one after the other, in another order at every launch, of those that its
 // edges allow: a missing edge shows as a wrong result.
 //
-//     cc -O2 -shared -fPIC -I src/kernels/cuda -o libcuda.so.1 tests/cuda/driver.c -lm -lpthread
+//     cc -O2 -ffp-contract=off -shared -fPIC -I src/kernels/cuda -o libcuda.so.1 tests/cuda/driver.c -lm -lpthread
+//
+// (-mfma is much faster where the CPU has it.)
 #define _GNU_SOURCE
 #undef _FORTIFY_SOURCE
 #include <pthread.h>
@@ -36,7 +38,7 @@ typedef struct {
     X(f16_stem, 128) X(f16_import, 128) X(f16_export, 128) X(f16_direct, 128) X(f16_depthwise3, 128)                  \
     X(f16_depthwise3_stride2, 128) X(f16_depthwise, 128) X(f16_upsample, 128) X(f16_pixel_shuffle, 128)               \
     X(f16_max_pool, 128) X(f16_elementwise, 128) X(f16_average, 128) X(f16_attention, 128) X(f16_attention_any, 128)  \
-    X(int8_quantize, 128) X(peak_f32, 128) X(peak_f16, 128) X(peak_int8, 128)
+    X(int8_quantize, 128) X(int8_direct, 128) X(peak_f32, 128) X(peak_f16, 128) X(peak_int8, 128)
 #define WRAP_F32(name, threads) WITH_PARAMS(name)
 #define WRAP_F16(name, threads) WITH_ARGUMENTS(name)
 #define WRAP_NAMED(name) WITH_ARGUMENTS(name)

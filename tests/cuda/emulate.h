@@ -243,10 +243,14 @@ static inline unsigned pack_int8(int a, int b, int c, int d) {
 }
 static inline int round_to_int(float x) { return (int)rintf(x); }
 static inline float multiply_rounded(float a, float b) {
-    volatile float product = a * b;
-    return product;
+    return a * b;
 }
 static inline float add_rounded(float a, float b) { return a + b; }
+static inline float divide_rounded(float a, float b) { return a / b; }
+static inline int add_products_int8(unsigned a, unsigned b, int c) {
+    for (int i = 0; i < 4; i++) c += (signed char)(a >> 8 * i) * (signed char)(b >> 8 * i);
+    return c;
+}
 static inline float approximate_tanh(float x) { return tanhf(x); }
 static inline float approximate_exp2(float x) { return exp2f(x); }
 static inline unsigned high_product(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }

@@ -2,9 +2,10 @@
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use secateurs::engine::Device;
 use secateurs::graph::Graph;
 use secateurs::group::{GroupId, groups};
-use secateurs::memory;
+use secateurs::memory::{self, Deployed};
 use secateurs::search::{Factor, MemoryTerm, Problem, SearchBudget, Variable};
 
 /// A figure of a layer, from the width of every group.
@@ -48,7 +49,8 @@ pub fn network(graph: &Graph, seed: u64) -> Problem {
         let table = table.collect();
         Factor { scope, table }
     };
-    let kernels = memory::kernels(graph, &groups, 320, 320).unwrap();
+    let deployed = Deployed { graph, size: (320, 320), device: Device::Cpu };
+    let kernels = memory::kernels(&deployed, &groups).unwrap();
     let factors = kernels.iter().map(|kernel| {
         let area = shapes[kernel.node.index()].area() as f64;
         let mut noise = StdRng::seed_from_u64(seed ^ kernel.node.index() as u64);
@@ -59,7 +61,7 @@ pub fn network(graph: &Graph, seed: u64) -> Problem {
     });
     let factors = factors.collect();
     let weight_factors = kernels.iter().map(|k| tabulate(&k.scope, &mut |width| k.bytes(width))).collect();
-    let live = memory::live_sets(graph, &groups, 320, 320).unwrap().into_iter();
+    let live = memory::live_sets(&deployed, &groups).unwrap().into_iter();
     let memory = live.map(|set| MemoryTerm {
         constant: set.constant,
         terms: set.per_channel.into_iter().map(|(g, bytes)| (g.index(), bytes)).collect(),

@@ -20,7 +20,7 @@ const ALIGN: usize = 256;
 struct Half;
 
 impl Arithmetic for Half {
-    fn algorithm(&self, _: &Conv, _: Shape, _: Dtype) -> Algorithm {
+    fn algorithm(&self, _: &Conv, _: Shape, _: Dtype, _: Dtype) -> Algorithm {
         Algorithm::Direct
     }
 

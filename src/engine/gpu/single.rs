@@ -15,9 +15,9 @@ use crate::model::Model;
 struct Single;
 
 impl Arithmetic for Single {
-    fn algorithm(&self, conv: &Conv, _: Shape, dtype: Dtype) -> Algorithm {
+    fn algorithm(&self, _: &Conv, _: Shape, dtype: Dtype, _: Dtype) -> Algorithm {
         match dtype {
-            Dtype::Int8 if cuda::takes_int8(conv.kernel, conv.c_in) => Algorithm::Int8,
+            Dtype::Int8 => Algorithm::Int8,
             _ => Algorithm::Direct,
         }
     }

@@ -10,6 +10,7 @@ use super::{Network, Slot};
 use crate::engine;
 use crate::graph::{Activation, Attention, Builder, Conv, ConvTranspose, Dtype, Graph, Head, NodeId, Norm, Op};
 use crate::kernels::cuda::emulated;
+use crate::kernels::{Isa, computes_f16};
 use crate::model::{Info, Model, Tensor, Weights};
 use networks::{image, network};
 use rand::rngs::StdRng;
@@ -28,9 +29,15 @@ fn of<'a>(results: &'a [f32], slot: &Slot) -> &'a [f32] {
     &results[slot.offset..slot.offset + slot.shape.len()]
 }
 
+/// The model in a dtype; of a network in int8 every third convolution has one of its own.
 fn in_dtype(model: &Model, dtype: Dtype) -> Model {
     let ranges = model.graph.nodes.iter().map(|node| (node.name.clone(), [-3.0, 3.0])).collect();
-    let graph = Graph { dtype, ..model.graph.clone() };
+    // A CPU that computes in f16 gives other numbers than f32.
+    let second = if computes_f16(Isa::detect()) { Dtype::F32 } else { Dtype::F16 };
+    let left_out = model.graph.convs().enumerate().filter(|(at, _)| dtype == Dtype::Int8 && at % 3 == 2);
+    let exceptions = left_out
+        .map(|(at, (id, _))| (model.graph.node(id).name.clone(), if at % 2 == 0 { Dtype::F32 } else { second }));
+    let graph = Graph { dtype, exceptions: exceptions.collect(), ..model.graph.clone() };
     Model::new(graph, model.weights.clone(), Info { ranges, ..model.info.clone() }).unwrap()
 }
 
@@ -114,15 +121,19 @@ fn random_networks_in_f16_give_what_the_reference_gives() {
 }
 
 #[test]
-fn random_networks_in_int8_give_what_the_cpu_gives() {
+fn random_networks_in_int8_give_the_bits_of_the_cpu() {
     for seed in 0..150 {
         let Some(Run { model, input, size: (h, w), kept }) = run_random(seed, Dtype::Int8) else { return };
         let keep = kept.iter().map(|(node, _)| *node).collect();
         let mut cpu = Engine::new(&model, h, w, &Options { keep, ..Options::default() }).unwrap();
         cpu.run(&input).unwrap();
         for (node, found) in kept {
-            // A number that lies between two integers may go either way after a layer in f32.
-            assert_close(&format!("seed {seed}, {h} x {w}, layer {}", node.0), &found, cpu.kept(node), 2e-2);
+            let case = format!("seed {seed}, {h} x {w}, layer {}", node.0);
+            match Isa::detect().fuses() {
+                true => assert!(found == cpu.kept(node), "{case}: {found:?}, expected {:?}", cpu.kept(node)),
+                // A number that lies between two integers may go either way after a layer in f32.
+                false => assert_close(&case, &found, cpu.kept(node), 2e-2),
+            }
         }
     }
 }

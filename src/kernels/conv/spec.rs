@@ -3,7 +3,7 @@
 //! The algorithm depends on the window and the image alone, never on the number of channels, so that time and memory
 //! are smooth functions of the widths.
 
-use crate::graph::Activation;
+use crate::graph::{Activation, Conv, Dtype, Shape};
 use crate::kernels::Isa;
 use crate::kernels::isa::lanes::MAX_LANES;
 use crate::kernels::isa::packed::PackedIsa;
@@ -66,11 +66,13 @@ pub(super) fn winograd_tiles(height: usize, width: usize) -> usize {
 }
 
 impl Algorithm {
-    /// The faster f32 algorithm for a window and an output image.
-    pub fn choose(kernel: usize, stride: usize, height: usize, width: usize) -> Self {
+    /// How a convolution with an output of this shape is computed in f32, in a network of a dtype: the faster way, but in a
+    /// network of int8 the one whose sums every device forms in the same order.
+    pub fn of_f32(conv: &Conv, out: Shape, network: Dtype) -> Self {
         // Below some tiles the transformed kernels, four times as large, cost more than they save.
-        let enough = winograd_tiles(height, width) >= 16;
-        if kernel == 3 && stride == 1 && enough { Self::Winograd } else { Self::Direct }
+        let enough = winograd_tiles(out.h, out.w) >= 16;
+        let fits = conv.kernel == 3 && conv.stride == 1 && enough;
+        if fits && network != Dtype::Int8 { Self::Winograd } else { Self::Direct }
     }
 
     /// Values of a packed kernel per product of an input and an output channel.

@@ -87,6 +87,7 @@ pub(super) struct Params {
     pub stride: i32,
     pub padding: i32,
     pub act: i32,
+    pub by_plane: i32,
     pub factor: i32,
     pub heads: i32,
     pub key_dim: i32,

@@ -111,6 +111,9 @@ INLINE int round_to_int(const float x) { return __float2int_rn(x); }
 // Product and sum, each rounded: never one fused operation.
 INLINE float multiply_rounded(const float a, const float b) { return __fmul_rn(a, b); }
 INLINE float add_rounded(const float a, const float b) { return __fadd_rn(a, b); }
+INLINE float divide_rounded(const float a, const float b) { return __fdiv_rn(a, b); }
+// c + the products of four bytes with a sign.
+INLINE int add_products_int8(const unsigned a, const unsigned b, const int c) { return __dp4a((int)a, (int)b, c); }
 INLINE float approximate_tanh(const float x) {
     float y;
     asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));

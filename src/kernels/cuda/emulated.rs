@@ -38,7 +38,12 @@ fn build(compiler: &str) -> PathBuf {
     if !library.exists() {
         let temporary = folder.join(format!("libcuda-{}.so", std::process::id()));
         let mut command = Command::new(compiler);
-        command.args(["-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]);
+        command.args(["-O2", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]);
+        // In software a fused multiply-add takes many instructions.
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("fma") {
+            command.arg("-mfma");
+        }
         command
             .args(["-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-maybe-uninitialized", "-I"])
             .arg(root.join("src/kernels/cuda"));

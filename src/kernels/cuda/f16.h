@@ -292,3 +292,42 @@ KERNEL(128) int8_quantize(char *memory, ARGUMENTS) {
     }
     *(uint4 *)(memory + p.dst.at + (long long)pixel * p.dst.pitch + 16 * chunk) = make_uint4(w[0], w[1], w[2], w[3]);
 }
+
+// Any window in int8, 8 columns of a pixel a thread: for what the products do not take. Weights as theirs. Writes f32, or
+// numbers where dst.step says so.
+KERNEL(128) int8_direct(char *memory, ARGUMENTS) {
+    const int pixel = (int)(blockIdx.x * 128u + threadIdx.x), first = (int)blockIdx.y * 8;
+    if (pixel >= p.dst.h * p.dst.w) return;
+    const int top = pixel / p.dst.w * p.stride - p.padding, left = pixel % p.dst.w * p.stride - p.padding;
+    int sums[8];
+    UNROLL for (int e = 0; e < 8; e++) sums[e] = ((const int *)(memory + p.product.bias))[first + e];
+    for (int tap = 0; tap < p.kernel * p.kernel; tap++) {
+        const int y = top + tap / p.kernel, x = left + tap % p.kernel;
+        const int inside = (unsigned)y < (unsigned)p.src.h && (unsigned)x < (unsigned)p.src.w;
+        for (int chunk = 0; chunk < p.c_chunks; chunk++) {
+            const uint4 a = inside ? load_chunk(memory, &p.src, y * p.src.w + x, chunk) : *(const uint4 *)(memory + p.outside);
+            UNROLL for (int e = 0; e < 8; e++) {
+                const char *column = memory + p.product.weights + (long long)(first + e) * p.product.k_pitch;
+                const uint4 b = ((const uint4 *)column)[tap * p.c_chunks + chunk];
+                sums[e] = add_products_int8(a.x, b.x, add_products_int8(a.y, b.y, sums[e]));
+                sums[e] = add_products_int8(a.z, b.z, add_products_int8(a.w, b.w, sums[e]));
+            }
+        }
+    }
+    float v[8];
+    UNROLL for (int e = 0; e < 8; e++) {
+        const float scale = ((const float *)(memory + p.product.scales))[first + e];
+        const float shift = ((const float *)(memory + p.product.shifts))[first + e];
+        v[e] = add_rounded(multiply_rounded((float)sums[e], scale), shift);
+    }
+    activate_all(v, 8, p.product.act, 1);
+    if (p.others) {
+        unsigned other[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+        load_other(other, memory, &p.other, OUT_F32, pixel, first, 8);
+        UNROLL for (int e = 0; e < 8; e++) v[e] += as_float(other[e]);
+    }
+    if (p.dst.step == 1)
+        store(memory, &p, OUT_INT8, pixel, first, 8, v);
+    else
+        store(memory, &p, OUT_F32, pixel, first, 8, v);
+}

@@ -106,6 +106,7 @@ pub(super) enum F16Kernel {
     Attention,
     AttentionAny,
     Quantize,
+    Int8Direct,
     PeakF32,
     PeakF16,
     PeakInt8,
@@ -115,7 +116,7 @@ impl F16Kernel {
     /// Threads of a block.
     pub const THREADS: u32 = 128;
 
-    pub const ALL: [(Self, &'static str); 18] = [
+    pub const ALL: [(Self, &'static str); 19] = [
         (Self::Stem, "f16_stem"),
         (Self::Import, "f16_import"),
         (Self::Export, "f16_export"),
@@ -131,6 +132,7 @@ impl F16Kernel {
         (Self::Attention, "f16_attention"),
         (Self::AttentionAny, "f16_attention_any"),
         (Self::Quantize, "int8_quantize"),
+        (Self::Int8Direct, "int8_direct"),
         (Self::PeakF32, "peak_f32"),
         (Self::PeakF16, "peak_f16"),
         (Self::PeakInt8, "peak_int8"),

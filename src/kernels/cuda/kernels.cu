@@ -4,8 +4,11 @@
 //
 // All tensors, weights, inputs and outputs of a network lie in one allocation, `memory`; offsets count values from its
 // start. What a launch works on is decided when the network is compiled: every kernel has the signature
-// (memory, Params), and Params has the same layout as `Params` of mod.rs. Views say how far apart pixels and channels
+// (memory, Params), and Params has the same layout as `Params` of arguments.rs. Views say how far apart pixels and channels
 // are, so that pixel-major tensors, runs of their channels, and images plane after plane are all the same to a kernel.
+//
+// These kernels give the bits of the CPU's (src/kernels): the same operations in the same order. Sums begin with the bias
+// and go through the depth product by product, each rounded once.
 
 typedef struct {
     long long at;  // first value
@@ -20,7 +23,8 @@ typedef struct {
     long long weights, bias;
     int has_other;
     int kernel, stride, padding;
-    int act;  // 0 identity, 1 SiLU, 2 ReLU
+    int act;       // 0 identity, 1 SiLU, 2 ReLU
+    int by_plane;  // the depth of a convolution runs over planes, then taps; otherwise over taps, then channels
     int factor;
     int heads, key_dim, head_dim;
     float scale;
@@ -35,8 +39,26 @@ INLINE long long address(const TensorView v, const int pixel, const int channel)
     return v.at + (long long)pixel * v.pixel + (long long)channel * v.channel;
 }
 
+// e^(sign * x) for x within +-87, `sign` 1 or -1, as src/kernels/isa/lanes.rs has it.
+INLINE float exp_within(const float x, const float sign) {
+    const float n = rintf(multiply_rounded(x, sign * 1.44269504088896340736f));
+    float r = fmaf(n, -sign * (355.0f / 512.0f), x);
+    r = fmaf(n, -sign * -2.1219444e-4f, r);
+    float p = fmaf(r, sign * 8.290271e-3f, 4.189816e-2f);
+    p = fmaf(p, r, sign * 1.6667639e-1f);
+    p = fmaf(p, r, 4.9999148e-1f);
+    p = fmaf(p, r, sign * 9.999997e-1f);
+    return multiply_rounded(fmaf(p, r, 1.0f), as_float((unsigned)((int)n + 127) << 23));
+}
+
+// e^x, saturated beyond +-87.
+INLINE float exp_saturated(const float x) { return exp_within(fmaxf(fminf(x, 87.0f), -87.0f), 1.0f); }
+
 INLINE float activated(const int act, const float x) {
-    if (act == 1) return x / (1.0f + expf(-x));
+    if (act == 1) {
+        const float least = fmaxf(x, -87.0f);
+        return divide_rounded(least, add_rounded(exp_within(fminf(least, 87.0f), -1.0f), 1.0f));
+    }
     return act == 2 ? fmaxf(x, 0.0f) : x;
 }
 
@@ -52,7 +74,8 @@ INLINE int value_of_thread(const TensorView out, int *pixel, int *channel) {
 // Dense convolution as a product of matrices that are never made: rows are output pixels, columns output channels, the
 // depth runs over taps and input channels. A block of (rows * columns / 16) threads computes a tile, each thread
 // 4 x 4 values; while it multiplies, the next slice of the depth is on its way from memory.
-// Weights are [tap][c_in][columns], the number of columns a multiple of 4. dst = act(conv(src) + bias) + other.
+// Weights are [tap][c_in][columns], or by plane [c_in][tap][columns], the number of columns a multiple of 4.
+// dst = act(conv(src) + bias) + other.
 #define SLICE 16
 #define MOST 64
 
@@ -63,7 +86,7 @@ INLINE void convolve(float *memory, const Params p, const int rows, const int co
     const int t = (int)threadIdx.x;
     const int pixels = p.dst.h * p.dst.w;
     const int packed = (p.dst.c + 3) / 4 * 4;
-    const int depth = p.kernel * p.kernel * p.src.c;
+    const int taps = p.kernel * p.kernel, depth = taps * p.src.c, inner = p.by_plane ? taps : p.src.c;
     const int first_row = (int)blockIdx.x * rows, first_column = (int)blockIdx.y * columns;
 
     // Every thread fetches always the same position of a slice, for several pixels.
@@ -79,17 +102,20 @@ INLINE void convolve(float *memory, const Params p, const int rows, const int co
     }
     const int weights = columns * SLICE / threads;
 
+    const int top = t / (columns / 4) * 4, left = t % (columns / 4) * 4;
     float next_a[16], next_b[8], sums[4][4];
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int j = 0; j < 4; j++) {
+        const int column = first_column + left + j;
+        const float bias = column < packed ? memory[p.bias + column] : 0.0f;
 #pragma unroll
-        for (int j = 0; j < 4; j++) sums[i][j] = 0.0f;
+        for (int i = 0; i < 4; i++) sums[i][j] = bias;
+    }
 
-    const int top = t / (columns / 4) * 4, left = t % (columns / 4) * 4;
     for (int start = 0; start < depth + SLICE; start += SLICE) {
         if (start < depth) {
-            const int k = start + position;
-            const int tap = k / p.src.c, channel = k - tap * p.src.c;
+            const int k = start + position, outside = k / inner, within = k - outside * inner;
+            const int tap = p.by_plane ? within : outside, channel = p.by_plane ? outside : within;
             const int down = tap / p.kernel, right = tap - down * p.kernel;
 #pragma unroll
             for (int i = 0; i < fetches; i++) {
@@ -114,7 +140,7 @@ INLINE void convolve(float *memory, const Params p, const int rows, const int co
 #pragma unroll
                 for (int i = 0; i < 4; i++)
 #pragma unroll
-                    for (int j = 0; j < 4; j++) sums[i][j] += xs[i] * ys[j];
+                    for (int j = 0; j < 4; j++) sums[i][j] = fmaf(xs[i], ys[j], sums[i][j]);
             }
             __syncthreads();
         }
@@ -134,7 +160,7 @@ INLINE void convolve(float *memory, const Params p, const int rows, const int co
         for (int j = 0; j < 4; j++) {
             const int channel = first_column + left + j;
             if (channel >= p.dst.c) continue;
-            float value = activated(p.act, sums[i][j] + memory[p.bias + channel]);
+            float value = activated(p.act, sums[i][j]);
             if (p.has_other) value += memory[address(p.other, pixel, channel)];
             memory[address(p.dst, pixel, channel)] = value;
         }
@@ -151,7 +177,7 @@ KERNEL(BLOCK) depthwise(float *memory, const Params p) {
     int pixel, channel;
     if (!value_of_thread(p.dst, &pixel, &channel)) return;
     const int top = pixel / p.dst.w * p.stride - p.padding, left = pixel % p.dst.w * p.stride - p.padding;
-    float sum = 0.0f;
+    float sum = memory[p.bias + channel];
     for (int down = 0; down < p.kernel; down++) {
         const int y = top + down;
         if (y < 0 || y >= p.src.h) continue;
@@ -159,10 +185,10 @@ KERNEL(BLOCK) depthwise(float *memory, const Params p) {
             const int x = left + right;
             if (x < 0 || x >= p.src.w) continue;
             const long long weight = p.weights + (long long)(down * p.kernel + right) * p.dst.c + channel;
-            sum += memory[address(p.src, y * p.src.w + x, channel)] * memory[weight];
+            sum = fmaf(memory[address(p.src, y * p.src.w + x, channel)], memory[weight], sum);
         }
     }
-    float value = activated(p.act, sum + memory[p.bias + channel]);
+    float value = activated(p.act, sum);
     if (p.has_other) value += memory[address(p.other, pixel, channel)];
     memory[address(p.dst, pixel, channel)] = value;
 }
@@ -219,81 +245,110 @@ KERNEL(BLOCK) add(float *memory, const Params p) {
     memory[address(p.dst, pixel, channel)] = first + second;
 }
 
-// Mean over all pixels: 32 channels a block, 8 threads for each.
+// Mean over all pixels, summed in f64: a channel a thread.
 KERNEL(BLOCK) average(float *memory, const Params p) {
-    __shared__ float parts[8][32];
-    const int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x / 32;
-    const int channel = (int)blockIdx.x * 32 + lane, pixels = p.src.h * p.src.w;
-    float sum = 0.0f;
-    if (channel < p.src.c)
-        for (int pixel = row; pixel < pixels; pixel += 8) sum += memory[address(p.src, pixel, channel)];
-    parts[row][lane] = sum;
-    __syncthreads();
-    if (row > 0 || channel >= p.src.c) return;
-    for (int other = 1; other < 8; other++) sum += parts[other][lane];
-    memory[address(p.dst, 0, channel)] = sum / (float)pixels;
+    int pixel, channel;
+    if (!value_of_thread(p.dst, &pixel, &channel)) return;
+    const int pixels = p.src.h * p.src.w;
+    double sum = 0.0;
+    for (int other = 0; other < pixels; other++) sum += (double)memory[address(p.src, other, channel)];
+    memory[address(p.dst, pixel, channel)] = (float)(sum / (double)pixels);
 }
 
-// softmax(scale * q^T k) applied to the values. A block takes 4 queries of a head and 128 channels of its values: it
-// finds the largest logit of every query, then goes through the keys, 128 at a time.
+// softmax(scale * q^T k) applied to the values. A block takes 4 queries of a head and 128 channels of its values. It finds
+// the largest logit of every query, then the total of the exponentials as 16 partial sums, every 16th key each, and last
+// mixes the values. The weights of 1024 keys are kept from one step to the next, those of more are computed again.
 #define QUERIES 4
 #define KEYS 128
+#define KEPT 1024
+#define PARTIAL_SUMS 16
 
 INLINE float logit(const float *memory, const Params p, const int head, const int query, const int key) {
     const int first = head * (2 * p.key_dim + p.head_dim);
     float sum = 0.0f;
-    for (int c = 0; c < p.key_dim; c++)
-        sum += memory[address(p.src, query, first + c)] * memory[address(p.src, key, first + p.key_dim + c)];
-    return sum * p.scale;
+    for (int c = 0; c < p.key_dim; c++) {
+        const float scaled = multiply_rounded(p.scale, memory[address(p.src, key, first + p.key_dim + c)]);
+        sum = fmaf(memory[address(p.src, query, first + c)], scaled, sum);
+    }
+    return sum;
 }
 
 KERNEL(KEYS) attention(float *memory, const Params p) {
-    __shared__ float shared[QUERIES][KEYS];
-    const int t = (int)threadIdx.x, pixels = p.src.h * p.src.w, head = (int)blockIdx.y;
+    __shared__ float weights[QUERIES][KEPT];
+    __shared__ float shared_tops[QUERIES][KEYS];
+    const int t = (int)threadIdx.x, pixels = p.src.h * p.src.w, head = (int)blockIdx.y, again = pixels > KEPT;
     const int channel = (int)blockIdx.z * KEYS + t, first = (int)blockIdx.x * QUERIES;
     const int from = head * (2 * p.key_dim + p.head_dim) + 2 * p.key_dim + channel;
-    float tops[QUERIES], sums[QUERIES], totals[QUERIES];
+    int queries[QUERIES];
+    float tops[QUERIES], sums[QUERIES], factors[QUERIES];
 #pragma unroll
     for (int q = 0; q < QUERIES; q++) {
         // Queries beyond the last are computed as the last, and not written.
-        const int query = first + q < pixels ? first + q : pixels - 1;
-        float top = -INFINITY;
-        for (int key = t; key < pixels; key += KEYS) top = fmaxf(top, logit(memory, p, head, query, key));
-        shared[q][t] = top;
-        sums[q] = totals[q] = 0.0f;
+        queries[q] = first + q < pixels ? first + q : pixels - 1;
+        tops[q] = -INFINITY, sums[q] = 0.0f;
     }
+    for (int key = t; key < pixels; key += KEYS)
+#pragma unroll
+        for (int q = 0; q < QUERIES; q++) {
+            const float found = logit(memory, p, head, queries[q], key);
+            if (!again) weights[q][key] = found;
+            tops[q] = fmaxf(tops[q], found);
+        }
+#pragma unroll
+    for (int q = 0; q < QUERIES; q++) shared_tops[q][t] = tops[q];
     __syncthreads();
     for (int half = KEYS / 2; half > 0; half /= 2) {
         if (t < half)
 #pragma unroll
-            for (int q = 0; q < QUERIES; q++) shared[q][t] = fmaxf(shared[q][t], shared[q][t + half]);
+            for (int q = 0; q < QUERIES; q++) shared_tops[q][t] = fmaxf(shared_tops[q][t], shared_tops[q][t + half]);
         __syncthreads();
     }
 #pragma unroll
-    for (int q = 0; q < QUERIES; q++) tops[q] = shared[q][0];
-    for (int start = 0; start < pixels; start += KEYS) {
-        __syncthreads();
+    for (int q = 0; q < QUERIES; q++) tops[q] = shared_tops[q][0];
+    const int own = t / PARTIAL_SUMS % QUERIES, sums_up = t < QUERIES * PARTIAL_SUMS;
+    float partial = 0.0f;
+    for (int start = 0; start < pixels; start += KEPT) {
+        const int count = pixels - start < KEPT ? pixels - start : KEPT;
+        for (int key = t; key < count; key += KEYS)
 #pragma unroll
-        for (int q = 0; q < QUERIES; q++) {
-            const int query = first + q < pixels ? first + q : pixels - 1;
-            const int key = start + t;
-            shared[q][t] = key < pixels ? expf(logit(memory, p, head, query, key) - tops[q]) : 0.0f;
-        }
+            for (int q = 0; q < QUERIES; q++) {
+                const float found = again ? logit(memory, p, head, queries[q], start + key) : weights[q][key];
+                weights[q][key] = exp_saturated(add_rounded(found, -tops[q]));
+            }
         __syncthreads();
-        const int count = pixels - start < KEYS ? pixels - start : KEYS;
+        if (sums_up)
+            for (int key = t % PARTIAL_SUMS; key < count; key += PARTIAL_SUMS) partial = add_rounded(partial, weights[own][key]);
+        __syncthreads();
+    }
+    if (sums_up) shared_tops[own][t % PARTIAL_SUMS] = partial;
+    __syncthreads();
+#pragma unroll
+    for (int q = 0; q < QUERIES; q++) {
+        float total = 0.0f;
+        for (int i = 0; i < PARTIAL_SUMS; i++) total = add_rounded(total, shared_tops[q][i]);
+        factors[q] = divide_rounded(1.0f, total);
+    }
+    for (int start = 0; start < pixels; start += KEPT) {
+        const int count = pixels - start < KEPT ? pixels - start : KEPT;
+        for (int key = t; key < count; key += KEYS)
+#pragma unroll
+            for (int q = 0; q < QUERIES; q++) {
+                float weight = weights[q][key];
+                if (again) weight = exp_saturated(add_rounded(logit(memory, p, head, queries[q], start + key), -tops[q]));
+                weights[q][key] = multiply_rounded(weight, factors[q]);
+            }
+        __syncthreads();
         for (int i = 0; i < count; i++) {
             const float value = channel < p.head_dim ? memory[address(p.src, start + i, from)] : 0.0f;
 #pragma unroll
-            for (int q = 0; q < QUERIES; q++) {
-                sums[q] += shared[q][i] * value;
-                totals[q] += shared[q][i];
-            }
+            for (int q = 0; q < QUERIES; q++) sums[q] = fmaf(weights[q][i], value, sums[q]);
         }
+        __syncthreads();
     }
     if (channel >= p.head_dim) return;
 #pragma unroll
     for (int q = 0; q < QUERIES; q++)
-        if (first + q < pixels) memory[address(p.dst, first + q, head * p.head_dim + channel)] = sums[q] / totals[q];
+        if (first + q < pixels) memory[address(p.dst, first + q, head * p.head_dim + channel)] = sums[q];
 }
 
 #include "peaks.h"

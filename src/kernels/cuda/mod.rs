@@ -1,6 +1,6 @@
 //! The kernels of the CUDA engine, and the driver that runs them.
 //!
-//! `kernels.cu` and the files that it includes have the arithmetic: in f32 the reference (`single`), in f16 and int8
+//! `kernels.cu` and the files that it includes have the arithmetic: in f32 that of the CPU (`single`), in f16 and int8
 //! products on tensor cores (`product`) and what lies between them (`f16`). These files decide how each kernel is
 //! launched: all of it before the first frame, from sizes alone, so that a frame neither allocates nor chooses.
 //! [`Device`] is the driver's interface, opened at run time, so that a program with CUDA in it starts where there is
@@ -32,7 +32,7 @@ pub use driver::Device;
 pub use functions::CudaError;
 pub use launch::{Launch, dependencies};
 pub use peaks::GpuPeaks;
-pub use product::{ConvTensors, Quantize, takes_int8};
+pub use product::{ConvTensors, Quantize};
 pub use recording::Transfers;
 pub use single::{Operands, pack_conv, pack_depthwise, packed_conv_len, packed_depthwise_len};
 pub use weights::{Channels, F16Weights, pack_int8_product, packed_int8_bytes};

@@ -13,14 +13,9 @@ use crate::kernels::{ConvSpec, input_scale};
 /// The largest window of the products: the mask of a window has a bit for every tap.
 const MAX_WINDOW: usize = 5;
 
-/// Whether the products take a window of so many channels in int8.
-pub fn takes_int8(kernel: usize, c_in: usize) -> bool {
-    kernel <= MAX_WINDOW && is_divisible(kernel * kernel, c_in.div_ceil(INT8_CHUNK))
-}
-
-/// Whether the kernels' way to divide a chunk's number is exact.
-fn is_divisible(taps: usize, c_chunks: usize) -> bool {
-    (taps * c_chunks + 4 * DEPTH_STEP).saturating_mul(c_chunks) < 1 << 20
+/// Whether the products take a window of so many chunks: their way to divide a chunk's number must be exact.
+fn takes(kernel: usize, c_chunks: usize) -> bool {
+    kernel <= MAX_WINDOW && (kernel * kernel * c_chunks + 4 * DEPTH_STEP).saturating_mul(c_chunks) < 1 << 20
 }
 
 /// How values become int8, as the CPU does it.
@@ -76,13 +71,10 @@ impl Launch {
             Method::Depthwise => Self::f16_depthwise(&weights.spec, arguments, end),
             Method::Product => {
                 let output = if operands.dst.step == 2 { Output::F16 } else { Output::Planes };
-                let dense = weights.spec.kernel <= MAX_WINDOW
-                    && is_divisible(weights.spec.kernel * weights.spec.kernel, weights.from.padded / F16_CHUNK);
-                if dense {
-                    return Self::product(&weights.spec, output, arguments, end, multiprocessors);
+                match takes(weights.spec.kernel, weights.from.padded / F16_CHUNK) {
+                    true => Self::product(&weights.spec, output, arguments, end, multiprocessors),
+                    false => Self::direct(F16Kernel::Direct, arguments, end),
                 }
-                let grid = [count(operands.dst.area(), 128), count(arguments.product.columns.into(), 8), 1];
-                Self::packed(Kernel::F16(F16Kernel::Direct), grid, arguments, end)
             }
         }
     }
@@ -103,7 +95,17 @@ impl Launch {
             Some(quantize) => (Output::Int8, quantize.into(arguments)),
             None => (Output::F32, arguments),
         };
-        Self::product(spec, output, arguments, end, multiprocessors)
+        match takes(spec.kernel, spec.c_in.div_ceil(INT8_CHUNK)) {
+            true => Self::product(spec, output, arguments, end, multiprocessors),
+            false => Self::direct(F16Kernel::Int8Direct, arguments, end),
+        }
+    }
+
+    /// A window that the products do not take: a thread for 8 columns of a pixel.
+    fn direct(kernel: F16Kernel, arguments: Arguments, end: usize) -> Self {
+        let grid =
+            [count(arguments.dst.area(), F16Kernel::THREADS.into()), count(arguments.product.columns.into(), 8), 1];
+        Self::packed(Kernel::F16(kernel), grid, arguments, end)
     }
 
     /// The quantized input of a product: `dst` from [`Tensor::int8`], `src` in f32.

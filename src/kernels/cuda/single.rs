@@ -1,5 +1,5 @@
-//! Launches of the kernels in f32, the reference of those in f16 and int8: their arguments, and how their weights are
-//! packed. Positions count values.
+//! Launches of the kernels in f32, which give the bits of the CPU's: their arguments, and how their weights are packed.
+//! Positions count values.
 
 use super::arguments::{KernelArguments, Params, Region, TensorView, act, count, int};
 use super::kernel::{F32Kernel, Kernel};
@@ -37,7 +37,8 @@ pub fn packed_depthwise_len(spec: &ConvSpec) -> usize {
     spec.c_out * (spec.kernel * spec.kernel + 1)
 }
 
-/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`: the biases, then a row for every tap and input channel.
+/// Packs a kernel `[c_out, c_in, k, k]` and a bias `[c_out]`: the biases, then a row for every tap and input channel, of a
+/// planar input for every channel and tap.
 ///
 /// # Panics
 /// If a length is wrong.
@@ -51,7 +52,8 @@ pub fn pack_conv(spec: &ConvSpec, kernel: &[f32], bias: &[f32], packed: &mut [f3
     for (co, window) in kernel.chunks(spec.c_in * taps).enumerate() {
         for (i, value) in window.iter().enumerate() {
             let (ci, tap) = (i / taps, i % taps);
-            rows[(tap * spec.c_in + ci) * columns + co] = *value;
+            let row = if spec.planar { ci * taps + tap } else { tap * spec.c_in + ci };
+            rows[row * columns + co] = *value;
         }
     }
 }
@@ -120,6 +122,7 @@ impl Launch {
             stride: int(spec.stride),
             padding: int(spec.padding),
             act: act(spec.act),
+            by_plane: spec.planar.into(),
             ..Params::default()
         };
         let launch = Self::new(kernel, grid, params);
@@ -166,7 +169,7 @@ impl Launch {
     /// Mean over all pixels.
     pub fn average(src: TensorView, dst: TensorView) -> Self {
         assert_eq!(dst.size(), (src.c, 1, 1));
-        Self::new(F32Kernel::Average, [count(src.c.into(), 32), 1, 1], Params { src, dst, ..Params::default() })
+        Self::new(F32Kernel::Average, each(&dst), Params { src, dst, ..Params::default() })
     }
 
     /// `softmax(scale * q^T k)` applied to the values, head after head.

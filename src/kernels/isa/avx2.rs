@@ -92,14 +92,9 @@ impl Lanes for Avx2 {
     unsafe fn mul(self, other: Self) -> Self {
         Self(unsafe { _mm256_mul_ps(self.0, other.0) })
     }
-    // An estimate of 12 bits and one step of Newton's method.
     #[inline(always)]
-    unsafe fn reciprocal(self) -> Self {
-        unsafe {
-            let y = _mm256_rcp_ps(self.0);
-            let error = _mm256_fnmadd_ps(self.0, y, _mm256_set1_ps(1.0));
-            Self(_mm256_fmadd_ps(y, error, y))
-        }
+    unsafe fn div(self, other: Self) -> Self {
+        Self(unsafe { _mm256_div_ps(self.0, other.0) })
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {

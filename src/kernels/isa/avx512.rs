@@ -75,14 +75,9 @@ impl Lanes for Avx512 {
     unsafe fn mul(self, other: Self) -> Self {
         Self(unsafe { _mm512_mul_ps(self.0, other.0) })
     }
-    // An estimate of 14 bits and one step of Newton's method.
     #[inline(always)]
-    unsafe fn reciprocal(self) -> Self {
-        unsafe {
-            let y = _mm512_rcp14_ps(self.0);
-            let error = _mm512_fnmadd_ps(self.0, y, _mm512_set1_ps(1.0));
-            Self(_mm512_fmadd_ps(y, error, y))
-        }
+    unsafe fn div(self, other: Self) -> Self {
+        Self(unsafe { _mm512_div_ps(self.0, other.0) })
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {

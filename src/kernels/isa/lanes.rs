@@ -2,6 +2,9 @@
 //!
 //! All functions are `unsafe` for the same two reasons: pointers must be valid for the lanes that are read or written,
 //! and the machine must have the instruction set of the implementation.
+//!
+//! Every operation rounds correctly, so that a value is the same to the bit on every instruction set that fuses, and on a
+//! GPU, whose kernels in f32 repeat these formulas (`kernels.cu`).
 #![allow(clippy::missing_safety_doc)]
 
 use crate::graph::Activation;
@@ -23,7 +26,7 @@ pub(in crate::kernels) trait Register: Copy {
     unsafe fn broadcast(from: *const f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// `self * other + sum`.
+    /// `self * other + sum`, rounded once where [`Isa::fuses`](super::Isa::fuses).
     unsafe fn fma(self, other: Self, sum: Self) -> Self;
     /// Brings a cache line near the CPU. The address may be any.
     unsafe fn prefetch(from: *const f32);
@@ -41,8 +44,8 @@ pub(in crate::kernels) trait Lanes: Register {
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
-    /// `1 / self` to within two units in the last place; 0 or a denormal from 2^126 on.
-    unsafe fn reciprocal(self) -> Self;
+    /// `self / other`, rounded correctly.
+    unsafe fn div(self, other: Self) -> Self;
     unsafe fn max(self, other: Self) -> Self;
     unsafe fn min(self, other: Self) -> Self;
     /// The nearest integers, for values within +-2^22.
@@ -148,7 +151,7 @@ pub(in crate::kernels) unsafe fn silu<V: Lanes>(x: V) -> V {
     // Below -87 the result is as good as 0.
     unsafe {
         let x = x.max(V::splat(-87.0));
-        exp_within(x.min(V::splat(87.0)), -1.0).add(V::splat(1.0)).reciprocal().mul(x)
+        x.div(exp_within(x.min(V::splat(87.0)), -1.0).add(V::splat(1.0)))
     }
 }
 

@@ -51,6 +51,12 @@ impl Isa {
         every.into_iter().filter(|(_, available)| *available).map(|(isa, _)| isa)
     }
 
+    /// Whether it rounds a product and its sum once, in one instruction. Values in f32 are then the same to the bit as on
+    /// every other that does.
+    pub fn fuses(self) -> bool {
+        self != Self::Portable || portable::FUSES
+    }
+
     /// Number of f32 in a vector register.
     pub fn lanes(self) -> usize {
         match self {

@@ -83,8 +83,8 @@ impl Lanes for Neon {
         unsafe { Self(vmulq_f32(self.0, other.0), vmulq_f32(self.1, other.1)) }
     }
     #[inline(always)]
-    unsafe fn reciprocal(self) -> Self {
-        unsafe { Self(vdivq_f32(vdupq_n_f32(1.0), self.0), vdivq_f32(vdupq_n_f32(1.0), self.1)) }
+    unsafe fn div(self, other: Self) -> Self {
+        unsafe { Self(vdivq_f32(self.0, other.0), vdivq_f32(self.1, other.1)) }
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {

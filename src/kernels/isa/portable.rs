@@ -9,6 +9,9 @@ use half::f16;
 /// Number of lanes.
 const LANES: usize = 8;
 
+/// Whether the target has an instruction that multiplies and adds with one rounding; in software that takes many.
+pub(super) const FUSES: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64", target_arch = "riscv64"));
+
 /// Eight f32 in an array.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Portable([f32; LANES]);
@@ -43,7 +46,11 @@ impl Register for Portable {
     }
     #[inline(always)]
     unsafe fn fma(self, other: Self, sum: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] * other.0[i] + sum.0[i]))
+        let fma = |i: usize| match FUSES {
+            true => self.0[i].mul_add(other.0[i], sum.0[i]),
+            false => self.0[i] * other.0[i] + sum.0[i],
+        };
+        Self(std::array::from_fn(fma))
     }
     #[inline(always)]
     unsafe fn prefetch(_from: *const f32) {}
@@ -81,8 +88,8 @@ impl Lanes for Portable {
         self.zip(other, |a, b| a * b)
     }
     #[inline(always)]
-    unsafe fn reciprocal(self) -> Self {
-        Self(self.0.map(|v| 1.0 / v))
+    unsafe fn div(self, other: Self) -> Self {
+        self.zip(other, |a, b| a / b)
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {

@@ -5,7 +5,8 @@ use super::baseline::Baseline;
 use super::data::Data;
 use crate::board;
 use crate::data::LabelTask;
-use crate::memory;
+use crate::engine::Device;
+use crate::memory::{self, Deployed};
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
@@ -101,7 +102,8 @@ fn mirror_image(image: &[f32], width: usize) -> Vec<f32> {
 /// the baseline and the pruned network walk through all of them.
 fn affordable(baseline: &Baseline, asked: usize, progress: &dyn Progress) -> Result<usize, PipelineError> {
     let (graph, groups, ImageSize { height, width }) = (&baseline.model.graph, &baseline.groups, baseline.imgsz);
-    let live = memory::live_sets(graph, groups, height, width).during(Task::Memory)?;
+    let here = Deployed { graph, size: (height, width), device: Device::Cpu };
+    let live = memory::live_sets(&here, groups).during(Task::Memory)?;
     let full = |group| groups.group(group).width();
     let tensors = live.iter().map(|set| set.bytes(full)).fold(0.0, f64::max);
     let image = (size_of::<f32>() * graph.input_channels() * height * width) as f64;

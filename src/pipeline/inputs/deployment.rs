@@ -5,6 +5,7 @@ use super::baseline::Baseline;
 use super::calibration::CalibrationSet;
 use crate::engine::{Cpu, Device, Options, plan_memory_for};
 use crate::graph::{Dtype, Graph};
+use crate::memory::Deployed;
 use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::job::Job;
@@ -64,6 +65,11 @@ impl Deployment {
     pub fn graph(&self, baseline: &Baseline) -> Graph {
         let dtype = if self.stores_only() { Dtype::F32 } else { self.dtype };
         Graph { dtype, ..baseline.model.graph.clone() }
+    }
+
+    /// A graph of the job on its device.
+    pub fn deployed<'a>(&self, graph: &'a Graph) -> Deployed<'a> {
+        Deployed { graph, size: (self.imgsz.height, self.imgsz.width), device: self.device }
     }
 
     /// What the engine will hold for a model in the dtype that it ships in, bytes.

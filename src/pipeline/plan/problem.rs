@@ -1,11 +1,11 @@
 //! The problem that the search solves: levels and losses per group, latency and memory terms.
 
 use super::target::SearchTarget;
-use crate::graph::{Graph, GraphError};
+use crate::graph::GraphError;
 use crate::group::{Group, GroupId, Groups};
 use crate::importance::LossCurves;
 use crate::latency::LatencyTable;
-use crate::memory;
+use crate::memory::{self, Deployed};
 use crate::search::{Factor, MemoryTerm, Problem, Variable};
 
 /// The most widths a group may choose from.
@@ -37,12 +37,11 @@ pub fn levels(group: &Group, grid: usize, min_keep: f64) -> Vec<usize> {
 /// # Errors
 /// As [`Graph::shapes`].
 pub fn problem(
-    graph: &Graph,
+    deployed: &Deployed,
     groups: &Groups,
     levels: &[Vec<usize>],
     curves: &LossCurves,
     table: &LatencyTable,
-    (height, width): (usize, usize),
     target: SearchTarget,
 ) -> Result<Problem, GraphError> {
     let variable = |(id, group): (usize, &Group)| Variable {
@@ -50,10 +49,11 @@ pub fn problem(
         widths: levels[id].clone(),
         loss: losses(curves, id, &levels[id], group.width()),
     };
-    let factors = table.terms(graph, groups).into_iter().map(|term| tabulate(&term.scope, levels, |w| term.millis(w)));
-    let kernels = memory::kernels(graph, groups, height, width)?.into_iter();
+    let factors =
+        table.terms(deployed.graph, groups).into_iter().map(|term| tabulate(&term.scope, levels, |w| term.millis(w)));
+    let kernels = memory::kernels(deployed, groups)?.into_iter();
     let kernels = kernels.map(|term| tabulate(&term.scope, levels, |w| term.bytes(w)));
-    let live = memory::live_sets(graph, groups, height, width)?.into_iter().map(|set| MemoryTerm {
+    let live = memory::live_sets(deployed, groups)?.into_iter().map(|set| MemoryTerm {
         constant: set.constant,
         terms: set.per_channel.into_iter().map(|(group, bytes)| (group.index(), bytes)).collect(),
     });

@@ -102,7 +102,8 @@ impl<'a> SearchSpace<'a> {
     fn problem(&self, curves: &LossCurves, target: &SearchTarget) -> Result<search::Problem, PipelineError> {
         let inputs = self.ctx.inputs;
         let (graph, groups) = (inputs.deployment.graph(&inputs.baseline), &inputs.baseline.groups);
-        problem(&graph, groups, self.levels, curves, self.table, inputs.baseline.size(), *target).during(Task::Search)
+        let deployed = inputs.deployment.deployed(&graph);
+        problem(&deployed, groups, self.levels, curves, self.table, *target).during(Task::Search)
     }
 
     /// The least loss at other latencies than the one asked for, from the baseline model's down to the fastest plan.
@@ -111,7 +112,8 @@ impl<'a> SearchSpace<'a> {
     /// If the graph contradicts itself.
     pub fn front(&self) -> Result<Vec<FrontPoint>, PipelineError> {
         let baseline = &self.ctx.inputs.baseline;
-        let (graph, groups, size) = (&baseline.model.graph, &baseline.groups, baseline.size());
+        let (graph, groups) = (&baseline.model.graph, &baseline.groups);
+        let deployed = self.ctx.inputs.deployment.deployed(graph);
         let options = search::Options { blocks: 60, nodes: 20_000, branches: 10, ..search::Options::default() };
         let mut points = vec![FrontPoint { latency_ratio: 1.0, loss: 0.0, lower_bound: 0.0 }];
         for twentieths in (6..20).rev() {
@@ -119,7 +121,7 @@ impl<'a> SearchSpace<'a> {
             let budget = SearchBudget { latency_ms, memory_bytes: None };
             let target = SearchTarget { budget, weight_bytes: None };
             let curves = &self.sensitivity.curves;
-            let problem = problem(graph, groups, self.levels, curves, self.table, size, target).during(Task::Search)?;
+            let problem = problem(&deployed, groups, self.levels, curves, self.table, target).during(Task::Search)?;
             match search::solve(&problem, &options, &mut |_| {}) {
                 Ok(found) => points.push(FrontPoint {
                     latency_ratio: found.latency_ms / self.baseline_ms,

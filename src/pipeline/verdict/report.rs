@@ -93,9 +93,9 @@ pub fn layer_times(ctx: &Context, planned: &Planned) -> Vec<LayerTimes> {
 
 fn memory_steps(ctx: &Context, selection: &Selection) -> Result<Vec<MemoryStep>, PipelineError> {
     let baseline = &ctx.inputs.baseline;
-    let (graph, groups, widths) = (&baseline.model.graph, &baseline.groups, selection.widths());
-    let (height, width) = baseline.size();
-    let sets = live_sets(graph, groups, height, width).during(Task::Memory)?;
+    let deployment = &ctx.inputs.deployment;
+    let (graph, groups, widths) = (deployment.graph(baseline), &baseline.groups, selection.widths());
+    let sets = live_sets(&deployment.deployed(&graph), groups).during(Task::Memory)?;
     let of = |set: LiveSet| MemoryStep {
         name: graph.node(set.node).name.clone(),
         before_bytes: set.bytes(|group| groups.group(group).width()),
