@@ -206,9 +206,11 @@ mod tests {
                 let (kernels, live) = bytes(&Deployed { graph: &graph, size: (side, side), device: Device::Cuda });
                 let options = Options { device: Device::Cuda, ..Options::default() };
                 let exact = plan_memory(&graph, side, side, &options).unwrap();
-                let off = |found: f64, exact: usize| (found / exact as f64 - 1.0).abs();
+                let share = |found: f64, exact: usize| found / exact as f64;
                 let text = format!("{dtype:?} at {side}: kernels {kernels}, live {live}, {exact:?}");
-                assert!(off(kernels, exact.weights) < 0.02 && off(live, exact.arena) < 0.1, "{text}");
+                // Fragmentation of the arena is not counted, on no device.
+                let (kernels, live) = (share(kernels, exact.weights), share(live, exact.arena));
+                assert!((kernels - 1.0).abs() < 0.02 && (0.7..1.02).contains(&live), "{text}");
             }
         }
     }

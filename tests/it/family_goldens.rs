@@ -99,9 +99,10 @@ pub fn check(run: Runner, rounding: f64) {
                 let expected = &golden[&format!("rect.{branch}.decoded")];
                 // The tolerances beside the goldens were measured at 160 x 160; here it follows by the same rule, from what
                 // the golden is off from f64.
-                let spread = boxes_apart(&model, expected, (size, exact), branch == "one2one");
+                let (boxes, scores) = apart(&model, expected, (size, exact), branch == "one2one");
                 let wider = |what: &str, otherwise: f64| match what {
-                    "boxes px" => tolerance(what, otherwise).max(rounding * spread),
+                    "boxes px" => tolerance(what, otherwise).max(rounding * boxes),
+                    "scores" => tolerance(what, otherwise).max(rounding * scores),
                     _ => tolerance(what, otherwise),
                 };
                 everything(&case, &model, expected, (size, outputs), branch == "one2one", &wider);
@@ -182,12 +183,13 @@ fn as_golden(model: &Model, cells: usize, (size, outputs): ((usize, usize), &[Ve
     found
 }
 
-/// The largest distance of a golden's boxes from others, pixels.
-fn boxes_apart(model: &Model, expected: &Tensor, outputs: ((usize, usize), &[Vec<f32>]), corners: bool) -> f64 {
-    let cells = expected.shape()[2];
+/// The largest distances of a golden's boxes, in pixels, and of its scores from others.
+fn apart(model: &Model, expected: &Tensor, outputs: ((usize, usize), &[Vec<f32>]), corners: bool) -> (f64, f64) {
+    let (cells, classes) = (expected.shape()[2], model.graph.head.branch().classes());
     let found = as_golden(model, cells, outputs, corners);
-    let boxes = found.iter().zip(expected.data()).take(4 * cells);
-    boxes.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+    let far: Vec<f64> = found.iter().zip(expected.data()).map(|(a, b)| f64::from((a - b).abs())).collect();
+    let most = |rows: &[f64]| rows.iter().copied().fold(0.0, f64::max);
+    (most(&far[..4 * cells]), most(&far[4 * cells..(4 + classes) * cells]))
 }
 
 /// Boxes, scores and the task's rows against the golden's.
