@@ -2,7 +2,7 @@
 //! Integer-Arithmetic-Only Inference", 2018): inputs of 0 to 255 with one scale and zero point for a tensor, weights of
 //! -127 to 127 with one scale for each output channel, sums in i32.
 //!
-//! Every instruction set forms the same sums to the bit, so that only activation functions differ in their last places.
+//! Every instruction set forms the same sums to the bit, and so does a GPU.
 
 use super::Isa;
 use super::conv::{Algorithm, ChannelScale, ConvSpec, pack_low_precision};
