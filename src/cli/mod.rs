@@ -13,6 +13,7 @@ mod failure;
 mod finish;
 mod index;
 mod input;
+mod interrupt;
 mod inspect;
 mod measure;
 mod prune;

@@ -42,6 +42,8 @@ pub struct Done {
     pub selection: Selection,
     /// The figures.
     pub report: Report,
+    /// `results.csv`: the epochs of fine-tuning.
+    pub epochs: Option<String>,
     /// What is to be done once the results are in their place.
     pub pending: Pending,
 }
@@ -86,12 +88,14 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     ctx.clock.lap("repair");
     // 6. Fine-tune.
     let mut controls = vec![("uncut + repair".to_owned(), control)];
-    let mut tuned = None;
+    let (mut tuned, mut training, mut table) = (None, None, None);
     if job.tune.epochs > 0 {
-        tuned = Some(finetune::pruned(&ctx, &repaired)?);
+        let done = finetune::pruned(&ctx, &repaired)?;
+        (tuned, training, table) = (done.model, Some(done.training), Some(done.table));
         ctx.clock.lap("tune");
         if job.tune.control {
-            controls.push(("uncut + tuning".to_owned(), finetune::control(&ctx)?));
+            let control = finetune::control(&ctx)?.model;
+            controls.extend(control.map(|model| ("uncut + tuning".to_owned(), model)));
             ctx.clock.lap("tune control");
         }
     }
@@ -110,6 +114,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
         pruned: &pruned,
         repaired: &repaired,
         tuned: tuned_stage,
+        training: training.as_ref(),
         quantized: quantized_stage,
         controls: &controls,
     };
@@ -128,7 +133,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     drop(ctx);
     let selection = planned.selection;
     let pending = known.map_or_else(Pending::default, |known| Pending::new(&known, &job, &report, &selection));
-    Ok(Done { model: shipped, baseline: inputs.baseline.model, selection, report, pending })
+    Ok(Done { model: shipped, baseline: inputs.baseline.model, selection, report, epochs: table, pending })
 }
 
 /// The model in the dtype that it ships in, and the layers that keep another one; none where that is f32.
