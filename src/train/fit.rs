@@ -288,3 +288,6 @@ impl Training<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,8 @@ mod forward;
 mod harness;
 #[cfg(feature = "toolkit")]
 mod heads;
+#[cfg(feature = "toolkit")]
+mod held_back;
 mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
@@ -83,6 +85,8 @@ mod search;
 mod sign;
 #[cfg(feature = "toolkit")]
 mod sparse;
+#[cfg(all(feature = "toolkit", unix))]
+mod stopped;
 mod ssh;
 mod steady;
 mod support;
