@@ -27,9 +27,9 @@ impl HoldOut {
         }
     }
 
-    /// A split of its own: not the one that is trained on, and none that judges.
+    /// A split of its own: not the one that is trained on, and not the one that judges.
     fn split(name: &str) -> Result<Self, String> {
-        let taken = ["train", "val", "valid", "validation", "test"].contains(&name);
+        let taken = ["train", "val", "valid", "validation"].contains(&name);
         let plain = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
         match (plain, taken) {
             (true, false) => Ok(Self::Split(name.to_owned())),
