@@ -15,10 +15,8 @@ pub fn available_memory(root: &Path) -> usize {
     });
     let bytes = |file: &str| text(&root.join("sys/fs/cgroup").join(file))?.parse::<usize>().ok();
     let group = |most: &str, used: &str| Some(bytes(most)?.saturating_sub(bytes(used).unwrap_or(0)));
-    let groups = [
-        group("memory.max", "memory.current"),
-        group("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ];
+    let groups =
+        [group("memory.max", "memory.current"), group("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")];
     groups.into_iter().flatten().fold(machine.unwrap_or(UNTOLD), usize::min)
 }
 

@@ -107,14 +107,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
     let job = job(&resolved.profile, &out, &cache.folder);
     let tune = Tune { tensorboard: args.tensorboard.clone(), stop: interrupt::stop(), ..job.tune.clone() };
-    let job = Job {
-        cuda: args.cuda,
-        skip_bad_images: args.skip_bad_images,
-        timing,
-        locking: Some(locking),
-        tune,
-        ..job
-    };
+    let job =
+        Job { cuda: args.cuda, skip_bad_images: args.skip_bad_images, timing, locking: Some(locking), tune, ..job };
     let done = execute(&job, &resolved, &results, args.first_stage, &mut terminal)?;
     if args.first_stage {
         return Ok(());

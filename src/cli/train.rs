@@ -3,8 +3,8 @@
 mod arch;
 
 use super::failure::Failure;
-use super::interrupt;
 use super::input::{figure, figures, task_figures};
+use super::interrupt;
 use super::terminal::{Terminal, TerminalArgs};
 use crate::data::{Dataset, LabelTask, OpenOptions, demo, overlap};
 use crate::detector::check_size;
@@ -15,7 +15,7 @@ use crate::pipeline::Event;
 use crate::profile::HoldOut;
 use crate::size::ImageSize;
 use crate::train::optim::Rule;
-use crate::train::{Augment, FitConfig, FitEvent, Record, Recipe};
+use crate::train::{Augment, FitConfig, FitEvent, Recipe, Record};
 use crate::{backend, eval, pipeline, train};
 use arch::{Arch, Start};
 use clap::ValueEnum;

@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn every_image_is_in_one_part_and_the_seed_decides_in_which() {
-        for (count, share, expected) in [(100, 0.1, 10), (8, 0.1, 1), (3, 0.01, 1), (4, 1.0, 3), (1, 0.5, 0), (0, 0.5, 0)]
+        for (count, share, expected) in
+            [(100, 0.1, 10), (8, 0.1, 1), (3, 0.01, 1), (4, 1.0, 3), (1, 0.5, 0), (0, 0.5, 0)]
         {
             let whole = set(count);
             let (train, held) = whole.hold_out(share, 7);

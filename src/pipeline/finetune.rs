@@ -4,7 +4,7 @@ use super::context::Context;
 use super::error::PipelineError;
 use crate::model::Model;
 use crate::report::{Epoch, Training};
-use crate::train::{FitConfig, FitEvent, HoldOut, Identity, Record, Recipe, TrainError};
+use crate::train::{FitConfig, FitEvent, HoldOut, Identity, Recipe, Record, TrainError};
 use crate::{backend, train};
 use std::path::{Path, PathBuf};
 

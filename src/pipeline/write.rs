@@ -9,8 +9,8 @@ use super::verdict::{enter, enter_simulated};
 use crate::bundle::sbom::{self, Crates, Materials};
 use crate::bundle::sign::Signer;
 use crate::bundle::{
-    self, BASELINE, BENCH, BINARY, EPOCHS, Fault, Listed, MANIFEST, MODEL, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, SBOM,
-    SIGNATURE, Verified, carries, sha256,
+    self, BASELINE, BENCH, BINARY, EPOCHS, Fault, Listed, MANIFEST, MODEL, ONNX, PLAN, PROFILE, REPORT_HTML,
+    REPORT_JSON, SBOM, SIGNATURE, Verified, carries, sha256,
 };
 use crate::files;
 use crate::model::{self, Model};

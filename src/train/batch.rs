@@ -59,7 +59,8 @@ impl<'a> Loader<'a> {
             _ => config.augment,
         };
         let cache = dataset.items.iter().map(|_| OnceLock::new()).collect();
-        let room = if config.cache_bytes == usize::MAX { available_memory(Path::new("/")) / 2 } else { config.cache_bytes };
+        let room =
+            if config.cache_bytes == usize::MAX { available_memory(Path::new("/")) / 2 } else { config.cache_bytes };
         Ok(Self { dataset, config, augment, preprocess, classifies, cache, cached: AtomicUsize::new(0), room })
     }
 

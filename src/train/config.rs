@@ -428,7 +428,11 @@ impl TrainError {
     pub(super) fn place(&self) -> String {
         match self {
             Self::Diverged { at, what, value, lr } => {
-                format!("step {} of epoch {}: the {what} is {value:.3e} at learning rate {lr:.1e}", at.step + 1, at.epoch + 1)
+                format!(
+                    "step {} of epoch {}: the {what} is {value:.3e} at learning rate {lr:.1e}",
+                    at.step + 1,
+                    at.epoch + 1
+                )
             }
             other => other.to_string(),
         }

@@ -7,7 +7,7 @@ use super::identity::Identity;
 use super::stepper::State;
 use crate::data::Dataset;
 use crate::model::Model;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Where a training is saved.
@@ -44,10 +44,7 @@ impl<'a> Kept<'a> {
     ///
     /// # Errors
     /// If the file is another training's, or cannot be moved.
-    pub fn resume(
-        &self,
-        progress: &mut dyn FnMut(FitEvent),
-    ) -> Result<(Option<Saved>, Option<Saved>), TrainError> {
+    pub fn resume(&self, progress: &mut dyn FnMut(FitEvent)) -> Result<(Option<Saved>, Option<Saved>), TrainError> {
         let end = self.read(self.path, progress)?;
         let inside = match self.read(&within(self.path), progress) {
             Err(TrainError::OtherTraining { .. }) => None,
@@ -83,8 +80,9 @@ impl<'a> Kept<'a> {
     /// # Errors
     /// If the state cannot be brought into a file.
     pub fn save(&mut self, saved: &Saved, progress: &mut dyn FnMut(FitEvent)) -> Result<bool, TrainError> {
-        let written = self.write(saved, &self.path.to_owned(), progress)?;
-        let _ = std::fs::remove_file(within(self.path));
+        let path = self.path;
+        let written = self.write(saved, path, progress)?;
+        let _ = std::fs::remove_file(within(path));
         Ok(written)
     }
 
@@ -93,15 +91,11 @@ impl<'a> Kept<'a> {
     /// # Errors
     /// As [`save`](Self::save).
     pub fn save_within(&mut self, saved: &Saved, progress: &mut dyn FnMut(FitEvent)) -> Result<bool, TrainError> {
-        self.write(saved, &within(self.path), progress)
+        let path = within(self.path);
+        self.write(saved, &path, progress)
     }
 
-    fn write(
-        &mut self,
-        saved: &Saved,
-        path: &PathBuf,
-        progress: &mut dyn FnMut(FitEvent),
-    ) -> Result<bool, TrainError> {
+    fn write(&mut self, saved: &Saved, path: &Path, progress: &mut dyn FnMut(FitEvent)) -> Result<bool, TrainError> {
         self.last = Instant::now();
         match checkpoint::save(saved, self.model, &self.identity, path) {
             // A full disk costs what an interruption would lose, not the training.

@@ -74,7 +74,9 @@ impl Recipe {
             ..usual
         };
         let note = side.map(|name| {
-            format!("images are not mirrored: a mirror would make class `{name}` another one (`mirror` decides otherwise)")
+            format!(
+                "images are not mirrored: a mirror would make class `{name}` another one (`mirror` decides otherwise)"
+            )
         });
         let mosaic_until = if self.mosaic > 0.0 { config.epochs.saturating_sub(self.close_mosaic) } else { 0 };
         let config = FitConfig {
@@ -106,7 +108,8 @@ mod tests {
         assert_eq!((FitConfig { stop: usual.stop.clone(), ..config }, note), (usual.clone(), None));
         let (config, note) = Recipe::default().apply(usual.clone(), &names(&["disc", "turn left"]));
         assert!(config.augment.mirror == 0.0 && note.unwrap().contains("`turn left`"));
-        let asked = Recipe { mirror: Some(0.3), mosaic: 0.5, close_mosaic: 4, hsv: Some([0.1, 0.2, 0.3]), ..Recipe::default() };
+        let asked =
+            Recipe { mirror: Some(0.3), mosaic: 0.5, close_mosaic: 4, hsv: Some([0.1, 0.2, 0.3]), ..Recipe::default() };
         let (config, note) = asked.apply(usual, &names(&["turn left"]));
         let Augment { mirror, hue, saturation, brightness, scale, .. } = config.augment;
         assert_eq!((note, mirror, hue, saturation, brightness), (None, 0.3, 0.1, 0.2, 0.3));

@@ -103,7 +103,9 @@ impl FitEvent {
                 format!("epoch {} of {epochs} is kept: {before:.4} -> {figure:.4} on the held-back images", epoch + 1)
             }
             Self::Chosen { epoch: None, before, epochs, .. } => {
-                format!("none of {epochs} epochs is better on the held-back images: the network before them is kept ({before:.4})")
+                format!(
+                    "none of {epochs} epochs is better on the held-back images: the network before them is kept ({before:.4})"
+                )
             }
         })
     }
@@ -113,8 +115,7 @@ impl FitEvent {
 fn epoch_line(epoch: usize, terms: &Terms, row: &EpochRow) -> String {
     let parts: Vec<String> = terms.named().map(|(name, value)| format!("{name} {value:.4}")).collect();
     let parts = if parts.len() > 1 { format!(" ({})", parts.join(", ")) } else { String::new() };
-    let held =
-        row.held.map_or(String::new(), |(metric, figure)| format!(", held-back {} {figure:.4}", metric.name()));
+    let held = row.held.map_or(String::new(), |(metric, figure)| format!(", held-back {} {figure:.4}", metric.name()));
     let left = row.seconds_left.round() as u64;
     let (minutes, seconds) = (left / 60, left % 60);
     format!(
@@ -265,14 +266,20 @@ mod tests {
             record.note(&event).unwrap();
         }
         let text = fs::read_to_string(&table).unwrap();
-        assert_eq!(text, format!("{HEADER}\n1,1.75,1.5,0.25,0,0,0,0.25,0.0005,61.20\n2,1.75,1.5,0.25,0,0,0,0.5,0.0005,61.20\n"));
+        assert_eq!(
+            text,
+            format!("{HEADER}\n1,1.75,1.5,0.25,0,0,0,0.25,0.0005,61.20\n2,1.75,1.5,0.25,0,0,0,0.5,0.0005,61.20\n")
+        );
         let file = fs::read_dir(&board).unwrap().next().unwrap().unwrap().path();
         let found = events(&fs::read(file).unwrap());
         assert_eq!((found.len(), found[0].file_version.as_deref()), (3, Some("brain.Event:2")));
         let last: Vec<(&str, f32)> =
             found[2].summary.as_ref().unwrap().value.iter().map(|v| (v.tag.as_str(), v.simple_value)).collect();
         assert_eq!(found[2].step, 2);
-        assert_eq!(last[..4], [("loss/all", 1.75), ("loss/box", 1.5), ("loss/class", 0.25), ("held-back/mAP50-95", 0.5)]);
+        assert_eq!(
+            last[..4],
+            [("loss/all", 1.75), ("loss/box", 1.5), ("loss/class", 0.25), ("held-back/mAP50-95", 0.5)]
+        );
         // Resumed after one epoch: the second row is made anew.
         let mut again = Record::new(table.clone(), None).unwrap();
         again.note(&FitEvent::Resumed { epochs: 1, step: 3 }).unwrap();

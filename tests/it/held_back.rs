@@ -102,7 +102,10 @@ fn the_network_before_training_ships_where_no_epoch_is_better() {
         train(&model, &set, &config, None).0.map(|_| ()).unwrap_err().to_string()
     };
     assert!(refused(HoldOut::Share(1.0)).contains("`hold_out` is 1"));
-    let blank = Dataset { items: set.items.iter().map(|i| secateurs::data::Item::new(i.image.clone())).collect(), ..set.clone() };
+    let blank = Dataset {
+        items: set.items.iter().map(|i| secateurs::data::Item::new(i.image.clone())).collect(),
+        ..set.clone()
+    };
     assert!(refused(HoldOut::Split { data: blank.into(), content: "blank".into() }).contains("shows an object"));
 }
 

@@ -85,10 +85,10 @@ mod search;
 mod sign;
 #[cfg(feature = "toolkit")]
 mod sparse;
-#[cfg(all(feature = "toolkit", unix))]
-mod stopped;
 mod ssh;
 mod steady;
+#[cfg(all(feature = "toolkit", unix))]
+mod stopped;
 mod support;
 mod suppression;
 mod surgery;

@@ -26,11 +26,7 @@ pub fn classify(logits: HeadView<'_>, labels: &[usize]) -> Result<Classification
 ///
 /// # Errors
 /// As [`classify`].
-pub fn classify_smoothed(
-    logits: HeadView<'_>,
-    labels: &[usize],
-    smoothing: f64,
-) -> Result<Classification, LossError> {
+pub fn classify_smoothed(logits: HeadView<'_>, labels: &[usize], smoothing: f64) -> Result<Classification, LossError> {
     let [n, nc, h, w] = logits.shape;
     if [n, h, w] != [labels.len(), 1, 1] || logits.data.len() != n * nc || logits.data.is_empty() {
         let expected = format!("[{}, classes, 1, 1] with that many values", labels.len());
@@ -64,9 +60,8 @@ mod tests {
     fn the_gradient_agrees_with_finite_differences() {
         let base = [0.3f32, -1.2, 2.0, 0.7, 90.0, -90.0, 0.0, 89.5];
         for smoothing in [0.0, 0.1, 1.0] {
-            let view = |data: &[f32]| {
-                classify_smoothed(HeadView { data, shape: [2, 4, 1, 1] }, &[2, 3], smoothing).unwrap()
-            };
+            let view =
+                |data: &[f32]| classify_smoothed(HeadView { data, shape: [2, 4, 1, 1] }, &[2, 3], smoothing).unwrap();
             let grad = view(&base).grad;
             for i in 0..base.len() {
                 let at = |step: f32| {
