@@ -167,3 +167,45 @@ fn epochs(value: f64) -> Result<f64, UnitError> {
 fn within(value: f64, most: f64, expected: &'static str) -> Result<f64, UnitError> {
     (0.0..=most).contains(&value).then_some(value).ok_or_else(|| UnitError { found: value.to_string(), expected })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{parse, write};
+    use std::path::Path;
+
+    fn tune(text: &str) -> Result<crate::profile::Finetune, String> {
+        let profile = parse(Path::new("p.toml"), &format!("[finetune]\n{text}\n")).map_err(|e| format!("{e:?}"))?;
+        let again = parse(Path::new("p.toml"), &write(&profile)).map_err(|e| format!("{e:?}"))?;
+        assert_eq!(again.finetune, profile.finetune, "{text}");
+        Ok(profile.finetune)
+    }
+
+    #[test]
+    fn every_key_is_read_and_written_and_checked() {
+        let found = tune(
+            "hold-out = 'test'\npatience = 3\nmosaic = 0.5\nclose-mosaic = 4\nmirror = 0.0\nscale = 0.5\ntranslate = 0.2\n\
+             hsv = [0.01, 0.7, 0.4]\nwarmup = 3\nschedule = 'linear'\nfreeze = 10\nlabel-smoothing = 0.1\nworkers = 2",
+        )
+        .unwrap();
+        assert_eq!((found.hold_out, found.patience), (HoldOut::Split("test".into()), 3));
+        assert_eq!(found.recipe.hsv, Some([0.01, 0.7, 0.4]));
+        assert_eq!((found.recipe.mirror, found.recipe.schedule), (Some(Ratio::ZERO), Schedule::Linear));
+        assert_eq!(tune("").unwrap().hold_out, HoldOut::Share(Ratio::TENTH));
+        for (text, expected) in [
+            ("hold-out = 1", "less than 1, or the name of a split"),
+            ("hold-out = 'val'", "neither be trained on nor judge"),
+            ("hold-out = '../x'", "is `../x`"),
+            ("hsv = [0.1]", "is a list of 1, expected 3 numbers"),
+            ("hsv = [0.1, 2.0, 0.1]", "from 0 to 1"),
+            ("mosaic = 1.5", "mosaic"),
+            ("warmup = -1", "epochs"),
+            ("schedule = 'step'", "cosine, linear"),
+        ] {
+            let problem = tune(text).unwrap_err();
+            assert!(problem.contains(expected), "{text}: {problem}");
+        }
+        assert_eq!(HoldOut::parse("0.25"), Ok(HoldOut::Share(Ratio::new(0.25).unwrap())));
+        assert!(HoldOut::parse("val").is_err() && HoldOut::parse("1.0").is_err() && HoldOut::parse("").is_err());
+    }
+}

@@ -138,3 +138,24 @@ fn the_best_epoch_ships() {
     let judged = secateurs::eval::evaluate_model(&tuned, &images, 96, 1, &|_| {}).unwrap();
     assert!((judged.map50_95 - figure).abs() < 1e-12, "{} {figure}", judged.map50_95);
 }
+
+#[test]
+fn frozen_modules_keep_their_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let (set, model) = (squares(folder.path(), 4), small_model());
+    let config = FitConfig { freeze: 3, epochs: 1, hold_out: HoldOut::None, checkpoint: None, ..config(folder.path()) };
+    let trained = train(&model, &set, &config, None).0.unwrap();
+    for param in model.graph.params().iter().filter(|param| param.trainable) {
+        let frozen = ["model.0.", "model.1.", "model.2."].iter().any(|module| param.key.starts_with(module));
+        let same = trained.tensor(&param.key) == model.tensor(&param.key);
+        assert!(same || !frozen, "{}", param.key);
+    }
+    assert!(trained.tensor("model.3.conv.weight") != model.tensor("model.3.conv.weight"));
+    for (config, expected) in [
+        (FitConfig { freeze: 24, ..config.clone() }, "`freeze` is 24, expected less than"),
+        (FitConfig { label_smoothing: 0.1, ..config.clone() }, "`label-smoothing` is for classifiers"),
+    ] {
+        let problem = train(&model, &set, &config, None).0.map(|_| ()).unwrap_err().to_string();
+        assert!(problem.contains(expected), "{problem}");
+    }
+}
