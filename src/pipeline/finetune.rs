@@ -8,14 +8,15 @@ use crate::train::{FitConfig, FitEvent, HoldOut, Identity, Recipe, Record, Train
 use crate::{backend, train};
 use std::path::{Path, PathBuf};
 
-/// What fine-tuning gives.
+/// What fine-tuning gives; nothing without epochs.
+#[derive(Default)]
 pub(super) struct Tuned {
     /// The model; none where training diverged.
     pub model: Option<Model>,
     /// What was found out.
-    pub training: Training,
+    pub training: Option<Training>,
     /// `results.csv`.
-    pub table: String,
+    pub table: Option<String>,
 }
 
 /// Trains the repaired model.
@@ -78,7 +79,7 @@ fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, P
         }
         fitted => Some(fitted?),
     };
-    Ok(Tuned { model, training, table: record.table() })
+    Ok(Tuned { model, training: Some(training), table: Some(record.table()) })
 }
 
 /// Enters an event into what the report says.

@@ -13,7 +13,7 @@
 
 use super::context::{Clock, Context};
 use super::error::PipelineError;
-use super::finetune;
+use super::finetune::{self, Tuned};
 use super::inputs::{Inputs, Opened, RANGE_IMAGES, check_inputs, check_outputs};
 use super::int8::{Int8Options, MAX_DROP, to_int8};
 use super::job::Job;
@@ -88,17 +88,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     ctx.clock.lap("repair");
     // 6. Fine-tune.
     let mut controls = vec![("uncut + repair".to_owned(), control)];
-    let (mut tuned, mut training, mut table) = (None, None, None);
-    if job.tune.epochs > 0 {
-        let done = finetune::pruned(&ctx, &repaired)?;
-        (tuned, training, table) = (done.model, Some(done.training), Some(done.table));
-        ctx.clock.lap("tune");
-        if job.tune.control {
-            let control = finetune::control(&ctx)?.model;
-            controls.extend(control.map(|model| ("uncut + tuning".to_owned(), model)));
-            ctx.clock.lap("tune control");
-        }
-    }
+    let Tuned { model: tuned, training, table } = tune(&ctx, &repaired, &mut controls)?;
     // 7. Quantize.
     let (quantized, kept) = quantize(&ctx, &planned, tuned.as_ref().unwrap_or(&repaired))?.unzip();
     if quantized.is_some() {
@@ -134,6 +124,21 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     let selection = planned.selection;
     let pending = known.map_or_else(Pending::default, |known| Pending::new(&known, &job, &report, &selection));
     Ok(Done { model: shipped, baseline: inputs.baseline.model, selection, report, epochs: table, pending })
+}
+
+/// Fine-tunes the repaired model, where epochs are asked for; the baseline model with as many joins the controls.
+fn tune(ctx: &Context, repaired: &Model, controls: &mut Vec<(String, Model)>) -> Result<Tuned, PipelineError> {
+    if ctx.job.tune.epochs == 0 {
+        return Ok(Tuned::default());
+    }
+    let tuned = finetune::pruned(ctx, repaired)?;
+    ctx.clock.lap("tune");
+    if ctx.job.tune.control {
+        let control = finetune::control(ctx)?.model;
+        controls.extend(control.map(|model| ("uncut + tuning".to_owned(), model)));
+        ctx.clock.lap("tune control");
+    }
+    Ok(tuned)
 }
 
 /// The model in the dtype that it ships in, and the layers that keep another one; none where that is f32.

@@ -13,7 +13,6 @@ use crate::latency::Speed;
 use crate::model::{self, Model};
 use crate::repair::Method;
 use crate::report::{Budget, Stage};
-use crate::train::optim::Rule;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs;
