@@ -5,10 +5,12 @@
 //! Sources: the kernel's sysfs documentation (`cpufreq`, `thermal`, `hwmon`); Raspberry Pi's firmware flags
 //! (`vcgencmd get_throttled`); NVIDIA's Jetson Linux developer guide (over-current event counters, `nvpmodel`).
 
+mod available;
 mod judge;
 mod power;
 mod read;
 
+pub use available::available_memory;
 pub use judge::{Frames, judge};
 pub use power::{Rails, Reading};
 

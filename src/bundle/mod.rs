@@ -52,6 +52,8 @@ pub const PROFILE: &str = "profile.toml";
 pub const REPORT_JSON: &str = "report.json";
 /// The figures for people.
 pub const REPORT_HTML: &str = "report.html";
+/// The epochs of fine-tuning, a row each.
+pub const EPOCHS: &str = "results.csv";
 /// What the inference binary measured.
 pub const BENCH: &str = "bench.json";
 /// The model for a benchmark command of the user.
@@ -79,7 +81,7 @@ pub enum When {
 }
 
 /// Every file that a run may leave, and when it is there.
-pub const TABLE: [(&str, When); 12] = [
+pub const TABLE: [(&str, When); 13] = [
     (MODEL, When::Pruned),
     (BASELINE, When::Pruned),
     (PLAN, When::Pruned),
@@ -88,6 +90,8 @@ pub const TABLE: [(&str, When); 12] = [
     (REPORT_HTML, When::Pruned),
     (BENCH, When::Finished),
     (BINARY, When::Finished),
+    // Where the model was fine-tuned.
+    (EPOCHS, When::Optional),
     // For a benchmark command of the user.
     (ONNX, When::Optional),
     // Where `finish` was told of which crates the binary was built: `cargo xtask prune` does.

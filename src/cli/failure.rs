@@ -43,6 +43,10 @@ pub enum Failure {
     Device(String),
     /// The device was never steady enough to measure.
     Unsteady(String),
+    /// The training diverged again and again; the repaired model ships, where there is one.
+    Diverged(String),
+    /// A signal ended a training, whose state is kept.
+    Interrupted(String, i32),
     /// A file cannot be used.
     Input(String),
     /// A file cannot be used, and what the user can do about it is known.
@@ -106,6 +110,8 @@ impl Failure {
             Self::Program(code) => *code,
             Self::Input(_) | Self::Advised(..) => 9,
             Self::Machine(_) | Self::Output(_) => 10,
+            Self::Diverged(_) => 11,
+            Self::Interrupted(_, signal) => u8::try_from(128 + signal).unwrap_or(130),
             Self::Internal(_) => 1,
         }
     }
@@ -126,6 +132,8 @@ impl Failure {
             | Self::Accuracy(text)
             | Self::Device(text)
             | Self::Unsteady(text)
+            | Self::Diverged(text)
+            | Self::Interrupted(text, _)
             | Self::Input(text)
             | Self::Advised(text, _)
             | Self::Machine(text)
@@ -150,8 +158,9 @@ impl Failure {
             Self::Internal(_) => {
                 Some("this is an internal error of secateurs: please report it with the command you ran")
             }
+            Self::Diverged(_) => Some("lower the learning rate (`lr`), or warm up longer (`warmup`)"),
             Self::Advised(_, help) => Some(help),
-            Self::Input(_) | Self::Output(_) | Self::Program(_) => None,
+            Self::Input(_) | Self::Output(_) | Self::Program(_) | Self::Interrupted(..) => None,
         }
     }
 
@@ -303,6 +312,13 @@ impl From<PipelineError> for Failure {
     }
 }
 
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        let text = error.to_string();
+        by_training(error, text)
+    }
+}
+
 /// A benchmark command is the user's: whatever code it ends with, it is not ours that failed.
 fn by_command(error: SessionError) -> Failure {
     match error {
@@ -311,19 +327,22 @@ fn by_command(error: SessionError) -> Failure {
     }
 }
 
-/// Settings are the user's, and so are data, checkpoints and a learning rate at which training diverges.
+/// Settings are the user's, and so are data and checkpoints.
 fn by_training(error: TrainError, text: String) -> Failure {
     match error {
         TrainError::Setting { .. } => Failure::Usage(text),
         TrainError::Threads(_) => Failure::Machine(text),
         TrainError::Backend(_) => Failure::Internal(text),
         TrainError::File(FileError::Io { source, .. }) => Failure::refused(source.kind(), text),
+        TrainError::Diverged { .. } => Failure::Diverged(text),
+        TrainError::Interrupted { signal, .. } => Failure::Interrupted(text, signal),
+        TrainError::Evaluation(EvalError::Engine(cause)) => by_engine(&cause, text),
         TrainError::Unfit(_)
-        | TrainError::Diverged { .. }
         | TrainError::Checkpoint { .. }
         | TrainError::OtherTraining { .. }
         | TrainError::Data(_)
         | TrainError::Image(_)
+        | TrainError::Evaluation(_)
         | TrainError::Loss(_)
         | TrainError::Model(_)
         | TrainError::File(_) => Failure::Input(text),

@@ -14,6 +14,7 @@ mod finish;
 mod index;
 mod input;
 mod inspect;
+mod interrupt;
 mod measure;
 mod prune;
 mod quantise;

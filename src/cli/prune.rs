@@ -9,13 +9,14 @@ pub use text::summary;
 
 use super::cache::{Cache, scratch};
 use super::failure::Failure;
+use super::interrupt;
 use super::sign::KeyArgs;
 use super::terminal::{Terminal, TerminalArgs};
 use crate::board::Board;
 use crate::device;
 use crate::kernels::available;
 use crate::latency::{Gpu, Speed};
-use crate::pipeline::{self, Done, Event, Job, Results, Timing};
+use crate::pipeline::{self, Done, Event, Job, Results, Timing, Tune};
 use crate::profile::{self, Connect, Device, Overrides, Profile, Resolved, RuntimeKind, heading};
 use crate::report::Verdict;
 use crate::runtimes::{self, Runtime};
@@ -42,6 +43,9 @@ pub struct Args {
     /// Train on a CUDA device
     #[arg(long, help_heading = heading::FINETUNE)]
     cuda: bool,
+    /// Write event files for TensorBoard into this folder while training
+    #[arg(long, value_name = "DIR", help_heading = heading::FINETUNE)]
+    tensorboard: Option<PathBuf>,
     /// The inference binary built for the profile's device, which times networks there (`cargo xtask prune` builds it)
     #[arg(long, value_name = "FILE", help_heading = heading::MEASURING)]
     binary: Option<PathBuf>,
@@ -101,13 +105,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let threads = threads(&resolved.profile, &timing, &mut terminal);
     resolved.cap_threads(threads);
     let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
-    let job = Job {
-        cuda: args.cuda,
-        skip_bad_images: args.skip_bad_images,
-        timing,
-        locking: Some(locking),
-        ..job(&resolved.profile, &out, &cache.folder)
-    };
+    let job = job(&resolved.profile, &out, &cache.folder);
+    let tune = Tune { tensorboard: args.tensorboard.clone(), stop: interrupt::stop(), ..job.tune.clone() };
+    let job =
+        Job { cuda: args.cuda, skip_bad_images: args.skip_bad_images, timing, locking: Some(locking), tune, ..job };
     let done = execute(&job, &resolved, &results, args.first_stage, &mut terminal)?;
     if args.first_stage {
         return Ok(());
@@ -325,6 +326,9 @@ pub fn judge(verdict: &Verdict, require_device: bool) -> Result<(), Failure> {
     }
     if !verdict.accuracy_ok {
         return Err(Failure::Accuracy(missed));
+    }
+    if let Some(why) = &verdict.diverged {
+        return Err(Failure::Diverged(why.clone()));
     }
     match &verdict.simulated {
         Some(why) if require_device => Err(no_device(why)),

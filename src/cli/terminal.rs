@@ -46,7 +46,7 @@ impl Terminal {
         let colour = console::has_colour();
         #[cfg(unix)]
         if args.message_format == Format::Human && io::stderr().is_terminal() {
-            close_line_at_interrupt();
+            super::interrupt::listen();
         }
         Self { format: args.message_format, colour, stage: String::new(), bar: None, reported: 0 }
     }
@@ -122,27 +122,6 @@ impl Drop for Terminal {
 fn line(value: &Value) {
     // A value is JSON already: nothing can be wrong with it.
     let _ = output::print_json(value);
-}
-
-/// At Ctrl-C ends the line that a bar may stand on, so that the shell begins on its own; then the signal does its work.
-#[cfg(unix)]
-fn close_line_at_interrupt() {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use signal_hook::{iterator::Signals, low_level::emulate_default_handler};
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
-        let wait = move || {
-            for signal in &mut signals {
-                output::message("", "", "");
-                let _ = emulate_default_handler(signal);
-            }
-        };
-        // Without the thread the line would not be ended, and the signal would have no effect.
-        if std::thread::Builder::new().name("signals".into()).spawn(wait).is_err() {
-            std::process::abort();
-        }
-    });
 }
 
 /// A bar on standard error; invisible where that is no terminal.

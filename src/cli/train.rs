@@ -4,6 +4,7 @@ mod arch;
 
 use super::failure::Failure;
 use super::input::{figure, figures, task_figures};
+use super::interrupt;
 use super::terminal::{Terminal, TerminalArgs};
 use crate::data::{Dataset, LabelTask, OpenOptions, demo, overlap};
 use crate::detector::check_size;
@@ -11,9 +12,10 @@ use crate::eval::Score;
 use crate::files::{self, Inputs};
 use crate::model::{self, Model};
 use crate::pipeline::Event;
+use crate::profile::HoldOut;
 use crate::size::ImageSize;
 use crate::train::optim::Rule;
-use crate::train::{Augment, FitConfig, FitEvent};
+use crate::train::{Augment, FitConfig, FitEvent, Recipe, Record};
 use crate::{backend, eval, pipeline, train};
 use arch::{Arch, Start};
 use clap::ValueEnum;
@@ -51,6 +53,28 @@ pub struct Args {
     /// Epochs, from the first on, whose images are mosaics of four
     #[arg(long, value_name = "N", default_value_t = 0)]
     mosaic: u32,
+    /// Images that choose the best epoch and are not trained on: a share of the training images, or a split of the dataset
+    /// other than val; 0 takes the last epoch
+    #[arg(long, value_name = "X|SPLIT", value_parser = HoldOut::parse, default_value = "0")]
+    hold_out: HoldOut,
+    /// End after so many epochs without a better one on the held-back images; 0 waits for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    patience: u32,
+    /// Epochs in which the learning rate rises
+    #[arg(long, value_name = "X", default_value_t = 0.5)]
+    warmup: f64,
+    /// The first modules of the network that keep their weights
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    freeze: u32,
+    /// Share of a classifier's target that all classes get in equal parts
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    label_smoothing: f64,
+    /// Further threads that prepare images; 0 lets those do it that train
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    workers: u16,
+    /// Write event files for TensorBoard into this folder while training
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
     /// L1 penalty on the scales of the normalisations, which drives those of unimportant channels to zero
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     sparsity: f64,
@@ -114,12 +138,30 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let size = size(args, &start, if drawn { demo::SIDE } else { own })?;
     start.info.imgsz = Some(size);
     let config = config(args, &start, size, part.clone());
+    let names = start.info.names.clone();
+    let (config, note) = recipe(args, &open)?.apply(config, &names);
+    note.iter().for_each(|note| terminal.note(note));
     let (device, note) = backend::device(args.cuda);
     let images = train.items.len();
     terminal.stage("Training", &format!("{}: {} epochs over {images} images of {size} px", args.arch, args.epochs));
     note.iter().for_each(|note| terminal.note(note));
-    let mut report = |event| report(&mut terminal, &part, event);
-    let mut trained = train::fit(&start, None, &train, &config, &device, &mut report).map_err(failure)?;
+    let table = table(&args.output);
+    let mut record = Record::new(table.clone(), args.tensorboard.as_deref())
+        .map_err(|e| Failure::writing(args.tensorboard.as_deref().unwrap_or(&table), &e))?;
+    let mut recorded = Ok(());
+    let mut report = |event: FitEvent| {
+        if recorded.is_ok() {
+            recorded = record.note(&event);
+            if let Err(problem) = &recorded {
+                terminal.note(&format!("warning: {}: {problem}; the epochs are not recorded", table.display()));
+            }
+        }
+        if let FitEvent::Step { at, .. } = event {
+            terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps);
+        }
+        event.message().iter().for_each(|text| terminal.note(text));
+    };
+    let mut trained = train::fit(&start, None, &train, &config, &device, &mut report)?;
     let facts = [
         ("secateurs", env!("CARGO_PKG_VERSION").to_owned()),
         ("arch", args.arch.clone()),
@@ -134,7 +176,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let bytes = model::to_bytes(&trained).map_err(Failure::internal)?;
     files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
     // Only a finished training no longer needs its checkpoint.
-    let _ = std::fs::remove_file(&part);
+    train::discard(&part);
     evaluate(&args.output, &trained, &val, size, &mut terminal)
 }
 
@@ -154,31 +196,34 @@ fn config(args: &Args, start: &Model, imgsz: ImageSize, checkpoint: PathBuf) -> 
             Optimizer::Adamw => Rule::ADAM_W,
             Optimizer::Sgd => Rule::Sgd { momentum: 0.937, nesterov: true },
         },
-        mosaic_until: args.mosaic as usize,
         sparsity: args.sparsity,
         augment: Augment::of(&start.graph),
         seed: args.seed,
         threads: args.threads.into(),
         checkpoint: Some(checkpoint),
+        stop: interrupt::stop(),
         ..FitConfig::default()
     }
 }
 
-/// Reports progress. `part` is the checkpoint that an interrupted training resumes from.
-fn report(terminal: &mut Terminal, part: &Path, event: FitEvent) {
-    match event {
-        FitEvent::Resumed { epochs } => terminal.note(&format!("goes on after {epochs} epochs of {}", part.display())),
-        FitEvent::SetAside { problem, aside } => terminal.note(&format!(
-            "{}: {problem}; set aside as {}, training starts anew",
-            part.display(),
-            aside.display()
-        )),
-        FitEvent::NotSaved { problem } => {
-            terminal.note(&format!("warning: {problem}; an interrupted training would start anew"));
-        }
-        FitEvent::Step { at, .. } => terminal.progress(at.epoch * at.steps + at.step + 1, at.epochs * at.steps),
-        FitEvent::Epoch { epoch, terms } => terminal.note(&format!("epoch {}: loss {:.4}", epoch + 1, terms.sum())),
-    }
+/// How the training varies images and chooses between epochs. `open` reads a split of the data.
+fn recipe(args: &Args, open: &dyn Fn(&str) -> Result<Dataset, Failure>) -> Result<Recipe, Failure> {
+    let (mosaics, epochs) = (args.mosaic as usize, args.epochs as usize);
+    Ok(Recipe {
+        mosaic: if mosaics > 0 { 1.0 } else { 0.0 },
+        close_mosaic: epochs.saturating_sub(mosaics),
+        warmup: args.warmup,
+        freeze: args.freeze as usize,
+        label_smoothing: args.label_smoothing,
+        workers: args.workers.into(),
+        hold_out: match &args.hold_out {
+            HoldOut::Share(share) if share.get() > 0.0 => train::HoldOut::Share(share.get()),
+            HoldOut::Share(_) => train::HoldOut::None,
+            HoldOut::Split(name) => train::held_split(open(name)?)?,
+        },
+        patience: args.patience as usize,
+        ..Recipe::default()
+    })
 }
 
 /// Evaluates the trained model on the validation images, and shows the result.
@@ -238,13 +283,7 @@ fn part(output: &Path) -> PathBuf {
     name.into()
 }
 
-/// Settings are the user's, and so are data and checkpoints.
-fn failure(error: train::TrainError) -> Failure {
-    use train::TrainError::{Backend, File, Setting, Threads};
-    match error {
-        Setting { .. } => Failure::Usage(error.to_string()),
-        Backend(_) | Threads(_) => Failure::internal(error),
-        File(model::FileError::Io { path, source }) => Failure::writing(&path, &source),
-        _ => Failure::input(error),
-    }
+/// The table of the epochs.
+fn table(output: &Path) -> PathBuf {
+    output.with_extension("results.csv")
 }

@@ -7,6 +7,7 @@ mod compare;
 mod content;
 pub mod demo;
 mod folders;
+mod hold_out;
 mod idx;
 mod labels;
 mod picture;

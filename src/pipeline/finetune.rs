@@ -3,13 +3,27 @@
 use super::context::Context;
 use super::error::PipelineError;
 use crate::model::Model;
+use crate::report::{Epoch, Training};
+use crate::train::{FitConfig, FitEvent, HoldOut, Identity, Recipe, Record, TrainError};
 use crate::{backend, train};
+use std::path::{Path, PathBuf};
+
+/// What fine-tuning gives; nothing without epochs.
+#[derive(Default)]
+pub(super) struct Tuned {
+    /// The model; none where training diverged.
+    pub model: Option<Model>,
+    /// What was found out.
+    pub training: Option<Training>,
+    /// `results.csv`.
+    pub table: Option<String>,
+}
 
 /// Trains the repaired model.
 ///
 /// # Errors
-/// If the training diverges, an image cannot be read, or a checkpoint cannot be written.
-pub(super) fn pruned(ctx: &Context, start: &Model) -> Result<Model, PipelineError> {
+/// If an image cannot be read, a checkpoint cannot be used, or somebody stops the training.
+pub(super) fn pruned(ctx: &Context, start: &Model) -> Result<Tuned, PipelineError> {
     tune(ctx, start, "tuned", "")
 }
 
@@ -17,43 +31,80 @@ pub(super) fn pruned(ctx: &Context, start: &Model) -> Result<Model, PipelineErro
 ///
 /// # Errors
 /// As [`pruned`].
-pub(super) fn control(ctx: &Context) -> Result<Model, PipelineError> {
+pub(super) fn control(ctx: &Context) -> Result<Tuned, PipelineError> {
     tune(ctx, &ctx.inputs.baseline.model, "control", "the baseline model, ")
 }
 
 /// Trains a model. `name` is that of its checkpoint, `what` stands before the epochs for people.
-fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Model, PipelineError> {
-    let (progress, data) = (ctx.progress, &ctx.inputs.data);
-    let (epochs, images) = (ctx.job.tune.epochs, data.train.items.len());
+fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, PipelineError> {
+    let (progress, data, job) = (ctx.progress, &ctx.inputs.data, &ctx.job.tune);
+    let (config, note) = config(ctx, start, name)?;
+    let (epochs, images) = (job.epochs, data.train.items.len());
     progress.stage("Fine-tuning", format!("{what}{epochs} epochs over {images} images"));
+    note.into_iter().for_each(|note| progress.message(note));
     let (device, note) = backend::device(ctx.job.cuda);
     note.into_iter().for_each(|note| progress.message(note));
-    let config = config(ctx, start, name)?;
-    let mut listen = |event: train::FitEvent| match event {
-        train::FitEvent::Resumed { epochs } => progress.message(format!("resumed after {epochs} epochs")),
-        train::FitEvent::SetAside { problem, aside } => progress.message(format!(
-            "the training kept from an earlier run: {problem}; set aside as {}, training starts anew",
-            aside.display()
-        )),
-        train::FitEvent::NotSaved { problem } => {
-            progress.message(format!("warning: {problem}; an interrupted training would start anew"));
+    let board = job.tensorboard.as_deref().map(|folder| folder.join(name));
+    let table = config.checkpoint.as_deref().map_or_else(PathBuf::new, csv);
+    let unwritten = |path: &Path, e| PipelineError::writing(path, e);
+    let mut record = Record::new(table.clone(), board.as_deref())
+        .map_err(|e| unwritten(board.as_deref().unwrap_or(Path::new("")), e))?;
+    let mut training = Training::default();
+    let mut unsaid = true;
+    let mut listen = |event: FitEvent| {
+        if let Err(problem) = record.note(&event)
+            && std::mem::take(&mut unsaid)
+        {
+            progress.message(format!("warning: {}: {problem}; the epochs are not recorded", table.display()));
         }
-        train::FitEvent::Step { at, .. } => {
+        enter(&mut training, &event);
+        if let FitEvent::Step { at, .. } = event {
             progress.step(at.epoch * at.steps + at.step + 1, at.epochs * at.steps);
         }
-        train::FitEvent::Epoch { epoch, terms } => {
-            progress.message(format!("epoch {}: loss {:.4}", epoch + 1, terms.sum()));
-        }
+        event.message().into_iter().for_each(|text| progress.message(text));
     };
     let mut fit = || train::fit(start, teacher(ctx), &data.train, &config, &device, &mut listen);
     let mut fitted = fit();
     // The cache is ours: what lies there under this training's name and is another's is moved away too.
-    if let Err(train::TrainError::OtherTraining { path, .. }) = &fitted
+    if let Err(TrainError::OtherTraining { path, .. }) = &fitted
         && train::set_aside(path).is_ok()
     {
         fitted = fit();
     }
-    Ok(fitted?)
+    let model = match fitted {
+        Err(error @ TrainError::Diverged { .. }) => {
+            progress.message(format!("warning: {error}"));
+            training.diverged = Some(error.to_string());
+            None
+        }
+        fitted => Some(fitted?),
+    };
+    Ok(Tuned { model, training: Some(training), table: Some(record.table()) })
+}
+
+/// Enters an event into what the report says.
+fn enter(training: &mut Training, event: &FitEvent) {
+    match event {
+        FitEvent::HeldBack { images, metric, before } => {
+            (training.held_back, training.metric, training.before) = (*images, metric.name().into(), Some(*before));
+        }
+        FitEvent::RolledBack { epochs, .. } => training.epochs.truncate(*epochs),
+        FitEvent::Epoch { terms, row, .. } => {
+            let held_back = row.held.map(|(_, figure)| figure);
+            training.epochs.push(Epoch { loss: terms.sum(), held_back, lr: row.lr });
+        }
+        FitEvent::Chosen { epoch, figure, .. } => {
+            (training.epoch, training.after) = (epoch.map(|epoch| epoch + 1), Some(*figure));
+        }
+        _ => {}
+    }
+}
+
+/// The table of a training, beside its checkpoint.
+fn csv(checkpoint: &Path) -> PathBuf {
+    let mut name = checkpoint.as_os_str().to_owned();
+    name.push(".csv");
+    name.into()
 }
 
 /// The model to distil from; none where distillation is off.
@@ -61,11 +112,12 @@ fn teacher<'a>(ctx: &Context<'a>) -> Option<&'a Model> {
     (ctx.job.tune.distill > 0.0).then_some(&ctx.inputs.baseline.model)
 }
 
-/// How a network of the job is trained. Its checkpoint's name has the key of all that the training depends on.
-pub(super) fn config(ctx: &Context, start: &Model, name: &str) -> Result<train::FitConfig, PipelineError> {
-    let (tune, baseline) = (&ctx.job.tune, &ctx.inputs.baseline);
-    let content = ctx.inputs.data.train_content()?;
-    let config = train::FitConfig {
+/// How a network of the job is trained, and what people should know about it. Its checkpoint's name has the key of all
+/// that the training depends on.
+pub(super) fn config(ctx: &Context, start: &Model, name: &str) -> Result<(FitConfig, Option<String>), PipelineError> {
+    let (tune, baseline, data) = (&ctx.job.tune, &ctx.inputs.baseline, &ctx.inputs.data);
+    let content = data.train_content()?;
+    let config = FitConfig {
         epochs: tune.epochs,
         batch: tune.batch,
         imgsz: baseline.imgsz,
@@ -77,8 +129,16 @@ pub(super) fn config(ctx: &Context, start: &Model, name: &str) -> Result<train::
         keep_zeros: ctx.job.pattern.is_some(),
         seed: ctx.job.seed,
         content: Some(content.clone()),
-        ..train::FitConfig::default()
+        stop: tune.stop.clone(),
+        ..FitConfig::default()
     };
-    let key = train::Identity::of(start, teacher(ctx), &content, &config).key();
-    Ok(train::FitConfig { checkpoint: Some(ctx.job.cache.join(format!("{name}-{key}"))), ..config })
+    let hold_out = match &data.held {
+        Some(split) => train::held_split(split.clone())?,
+        None if data.train.items.len() < 2 => HoldOut::None,
+        None => tune.recipe.hold_out.clone(),
+    };
+    let recipe = Recipe { hold_out, ..tune.recipe.clone() };
+    let (config, note) = recipe.apply(config, &data.train.names);
+    let key = Identity::of(start, teacher(ctx), &content, &config).key();
+    Ok((FitConfig { checkpoint: Some(ctx.job.cache.join(format!("{name}-{key}"))), ..config }, note))
 }

@@ -8,6 +8,7 @@ use crate::repair::Method;
 use crate::report::Budget;
 use crate::size::ImageSize;
 use crate::train::optim::Rule;
+use crate::train::{Recipe, Stop};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -91,6 +92,33 @@ pub struct Tune {
     pub sparsity: f64,
     /// Whether the baseline model gets the same epochs as a control.
     pub control: bool,
+    /// How images are varied, learning rates run, and epochs are chosen.
+    pub recipe: Recipe,
+    /// The split whose images choose between epochs, in place of a share of the training images.
+    pub held_split: Option<String>,
+    /// A folder for event files of TensorBoard.
+    pub tensorboard: Option<PathBuf>,
+    /// Ends a training early, with its state kept.
+    pub stop: Stop,
+}
+
+impl Default for Tune {
+    /// No training.
+    fn default() -> Self {
+        Self {
+            epochs: 0,
+            batch: 8,
+            lr: 1e-3,
+            rule: Rule::ADAM_W,
+            distill: 1.0,
+            sparsity: 0.0,
+            control: false,
+            recipe: Recipe::default(),
+            held_split: None,
+            tensorboard: None,
+            stop: Stop::default(),
+        }
+    }
 }
 
 /// What the caller of a job knows of its inputs, and what they must be.

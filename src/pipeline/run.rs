@@ -13,7 +13,7 @@
 
 use super::context::{Clock, Context};
 use super::error::PipelineError;
-use super::finetune;
+use super::finetune::{self, Tuned};
 use super::inputs::{Inputs, Opened, RANGE_IMAGES, check_inputs, check_outputs};
 use super::int8::{Int8Options, MAX_DROP, to_int8};
 use super::job::Job;
@@ -42,6 +42,8 @@ pub struct Done {
     pub selection: Selection,
     /// The figures.
     pub report: Report,
+    /// `results.csv`: the epochs of fine-tuning.
+    pub epochs: Option<String>,
     /// What is to be done once the results are in their place.
     pub pending: Pending,
 }
@@ -86,15 +88,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     ctx.clock.lap("repair");
     // 6. Fine-tune.
     let mut controls = vec![("uncut + repair".to_owned(), control)];
-    let mut tuned = None;
-    if job.tune.epochs > 0 {
-        tuned = Some(finetune::pruned(&ctx, &repaired)?);
-        ctx.clock.lap("tune");
-        if job.tune.control {
-            controls.push(("uncut + tuning".to_owned(), finetune::control(&ctx)?));
-            ctx.clock.lap("tune control");
-        }
-    }
+    let Tuned { model: tuned, training, table } = tune(&ctx, &repaired, &mut controls)?;
     // 7. Quantize.
     let (quantized, kept) = quantize(&ctx, &planned, tuned.as_ref().unwrap_or(&repaired))?.unzip();
     if quantized.is_some() {
@@ -110,6 +104,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
         pruned: &pruned,
         repaired: &repaired,
         tuned: tuned_stage,
+        training: training.as_ref(),
         quantized: quantized_stage,
         controls: &controls,
     };
@@ -128,7 +123,22 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     drop(ctx);
     let selection = planned.selection;
     let pending = known.map_or_else(Pending::default, |known| Pending::new(&known, &job, &report, &selection));
-    Ok(Done { model: shipped, baseline: inputs.baseline.model, selection, report, pending })
+    Ok(Done { model: shipped, baseline: inputs.baseline.model, selection, report, epochs: table, pending })
+}
+
+/// Fine-tunes the repaired model, where epochs are asked for; the baseline model with as many joins the controls.
+fn tune(ctx: &Context, repaired: &Model, controls: &mut Vec<(String, Model)>) -> Result<Tuned, PipelineError> {
+    if ctx.job.tune.epochs == 0 {
+        return Ok(Tuned::default());
+    }
+    let tuned = finetune::pruned(ctx, repaired)?;
+    ctx.clock.lap("tune");
+    if ctx.job.tune.control {
+        let control = finetune::control(ctx)?.model;
+        controls.extend(control.map(|model| ("uncut + tuning".to_owned(), model)));
+        ctx.clock.lap("tune control");
+    }
+    Ok(tuned)
 }
 
 /// The model in the dtype that it ships in, and the layers that keep another one; none where that is f32.

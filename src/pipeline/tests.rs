@@ -13,7 +13,6 @@ use crate::latency::Speed;
 use crate::model::{self, Model};
 use crate::repair::Method;
 use crate::report::{Budget, Stage};
-use crate::train::optim::Rule;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs;
@@ -39,7 +38,7 @@ fn job(folder: &Path) -> Job {
         calibration_images: 3,
         seed: 0,
         repair: Method::LeastSquares,
-        tune: Tune { epochs: 1, batch: 2, lr: 1e-3, rule: Rule::ADAM_W, distill: 1.0, sparsity: 0.0, control: false },
+        tune: Tune { epochs: 1, batch: 2, ..Tune::default() },
         cuda: false,
         skip_bad_images: false,
         warmup: 1,
@@ -72,7 +71,7 @@ fn keys(job: &Job) -> [String; 3] {
     let inputs = gather(job);
     let ctx = Context::new(job, &inputs, &());
     let importance = plan::importance_key(&ctx, job.criterion, &sampling(job));
-    let training = finetune::config(&ctx, &inputs.baseline.model, "tuned").unwrap().checkpoint.unwrap();
+    let training = finetune::config(&ctx, &inputs.baseline.model, "tuned").unwrap().0.checkpoint.unwrap();
     let levels = plan::all_levels(&ctx);
     [importance, training.display().to_string(), plan::table_key(&ctx, &levels)]
 }

@@ -9,8 +9,8 @@ use super::verdict::{enter, enter_simulated};
 use crate::bundle::sbom::{self, Crates, Materials};
 use crate::bundle::sign::Signer;
 use crate::bundle::{
-    self, BASELINE, BENCH, BINARY, Fault, Listed, MANIFEST, MODEL, ONNX, PLAN, PROFILE, REPORT_HTML, REPORT_JSON, SBOM,
-    SIGNATURE, Verified, carries, sha256,
+    self, BASELINE, BENCH, BINARY, EPOCHS, Fault, Listed, MANIFEST, MODEL, ONNX, PLAN, PROFILE, REPORT_HTML,
+    REPORT_JSON, SBOM, SIGNATURE, Verified, carries, sha256,
 };
 use crate::files;
 use crate::model::{self, Model};
@@ -75,12 +75,13 @@ pub fn write(results: &Results, profile: &Resolved, done: &Done) -> Result<(), P
     let plan = plan_file(&done.report, &done.selection, source.clone());
     let plan = toml::to_string(&plan)?;
     let profile = profile.to_toml();
-    let new = vec![
+    let mut new = vec![
         file(MODEL, &last),
         file(BASELINE, &baseline),
         file(PLAN, plan.as_bytes()),
         file(PROFILE, profile.as_bytes()),
     ];
+    new.extend(done.epochs.as_ref().map(|table| file(EPOCHS, table.as_bytes())));
     let data = done.pending.data().map(|hash| ("data".to_owned(), hash.to_owned()));
     let inputs = [("model".to_owned(), source)].into_iter().chain(data).collect();
     let (pending, release) = (&done.pending, Release::default());
@@ -244,7 +245,7 @@ impl Bundle {
         let mut new = vec![file(BINARY, &binary), file(BENCH, &measurement.bench)];
         new.extend(measurement.onnx.as_deref().map(|bytes| file(ONNX, bytes)));
         let Listed { mut files, inputs, .. } = listed;
-        files.retain(|name, _| [MODEL, BASELINE, PLAN, PROFILE].contains(&name.as_str()));
+        files.retain(|name, _| [MODEL, BASELINE, PLAN, PROFILE, EPOCHS].contains(&name.as_str()));
         let path = results.set().join(MODEL);
         let model = crates.map(|_| model::from_bytes(&path, &model)).transpose()?;
         let release = Release { materials: crates.zip(model.as_ref()), ..release };

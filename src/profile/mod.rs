@@ -15,6 +15,7 @@ mod runtime;
 mod schema;
 mod section;
 mod sources;
+mod train;
 mod units;
 mod write;
 
@@ -26,6 +27,7 @@ pub use resolved::Resolved;
 pub use runtime::RuntimeKind;
 pub use section::nearest;
 pub use sources::Sources;
+pub use train::{HoldOut, Schedule, TrainRecipe};
 pub use units::{Mib, Millijoules, Millis, Ratio, UnitError};
 pub use write::{values, write};
 
@@ -249,6 +251,12 @@ pub struct Finetune {
     pub sparsity: f64,
     /// Whether the baseline network gets the same epochs, to compare with.
     pub control: bool,
+    /// The images that choose between the epochs.
+    pub hold_out: HoldOut,
+    /// Epochs without a better one after which training ends; 0 waits for all.
+    pub patience: usize,
+    /// How images are varied and learning rates run.
+    pub recipe: TrainRecipe,
 }
 
 /// The optimizers.
@@ -344,6 +352,9 @@ impl Default for Profile {
                 seed: 0,
             },
             finetune: Finetune {
+                hold_out: HoldOut::Share(Ratio::TENTH),
+                patience: 0,
+                recipe: TrainRecipe::default(),
                 epochs: 10,
                 lr: 1e-3,
                 batch: 8,

@@ -2,7 +2,7 @@
 //! text, allowed values, and the key that each replaces.
 
 use super::sources::Sources;
-use super::{IMPORTANCE, Mib, Millijoules, Millis, Profile, Ratio, Strategy};
+use super::{HoldOut, IMPORTANCE, Mib, Millijoules, Millis, Profile, Ratio, Strategy};
 use crate::graph::{Branch, Dtype};
 use crate::size::ImageSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -75,6 +75,11 @@ pub struct Overrides {
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(..=1_000_000).map(|n| n as usize),
         allow_negative_numbers = true, help_heading = heading::FINETUNE)]
     pub epochs: Option<usize>,
+    /// Images that choose the best epoch and are not trained on: a share of the training images, or a split of the dataset
+    /// other than val; 0 takes the last epoch
+    #[arg(long, value_name = "X|SPLIT", value_parser = HoldOut::parse, allow_negative_numbers = true,
+        help_heading = heading::FINETUNE)]
+    pub hold_out: Option<HoldOut>,
     /// Threads and seed.
     #[command(flatten)]
     pub run: RunFlags,
@@ -154,6 +159,7 @@ impl Overrides {
         flag("search", "calibration-images", "--calibration-images", images);
         flag("search", "seed", "--seed", seed.map(|seed| search.seed = seed));
         flag("finetune", "epochs", "--epochs", self.epochs.map(|n| finetune.epochs = n));
+        flag("finetune", "hold-out", "--hold-out", self.hold_out.map(|choice| finetune.hold_out = choice));
         flag("device", "threads", "--threads", threads.map(|n| device.threads = n));
         profile
     }

@@ -1,9 +1,10 @@
 //! The schema of a profile: every section and key, its default and its range.
 
 use super::section::{Problems, Section};
+use super::train::hold_out;
 use super::{
     Bench, Budget, Connect, Device, Finetune, GpuFigures, IMPORTANCE, Mib, Millijoules, Millis, ModelChoice, Optimizer,
-    Profile, Ratio, RuntimeKind, Search, Strategy, UnitError, is_embedded,
+    Profile, Ratio, RuntimeKind, Search, Strategy, TrainRecipe, UnitError, is_embedded,
 };
 use crate::graph::{Branch, Dtype};
 use crate::size::MAX_BATCH;
@@ -66,6 +67,15 @@ const OWNERS: &[(&str, &str)] = &[
     ("finetune", "distill"),
     ("finetune", "sparsity"),
     ("finetune", "control"),
+    ("finetune", "hold-out"),
+    ("finetune", "patience"),
+    ("finetune", "mosaic"),
+    ("finetune", "close-mosaic"),
+    ("finetune", "mirror"),
+    ("finetune", "hsv"),
+    ("finetune", "freeze"),
+    ("finetune", "label-smoothing"),
+    ("finetune", "workers"),
     ("bench", "warmup"),
     ("bench", "runs"),
     ("bench", "quiet"),
@@ -263,6 +273,9 @@ fn read_finetune(mut s: Section, mut f: Finetune) -> Finetune {
     f.distill = s.number("distill", not_negative).unwrap_or(f.distill);
     f.sparsity = s.number("sparsity", not_negative).unwrap_or(f.sparsity);
     f.control = s.flag("control").unwrap_or(f.control);
+    f.hold_out = hold_out(&mut s).unwrap_or(f.hold_out);
+    f.patience = s.count("patience", 0..=MANY).unwrap_or(f.patience);
+    f.recipe = TrainRecipe::read(&mut s, f.recipe);
     s.close(OWNERS);
     f
 }

@@ -152,6 +152,32 @@ impl<'p, 'a, 't> Section<'p, 'a, 't> {
         self.get(key, |value| number(value, &unit))
     }
 
+    /// A number with a unit, or a text that means something of its own.
+    pub(super) fn number_or_text<T>(
+        &mut self,
+        key: &'static str,
+        unit: impl Fn(f64) -> Result<T, UnitError>,
+        of_text: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        self.get(key, |value| match value.as_str() {
+            Some(text) => of_text(text),
+            None => number(value, &unit),
+        })
+    }
+
+    /// As many numbers with a unit as are asked for.
+    pub(super) fn list<T, const N: usize>(
+        &mut self,
+        key: &'static str,
+        unit: impl Fn(f64) -> Result<T, UnitError>,
+    ) -> Option<[T; N]> {
+        self.get(key, |value| {
+            let list = expect(value, "a list of numbers", value.as_array())?;
+            let numbers = list.iter().map(|value| number(value.get_ref(), &unit)).collect::<Result<Vec<T>, _>>()?;
+            numbers.try_into().map_err(|all: Vec<T>| format!("is a list of {}, expected {N} numbers", all.len()))
+        })
+    }
+
     /// Numbers with a unit, by names that the user chooses.
     pub(super) fn numbers<T>(
         &mut self,

@@ -73,6 +73,10 @@ unit!(
 );
 
 impl Ratio {
+    /// None.
+    pub const ZERO: Self = Self(0.0);
+    /// One tenth.
+    pub const TENTH: Self = Self(0.1);
     /// One eighth.
     pub const EIGHTH: Self = Self(0.125);
     /// One half.

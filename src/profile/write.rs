@@ -2,7 +2,9 @@
 //! flag entered.
 
 use super::sources::Sources;
-use super::{Bench, Budget, Connect, Device, Finetune, ModelChoice, Optimizer, Profile, Search, Strategy, is_embedded};
+use super::{
+    Bench, Budget, Connect, Device, Finetune, HoldOut, ModelChoice, Optimizer, Profile, Search, Strategy, is_embedded,
+};
 use crate::graph::Dtype;
 use crate::size::ImageSize;
 use std::fmt::Write;
@@ -156,7 +158,11 @@ fn search(search: &Search) -> Keys {
 
 fn finetune(tune: &Finetune) -> Keys {
     let optimizer = Optimizer::ALL.iter().find(|(_, optimizer)| *optimizer == tune.optimizer);
-    keys([
+    let hold_out = match &tune.hold_out {
+        HoldOut::Share(share) => share.get().into(),
+        HoldOut::Split(name) => name.clone().into(),
+    };
+    let mut all = keys([
         ("epochs", Some(integer(tune.epochs))),
         ("lr", Some(tune.lr.into())),
         ("batch", Some(integer(tune.batch))),
@@ -164,7 +170,11 @@ fn finetune(tune: &Finetune) -> Keys {
         ("distill", Some(tune.distill.into())),
         ("sparsity", Some(tune.sparsity.into())),
         ("control", Some(tune.control.into())),
-    ])
+        ("hold-out", Some(hold_out)),
+        ("patience", Some(integer(tune.patience))),
+    ]);
+    all.extend(keys(tune.recipe.keys()));
+    all
 }
 
 fn bench(bench: &Bench) -> Keys {

@@ -3,10 +3,12 @@
 mod accuracy;
 pub mod comparison;
 mod html;
+mod training;
 
 pub use html::comparison::render as render_comparison;
 pub use html::index::{Target, render as render_index};
 pub use html::render;
+pub use training::{Epoch, Training};
 
 use crate::bench::{Distribution, Energy};
 use crate::eval::Metric;
@@ -60,6 +62,9 @@ pub struct Report {
     /// After fine-tuning; absent without epochs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<Stage>,
+    /// How fine-tuning went; absent without epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
     /// What the model ships in.
     #[serde(default)]
     pub dtype: Dtype,
@@ -384,6 +389,9 @@ pub struct Verdict {
     pub memory_ok: bool,
     /// Whether the minimum accuracy and recalls are reached; true without any.
     pub accuracy_ok: bool,
+    /// Why the repaired model ships, where training diverged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<String>,
     /// One sentence per budget.
     pub sentences: Vec<String>,
 }

@@ -4,62 +4,18 @@
 
 use super::loss::Target;
 use super::shapes::Moved;
+use super::variation::Augment;
 use crate::data::{Label, Shapes};
-use crate::graph::{Graph, Head};
 use crate::size::ImageSize;
 use crate::vision::polygon::{area, clip};
 use crate::vision::{Image, NormalisedXywh, Rotated};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// Grey of empty canvas in inference.
-const PAD: f32 = 114.0 / 255.0;
 /// A box that keeps less than this share of its area on the canvas is dropped.
 const MIN_VISIBLE: f64 = 0.2;
 /// A box with a side below this many pixels is dropped.
 const MIN_SIDE: f64 = 2.0;
-
-/// How strongly images are varied; all zero leaves them as inference sees them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Augment {
-    /// Probability of a horizontal mirror.
-    pub mirror: f64,
-    /// Probability of a vertical mirror.
-    pub upside_down: f64,
-    /// Size varies by up to this share, up and down.
-    pub scale: f64,
-    /// Position varies by up to this share of the canvas.
-    pub translate: f64,
-    /// Colour saturation varies by up to this share.
-    pub saturation: f64,
-    /// Brightness varies by up to this share.
-    pub brightness: f64,
-    /// Grey of empty canvas, 0 to 1.
-    pub pad: f32,
-}
-
-impl Default for Augment {
-    fn default() -> Self {
-        Self { mirror: 0.5, upside_down: 0.0, scale: 0.25, translate: 0.1, saturation: 0.4, brightness: 0.25, pad: PAD }
-    }
-}
-
-impl Augment {
-    /// No variation.
-    pub const NONE: Self =
-        Self { mirror: 0.0, upside_down: 0.0, scale: 0.0, translate: 0.0, saturation: 0.0, brightness: 0.0, pad: PAD };
-
-    /// For written signs, light on black: size and place only.
-    pub const SIGNS: Self = Self { scale: 0.1, translate: 0.06, pad: 0.0, ..Self::NONE };
-
-    /// That of a network: a classifier of grey pictures reads signs.
-    pub fn of(graph: &Graph) -> Self {
-        match graph.head {
-            Head::Classify { .. } if graph.input_channels() == 1 => Self::SIGNS,
-            _ => Self::default(),
-        }
-    }
-}
 
 /// An image, and what it shows.
 #[derive(Clone, Copy)]
@@ -109,7 +65,7 @@ pub fn letterboxed(shown: Shown<'_>, size: ImageSize, mirrored: bool) -> Placed 
         // The border is mirrored too.
         place.offset[0] = size.width as f64 - place.offset[0] - place.scale[0] * shown.image.width() as f64;
     }
-    let look = Look { mirror: [mirrored, false], saturation: 1.0, brightness: 1.0 };
+    let look = Look { mirror: [mirrored, false], saturation: 1.0, brightness: 1.0, hue: None };
     place.objects(shown, &look, size, 0)
 }
 
@@ -169,6 +125,8 @@ struct Look {
     mirror: [bool; 2],
     saturation: f32,
     brightness: f32,
+    /// A turn of the colours around grey, as a matrix.
+    hue: Option<[[f32; 3]; 3]>,
 }
 
 impl Look {
@@ -177,13 +135,28 @@ impl Look {
             mirror: [augment.mirror, augment.upside_down].map(|p| rng.random_range(0.0..1.0) < p),
             saturation: around(rng, augment.saturation) as f32,
             brightness: around(rng, augment.brightness) as f32,
+            hue: (augment.hue > 0.0).then(|| turn(symmetric(rng) * augment.hue)),
         }
     }
 
-    fn colour(&self, [r, g, b]: [f32; 3]) -> [f32; 3] {
+    fn colour(&self, rgb: [f32; 3]) -> [f32; 3] {
+        let turned = self.hue.map(|rows| rows.map(|[a, b, c]| a * rgb[0] + b * rgb[1] + c * rgb[2]));
+        let [r, g, b] = turned.unwrap_or(rgb);
         let grey = 0.299 * r + 0.587 * g + 0.114 * b;
         [r, g, b].map(|v| ((grey + (v - grey) * self.saturation) * self.brightness).clamp(0.0, 1.0))
     }
+}
+
+/// The turn of colours around the grey axis by a share of the circle: greys stay (Rodrigues' formula).
+fn turn(share: f64) -> [[f32; 3]; 3] {
+    let (sin, cos) = (share * std::f64::consts::TAU).sin_cos();
+    let (same, side) = ((1.0 - cos) / 3.0, sin / 3f64.sqrt());
+    let entry = |row: usize, column: usize| match (column + 3 - row) % 3 {
+        0 => cos + same,
+        1 => same - side,
+        _ => same + side,
+    };
+    std::array::from_fn(|row| std::array::from_fn(|column| entry(row, column) as f32))
 }
 
 /// Where an image goes: canvas = scale * image + offset, within a window (left, top, right, bottom).
@@ -472,6 +445,17 @@ mod tests {
             mirrored += usize::from(seed % 3 != 0 && outlines.1 != canvas_of_unmirrored(&image, seed, &augment));
         }
         assert!(mirrored > 5 && cut > 5, "{mirrored} {cut}");
+    }
+
+    #[test]
+    fn a_turned_hue_leaves_grey_and_a_third_of_the_circle_makes_red_green() {
+        let near = |found: [f32; 3], wanted: [f32; 3]| found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5);
+        let colour = |share: f64, rgb| {
+            Look { mirror: [false; 2], saturation: 1.0, brightness: 1.0, hue: Some(turn(share)) }.colour(rgb)
+        };
+        assert!([0.0, 0.1, 0.7].into_iter().all(|share| near(colour(share, [0.4; 3]), [0.4; 3])));
+        assert!(near(colour(1.0 / 3.0, [0.8, 0.1, 0.3]), [0.3, 0.8, 0.1]));
+        assert!(near(colour(1.0, [0.8, 0.1, 0.3]), [0.8, 0.1, 0.3]));
     }
 
     /// The canvas of a seed without mirrors.

@@ -11,7 +11,7 @@ use crate::backend::{Mode, Net};
 use crate::model::{Model, Weights};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A network, its teacher and its optimizer on a device of candle.
 pub(super) struct Autograd<'a> {
@@ -21,6 +21,8 @@ pub(super) struct Autograd<'a> {
     optimizer: Optimizer,
     /// Keys of the scales of the normalisations, where they shall become sparse.
     scales: HashSet<String>,
+    /// Keys of the parameters that keep their values.
+    frozen: BTreeSet<String>,
     /// By key of a kernel: 0 where it must remain zero, 1 elsewhere.
     masks: BTreeMap<String, Tensor>,
     ema: Ema,
@@ -52,6 +54,7 @@ impl<'a> Autograd<'a> {
             teacher: teacher.map(|teacher| Net::new(teacher, device)).transpose()?.map(Net::frozen),
             optimizer: Optimizer::new(config.optimizer, config.weight_decay),
             scales,
+            frozen: config.frozen(&model.graph)?,
             masks: if config.keep_zeros { masks(model, device)? } else { BTreeMap::new() },
             ema: Ema::new(model.weights.clone(), config.ema_decay),
             grads: None,
@@ -104,7 +107,11 @@ impl Stepper for Autograd<'_> {
             let grad = Tensor::from_slice(grad, output.shape(), self.device)?;
             sum = (sum + (output * grad)?.sum_all()?)?;
         }
-        self.grads = Some(sum.backward()?);
+        let mut grads = sum.backward()?;
+        for (_, var) in self.net.params().iter().filter(|(key, _)| self.frozen.contains(key)) {
+            grads.remove(var.as_tensor());
+        }
+        self.grads = Some(grads);
         Ok(terms)
     }
 
@@ -133,7 +140,7 @@ impl Stepper for Autograd<'_> {
         }
         self.optimizer.step(params, &grads, lr, clip_scale(norm, self.config.clip))?;
         for (key, var) in params {
-            if self.scales.contains(key) {
+            if self.scales.contains(key) && !self.frozen.contains(key) {
                 optim::shrink(var, lr * self.config.sparsity)?;
             }
             if let Some(mask) = self.masks.get(key) {

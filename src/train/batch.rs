@@ -1,8 +1,10 @@
 //! Batches of augmented images, each a function of the seed, the epoch and its number.
 
-use super::augment::{self, Augment, Placed, Shown};
+use super::augment::{self, Placed, Shown};
 use super::config::{FitConfig, TrainError};
 use super::labels::Labels;
+use super::variation::Augment;
+use crate::board::available_memory;
 use crate::data::{Dataset, Item, Shapes};
 use crate::graph::Head;
 use crate::model::Model;
@@ -11,6 +13,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -34,12 +37,13 @@ pub(super) struct Loader<'a> {
     classifies: bool,
     cache: Vec<OnceLock<Arc<Image>>>,
     cached: AtomicUsize,
+    /// Bytes that the cache may take.
+    room: usize,
 }
 
 impl<'a> Loader<'a> {
     /// Refuses an empty dataset and labels that the graph's head has no use for.
     pub fn new(dataset: &'a Dataset, model: &Model, config: &'a FitConfig) -> Result<Self, TrainError> {
-        let classes = model.graph.classes();
         let classifies = matches!(model.graph.head, Head::Classify { .. });
         let preprocess = Preprocess::new(model).map_err(|e| TrainError::Unfit(e.to_string()))?;
         if classifies && config.mosaic_until > 0 {
@@ -47,28 +51,7 @@ impl<'a> Loader<'a> {
                 "mosaics put four images into one, and a classifier names whole images".into(),
             ));
         }
-        if dataset.items.is_empty() {
-            return Err(TrainError::Unfit("the dataset has no images".into()));
-        }
-        for item in &dataset.items {
-            if let Some(label) = item.labels.iter().find(|l| l.class >= classes) {
-                let image = item.image.display();
-                return Err(TrainError::Unfit(format!(
-                    "{image} has class {}, the model {classes} classes",
-                    label.class
-                )));
-            }
-        }
-        if let Some(item) = dataset.items.iter().find(|item| classifies && item.class().is_none()) {
-            let image = item.image.display();
-            return Err(TrainError::Unfit(format!("it is a classifier, and {image} has no class as a whole")));
-        }
-        if let Some(item) = dataset.items.iter().find(|item| !fits(model.graph.head.branch(), item)) {
-            let (image, task) = (item.image.display(), model.graph.head.task());
-            return Err(TrainError::Unfit(format!(
-                "its task is `{task}`, and the labels of {image} are not those of it"
-            )));
-        }
+        check_data(dataset, model)?;
         // Without knowing which keypoint becomes which, a mirrored picture would teach the wrong ones.
         let flips = dataset.keypoints.as_ref().is_some_and(|shape| shape.flip.is_some());
         let augment = match model.graph.head.branch() {
@@ -76,7 +59,9 @@ impl<'a> Loader<'a> {
             _ => config.augment,
         };
         let cache = dataset.items.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { dataset, config, augment, preprocess, classifies, cache, cached: AtomicUsize::new(0) })
+        let room =
+            if config.cache_bytes == usize::MAX { available_memory(Path::new("/")) / 2 } else { config.cache_bytes };
+        Ok(Self { dataset, config, augment, preprocess, classifies, cache, cached: AtomicUsize::new(0), room })
     }
 
     /// Batches of an epoch.
@@ -133,7 +118,8 @@ impl<'a> Loader<'a> {
     fn image(&self, epoch: usize, item: usize, index: usize, canvas: &mut [f32]) -> Result<Placed, TrainError> {
         let (size, augment) = (self.config.imgsz, &self.augment);
         let mut rng = self.rng(epoch, item);
-        if epoch < self.config.mosaic_until {
+        let mosaic = self.config.mosaic;
+        if epoch < self.config.mosaic_until && (mosaic >= 1.0 || rng.random_range(0.0..1.0) < mosaic) {
             let count = self.dataset.items.len();
             let [b, c, d] = std::array::from_fn(|_| rng.random_range(0..count));
             let items = [item, b, c, d];
@@ -159,13 +145,40 @@ impl<'a> Loader<'a> {
         let image = self.dataset.items[item].image.load()?;
         let image = Arc::new(self.preprocess.part(&image, self.config.imgsz).into_owned());
         let bytes = image.data().len();
-        if self.cached.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.config.cache_bytes {
+        if self.cached.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.room {
             let _ = self.cache[item].set(image.clone());
         } else {
             self.cached.fetch_sub(bytes, Ordering::Relaxed);
         }
         Ok(image)
     }
+}
+
+/// Refuses an empty dataset, and labels that the head of a model has no use for.
+///
+/// # Errors
+/// Names the first image that does not fit.
+pub(super) fn check_data(dataset: &Dataset, model: &Model) -> Result<(), TrainError> {
+    let unfit = |problem: String| Err(TrainError::Unfit(problem));
+    let (classes, head) = (model.graph.classes(), &model.graph.head);
+    if dataset.items.is_empty() {
+        return unfit("the dataset has no images".into());
+    }
+    for item in &dataset.items {
+        let image = item.image.display();
+        if let Some(label) = item.labels.iter().find(|l| l.class >= classes) {
+            return unfit(format!("{image} has class {}, the model {classes} classes", label.class));
+        }
+    }
+    let classifies = matches!(head, Head::Classify { .. });
+    if let Some(item) = dataset.items.iter().find(|item| classifies && item.class().is_none()) {
+        return unfit(format!("it is a classifier, and {} has no class as a whole", item.image.display()));
+    }
+    if let Some(item) = dataset.items.iter().find(|item| !fits(head.branch(), item)) {
+        let (image, task) = (item.image.display(), head.task());
+        return unfit(format!("its task is `{task}`, and the labels of {image} are not those of it"));
+    }
+    Ok(())
 }
 
 /// Whether the labels of an item are those of a head's task.

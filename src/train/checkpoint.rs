@@ -1,12 +1,15 @@
 //! Checkpoints: the state of a training in one file.
 //!
-//! The file is a model file: what loads models loads the averaged model of the last finished epoch. Further tensors,
+//! The file is a model file: what loads models loads the averaged model of the last step. Further tensors,
 //! which that reader leaves out, hold the rest: `train/raw/{key}` the weights that are being trained,
-//! `train/{slot}/{key}` the optimizer. Counters, the training's [`Identity`] and a digest of all of it stand in the
-//! provenance below `train.`. One file, written beside and renamed, so that an interrupted training never leaves parts
+//! `train/best/{key}` the averaged ones of the best epoch, `train/{slot}/{key}` the optimizer. Counters, the
+//! [`Course`], the training's [`Identity`] and a digest of all of it stand in the
+//! provenance below `train.`. The state at the end of an epoch and the one within it ([`within`]) are two files: the former
+//! is what a training that diverges goes back to. One file each, written beside and renamed, so that an interrupted training never leaves parts
 //! of two epochs; a file that was changed since is refused.
 
 use super::config::TrainError;
+use super::course::Course;
 use super::identity::{Identity, hex};
 use super::stepper::State;
 use crate::files;
@@ -15,29 +18,33 @@ use sha2::{Digest, Sha256};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// All that a training needs to resume after a finished epoch.
+/// All that a training needs to resume.
 #[derive(Clone, Debug)]
 pub(super) struct Saved {
-    /// Finished epochs.
-    pub epochs: usize,
+    /// Where it stands.
+    pub course: Course,
     /// What the steps have changed.
     pub state: State,
+    /// The averaged weights of the best epoch, where there is one.
+    pub best: Option<Weights>,
 }
 
 const PREFIX: &str = "train/";
 const RAW: &str = "raw/";
-const KEYS: [&str; 4] = ["train.epochs", "train.updates", "train.steps", "train.identity"];
+const BEST: &str = "best/";
+const KEYS: [&str; 5] = ["train.epochs", "train.updates", "train.steps", "train.course", "train.identity"];
 const DIGEST: &str = "train.sha256";
 
 impl Saved {
     /// SHA-256 of everything in it, and of whose it is.
     fn digest(&self, identity: &str) -> String {
         let mut digest = Sha256::new();
-        let Self { epochs, state } = self;
-        let counts = [*epochs as u64, state.updates, state.steps, identity.len() as u64];
+        let Self { course, state, best } = self;
+        let counts = [state.updates, state.steps, identity.len() as u64];
         counts.iter().for_each(|count| digest.update(count.to_le_bytes()));
         digest.update(identity);
-        for weights in [&state.raw, &state.average, &state.slots] {
+        digest.update(json(course));
+        for weights in [&state.raw, &state.average, &state.slots].into_iter().chain(best) {
             digest.update((weights.len() as u64).to_le_bytes());
             for (key, tensor) in weights {
                 digest.update(format!("{key} {:?} ", tensor.shape()));
@@ -48,17 +55,38 @@ impl Saved {
     }
 }
 
+fn json(course: &Course) -> String {
+    serde_json::to_string(course).unwrap_or_default()
+}
+
+/// Where the state within an epoch lies, beside that of the last epoch's end.
+pub(super) fn within(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".step");
+    name.into()
+}
+
+/// Removes the checkpoint of a training that is not to go on, where there is one.
+pub fn discard(path: &Path) {
+    for file in [path.to_owned(), within(path)] {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
 /// Writes a state; `model` lends its graph and its info.
 pub(super) fn save(saved: &Saved, model: &Model, identity: &Identity, path: &Path) -> Result<(), TrainError> {
     let state = &saved.state;
     let mut weights = state.average.clone();
     let raw = state.raw.iter().map(|(key, tensor)| (format!("{PREFIX}{RAW}{key}"), tensor.clone()));
     let slots = state.slots.iter().map(|(key, tensor)| (format!("{PREFIX}{key}"), tensor.clone()));
-    weights.extend(raw.chain(slots));
+    let best = saved.best.iter().flatten().map(|(key, tensor)| (format!("{PREFIX}{BEST}{key}"), tensor.clone()));
+    weights.extend(raw.chain(slots).chain(best));
     let mut info = model.info.clone();
     let identity = identity.text();
     let digest = saved.digest(&identity);
-    let values = [saved.epochs.to_string(), state.updates.to_string(), state.steps.to_string(), identity];
+    let Course { epoch, .. } = saved.course;
+    let counts = [epoch as u64, state.updates, state.steps].map(|count| count.to_string());
+    let values = counts.into_iter().chain([json(&saved.course), identity]);
     info.provenance.extend(KEYS.map(str::to_owned).into_iter().zip(values));
     info.provenance.insert(DIGEST.to_owned(), digest);
     // Not through `Model::new`, which drops the further tensors.
@@ -84,6 +112,7 @@ pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<Sa
     let found = |key: &str| file.info.provenance.get(key).ok_or_else(|| fail("is a model, not a checkpoint".into()));
     let count = |key: &str| found(key)?.parse::<u64>().map_err(|_| fail(format!("`{key}` is not a number")));
     let epochs = count(KEYS[0])? as usize;
+    let mut best = Weights::new();
     let mut state = State {
         updates: count(KEYS[1])?,
         steps: count(KEYS[2])?,
@@ -93,15 +122,19 @@ pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<Sa
     };
     for (key, tensor) in model::tensors(path, &bytes).map_err(|e| unread(&e))? {
         let Some(key) = key.strip_prefix(PREFIX) else { continue };
-        match key.strip_prefix(RAW) {
-            Some(key) => state.raw.insert(key.to_owned(), tensor),
-            None => state.slots.insert(key.to_owned(), tensor),
+        match (key.strip_prefix(RAW), key.strip_prefix(BEST)) {
+            (Some(key), _) => state.raw.insert(key.to_owned(), tensor),
+            (_, Some(key)) => best.insert(key.to_owned(), tensor),
+            (None, None) => state.slots.insert(key.to_owned(), tensor),
         };
     }
-    let written = found(KEYS[3])?;
-    let whose: Identity = serde_json::from_str(written).map_err(|_| fail(format!("`{}` cannot be read", KEYS[3])))?;
-    let mut saved = Saved { epochs, state };
-    if *found(DIGEST)? != saved.digest(written) {
+    let unreadable = |key: &str| fail(format!("`{key}` cannot be read"));
+    let course: Course = serde_json::from_str(found(KEYS[3])?).map_err(|_| unreadable(KEYS[3]))?;
+    let written = found(KEYS[4])?;
+    let whose: Identity = serde_json::from_str(written).map_err(|_| unreadable(KEYS[4]))?;
+    let best = course.best.map(|_| best);
+    let mut saved = Saved { course, state, best };
+    if *found(DIGEST)? != saved.digest(written) || epochs != saved.course.epoch {
         return Err(fail("has been damaged: its content does not have the digest that it names".into()));
     }
     if whose != *identity || file.graph != model.graph {
@@ -117,8 +150,10 @@ pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<Sa
         }
     }
     // Refuses missing tensors and wrong shapes.
-    let raw = Model::new(model.graph.clone(), std::mem::take(&mut state.raw), Info::default());
-    state.raw = raw.map_err(|e| fail(e.to_string()))?.weights;
+    for weights in [Some(&mut state.raw), saved.best.as_mut()].into_iter().flatten() {
+        let checked = Model::new(model.graph.clone(), std::mem::take(weights), Info::default());
+        *weights = checked.map_err(|e| fail(e.to_string()))?.weights;
+    }
     Ok(saved)
 }
 

@@ -1,15 +1,21 @@
 //! Settings of a training, the progress it reports, and its errors.
 
-use super::augment::Augment;
 use super::distill::Distillation;
 use super::loss::LossError;
 use super::optim::Rule;
 use super::schedule::Decay;
-use crate::data::DataError;
+use super::stop::Stop;
+use super::variation::Augment;
+use crate::data::{DataError, Dataset};
+use crate::eval::{EvalError, Metric};
+use crate::graph::Graph;
 use crate::model::{FileError, ModelError};
 use crate::size::{ImageSize, MAX_SIDE};
 use crate::vision::ImageError;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Settings of a training. The default fine-tunes a pruned detector.
@@ -41,6 +47,16 @@ pub struct FitConfig {
     pub augment: Augment,
     /// Epochs with mosaics, from the first on.
     pub mosaic_until: usize,
+    /// Probability that an image of these epochs is a mosaic.
+    pub mosaic: f64,
+    /// So many of the network's first modules keep their weights ([`frozen`](Self::frozen)). Their running statistics move.
+    pub freeze: usize,
+    /// Share of a classifier's target that all classes get in equal parts (Szegedy et al., 2016).
+    pub label_smoothing: f64,
+    /// Images that choose between the epochs, and are not trained on.
+    pub hold_out: HoldOut,
+    /// Epochs without a better figure on the held-back images after which training ends; 0 waits for all.
+    pub patience: usize,
     /// L1 penalty on the scales of the normalisations, which brings those of channels that matter little to zero (Liu
     /// et al., "Network Slimming", ICCV 2017): every step moves them toward zero by this share of the learning rate,
     /// and stops there, whatever the optimizer does (a proximal step). Before another normalisation nothing holds a
@@ -55,15 +71,39 @@ pub struct FitConfig {
     pub seed: u64,
     /// Threads; 0 takes one per core.
     pub threads: usize,
-    /// Decoded images are kept in memory up to this many bytes.
+    /// Threads that prepare images beside these; 0 lets the same threads do it.
+    pub workers: usize,
+    /// Decoded images are kept in memory up to this many bytes; `usize::MAX` takes half of what is free.
     pub cache_bytes: usize,
     /// Whether weights of kernels that are zero at the start remain zero.
     pub keep_zeros: bool,
     /// The content of the data, where it is known already: what [`Dataset::content`](crate::data::Dataset::content)
     /// says.
     pub content: Option<String>,
-    /// Written after every epoch and continued from where it is there.
+    /// Written after every epoch and continued from where it is there. A file beside it, `NAME.step`, has the state within
+    /// an epoch.
     pub checkpoint: Option<PathBuf>,
+    /// Seconds between states within an epoch.
+    pub save_seconds: f64,
+    /// Ends the training after the step that runs, with its state saved.
+    pub stop: Stop,
+}
+
+/// Images that choose between the epochs. What ships is never worse on them than the network before training.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum HoldOut {
+    /// None: the last epoch ships.
+    #[default]
+    None,
+    /// A share of the training images, drawn by the seed.
+    Share(f64),
+    /// A split of their own.
+    Split {
+        /// Its images.
+        data: Arc<Dataset>,
+        /// What [`Dataset::content`] says of them.
+        content: String,
+    },
 }
 
 impl Default for FitConfig {
@@ -82,15 +122,23 @@ impl Default for FitConfig {
             clip: 10.0,
             augment: Augment::default(),
             mosaic_until: 0,
+            mosaic: 1.0,
+            freeze: 0,
+            label_smoothing: 0.0,
+            hold_out: HoldOut::None,
+            patience: 0,
             sparsity: 0.0,
             distill: 1.0,
             distillation: Distillation::default(),
             seed: 0,
             threads: 0,
-            cache_bytes: 1 << 30,
+            workers: 0,
+            cache_bytes: usize::MAX,
             keep_zeros: false,
             content: None,
             checkpoint: None,
+            save_seconds: 60.0,
+            stop: Stop::default(),
         }
     }
 }
@@ -114,13 +162,46 @@ impl FitConfig {
             ("clip", self.clip, f64::MAX),
             ("distill", self.distill, 1e6),
             ("sparsity", self.sparsity, 1e6),
+            ("mosaic", self.mosaic, 1.0),
+            ("label_smoothing", self.label_smoothing, 1.0),
         ];
         for (setting, value, most) in limits {
             if !(0.0..=most).contains(&value) {
                 return fail(setting, format!("is {value}, expected 0 to {most}"));
             }
         }
-        Ok(())
+        match self.hold_out {
+            HoldOut::Share(share) if !(share > 0.0 && share < 1.0) => {
+                fail("hold_out", format!("is {share}, expected more than 0 and less than 1"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keys of the parameters that keep their values: those of the first [`freeze`](Self::freeze) modules in execution
+    /// order, `model.0`, `model.1` of a YOLO, `conv1`, `layer1` of a ResNet.
+    ///
+    /// # Errors
+    /// If no module would be left to train.
+    pub fn frozen(&self, graph: &Graph) -> Result<BTreeSet<String>, TrainError> {
+        let mut modules: Vec<String> = Vec::new();
+        let mut frozen = BTreeSet::new();
+        for key in graph.params().into_iter().map(|param| param.key) {
+            let parts = if key.starts_with("model.") { 2 } else { 1 };
+            let module = key.split('.').take(parts).collect::<Vec<_>>().join(".");
+            let place = modules.iter().position(|known| *known == module).unwrap_or_else(|| {
+                modules.push(module);
+                modules.len() - 1
+            });
+            if place < self.freeze {
+                frozen.insert(key);
+            }
+        }
+        if self.freeze >= modules.len() && self.freeze > 0 {
+            let problem = format!("is {}, expected less than the network's {} modules", self.freeze, modules.len());
+            return Err(TrainError::Setting { setting: "freeze", problem });
+        }
+        Ok(frozen)
     }
 }
 
@@ -138,7 +219,7 @@ pub struct At {
 }
 
 /// Terms of a loss, per image.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Terms {
     /// Box term of the detection loss.
     pub box_: f64,
@@ -161,6 +242,13 @@ impl Terms {
         self.distill += factor * other.distill;
     }
 
+    /// All terms by name, those that the task does not have left out.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let Self { box_, cls, dfl, task, distill } = *self;
+        let all = [("box", box_), ("class", cls), ("dfl", dfl), ("task", task), ("teacher", distill)];
+        all.into_iter().filter(|(_, value)| *value != 0.0)
+    }
+
     /// All terms together.
     pub fn sum(&self) -> f64 {
         self.box_ + self.cls + self.dfl + self.task + self.distill
@@ -170,10 +258,12 @@ impl Terms {
 /// What [`fit`](super::fit) reports while it works.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FitEvent {
-    /// A checkpoint was found; this many epochs are done.
+    /// A checkpoint was found; so much is done.
     Resumed {
         /// Epochs done.
         epochs: usize,
+        /// Steps done of the epoch after these.
+        step: usize,
     },
     /// A checkpoint was found that cannot be used; training starts anew.
     SetAside {
@@ -198,13 +288,59 @@ pub enum FitEvent {
         /// The file, and why.
         problem: String,
     },
+    /// Images are held back, and were looked at before the first step.
+    HeldBack {
+        /// How many.
+        images: usize,
+        /// What is compared.
+        metric: Metric,
+        /// The figure of the network before training.
+        before: f64,
+    },
+    /// The training diverged; it goes on from its last good state with lower learning rates.
+    RolledBack {
+        /// Where, and what happened.
+        problem: String,
+        /// Finished epochs of the state.
+        epochs: usize,
+        /// Factor on the learning rates from now on.
+        rate: f64,
+    },
     /// An epoch is done, and saved if there is a checkpoint that can be written.
     Epoch {
         /// Which, from 0.
         epoch: usize,
         /// Mean loss of its steps.
         terms: Terms,
+        /// What else is known of it.
+        row: EpochRow,
     },
+    /// Held-back images have chosen what ships.
+    Chosen {
+        /// The epoch, from 0; none where the network before training found as much.
+        epoch: Option<usize>,
+        /// What it finds on the held-back images.
+        figure: f64,
+        /// What the network before training finds.
+        before: f64,
+        /// Epochs that were trained.
+        epochs: usize,
+    },
+}
+
+/// What an epoch brought, beside its loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EpochRow {
+    /// Epochs in all.
+    pub epochs: usize,
+    /// What its averaged weights find on the held-back images, and which figure that is.
+    pub held: Option<(Metric, f64)>,
+    /// Learning rate of its last step.
+    pub lr: f64,
+    /// Training images per second.
+    pub images_per_second: f64,
+    /// Seconds that the epochs after it may take.
+    pub seconds_left: f64,
 }
 
 /// A training that could not start or go on.
@@ -221,8 +357,9 @@ pub enum TrainError {
     /// The model cannot be trained on this data.
     #[error("cannot train this model: {0}")]
     Unfit(String),
-    /// The loss or its gradient is not a number any more.
-    #[error("training diverged at step {} of epoch {}: the {what} is {value} at learning rate {lr:.2e}; try a lower learning rate (`lr`), a longer warm-up or a smaller `clip`", at.step + 1, at.epoch + 1)]
+    /// The loss or its gradient is not a number any more, or the loss has exploded; going back and training slower did not
+    /// help.
+    #[error("training diverged at step {} of epoch {}: the {what} is {value} at learning rate {lr:.2e}; going back to a good state and training slower did not help: try a lower learning rate (`lr`) or a longer `warmup`", at.step + 1, at.epoch + 1)]
     Diverged {
         /// Where.
         at: At,
@@ -232,6 +369,17 @@ pub enum TrainError {
         value: f64,
         /// Learning rate of the step.
         lr: f64,
+    },
+    /// Somebody asked the training to stop.
+    #[error("training was stopped by {} at step {} of epoch {}; {}", signal_name(*signal), at.step + 1, at.epoch + 1,
+        if *saved { "the same command goes on from there" } else { "its state is not kept" })]
+    Interrupted {
+        /// The signal.
+        signal: i32,
+        /// The last step that was done.
+        at: At,
+        /// Whether the state was saved.
+        saved: bool,
     },
     /// A checkpoint that no training can continue.
     #[error("{path}: {problem}; remove the file to start over")]
@@ -252,6 +400,9 @@ pub enum TrainError {
     /// A picture whose content a checkpoint depends on cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Held-back images that cannot judge the model.
+    #[error("held-back images: {0}")]
+    Evaluation(#[from] EvalError),
     /// An image that cannot be read.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -270,4 +421,29 @@ pub enum TrainError {
     /// Threads could not be started.
     #[error("cannot start worker threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+impl TrainError {
+    /// Where a training diverged, and how; any other error in full.
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::Diverged { at, what, value, lr } => {
+                format!(
+                    "step {} of epoch {}: the {what} is {value:.3e} at learning rate {lr:.1e}",
+                    at.step + 1,
+                    at.epoch + 1
+                )
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+/// The name of a signal, for messages.
+fn signal_name(signal: i32) -> String {
+    match signal {
+        2 => "SIGINT".into(),
+        15 => "SIGTERM".into(),
+        other => format!("signal {other}"),
+    }
 }

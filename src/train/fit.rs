@@ -1,23 +1,26 @@
-//! The training loop: epochs, order, learning rates and checkpoints. What a step computes is the
-//! [`Stepper`](super::stepper::Stepper)'s.
+//! The training loop: epochs, order, learning rates, held-back images and checkpoints. What a step computes is the
+//! [`Stepper`]'s.
 //!
 //! Every step is a function of the seed and of its number alone: order and augmentation are drawn afresh for each
 //! image of each epoch, so that a training that resumes from a checkpoint gives the result of an uninterrupted one.
 
 use super::autograd::Autograd;
-use super::batch::Loader;
-use super::checkpoint::{self, Saved};
-use super::config::{At, FitConfig, FitEvent, Terms, TrainError};
-use super::identity::Identity;
+use super::batch::{Batch, Loader, check_data};
+use super::checkpoint::Saved;
+use super::config::{At, EpochRow, FitConfig, FitEvent, TrainError};
+use super::course::Course;
+use super::judge::{self, Judge};
+use super::kept::{Kept, fresh};
 use super::schedule::Schedule;
-use super::stepper::{State, Stepper};
+use super::stepper::Stepper;
 use crate::data::Dataset;
 use crate::graph::Head;
-use crate::model::Model;
+use crate::model::{Model, Weights};
 use crate::size::ImageSize;
 use candle_core::Device;
-use std::path::Path;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
 
 /// Trains a detector or a classifier and gives back the moving average of its weights.
 ///
@@ -26,13 +29,19 @@ use std::sync::mpsc::sync_channel;
 /// the epochs ([`one2many_weight`](super::loss::one2many_weight)). A one-to-one branch alone trains the layers below it, too.
 ///
 /// With a teacher, which must have the same head, the model also learns from the teacher's outputs on the same
-/// images (see [`distill`](super::distill)). With `config.checkpoint`, the state is saved after every epoch, and a training that
-/// finds the file resumes from there, if it is the same one ([`Identity`]); on the CPU the result is the same to the
-/// bit.
+/// images (see [`distill`](super::distill)).
+///
+/// With `config.hold_out`, images that are not trained on judge the averaged weights of every epoch, and the best ones are
+/// given back: those of `model` itself, where no epoch finds more.
+///
+/// With `config.checkpoint`, the state is saved after every epoch and every `config.save_seconds`, and a training that
+/// finds the file resumes from there, if it is the same one ([`Identity`](super::Identity)); on the CPU the result is the
+/// same to the bit. A loss that is not finite or explodes takes the training back to the end of the last epoch, with lower
+/// learning rates, at most three times.
 ///
 /// # Errors
-/// Settings or data that do not fit the model, images that cannot be read, a loss that is not finite any more, a
-/// checkpoint of another training, and errors of the tensor backend.
+/// Settings or data that do not fit the model, images that cannot be read, a training that diverges again and again, or that
+/// is stopped ([`Stop`](super::Stop)), a checkpoint of another training, and errors of the tensor backend.
 pub fn fit(
     model: &Model,
     teacher: Option<&Model>,
@@ -43,90 +52,43 @@ pub fn fit(
 ) -> Result<Model, TrainError> {
     config.check(model.graph.stride())?;
     check_models(model, teacher, config.imgsz)?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build()?;
-    let loader = Loader::new(dataset, model, config)?;
+    check_data(dataset, model)?;
+    if config.label_smoothing > 0.0 && !matches!(model.graph.head, Head::Classify { .. }) {
+        let problem = "is for classifiers: the class targets of a detector are soft by themselves".into();
+        return Err(TrainError::Setting { setting: "label-smoothing", problem });
+    }
+    let pool = ThreadPoolBuilder::new().num_threads(config.threads).build()?;
+    let workers = match config.workers {
+        0 => None,
+        count => Some(ThreadPoolBuilder::new().num_threads(count).build()?),
+    };
+    let (train, held) = judge::part(dataset, config);
+    let loader = Loader::new(&train, model, config)?;
+    let judge = held.filter(|_| config.epochs > 0).map(|held| Judge::new(model, &held, config)).transpose()?;
     let kept = Kept::of(model, teacher, dataset, config)?;
     let mut stepper = Autograd::new(model, teacher, config, device)?;
-    let Saved { epochs: done, state } = start(model, kept.as_ref(), progress)?;
-    stepper.restore(&state)?;
-    drop(state);
     let steps = loader.batches();
-    let schedule = Schedule {
-        peak: config.lr,
-        last: config.lr_last,
-        warmup: (config.warmup * steps as f64).round() as u64,
-        steps: (steps * config.epochs) as u64,
-        decay: config.decay,
-    };
-    let (loader, pool) = (&loader, &pool);
-    let mut epochs = Epochs { stepper: &mut stepper, loader, pool, schedule, count: config.epochs };
-    for epoch in done..config.epochs {
-        let terms = epochs.run(epoch, progress)?;
-        if let Some(kept) = &kept {
-            let saved = Saved { epochs: epoch + 1, state: epochs.stepper.state()? };
-            match checkpoint::save(&saved, model, &kept.identity, kept.path) {
-                // A full disk costs what an interruption would lose, not the training.
-                Err(TrainError::File(problem)) => progress(FitEvent::NotSaved { problem: problem.to_string() }),
-                saved => saved?,
-            }
-        }
-        progress(FitEvent::Epoch { epoch, terms });
-    }
-    Ok(Model::new(model.graph.clone(), stepper.average()?, model.info.clone())?)
-}
-
-/// The checkpoint of a training.
-struct Kept<'a> {
-    path: &'a Path,
-    /// Which training it belongs to.
-    identity: Identity,
-}
-
-impl<'a> Kept<'a> {
-    /// The checkpoint that the settings ask for.
-    fn of(
-        model: &Model,
-        teacher: Option<&Model>,
-        dataset: &Dataset,
-        config: &'a FitConfig,
-    ) -> Result<Option<Self>, TrainError> {
-        let Some(path) = &config.checkpoint else { return Ok(None) };
-        let data = config.content.clone().map_or_else(|| dataset.content(), Ok)?;
-        Ok(Some(Self { path, identity: Identity::of(model, teacher, &data, config) }))
-    }
-}
-
-/// The state that a training starts from: that of its checkpoint, or the model's own weights.
-fn start(model: &Model, kept: Option<&Kept>, progress: &mut dyn FnMut(FitEvent)) -> Result<Saved, TrainError> {
-    let saved = match kept.filter(|kept| kept.path.exists()) {
-        Some(kept) => continued(model, &kept.identity, kept.path, progress)?,
-        None => None,
-    };
-    if let Some(saved) = saved {
-        progress(FitEvent::Resumed { epochs: saved.epochs });
-        return Ok(saved);
-    }
-    Ok(Saved { epochs: 0, state: State::new(&model.weights) })
-}
-
-/// The state in a checkpoint. One that no training can use is moved out of the way; one of another training is an
-/// error.
-fn continued(
-    model: &Model,
-    identity: &Identity,
-    path: &Path,
-    progress: &mut dyn FnMut(FitEvent),
-) -> Result<Option<Saved>, TrainError> {
-    match checkpoint::load(model, identity, path) {
-        Err(TrainError::Checkpoint { path, problem }) => match checkpoint::set_aside(&path) {
-            Ok(aside) => {
-                progress(FitEvent::SetAside { problem, aside });
-                Ok(None)
-            }
-            Err(_) => Err(TrainError::Checkpoint { path, problem }),
+    let mut training = Training {
+        model,
+        config,
+        stepper: &mut stepper,
+        loader: &loader,
+        judge: judge.as_ref(),
+        kept,
+        pool: &pool,
+        workers: workers.as_ref().unwrap_or(&pool),
+        schedule: Schedule {
+            peak: config.lr,
+            last: config.lr_last,
+            warmup: (config.warmup * steps as f64).round() as u64,
+            steps: (steps * config.epochs) as u64,
+            decay: config.decay,
         },
-        other => other.map(Some),
-    }
+        course: Course::new(),
+        good: fresh(model),
+    };
+    let weights = training.run(progress)?;
+    Ok(Model::new(model.graph.clone(), weights, model.info.clone())?)
 }
 
 fn check_models(model: &Model, teacher: Option<&Model>, size: ImageSize) -> Result<(), TrainError> {
@@ -147,48 +109,185 @@ fn check_models(model: &Model, teacher: Option<&Model>, size: ImageSize) -> Resu
     }
 }
 
-/// Everything that the epochs of a training share.
-struct Epochs<'a> {
+/// A training, and where it stands.
+struct Training<'a> {
+    model: &'a Model,
+    config: &'a FitConfig,
     stepper: &'a mut dyn Stepper,
     loader: &'a Loader<'a>,
-    pool: &'a rayon::ThreadPool,
+    judge: Option<&'a Judge<'a>>,
+    kept: Option<Kept<'a>>,
+    pool: &'a ThreadPool,
+    /// Prepare the images.
+    workers: &'a ThreadPool,
     schedule: Schedule,
-    /// Epochs in all.
-    count: usize,
+    course: Course,
+    /// The end of the last epoch, to which a training that diverges goes back; and the best weights so far.
+    good: Saved,
 }
 
-impl Epochs<'_> {
-    /// All steps of an epoch; gives their mean loss. The loader makes batches in the pool, one ahead of the step that
-    /// uses it.
-    fn run(&mut self, epoch: usize, progress: &mut dyn FnMut(FitEvent)) -> Result<Terms, TrainError> {
-        let (loader, pool, schedule) = (self.loader, self.pool, self.schedule);
-        let (steps, epochs) = (loader.batches(), self.count);
+/// What the steps of an epoch took.
+struct Took {
+    images: usize,
+    time: Duration,
+    lr: f64,
+}
+
+impl Training<'_> {
+    /// Trains, and gives the weights that ship.
+    fn run(&mut self, progress: &mut dyn FnMut(FitEvent)) -> Result<Weights, TrainError> {
+        let listening = self.config.stop.listen();
+        self.begin(progress)?;
+        while !self.course.is_finished(self.config) {
+            match self.epoch(progress) {
+                Err(error @ TrainError::Diverged { .. }) => self.roll_back(error, progress)?,
+                done => done?,
+            }
+        }
+        drop(listening);
+        let (Some(_), Some(before)) = (self.judge, self.course.before) else { return self.stepper.average() };
+        let Course { best, epoch: epochs, .. } = self.course;
+        let figure = best.map_or(before, |best| best.figure);
+        progress(FitEvent::Chosen { epoch: best.map(|best| best.epoch), figure, before, epochs });
+        Ok(self.good.best.take().unwrap_or_else(|| self.model.weights.clone()))
+    }
+
+    /// Takes up what is saved, and judges the network as it is.
+    fn begin(&mut self, progress: &mut dyn FnMut(FitEvent)) -> Result<(), TrainError> {
+        let (end, inside) = match &self.kept {
+            Some(kept) => kept.resume(progress)?,
+            None => (None, None),
+        };
+        self.good = end.unwrap_or_else(|| fresh(self.model));
+        let now = inside.as_ref().unwrap_or(&self.good);
+        self.course = now.course.clone();
+        self.stepper.restore(&now.state)?;
+        let Course { epoch: epochs, step, .. } = self.course;
+        if epochs + step > 0 {
+            progress(FitEvent::Resumed { epochs, step });
+        }
+        if let Some(judge) = self.judge {
+            let before = match self.course.before {
+                Some(known) => known,
+                None => judge.figure(&self.model.weights)?,
+            };
+            (self.course.before, self.good.course.before) = (Some(before), Some(before));
+            progress(FitEvent::HeldBack { images: judge.images(), metric: judge.metric(), before });
+        }
+        Ok(())
+    }
+
+    /// The rest of an epoch.
+    fn epoch(&mut self, progress: &mut dyn FnMut(FitEvent)) -> Result<(), TrainError> {
+        let started = Instant::now();
+        let (epoch, epochs, steps) = (self.course.epoch, self.config.epochs, self.loader.batches());
+        let share = 1.0 - self.course.step as f64 / steps as f64;
+        let took = self.steps(progress)?;
+        let mut held = None;
+        let mut best = self.good.best.take();
+        if let Some(judge) = self.judge {
+            let average = self.stepper.average()?;
+            let figure = judge.figure(&average)?;
+            held = Some((judge.metric(), figure));
+            if self.course.judge(epoch, figure) {
+                best = Some(average);
+            }
+        }
+        let terms = std::mem::take(&mut self.course.mean);
+        (self.course.epoch, self.course.step) = (epoch + 1, 0);
+        self.good = Saved { course: self.course.clone(), state: self.stepper.state()?, best };
+        let saved = match &mut self.kept {
+            Some(kept) => kept.save(&self.good, progress)?,
+            None => false,
+        };
+        let left = started.elapsed().as_secs_f64() * (epochs - epoch - 1) as f64;
+        let row = EpochRow {
+            epochs,
+            held,
+            lr: took.lr,
+            images_per_second: took.images as f64 / took.time.as_secs_f64().max(1e-9),
+            seconds_left: if share > 0.0 { left / share } else { left },
+        };
+        progress(FitEvent::Epoch { epoch, terms, row });
+        match self.config.stop.requested() {
+            Some(signal) => {
+                let at = At { epoch, step: steps - 1, steps, epochs };
+                Err(TrainError::Interrupted { signal, at, saved })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The steps of an epoch that are left. The loader makes batches one ahead of the step that uses it.
+    fn steps(&mut self, progress: &mut dyn FnMut(FitEvent)) -> Result<Took, TrainError> {
+        let (loader, workers, first) = (self.loader, self.workers, self.course.step);
+        let (epoch, epochs, steps) = (self.course.epoch, self.config.epochs, loader.batches());
+        let mut took = Took { images: 0, time: Duration::ZERO, lr: 0.0 };
+        let started = Instant::now();
         std::thread::scope(|scope| {
             let (send, receive) = sync_channel(1);
             scope.spawn(move || {
                 let order = loader.order(epoch);
-                for index in 0..steps {
-                    if send.send(pool.install(|| loader.batch(&order, epoch, index))).is_err() {
+                for index in first..steps {
+                    if send.send(workers.install(|| loader.batch(&order, epoch, index))).is_err() {
                         return;
                     }
                 }
             });
-            let mut mean = Terms::default();
-            for (step, batch) in receive.iter().enumerate() {
-                let (batch, at) = (batch?, At { epoch, step, steps, epochs });
-                let lr = schedule.rate((epoch * steps + step) as u64);
-                let (terms, norm) = pool.install(|| self.stepper.step(&batch, at, lr))?;
-                let diverged = |what, value| TrainError::Diverged { at, what, value, lr };
-                if !terms.sum().is_finite() {
-                    return Err(diverged("loss", terms.sum()));
-                }
-                if !norm.is_finite() {
-                    return Err(diverged("gradient", norm));
-                }
-                progress(FitEvent::Step { at, terms, lr, norm });
-                mean.add(&terms, 1.0 / steps as f64);
+            for (step, batch) in (first..).zip(receive.iter()) {
+                let batch = batch?;
+                took.images += batch.size;
+                took.lr = self.step(&batch, At { epoch, step, steps, epochs }, progress)?;
             }
-            Ok(mean)
+            took.time = started.elapsed();
+            Ok(took)
         })
     }
+
+    /// One step; gives its learning rate. Saves the state where it is time to, and ends where somebody asks for it.
+    fn step(&mut self, batch: &Batch, at: At, progress: &mut dyn FnMut(FitEvent)) -> Result<f64, TrainError> {
+        let lr = self.schedule.rate((at.epoch * at.steps + at.step) as u64) * self.course.rate;
+        let (pool, stepper) = (self.pool, &mut *self.stepper);
+        let (terms, norm) = pool.install(|| stepper.step(batch, at, lr))?;
+        let diverged = |what, value| TrainError::Diverged { at, what, value, lr };
+        if !terms.sum().is_finite() || self.course.explodes(terms.sum()) {
+            return Err(diverged("loss", terms.sum()));
+        }
+        if !norm.is_finite() {
+            return Err(diverged("gradient", norm));
+        }
+        progress(FitEvent::Step { at, terms, lr, norm });
+        self.course.mean.add(&terms, 1.0 / at.steps as f64);
+        self.course.step = at.step + 1;
+        let signal = self.config.stop.requested();
+        if signal.is_some() || self.kept.as_ref().is_some_and(Kept::is_due) {
+            let saved = self.save_within(progress)?;
+            if let Some(signal) = signal {
+                return Err(TrainError::Interrupted { signal, at, saved });
+            }
+        }
+        Ok(lr)
+    }
+
+    /// Saves the state within the epoch; whether that was possible.
+    fn save_within(&mut self, progress: &mut dyn FnMut(FitEvent)) -> Result<bool, TrainError> {
+        let Some(kept) = &mut self.kept else { return Ok(false) };
+        let best = self.good.best.clone();
+        let saved = Saved { course: self.course.clone(), state: self.stepper.state()?, best };
+        kept.save_within(&saved, progress)
+    }
+
+    /// Goes back to the last good state after an error, or gives the error back where that was tried often enough.
+    fn roll_back(&mut self, error: TrainError, progress: &mut dyn FnMut(FitEvent)) -> Result<(), TrainError> {
+        if !self.course.roll_back(&self.good.course) {
+            return Err(error);
+        }
+        self.stepper.restore(&self.good.state)?;
+        let Course { epoch: epochs, rate, .. } = self.course;
+        progress(FitEvent::RolledBack { problem: error.place(), epochs, rate });
+        Ok(())
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The identity of a training: all that its result depends on, by content. Only a training of the same identity resumes
 //! a checkpoint, and results are cached under its key.
 
-use super::config::FitConfig;
+use super::config::{FitConfig, HoldOut};
 use crate::model::{Info, Model};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -36,17 +36,30 @@ impl Identity {
             clip,
             augment,
             mosaic_until,
+            mosaic,
+            freeze,
+            label_smoothing,
+            hold_out,
+            patience,
             sparsity,
             distill,
             distillation,
             seed,
             threads: _,
+            workers: _,
             cache_bytes: _,
             keep_zeros,
             content: _,
             checkpoint: _,
+            save_seconds: _,
+            stop: _,
         } = config;
-        let settings: [(&str, &dyn std::fmt::Debug); 18] = [
+        let held = match hold_out {
+            HoldOut::None => "none".to_owned(),
+            HoldOut::Share(share) => share.to_string(),
+            HoldOut::Split { content, .. } => content.clone(),
+        };
+        let settings: [(&str, &dyn std::fmt::Debug); 23] = [
             ("epochs", epochs),
             ("batch", batch),
             ("imgsz", imgsz),
@@ -60,6 +73,11 @@ impl Identity {
             ("clip", clip),
             ("augment", augment),
             ("mosaic", mosaic_until),
+            ("mosaic-share", mosaic),
+            ("freeze", freeze),
+            ("label-smoothing", label_smoothing),
+            ("hold-out", &held),
+            ("patience", patience),
             ("sparsity", sparsity),
             ("distill", distill),
             ("distillation", distillation),
@@ -136,7 +154,8 @@ mod tests {
     fn every_input_of_a_training_changes_its_key_and_is_named() {
         let (start, teacher, config) = (model(1), model(2), FitConfig::default());
         let base = Identity::of(&start, Some(&teacher), "d", &config);
-        let same = FitConfig { threads: 7, cache_bytes: 1, checkpoint: Some("x".into()), ..config.clone() };
+        let same = FitConfig { threads: 7, workers: 3, cache_bytes: 1, save_seconds: 1.0, ..config.clone() };
+        let same = FitConfig { checkpoint: Some("x".into()), stop: Default::default(), ..same };
         assert_eq!(Identity::of(&start, Some(&teacher), "d", &same).key(), base.key());
         let mut nudged = model(1);
         nudged.weights.values_mut().next().unwrap().data_mut()[0] += 1e-6;
@@ -165,6 +184,11 @@ mod tests {
             (with(|c| c.clip = 1.0), "clip 1"),
             (with(|c| c.augment = crate::train::Augment::NONE), "augment"),
             (with(|c| c.mosaic_until = 3), "mosaic 3"),
+            (with(|c| c.mosaic = 0.5), "mosaic-share 0.5"),
+            (with(|c| c.freeze = 2), "freeze 2"),
+            (with(|c| c.label_smoothing = 0.1), "label-smoothing 0.1"),
+            (with(|c| c.hold_out = HoldOut::Share(0.1)), "hold-out \"0.1\""),
+            (with(|c| c.patience = 5), "patience 5"),
             (with(|c| c.sparsity = 0.5), "sparsity 0.5"),
             (with(|c| c.distill = 0.5), "distill 0.5"),
             (with(|c| c.distillation.class = 9.0), "distillation"),
@@ -178,6 +202,6 @@ mod tests {
             keys.insert(other.key());
         }
         // Two of the cases differ in the same way: the two networks to start from are different ones.
-        assert_eq!(keys.len(), 23);
+        assert_eq!(keys.len(), 28);
     }
 }

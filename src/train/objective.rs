@@ -37,7 +37,13 @@ pub(super) fn objective(
     (config, weight): (&FitConfig, f64),
 ) -> Result<(Terms, Vec<Vec<f32>>), TrainError> {
     let views = values.views();
-    let (mut terms, mut grads) = label_loss(head, &views, labels, weight)?;
+    let (mut terms, mut grads) = match (head, &views[..]) {
+        (Head::Classify { .. }, [logits]) if config.label_smoothing > 0.0 => {
+            let loss = loss::classify_smoothed(*logits, &labels.classes, config.label_smoothing)?;
+            (Terms { cls: loss.loss, ..Terms::default() }, vec![loss.grad])
+        }
+        _ => label_loss(head, &views, labels, weight)?,
+    };
     let Some(taught) = taught else { return Ok((terms, grads)) };
     let mut options = config.distillation;
     options.class *= config.distill;

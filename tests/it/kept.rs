@@ -44,7 +44,7 @@ struct Seen {
 fn train(model: &Model, set: &Dataset, config: &FitConfig) -> Result<(Model, Seen), TrainError> {
     let mut seen = Seen::default();
     let trained = fit(model, Some(model), set, config, &Device::Cpu, &mut |event| match event {
-        FitEvent::Resumed { epochs } => seen.resumed = Some(epochs),
+        FitEvent::Resumed { epochs, .. } => seen.resumed = Some(epochs),
         FitEvent::SetAside { problem, aside } => seen.aside = Some((problem, aside)),
         _ => {}
     })?;
@@ -168,15 +168,53 @@ fn drawn_pictures_that_are_missing_or_changed_are_drawn_again() {
 
 /// `prune` of the demo's model on a few small pictures; what it says.
 fn prune(folder: &Path, flags: &[&str]) -> String {
-    let data = demo::write(&folder.join("drawn"), 8, 4).unwrap();
+    prune_on(folder, &demo::write(&folder.join("drawn"), 8, 4).unwrap(), flags)
+}
+
+/// The same on other pictures.
+fn prune_on(folder: &Path, data: &Path, flags: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
-    command.args(["prune", "--imgsz", "64", "--calibration-images", "4", "--epochs", "1", "--model"]);
+    command.args(["prune", "--imgsz", "64", "--calibration-images", "4"]);
+    if !flags.contains(&"--epochs") {
+        command.args(["--epochs", "1"]);
+    }
+    command.arg("--model");
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pipeline/demo.safetensors")).arg("--data").arg(data);
     command.arg("--cache").arg(folder.join("cache")).arg("--out").arg(folder.join("out")).args(flags);
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{text}");
     text
+}
+
+/// What is trained, chosen and shipped does not depend on validation images: with others, and other labels, the weights
+/// are the same.
+#[test]
+fn validation_images_choose_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--strategy", "unstructured", "--file-mib", "64", "--hold-out", "0.25", "--epochs", "2"];
+    let weights = |folder: &Path| secateurs::model::load(&folder.join("out/model.safetensors")).unwrap().weights;
+    let clean = folder.path().join("clean");
+    fs::create_dir(&clean).unwrap();
+    let told = prune(&clean, &flags);
+    assert!(told.contains("2 images are held back to choose the epoch"), "{told}");
+    let poisoned = folder.path().join("poisoned");
+    fs::create_dir(&poisoned).unwrap();
+    let set = demo::write(&poisoned.join("drawn"), 8, 4).unwrap();
+    for number in 0..4 {
+        let place = |part: &str, ending: &str| poisoned.join(format!("drawn/{part}/val/{number:05}.{ending}"));
+        Image::new(160, 160, vec![200; 3 * 160 * 160]).save(&place("images", "png")).unwrap();
+        fs::write(place("labels", "txt"), "1 0.5 0.5 0.9 0.9\n").unwrap();
+    }
+    prune_on(&poisoned, &set, &flags);
+    assert!(weights(&clean) == weights(&poisoned));
+    let report = |folder: &Path| {
+        let text = fs::read_to_string(folder.join("out/report.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let (a, b) = (report(&clean), report(&poisoned));
+    assert_eq!(a["training"], b["training"]);
+    assert_ne!(a["tuned"]["map50_95"], b["tuned"]["map50_95"], "the other images do judge");
 }
 
 /// The entry of the cache whose name begins like this.

@@ -38,6 +38,8 @@ mod forward;
 mod harness;
 #[cfg(feature = "toolkit")]
 mod heads;
+#[cfg(feature = "toolkit")]
+mod held_back;
 mod hostile;
 mod import;
 #[cfg(feature = "toolkit")]
@@ -85,6 +87,8 @@ mod sign;
 mod sparse;
 mod ssh;
 mod steady;
+#[cfg(all(feature = "toolkit", unix))]
+mod stopped;
 mod support;
 mod suppression;
 mod surgery;

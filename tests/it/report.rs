@@ -91,6 +91,7 @@ pub fn sample(with_tuning: bool) -> Report {
         pruned: stage(0.2104, 1_971_240, &classes),
         repaired,
         tuned,
+        training: None,
         dtype: Default::default(),
         quantized: None,
         controls: BTreeMap::from([("uncut + repair".to_owned(), stage(0.3702, 2_624_080, &classes))]),
@@ -123,6 +124,7 @@ pub fn sample(with_tuning: bool) -> Report {
         verdict: Verdict {
             latency_ratio: 0.789,
             simulated: None,
+            diverged: None,
             latency_ok: true,
             memory_ok: true,
             accuracy_ok: true,

@@ -10,7 +10,7 @@ use std::path::Path;
 const SIDE: usize = 64;
 
 /// Squares of two colours on grey, one or two in an image.
-fn squares(folder: &Path, images: usize) -> Dataset {
+pub fn squares(folder: &Path, images: usize) -> Dataset {
     let items = (0..images).map(|i| {
         let path = folder.join(format!("{i}.png"));
         let mut picture = image::RgbImage::from_pixel(SIDE as u32, SIDE as u32, image::Rgb([100, 110, 105]));
@@ -37,7 +37,7 @@ fn squares(folder: &Path, images: usize) -> Dataset {
     Dataset { items: items.collect(), names: vec!["red".into(), "blue".into()], ..Dataset::default() }
 }
 
-fn small_model() -> Model {
+pub fn small_model() -> Model {
     let scale = Scale { depth: 0.25, width: 0.0625, max_channels: 256, c3k_everywhere: false };
     let graph = detect(scale, 2).unwrap();
     let weights = init(&graph, 3);
@@ -115,7 +115,7 @@ fn a_training_that_was_stopped_goes_on_to_the_same_bits() {
     assert_eq!(secateurs::model::load(&checkpoint).unwrap().graph, model.graph);
     let mut resumed_at = None;
     let resumed = fit(&model, Some(&model), &set, &config, &Device::Cpu, &mut |event| {
-        if let FitEvent::Resumed { epochs } = event {
+        if let FitEvent::Resumed { epochs, .. } = event {
             resumed_at = Some(epochs);
         }
     });
@@ -140,6 +140,13 @@ fn divergence_is_an_error_that_says_where_and_what_to_do() {
     }
     let error = failure(&model, &set, &config());
     assert!(error.contains("diverged at step") && error.contains("lower learning rate"), "{error}");
+    let mut rates = Vec::new();
+    let failed = fit(&model, None, &set, &config(), &Device::Cpu, &mut |event| {
+        if let FitEvent::RolledBack { epochs: 0, rate, .. } = event {
+            rates.push(rate);
+        }
+    });
+    assert!(failed.is_err() && rates.len() == 3 && rates.windows(2).all(|w| w[1] < w[0]), "{rates:?}");
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn report() -> Report {
         pruned: stage.clone(),
         repaired: stage,
         tuned: None,
+        training: None,
         dtype: Default::default(),
         quantized: None,
         controls: BTreeMap::new(),

@@ -38,8 +38,10 @@ fn out_of_memory() -> EngineError {
     EngineError::OutOfMemory { bytes: 1 << 40 }
 }
 
+const AT: At = At { epoch: 0, step: 0, steps: 1, epochs: 1 };
+
 fn diverged() -> TrainError {
-    TrainError::Diverged { at: At { epoch: 0, step: 0, steps: 1, epochs: 1 }, what: "loss", value: f64::NAN, lr: 1.0 }
+    TrainError::Diverged { at: AT, what: "loss", value: f64::NAN, lr: 1.0 }
 }
 
 /// What the user caused is never an internal error.
@@ -63,7 +65,9 @@ fn of_the_user() -> Vec<(E, u8)> {
         (EvalError::Unfit("other classes".into()).into(), 9),
         (RepairError::NoImages.into(), 9),
         (RepairError::Singular { layer: "conv".into() }.into(), 9),
-        (diverged().into(), 9),
+        (diverged().into(), 11),
+        (TrainError::Interrupted { signal: 15, at: AT, saved: true }.into(), 143),
+        (TrainError::Evaluation(EvalError::Unfit("other classes".into())).into(), 9),
         (TrainError::Unfit("no head".into()).into(), 9),
         (TrainError::Image(image()).into(), 9),
         (TrainError::Data(data()).into(), 9),
@@ -90,6 +94,7 @@ fn of_machines() -> Vec<(E, u8)> {
         (E::Writing { path: path(), source: io(PermissionDenied) }, 10),
         (E::File(full()), 10),
         (TrainError::File(full()).into(), 10),
+        (TrainError::Evaluation(EvalError::Engine(out_of_memory())).into(), 10),
         (SessionError::File { path: path(), source: io(StorageFull) }.into(), 10),
         (E::Command(SessionError::File { path: path(), source: io(StorageFull) }), 10),
         (E::Engine { task: Task::Ranges, source: out_of_memory() }, 10),

@@ -2,10 +2,11 @@
 
 use crate::importance::{Criterion, Pattern};
 use crate::pipeline::{Job, Timing, Tune};
-use crate::profile::{Mib, Millijoules, Millis, Optimizer, Profile, Ratio, Strategy};
+use crate::profile::{Finetune, HoldOut, Mib, Millijoules, Millis, Optimizer, Profile, Ratio, Schedule, Strategy};
 use crate::repair::Method;
 use crate::report::Budget;
 use crate::train::optim::Rule;
+use crate::train::{self, Decay, Recipe};
 use std::path::Path;
 
 /// The budgets of a profile, in the units of the report.
@@ -62,6 +63,12 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
             distill: tune.distill,
             sparsity: tune.sparsity,
             control: tune.control,
+            recipe: recipe(tune),
+            held_split: match &tune.hold_out {
+                HoldOut::Split(name) => Some(name.clone()),
+                HoldOut::Share(_) => None,
+            },
+            ..Tune::default()
         },
         warmup: profile.bench.warmup,
         runs: profile.bench.runs,
@@ -70,5 +77,31 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         cuda: false,
         out: out.to_path_buf(),
         cache: cache.to_path_buf(),
+    }
+}
+
+/// How the profile trains.
+fn recipe(tune: &Finetune) -> Recipe {
+    let recipe = &tune.recipe;
+    Recipe {
+        mosaic: recipe.mosaic.get(),
+        close_mosaic: recipe.close_mosaic,
+        mirror: recipe.mirror.map(Ratio::get),
+        scale: recipe.scale,
+        translate: recipe.translate,
+        hsv: recipe.hsv,
+        warmup: recipe.warmup,
+        schedule: match recipe.schedule {
+            Schedule::Cosine => Decay::Cosine,
+            Schedule::Linear => Decay::Linear,
+        },
+        freeze: recipe.freeze,
+        label_smoothing: recipe.label_smoothing.get(),
+        workers: recipe.workers,
+        hold_out: match &tune.hold_out {
+            HoldOut::Share(share) if share.get() > 0.0 => train::HoldOut::Share(share.get()),
+            _ => train::HoldOut::None,
+        },
+        patience: tune.patience,
     }
 }

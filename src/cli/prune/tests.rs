@@ -171,6 +171,7 @@ fn a_verdict_has_its_exit_code() {
     assert_eq!(code(Verdict { latency_ok: false, ..good.clone() }, false), 5);
     assert_eq!(code(Verdict { memory_ok: false, ..good.clone() }, false), 5);
     assert_eq!(code(Verdict { accuracy_ok: false, ..good.clone() }, false), 6);
+    assert_eq!(code(Verdict { diverged: Some("the loss is NaN".into()), ..good.clone() }, false), 11);
     let simulated = Verdict { simulated: Some("emulated".into()), ..good };
     assert_eq!((code(simulated.clone(), false), code(simulated, true)), (0, 7));
 }

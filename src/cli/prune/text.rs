@@ -1,7 +1,7 @@
 //! What people read of a job: its steps before it begins, and its figures at the end.
 
 use crate::graph::Dtype;
-use crate::profile::Profile;
+use crate::profile::{HoldOut, Profile};
 use crate::report::{BranchChoice, Report, Stage};
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,12 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
         steps.insert(2, format!("do steps 3 to 6 at {} px and keep the size that finds most", sizes.join(", ")));
     }
     if tune.epochs > 0 {
-        steps.push(format!("train {} epochs, batches of {}{teacher}", tune.epochs, tune.batch));
+        let held = match &tune.hold_out {
+            HoldOut::Share(share) if share.get() == 0.0 => String::new(),
+            HoldOut::Share(share) => format!("; {:.0} % of the training images choose the best", 100.0 * share.get()),
+            HoldOut::Split(name) => format!("; the images of the split `{name}` choose the best"),
+        };
+        steps.push(format!("train {} epochs, batches of {}{teacher}{held}", tune.epochs, tune.batch));
     }
     match profile.model.dtype {
         Dtype::F32 => {}
@@ -95,6 +100,9 @@ pub fn summary(report: &Report) -> String {
     let gaps = gaps.collect::<Vec<_>>().join(", ");
     if !gaps.is_empty() {
         lines.push(format!("  {:<12}{gaps}", "train gap"));
+    }
+    if let Some(training) = &report.training {
+        lines.push(format!("  {:<12}{}", "tuning", training.sentence()));
     }
     if let Some(gap) = report.search.gap {
         let covers = "offered widths, measured losses added up, predicted latency";

@@ -20,6 +20,8 @@ pub struct Data {
     pub train: Dataset,
     /// Validation images and labels.
     pub val: Dataset,
+    /// Images of a split of their own that choose between epochs, where the job names one.
+    pub held: Option<Dataset>,
     /// Where the data came from, for people.
     pub name: String,
     /// Identifies the training data, once it has been asked for.
@@ -43,9 +45,10 @@ impl Data {
             Ok::<_, DataError>(set)
         };
         let (train, val) = (open("train")?, open("val")?);
+        let held = job.tune.held_split.as_deref().filter(|_| job.tune.epochs > 0).map(open).transpose()?;
         check_fit(job, (&name, &yaml), baseline, &train)?;
         check_min_recall(&job.floors, &val)?;
-        Ok(Self { train, val, name, train_content: OnceLock::new() })
+        Ok(Self { train, val, held, name, train_content: OnceLock::new() })
     }
 
     /// Identifies the training data, pictures and labels.

@@ -109,6 +109,7 @@ fn judge_rest(report: &Report) -> Verdict {
         let mib = last.file_bytes as f64 / f64::from(1 << 20);
         check(&mut verdict.memory_ok, format!("file of {mib:.2} MiB, {limit:.2} MiB allowed"), mib <= limit);
     }
+    verdict.diverged = report.training.as_ref().and_then(|training| training.diverged.clone());
     let (before, after) = report.judged_accuracy();
     let place = report.runtime.as_ref().map_or(String::new(), |other| format!(" in {}", other.name));
     for (what, ok) in accuracy(budget, &report.floors, before, after) {

@@ -8,7 +8,7 @@ use crate::model::Model;
 use crate::pipeline::context::Context;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::plan::Planned;
-use crate::report::{GroupWidths, LayerTimes, MemoryStep, Report};
+use crate::report::{GroupWidths, LayerTimes, MemoryStep, Report, Training};
 use crate::surgery::Selection;
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ pub struct Stages<'a> {
     pub repaired: &'a Model,
     /// After fine-tuning, where there was any.
     pub tuned: Option<&'a Model>,
+    /// How that went.
+    pub training: Option<&'a Training>,
     /// In the dtype that it ships in, where that is not f32.
     pub quantized: Option<&'a Model>,
     /// The baseline model given the same treatment, by the key in the report.
@@ -53,6 +55,7 @@ pub fn report(
         pruned: evaluate(stages.pruned)?,
         repaired: evaluate(stages.repaired)?,
         tuned: stages.tuned.map(evaluate).transpose()?,
+        training: stages.training.cloned(),
         dtype: job.dtype,
         quantized: stages.quantized.map(evaluate).transpose()?,
         controls: BTreeMap::new(),

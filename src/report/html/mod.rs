@@ -8,6 +8,7 @@ pub mod comparison;
 mod drawings;
 pub mod index;
 mod text;
+mod training;
 
 use super::{Budget, Report, Search, Stage};
 use crate::eval::Metric;
@@ -28,6 +29,7 @@ pub fn render(report: &Report) -> String {
         stages(report),
         controls(report),
         in_runtime(report),
+        training::training(report),
         search(report),
         drawings::front(report),
         widths(report),

@@ -23,7 +23,7 @@ mod task;
 pub use assign::{Assignment, Fit, Positive};
 pub use batch::{Branch, Convention, Masks, Outputs, Shapes, Task};
 pub use boxes::{ciou, ciou_gradient};
-pub use classify::{Classification, classify};
+pub use classify::{Classification, classify, classify_smoothed};
 pub use end_to_end::{EndToEnd, end_to_end, one2many_weight};
 pub use flow::{Coupling, Flow, Linear, Network, Pass};
 pub use rotated::overlap_gradient;

@@ -1,0 +1,159 @@
+//! Where a training stands, beside what its steps have changed: counters, the best epoch so far, and whether the loss
+//! explodes. A checkpoint keeps it, so that a training that resumes decides as one that was never interrupted.
+
+use super::config::{FitConfig, Terms};
+use serde::{Deserialize, Serialize};
+
+/// Steps whose losses are looked at together.
+const WINDOW: f64 = 10.0;
+
+/// A loss that is this many times that of the first steps has exploded.
+const EXPLODED: f64 = 10.0;
+
+/// The least loss of the first steps that counts: a fresh network may begin with nearly none.
+const LEAST: f64 = 10.0;
+
+/// How often a training goes back to its last good state.
+pub(super) const MAX_ROLLBACKS: u32 = 3;
+
+/// Factor on the learning rates after each return to a good state.
+const SLOWER: f64 = 0.3;
+
+/// Everything that decides how a training goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Course {
+    /// Finished epochs.
+    pub epoch: usize,
+    /// Finished steps of the epoch after these.
+    pub step: usize,
+    /// The mean loss of that epoch, as far as these steps have added to it.
+    pub mean: Terms,
+    /// What the network found on the held-back images before the first step.
+    pub before: Option<f64>,
+    /// The epoch after which it found most.
+    pub best: Option<Best>,
+    /// Factor on the learning rates.
+    pub rate: f64,
+    /// Returns to a good state.
+    pub rollbacks: u32,
+    /// The losses of the last steps.
+    watch: Watch,
+}
+
+/// An epoch and what its averaged weights find on the held-back images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Best {
+    /// Which, from 0.
+    pub epoch: usize,
+    /// mAP50-95, or the accuracy.
+    pub figure: f64,
+}
+
+/// Exponential mean of the losses, and the mean of the first ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Watch {
+    steps: u64,
+    first: f64,
+    mean: f64,
+}
+
+impl Course {
+    /// Before the first step.
+    pub fn new() -> Self {
+        Self {
+            epoch: 0,
+            step: 0,
+            mean: Terms::default(),
+            before: None,
+            best: None,
+            rate: 1.0,
+            rollbacks: 0,
+            watch: Watch::default(),
+        }
+    }
+
+    /// Whether nothing is left to do: all epochs are done, or `patience` of them brought nothing better.
+    pub fn is_finished(&self, config: &FitConfig) -> bool {
+        let since = self.epoch - self.best.map_or(0, |best| best.epoch + 1);
+        let tired = config.patience > 0 && self.before.is_some() && since >= config.patience;
+        self.epoch >= config.epochs || tired
+    }
+
+    /// Enters what an epoch found on the held-back images; whether that is more than before training and after every
+    /// earlier epoch.
+    pub fn judge(&mut self, epoch: usize, figure: f64) -> bool {
+        let most = self.best.map(|best| best.figure).or(self.before).unwrap_or(f64::NEG_INFINITY);
+        let better = figure > most;
+        if better {
+            self.best = Some(Best { epoch, figure });
+        }
+        better
+    }
+
+    /// Enters the loss of a step; whether it has exploded: the mean of the last ten steps or so is ten times that of the
+    /// first ten, and of a loss of ten.
+    pub fn explodes(&mut self, loss: f64) -> bool {
+        let watch = &mut self.watch;
+        watch.steps += 1;
+        let share = 1.0 / WINDOW.min(watch.steps as f64);
+        watch.mean += share * (loss - watch.mean);
+        if watch.steps as f64 <= WINDOW {
+            watch.first = watch.mean;
+        }
+        watch.mean > EXPLODED * watch.first.max(LEAST)
+    }
+
+    /// Takes up a good state of this training after it diverged, with lower learning rates; whether that may be done once
+    /// more.
+    pub fn roll_back(&mut self, good: &Self) -> bool {
+        let (rate, rollbacks) = (self.rate * SLOWER, self.rollbacks + 1);
+        if self.rollbacks >= MAX_ROLLBACKS {
+            return false;
+        }
+        *self = Self { rate, rollbacks, ..good.clone() };
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_epoch_must_be_better_than_the_start_and_patience_ends_the_wait() {
+        let config = FitConfig { epochs: 10, patience: 2, ..FitConfig::default() };
+        let mut course = Course { before: Some(0.5), ..Course::new() };
+        let mut seen = Vec::new();
+        for (epoch, figure) in [0.4, 0.6, 0.6, 0.55, 0.7].into_iter().enumerate() {
+            if course.is_finished(&config) {
+                break;
+            }
+            let better = course.judge(epoch, figure);
+            course.epoch += 1;
+            seen.push(better);
+        }
+        assert_eq!(seen, [false, true, false, false]);
+        assert_eq!(course.best, Some(Best { epoch: 1, figure: 0.6 }));
+        assert!(!course.is_finished(&FitConfig { patience: 0, ..config.clone() }));
+        assert!(!Course { before: None, ..course }.is_finished(&config), "nothing is judged");
+    }
+
+    #[test]
+    fn a_loss_explodes_by_its_mean_and_not_by_one_batch() {
+        let mut course = Course::new();
+        assert!((0..30).all(|i| !course.explodes(if i == 15 { 900.0 } else { 1.0 })));
+        assert!((0..30).any(|_| course.explodes(200.0)));
+        // A training from scratch begins with a loss that falls.
+        let mut course = Course::new();
+        assert!((0..200).all(|i| !course.explodes(5.0 / (1.0 + f64::from(i)))));
+    }
+
+    #[test]
+    fn three_returns_are_all() {
+        let good = Course { epoch: 3, before: Some(0.5), ..Course::new() };
+        let mut course = Course { step: 7, ..good.clone() };
+        let rates: Vec<f64> = std::iter::from_fn(|| course.roll_back(&good).then_some(course.rate)).collect();
+        assert_eq!((rates.len(), course.epoch, course.step), (3, 3, 0));
+        assert!(rates.windows(2).all(|w| w[1] < w[0]) && rates[0] < 1.0, "{rates:?}");
+    }
+}
