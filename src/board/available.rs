@@ -6,8 +6,8 @@ use std::path::Path;
 /// Where nothing is told.
 const UNTOLD: usize = 2 << 30;
 
-/// Bytes that are free for this program, below a root folder: `MemAvailable` of the kernel, and less where a control group
-/// (v2, or v1's memory controller) allows less.
+/// Bytes that are free for this program, below a root folder: `MemAvailable` of the kernel, and less where a control
+/// group (v2, or v1's memory controller) allows less.
 pub fn available_memory(root: &Path) -> usize {
     let machine = text(&root.join("proc/meminfo")).and_then(|info| {
         let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

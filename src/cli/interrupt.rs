@@ -18,8 +18,8 @@ pub fn stop() -> Stop {
 #[cfg(unix)]
 static STOP: std::sync::OnceLock<Stop> = std::sync::OnceLock::new();
 
-/// Receives signals: ends the line that a bar may stand on, so that the shell begins on its own; then a training saves its
-/// state, or the signal does its work.
+/// Receives signals: ends the line that a bar may stand on, so that the shell begins on its own; then a training saves
+/// its state, or the signal does its work.
 #[cfg(unix)]
 pub fn listen() {
     use crate::output;

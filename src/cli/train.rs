@@ -26,17 +26,17 @@ use std::path::{Path, PathBuf};
 /// The network, and the images to train it on.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The network: a published name such as yolo26n, yolo11n-seg, yolo12s, yolov9c or yolov5nu; yolo11:DEPTH,WIDTH,MAX for
-    /// other scales of that, also with -seg, -pose, -obb or -cls behind it; simple-cnn for MNIST; or a model file to train
-    /// further, whose class branch is built anew where the data has other classes
+    /// The network: a published name such as yolo26n, yolo11n-seg, yolo12s, yolov9c or yolov5nu; yolo11:DEPTH,WIDTH,MAX
+    /// for other scales of that, also with -seg, -pose, -obb or -cls behind it; simple-cnn for MNIST; or a model file
+    /// to train further, whose class branch is built anew where the data has other classes
     #[arg(long, value_name = "NAME|FILE")]
     arch: String,
     /// YAML file of the dataset, or a folder with one folder of pictures per class (train/CLASS/*.jpg) or MNIST's
     /// files; `demo` or `drawn:N` draws N pictures instead
     #[arg(long, value_name = "YAML|DIR")]
     data: String,
-    /// Size of the input image, pixels: one side of a square, or height and width, such as 384,640 [default: the model's
-    /// own, 160 for drawn pictures, 28 for simple-cnn, else 640]
+    /// Size of the input image, pixels: one side of a square, or height and width, such as 384,640 [default: the
+    /// model's own, 160 for drawn pictures, 28 for simple-cnn, else 640]
     #[arg(long, value_name = "N|H,W")]
     imgsz: Option<ImageSize>,
     /// Epochs: passes over the training images
@@ -54,8 +54,8 @@ pub struct Args {
     /// Epochs, from the first on, whose images are mosaics of four
     #[arg(long, value_name = "N", default_value_t = 0)]
     mosaic: u32,
-    /// Images that choose the best epoch and are not trained on: a share of the training images, or a split of the dataset
-    /// other than val; 0 takes the last epoch
+    /// Images that choose the best epoch and are not trained on: a share of the training images, or a split of the
+    /// dataset other than val; 0 takes the last epoch
     #[arg(long, value_name = "X|SPLIT", value_parser = HoldOut::parse, default_value = "0")]
     hold_out: HoldOut,
     /// End after so many epochs without a better one on the held-back images; 0 waits for all

@@ -7,9 +7,9 @@ use rand::seq::index::sample;
 use std::collections::BTreeSet;
 
 impl Dataset {
-    /// Two parts of a split: the images to train on, and a share of them (0 to 1, at least one image and never all) held
-    /// back, drawn by the seed. One of these shows an object, if any image does. Both keep their order; a split of one
-    /// image is not parted.
+    /// Two parts of a split: the images to train on, and a share of them (0 to 1, at least one image and never all)
+    /// held back, drawn by the seed. One of these shows an object, if any image does. Both keep their order; a split of
+    /// one image is not parted.
     pub fn hold_out(&self, share: f64, seed: u64) -> (Self, Self) {
         let all = self.items.len();
         let count = ((all as f64 * share).round() as usize).max(1).min(all.saturating_sub(1));

@@ -75,8 +75,8 @@ pub struct Overrides {
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(..=1_000_000).map(|n| n as usize),
         allow_negative_numbers = true, help_heading = heading::FINETUNE)]
     pub epochs: Option<usize>,
-    /// Images that choose the best epoch and are not trained on: a share of the training images, or a split of the dataset
-    /// other than val; 0 takes the last epoch
+    /// Images that choose the best epoch and are not trained on: a share of the training images, or a split of the
+    /// dataset other than val; 0 takes the last epoch
     #[arg(long, value_name = "X|SPLIT", value_parser = HoldOut::parse, allow_negative_numbers = true,
         help_heading = heading::FINETUNE)]
     pub hold_out: Option<HoldOut>,
@@ -88,8 +88,9 @@ pub struct Overrides {
 /// The network to prune and its images: flags of every command that prunes.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 pub struct ModelFlags {
-    /// Model file: an ultralytics .pt, safetensors, or a model file of secateurs; `demo:segment` (also detect, pose, obb,
-    /// classify) is the embedded model of a task, with its own pictures [default: the profile's, if any, else the demo]
+    /// Model file: an ultralytics .pt, safetensors, or a model file of secateurs; `demo:segment` (also detect, pose,
+    /// obb, classify) is the embedded model of a task, with its own pictures [default: the profile's, if any, else the
+    /// demo]
     #[arg(long = "model", value_name = "FILE", help_heading = heading::MODEL)]
     pub path: Option<PathBuf>,
     /// YAML file of the dataset; `demo` or `drawn:N` draws N pictures instead [default: the profile's, if any, else the
@@ -99,8 +100,8 @@ pub struct ModelFlags {
     /// Size of the input image, pixels: one side of a square, or height and width, such as 384,640
     #[arg(long, value_name = "N|H,W", allow_negative_numbers = true, help_heading = heading::MODEL)]
     pub imgsz: Option<ImageSize>,
-    /// Branch of an end-to-end head (YOLO26, YOLOv10) to prune and deploy: one2one needs no suppression of duplicates; the
-    /// other branch is removed [default: the profile's, if any, else of two branches one2one]
+    /// Branch of an end-to-end head (YOLO26, YOLOv10) to prune and deploy: one2one needs no suppression of duplicates;
+    /// the other branch is removed [default: the profile's, if any, else of two branches one2one]
     #[arg(long, value_name = "NAME", value_parser = named(Branch::ALL), help_heading = heading::MODEL)]
     pub head: Option<Branch>,
 }

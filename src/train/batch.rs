@@ -77,8 +77,8 @@ impl<'a> Loader<'a> {
         sizes
     }
 
-    /// A batch of an epoch, whose [`order`](Self::order) is given. Every image of the dataset is in one batch of the epoch;
-    /// batches differ in size by at most one.
+    /// A batch of an epoch, whose [`order`](Self::order) is given. Every image of the dataset is in one batch of the
+    /// epoch; batches differ in size by at most one.
     pub fn batch(&self, order: &[usize], epoch: usize, index: usize) -> Result<Batch, TrainError> {
         let batches = self.batches();
         let chosen = &order[index * order.len() / batches..(index + 1) * order.len() / batches];

@@ -1,12 +1,12 @@
 //! Checkpoints: the state of a training in one file.
 //!
-//! The file is a model file: what loads models loads the averaged model of the last step. Further tensors,
-//! which that reader leaves out, hold the rest: `train/raw/{key}` the weights that are being trained,
-//! `train/best/{key}` the averaged ones of the best epoch, `train/{slot}/{key}` the optimizer. Counters, the
-//! [`Course`], the training's [`Identity`] and a digest of all of it stand in the
-//! provenance below `train.`. The state at the end of an epoch and the one within it ([`within`]) are two files: the former
-//! is what a training that diverges goes back to. One file each, written beside and renamed, so that an interrupted training never leaves parts
-//! of two epochs; a file that was changed since is refused.
+//! The file is a model file: what loads models loads the averaged model of the last step. Further tensors, which that
+//! reader leaves out, hold the rest: `train/raw/{key}` the weights that are being trained, `train/best/{key}` the
+//! averaged ones of the best epoch, `train/{slot}/{key}` the optimizer. Counters, the [`Course`], the training's
+//! [`Identity`] and a digest of all of it stand in the provenance below `train.`. The state at the end of an epoch and
+//! the one within it ([`within`]) are two files: the former is what a training that diverges goes back to. One file
+//! each, written beside and renamed, so that an interrupted training never leaves parts of two epochs; a file that was
+//! changed since is refused.
 
 use super::config::TrainError;
 use super::course::Course;

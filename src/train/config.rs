@@ -50,7 +50,8 @@ pub struct FitConfig {
     pub mosaic_until: usize,
     /// Probability that an image of these epochs is a mosaic.
     pub mosaic: f64,
-    /// So many of the network's first modules keep their weights ([`frozen`](Self::frozen)). Their running statistics move.
+    /// So many of the network's first modules keep their weights ([`frozen`](Self::frozen)). Their running statistics
+    /// move.
     pub freeze: usize,
     /// Share of a classifier's target that all classes get in equal parts (Szegedy et al., 2016).
     pub label_smoothing: f64,
@@ -81,8 +82,8 @@ pub struct FitConfig {
     /// The content of the data, where it is known already: what [`Dataset::content`](crate::data::Dataset::content)
     /// says.
     pub content: Option<String>,
-    /// Written after every epoch and continued from where it is there. A file beside it, `NAME.step`, has the state within
-    /// an epoch.
+    /// Written after every epoch and continued from where it is there. A file beside it, `NAME.step`, has the state
+    /// within an epoch.
     pub checkpoint: Option<PathBuf>,
     /// Seconds between states within an epoch.
     pub save_seconds: f64,
@@ -365,9 +366,13 @@ pub enum TrainError {
     /// The model cannot be trained on this data.
     #[error("cannot train this model: {0}")]
     Unfit(String),
-    /// The loss or its gradient is not a number any more, or the loss has exploded; going back and training slower did not
-    /// help.
-    #[error("training diverged at step {} of epoch {}: the {what} is {value} at learning rate {lr:.2e}; going back to a good state and training slower did not help: try a lower learning rate (`lr`) or a longer `warmup`", at.step + 1, at.epoch + 1)]
+    /// The loss or its gradient is not a number any more, or the loss has exploded; going back and training slower did
+    /// not help.
+    #[error(
+        "training diverged at step {} of epoch {}: the {what} is {value} at learning rate {lr:.2e}; going back to a good \
+         state and training slower did not help: try a lower learning rate (`lr`) or a longer `warmup`",
+        at.step + 1, at.epoch + 1
+    )]
     Diverged {
         /// Where.
         at: At,

@@ -90,8 +90,8 @@ impl Course {
         better
     }
 
-    /// Enters the loss of a step; whether it has exploded: the mean of the last ten steps or so is ten times that of the
-    /// first ten, and of a loss of ten.
+    /// Enters the loss of a step; whether it has exploded: the mean of the last ten steps or so is ten times that of
+    /// the first ten, and of a loss of ten.
     pub fn explodes(&mut self, loss: f64) -> bool {
         let watch = &mut self.watch;
         watch.steps += 1;
@@ -103,8 +103,8 @@ impl Course {
         watch.mean > EXPLODED * watch.first.max(LEAST)
     }
 
-    /// Takes up a good state of this training after it diverged, with lower learning rates; whether that may be done once
-    /// more.
+    /// Takes up a good state of this training after it diverged, with lower learning rates; whether that may be done
+    /// once more.
     pub fn roll_back(&mut self, good: &Self) -> bool {
         let (rate, rollbacks) = (self.rate * SLOWER, self.rollbacks + 1);
         if self.rollbacks >= MAX_ROLLBACKS {

@@ -24,24 +24,25 @@ use std::time::{Duration, Instant};
 
 /// Trains a detector or a classifier and gives back the moving average of its weights.
 ///
-/// Where an end-to-end head has both branches, both are trained: the one-to-many branch together with all layers below the
-/// head, the one-to-one branch on what these give it, and their weights move from the one to the other in the course of
-/// the epochs ([`one2many_weight`](super::loss::one2many_weight)). A one-to-one branch alone trains the layers below it, too.
+/// Where an end-to-end head has both branches, both are trained: the one-to-many branch together with all layers below
+/// the head, the one-to-one branch on what these give it, and their weights move from the one to the other in the
+/// course of the epochs ([`one2many_weight`](super::loss::one2many_weight)). A one-to-one branch alone trains the
+/// layers below it, too.
 ///
 /// With a teacher, which must have the same head, the model also learns from the teacher's outputs on the same
 /// images (see [`distill`](super::distill)).
 ///
-/// With `config.hold_out`, images that are not trained on judge the averaged weights of every epoch, and the best ones are
-/// given back: those of `model` itself, where no epoch finds more.
+/// With `config.hold_out`, images that are not trained on judge the averaged weights of every epoch, and the best ones
+/// are given back: those of `model` itself, where no epoch finds more.
 ///
 /// With `config.checkpoint`, the state is saved after every epoch and every `config.save_seconds`, and a training that
-/// finds the file resumes from there, if it is the same one ([`Identity`](super::Identity)); on the CPU the result is the
-/// same to the bit. A loss that is not finite or explodes takes the training back to the end of the last epoch, with lower
-/// learning rates, at most three times.
+/// finds the file resumes from there, if it is the same one ([`Identity`](super::Identity)); on the CPU the result is
+/// the same to the bit. A loss that is not finite or explodes takes the training back to the end of the last epoch,
+/// with lower learning rates, at most three times.
 ///
 /// # Errors
-/// Settings or data that do not fit the model, images that cannot be read, a training that diverges again and again, or that
-/// is stopped ([`Stop`](super::Stop)), a checkpoint of another training, and errors of the tensor backend.
+/// Settings or data that do not fit the model, images that cannot be read, a training that diverges again and again, or
+/// that is stopped ([`Stop`](super::Stop)), a checkpoint of another training, and errors of the tensor backend.
 pub fn fit(
     model: &Model,
     teacher: Option<&Model>,

@@ -1,9 +1,10 @@
-//! What the loop of epochs asks of an engine that trains: gradients of a batch, a step of the optimizer, and the state that
-//! a checkpoint keeps.
+//! What the loop of epochs asks of an engine that trains: gradients of a batch, a step of the optimizer, and the state
+//! that a checkpoint keeps.
 //!
-//! A step has two parts, [`backward`](Stepper::backward) and [`update`](Stepper::update). Between them all gradients lie
-//! in one slice, so that ranks of a data-parallel training can sum theirs. An engine that runs the whole step at once
-//! replaces [`step`](Stepper::step). The loop knows epochs, order, learning rates and files; a stepper knows none of these.
+//! A step has two parts, [`backward`](Stepper::backward) and [`update`](Stepper::update). Between them all gradients
+//! lie in one slice, so that ranks of a data-parallel training can sum theirs. An engine that runs the whole step at
+//! once replaces [`step`](Stepper::step). The loop knows epochs, order, learning rates and files; a stepper knows none
+//! of these.
 
 use super::batch::Batch;
 use super::config::{At, Terms, TrainError};
@@ -33,25 +34,26 @@ impl State {
 
 /// Performs the steps of a training.
 pub trait Stepper: Send {
-    /// Runs a batch forward and backward, and keeps the gradients for [`update`](Self::update). Running statistics move.
+    /// Runs a batch forward and backward, and keeps the gradients for [`update`](Self::update). Running statistics
+    /// move.
     ///
-    /// Gives the loss terms per image. Where their sum is not finite there is no gradient: [`gradients`](Self::gradients)
-    /// are not numbers, and the next [`update`](Self::update) changes nothing.
+    /// Gives the loss terms per image. Where their sum is not finite there is no gradient:
+    /// [`gradients`](Self::gradients) are not numbers, and the next [`update`](Self::update) changes nothing.
     ///
     /// # Errors
     /// If the labels are not those of the head, or the engine fails.
     fn backward(&mut self, batch: &Batch, at: At) -> Result<Terms, TrainError>;
 
-    /// The gradients of the last [`backward`](Self::backward), all parameters in one slice: always in the same order and
-    /// of the same length, zero where a parameter has none. What the caller writes there is what `update` uses.
+    /// The gradients of the last [`backward`](Self::backward), all parameters in one slice: always in the same order
+    /// and of the same length, zero where a parameter has none. What the caller writes there is what `update` uses.
     ///
     /// # Errors
     /// If the engine fails.
     fn gradients(&mut self) -> Result<&mut [f32], TrainError>;
 
-    /// Moves weights, optimizer and moving average by the gradients at a learning rate: clips them, keeps masked weights
-    /// at zero and shrinks the scales that shall become sparse. Gives the norm of the gradients before clipping; where that
-    /// is not finite, nothing changes.
+    /// Moves weights, optimizer and moving average by the gradients at a learning rate: clips them, keeps masked
+    /// weights at zero and shrinks the scales that shall become sparse. Gives the norm of the gradients before
+    /// clipping; where that is not finite, nothing changes.
     ///
     /// # Errors
     /// If the engine fails.

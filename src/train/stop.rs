@@ -22,8 +22,8 @@ impl PartialEq for Stop {
 }
 
 impl Stop {
-    /// Asks a training to stop for a signal. False where none listens, or one was asked before: then the signal is to do
-    /// what it does by itself.
+    /// Asks a training to stop for a signal. False where none listens, or one was asked before: then the signal is to
+    /// do what it does by itself.
     pub fn request(&self, signal: i32) -> bool {
         let free = self.0.signal.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire).is_ok();
         self.0.listens.load(Ordering::Acquire) && free

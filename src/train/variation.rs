@@ -57,8 +57,8 @@ impl Augment {
     }
 }
 
-/// The first class that a mirror image would make another one, or none: its name has the word left or right in it, or is a
-/// single letter or a number.
+/// The first class that a mirror image would make another one, or none: its name has the word left or right in it, or
+/// is a single letter or a number.
 pub fn sided(names: &[String]) -> Option<&str> {
     let is_sided = |name: &str| {
         let mut words = name.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase);

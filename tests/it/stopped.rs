@@ -1,5 +1,5 @@
-//! `secateurs train` that is killed at any moment, or asked to stop: the same command goes on, and gives the file that an
-//! undisturbed training gives, byte for byte.
+//! `secateurs train` that is killed at any moment, or asked to stop: the same command goes on, and gives the file that
+//! an undisturbed training gives, byte for byte.
 //!
 //! `SECATEURS_KILLS=50` kills as often; without it a training four times.
 

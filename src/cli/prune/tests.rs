@@ -10,7 +10,7 @@ struct Cli {
 }
 
 /// Every flag that stands for a value of the profile, with a value that is no default.
-const FLAGS: [&str; 18] = [
+const FLAGS: [&str; 19] = [
     "--model=/a/best.pt",
     "--data=/a/data.yaml",
     "--imgsz=96",
@@ -24,6 +24,7 @@ const FLAGS: [&str; 18] = [
     "--file-mib=2.5",
     "--floor=stop sign=0.9",
     "--epochs=3",
+    "--hold-out=0.25",
     "--strategy=2:4",
     "--importance=l1",
     "--calibration-images=17",
@@ -32,7 +33,7 @@ const FLAGS: [&str; 18] = [
 ];
 
 /// Flags about this one run, which no profile has.
-const OTHERS: [&str; 16] = [
+const OTHERS: [&str; 17] = [
     "device",
     "password-file",
     "sign",
@@ -45,6 +46,7 @@ const OTHERS: [&str; 16] = [
     "cache",
     "cuda",
     "skip-bad-images",
+    "tensorboard",
     "require-device",
     "dry-run",
     "first-stage",

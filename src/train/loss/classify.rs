@@ -21,8 +21,8 @@ pub fn classify(logits: HeadView<'_>, labels: &[usize]) -> Result<Classification
     classify_smoothed(logits, labels, 0.0)
 }
 
-/// As [`classify`], with a share of every target spread over all classes in equal parts (Szegedy et al., "Rethinking the
-/// Inception Architecture", 2016).
+/// As [`classify`], with a share of every target spread over all classes in equal parts (Szegedy et al., "Rethinking
+/// the Inception Architecture", 2016).
 ///
 /// # Errors
 /// As [`classify`].
