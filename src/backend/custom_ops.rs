@@ -53,6 +53,8 @@ pub(super) struct Block {
     pub norm: Option<BlockNorm>,
     /// Whether a gradient may be asked for.
     pub tracked: bool,
+    /// Whether none of the kernel may be.
+    pub fixed: bool,
     /// The convolution's outputs, for the gradient.
     pub z: OnceLock<Vec<f32>>,
 }
@@ -94,7 +96,8 @@ impl CustomOp3 for Block {
         let (n, _, h, w) = lx.shape().dims4()?;
         let (g, area) = (&self.geometry, self.area(h, w));
         let vectors = slice(vectors, lv)?;
-        let mut y = conv::forward(g, slice(x, lx)?, slice(kernel, lk)?, (h, w));
+        let forward = if self.fixed { conv::forward_fixed } else { conv::forward };
+        let mut y = forward(g, slice(x, lx)?, slice(kernel, lk)?, (h, w));
         if self.bias {
             norm::add_bias(&mut y, &vectors[..g.c_out], area);
         }
@@ -131,7 +134,11 @@ impl CustomOp3 for Block {
             }
             let mut d_vectors = if self.bias { norm::channel_sums(&dz, c, area) } else { Vec::new() };
             d_vectors.append(&mut d_norm);
-            (conv::backward(&self.geometry, x, kernel, &dz, (h, w), wanted), d_vectors)
+            let grads = match wanted {
+                [true, false] if self.fixed => conv::backward_fixed(&self.geometry, x, kernel, &dz, (h, w)),
+                _ => conv::backward(&self.geometry, x, kernel, &dz, (h, w), wanted),
+            };
+            (grads, d_vectors)
         })?;
         let some = |wanted: bool, values, like| if wanted { tensor(values, like).map(Some) } else { Ok(None) };
         Ok((

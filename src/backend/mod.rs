@@ -226,6 +226,7 @@ impl Net {
             geometry: Geometry::of(conv),
             act: conv.act,
             bias: conv.bias.is_some(),
+            fixed: !weight.track_op(),
             tracked: x.track_op() || weight.track_op() || vectors.track_op(),
             z: OnceLock::new(),
             norm: block_norm,

@@ -9,6 +9,7 @@
 
 use super::EngineError;
 use super::arithmetic::Arithmetic;
+use super::given::Given;
 use super::spec::{mean_spec, spec, square_spec};
 use crate::graph::{Activation, Attention, Dtype, Graph, NodeId, Op, Shape};
 use crate::kernels::{Algorithm, ConvSpec};
@@ -105,7 +106,7 @@ pub(super) struct Step<T> {
     pub action: Action<T>,
 }
 
-/// Where the caller reads a tensor after a run.
+/// Where the caller reads a tensor after a run, or gives one before it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     pub node: NodeId,
@@ -114,7 +115,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Its values among the results.
+    /// Its values among all of its kind.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.shape.len()
     }
@@ -127,6 +128,8 @@ pub(super) struct Emitted {
     /// By root: the nodes come first, then working space.
     pub roots: Vec<Shape>,
     pub slots: Vec<Slot>,
+    /// Where the tensors that the caller gives lie in the input, which has all of them one after the other.
+    pub given: Vec<Slot>,
     /// Sizes in values.
     pub input: usize,
     pub outputs: usize,
@@ -154,7 +157,8 @@ impl Location {
     }
 }
 
-/// The steps of a graph that [`Graph::check`] accepts for the kernels of the CPU or of a CUDA device.
+/// The steps of a graph that [`Graph::check`] accepts for the kernels of the CPU or of a CUDA device, from the image
+/// on.
 pub(super) fn emit(
     graph: &Graph,
     height: usize,
@@ -162,18 +166,35 @@ pub(super) fn emit(
     keep: &[NodeId],
     arithmetic: &dyn Arithmetic,
 ) -> Result<Emitted, EngineError> {
+    emit_from(&[], graph, (height, width), keep, arithmetic)
+}
+
+/// As [`emit`], from the tensors of some nodes on where there are any; what only leads to them is left out.
+pub(super) fn emit_from(
+    given: &[NodeId],
+    graph: &Graph,
+    (height, width): (usize, usize),
+    keep: &[NodeId],
+    arithmetic: &dyn Arithmetic,
+) -> Result<Emitted, EngineError> {
     let shapes = graph.shapes(height, width)?;
-    if let Some(id) = keep.iter().chain(&graph.outputs).find(|id| id.index() >= graph.nodes.len()) {
+    if let Some(id) = given.iter().chain(keep).chain(&graph.outputs).find(|id| id.index() >= graph.nodes.len()) {
         return Err(EngineError::NoSuchNode { node: id.0, nodes: graph.nodes.len() });
     }
     let visible: HashSet<NodeId> = keep.iter().chain(&graph.outputs).copied().collect();
-    let fused = fuse(graph, &visible);
+    let given = Given::new(graph, given, visible.iter().copied())?;
+    let fused = fuse(graph, &visible, &given);
     let parents = locate(graph, &shapes, &fused);
     let mut emitter = Emitter::new(graph, &shapes, parents, arithmetic);
-    emitter.planar = read_as_image(graph, &shapes, &visible, arithmetic);
+    emitter.planar = given.is_image() && read_as_image(graph, &shapes, &visible, arithmetic);
+    emitter.give(given.nodes());
     let consumers = graph.consumers();
-    for id in graph.ids() {
-        emitter.node(id, &fused);
+    for id in graph.ids().filter(|id| given.needs(*id)) {
+        match given.gives(id) {
+            true if emitter.planar => {}
+            true => emitter.push(id, Action::Import { dst: emitter.location(id) }),
+            false => emitter.node(id, &fused),
+        }
         if visible.contains(&id) {
             let slot = emitter.slots.len();
             let offset = emitter.outputs;
@@ -188,7 +209,7 @@ pub(super) fn emit(
 }
 
 /// For every convolution the sum that its epilogue computes.
-fn fuse(graph: &Graph, visible: &HashSet<NodeId>) -> Vec<Option<NodeId>> {
+fn fuse(graph: &Graph, visible: &HashSet<NodeId>, given: &Given) -> Vec<Option<NodeId>> {
     let consumers = graph.consumers();
     let mut fused = vec![None; graph.nodes.len()];
     for id in graph.ids() {
@@ -199,6 +220,7 @@ fn fuse(graph: &Graph, visible: &HashSet<NodeId>) -> Vec<Option<NodeId>> {
         // The other operand must be there when the convolution runs.
         let (early, late) = (node.inputs[0].min(node.inputs[1]), node.inputs[0].max(node.inputs[1]));
         let alone = early != late && consumers[late.index()].len() == 1 && !visible.contains(&late);
+        let alone = alone && !given.gives(late);
         if alone && matches!(graph.node(late).op, Op::Conv(_)) {
             fused[late.index()] = Some(id);
         }
@@ -283,6 +305,7 @@ struct Emitter<'a> {
     /// The shape of every root tensor; the nodes come first, then working space.
     roots: Vec<Shape>,
     slots: Vec<Slot>,
+    given: Vec<Slot>,
     outputs: usize,
     weights: usize,
     space: usize,
@@ -306,10 +329,21 @@ impl<'a> Emitter<'a> {
             steps: Vec::new(),
             roots: shapes.to_vec(),
             slots: Vec::new(),
+            given: Vec::new(),
             outputs: 0,
             weights: 0,
             space: 0,
             zeros: 0,
+        }
+    }
+
+    /// Lays out what the caller gives.
+    fn give(&mut self, nodes: &[NodeId]) {
+        let mut offset = 0;
+        for node in nodes {
+            let shape = self.shapes[node.index()];
+            self.given.push(Slot { node: *node, shape, offset });
+            offset += shape.len();
         }
     }
 
@@ -364,7 +398,6 @@ impl<'a> Emitter<'a> {
         let dst = self.location(id);
         let from = |this: &Self, i: usize| this.location(node.inputs[i]);
         let action = match &node.op {
-            Op::Input { .. } if self.planar => return,
             Op::Input { .. } => Action::Import { dst },
             Op::Conv(conv) => {
                 let image = self.planar && matches!(self.graph.node(node.inputs[0]).op, Op::Input { .. });
@@ -441,9 +474,10 @@ impl<'a> Emitter<'a> {
     fn finish(self) -> Emitted {
         Emitted {
             steps: self.steps,
-            input: self.shapes.first().map_or(0, Shape::len),
+            input: self.given.last().map_or(0, |slot| slot.range().end),
             roots: self.roots,
             slots: self.slots,
+            given: self.given,
             outputs: self.outputs,
             weights: self.weights,
             space: self.space,

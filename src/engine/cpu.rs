@@ -8,6 +8,7 @@ use crate::graph::{Attention, Conv, Dtype, Shape};
 use crate::kernels::{self, Algorithm, Buffer, ConvSpec, Image, Isa, Kernels, PackedConv, View};
 use crate::model::Model;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The arithmetic of a CPU. What an engine holds on another machine depends on whether its CPU computes in f16.
@@ -79,9 +80,12 @@ impl Arithmetic for Cpu {
 pub(super) struct Network {
     steps: Vec<Step<View>>,
     slots: Vec<Slot>,
+    given: Vec<Slot>,
     kernels: Kernels,
-    weights: Buffer,
+    weights: Arc<Buffer>,
     arena: Buffer,
+    /// Working space per thread, and zeros.
+    space: [usize; 2],
 }
 
 impl Network {
@@ -95,7 +99,24 @@ impl Network {
             kernels.pin();
         }
         let arena = Buffer::zeroed(program.arena)?;
-        Some(Self { steps: program.steps.clone(), slots: program.slots.clone(), kernels, weights, arena })
+        let (steps, slots, given) = (program.steps.clone(), program.slots.clone(), program.given.clone());
+        let (weights, space) = (Arc::new(weights), [program.space, program.zeros]);
+        Some(Self { steps, slots, given, kernels, weights, arena, space })
+    }
+
+    /// The same network with memory and threads of its own for all but the weights, which both share. `None` if there
+    /// is not enough memory.
+    pub fn twin(&self) -> Option<Self> {
+        let [space, zeros] = self.space;
+        Some(Self {
+            steps: self.steps.clone(),
+            slots: self.slots.clone(),
+            given: self.given.clone(),
+            kernels: Kernels::new(self.kernels.isa(), self.kernels.threads(), space, zeros)?,
+            weights: self.weights.clone(),
+            arena: Buffer::zeroed(self.arena.as_slice().len())?,
+            space: self.space,
+        })
     }
 
     /// The instruction set that the kernels use.
@@ -122,10 +143,13 @@ impl Network {
     }
 
     fn step(&mut self, index: usize, image: &[f32], results: &mut [f32]) {
-        let Self { kernels, arena, weights, slots, .. } = self;
+        let Self { kernels, arena, weights, slots, given, .. } = self;
         let conv = |spec, packed: &Range<usize>| PackedConv { spec, weights: &weights.as_slice()[packed.clone()] };
         match &self.steps[index].action {
-            Action::Import { dst } => kernels::import(image, arena, *dst),
+            Action::Import { dst } => {
+                let mine = given.iter().find(|slot| slot.node == self.steps[index].node);
+                kernels::import(mine.map_or(image, |slot| &image[slot.range()]), arena, *dst);
+            }
             Action::ConvImage { spec, packed, size: (height, width), dst, residual } => {
                 let image = Image { values: image, height: *height, width: *width };
                 kernels::conv_image(kernels, arena, conv(spec, packed), image, *dst, *residual);

@@ -25,6 +25,7 @@ mod cuda;
 #[path = "emulated_cuda.rs"]
 mod cuda;
 mod fold;
+mod given;
 mod gpu;
 mod place;
 pub mod reference;
@@ -94,6 +95,10 @@ pub struct Options {
     pub threads: usize,
     /// Further nodes whose tensors [`Engine::kept`] gives. Nothing is fused across them.
     pub keep: Vec<NodeId>,
+    /// Nodes whose tensors the caller gives in place of the image: the input of a run is all of them, each `[C, h, w]`,
+    /// one after the other. What only leads to them is not computed, so that networks that differ late share what comes
+    /// before. On the CPU only, which packs no weight of what it leaves out. Empty: the image is given.
+    pub given: Vec<NodeId>,
     /// Binds the threads, the caller's included, to a CPU core each.
     pub pin: bool,
     /// What computes.
@@ -193,7 +198,7 @@ impl Engine {
         isa: Isa,
     ) -> Result<Self, EngineError> {
         let cpu = Cpu::from(isa);
-        let program = compile(&model.graph, height, width, &options.keep, &cpu)?;
+        let program = compile(&model.graph, height, width, options, &cpu)?;
         let memory = memory_of(&program, options);
         let none = || EngineError::OutOfMemory { bytes: memory.total() };
         let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
@@ -212,6 +217,9 @@ impl Engine {
     }
 
     fn with_cuda(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
+        if !options.given.is_empty() {
+            return Err(EngineError::Cuda("a run can only start from the image there, not from given tensors".into()));
+        }
         let network = gpu::network(model, (height, width), options)?;
         let (input, results) = network.one_image();
         let one = OneImage { input, results };
@@ -228,12 +236,34 @@ impl Engine {
         })
     }
 
+    /// Another engine for the same network, which shares the packed weights with this one: both may run at the same
+    /// time. Its threads are not bound to CPU cores.
+    ///
+    /// # Errors
+    /// If memory runs out, or the network runs on a CUDA device.
+    pub fn twin(&self) -> Result<Self, EngineError> {
+        let Executor::Cpu(network) = &self.executor else {
+            return Err(EngineError::Cuda("an engine there shares no weights with another one".into()));
+        };
+        let none = || EngineError::OutOfMemory { bytes: self.memory.total() - self.memory.weights };
+        let buffer = |len: usize| Buffer::zeroed(len).ok_or_else(none);
+        Ok(Self {
+            executor: Executor::Cpu(network.twin().ok_or_else(none)?),
+            slots: self.slots.clone(),
+            outputs: self.outputs.clone(),
+            input: buffer(self.batch * self.one.input)?,
+            results: buffer(self.batch * self.one.results)?,
+            ..*self
+        })
+    }
+
     /// Images of a run.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Runs on the images of a batch, `[batch, C, height, width]` (`[C, height, width]` without one), values 0..1.
+    /// Runs on the images of a batch, `[batch, C, height, width]` (`[C, height, width]` without one), values 0..1; with
+    /// [`Options::given`] on the given tensors.
     ///
     /// # Errors
     /// If the input has the wrong length, or a CUDA device fails.
@@ -416,7 +446,7 @@ pub fn plan_memory_for(
     cpu: impl Into<Cpu>,
 ) -> Result<Memory, EngineError> {
     match options.device {
-        Device::Cpu => Ok(memory_of(&compile(graph, height, width, &options.keep, &cpu.into())?, options)),
+        Device::Cpu => Ok(memory_of(&compile(graph, height, width, options, &cpu.into())?, options)),
         Device::Cuda => gpu::memory(graph, (height, width), options),
     }
 }

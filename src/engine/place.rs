@@ -1,10 +1,10 @@
 //! Gives the tensors of emitted steps their addresses in one arena.
 
-use super::EngineError;
 use super::arena::{Span, assign};
 use super::arithmetic::Arithmetic;
-use super::compile::{Emitted, Location, Slot, Step, emit};
-use crate::graph::{Graph, NodeId};
+use super::compile::{Emitted, Location, Slot, Step, emit_from};
+use super::{EngineError, Options};
+use crate::graph::Graph;
 use crate::kernels::View;
 
 /// Everything about a run that follows from graph, size and options, without any weight.
@@ -12,6 +12,8 @@ use crate::kernels::View;
 pub(super) struct Program {
     pub steps: Vec<Step<View>>,
     pub slots: Vec<Slot>,
+    /// Where the tensors that the caller gives lie in the input.
+    pub given: Vec<Slot>,
     /// Sizes in values.
     pub input: usize,
     pub outputs: usize,
@@ -27,24 +29,24 @@ pub(super) fn compile(
     graph: &Graph,
     height: usize,
     width: usize,
-    keep: &[NodeId],
+    options: &Options,
     arithmetic: &dyn Arithmetic,
 ) -> Result<Program, EngineError> {
-    Ok(place(emit(graph, height, width, keep, arithmetic)?))
+    Ok(place(emit_from(&options.given, graph, (height, width), &options.keep, arithmetic)?))
 }
 
 /// Gives the tensors of steps their addresses.
 pub(super) fn place(emitted: Emitted) -> Program {
     let lengths: Vec<usize> = emitted.roots.iter().map(|shape| shape.len()).collect();
     let (offsets, arena) = addresses(&emitted.steps, &lengths);
-    let Emitted { steps, roots, slots, input, outputs, weights, space, zeros } = emitted;
+    let Emitted { steps, roots, slots, given, input, outputs, weights, space, zeros } = emitted;
     let view = |location: Location| {
         let (pitch, shape) = (roots[location.root].c, location.shape);
         let offset = offsets[location.root] + location.start + location.pixel * pitch;
         View { offset, pitch, c: shape.c, h: shape.h, w: shape.w }
     };
     let steps = steps.iter().map(|s| Step { node: s.node, action: s.action.map(view) }).collect();
-    Program { steps, slots, input, outputs, weights, arena, space, zeros }
+    Program { steps, slots, given, input, outputs, weights, arena, space, zeros }
 }
 
 /// An offset for every root tensor that a step reads or writes, given their lengths, and the length of the arena.

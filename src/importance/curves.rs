@@ -6,15 +6,17 @@
 
 use super::covariances::Covariances;
 use super::ranking::Ranking;
+use super::suffix::Suffix;
 use crate::engine::EngineError;
-use crate::graph::Op;
+use crate::graph::{NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
-use crate::quantise::{kl_divergence, outputs};
-use crate::repair::{Calibration, apply};
+use crate::quantise::{kl_divergence, outputs, outputs_from};
+use crate::repair::{Calibration, Walk, apply};
 use crate::surgery::{Selection, SurgeryError, cut};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -73,6 +75,10 @@ impl LossCurves {
 
 /// Measures every group at the sampled widths.
 ///
+/// What a group does not change is computed once: the baseline network walks through the images layer by layer, and as
+/// soon as all that a group's layers read is there, the rest of the network ([`Suffix`]) runs from these tensors on,
+/// for every width. It holds the tensors that live at one time for [`Sampling::images`] images.
+///
 /// # Errors
 /// If a network cannot be pruned or run.
 pub fn measure(
@@ -87,25 +93,70 @@ pub fn measure(
     // Spread over all of them: neighbours may be mirror images of each other.
     let apart = calibration.images.len() / sampling.images.max(1);
     let images = calibration.images.iter().step_by(apart.max(1)).take(sampling.images).cloned().collect::<Vec<_>>();
-    let images = &images[..];
     let size = (calibration.height, calibration.width);
-    let reference = outputs(model, images, size)?;
-    let all = groups.groups.iter().enumerate();
-    let jobs: Vec<(usize, usize)> =
-        all.flat_map(|(id, group)| sampling.widths(group).into_iter().map(move |width| (id, width))).collect();
+    let suffixes: Vec<Suffix> = (0..groups.groups.len()).map(|group| Suffix::of(&model.graph, groups, group)).collect();
+    let mut walk = Walk::new(&model.graph, &Calibration { images: &images, ..*calibration });
+    for suffix in &suffixes {
+        suffix.given.iter().for_each(|id| walk.hold(*id, suffix.ready()));
+    }
+    let reference = outputs(model, &images, size)?;
+    let trial = Trial { model, groups, ranking, covariances, ridge: calibration.ridge, reference: &reference, size };
+    let total = groups.groups.iter().map(|group| sampling.widths(group).len()).sum();
     let mut curves = LossCurves(vec![BTreeMap::new(); groups.groups.len()]);
-    for (done, (group, width)) in jobs.iter().enumerate() {
-        let mut selection = Selection::all(groups);
-        selection.0[*group] = ranking.keep(*group, *width);
-        let mut smaller = cut(model, groups, &selection)?;
-        refit(model, &mut smaller, groups, &selection, *group, covariances, calibration.ridge);
-        let found = outputs(&smaller, images, size)?;
-        let loss = |(a, b): (&Vec<Vec<f32>>, &Vec<Vec<f32>>)| kl_divergence(&model.graph.head, size, a, b);
-        let loss: f64 = reference.par_iter().zip(&found).map(loss).collect::<Vec<f64>>().iter().sum();
-        curves.0[*group].insert(*width, loss / images.len().max(1) as f64);
-        progress(done + 1, jobs.len());
+    let (mut done, last) = (0, suffixes.iter().map(Suffix::ready).max());
+    for id in model.graph.ids().take_while(|id| Some(*id) <= last) {
+        walk.step(model, id)?;
+        for (group, suffix) in suffixes.iter().enumerate().filter(|(_, suffix)| suffix.ready() == id) {
+            let widths = sampling.widths(&groups.groups[group]);
+            let loss = |width: &usize| trial.loss(&walk, suffix, (group, *width)).map(|loss| (*width, loss));
+            curves.0[group] = widths.par_iter().map(loss).collect::<Result<_, CurveError>>()?;
+            for _ in &widths {
+                done += 1;
+                progress(done, total);
+            }
+        }
     }
     Ok(curves)
+}
+
+/// One group pruned at a time, and compared with the baseline network.
+struct Trial<'a> {
+    model: &'a Model,
+    groups: &'a Groups,
+    ranking: &'a Ranking,
+    covariances: &'a Covariances,
+    ridge: f64,
+    /// By image the outputs of the baseline network.
+    reference: &'a [Vec<Vec<f32>>],
+    size: (usize, usize),
+}
+
+impl Trial<'_> {
+    /// The loss of a group at a width, where the walk holds all that its suffix is given.
+    fn loss(&self, walk: &Walk, suffix: &Suffix, (group, width): (usize, usize)) -> Result<f64, CurveError> {
+        let Self { model, groups, reference, size, .. } = *self;
+        let mut selection = Selection::all(groups);
+        selection.0[group] = self.ranking.keep(group, width);
+        let mut smaller = cut(model, groups, &selection)?;
+        refit(model, &mut smaller, groups, &selection, group, self.covariances, self.ridge);
+        // A layer that only a removed group read is not there any more.
+        let partner = |id: &NodeId| Some((smaller.graph.find(&model.graph.node(*id).name)?, walk.inputs(*id).images));
+        let (given, tensors): (Vec<NodeId>, Vec<&[Vec<f32>]>) = suffix.given.iter().filter_map(partner).unzip();
+        smaller.graph.outputs = suffix.outputs.iter().map(|at| smaller.graph.outputs[*at]).collect();
+        let input = |image: usize| match tensors[..] {
+            [one] => Cow::Borrowed(&one[image][..]),
+            _ => Cow::Owned(tensors.iter().map(|of| &of[image][..]).collect::<Vec<_>>().concat()),
+        };
+        let found = outputs_from(&smaller, &given, reference.len(), size, &input)?;
+        let loss = |(reference, found): (&Vec<Vec<f32>>, Vec<Vec<f32>>)| {
+            let mut all = reference.clone();
+            suffix.outputs.iter().zip(found).for_each(|(at, output)| all[*at] = output);
+            kl_divergence(&model.graph.head, size, reference, &all)
+        };
+        // The order of the sum does not depend on the threads.
+        let losses: Vec<f64> = reference.par_iter().zip(found).map(loss).collect();
+        Ok(losses.iter().sum::<f64>() / reference.len().max(1) as f64)
+    }
 }
 
 impl Sampling {

@@ -17,6 +17,7 @@ mod ranking;
 mod reconstruction;
 mod sensitivity;
 mod statistics;
+mod suffix;
 mod weights;
 
 pub use crate::profile::Criterion;

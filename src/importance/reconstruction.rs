@@ -14,19 +14,26 @@ use crate::group::{Group, Groups};
 use crate::model::Model;
 use crate::repair::{Covariance, Sensitivity};
 use faer::linalg::matmul::matmul;
-use faer::linalg::solvers::Llt;
-use faer::prelude::Solve;
-use faer::{Accum, Mat, Par, Side};
+use faer::{Accum, Mat, MatRef, Par};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// One layer that reads the group, while channels are removed.
+///
+/// The inverse is never updated as a whole. What a removal subtracts from it is the product of a strip with its own
+/// transpose, so that the strips together are a pivoted Cholesky factor: a step reads the columns of one channel, and
+/// costs look at the blocks on the diagonal, which are kept up to date.
 struct Reader {
-    /// `[d, d]` inverse second moment of the inputs.
+    /// `[d, d]` inverse second moment of the inputs, before any removal.
     inverse: Mat<f64>,
-    /// `[d, m]` weights, each output scaled to comparable units.
+    /// Columns `[d]` whose outer products the removals subtract from the inverse.
+    strips: Vec<f64>,
+    /// `[m, d]` weights, each output scaled to comparable units.
     weights: Mat<f64>,
     /// For every position of the group the columns of its channel in this layer's input.
     columns: Vec<Vec<usize>>,
+    /// For every position the block of the inverse at its columns.
+    blocks: Vec<Vec<f64>>,
 }
 
 impl Reader {
@@ -42,48 +49,94 @@ impl Reader {
         let taps = conv.kernel * conv.kernel;
         let d = conv.c_in * taps;
         let kernel = model.tensor(&conv.weight).data();
-        let weights = Mat::from_fn(d, conv.c_out, |i, j| f64::from(kernel[j * d + i]) * scales[j]);
+        let weights = Mat::from_fn(conv.c_out, d, |j, i| f64::from(kernel[j * d + i]) * scales[j]);
         let mut at = BTreeMap::<_, Vec<usize>>::new();
         for (channel, atom) in groups.channels[input].iter().enumerate() {
             at.entry(*atom).or_default().extend(channel * taps..(channel + 1) * taps);
         }
-        let columns = group.atoms.iter().map(|atom| at.remove(atom).unwrap_or_default()).collect();
-        Some(Self { inverse: covariance.inverse(ridge)?, weights, columns })
+        let columns: Vec<Vec<usize>> = group.atoms.iter().map(|atom| at.remove(atom).unwrap_or_default()).collect();
+        let inverse = covariance.inverse(ridge)?;
+        let block = |own: &Vec<usize>| own.iter().flat_map(|i| own.iter().map(|j| inverse[(*i, *j)])).collect();
+        let blocks = columns.iter().map(block).collect();
+        Some(Self { inverse, strips: Vec::new(), weights, columns, blocks })
+    }
+
+    /// The factor of a position's block, and the weights of its columns solved by it; none where it has no factor.
+    fn solved(&self, position: usize) -> Option<(Vec<f64>, Vec<Vec<f64>>)> {
+        let columns = &self.columns[position];
+        let factor = cholesky(&self.blocks[position], columns.len())?;
+        let rows = columns.iter().map(|column| self.weights.col_as_slice(*column).to_vec()).collect();
+        let solved = forward(&factor, rows);
+        Some((factor, solved))
     }
 
     /// Error of the outputs when the channel at a position is removed now.
     fn cost(&self, position: usize) -> f64 {
-        let columns = &self.columns[position];
-        let Some(factor) = self.block(columns) else { return f64::INFINITY };
-        let m = self.weights.ncols();
-        let rows = Mat::from_fn(columns.len(), m, |i, j| self.weights[(columns[i], j)]);
-        let solved = factor.solve(&rows);
-        (0..m).map(|j| (0..columns.len()).map(|i| rows[(i, j)] * solved[(i, j)]).sum::<f64>()).sum()
+        let Some((_, rows)) = self.solved(position) else { return f64::INFINITY };
+        rows.iter().map(|row| row.iter().map(|v| v * v).sum::<f64>()).sum()
     }
 
-    fn block(&self, columns: &[usize]) -> Option<Llt<f64>> {
-        Mat::from_fn(columns.len(), columns.len(), |i, j| self.inverse[(columns[i], columns[j])]).llt(Side::Lower).ok()
-    }
-
-    /// Takes the channel out and refits what is left.
-    fn remove(&mut self, position: usize) {
-        let columns = self.columns[position].clone();
-        let Some(factor) = self.block(&columns) else { return };
-        let (d, m) = (self.inverse.nrows(), self.weights.ncols());
-        let strip = Mat::from_fn(columns.len(), d, |i, j| self.inverse[(columns[i], j)]);
-        let rows = Mat::from_fn(columns.len(), m, |i, j| self.weights[(columns[i], j)]);
-        let (step_w, step_h) = (factor.solve(&rows), factor.solve(&strip));
-        matmul(self.weights.as_mut(), Accum::Add, strip.transpose(), step_w.as_ref(), -1.0, Par::Seq);
-        matmul(self.inverse.as_mut(), Accum::Add, strip.transpose(), step_h.as_ref(), -1.0, Par::Seq);
-        // Removed columns must not come back through rounding.
-        for c in columns {
-            for i in 0..d {
-                (self.inverse[(c, i)], self.inverse[(i, c)]) = (0.0, 0.0);
+    /// Takes the channel out and refits what is left. `left` are the other positions that are still there.
+    fn remove(&mut self, position: usize, left: &[Vec<usize>]) {
+        let Some((factor, rows)) = self.solved(position) else { return };
+        let (d, own) = (self.inverse.nrows(), &self.columns[position]);
+        let width = own.len();
+        if width == 0 {
+            return;
+        }
+        // The channel's columns of the inverse as it is now.
+        let mut now = Mat::from_fn(d, width, |i, j| self.inverse[(i, own[j])]);
+        if !self.strips.is_empty() {
+            let strips = MatRef::from_column_major_slice(&self.strips, d, self.strips.len() / d);
+            let mine = Mat::from_fn(strips.ncols(), width, |i, j| strips[(own[j], i)]);
+            matmul(now.as_mut(), Accum::Add, strips, mine.as_ref(), -1.0, Par::Seq);
+        }
+        let strip = forward(&factor, (0..width).map(|j| now.col_as_slice(j).to_vec()).collect());
+        let steps = Mat::from_fn(self.weights.nrows(), width, |i, j| rows[j][i]);
+        let along = Mat::from_fn(width, d, |i, j| strip[i][j]);
+        matmul(self.weights.as_mut(), Accum::Add, steps.as_ref(), along.as_ref(), -1.0, Par::Seq);
+        for position in left.iter().flatten() {
+            let columns = &self.columns[*position];
+            let block = &mut self.blocks[*position];
+            for (at, (i, j)) in columns.iter().flat_map(|i| columns.iter().map(move |j| (i, j))).enumerate() {
+                block[at] -= strip.iter().map(|strip| strip[*i] * strip[*j]).sum::<f64>();
             }
-            self.inverse[(c, c)] = 1.0;
-            (0..m).for_each(|j| self.weights[(c, j)] = 0.0);
+        }
+        strip.iter().for_each(|strip| self.strips.extend(strip));
+    }
+}
+
+/// The lower Cholesky factor of a symmetric matrix `[n, n]`, row after row; none where it is not positive definite.
+fn cholesky(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
+    let mut factor = vec![0.0; n * n];
+    for i in 0..n {
+        for j in 0..=i {
+            let known: f64 = (0..j).map(|k| factor[i * n + k] * factor[j * n + k]).sum();
+            let rest = matrix[i * n + j] - known;
+            factor[i * n + j] = match i == j {
+                true if rest > 0.0 => rest.sqrt(),
+                true => return None,
+                false => rest / factor[j * n + j],
+            };
         }
     }
+    Some(factor)
+}
+
+/// Solves `factor x = rows` for a lower factor.
+fn forward(factor: &[f64], mut rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    let n = rows.len();
+    for i in 0..n {
+        let (solved, rest) = rows.split_at_mut(i);
+        let row = &mut rest[0];
+        for (k, solved) in solved.iter().enumerate() {
+            let factor = factor[i * n + k];
+            row.iter_mut().zip(solved).for_each(|(v, s)| *v -= factor * s);
+        }
+        let pivot = factor[i * n + i];
+        row.iter_mut().for_each(|v| *v /= pivot);
+    }
+    rows
 }
 
 /// Factor of every output from the convolution to the activation.
@@ -128,12 +181,13 @@ impl Basis<'_> {
         let mut found = Order { order: Vec::with_capacity(group.width()), scores: vec![0.0; group.width()] };
         let mut most = 0.0f64;
         for _ in 0..size {
-            for head in &mut left {
+            for head in 0..left.len() {
                 let cost = |position: &usize| readers.iter().map(|reader| reader.cost(*position)).sum::<f64>();
-                let costs = head.iter().map(cost).enumerate();
-                let Some((at, cost)) = costs.min_by(|a, b| a.1.total_cmp(&b.1)) else { continue };
-                let position = head.remove(at);
-                readers.iter_mut().for_each(|reader| reader.remove(position));
+                let costs: Vec<f64> = left[head].par_iter().map(cost).collect();
+                let least = costs.into_iter().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+                let Some((at, cost)) = least else { continue };
+                let position = left[head].remove(at);
+                readers.par_iter_mut().for_each(|reader| reader.remove(position, &left));
                 most = most.max(cost);
                 found.scores[position] = most;
                 found.order.push(position);
@@ -167,5 +221,46 @@ impl Basis<'_> {
             }
         }
         scores
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use faer::Side;
+    use faer::linalg::solvers::DenseSolveCore;
+    use faer::prelude::Solve;
+
+    #[test]
+    fn the_costs_of_removals_add_up_to_the_error_without_all_of_them() {
+        let (d, m) = (14, 5);
+        let value = |i: usize, j: usize| ((i * 37 + j * 101 + 17 * i * j) % 97) as f64 / 48.5 - 1.0;
+        let samples = Mat::from_fn(60, d, value);
+        let moment = Mat::from_fn(d, d, |i, j| f64::from(u8::from(i == j)) * 0.5) + samples.transpose() * &samples;
+        let inverse = moment.llt(Side::Lower).unwrap().inverse();
+        let weights = Mat::from_fn(m, d, |j, i| value(j + 3, i + 5));
+        // Channels of two, three and no columns.
+        let columns: Vec<Vec<usize>> = vec![vec![0, 1], vec![2, 3, 4], vec![], vec![5, 9], vec![6, 7], vec![8, 13]];
+        let block = |own: &Vec<usize>| own.iter().flat_map(|i| own.iter().map(|j| inverse[(*i, *j)])).collect();
+        let blocks = columns.iter().map(block).collect();
+        let mut reader =
+            Reader { inverse: inverse.clone(), strips: Vec::new(), weights: weights.clone(), columns, blocks };
+        let mut left: Vec<usize> = (0..reader.columns.len()).collect();
+        let (mut gone, mut total) = (Vec::new(), 0.0);
+        for position in [3, 0, 2, 5, 1] {
+            left.retain(|other| *other != position);
+            total += reader.cost(position);
+            reader.remove(position, &[left.clone()]);
+            gone.extend(reader.columns[position].clone());
+            // Optimal Brain Surgeon for all of them at once.
+            let own = Mat::from_fn(gone.len(), gone.len(), |i, j| inverse[(gone[i], gone[j])]);
+            let rows = Mat::from_fn(gone.len(), m, |i, j| weights[(j, gone[i])]);
+            let solved = own.llt(Side::Lower).unwrap().solve(&rows);
+            let error: f64 = (0..m).map(|j| (0..gone.len()).map(|i| rows[(i, j)] * solved[(i, j)]).sum::<f64>()).sum();
+            assert!((total / error - 1.0).abs() < 1e-9, "without {gone:?}: {total}, expected {error}");
+        }
+        // What is not positive definite cannot be removed, and costs more than anything.
+        reader.blocks[4][0] = -1.0;
+        assert_eq!(reader.cost(4), f64::INFINITY);
     }
 }

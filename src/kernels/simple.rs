@@ -22,8 +22,12 @@ pub fn import(image: &[f32], buffer: &mut Buffer, dst: View) {
         }
         return;
     }
-    for (c, plane) in image.chunks(area).enumerate() {
-        plane.iter().enumerate().for_each(|(p, v)| out[p * dst.pitch + c] = *v);
+    // A cache line of every plane at a time.
+    for (pixels, start) in out.chunks_mut(LINE * dst.pitch).zip((0..area).step_by(LINE)) {
+        for (c, plane) in image.chunks(area).enumerate() {
+            let line = &plane[start..(start + LINE).min(area)];
+            pixels[c..].iter_mut().step_by(dst.pitch).zip(line).for_each(|(to, v)| *to = *v);
+        }
     }
 }
 

@@ -63,6 +63,9 @@ impl Tensor {
     /// # Panics
     /// If the axis or an index is out of range.
     pub fn select(&self, axis: usize, indices: &[usize]) -> Self {
+        if indices.iter().copied().eq(0..self.shape[axis]) {
+            return self.clone();
+        }
         let inner: usize = self.shape[axis + 1..].iter().product();
         let outer: usize = self.shape[..axis].iter().product();
         let mut data = Vec::with_capacity(outer * indices.len() * inner);

@@ -13,6 +13,7 @@ mod inputs;
 mod merge;
 mod moments;
 mod positions;
+mod samples;
 mod walk;
 
 pub use inputs::Inputs;

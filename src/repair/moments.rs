@@ -3,13 +3,14 @@
 
 use super::inputs::Inputs;
 use super::positions::{self, Position};
+use super::samples::{Centred, Samples, Sums, few};
 use crate::graph::Conv;
 use crate::model::{Model, Tensor};
-use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::DenseSolveCore;
 use faer::prelude::Solve;
-use faer::{Accum, Mat, Par, Side};
+use faer::{Mat, MatRef, Side};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Rows of samples that are multiplied at once.
 const CHUNK: usize = 1024;
@@ -54,74 +55,6 @@ struct Split {
 /// Ridges that are tried, as shares of the inputs' mean variance.
 const RIDGES: [f64; 5] = [0.0003, 0.003, 0.03, 0.15, 0.6];
 
-/// The patches under the kernel at some positions, `[rows, channels * k * k]`.
-fn patches(conv: &Conv, inputs: Inputs, channels: std::ops::Range<usize>, positions: &[Position]) -> Mat<f64> {
-    let (k, area) = (conv.kernel, inputs.height * inputs.width);
-    let mut rows = Mat::zeros(positions.len(), channels.len() * k * k);
-    for (slot, channel) in channels.enumerate() {
-        for tap in 0..k * k {
-            for (value, at) in rows.col_as_slice_mut(slot * k * k + tap).iter_mut().zip(positions) {
-                let (py, px) = (at.y * conv.stride + tap / k, at.x * conv.stride + tap % k);
-                let inside = |p: usize, side: usize| p.checked_sub(conv.padding).filter(|p| *p < side);
-                if let (Some(py), Some(px)) = (inside(py, inputs.height), inside(px, inputs.width)) {
-                    *value = f64::from(inputs.images[at.image][channel * area + py * inputs.width + px]);
-                }
-            }
-        }
-    }
-    rows
-}
-
-/// Sums of outer products under construction.
-struct Sums {
-    count: f64,
-    x: Vec<f64>,
-    y: Vec<f64>,
-    xx: Mat<f64>,
-    xy: Mat<f64>,
-}
-
-impl Sums {
-    fn new(d: usize, m: usize) -> Self {
-        Self { count: 0.0, x: vec![0.0; d], y: vec![0.0; m], xx: Mat::zeros(d, d), xy: Mat::zeros(d, m) }
-    }
-
-    fn add(&mut self, mut x: Mat<f64>, mut y: Mat<f64>, positions: &[Position]) {
-        // Products need the root of the weight on either side, sums once more.
-        let roots: Vec<f64> = positions.iter().map(|p| p.weight.sqrt()).collect();
-        let weigh = |rows: &mut Mat<f64>, sums: &mut [f64]| {
-            for (c, sum) in sums.iter_mut().enumerate() {
-                for (value, root) in rows.col_as_slice_mut(c).iter_mut().zip(&roots) {
-                    *value *= root;
-                    *sum += *value * root;
-                }
-            }
-        };
-        weigh(&mut x, &mut self.x);
-        weigh(&mut y, &mut self.y);
-        matmul(self.xx.as_mut(), Accum::Add, x.transpose(), x.as_ref(), 1.0, Par::rayon(0));
-        matmul(self.xy.as_mut(), Accum::Add, x.transpose(), y.as_ref(), 1.0, Par::rayon(0));
-        self.count += positions.iter().map(|p| p.weight).sum::<f64>();
-    }
-
-    fn join(&mut self, other: &Self) {
-        self.count += other.count;
-        self.x.iter_mut().zip(&other.x).for_each(|(a, b)| *a += b);
-        self.y.iter_mut().zip(&other.y).for_each(|(a, b)| *a += b);
-        self.xx += &other.xx;
-        self.xy += &other.xy;
-    }
-
-    fn centre(self) -> Block {
-        let n = self.count.max(1.0);
-        let mean = |s: Vec<f64>| s.into_iter().map(|v| v / n).collect::<Vec<_>>();
-        let (x, y) = (mean(self.x), mean(self.y));
-        let xx = Mat::from_fn(x.len(), x.len(), |i, j| self.xx[(i, j)] / n - x[i] * x[j]);
-        let xy = Mat::from_fn(x.len(), y.len(), |i, j| self.xy[(i, j)] / n - x[i] * y[j]);
-        Block { covariance: Covariance { mean: x, xx }, target_mean: y, xy }
-    }
-}
-
 /// Collects the moments for refitting `cut`, which reads `after`, to what `original` makes of `before` with the
 /// rows of its kernel that are kept, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows. `weights` as
 /// in [`Covariance::of`].
@@ -135,9 +68,7 @@ pub(super) fn collect(
 ) -> Moments {
     let (conv, kernel, rows) = original;
     let taps = conv.kernel * conv.kernel;
-    let whole = Mat::from_fn(kernel.data().len() / rows.len().max(1), rows.len(), |i, j| {
-        f64::from(kernel.data()[j * (kernel.data().len() / rows.len().max(1)) + i])
-    });
+    let whole = MatRef::from_column_major_slice(kernel.data(), kernel.data().len() / rows.len().max(1), rows.len());
     // Lanes of independent regressions: channels before, channels after, columns of the kernel.
     let lanes: Vec<_> = if conv.is_depthwise() {
         rows.iter().enumerate().map(|(i, row)| (*row..row + 1, i..i + 1, i..i + 1)).collect()
@@ -146,25 +77,36 @@ pub(super) fn collect(
     };
     let unknowns = lanes.first().map_or(1, |lane| lane.1.len() * taps);
     let positions = positions::choose(conv, before, unknowns, seed, weights);
-    let block = |(old, new, columns): (std::ops::Range<usize>, std::ops::Range<usize>, std::ops::Range<usize>)| {
+    let block = |(old, new, columns): (Range<usize>, Range<usize>, Range<usize>)| {
         let kernel = whole.subcols(columns.start, columns.len());
+        let samples = |chunk: &[Position]| {
+            let targets = Samples::patches(conv, before, old.clone(), chunk).times(kernel);
+            (Samples::patches(cut, after, new.clone(), chunk), targets)
+        };
+        let (x, y) = samples(&few(&positions));
+        let pivots = (x.means(), y.means());
         // Pairs of images alternate between the parts: an image and its mirror image are a pair, and never in both.
         let part = |parity: usize| {
-            let mut sums = Sums::new(new.len() * taps, columns.len());
+            let mut sums = Sums::around(pivots.0.clone(), pivots.1.clone());
             let mine: Vec<_> = positions.iter().filter(|p| p.image / 2 % 2 == parity).copied().collect();
             for chunk in mine.chunks(CHUNK) {
-                let targets = patches(conv, before, old.clone(), chunk) * kernel;
-                sums.add(patches(cut, after, new.clone(), chunk), targets, chunk);
+                let (x, y) = samples(chunk);
+                sums.add(x, y, chunk);
             }
             sums
         };
         let (mut all, other) = (part(0), part(1));
-        let first =
-            Sums { xx: all.xx.clone(), xy: all.xy.clone(), x: all.x.clone(), y: all.y.clone(), count: all.count };
+        let first = all.clone();
         all.join(&other);
-        Split { all: all.centre(), parts: [first.centre(), other.centre()] }
+        Split { all: all.centre().into(), parts: [first.centre().into(), other.centre().into()] }
     };
-    Moments { blocks: lanes.into_iter().map(block).collect() }
+    Moments { blocks: lanes.into_par_iter().map(block).collect() }
+}
+
+impl From<Centred> for Block {
+    fn from(Centred { x, y, xx, xy }: Centred) -> Self {
+        Self { covariance: Covariance { mean: x, xx }, target_mean: y, xy }
+    }
 }
 
 impl Moments {
@@ -277,11 +219,12 @@ impl Covariance {
     pub fn of(conv: &Conv, inputs: Inputs, seed: u64, weights: Option<&[Vec<f32>]>) -> Self {
         let d = conv.c_in * conv.kernel * conv.kernel;
         let positions = positions::choose(conv, inputs, d, seed, weights);
-        let mut sums = Sums::new(d, 0);
+        let samples = |chunk: &[Position]| Samples::patches(conv, inputs, 0..conv.c_in, chunk);
+        let mut sums = Sums::around(samples(&few(&positions)).means(), Vec::new());
         for chunk in positions.chunks(CHUNK) {
-            sums.add(patches(conv, inputs, 0..conv.c_in, chunk), Mat::zeros(chunk.len(), 0), chunk);
+            sums.add(samples(chunk), Samples::none(chunk.len()), chunk);
         }
-        sums.centre().covariance
+        Block::from(sums.centre()).covariance
     }
 
     /// The variance of every input.

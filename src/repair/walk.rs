@@ -14,7 +14,7 @@ pub struct Walk {
     images: Vec<Vec<f32>>,
     /// By node: one tensor `[C, h, w]` per image, or nothing when not yet or no longer there.
     tensors: Vec<Vec<Vec<f32>>>,
-    /// By node: the last node that reads it.
+    /// By node: the last node at whose step its tensors are there.
     last_use: Vec<NodeId>,
     shapes: Vec<crate::graph::Shape>,
 }
@@ -34,7 +34,13 @@ impl Walk {
         }
     }
 
-    /// A node's tensors while they live: from its step to the step of its last reader.
+    /// Keeps a node's tensors at least until the step after that of another one.
+    pub fn hold(&mut self, id: NodeId, until: NodeId) {
+        let last = &mut self.last_use[id.index()];
+        *last = until.max(*last);
+    }
+
+    /// A node's tensors while they live: from its step until the step after that of its last reader.
     pub fn inputs(&self, id: NodeId) -> Inputs<'_> {
         let (height, width) = self.shapes.get(id.index()).map_or((0, 0), |s| (s.h, s.w));
         Inputs { images: &self.tensors[id.index()], height, width }
@@ -47,6 +53,11 @@ impl Walk {
     pub fn step(&mut self, model: &Model, id: NodeId) -> Result<(), EngineError> {
         if self.shapes.is_empty() {
             self.shapes = model.graph.shapes(self.height, self.width)?;
+        }
+        for (tensors, last) in self.tensors.iter_mut().zip(&self.last_use) {
+            if *last < id {
+                *tensors = Vec::new();
+            }
         }
         let node = model.graph.node(id);
         let out = match &node.op {
@@ -67,11 +78,6 @@ impl Walk {
             _ => self.run(model, node)?,
         };
         self.tensors[id.index()] = out;
-        for input in &node.inputs {
-            if self.last_use[input.index()] == id {
-                self.tensors[input.index()] = Vec::new();
-            }
-        }
         Ok(())
     }
 

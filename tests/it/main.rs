@@ -89,6 +89,8 @@ mod ssh;
 mod steady;
 #[cfg(all(feature = "toolkit", unix))]
 mod stopped;
+#[cfg(feature = "toolkit")]
+mod suffix;
 mod support;
 mod suppression;
 mod surgery;

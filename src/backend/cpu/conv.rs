@@ -1,5 +1,6 @@
 //! Convolution as matrix products per image; depthwise convolution plane by plane.
 
+use super::fixed::Fixed;
 use super::geometry::Geometry;
 use super::lanes;
 use faer::linalg::matmul::matmul;
@@ -206,6 +207,24 @@ pub fn backward(
         }
     }
     Gradients { input: dx, kernel: dk }
+}
+
+/// As [`forward`], with a kernel that no gradient will be asked for.
+pub fn forward_fixed(g: &Geometry, x: &[f32], kernel: &[f32], size: (usize, usize)) -> Vec<f32> {
+    let whole = || {
+        let mut y = vec![0.0; x.len() / (g.c_in * size.0 * size.1) * g.c_out * g.area(size.0, size.1)];
+        Fixed::forward(g, kernel, size)?.run(x, &mut y).map(|()| y)
+    };
+    whole().unwrap_or_else(|| forward(g, x, kernel, size))
+}
+
+/// The gradient of the input `[N, c_in, h, w]` alone, for that of the outputs.
+pub fn backward_fixed(g: &Geometry, x: &[f32], kernel: &[f32], dy: &[f32], size: (usize, usize)) -> Gradients {
+    let whole = || {
+        let mut input = vec![0.0; x.len()];
+        Fixed::backward(g, kernel, size)?.run(dy, &mut input).map(|()| Gradients { input, kernel: Vec::new() })
+    };
+    whole().unwrap_or_else(|| backward(g, x, kernel, dy, size, [true, false]))
 }
 
 /// Matrices kept from images to images.

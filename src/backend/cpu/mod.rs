@@ -4,6 +4,7 @@
 //! functions know no tensor library.
 
 pub mod conv;
+mod fixed;
 pub mod geometry;
 mod lanes;
 pub mod norm;

@@ -147,3 +147,31 @@ fn convolutions_and_their_gradients_are_those_of_the_definition() {
         assert_eq!((part.input, part.kernel.len()), (grads.input, 0));
     }
 }
+
+#[test]
+fn convolutions_with_a_fixed_kernel_are_those_of_the_patch_matrix() {
+    for (padding, stride, kernel, size) in [
+        (1, 1, 3, (18, 17)),
+        (0, 1, 3, (21, 30)),
+        (2, 1, 3, (16, 19)),
+        (1, 2, 3, (33, 40)),
+        (1, 1, 3, (5, 6)),
+        (0, 1, 1, (20, 20)),
+    ] {
+        let g = Geometry { c_in: 5, c_out: 19, kernel, stride, padding, depthwise: false };
+        let x = numbers(3 * g.c_in * size.0 * size.1, 1);
+        let kernel = numbers(g.c_out * g.c_in * kernel * kernel, 2);
+        let dy = numbers(3 * g.c_out * g.area(size.0, size.1), 3);
+        let close = |found: &[f32], wanted: &[f32]| {
+            let most = wanted.iter().fold(1.0f32, |a, b| a.max(b.abs()));
+            assert_eq!(found.len(), wanted.len());
+            for (a, b) in found.iter().zip(wanted) {
+                assert!((a - b).abs() <= 2e-5 * most, "{a} for {b} of {g:?}, {size:?}");
+            }
+        };
+        close(&conv::forward_fixed(&g, &x, &kernel, size), &conv::forward(&g, &x, &kernel, size));
+        let found = conv::backward_fixed(&g, &x, &kernel, &dy, size);
+        close(&found.input, &conv::backward(&g, &x, &kernel, &dy, size, [true, false]).input);
+        assert!(found.kernel.is_empty());
+    }
+}

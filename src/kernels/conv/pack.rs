@@ -33,8 +33,9 @@ pub fn pack_conv(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], packe
     for panel in panels(spec.c_out, lanes) {
         let width = panel.vectors * lanes;
         let rows = &mut values[panel.start * spec.depth()..][..width * spec.depth()];
-        for lane in 0..panel.channels {
-            for ci in 0..spec.c_in {
+        // Channels inside, so that what is written of a row is written at once.
+        for ci in 0..spec.c_in {
+            for lane in 0..panel.channels {
                 let window = &weights[((panel.start + lane) * spec.c_in + ci) * taps..][..taps];
                 // In the order in which sums run: planes, taps, channels of a plane.
                 let mut put = |position: usize, ci: usize, value: f32| {

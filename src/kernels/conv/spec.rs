@@ -66,13 +66,18 @@ pub(super) fn winograd_tiles(height: usize, width: usize) -> usize {
 }
 
 impl Algorithm {
+    /// The faster f32 algorithm for a window and an output image.
+    pub fn choose(kernel: usize, stride: usize, height: usize, width: usize) -> Self {
+        // Below some tiles the transformed kernels, four times as large, cost more than they save.
+        let enough = winograd_tiles(height, width) >= 16;
+        if kernel == 3 && stride == 1 && enough { Self::Winograd } else { Self::Direct }
+    }
+
     /// How a convolution with an output of this shape is computed in f32, in a network of a dtype: the faster way, but in a
     /// network of int8 the one whose sums every device forms in the same order.
     pub fn of_f32(conv: &Conv, out: Shape, network: Dtype) -> Self {
-        // Below some tiles the transformed kernels, four times as large, cost more than they save.
-        let enough = winograd_tiles(out.h, out.w) >= 16;
-        let fits = conv.kernel == 3 && conv.stride == 1 && enough;
-        if fits && network != Dtype::Int8 { Self::Winograd } else { Self::Direct }
+        let faster = Self::choose(conv.kernel, conv.stride, out.h, out.w);
+        if network == Dtype::Int8 { Self::Direct } else { faster }
     }
 
     /// Values of a packed kernel per product of an input and an output channel.

@@ -7,30 +7,45 @@ mod tests;
 pub use predictions::{Prediction, predictions, task_divergence};
 
 use crate::engine::{Engine, EngineError, Options};
-use crate::graph::{Boxes, Head};
+use crate::graph::{Boxes, Head, NodeId};
 use crate::model::Model;
 use predictions::{CONFIDENT, bernoulli_divergence};
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// All outputs of a model for every image.
 ///
 /// # Errors
 /// If the model cannot be run at this size.
-pub fn outputs(
+pub fn outputs(model: &Model, images: &[Vec<f32>], size: (usize, usize)) -> Result<Vec<Vec<Vec<f32>>>, EngineError> {
+    outputs_from(model, &[], images.len(), size, &|image| Cow::Borrowed(&images[image]))
+}
+
+/// All outputs of a model for a number of images, computed of the tensors of some nodes on
+/// ([`Options::given`](crate::engine::Options::given)). `input` gives, for the number of an image, all of these tensors
+/// one after the other.
+///
+/// # Errors
+/// If the model cannot be run at this size, or what is given does not suffice.
+pub fn outputs_from<'a>(
     model: &Model,
-    images: &[Vec<f32>],
+    given: &[NodeId],
+    images: usize,
     (height, width): (usize, usize),
+    input: &(dyn Fn(usize) -> Cow<'a, [f32]> + Sync),
 ) -> Result<Vec<Vec<Vec<f32>>>, EngineError> {
-    let share = images.len().div_ceil(rayon::current_num_threads().max(1)).max(1);
-    let parts: Result<Vec<_>, EngineError> = images
-        .par_chunks(share)
-        .map(|part| {
-            let mut engine = Engine::new(model, height, width, &Options { threads: 1, ..Options::default() })?;
-            let all =
-                |engine: &Engine| (0..model.graph.outputs.len()).map(|i| engine.output(i).to_vec()).collect::<Vec<_>>();
-            part.iter().map(|image| engine.run(image).map(|()| all(&engine))).collect::<Result<Vec<_>, _>>()
-        })
-        .collect();
+    let share = images.div_ceil(rayon::current_num_threads().max(1)).max(1);
+    let options = Options { threads: 1, given: given.to_vec(), ..Options::default() };
+    let mut engines = vec![Engine::new(model, height, width, &options)?];
+    for _ in 1..images.div_ceil(share) {
+        engines.push(engines[0].twin()?);
+    }
+    let all = |engine: &Engine| (0..model.graph.outputs.len()).map(|i| engine.output(i).to_vec()).collect::<Vec<_>>();
+    let run = |(part, mut engine): (usize, Engine)| {
+        let mine = part * share..images.min((part + 1) * share);
+        mine.map(|image| engine.run(&input(image)).map(|()| all(&engine))).collect::<Result<Vec<_>, EngineError>>()
+    };
+    let parts: Result<Vec<_>, EngineError> = engines.into_par_iter().enumerate().map(run).collect();
     Ok(parts?.into_iter().flatten().collect())
 }
 

@@ -261,7 +261,7 @@ impl Place<'_> {
 /// Divergence of two logits of Bernoulli distributions.
 pub(super) fn bernoulli_divergence(reference: f64, found: f64) -> f64 {
     // Below the threshold of any detection on both sides the difference cannot matter.
-    if reference < -12.0 && found < -12.0 {
+    if reference == found || (reference < -12.0 && found < -12.0) {
         return 0.0;
     }
     let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
