@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks and times everything on this machine's GPU: detections in f32, f16 and int8 against the CPU's, times of whole
-# frames, and every layer with its share of the GPU's measured peaks.
+# frames, every layer with its share of the GPU's measured peaks, and steps of training in f32 and mixed precision.
 #
 #   benches/gpu.sh MODEL.safetensors DATA.yaml [IMGSZ]
 #
@@ -39,3 +39,13 @@ for dtype in f32 f16 int8; do
 done
 "$worker" export --model "$model" --imgsz "$imgsz" --format onnx -o "$out/model.onnx"
 python3 benches/peers/torch_graph.py "$out/model.onnx" "$imgsz"
+
+# Steps of training: `first` and `squares` must be those of the CPU; forward, backward and update in milliseconds.
+cargo build --release --package secateurs --features cuda --target-dir "$target/train" --example train_cuda
+cargo build --release --package secateurs --example train_step
+for size in 320 "$imgsz"; do
+    "$target/release/examples/train_step" "$model" "$size" 16 "$(nproc)" 1
+    for kind in f32 mixed; do
+        "$target/train/release/examples/train_cuda" "$model" "$size" 16 "$kind" 20
+    done
+done

@@ -33,6 +33,8 @@ pub mod device;
 pub mod import;
 #[cfg(feature = "tools")]
 pub mod profile;
+#[cfg(feature = "toolkit")]
+pub mod training;
 #[cfg(feature = "tools")]
 pub mod zoo;
 // Layer 3

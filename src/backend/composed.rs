@@ -1,5 +1,5 @@
-//! The operations composed of candle's, for devices without operations of our own. It uses only those whose gradients
-//! are right: candle's max-pooling and nearest-neighbour upsampling are not among them.
+//! The operations composed of candle's, which tests hold our own against, and the few that need none of our own. It uses
+//! only those whose gradients are right: candle's max-pooling and nearest-neighbour upsampling are not among them.
 
 use crate::graph::{Activation, Conv, ConvTranspose};
 use candle_core::{Result, Tensor};

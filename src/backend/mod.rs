@@ -1,7 +1,7 @@
-//! A graph on candle tensors: gradients for training and importance, on the CPU or a GPU.
+//! A graph on candle tensors, on the CPU: gradients for training and importance.
 //!
-//! On the CPU the operations are our own ([`cpu`]) with analytic gradients: candle's are slow backward, and some are
-//! wrong there. Elsewhere [`composed`] builds them of candle operations whose gradients are right.
+//! The operations are our own ([`cpu`]) with analytic gradients: candle's are slow backward, and some are wrong. What
+//! [`composed`] builds of candle operations has gradients that are right; tests hold our own against it.
 //!
 //! Candle splits its own element-wise operations over threads that wait for each other busily; `CANDLE_NUM_THREADS=1`
 //! in the environment keeps it from that where all cores are busy with the operations of this module.
@@ -26,19 +26,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// Weight of a batch's statistics in the running ones.
 pub const MOMENTUM: f64 = 0.03;
 
-/// The device for tensors: the first CUDA device where one is asked for and there, else the CPU, with a sentence that
-/// says why where the caller asked for CUDA.
-pub fn device(cuda: bool) -> (Device, Option<String>) {
-    if !cuda {
-        return (Device::Cpu, None);
-    }
-    match Device::cuda_if_available(0) {
-        Ok(device) if device.is_cuda() => (device, None),
-        Ok(_) => (Device::Cpu, Some("no CUDA: this program was built without it; the CPU trains instead".into())),
-        Err(error) => (Device::Cpu, Some(format!("the CUDA device cannot be used ({error}); the CPU trains instead"))),
-    }
-}
-
 /// Whether normalisations use the running statistics or those of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -59,7 +46,7 @@ pub struct Net {
     index: HashMap<String, usize>,
     /// Running statistics `[C]` by key.
     running: Mutex<BTreeMap<String, Tensor>>,
-    /// Whether the operations are those of [`cpu`].
+    /// Whether the operations are those of [`cpu`]; else those that the tests hold against them.
     own: bool,
     frozen: bool,
     /// By node whether no gradient passes from it to nodes that are not so marked.
@@ -85,7 +72,7 @@ impl Net {
         }
         let apart = model.graph.one2one_only();
         let (model, running) = (model.clone(), Mutex::new(running));
-        Ok(Self { model, device: device.clone(), params, index, running, own: device.is_cpu(), frozen: false, apart })
+        Ok(Self { model, device: device.clone(), params, index, running, own: true, frozen: false, apart })
     }
 
     /// The same net without gradients of its parameters: for inference, for teachers, and for gradients of the image or

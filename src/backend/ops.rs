@@ -12,9 +12,5 @@ pub fn channel_scale(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
     if mask.dims() != [n, c, 1, 1] {
         candle_core::bail!("a mask of shape {:?} for a tensor of shape {:?}", mask.shape(), x.shape());
     }
-    if x.device().is_cpu() {
-        x.contiguous()?.apply_op2(&mask.contiguous()?, custom_ops::ChannelScale)
-    } else {
-        x.broadcast_mul(mask)
-    }
+    x.contiguous()?.apply_op2(&mask.contiguous()?, custom_ops::ChannelScale)
 }

@@ -18,6 +18,7 @@ use crate::runtimes::RuntimeError;
 use crate::search::SearchError;
 use crate::session::SessionError;
 use crate::train::TrainError;
+use crate::training::TrainingError;
 use crate::vision::ImageError;
 use crate::{console, output};
 use std::fmt::Display;
@@ -333,11 +334,15 @@ fn by_training(error: TrainError, text: String) -> Failure {
         TrainError::Setting { .. } => Failure::Usage(text),
         TrainError::Threads(_) => Failure::Machine(text),
         TrainError::Backend(_) => Failure::Internal(text),
+        TrainError::Cuda(TrainingError::Cuda(_)) => Failure::Device(text),
+        TrainError::Cuda(TrainingError::Memory { .. }) => Failure::Usage(text),
+        TrainError::Cuda(TrainingError::Length { .. }) => Failure::Internal(text),
         TrainError::File(FileError::Io { source, .. }) => Failure::refused(source.kind(), text),
         TrainError::Diverged { .. } => Failure::Diverged(text),
         TrainError::Interrupted { signal, .. } => Failure::Interrupted(text, signal),
         TrainError::Evaluation(EvalError::Engine(cause)) => by_engine(&cause, text),
         TrainError::Unfit(_)
+        | TrainError::Cuda(TrainingError::Graph(_) | TrainingError::Unfit(_))
         | TrainError::Checkpoint { .. }
         | TrainError::OtherTraining { .. }
         | TrainError::Data(_)

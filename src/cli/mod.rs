@@ -22,6 +22,7 @@ mod runner;
 mod sign;
 mod terminal;
 mod train;
+mod trainer;
 mod verify;
 
 use crate::{console, output};

@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::interrupt;
 use super::sign::KeyArgs;
 use super::terminal::{Terminal, TerminalArgs};
+use super::trainer::TrainerArgs;
 use crate::board::Board;
 use crate::device;
 use crate::kernels::available;
@@ -40,9 +41,8 @@ pub struct Args {
     /// Leave out images that cannot be read and report how many, instead of ending at the first
     #[arg(long, help_heading = heading::MODEL)]
     skip_bad_images: bool,
-    /// Train on a CUDA device
-    #[arg(long, help_heading = heading::FINETUNE)]
-    cuda: bool,
+    #[command(flatten, next_help_heading = heading::FINETUNE)]
+    trainer: TrainerArgs,
     /// Write event files for TensorBoard into this folder while training
     #[arg(long, value_name = "DIR", help_heading = heading::FINETUNE)]
     tensorboard: Option<PathBuf>,
@@ -98,6 +98,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run(&args, &resolved.profile, &out, &mut terminal);
     }
+    // Before hours of work, and not when the fine-tuning begins.
+    let trainer = args.trainer.resolve(false, &mut terminal)?;
     let locking = lock::locking(&args, &resolved.profile)?;
     let results = Results::open(&out, args.first_stage)?;
     let timing = timing(&resolved.profile, &args, &mut terminal)?;
@@ -107,8 +109,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
     let job = job(&resolved.profile, &out, &cache.folder);
     let tune = Tune { tensorboard: args.tensorboard.clone(), stop: interrupt::stop(), ..job.tune.clone() };
-    let job =
-        Job { cuda: args.cuda, skip_bad_images: args.skip_bad_images, timing, locking: Some(locking), tune, ..job };
+    let job = Job { trainer, skip_bad_images: args.skip_bad_images, timing, locking: Some(locking), tune, ..job };
     let done = execute(&job, &resolved, &results, args.first_stage, &mut terminal)?;
     if args.first_stage {
         return Ok(());

@@ -6,6 +6,7 @@ use super::failure::Failure;
 use super::input::{figure, figures, task_figures};
 use super::interrupt;
 use super::terminal::{Terminal, TerminalArgs};
+use super::trainer::TrainerArgs;
 use crate::data::{Dataset, LabelTask, OpenOptions, demo, overlap};
 use crate::detector::check_size;
 use crate::eval::Score;
@@ -16,7 +17,7 @@ use crate::profile::HoldOut;
 use crate::size::ImageSize;
 use crate::train::optim::Rule;
 use crate::train::{Augment, FitConfig, FitEvent, Recipe, Record};
-use crate::{backend, eval, pipeline, train};
+use crate::{eval, pipeline, train};
 use arch::{Arch, Start};
 use clap::ValueEnum;
 use std::cell::RefCell;
@@ -87,9 +88,11 @@ pub struct Args {
     /// Leave out images that cannot be read and report how many, instead of ending at the first
     #[arg(long)]
     skip_bad_images: bool,
-    /// Train on a CUDA device
+    #[command(flatten)]
+    trainer: TrainerArgs,
+    /// Mixed precision: on a CUDA device tensors are in f16, sums, statistics and weights in f32
     #[arg(long)]
-    cuda: bool,
+    amp: bool,
     /// The model file to write. During training, FILE.part is the checkpoint that an interrupted training resumes from
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -141,10 +144,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let names = start.info.names.clone();
     let (config, note) = recipe(args, &open)?.apply(config, &names);
     note.iter().for_each(|note| terminal.note(note));
-    let (device, note) = backend::device(args.cuda);
+    let device = args.trainer.resolve(args.amp, &mut terminal)?;
+    if args.amp && device == train::Device::Cpu {
+        return Err(Failure::Usage("--amp is for a CUDA device: give --device cuda".into()));
+    }
     let images = train.items.len();
     terminal.stage("Training", &format!("{}: {} epochs over {images} images of {size} px", args.arch, args.epochs));
-    note.iter().for_each(|note| terminal.note(note));
     let table = table(&args.output);
     let mut record = Record::new(table.clone(), args.tensorboard.as_deref())
         .map_err(|e| Failure::writing(args.tensorboard.as_deref().unwrap_or(&table), &e))?;

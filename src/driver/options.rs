@@ -23,6 +23,8 @@ struct Own {
     out: Option<PathBuf>,
     #[arg(long, hide = true)]
     cuda: bool,
+    #[arg(long, value_name = "DEVICE", hide = true)]
+    device: Option<String>,
     #[arg(long, hide = true)]
     require_device: bool,
     #[arg(long, hide = true)]
@@ -90,7 +92,9 @@ pub fn parse(program: &str, arguments: &[OsString]) -> Result<Request, clap::Err
     let found = command(program).try_get_matches_from(std::iter::once("prune".into()).chain(own))?;
     let own = Own::from_arg_matches(&found)?;
     let progress = if own.message_format.as_deref() == Some("json") { Progress::Json } else { Progress::Human };
-    let Own { mut targets, build, require_gpu, out, cuda, require_device, dry_run, sign, password_file, .. } = own;
+    let Own {
+        mut targets, build, require_gpu, out, cuda, device, require_device, dry_run, sign, password_file, ..
+    } = own;
     // A target that is named twice is pruned for once.
     let mut seen = std::collections::BTreeSet::new();
     targets.retain(|name| seen.insert(name.clone()));
@@ -99,7 +103,7 @@ pub fn parse(program: &str, arguments: &[OsString]) -> Result<Request, clap::Err
         build,
         require_gpu,
         out,
-        cuda,
+        cuda: cuda || device.is_some_and(|device| device.starts_with("cuda")),
         require_device,
         dry_run,
         key: (sign, password_file),
@@ -203,11 +207,22 @@ mod tests {
 
     #[test]
     fn options_of_both_reach_both() {
-        let typed =
-            ["--epochs", "0", "--cuda", "--out=a b", "--message-format", "json", "--require-device", "--dry-run"];
+        let typed = [
+            "--epochs",
+            "0",
+            "--device=cuda:1",
+            "--out=a b",
+            "--message-format",
+            "json",
+            "--require-device",
+            "--dry-run",
+        ];
         let options =
             read(&[&typed[..], &["--target", "pi", "--build", "on-device", "--require-gpu"]].concat()).unwrap();
-        assert_eq!(options.forwarded, ["--epochs", "0", "--cuda", "--message-format", "json", "--require-device"]);
+        assert_eq!(
+            options.forwarded,
+            ["--epochs", "0", "--device=cuda:1", "--message-format", "json", "--require-device"]
+        );
         assert_eq!(
             (&options.targets[..], options.build, options.progress),
             (&["pi".to_owned()][..], Place::OnDevice, Progress::Json)

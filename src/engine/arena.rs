@@ -2,9 +2,12 @@
 
 /// When a tensor lives, in steps, both ends included, and its length in values.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub struct Span {
+    /// First step.
     pub first: usize,
+    /// Last step.
     pub last: usize,
+    /// Values.
     pub len: usize,
 }
 
@@ -14,7 +17,7 @@ const ALIGN: usize = 16;
 /// An offset for every tensor such that tensors that live at the same time do not overlap, and the length of the
 /// whole. Largest first, each in the smallest gap that it fits (Pisarchyk & Lee, "Efficient Memory Management for Deep
 /// Neural Net Inference", 2020).
-pub(super) fn assign(spans: &[Option<Span>]) -> (Vec<usize>, usize) {
+pub fn assign(spans: &[Option<Span>]) -> (Vec<usize>, usize) {
     let mut order: Vec<(usize, Span)> = spans.iter().enumerate().filter_map(|(i, s)| s.map(|s| (i, s))).collect();
     order.sort_by_key(|(i, s)| (std::cmp::Reverse(s.len), s.first, *i));
     let mut offsets = vec![0; spans.len()];

@@ -9,6 +9,10 @@ pub const HAS_CUDA: bool = true;
 /// The driver's name for the loader.
 const DRIVER: &str = "libcuda.so.1";
 
-pub(super) fn open() -> Result<Device, CudaError> {
-    Device::open(Path::new(DRIVER), code::fat_binary())
+/// Opens the machine's CUDA device of this number, counted from 0.
+///
+/// # Errors
+/// If there is none, or it cannot run the code that this program carries.
+pub fn open(ordinal: u32) -> Result<Device, CudaError> {
+    Device::open(Path::new(DRIVER), code::fat_binary(), ordinal)
 }

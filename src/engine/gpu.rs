@@ -27,7 +27,7 @@ impl From<CudaError> for EngineError {
 /// # Errors
 /// If there is none, or it cannot run the code that this program carries: with the reason.
 pub fn cuda_device() -> Result<String, EngineError> {
-    let device = open()?;
+    let device = open(0)?;
     let (major, minor) = device.capability()?;
     Ok(format!("{} (compute capability {major}.{minor})", device.name()))
 }
@@ -37,12 +37,12 @@ pub fn cuda_device() -> Result<String, EngineError> {
 /// # Errors
 /// If there is none, or it fails.
 pub fn gpu_peaks() -> Result<GpuPeaks, EngineError> {
-    Ok(GpuPeaks::measure(&mut open()?)?)
+    Ok(GpuPeaks::measure(&mut open(0)?)?)
 }
 
 /// Makes a model ready for images of `height` x `width` on the machine's device.
 pub(super) fn network(model: &Model, size: (usize, usize), options: &Options) -> Result<Network, EngineError> {
-    Network::new(open()?, model, size, options)
+    Network::new(open(0)?, model, size, options)
 }
 
 /// What an engine of a graph will hold on both sides.

@@ -12,7 +12,7 @@
 //! same steps run on a CUDA device instead, where the program was built for one ([`HAS_CUDA`]) and there is one
 //! ([`cuda_device`]).
 
-mod arena;
+pub mod arena;
 mod arithmetic;
 mod compile;
 mod cpu;
@@ -33,7 +33,7 @@ mod spec;
 
 pub use crate::kernels::cuda::GpuPeaks;
 pub use cpu::Cpu;
-pub use cuda::HAS_CUDA;
+pub use cuda::{HAS_CUDA, open as open_cuda};
 pub use gpu::{cuda_device, gpu_peaks};
 pub use rounds::{LeastTimes, time_round};
 

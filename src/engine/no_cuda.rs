@@ -5,6 +5,10 @@ use crate::kernels::cuda::{CudaError, Device};
 /// Whether this program can use a CUDA device.
 pub const HAS_CUDA: bool = false;
 
-pub(super) fn open() -> Result<Device, CudaError> {
+/// Opens the machine's CUDA device of this number, counted from 0.
+///
+/// # Errors
+/// If there is none, or it cannot run the code that this program carries.
+pub fn open(_ordinal: u32) -> Result<Device, CudaError> {
     Err(CudaError::NotBuilt)
 }

@@ -4,8 +4,8 @@ use super::context::Context;
 use super::error::PipelineError;
 use crate::model::Model;
 use crate::report::{Epoch, Training};
+use crate::train;
 use crate::train::{FitConfig, FitEvent, HoldOut, Identity, Recipe, Record, TrainError};
-use crate::{backend, train};
 use std::path::{Path, PathBuf};
 
 /// What fine-tuning gives; nothing without epochs.
@@ -42,8 +42,6 @@ fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, P
     let (epochs, images) = (job.epochs, data.train.items.len());
     progress.stage("Fine-tuning", format!("{what}{epochs} epochs over {images} images"));
     note.into_iter().for_each(|note| progress.message(note));
-    let (device, note) = backend::device(ctx.job.cuda);
-    note.into_iter().for_each(|note| progress.message(note));
     let board = job.tensorboard.as_deref().map(|folder| folder.join(name));
     let table = config.checkpoint.as_deref().map_or_else(PathBuf::new, csv);
     let unwritten = |path: &Path, e| PipelineError::writing(path, e);
@@ -63,7 +61,7 @@ fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, P
         }
         event.message().into_iter().for_each(|text| progress.message(text));
     };
-    let mut fit = || train::fit(start, teacher(ctx), &data.train, &config, &device, &mut listen);
+    let mut fit = || train::fit(start, teacher(ctx), &data.train, &config, &ctx.job.trainer, &mut listen);
     let mut fitted = fit();
     // The cache is ours: what lies there under this training's name and is another's is moved away too.
     if let Err(TrainError::OtherTraining { path, .. }) = &fitted

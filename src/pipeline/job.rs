@@ -7,6 +7,7 @@ use crate::importance::{Criterion, Pattern};
 use crate::repair::Method;
 use crate::report::Budget;
 use crate::size::ImageSize;
+use crate::train;
 use crate::train::optim::Rule;
 use crate::train::{Recipe, Stop};
 use std::collections::BTreeMap;
@@ -58,8 +59,8 @@ pub struct Job {
     pub repair: Method,
     /// Fine-tuning.
     pub tune: Tune,
-    /// Whether training shall run on a CUDA device where there is one.
-    pub cuda: bool,
+    /// What trains.
+    pub trainer: train::Device,
     /// Frames before the clock starts.
     pub warmup: usize,
     /// Frames that are timed.

@@ -39,7 +39,7 @@ fn job(folder: &Path) -> Job {
         seed: 0,
         repair: Method::LeastSquares,
         tune: Tune { epochs: 1, batch: 2, ..Tune::default() },
-        cuda: false,
+        trainer: Default::default(),
         skip_bad_images: false,
         warmup: 1,
         runs: 2,

@@ -69,6 +69,14 @@ impl<'a> Loader<'a> {
         self.dataset.items.len().div_ceil(self.config.batch)
     }
 
+    /// The sizes of batches that occur.
+    pub fn sizes(&self) -> Vec<usize> {
+        let (images, batches) = (self.dataset.items.len(), self.batches());
+        let mut sizes = vec![images.div_ceil(batches), images / batches];
+        sizes.dedup();
+        sizes
+    }
+
     /// A batch of an epoch, whose [`order`](Self::order) is given. Every image of the dataset is in one batch of the epoch;
     /// batches differ in size by at most one.
     pub fn batch(&self, order: &[usize], epoch: usize, index: usize) -> Result<Batch, TrainError> {

@@ -11,6 +11,7 @@ use crate::eval::{EvalError, Metric};
 use crate::graph::Graph;
 use crate::model::{FileError, ModelError};
 use crate::size::{ImageSize, MAX_SIDE};
+use crate::training::TrainingError;
 use crate::vision::ImageError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -272,6 +273,13 @@ pub enum FitEvent {
         /// Where it is now.
         aside: PathBuf,
     },
+    /// A CUDA device trains.
+    Device {
+        /// Its name.
+        name: String,
+        /// Bytes of its memory that the training takes.
+        bytes: usize,
+    },
     /// A step is done.
     Step {
         /// Which.
@@ -415,6 +423,9 @@ pub enum TrainError {
     /// Weights that do not fit their graph, or are not finite.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A CUDA device that cannot train, or failed.
+    #[error(transparent)]
+    Cuda(#[from] TrainingError),
     /// The tensor backend.
     #[error("tensor backend: {0}")]
     Backend(#[from] candle_core::Error),

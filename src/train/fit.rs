@@ -11,13 +11,13 @@ use super::config::{At, EpochRow, FitConfig, FitEvent, TrainError};
 use super::course::Course;
 use super::judge::{self, Judge};
 use super::kept::{Kept, fresh};
+use super::on_cuda::{Device, OnCuda};
 use super::schedule::Schedule;
 use super::stepper::Stepper;
 use crate::data::Dataset;
 use crate::graph::Head;
 use crate::model::{Model, Weights};
 use crate::size::ImageSize;
-use candle_core::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -66,12 +66,21 @@ pub fn fit(
     let loader = Loader::new(&train, model, config)?;
     let judge = held.filter(|_| config.epochs > 0).map(|held| Judge::new(model, &held, config)).transpose()?;
     let kept = Kept::of(model, teacher, dataset, config)?;
-    let mut stepper = Autograd::new(model, teacher, config, device)?;
+    let cpu = candle_core::Device::Cpu;
+    let mut stepper: Box<dyn Stepper + '_> = match device {
+        Device::Cpu => Box::new(Autograd::new(model, teacher, config, &cpu)?),
+        Device::Cuda(cuda) => {
+            let on_cuda = OnCuda::new(model, teacher, (config, &loader.sizes()), *cuda)?;
+            let (name, bytes) = on_cuda.device();
+            progress(FitEvent::Device { name: name.to_owned(), bytes });
+            Box::new(on_cuda)
+        }
+    };
     let steps = loader.batches();
     let mut training = Training {
         model,
         config,
-        stepper: &mut stepper,
+        stepper: &mut *stepper,
         loader: &loader,
         judge: judge.as_ref(),
         kept,

@@ -20,6 +20,11 @@ impl Outputs {
         outputs.iter().map(read).collect::<candle_core::Result<_>>().map(Self)
     }
 
+    /// Outputs by shape `[n, c, h, w]` and values.
+    pub fn of(outputs: Vec<([usize; 4], Vec<f32>)>) -> Self {
+        Self(outputs)
+    }
+
     fn views(&self) -> Vec<HeadView<'_>> {
         self.0.iter().map(|(shape, data)| HeadView { data, shape: *shape }).collect()
     }

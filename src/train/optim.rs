@@ -33,7 +33,7 @@ impl Rule {
     pub const ADAM_W: Self = Self::AdamW { betas: [0.9, 0.999], eps: 1e-8 };
 
     /// Names of the tensors that are kept per parameter.
-    fn slots(self) -> &'static [&'static str] {
+    pub(super) fn slots(self) -> &'static [&'static str] {
         match self {
             Self::Sgd { .. } => &["momentum"],
             Self::AdamW { .. } => &["mean", "square"],

@@ -85,6 +85,7 @@ impl FitEvent {
     pub fn message(&self) -> Option<String> {
         Some(match self {
             Self::Step { .. } => return None,
+            Self::Device { name, bytes } => format!("on {name}, with {} MiB of its memory", bytes >> 20),
             Self::Resumed { epochs, step: 0 } => format!("resumed after {epochs} epochs"),
             Self::Resumed { epochs, step } => format!("resumed after {epochs} epochs and {step} steps"),
             Self::SetAside { problem, aside } => format!(

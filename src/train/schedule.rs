@@ -61,11 +61,16 @@ impl Ema {
         Self { weights, updates: 0, decay }
     }
 
+    /// What the update of this number, counted from 1, leaves of the averages.
+    pub fn keep(&self, update: u64) -> f32 {
+        let n = update as f64;
+        self.decay.min((1.0 + n) / (10.0 + n)) as f32
+    }
+
     /// Moves the averages toward the current weights.
     pub fn update(&mut self, current: &Weights) {
         self.updates += 1;
-        let n = self.updates as f64;
-        let keep = self.decay.min((1.0 + n) / (10.0 + n)) as f32;
+        let keep = self.keep(self.updates);
         for (key, average) in &mut self.weights {
             let Some(current) = current.get(key) else { continue };
             for (a, c) in average.data_mut().iter_mut().zip(current.data()) {

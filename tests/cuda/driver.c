@@ -39,11 +39,31 @@ typedef struct {
     X(f16_depthwise3_stride2, 128) X(f16_depthwise, 128) X(f16_upsample, 128) X(f16_pixel_shuffle, 128)               \
     X(f16_max_pool, 128) X(f16_elementwise, 128) X(f16_average, 128) X(f16_attention, 128) X(f16_attention_any, 128)  \
     X(int8_quantize, 128) X(int8_direct, 128) X(peak_f32, 128) X(peak_f16, 128) X(peak_int8, 128)
+#define WITH_TRAINING(name) static void run_##name(char *m, const void *p) { name(m, *(const Training *)p); }
+// Each on tensors in f32 and in f16.
+#define TRAIN_KERNELS(X)                                                                                              \
+    X(train_conv_64, 256) X(train_conv_16, 64) X(train_conv_data_64, 256) X(train_conv_data_16, 64)                   \
+    X(train_conv_weights_64, 256) X(train_conv_weights_16, 64) X(train_depthwise, BLOCK) X(train_depthwise_data, BLOCK) \
+    X(train_depthwise_weights, BLOCK) X(train_moments, BLOCK) X(train_norm, BLOCK) X(train_norm_sums, BLOCK)          \
+    X(train_sums, BLOCK) X(train_norm_backward, BLOCK) X(train_activate, BLOCK) X(train_activate_backward, BLOCK)     \
+    X(train_max_pool, BLOCK) X(train_max_pool_backward, BLOCK) X(train_average_pool, BLOCK)                           \
+    X(train_average_pool_backward, BLOCK) X(train_global_average, BLOCK) X(train_global_average_backward, BLOCK)      \
+    X(train_upsample, BLOCK) X(train_upsample_backward, BLOCK) X(train_copy, BLOCK) X(train_zero, BLOCK)              \
+    X(train_add, BLOCK) X(train_values, BLOCK) X(train_values_backward, BLOCK) X(train_import, BLOCK)                 \
+    X(train_export, BLOCK) X(train_attention, KEYS) X(train_attention_dots, BLOCK) X(train_attention_queries, KEYS)   \
+    X(train_attention_keys, KEYS)
+// On arrays alone.
+#define TRAIN_ARRAYS(X)                                                                                               \
+    X(train_add_up, BLOCK) X(train_moments_joined, BLOCK) X(train_moments_given, BLOCK) X(train_sums_joined, BLOCK)   \
+    X(train_squares, BLOCK) X(train_norm_joined, 32) X(train_step, BLOCK)
+#define WRAP_TRAIN(name, threads) WITH_TRAINING(name##_f32) WITH_TRAINING(name##_f16)
+#define WRAP_ARRAYS(name, threads) WITH_TRAINING(name)
 #define WRAP_F32(name, threads) WITH_PARAMS(name)
 #define WRAP_F16(name, threads) WITH_ARGUMENTS(name)
 #define WRAP_NAMED(name) WITH_ARGUMENTS(name)
 #define WRAP_PRODUCT(kind, out, form, prefix, ...) WRAP_NAMED(NAME(prefix, __VA_ARGS__))
 F32_KERNELS(WRAP_F32) F16_KERNELS(WRAP_F16) PRODUCTS(WRAP_PRODUCT)
+TRAIN_KERNELS(WRAP_TRAIN) TRAIN_ARRAYS(WRAP_ARRAYS)
 
 #define TEXT(name) #name
 #define ENTRY(name, threads, type) {TEXT(name), run_##name, threads, sizeof(type)},
@@ -52,7 +72,10 @@ F32_KERNELS(WRAP_F32) F16_KERNELS(WRAP_F16) PRODUCTS(WRAP_PRODUCT)
 #define ENTRY_NAMED(name, threads) ENTRY(name, threads, Arguments)
 #define ENTRY_PRODUCT(kind, out, form, prefix, rows, columns, wm, wn, wk, chunks, stages) \
     ENTRY_NAMED(NAME(prefix, rows, columns, wm, wn, wk, chunks, stages), 32 * (wm) * (wn) * (wk))
-static const Kernel KERNELS[] = {F32_KERNELS(ENTRY_F32) F16_KERNELS(ENTRY_F16) PRODUCTS(ENTRY_PRODUCT)};
+#define ENTRY_TRAIN(name, threads) ENTRY(name##_f32, threads, Training) ENTRY(name##_f16, threads, Training)
+#define ENTRY_ARRAYS(name, threads) ENTRY(name, threads, Training)
+static const Kernel KERNELS[] = {F32_KERNELS(ENTRY_F32) F16_KERNELS(ENTRY_F16) PRODUCTS(ENTRY_PRODUCT)
+                                 TRAIN_KERNELS(ENTRY_TRAIN) TRAIN_ARRAYS(ENTRY_ARRAYS)};
 #define COUNT (int)(sizeof KERNELS / sizeof KERNELS[0])
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
@@ -110,6 +133,7 @@ int cuMemAlloc_v2(unsigned long long *address, size_t bytes) {
     return memory ? SUCCESS : OUT_OF_MEMORY;
 }
 int cuMemFree_v2(unsigned long long address) { return release((char *)address); }
+int cuMemGetInfo_v2(size_t *left, size_t *total) { return *left = *total = (size_t)8 << 30, SUCCESS; }
 int cuMemAllocHost_v2(void **memory, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;
     *memory = guarded(bytes);
@@ -139,6 +163,7 @@ typedef struct {
     union {
         Params params;
         Arguments arguments;
+        Training training;
     } arguments;
 } Launch;
 

@@ -12,7 +12,7 @@ use std::path::Path;
 const FLOORS: [&[&str]; 8] = [
     &["files", "output", "size", "graph", "kernels", "board"],
     &["model", "engine", "vision"],
-    &["detector", "zoo", "import", "profile", "device", "backend"],
+    &["detector", "zoo", "import", "profile", "device", "backend", "training"],
     &["group", "surgery", "memory", "search", "latency", "quantise", "repair", "importance"],
     &["data", "eval", "train"],
     &["console", "bench", "detection", "session", "emit", "runtimes", "report", "bundle", "build"],

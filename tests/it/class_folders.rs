@@ -1,13 +1,13 @@
 //! Classifiers of every family on pictures in a folder per class: one preprocessing from training to use, and the whole job.
 
 use assert_cmd::Command;
-use candle_core::Device;
 use secateurs::data::Dataset;
 use secateurs::detector::Predictor;
 use secateurs::engine::Options;
 use secateurs::eval::accuracy;
 use secateurs::import;
 use secateurs::model::{self, Model};
+use secateurs::train::Device;
 use secateurs::train::{Augment, FitConfig, fit, init};
 use secateurs::vision::Image;
 use secateurs::zoo::{Task, mobilenet, resnet, vgg, yolo11};

@@ -2,12 +2,12 @@
 
 use crate::support;
 use assert_cmd::Command;
-use candle_core::Device;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use secateurs::data::{Dataset, Label, Picture};
 use secateurs::eval::accuracy;
 use secateurs::model::{Info, Model};
+use secateurs::train::Device;
 use secateurs::train::{Augment, FitConfig, FitEvent, fit, init};
 use secateurs::zoo::simple_cnn::{SIDE, simple_cnn};
 use serde_json::Value;

@@ -136,7 +136,7 @@ fn a_step_trains_what_the_paper_says() {
         ..FitConfig::default()
     };
     let mut reported = None;
-    let trained = fit(&model, None, &set, &config, &Device::Cpu, &mut |event| {
+    let trained = fit(&model, None, &set, &config, &secateurs::train::Device::Cpu, &mut |event| {
         if let FitEvent::Step { terms, .. } = event {
             reported = Some(terms.sum());
         }
@@ -215,7 +215,7 @@ fn both_branches_of_every_task_are_learned() {
         let model = Model::new(graph, weights, Info::default()).unwrap();
         let config = FitConfig { epochs, batch: 4, imgsz: 96.into(), lr: 4e-3, threads: 2, ..FitConfig::default() };
         let mut losses = Vec::new();
-        let trained = fit(&model, Some(&model), &set, &config, &Device::Cpu, &mut |event| {
+        let trained = fit(&model, Some(&model), &set, &config, &secateurs::train::Device::Cpu, &mut |event| {
             if let FitEvent::Epoch { terms, .. } = event {
                 losses.push(terms.sum());
             }
@@ -233,7 +233,7 @@ fn both_branches_of_every_task_are_learned() {
         for branch in [Branch::One2One, Branch::One2Many] {
             let alone = trained.with_branch(branch).unwrap();
             let config = FitConfig { epochs: 1, ..config.clone() };
-            let again = fit(&alone, Some(&alone), &set, &config, &Device::Cpu, &mut |_| {}).unwrap();
+            let again = fit(&alone, Some(&alone), &set, &config, &secateurs::train::Device::Cpu, &mut |_| {}).unwrap();
             assert_eq!(again.graph.branch(), branch);
             assert_ne!(again.tensor("model.0.conv.weight"), alone.tensor("model.0.conv.weight"), "{task:?} {branch:?}");
         }

@@ -1,10 +1,10 @@
 //! Held-back images choose what ships, and a training that is stopped at any step goes on to the same bits.
 
 use super::training::{small_model, squares};
-use candle_core::Device;
 use secateurs::data::{Dataset, demo};
 use secateurs::model::{self, Model};
 use secateurs::pipeline::DEMO_MODEL;
+use secateurs::train::Device;
 use secateurs::train::{FitConfig, FitEvent, HoldOut, Stop, TrainError, fit};
 use std::fs;
 use std::path::Path;

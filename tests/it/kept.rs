@@ -1,9 +1,9 @@
 //! What is kept between runs: used where it is whole and of the same inputs, else made anew, with a note.
 
 use assert_cmd::Command;
-use candle_core::Device;
 use secateurs::data::{Dataset, Item, Label, demo};
 use secateurs::model::{Info, Model};
+use secateurs::train::Device;
 use secateurs::train::{FitConfig, FitEvent, TrainError, fit, init};
 use secateurs::vision::Image;
 use secateurs::zoo::yolo11::{Scale, detect};

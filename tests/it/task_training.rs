@@ -1,8 +1,8 @@
 //! Segmenting, keypoints and rotated boxes are learned from drawn pictures, and labels of another task are refused.
 
-use candle_core::Device;
 use secateurs::data::{Dataset, LabelTask, OpenOptions, demo};
 use secateurs::model::{Info, Model};
+use secateurs::train::Device;
 use secateurs::train::{FitConfig, FitEvent, Terms, fit, init};
 use secateurs::zoo::{Task, yolo11};
 use std::path::Path;

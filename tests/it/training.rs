@@ -1,8 +1,8 @@
 //! The training loop: it learns, it goes on from a checkpoint to the same bits, and it says when it fails.
 
-use candle_core::Device;
 use secateurs::data::{Dataset, Item, Label};
 use secateurs::model::{Info, Model};
+use secateurs::train::Device;
 use secateurs::train::{Augment, FitConfig, FitEvent, TrainError, fit, init};
 use secateurs::zoo::yolo11::{Scale, detect};
 use std::path::Path;

@@ -38,7 +38,7 @@ pub fn locking(args: &Args, profile: &Profile) -> Result<Locking, Failure> {
         seed: profile.search.seed,
         features,
         compiler: args.compiler.clone(),
-        cuda: args.cuda,
+        cuda: args.trainer.is_cuda(),
         skip_bad_images: args.skip_bad_images,
         // The job reads these two.
         model: nowhere(),

@@ -32,7 +32,8 @@ const FLAGS: [&str; 18] = [
 ];
 
 /// Flags about this one run, which no profile has.
-const OTHERS: [&str; 15] = [
+const OTHERS: [&str; 16] = [
+    "device",
     "password-file",
     "sign",
     "lock",

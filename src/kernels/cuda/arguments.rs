@@ -1,5 +1,6 @@
 //! The structs that kernels are called with, and the bytes that they name.
 
+use super::training::Training;
 use crate::graph::Activation;
 use crate::kernels::View;
 
@@ -217,6 +218,7 @@ pub(super) struct Arguments {
 pub(super) enum KernelArguments {
     F32(Params),
     Packed(Arguments),
+    Train(Training),
 }
 
 /// Bytes of the memory that lie as rows: `rows` times `width` bytes, `pitch` bytes apart.

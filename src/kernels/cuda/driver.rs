@@ -9,11 +9,12 @@ use super::functions::{
 use super::kernel::Kernel;
 use super::launch::Launch;
 use super::recording::Recording;
+use super::training::Training;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
 
-/// The first device of a driver, with the kernels loaded, one allocation of its memory, and at most one recorded frame.
+/// A device of a driver, with the kernels loaded, one allocation of its memory, and at most one recorded frame.
 pub struct Device {
     pub(super) functions: Functions,
     device: c_int,
@@ -25,18 +26,20 @@ pub struct Device {
     memory: Address,
     values: usize,
     pub(super) recording: Recording,
+    /// Frames that belong together: see [`Device::record_frames`].
+    pub(super) frames: Vec<Recording>,
 }
 
 // SAFETY: the driver's handles belong to no thread, and every call makes the context the calling thread's own first.
 unsafe impl Send for Device {}
 
 impl Device {
-    /// Opens the first device of the driver `library` (the system's own is `libcuda.so.1`), and loads the kernels from
-    /// `code`: PTX, a cubin or a fat binary of `kernels.cu`.
+    /// Opens the device of this number, counted from 0, of the driver `library` (the system's own is `libcuda.so.1`), and
+    /// loads the kernels from `code`: PTX, a cubin or a fat binary of `kernels.cu`.
     ///
     /// # Errors
     /// If there is no driver or no device, or it cannot run that code.
-    pub fn open(library: &Path, code: &[u8]) -> Result<Self, CudaError> {
+    pub fn open(library: &Path, code: &[u8], ordinal: u32) -> Result<Self, CudaError> {
         let path = CString::new(library.to_string_lossy().as_bytes())
             .map_err(|_| CudaError::NoDriver(format!("{} is no path", library.display())))?;
         // SAFETY: a driver's library may be loaded anywhere; it is never unloaded, as drivers expect.
@@ -58,14 +61,15 @@ impl Device {
             memory: 0,
             values: 0,
             recording: Recording::default(),
+            frames: Vec::new(),
         };
-        opened.start()?;
+        opened.start(ordinal)?;
         opened.load(code)?;
         Ok(opened)
     }
 
     /// Finds the device and takes its context.
-    fn start(&mut self) -> Result<(), CudaError> {
+    fn start(&mut self, ordinal: u32) -> Result<(), CudaError> {
         let Self { functions: f, device, context, .. } = self;
         let mut count = 0;
         // SAFETY: the functions write to what the pointers point to, which lives here.
@@ -76,7 +80,11 @@ impl Device {
             if count == 0 {
                 return Err(CudaError::NoDevice(String::new()));
             }
-            ok((f.cuDeviceGet)(device, 0)).map_err(problem)?;
+            let ordinal = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
+            if ordinal >= count {
+                return Err(CudaError::NoDevice(format!(" of number {ordinal}: it has {count}, counted from 0")));
+            }
+            ok((f.cuDeviceGet)(device, ordinal)).map_err(problem)?;
             let mut name: [c_char; 256] = [0; 256];
             ok((f.cuDeviceGetName)(name.as_mut_ptr(), 255, *device)).map_err(problem)?;
             self.name = CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned();
@@ -138,6 +146,18 @@ impl Device {
         // SAFETY: the function writes one number.
         let code = unsafe { (self.functions.cuDeviceGetAttribute)(&mut value, attribute, self.device) };
         self.call("cuDeviceGetAttribute", code).map(|()| value)
+    }
+
+    /// Bytes of its memory that nobody has taken.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn free_memory(&self) -> Result<usize, CudaError> {
+        self.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the function writes two numbers.
+        let code = unsafe { (self.functions.cuMemGetInfo_v2)(&mut free, &mut total) };
+        self.call("cuMemGetInfo", code).map(|()| free)
     }
 
     /// Allocates memory for so many values, in place of what was allocated before. Its content is not defined.
@@ -244,6 +264,7 @@ impl Device {
         let own = match arguments {
             KernelArguments::F32(params) => (params as *mut Params).cast(),
             KernelArguments::Packed(arguments) => (arguments as *mut Arguments).cast(),
+            KernelArguments::Train(training) => (training as *mut Training).cast(),
         };
         [(&raw mut self.memory).cast(), own]
     }
@@ -285,6 +306,7 @@ impl Drop for Device {
         }
         // What fails here has no consequence any more.
         self.forget_recording();
+        self.forget_frames();
         let _ = self.release();
         // SAFETY: all are held, and not used again.
         unsafe {

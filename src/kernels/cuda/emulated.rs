@@ -1,6 +1,6 @@
 //! The emulated driver of tests/cuda/driver.c, compiled on first use.
 
-use super::Device;
+use super::{CudaError, Device};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,13 +9,18 @@ use std::{env, fs};
 
 /// A device that runs the kernels on this CPU. `None` where no C compiler is; with `CI` set that is a failure.
 pub(crate) fn device() -> Option<Device> {
+    device_of(0).map(|device| device.unwrap())
+}
+
+/// The device of this number; the emulated driver has one.
+pub(crate) fn device_of(ordinal: u32) -> Option<Result<Device, CudaError>> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| compiler().map(|compiler| build(&compiler)));
     if library.is_none() {
         assert!(env::var_os("CI").is_none(), "there is no C compiler to build the emulated CUDA driver with");
         crate::output::message("", "skipped", ": there is no C compiler to build the emulated CUDA driver with");
     }
-    library.as_ref().map(|library| Device::open(library, b"emulated").unwrap())
+    library.as_ref().map(|library| Device::open(library, b"emulated", ordinal))
 }
 
 /// A C compiler for the CPU that this test runs on.
@@ -29,8 +34,10 @@ fn compiler() -> Option<String> {
 fn build(compiler: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let kernels = ["kernels.cu", "device.h", "tiles.h", "product.h", "f16.h", "attention.h", "peaks.h"];
+    let training = ["tensors.h", "conv.h", "norm.h", "window.h", "attention.h", "update.h"];
     let mut sources = ["tests/cuda/driver.c", "tests/cuda/emulate.h"].map(|path| root.join(path)).to_vec();
     sources.extend(kernels.map(|name| root.join("src/kernels/cuda").join(name)));
+    sources.extend(training.map(|name| root.join("src/kernels/cuda/train").join(name)));
     let mut hasher = DefaultHasher::new();
     sources.iter().for_each(|path| fs::read(path).unwrap().hash(&mut hasher));
     let folder = Path::new(env!("OUT_DIR"));

@@ -9,6 +9,15 @@ use super::recording::{PageLocked, Recording, Transfers, device_side, host_side}
 use std::ffi::c_void;
 use std::ptr;
 
+/// Launches between two copies, all of which read and write the reserved memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// What is copied before and after them.
+    pub transfers: Transfers,
+    /// The launches, in an order that they may run in.
+    pub launches: &'a [Launch],
+}
+
 impl Device {
     /// Records the frames of a batch of images in place of those before. The memory must be reserved.
     ///
@@ -23,20 +32,84 @@ impl Device {
         self.recording.input = self.page_locked(transfers.input.1.saturating_mul(batch))?;
         self.recording.results = self.page_locked(transfers.results.1.saturating_mul(batch))?;
         let needed = dependencies(launches);
-        (0..batch).try_for_each(|image| self.record_image(transfers, launches, &needed, image))
+        (0..batch).try_for_each(|image| {
+            let host = [
+                self.recording.input.part(image, transfers.input.1),
+                self.recording.results.part(image, transfers.results.1),
+            ];
+            let graph = self.instantiate(transfers, host, launches, &needed)?;
+            self.recording.graphs.push(graph);
+            Ok(())
+        })
     }
 
-    fn record_image(
+    /// Records frames that each have page-locked memory of their own, in place of those before. The memory must be
+    /// reserved.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Panics
+    /// As [`Device::record`].
+    pub fn record_frames(&mut self, frames: &[Frame<'_>]) -> Result<(), CudaError> {
+        self.enter()?;
+        self.forget_frames();
+        for Frame { transfers, launches } in frames {
+            let [input, results] = [transfers.input.1, transfers.results.1];
+            self.frames.push(Recording { input: self.page_locked(input)?, ..Recording::default() });
+            let at = self.frames.len() - 1;
+            self.frames[at].results = self.page_locked(results)?;
+            let host = [self.frames[at].input.part(0, input), self.frames[at].results.part(0, results)];
+            let launches: Vec<&Launch> = launches.iter().collect();
+            let graph = self.instantiate(*transfers, host, &launches, &dependencies(&launches))?;
+            self.frames[at].graphs.push(graph);
+        }
+        Ok(())
+    }
+
+    /// What a frame copies to the device.
+    ///
+    /// # Panics
+    /// If [`Device::record_frames`] recorded no such frame; so it is with the next two.
+    pub fn frame_input_mut(&mut self, frame: usize) -> &mut [f32] {
+        let PageLocked { start, len } = self.frames[frame].input;
+        // SAFETY: `page_locked` allocated and filled so many values, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    /// What a frame copied from the device.
+    pub fn frame_results(&self, frame: usize) -> &[f32] {
+        let PageLocked { start, len } = self.frames[frame].results;
+        // SAFETY: as in `frame_input_mut`; no frame runs now, since `run_frame` waits for its end.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
+    /// Runs a frame and waits for its end.
+    ///
+    /// # Errors
+    /// Those of the driver and of the kernels.
+    pub fn run_frame(&mut self, frame: usize) -> Result<(), CudaError> {
+        self.enter()?;
+        for graph in &self.frames[frame].graphs {
+            // SAFETY: graph and stream are held.
+            let code = unsafe { (self.functions.cuGraphLaunch)(graph.as_ptr(), self.stream) };
+            self.call("cuGraphLaunch", code)?;
+        }
+        self.wait()
+    }
+
+    /// The graph of a frame between two places of page-locked memory.
+    fn instantiate(
         &mut self,
         transfers: Transfers,
+        host: [*mut f32; 2],
         launches: &[&Launch],
         needed: &[Vec<usize>],
-        image: usize,
-    ) -> Result<(), CudaError> {
+    ) -> Result<ptr::NonNull<c_void>, CudaError> {
         let mut graph = ptr::null_mut();
         // SAFETY: the function writes the handle.
         self.call("cuGraphCreate", unsafe { (self.functions.cuGraphCreate)(&mut graph, 0) })?;
-        let built = self.build(graph, transfers, launches, needed, image);
+        let built = self.build(graph, transfers, host, launches, needed);
         let mut instance = ptr::null_mut();
         let made = built.and_then(|()| {
             // SAFETY: the graph is ours; what is made of it does not need it any more.
@@ -45,21 +118,20 @@ impl Device {
         });
         // SAFETY: as above.
         unsafe { (self.functions.cuGraphDestroy)(graph) };
-        self.recording.graphs.extend(ptr::NonNull::new(instance));
-        made
+        let none = CudaError::Call { call: "cuGraphInstantiate", problem: "there is no graph".into() };
+        made.and_then(|()| ptr::NonNull::new(instance).ok_or(none))
     }
 
     fn build(
         &mut self,
         graph: *mut c_void,
         Transfers { input, results }: Transfers,
+        [from_host, to_host]: [*mut f32; 2],
         launches: &[&Launch],
         needed: &[Vec<usize>],
-        image: usize,
     ) -> Result<(), CudaError> {
         let on_device = |(at, len): (usize, usize)| device_side(self.address(at, len));
-        let host = host_side(self.recording.input.part(image, input.1));
-        let copied = self.add_copy(graph, host, on_device(input), input.1, &[])?;
+        let copied = self.add_copy(graph, host_side(from_host), on_device(input), input.1, &[])?;
         let from = on_device(results);
         let mut nodes: Vec<*mut c_void> = Vec::with_capacity(launches.len());
         let mut is_last = vec![true; launches.len()];
@@ -74,8 +146,7 @@ impl Device {
         }
         let last: Vec<_> = nodes.iter().zip(is_last).filter(|(_, last)| *last).map(|(node, _)| *node).collect();
         let last = if last.is_empty() { vec![copied] } else { last };
-        let host = host_side(self.recording.results.part(image, results.1));
-        self.add_copy(graph, from, host, results.1, &last).map(|_| ())
+        self.add_copy(graph, from, host_side(to_host), results.1, &last).map(|_| ())
     }
 
     fn add_copy(
@@ -192,7 +263,16 @@ impl Device {
 
     /// Gives back what was recorded.
     pub(super) fn forget_recording(&mut self) {
-        let Recording { input, results, graphs } = std::mem::take(&mut self.recording);
+        let recording = std::mem::take(&mut self.recording);
+        self.forget(recording);
+    }
+
+    /// Gives back what [`Device::record_frames`] recorded.
+    pub(super) fn forget_frames(&mut self) {
+        std::mem::take(&mut self.frames).into_iter().for_each(|recording| self.forget(recording));
+    }
+
+    fn forget(&self, Recording { input, results, graphs }: Recording) {
         // SAFETY: all of it is ours, and not used again. What fails here has no consequence any more.
         unsafe {
             for graph in graphs {

@@ -141,6 +141,7 @@ functions! {
     cuModuleGetFunction(*mut *mut c_void, *mut c_void, *const c_char);
     cuMemAlloc_v2(*mut Address, usize);
     cuMemFree_v2(Address);
+    cuMemGetInfo_v2(*mut usize, *mut usize);
     cuMemcpyHtoD_v2(Address, *const c_void, usize);
     cuMemcpyDtoH_v2(*mut c_void, Address, usize);
     cuLaunchKernel(

@@ -1,6 +1,7 @@
 //! The functions of `kernels.cu` and the files that it includes: their names, and the threads of their blocks.
 
 use super::tile::{Output, tiles};
+use super::training::TrainKernel;
 
 /// A function of `kernels.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub(super) enum Kernel {
     F16(F16Kernel),
     /// A product on tensor cores: what it writes, whether of a window, and the position of its tile.
     Product(Output, bool, usize),
+    /// Of a training step, and whether its tensors are in f16.
+    Train(TrainKernel, bool),
 }
 
 impl Kernel {
@@ -19,8 +22,9 @@ impl Kernel {
         let outputs = [Output::F16, Output::Planes, Output::F32, Output::Int8];
         let forms = outputs.into_iter().flat_map(|output| [true, false].map(|window| (output, window)));
         let products = forms.flat_map(|(output, window)| (0..5).map(move |tile| Self::Product(output, window, tile)));
+        let train = TrainKernel::all().map(|(kernel, f16)| Self::Train(kernel, f16));
         let f32 = F32Kernel::ALL.iter().map(|(kernel, ..)| Self::F32(*kernel));
-        f32.chain(F16Kernel::ALL.iter().map(|(kernel, _)| Self::F16(*kernel))).chain(products).collect()
+        f32.chain(F16Kernel::ALL.iter().map(|(kernel, _)| Self::F16(*kernel))).chain(products).chain(train).collect()
     }
 
     /// Its name in `kernels.cu` and the files that it includes.
@@ -29,6 +33,7 @@ impl Kernel {
             Self::F32(kernel) => kernel.name().into(),
             Self::F16(kernel) => kernel.name().into(),
             Self::Product(output, window, tile) => tiles(window)[tile].kernel(output, window),
+            Self::Train(kernel, f16) => kernel.name(f16),
         }
     }
 
@@ -38,6 +43,7 @@ impl Kernel {
             Self::F32(kernel) => kernel.threads(),
             Self::F16(_) => F16Kernel::THREADS,
             Self::Product(_, window, tile) => tiles(window)[tile].threads(),
+            Self::Train(kernel, _) => kernel.threads(),
         }
     }
 }

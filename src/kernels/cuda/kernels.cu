@@ -352,3 +352,8 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
 }
 
 #include "peaks.h"
+#include "train/attention.h"
+#include "train/conv.h"
+#include "train/norm.h"
+#include "train/update.h"
+#include "train/window.h"

@@ -3,6 +3,11 @@
 use super::arguments::{KernelArguments, Region};
 use super::kernel::Kernel;
 
+/// Regions that a launch reads or writes at most.
+pub(super) const MAX_READS: usize = 6;
+/// See [`MAX_READS`].
+pub(super) const MAX_WRITES: usize = 4;
+
 /// One call of a kernel, with all that it needs to know.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Launch {
@@ -11,17 +16,22 @@ pub struct Launch {
     /// Bytes of dynamic shared memory.
     pub(super) shared: u32,
     pub(super) arguments: KernelArguments,
-    /// Source and second summand; what is missing has no rows.
-    pub(super) reads: [Region; 2],
-    pub(super) writes: Region,
+    /// What it reads and does not write, but for what no launch writes; what is missing has no rows.
+    pub(super) reads: [Region; MAX_READS],
+    pub(super) writes: [Region; MAX_WRITES],
     /// The byte after the last that is read or written; beyond all memory where a size is too large for the kernel.
     pub(super) end: i64,
+}
+
+/// Regions, filled up with such as have no rows.
+pub(super) fn regions<const N: usize>(given: &[Region]) -> [Region; N] {
+    std::array::from_fn(|i| given.get(i).copied().unwrap_or_default())
 }
 
 impl Launch {
     /// Bounds check: whether everything lies within so many bytes, and every size within what the kernels count with.
     pub fn in_bounds(&self, bytes: usize) -> bool {
-        let regions = self.reads.iter().chain([&self.writes]);
+        let regions = self.reads.iter().chain(&self.writes);
         regions.clone().all(|region| region.at >= 0 && region.end() <= self.end)
             && usize::try_from(self.end).is_ok_and(|end| end <= bytes)
             && self.grid[0] < 1 << 31
@@ -37,13 +47,21 @@ impl Launch {
     /// Bytes that it reads and writes of tensors, each once.
     pub fn traffic(&self) -> u64 {
         let bytes = |region: &Region| (region.rows.max(0) * region.width) as u64;
-        self.reads.iter().map(bytes).sum::<u64>() + bytes(&self.writes)
+        self.reads.iter().chain(&self.writes).map(bytes).sum()
+    }
+
+    /// The first bytes of all that it reads and writes.
+    pub fn starts(&self) -> impl Iterator<Item = usize> {
+        let regions = self.reads.iter().chain(&self.writes).filter(|region| region.rows > 0);
+        regions.map(|region| usize::try_from(region.at).unwrap_or(0))
     }
 
     /// Whether one of two must end before the other begins: one writes what the other reads or writes.
     pub fn depends_on(&self, other: &Self) -> bool {
-        let touches = |launch: &Self, region: &Region| launch.reads.iter().any(|read| read.overlaps(region));
-        self.writes.overlaps(&other.writes) || touches(self, &other.writes) || touches(other, &self.writes)
+        let touches = |regions: &[Region], written: &Region| regions.iter().any(|region| region.overlaps(written));
+        let touched = |launch: &Self, written| touches(&launch.reads, written) || touches(&launch.writes, written);
+        other.writes.iter().any(|written| touched(self, written))
+            || self.writes.iter().any(|written| touches(&other.reads, written))
     }
 }
 

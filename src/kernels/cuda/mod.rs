@@ -25,10 +25,12 @@ mod single;
 #[cfg(test)]
 mod tests;
 mod tile;
+pub mod training;
 mod weights;
 
 pub use arguments::{F16_CHUNK, Tensor, TensorView};
 pub use driver::Device;
+pub use frame::Frame;
 pub use functions::CudaError;
 pub use launch::{Launch, dependencies};
 pub use peaks::GpuPeaks;

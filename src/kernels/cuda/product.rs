@@ -5,7 +5,7 @@ use super::arguments::{
     Arguments, CHUNK, DEPTH_STEP, F16_CHUNK, INT8_CHUNK, KernelArguments, Product, Region, Tensor, count, int,
 };
 use super::kernel::{F16Kernel, Kernel};
-use super::launch::Launch;
+use super::launch::{Launch, regions};
 use super::tile::{self, Output, tiles};
 use super::weights::{F16Weights, Int8Layout, Method};
 use crate::kernels::{ConvSpec, input_scale};
@@ -155,6 +155,7 @@ impl Launch {
         let writes = arguments.dst.region();
         let tensors = reads.iter().chain([&writes]).map(Region::end).max().unwrap_or(0);
         let end = tensors.max(i64::try_from(end_of(&arguments, end)).unwrap_or(i64::MAX));
+        let (reads, writes) = (regions(&reads), regions(&[writes]));
         Self { kernel, grid, shared: 0, arguments: KernelArguments::Packed(arguments), reads, writes, end }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::arguments::{KernelArguments, Params, Region, TensorView, act, count, int};
 use super::kernel::{F32Kernel, Kernel};
-use super::launch::Launch;
+use super::launch::{Launch, regions};
 use crate::graph::{Activation, Attention};
 use crate::kernels::ConvSpec;
 
@@ -204,8 +204,8 @@ impl Launch {
             grid,
             shared: 0,
             arguments: KernelArguments::F32(params),
-            reads,
-            writes,
+            reads: regions(&reads),
+            writes: regions(&[writes]),
             end,
         }
     }

@@ -306,7 +306,7 @@ fn attention_of_any_shape_is_right() {
 
 #[test]
 fn what_cannot_be_opened_says_why() {
-    let error = |library: &str, code| Device::open(std::path::Path::new(library), code).err().unwrap().to_string();
+    let error = |library: &str, code| Device::open(std::path::Path::new(library), code, 0).err().unwrap().to_string();
     assert!(error("/no/libcuda.so.1", b"").contains("the NVIDIA driver is not there: /no/libcuda.so.1"));
     let text = error("libc.so.6", b"");
     assert!(text.contains("cuInit"), "{text}");

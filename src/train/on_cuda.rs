@@ -1,0 +1,199 @@
+//! Training steps on a CUDA device: passes and optimizer there ([`crate::training`]), losses on the host.
+//!
+//! In mixed precision the gradients of the outputs are multiplied by a scale, so that those of the tensors between do not
+//! vanish in f16. A step whose gradient overflows is computed again with half the scale; after many good ones the scale
+//! grows (Micikevicius et al., "Mixed Precision Training", 2018).
+
+use super::batch::Batch;
+use super::config::{At, FitConfig, Terms, TrainError};
+use super::loss;
+use super::objective::{Outputs, objective};
+use super::optim::Rule;
+use super::schedule::Ema;
+use super::stepper::{State, Stepper};
+use crate::model::{Model, Weights};
+use crate::training::{Control, Output, Setup, StepRule, TrainingEngine};
+
+/// The first scale of the loss in mixed precision, and the largest.
+const FIRST_SCALE: f32 = 1024.0;
+const LARGEST_SCALE: f32 = 65536.0;
+
+/// Good steps after which it doubles.
+const PATIENCE: u32 = 500;
+
+/// What computes the steps of a training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// A CUDA device.
+    Cuda(Cuda),
+}
+
+/// A CUDA device by its number, and how it trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cuda {
+    /// Number of the device, from 0.
+    pub ordinal: u32,
+    /// Whether tensors are in f16; else in f32.
+    pub mixed: bool,
+}
+
+/// A network, its teacher and its optimizer on a CUDA device.
+pub(super) struct OnCuda<'a> {
+    model: &'a Model,
+    config: &'a FitConfig,
+    engine: TrainingEngine,
+    /// The decay of the moving average, whose weights are on the device.
+    ema: Ema,
+    steps: u64,
+    mixed: bool,
+    scale: f32,
+    /// Steps since the scale changed.
+    good: u32,
+    /// Whether the last backward pass found gradients.
+    found: bool,
+    /// The gradients in one slice, where somebody has asked for them.
+    flat: Option<Vec<f32>>,
+}
+
+impl<'a> OnCuda<'a> {
+    /// Begins at the weights of a model, for batches of these sizes.
+    pub fn new(
+        model: &'a Model,
+        teacher: Option<&Model>,
+        (config, batches): (&'a FitConfig, &[usize]),
+        cuda: Cuda,
+    ) -> Result<Self, TrainError> {
+        let frozen = config.frozen(&model.graph)?;
+        let setup = Setup {
+            size: (config.imgsz.height, config.imgsz.width),
+            batches,
+            mixed: cuda.mixed,
+            rule: match config.optimizer {
+                Rule::Sgd { momentum, nesterov } => StepRule::Sgd { momentum: momentum as f32, nesterov },
+                Rule::AdamW { betas, eps } => StepRule::AdamW { betas: betas.map(|beta| beta as f32), eps: eps as f32 },
+            },
+            weight_decay: config.weight_decay,
+            sparsity: config.sparsity,
+            keep_zeros: config.keep_zeros,
+            frozen: &frozen,
+            teacher: teacher.filter(|_| config.distill > 0.0),
+        };
+        let device = crate::engine::open_cuda(cuda.ordinal).map_err(crate::training::TrainingError::from)?;
+        let scale = if cuda.mixed { FIRST_SCALE } else { 1.0 };
+        let engine = TrainingEngine::new(device, model, &setup)?;
+        let ema = Ema::new(Weights::new(), config.ema_decay);
+        let (mixed, steps, good, found, flat) = (cuda.mixed, 0, 0, false, None);
+        Ok(Self { model, config, engine, ema, steps, mixed, scale, good, found, flat })
+    }
+
+    /// The device's name, and the bytes of its memory that the training takes.
+    pub fn device(&self) -> (&str, usize) {
+        (self.engine.device_name(), self.engine.memory().total())
+    }
+
+    fn control(&self, lr: f64, scale: f32) -> Control {
+        let t = (self.steps + 1) as f64;
+        let (first, second) = match self.config.optimizer {
+            Rule::AdamW { betas: [b1, b2], .. } => (1.0 / (1.0 - b1.powf(t)), 1.0 / (1.0 - b2.powf(t)).sqrt()),
+            Rule::Sgd { .. } => (1.0, 1.0),
+        };
+        Control {
+            rate: lr as f32,
+            first_correction: first as f32,
+            second_correction: second as f32,
+            ema_share: 1.0 - self.ema.keep(self.ema.updates + 1),
+            unscale: 1.0 / scale,
+            clip: self.config.clip.min(f64::from(f32::MAX)) as f32,
+            loss_scale: scale,
+        }
+    }
+
+    /// The update of the gradients, which were multiplied by `scale`.
+    fn updated(&mut self, lr: f64, scale: f32) -> Result<f64, TrainError> {
+        let norm = self.engine.update(&self.control(lr, scale))?;
+        if norm.is_finite() {
+            (self.steps, self.ema.updates) = (self.steps + 1, self.ema.updates + 1);
+        }
+        Ok(norm)
+    }
+}
+
+impl Stepper for OnCuda<'_> {
+    fn backward(&mut self, batch: &Batch, at: At) -> Result<Terms, TrainError> {
+        (self.flat, self.found) = (None, false);
+        let (outputs, taught) = self.engine.forward(&batch.images)?;
+        let read = |outputs: Vec<Output>| Outputs::of(outputs.into_iter().map(|o| (o.shape, o.values)).collect());
+        let taught = (!taught.is_empty()).then(|| read(taught));
+        let weight = loss::one2many_weight(at.epoch, at.epochs);
+        let head = &self.model.graph.head;
+        let values = read(outputs);
+        let (terms, grads) = objective(head, (&values, taught.as_ref()), &batch.labels, (self.config, weight))?;
+        if terms.sum().is_finite() {
+            self.engine.backward(&grads, self.scale)?;
+            self.found = true;
+        }
+        Ok(terms)
+    }
+
+    fn gradients(&mut self) -> Result<&mut [f32], TrainError> {
+        if self.flat.is_none() {
+            let mut flat = self.engine.flat_gradients()?;
+            let factor = if self.found { 1.0 / self.scale } else { f32::NAN };
+            flat.iter_mut().for_each(|gradient| *gradient *= factor);
+            self.flat = Some(flat);
+        }
+        Ok(self.flat.as_deref_mut().unwrap_or_default())
+    }
+
+    fn update(&mut self, lr: f64) -> Result<f64, TrainError> {
+        if !std::mem::take(&mut self.found) {
+            return Ok(f64::NAN);
+        }
+        let Some(flat) = self.flat.take() else { return self.updated(lr, self.scale) };
+        self.engine.set_flat_gradients(&flat)?;
+        self.updated(lr, 1.0)
+    }
+
+    fn step(&mut self, batch: &Batch, at: At, lr: f64) -> Result<(Terms, f64), TrainError> {
+        loop {
+            let terms = self.backward(batch, at)?;
+            let tried = self.found;
+            let norm = self.update(lr)?;
+            if norm.is_finite() || !self.mixed || !tried || self.scale <= 1.0 {
+                self.good += 1;
+                if self.mixed && self.good >= PATIENCE {
+                    (self.good, self.scale) = (0, (2.0 * self.scale).min(LARGEST_SCALE));
+                }
+                return Ok((terms, norm));
+            }
+            (self.good, self.scale) = (0, self.scale / 2.0);
+        }
+    }
+
+    fn state(&self) -> Result<State, TrainError> {
+        Ok(State {
+            raw: self.engine.weights()?,
+            average: self.engine.averages()?,
+            updates: self.ema.updates,
+            slots: self.engine.slots(self.config.optimizer.slots())?,
+            steps: self.steps,
+        })
+    }
+
+    fn restore(&mut self, state: &State) -> Result<(), TrainError> {
+        self.engine.restore(&state.raw, &state.average, &state.slots)?;
+        (self.steps, self.ema.updates) = (state.steps, state.updates);
+        (self.found, self.flat) = (false, None);
+        Ok(())
+    }
+
+    fn average(&self) -> Result<Weights, TrainError> {
+        Ok(self.engine.averages()?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! A whole step of YOLO11n on the emulated driver against the reference's.
+
+use super::*;
+use crate::import;
+use crate::kernels::cuda::emulated;
+use crate::model::tensors;
+use crate::train::labels::Labels;
+use crate::train::loss::Target;
+use crate::vision::NormalisedXywh;
+use safetensors::SafeTensors;
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// A path below the data folder, as the tests in tests/it find it.
+fn data(path: &str) -> Option<PathBuf> {
+    let root = env::var_os("SECATEURS_DATA").map(PathBuf::from);
+    let full = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data")).join(path);
+    if !full.exists() {
+        assert!(env::var_os("CI").is_none(), "{} is missing, and in CI nothing skips", full.display());
+        crate::output::message("", "skipped", &format!(": {} is not there (SECATEURS_DATA)", full.display()));
+        return None;
+    }
+    Some(full)
+}
+
+/// The batch of the reference's step.
+fn batch(path: &Path, golden: &Weights) -> Batch {
+    let bytes = std::fs::read(path).unwrap();
+    let ints = |key: &str| {
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let data = file.tensor(key).unwrap().data().to_vec();
+        data.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
+    };
+    let boxes = golden["bboxes"].data().chunks_exact(4);
+    let targets = ints("batch_idx").into_iter().zip(ints("cls")).zip(boxes).map(|((image, class), bbox)| Target {
+        image: image as usize,
+        class: class as usize,
+        bbox: NormalisedXywh(bbox.try_into().unwrap()),
+    });
+    let labels = Labels { targets: targets.collect(), ..Labels::default() };
+    Batch { images: golden["input"].data().to_vec(), size: golden["input"].shape()[0], labels }
+}
+
+/// The distance of two vectors by the length of the second.
+fn close(what: &str, found: &[f32], wanted: &[f32], tolerance: f64) {
+    let error: f64 = found.iter().zip(wanted).map(|(f, w)| f64::from(f - w).powi(2)).sum();
+    let size: f64 = wanted.iter().map(|w| f64::from(*w).powi(2)).sum();
+    assert_eq!(found.len(), wanted.len(), "{what}");
+    assert!(error.sqrt() <= tolerance * size.sqrt(), "{what}: {} of {}", error.sqrt(), size.sqrt());
+}
+
+#[test]
+fn one_step_on_the_emulated_device_equals_the_reference() {
+    let (Some(path), Some(weights)) = (data("golden/train-step.safetensors"), data("models/yolo11n-bccd.safetensors"))
+    else {
+        return;
+    };
+    if emulated::device().is_none() {
+        return;
+    }
+    let golden = tensors(&path, &std::fs::read(&path).unwrap()).unwrap();
+    let model = import::load(&weights).unwrap();
+    let batch = batch(&path, &golden);
+    let config = FitConfig {
+        optimizer: Rule::Sgd { momentum: 0.937, nesterov: true },
+        weight_decay: 5e-4,
+        clip: 1e9,
+        imgsz: 160.into(),
+        ..FitConfig::default()
+    };
+    let cuda = Cuda { ordinal: 0, mixed: false };
+    let mut stepper = OnCuda::new(&model, None, (&config, &[batch.size]), cuda).unwrap();
+    let at = At { epoch: 0, step: 0, steps: 1, epochs: 1 };
+    let terms = stepper.backward(&batch, at).unwrap();
+    for (found, wanted) in [terms.box_, terms.cls, terms.dfl].into_iter().zip(golden["loss_items"].data()) {
+        assert!((found - f64::from(*wanted)).abs() < 1e-4 * found, "{found}, expected {wanted}");
+    }
+    let gradients = stepper.engine.gradients().unwrap();
+    let mut seen = 0;
+    for (key, wanted) in golden.iter().filter_map(|(key, wanted)| Some((key.strip_prefix("grad.")?, wanted))) {
+        // The reference itself is this far from its own f64 computation.
+        close(key, gradients[key].data(), wanted.data(), 3e-4);
+        seen += 1;
+    }
+    assert_eq!(seen, 19);
+    // Through the host, as ranks of a data-parallel training exchange them.
+    let length = stepper.gradients().unwrap().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    let norm = stepper.update(0.01).unwrap();
+    assert!((norm - 29.665_438_7).abs() < 1e-3 && (length - norm).abs() < 1e-3, "norms: {norm}, {length}");
+    let state = stepper.state().unwrap();
+    let mut seen = 0;
+    for (key, wanted) in &golden {
+        let (key, tolerance) = match (key.strip_prefix("after_nesterov."), key.strip_prefix("bn_after.")) {
+            (Some(key), _) => (key, 1e-5),
+            (_, Some(key)) => (key, 1e-4),
+            _ => continue,
+        };
+        let Some(found) = state.raw.get(key) else { continue };
+        close(key, found.data(), wanted.data(), tolerance);
+        seen += 1;
+    }
+    assert!(seen > 100, "{seen} tensors");
+    // What is restored is what was saved.
+    stepper.restore(&State::new(&model.weights)).unwrap();
+    stepper.restore(&state).unwrap();
+    assert_eq!(stepper.state().unwrap(), state);
+}

@@ -1,0 +1,25 @@
+//! The training engine on a CUDA device: forward and backward pass of a graph and the step of its optimizer, as
+//! launches of our own kernels over planned memory.
+//!
+//! Everything is decided before the first step, from graph, size and batch alone: the launches, the life of every
+//! tensor, and so the memory, to the byte ([`plan`]). What does not fit is refused with the largest batch that would.
+//! The forward pass is one CUDA graph with the copies of images and outputs in it; the loss and its gradient by the
+//! outputs are computed on the host (`train::loss`), and the backward pass with the optimizer is a second graph.
+//! All sums have a fixed order: two runs give the same bits.
+//!
+//! Tensors are pixel-major, in f32 or, for mixed precision (Micikevicius et al., "Mixed Precision Training", 2018), in
+//! f16 with sums, statistics and parameters in f32. A layer keeps what its convolution found; what comes behind, it
+//! computes again. This module knows no losses and no data.
+
+mod backward;
+mod engine;
+mod forward;
+mod homes;
+mod layout;
+mod program;
+mod recorder;
+#[cfg(test)]
+mod tests;
+
+pub use crate::kernels::cuda::training::{Control, StepRule};
+pub use engine::{Memory, Output, Setup, TrainingEngine, TrainingError, plan};
