@@ -141,7 +141,7 @@ impl<'a> Backward<'a> {
 
     /// Whether a node passes a gradient to an input.
     fn passes(&self, node: usize, input: usize) -> bool {
-        self.reach.needed[input] && !(self.net.apart[node] && !self.net.apart[input])
+        self.reach.needed[input] && (self.net.apart[input] || !self.net.apart[node])
     }
 
     /// Gives all of an input a gradient, if it takes one.

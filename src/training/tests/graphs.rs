@@ -88,7 +88,7 @@ impl Growing {
         let [_, h, w] = self.shapes[input];
         let n = &mut self.numbers;
         let (heads, key_dim, head_dim) = (n.within(1, 3), n.within(1, 6), n.within(1, 9));
-        let areas = (1..=3).filter(|areas| (h * w).is_multiple_of(*areas)).last().unwrap_or(1);
+        let areas = (1..=3).rev().find(|areas| (h * w).is_multiple_of(*areas)).unwrap_or(1);
         let op = Attention { heads, key_dim, head_dim, scale: 0.7, areas };
         let packed = self.plain(input, heads * op.packed());
         let op = if values { Op::AttentionValues(op) } else { Op::Attention(op) };
