@@ -40,7 +40,7 @@ fn the_candle_backend_agrees_with_every_golden_family() {
         let outputs = net.forward_with(&input, Mode::Eval, &mut hook).unwrap();
         (outputs.iter().map(flat).collect(), kept)
     };
-    crate::families::goldens::check(by_candle, 4.0);
+    crate::families::goldens::check(by_candle);
 }
 
 fn by_candle(model: &model::Model, input: &[f32], height: usize, width: usize) -> Vec<Vec<f32>> {
