@@ -6,6 +6,7 @@ use crate::model::Model;
 use crate::report::{Epoch, Training};
 use crate::train;
 use crate::train::{FitConfig, FitEvent, HoldOut, Identity, Recipe, Record, TrainError};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// What fine-tuning gives; nothing without epochs.
@@ -100,9 +101,10 @@ fn enter(training: &mut Training, event: &FitEvent) {
 
 /// The table of a training, beside its checkpoint.
 fn csv(checkpoint: &Path) -> PathBuf {
-    let mut name = checkpoint.as_os_str().to_owned();
+    let mut name = OsString::from("results-");
+    name.push(checkpoint.file_name().unwrap_or_default());
     name.push(".csv");
-    name.into()
+    checkpoint.with_file_name(name)
 }
 
 /// The model to distil from; none where distillation is off.
