@@ -234,7 +234,6 @@ fn a_step_of_yolo11n_in_mixed_precision_takes_less_memory_than_that_of_pytorch()
     for (side, peak) in [(320, 952), (640, 3014)] {
         let needed = plan(&graph, &setup((side, side), &[16], true)).unwrap().total() >> 20;
         assert!(needed <= peak, "{side} px: {needed} MiB");
-        println!("{side} px: {needed} MiB");
     }
 }
 
