@@ -334,7 +334,7 @@ fn by_training(error: TrainError, text: String) -> Failure {
         TrainError::Setting { .. } => Failure::Usage(text),
         TrainError::Threads(_) => Failure::Machine(text),
         TrainError::Backend(_) => Failure::Internal(text),
-        TrainError::Cuda(TrainingError::Cuda(_)) => Failure::Device(text),
+        TrainError::Missing(_) | TrainError::Cuda(TrainingError::Cuda(_)) => Failure::Device(text),
         TrainError::Cuda(TrainingError::Memory { .. }) => Failure::Usage(text),
         TrainError::Cuda(TrainingError::Length { .. }) => Failure::Internal(text),
         TrainError::File(FileError::Io { source, .. }) => Failure::refused(source.kind(), text),

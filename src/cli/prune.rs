@@ -98,8 +98,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run(&args, &resolved.profile, &out, &mut terminal);
     }
-    // Before hours of work, and not when the fine-tuning begins.
-    let trainer = args.trainer.resolve(false, &mut terminal)?;
+    let trainer = args.trainer.resolve(false, &mut terminal);
     let locking = lock::locking(&args, &resolved.profile)?;
     let results = Results::open(&out, args.first_stage)?;
     let timing = timing(&resolved.profile, &args, &mut terminal)?;

@@ -144,7 +144,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let names = start.info.names.clone();
     let (config, note) = recipe(args, &open)?.apply(config, &names);
     note.iter().for_each(|note| terminal.note(note));
-    let device = args.trainer.resolve(args.amp, &mut terminal)?;
+    let device = args.trainer.resolve(args.amp, &mut terminal);
+    device.check()?;
     if args.amp && device == train::Device::Cpu {
         return Err(Failure::Usage("--amp is for a CUDA device: give --device cuda".into()));
     }

@@ -1,9 +1,7 @@
 //! What trains: `--device`.
 
-use super::failure::Failure;
 use super::terminal::Terminal;
-use crate::engine::{HAS_CUDA, open_cuda};
-use crate::kernels::cuda::CudaError;
+use crate::engine::HAS_CUDA;
 use crate::train::{Cuda, Device};
 
 /// The device that trains.
@@ -47,32 +45,30 @@ impl TrainerArgs {
         matches!(self.choice(), Choice::Cuda(_))
     }
 
-    /// The device, which can be used, for tensors in f32 or in mixed precision. With `auto`, why it is the CPU is told.
-    pub fn resolve(&self, mixed: bool, terminal: &mut Terminal) -> Result<Device, Failure> {
-        let open = |ordinal: u32| open_cuda(ordinal).map(|_| Device::Cuda(Cuda { ordinal, mixed }));
+    /// The device, for tensors in f32 or in mixed precision; one that was asked for may be missing. With `auto`, why it is
+    /// the CPU is told.
+    pub fn resolve(&self, mixed: bool, terminal: &mut Terminal) -> Device {
+        let cuda = |ordinal: u32| Device::Cuda(Cuda { ordinal, mixed });
         match self.choice() {
-            Choice::Cpu => Ok(Device::Cpu),
-            Choice::Cuda(ordinal) => open(ordinal).map_err(|error| Failure::Device(missing(&error))),
-            Choice::Auto if !HAS_CUDA => Ok(Device::Cpu),
-            Choice::Auto => Ok(open(0).unwrap_or_else(|error| {
-                terminal.note(&format!("{error}; the CPU trains"));
-                Device::Cpu
-            })),
+            Choice::Cpu => Device::Cpu,
+            Choice::Cuda(ordinal) => cuda(ordinal),
+            Choice::Auto if !HAS_CUDA => Device::Cpu,
+            Choice::Auto => match cuda(0).check() {
+                Ok(()) => cuda(0),
+                Err(error) => {
+                    terminal.note(&format!("{error}; the CPU trains"));
+                    Device::Cpu
+                }
+            },
         }
-    }
-}
-
-/// Why the device that was asked for does not train, and what to do.
-fn missing(error: &CudaError) -> String {
-    match error {
-        CudaError::NotBuilt => format!("--device cuda: {error}; build it with `--features cuda`"),
-        _ => format!("--device cuda: {error}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::cuda::CudaError;
+    use crate::train::TrainError;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -107,8 +103,9 @@ mod tests {
 
     #[test]
     fn a_missing_device_that_was_asked_for_is_told_with_what_to_do() {
-        assert!(missing(&CudaError::NotBuilt).ends_with("build it with `--features cuda`"));
-        let text = missing(&CudaError::NoDevice(" of number 3: it has 1, counted from 0".into()));
+        assert!(TrainError::Missing(CudaError::NotBuilt).to_string().ends_with("build it with `--features cuda`"));
+        let missing = CudaError::NoDevice(" of number 3: it has 1, counted from 0".into());
+        let text = TrainError::Missing(missing).to_string();
         assert!(text.starts_with("--device cuda: the NVIDIA driver has no device of number 3"), "{text}");
     }
 }

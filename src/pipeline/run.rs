@@ -61,6 +61,8 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     check_outputs(&opened, job, results)?;
     // 2. Hold against the lock; choose the image size.
     let known = Known::read(job, &opened)?;
+    // Before hours of work, and not when the fine-tuning begins.
+    job.trainer.check()?;
     let (job, opened) = if job.sizes.len() > 1 && job.pattern.is_none() {
         let chosen = match &known {
             Some(known) => known.size(job, progress)?,

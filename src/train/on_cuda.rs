@@ -11,6 +11,7 @@ use super::objective::{Outputs, objective};
 use super::optim::Rule;
 use super::schedule::Ema;
 use super::stepper::{State, Stepper};
+use crate::engine::open_cuda;
 use crate::model::{Model, Weights};
 use crate::training::{Control, Output, Setup, StepRule, TrainingEngine};
 
@@ -29,6 +30,19 @@ pub enum Device {
     Cpu,
     /// A CUDA device.
     Cuda(Cuda),
+}
+
+impl Device {
+    /// Whether it can be used. Nothing else is done with it.
+    ///
+    /// # Errors
+    /// Why a CUDA device cannot.
+    pub fn check(self) -> Result<(), TrainError> {
+        match self {
+            Self::Cpu => Ok(()),
+            Self::Cuda(Cuda { ordinal, .. }) => open_cuda(ordinal).map(drop).map_err(TrainError::Missing),
+        }
+    }
 }
 
 /// A CUDA device by its number, and how it trains.

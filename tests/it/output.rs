@@ -361,7 +361,7 @@ fn what_a_killed_run_left_is_gone_after_the_next() {
     assert!(drawn(false));
     let left = names(&path("new/.cache"));
     assert!(left.iter().all(|name| name.starts_with("drawn-")) && !left.is_empty(), "{left:?}");
-    assert_eq!(names(&path("new")), [".cache", "model"]);
+    assert_eq!(names(&path("new")), [".cache", "model", "model.results.csv"]);
 }
 
 fn names_or_none(folder: &Path) -> Vec<String> {
