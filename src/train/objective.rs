@@ -100,7 +100,10 @@ pub fn label_loss(
         (found.terms, found.grads.in_order())
     };
     let (box_, cls, dfl) = (terms.boxes, terms.classes, terms.distances);
-    let task = terms.sum() - box_ - cls - dfl;
+    let task = match head.branch() {
+        Head::Detect { .. } => 0.0,
+        _ => terms.sum() - box_ - cls - dfl,
+    };
     Ok((Terms { box_, cls, dfl, task, distill: 0.0 }, grads))
 }
 
