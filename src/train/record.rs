@@ -1,5 +1,5 @@
 //! What a training leaves for people to look at: a table with a row per epoch (`results.csv`), and event files for
-//! TensorBoard.
+//! TensorBoard. The table is part of the results of a job, and so has nothing in it that another run would not find: no times.
 //!
 //! An event file is a stream of TFRecords: length, checksum, message, checksum, where the message is an `Event` of
 //! TensorFlow's `event.proto` and the checksum a masked CRC-32C. Only scalars are written.
@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const HEADER: &str = "epoch,loss,box,class,dfl,task,teacher,held_back,lr,images_per_second";
+const HEADER: &str = "epoch,loss,box,class,dfl,task,teacher,held_back,lr";
 
 /// The most that is read of a table that an interrupted training left.
 const MAX_TABLE: u64 = 64 << 20;
@@ -69,7 +69,7 @@ impl Record {
         let held = row.held.map(|(_, figure)| figure.to_string()).unwrap_or_default();
         let speed = row.images_per_second;
         let (number, loss, lr) = (epoch + 1, terms.sum(), row.lr);
-        self.rows.push(format!("{number},{loss},{box_},{cls},{dfl},{task},{distill},{held},{lr},{speed:.2}"));
+        self.rows.push(format!("{number},{loss},{box_},{cls},{dfl},{task},{distill},{held},{lr}"));
         files::write_atomic(&self.table, self.table().as_bytes())?;
         let Some(events) = &mut self.events else { return Ok(()) };
         let mut scalars = vec![("loss/all".to_owned(), loss)];
@@ -267,10 +267,7 @@ mod tests {
             record.note(&event).unwrap();
         }
         let text = fs::read_to_string(&table).unwrap();
-        assert_eq!(
-            text,
-            format!("{HEADER}\n1,1.75,1.5,0.25,0,0,0,0.25,0.0005,61.20\n2,1.75,1.5,0.25,0,0,0,0.5,0.0005,61.20\n")
-        );
+        assert_eq!(text, format!("{HEADER}\n1,1.75,1.5,0.25,0,0,0,0.25,0.0005\n2,1.75,1.5,0.25,0,0,0,0.5,0.0005\n"));
         let file = fs::read_dir(&board).unwrap().next().unwrap().unwrap().path();
         let found = events(&fs::read(file).unwrap());
         assert_eq!((found.len(), found[0].file_version.as_deref()), (3, Some("brain.Event:2")));
