@@ -5,7 +5,7 @@ use super::error::PipelineError;
 use crate::model::Model;
 use crate::report::{Epoch, Training};
 use crate::train;
-use crate::train::{FitConfig, FitEvent, HoldOut, Identity, Recipe, Record, TrainError};
+use crate::train::{FitConfig, FitEvent, HoldOut, Identity, PastEpoch, Recipe, Record, TrainError};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -86,6 +86,10 @@ fn enter(training: &mut Training, event: &FitEvent) {
     match event {
         FitEvent::HeldBack { images, metric, before } => {
             (training.held_back, training.metric, training.before) = (*images, metric.name().into(), Some(*before));
+        }
+        FitEvent::Resumed { past, .. } => {
+            let epoch = |past: &PastEpoch| Epoch { loss: past.terms.sum(), held_back: past.held, lr: past.lr };
+            training.epochs = past.iter().map(epoch).collect();
         }
         FitEvent::RolledBack { epochs, .. } => training.epochs.truncate(*epochs),
         FitEvent::Epoch { terms, row, .. } => {

@@ -267,6 +267,8 @@ pub enum FitEvent {
         epochs: usize,
         /// Steps done of the epoch after these.
         step: usize,
+        /// What the epochs done had brought.
+        past: Vec<PastEpoch>,
     },
     /// A checkpoint was found that cannot be used; training starts anew.
     SetAside {
@@ -336,6 +338,17 @@ pub enum FitEvent {
         /// Epochs that were trained.
         epochs: usize,
     },
+}
+
+/// A finished epoch, as a checkpoint keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PastEpoch {
+    /// Mean loss of its steps.
+    pub terms: Terms,
+    /// What its averaged weights find on the held-back images.
+    pub held: Option<f64>,
+    /// Learning rate of its last step.
+    pub lr: f64,
 }
 
 /// What an epoch brought, beside its loss.

@@ -1,7 +1,7 @@
 //! Where a training stands, beside what its steps have changed: counters, the best epoch so far, and whether the loss
 //! explodes. A checkpoint keeps it, so that a training that resumes decides as one that was never interrupted.
 
-use super::config::{FitConfig, Terms};
+use super::config::{FitConfig, PastEpoch, Terms};
 use serde::{Deserialize, Serialize};
 
 /// Steps whose losses are looked at together.
@@ -36,6 +36,8 @@ pub(super) struct Course {
     pub rate: f64,
     /// Returns to a good state.
     pub rollbacks: u32,
+    /// The finished epochs.
+    pub past: Vec<PastEpoch>,
     /// The losses of the last steps.
     watch: Watch,
 }
@@ -68,6 +70,7 @@ impl Course {
             best: None,
             rate: 1.0,
             rollbacks: 0,
+            past: Vec::new(),
             watch: Watch::default(),
         }
     }

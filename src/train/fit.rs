@@ -7,7 +7,7 @@
 use super::autograd::Autograd;
 use super::batch::{Batch, Loader, check_data};
 use super::checkpoint::Saved;
-use super::config::{At, EpochRow, FitConfig, FitEvent, TrainError};
+use super::config::{At, EpochRow, FitConfig, FitEvent, PastEpoch, TrainError};
 use super::course::Course;
 use super::judge::{self, Judge};
 use super::kept::{Kept, fresh};
@@ -140,7 +140,6 @@ struct Training<'a> {
 struct Took {
     images: usize,
     time: Duration,
-    lr: f64,
 }
 
 impl Training<'_> {
@@ -174,7 +173,7 @@ impl Training<'_> {
         self.stepper.restore(&now.state)?;
         let Course { epoch: epochs, step, .. } = self.course;
         if epochs + step > 0 {
-            progress(FitEvent::Resumed { epochs, step });
+            progress(FitEvent::Resumed { epochs, step, past: self.course.past.clone() });
         }
         if let Some(judge) = self.judge {
             let before = match self.course.before {
@@ -204,6 +203,9 @@ impl Training<'_> {
             }
         }
         let terms = std::mem::take(&mut self.course.mean);
+        // That of the last step, which an interrupted run may have done.
+        let lr = self.rate(At { epoch, step: steps - 1, steps, epochs });
+        self.course.past.push(PastEpoch { terms, held: held.map(|(_, figure)| figure), lr });
         (self.course.epoch, self.course.step) = (epoch + 1, 0);
         self.good = Saved { course: self.course.clone(), state: self.stepper.state()?, best };
         let saved = match &mut self.kept {
@@ -214,7 +216,7 @@ impl Training<'_> {
         let row = EpochRow {
             epochs,
             held,
-            lr: took.lr,
+            lr,
             images_per_second: took.images as f64 / took.time.as_secs_f64().max(1e-9),
             seconds_left: if share > 0.0 { left / share } else { left },
         };
@@ -232,7 +234,7 @@ impl Training<'_> {
     fn steps(&mut self, progress: &mut dyn FnMut(FitEvent)) -> Result<Took, TrainError> {
         let (loader, workers, first) = (self.loader, self.workers, self.course.step);
         let (epoch, epochs, steps) = (self.course.epoch, self.config.epochs, loader.batches());
-        let mut took = Took { images: 0, time: Duration::ZERO, lr: 0.0 };
+        let mut took = Took { images: 0, time: Duration::ZERO };
         let started = Instant::now();
         std::thread::scope(|scope| {
             let (send, receive) = sync_channel(1);
@@ -247,16 +249,21 @@ impl Training<'_> {
             for (step, batch) in (first..).zip(receive.iter()) {
                 let batch = batch?;
                 took.images += batch.size;
-                took.lr = self.step(&batch, At { epoch, step, steps, epochs }, progress)?;
+                self.step(&batch, At { epoch, step, steps, epochs }, progress)?;
             }
             took.time = started.elapsed();
             Ok(took)
         })
     }
 
-    /// One step; gives its learning rate. Saves the state where it is time to, and ends where somebody asks for it.
-    fn step(&mut self, batch: &Batch, at: At, progress: &mut dyn FnMut(FitEvent)) -> Result<f64, TrainError> {
-        let lr = self.schedule.rate((at.epoch * at.steps + at.step) as u64) * self.course.rate;
+    /// The learning rate of a step.
+    fn rate(&self, at: At) -> f64 {
+        self.schedule.rate((at.epoch * at.steps + at.step) as u64) * self.course.rate
+    }
+
+    /// One step. Saves the state where it is time to, and ends where somebody asks for it.
+    fn step(&mut self, batch: &Batch, at: At, progress: &mut dyn FnMut(FitEvent)) -> Result<(), TrainError> {
+        let lr = self.rate(at);
         let (pool, stepper) = (self.pool, &mut *self.stepper);
         let (terms, norm) = pool.install(|| stepper.step(batch, at, lr))?;
         let diverged = |what, value| TrainError::Diverged { at, what, value, lr };
@@ -276,7 +283,7 @@ impl Training<'_> {
                 return Err(TrainError::Interrupted { signal, at, saved });
             }
         }
-        Ok(lr)
+        Ok(())
     }
 
     /// Saves the state within the epoch; whether that was possible.

@@ -31,7 +31,7 @@ mod variation;
 
 pub use batch::Batch;
 pub use checkpoint::{discard, set_aside};
-pub use config::{At, EpochRow, FitConfig, FitEvent, HoldOut, Terms, TrainError};
+pub use config::{At, EpochRow, FitConfig, FitEvent, HoldOut, PastEpoch, Terms, TrainError};
 pub use fit::fit;
 pub use identity::{Identity, content};
 pub use init::init;

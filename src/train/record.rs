@@ -4,7 +4,7 @@
 //! An event file is a stream of TFRecords: length, checksum, message, checksum, where the message is an `Event` of
 //! TensorFlow's `event.proto` and the checksum a masked CRC-32C. Only scalars are written.
 
-use super::config::{EpochRow, FitEvent, Terms};
+use super::config::{EpochRow, FitEvent, PastEpoch, Terms};
 use crate::files;
 use prost::Message;
 use std::fs::{self, File, OpenOptions};
@@ -13,9 +13,6 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const HEADER: &str = "epoch,loss,box,class,dfl,task,teacher,held_back,lr";
-
-/// The most that is read of a table that an interrupted training left.
-const MAX_TABLE: u64 = 64 << 20;
 
 /// Writes what a training reports.
 #[derive(Debug)]
@@ -26,7 +23,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// A table at a path, which a training that resumes goes on with, and a new event file in a folder.
+    /// A table at a path, and a new event file in a folder.
     ///
     /// # Errors
     /// If the event file cannot be made.
@@ -41,12 +38,8 @@ impl Record {
     /// If a file cannot be written.
     pub fn note(&mut self, event: &FitEvent) -> io::Result<()> {
         match event {
-            FitEvent::Resumed { epochs, .. } => {
-                let known = files::read(&self.table, MAX_TABLE).unwrap_or_default();
-                let known = String::from_utf8_lossy(&known).into_owned();
-                let mut lines = known.lines();
-                let ours = lines.next() == Some(HEADER);
-                self.rows = lines.filter(|_| ours).take(*epochs).map(str::to_owned).collect();
+            FitEvent::Resumed { past, .. } => {
+                self.rows = past.iter().enumerate().map(|(epoch, past)| table_row(epoch, past)).collect();
                 Ok(())
             }
             FitEvent::RolledBack { epochs, .. } => {
@@ -65,11 +58,9 @@ impl Record {
     }
 
     fn epoch(&mut self, epoch: usize, terms: &Terms, row: &EpochRow) -> io::Result<()> {
-        let Terms { box_, cls, dfl, task, distill } = terms;
-        let held = row.held.map(|(_, figure)| figure.to_string()).unwrap_or_default();
         let speed = row.images_per_second;
         let (number, loss, lr) = (epoch + 1, terms.sum(), row.lr);
-        self.rows.push(format!("{number},{loss},{box_},{cls},{dfl},{task},{distill},{held},{lr}"));
+        self.rows.push(table_row(epoch, &PastEpoch { terms: *terms, held: row.held.map(|(_, figure)| figure), lr }));
         files::write_atomic(&self.table, self.table().as_bytes())?;
         let Some(events) = &mut self.events else { return Ok(()) };
         let mut scalars = vec![("loss/all".to_owned(), loss)];
@@ -80,14 +71,21 @@ impl Record {
     }
 }
 
+/// An epoch, from 0, in the table.
+fn table_row(epoch: usize, PastEpoch { terms, held, lr }: &PastEpoch) -> String {
+    let (number, loss, Terms { box_, cls, dfl, task, distill }) = (epoch + 1, terms.sum(), terms);
+    let held = held.map(|figure| figure.to_string()).unwrap_or_default();
+    format!("{number},{loss},{box_},{cls},{dfl},{task},{distill},{held},{lr}")
+}
+
 impl FitEvent {
     /// What people are told about it; nothing about a single step.
     pub fn message(&self) -> Option<String> {
         Some(match self {
             Self::Step { .. } => return None,
             Self::Device { name, bytes } => format!("on {name}, with {} MiB of its memory", bytes >> 20),
-            Self::Resumed { epochs, step: 0 } => format!("resumed after {epochs} epochs"),
-            Self::Resumed { epochs, step } => format!("resumed after {epochs} epochs and {step} steps"),
+            Self::Resumed { epochs, step: 0, .. } => format!("resumed after {epochs} epochs"),
+            Self::Resumed { epochs, step, .. } => format!("resumed after {epochs} epochs and {step} steps"),
             Self::SetAside { problem, aside } => format!(
                 "the training kept from an earlier run: {problem}; set aside as {}, training starts anew",
                 aside.display()
@@ -280,14 +278,12 @@ mod tests {
         );
         // Resumed after one epoch: the second row is made anew.
         let mut again = Record::new(table.clone(), None).unwrap();
-        again.note(&FitEvent::Resumed { epochs: 1, step: 3 }).unwrap();
+        let terms = Terms { box_: 1.5, cls: 0.25, ..Terms::default() };
+        let past = vec![PastEpoch { terms, held: Some(0.25), lr: 5e-4 }];
+        again.note(&FitEvent::Resumed { epochs: 1, step: 3, past }).unwrap();
         again.note(&epoch(1, 0.75)).unwrap();
         let text = fs::read_to_string(&table).unwrap();
         assert!(text.lines().count() == 3 && text.contains(",0.25,0.0005") && text.contains(",0.75,0.0005"), "{text}");
-        // What is no table of ours is not gone on with.
-        fs::write(&table, "something\nelse\n").unwrap();
-        again.note(&FitEvent::Resumed { epochs: 1, step: 0 }).unwrap();
-        assert_eq!(again.table(), format!("{HEADER}\n"));
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn train(model: &Model, set: &Dataset, config: &FitConfig, stop: Option<usize>) 
         }
         FitEvent::HeldBack { before, .. } => told.before = Some(before),
         FitEvent::Chosen { epoch, figure, .. } => told.chosen = Some((epoch, figure)),
-        FitEvent::Resumed { epochs, step } => told.resumed = Some((epochs, step)),
+        FitEvent::Resumed { epochs, step, .. } => told.resumed = Some((epochs, step)),
         _ => {}
     });
     (trained, told)
