@@ -14,6 +14,8 @@
 #include <time.h>
 
 #include "emulate.h"
+// With the kernels of a training step.
+#define TRAINING
 #include "kernels.cu"
 
 #define SUCCESS 0

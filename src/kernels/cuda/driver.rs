@@ -4,7 +4,7 @@
 use super::arguments::{Arguments, KernelArguments, Params};
 use super::functions::{
     ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, ATTRIBUTE_MULTIPROCESSORS, Address,
-    CudaError, ERROR_OUT_OF_MEMORY, Functions, STREAM_NON_BLOCKING, loader_error, ok, text,
+    CudaError, ERROR_OUT_OF_MEMORY, Functions, NOT_FOUND, STREAM_NON_BLOCKING, loader_error, ok, text,
 };
 use super::kernel::Kernel;
 use super::launch::Launch;
@@ -113,6 +113,10 @@ impl Device {
             for kernel in Kernel::all() {
                 let (mut function, name) = (ptr::null_mut(), kernel.name() + "\0");
                 let code = (f.cuModuleGetFunction)(&mut function, self.module, name.as_ptr().cast());
+                // Programs that only run networks have no kernels of a training step.
+                if code == NOT_FOUND && matches!(kernel, Kernel::Train(..)) {
+                    continue;
+                }
                 self.call("cuModuleGetFunction", code)?;
                 self.kernels.push((kernel, function));
             }

@@ -51,6 +51,8 @@ pub enum CudaError {
 
 /// What is returned by functions of the driver that succeed.
 const SUCCESS: c_int = 0;
+/// `CUDA_ERROR_NOT_FOUND`: what a module does not have.
+pub(super) const NOT_FOUND: c_int = 500;
 pub(super) const ERROR_OUT_OF_MEMORY: c_int = 2;
 pub(super) const ATTRIBUTE_MULTIPROCESSORS: c_int = 16;
 pub(super) const ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: c_int = 75;

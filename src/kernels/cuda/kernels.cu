@@ -352,8 +352,11 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
 }
 
 #include "peaks.h"
+// Programs that only run networks carry no kernels of a training step (build.rs).
+#ifdef TRAINING
 #include "train/attention.h"
 #include "train/conv.h"
 #include "train/norm.h"
 #include "train/update.h"
 #include "train/window.h"
+#endif
