@@ -15,7 +15,7 @@
 
 #include "emulate.h"
 // With the kernels of a training step.
-#define TRAINING
+#define WITH_TRAINING
 #include "kernels.cu"
 
 #define SUCCESS 0
