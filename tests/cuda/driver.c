@@ -15,7 +15,7 @@
 
 #include "emulate.h"
 // With the kernels of a training step.
-#define WITH_TRAINING
+#define CARRY_TRAINING
 #include "kernels.cu"
 
 #define SUCCESS 0

@@ -353,7 +353,7 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
 
 #include "peaks.h"
 // Programs that only run networks carry no kernels of a training step (build.rs).
-#ifdef WITH_TRAINING
+#ifdef CARRY_TRAINING
 #include "train/attention.h"
 #include "train/conv.h"
 #include "train/norm.h"
