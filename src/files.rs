@@ -136,13 +136,17 @@ pub fn check_writable(path: &Path, inputs: &Inputs) -> io::Result<()> {
     }
 }
 
-/// Whether files could be written in this folder, or in one made for it: nothing changes.
+/// Whether files could be written in this folder, or in one made for it: nothing changes, but that what killed runs left
+/// there is removed.
 ///
 /// # Errors
 /// Those of the operating system.
 pub fn check_folder(folder: &Path) -> io::Result<()> {
     match fs::metadata(folder) {
-        Ok(facts) if facts.is_dir() => create_new(folder).and_then(|(temporary, _)| fs::remove_file(temporary)),
+        Ok(facts) if facts.is_dir() => {
+            clean_once(folder);
+            create_new(folder).and_then(|(temporary, _)| fs::remove_file(temporary))
+        }
         Ok(_) => Err(io::Error::new(io::ErrorKind::NotADirectory, "is a file, expected a folder")),
         Err(error) if error.kind() == io::ErrorKind::NotFound && fs::read_link(folder).is_err() => {
             folder.parent().map_or(Ok(()), |_| check_folder(folder_of(folder)))

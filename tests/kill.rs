@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const OLD: f64 = 0.42;
 const NEW: f64 = 0.36;
 
+/// The file operations at which a job is killed.
+const OPERATIONS: [&str; 5] = ["open-write", "write", "rename", "mkdir", "unlink"];
+
 fn kills(default: usize) -> usize {
     std::env::var("SECATEURS_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
@@ -144,22 +147,27 @@ fn after_a_kill_at_any_file_operation_the_next_run_gives_the_undisturbed_results
     let (root, log) = (bench.path("at/"), bench.path("log"));
     let fault =
         |op, number| Fault { library: &library, root: &root, op, number, errno: "KILL", sticky: false, log: &log };
+    // With everything in the cache, and with what the job of the other budget kept.
     let mut sites = Vec::new();
-    for op in ["open-write", "write", "rename", "mkdir"] {
-        lay(&bench, "old-out", "at/out");
-        lay(&bench, "new-cache", "at/cache");
-        let (code, text, ops) = fault(op, 0).run(bench.prune(NEW, "at/out", "at/cache"));
-        assert_eq!(code, 0, "{text}");
-        sites.extend((1..=ops.len()).map(|number| (op, number)));
-    }
-    assert!(sites.len() > 15, "{sites:?}");
-    let mut problems = Vec::new();
-    for (op, number) in sites {
+    for (kept, op) in
+        ["new-cache", "old-cache"].into_iter().flat_map(|kept| OPERATIONS.map(|operation| (kept, operation)))
+    {
         let _ = std::fs::remove_dir_all(bench.path("at"));
         lay(&bench, "old-out", "at/out");
-        lay(&bench, "new-cache", "at/cache");
+        lay(&bench, kept, "at/cache");
+        let (code, text, ops) = fault(op, 0).run(bench.prune(NEW, "at/out", "at/cache"));
+        assert_eq!(code, 0, "{text}");
+        assert!(!ops.is_empty(), "{op}: none");
+        sites.extend((1..=ops.len()).map(|number| (kept, op, number)));
+    }
+    assert!(sites.len() > 30, "{sites:?}");
+    let mut problems = Vec::new();
+    for (kept, op, number) in sites {
+        let _ = std::fs::remove_dir_all(bench.path("at"));
+        lay(&bench, "old-out", "at/out");
+        lay(&bench, kept, "at/cache");
         let (code, _, ops) = fault(op, number).run(bench.prune(NEW, "at/out", "at/cache"));
-        let case = format!("killed at {op} {number} ({:?})", ops.last());
+        let case = format!("{kept}, killed at {op} {number} ({:?})", ops.last());
         if code != 128 + 9 {
             problems.push(format!("{case}: ended with {code}"));
         }

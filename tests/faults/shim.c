@@ -1,7 +1,7 @@
 /* Preloaded before a program: fails, or kills the program at, the Nth file operation of one kind below a folder.
  *
  * SECATEURS_FAULT_ROOT   operations on paths below this folder count, all others pass
- * SECATEURS_FAULT_OP     open-read, open-write, write, fsync, rename, mkdir, or any of them ("any")
+ * SECATEURS_FAULT_OP     open-read, open-write, write, fsync, rename, mkdir, unlink, or any of them ("any")
  * SECATEURS_FAULT_N      which one, from 1; 0 fails nothing
  * SECATEURS_FAULT_ERRNO  EIO, ENOSPC, EACCES; or KILL: half of a write is done, then the process ends as by kill -9
  * SECATEURS_FAULT_STICKY if set, every operation from the Nth on fails, as on a disk that is full
@@ -171,4 +171,20 @@ int renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
 int mkdir(const char *path, mode_t mode) {
     if (fails("mkdir", path)) return -1;
     return syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+}
+
+int unlink(const char *path) {
+    if (fails("unlink", path)) return -1;
+    return syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+int unlinkat(int folder, const char *path, int flags) {
+    char full[4400];
+    if (fails("unlink", below(folder, path, full, sizeof full))) return -1;
+    return syscall(SYS_unlinkat, folder, path, flags);
+}
+
+int rmdir(const char *path) {
+    if (fails("unlink", path)) return -1;
+    return syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
 }
