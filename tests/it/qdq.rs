@@ -264,11 +264,11 @@ fn onnx_runtime_gives_14_of_15_int8_scores_within_a_step_and_1e_3_apart_in_the_m
 }
 
 /// mAP of ONNX Runtime's detections, with this library's suppression and rules.
-fn map_by_onnx_runtime(python: &OsString, model: &Model, val: &Dataset, side: usize) -> f64 {
-    let (nc, prepared) = (model.graph.classes(), Prepared::new(val, side).unwrap());
-    let outputs = by_onnx_runtime(python, model, side, &tensors(model, val, side, 1));
+fn map_by_onnx_runtime(python: &OsString, model: &Model, images: &Dataset, side: usize) -> f64 {
+    let (nc, prepared) = (model.graph.classes(), Prepared::new(images, side).unwrap());
+    let outputs = by_onnx_runtime(python, model, side, &tensors(model, images, side, 1));
     let mut found = Vec::new();
-    for ((image, item), output) in val.items.iter().enumerate().zip(outputs) {
+    for ((image, item), output) in images.items.iter().enumerate().zip(outputs) {
         let (pixels, cells) = (item.image.load().unwrap(), output.len() / (4 + nc));
         let letterbox = Letterbox::new(pixels.width(), pixels.height(), side, side);
         let at = |row: usize, cell: usize| output[row * cells + cell];
@@ -291,17 +291,20 @@ fn map_by_onnx_runtime(python: &OsString, model: &Model, val: &Dataset, side: us
     prepared.score(&found).map50_95
 }
 
+/// Over all images of a set: among few, one object of a rare class moves the mAP by more than two engines differ.
 #[test]
 fn onnx_runtime_finds_what_the_int8_engine_finds() {
     let Some(python) = python() else { return };
     for (path, yaml) in MODELS {
         let Some((train, val, models)) = detectors(path, yaml) else { return };
+        // The annotations of one split know nothing of the other.
+        let all = Dataset { items: [&val.items[..], &train.items].concat(), annotations: None, ..val };
         for (name, model) in ["whole", "pruned"].into_iter().zip(&models) {
             let found = ranges(model, &tensors(model, &train, 320, 8), (320, 320), &mut |_, _| ()).unwrap();
             for (kind, found) in [("as they are", found.clone()), ("around zero", symmetric(&found))] {
                 let int8 = quantise(model, &found);
-                let ours = evaluate_model(&int8, &val, 320, 2, &|_| {}).unwrap().map50_95;
-                let theirs = map_by_onnx_runtime(&python, &int8, &val, 320);
+                let ours = evaluate_model(&int8, &all, 320, 2, &|_| {}).unwrap().map50_95;
+                let theirs = map_by_onnx_runtime(&python, &int8, &all, 320);
                 eprintln!("{path} {name}, ranges {kind}: mAP {ours:.4} here, {theirs:.4} in ONNX Runtime");
                 assert!((ours - theirs).abs() <= 0.003, "{path} {name} {kind}: {ours} {theirs}");
             }
