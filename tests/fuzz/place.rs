@@ -44,7 +44,7 @@ impl Place {
     pub fn bench(&mut self) -> (&Bench, &[u8]) {
         if self.bench.is_none() {
             let bench = Bench::new();
-            let (code, text) = ended(&bench.prune(0.36, "out", "cache").output().unwrap());
+            let (code, text) = ended(&bench.prune(0.3, "out", "cache").output().unwrap());
             assert_eq!(code, 0, "{text}");
             self.model = fs::read(bench.path("out/model.safetensors")).unwrap();
             self.bench = Some(bench);

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 use secateurs::data::demo;
+use secateurs::engine::{Options, plan_memory};
 use secateurs::graph::{Activation, Builder, Conv, Graph, Head, NodeId, Norm, Op};
 use secateurs::model::{self, Info, Model};
 use secateurs::train::init;
@@ -19,8 +20,18 @@ pub const SIDE: usize = 64;
 /// Bins of the box distribution.
 const REG_MAX: usize = 16;
 
+/// Channels of the layers that are pruned: the two first ones, the third, and one of either branch.
+const WIDTHS: [usize; 5] = [16, 16, 24, 16, 16];
+
+/// The same, as narrow as the default grid allows.
+const NARROWEST: [usize; 5] = [8; 5];
+
 /// A detector of three classes with a residual block and one level at stride 8.
 pub fn graph() -> Graph {
+    graph_of(WIDTHS)
+}
+
+fn graph_of([wa, wb, wc, wd, we]: [usize; 5]) -> Graph {
     let mut graph = Builder::default();
     let conv = |graph: &mut Builder, name: &str, from: NodeId, [c_in, c_out, kernel, stride]: [usize; 4]| {
         let op = Op::Conv(Conv {
@@ -44,16 +55,25 @@ pub fn graph() -> Graph {
         graph.push(name, op, &[from])
     };
     let image = graph.push("images", Op::Input { channels: 3 }, &[]);
-    let a = conv(&mut graph, "a", image, [3, 16, 3, 2]);
-    let b = conv(&mut graph, "b", a, [16, 16, 3, 2]);
-    let b1 = conv(&mut graph, "b1", b, [16, 16, 3, 1]);
+    let a = conv(&mut graph, "a", image, [3, wa, 3, 2]);
+    let b = conv(&mut graph, "b", a, [wa, wb, 3, 2]);
+    let b1 = conv(&mut graph, "b1", b, [wb, wb, 3, 1]);
     let b2 = graph.push("b2", Op::Add, &[b, b1]);
-    let c = conv(&mut graph, "c", b2, [16, 24, 3, 2]);
-    let box0 = conv(&mut graph, "box0", c, [24, 16, 3, 1]);
-    let boxes = last(&mut graph, "box1", box0, [16, 4 * REG_MAX]);
-    let class0 = conv(&mut graph, "class0", c, [24, 16, 1, 1]);
-    let classes = last(&mut graph, "class1", class0, [16, 3]);
+    let c = conv(&mut graph, "c", b2, [wb, wc, 3, 2]);
+    let box0 = conv(&mut graph, "box0", c, [wc, wd, 3, 1]);
+    let boxes = last(&mut graph, "box1", box0, [wd, 4 * REG_MAX]);
+    let class0 = conv(&mut graph, "class0", c, [wc, we, 1, 1]);
+    let classes = last(&mut graph, "class1", class0, [we, 3]);
     graph.finish(vec![boxes, classes], Head::Detect { nc: 3, reg_max: REG_MAX, strides: vec![8] }).unwrap()
+}
+
+/// A memory budget, MiB: such a share of the way from the narrowest network to the whole one. How much either takes depends on
+/// the kernels of this processor.
+pub fn memory(share: f64) -> f64 {
+    let options = Options { threads: 1, ..Options::default() };
+    let bytes = |widths| plan_memory(&graph_of(widths), SIDE, SIDE, &options).unwrap().total() as f64;
+    let [least, whole] = [NARROWEST, WIDTHS].map(|widths| bytes(widths) / f64::from(1 << 20));
+    least + share * (whole - least)
 }
 
 /// The detector with fresh weights.
@@ -87,12 +107,12 @@ impl Bench {
         self.folder.path().canonicalize().unwrap().join(name)
     }
 
-    /// `prune` within a share of the memory of the whole network, into a folder, with a cache.
-    pub fn prune(&self, memory_mib: f64, out: &str, cache: &str) -> Command {
-        self.prune_at("64", memory_mib, out, cache)
+    /// `prune` within a share of the memory, as [`memory`] counts it, into a folder, with a cache.
+    pub fn prune(&self, share: f64, out: &str, cache: &str) -> Command {
+        self.prune_at("64", memory(share), out, cache)
     }
 
-    /// As [`Bench::prune`], for images of a size.
+    /// As [`Bench::prune`], for images of a size, within so many MiB.
     pub fn prune_at(&self, imgsz: &str, memory_mib: f64, out: &str, cache: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_secateurs"));
         command.args(["prune", "--imgsz", imgsz, "--epochs", "1", "--calibration-images", "4", "--memory-mib"]);

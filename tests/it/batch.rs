@@ -196,7 +196,7 @@ fn a_profile_for_several_cameras_is_about_batches() {
     for batch in [1, 2] {
         std::fs::write(bench.path("in/board.toml"), format!("{board}[model]\nbatch = {batch}\n")).unwrap();
         let out = format!("out-{batch}");
-        let output = bench.prune(1.0, &out, "cache").output().unwrap();
+        let output = bench.prune(4.0, &out, "cache").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let bytes = std::fs::read(bench.path(&out).join("report.json")).unwrap();
         reports.push(serde_json::from_slice::<serde_json::Value>(&bytes).unwrap());

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A share of the memory of the whole network.
-const BUDGET: f64 = 0.36;
+/// A share of the memory.
+const BUDGET: f64 = 0.3;
 
 /// The job of the harness with a lock, and more flags.
 fn prune(bench: &Bench, out: &str, cache: &str, flags: &[&str]) -> Command {

@@ -172,7 +172,7 @@ fn the_whole_job_runs_at_height_and_width() {
     let bench = Bench::new();
     let mut reports = Vec::new();
     for (imgsz, out) in [("64,96", "wide"), ("64", "square")] {
-        let output = bench.prune_at(imgsz, 1.0, out, "cache").output().unwrap();
+        let output = bench.prune_at(imgsz, 4.0, out, "cache").output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{imgsz}: {text}");
         reports.push(json(&bench.path(out).join("report.json")));
