@@ -1,4 +1,4 @@
-//! Where the channels of f16 tensors lie: in runs that each begin at a chunk, filled up with zeros.
+//! Where the channels of tensors in f16 or f32 lie: in runs that each begin at a chunk, filled up with zeros.
 //!
 //! A run begins wherever a step reads or writes a part of a tensor, so that every part begins at 16 bytes whatever the
 //! widths. Steps that work channel by channel need the same runs on both sides: what cuts one of their tensors cuts the
@@ -7,7 +7,7 @@
 use super::super::compile::{Action, Location, Step};
 use crate::graph::{Attention, Shape};
 use crate::kernels::View;
-use crate::kernels::cuda::{Channels, F16_CHUNK};
+use crate::kernels::cuda::{Channels, RUN_STEP};
 use std::collections::BTreeSet;
 
 /// A part of the channels of a root tensor.
@@ -54,7 +54,7 @@ impl Layout {
         self.positions[root].last().copied().unwrap_or(0)
     }
 
-    /// The view of a location whose root begins at `offset`, in f16 values.
+    /// The view of a location whose root begins at `offset`, counted in values.
     pub fn view(&self, location: Location, offset: usize) -> View {
         let (pitch, positions) = (self.pitch(location.root), &self.positions[location.root]);
         let Shape { c, h, w } = location.shape;
@@ -88,7 +88,7 @@ fn positions(cuts: &BTreeSet<usize>) -> Vec<usize> {
     let (mut positions, mut next) = (Vec::new(), 0);
     for (start, end) in cuts.iter().zip(cuts.iter().skip(1)) {
         positions.extend(next..next + (end - start));
-        next += (end - start).next_multiple_of(F16_CHUNK);
+        next += (end - start).next_multiple_of(RUN_STEP);
     }
     positions.push(next);
     positions

@@ -14,7 +14,29 @@ pub(super) const INT8_CHUNK: usize = 16;
 pub(super) const DEPTH_STEP: usize = 16;
 
 /// Channels of a chunk in f16.
-pub const F16_CHUNK: usize = 8;
+pub(super) const F16_CHUNK: usize = 8;
+
+/// What runs of channels are filled up to in networks of floats: a chunk in f16, two in f32.
+pub const RUN_STEP: usize = 8;
+
+/// What the tensors of a network of floats hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Float {
+    /// Multiplied as it is.
+    F16,
+    /// Multiplied as the sum of two TF32 values.
+    F32,
+}
+
+impl Float {
+    /// Bytes of a value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
 
 /// A tensor in the memory of a device: value `(pixel, channel)` has the address `at + pixel * self.pixel + channel *
 /// self.channel`, counted in values. The same layout as `TensorView` in `kernels.cu`.
@@ -117,9 +139,9 @@ impl Tensor {
         Self { at, pitch, step, c, h, w, unused: 0 }
     }
 
-    /// Pixel after pixel in f16: offset, pitch and channels of the view are multiples of [`F16_CHUNK`].
-    pub fn f16(base: usize, view: View) -> Self {
-        Self::pixels(base, view, 2)
+    /// Pixel after pixel in floats: offset, pitch and channels of the view are multiples of [`RUN_STEP`].
+    pub fn floats(base: usize, view: View, float: Float) -> Self {
+        Self::pixels(base, view, float.bytes())
     }
 
     /// Pixel after pixel in f32, at any address.
@@ -141,6 +163,17 @@ impl Tensor {
     pub fn planes(at: usize, c: usize, h: usize, w: usize) -> Self {
         let tensor = Self::pixels(at, View::dense(0, c, h, w), 4);
         Self { pitch: 4, step: int(h.saturating_mul(w).saturating_mul(4)), ..tensor }
+    }
+
+    /// Its first channels.
+    pub fn channels(&self, count: usize) -> Self {
+        Self { c: int(count), ..*self }
+    }
+
+    /// The same of f32 values, for the kernels that count those.
+    pub fn values(&self) -> TensorView {
+        let Self { at, pitch, step, c, h, w, unused } = *self;
+        TensorView { at: at / 4, pixel: pitch / 4, channel: step / 4, c, h, w, unused }
     }
 
     pub(super) fn area(&self) -> i64 {

@@ -22,7 +22,7 @@ INLINE int chunk_of_thread(const Arguments *p, int *pixel, int *chunk) {
 }
 // Activates, adds the other summand, and stores.
 INLINE void finish_chunk(char *memory, const Arguments *p, const int pixel, const int chunk, float *v) {
-    activate_all(v, 8, p->product.act, 0);
+    activate_all(v, 8, p->product.act, F16);
     if (p->others) {
         float other[8];
         values_of(other, load_chunk(memory, &p->other, pixel, chunk));
@@ -86,7 +86,7 @@ KERNEL(128) f16_stem(char *memory, ARGUMENTS) {
         }
         float v[8] = {as_float(sums[0][0]), as_float(sums[0][1]), as_float(sums[1][0]), as_float(sums[1][1]),
                       as_float(sums[0][2]), as_float(sums[0][3]), as_float(sums[1][2]), as_float(sums[1][3])};
-        activate_all(v, 8, p.product.act, 0);
+        activate_all(v, 8, p.product.act, F16);
         UNROLL for (int half = 0; half < 2; half++) {
             const int x = left + column + 8 * half + g, y = top + row, channel = first_column + 4 * q;
             if (x >= p.dst.w || y >= p.dst.h || channel >= p.product.columns) continue;
@@ -151,7 +151,7 @@ KERNEL_OF(128, 6) f16_direct(char *memory, ARGUMENTS) {
         finish_chunk(memory, &p, pixel, first / 8, v);
         return;
     }
-    activate_all(v, 8, p.product.act, 0);
+    activate_all(v, 8, p.product.act, F16);
     store(memory, &p, OUT_PLANES, pixel, first, 8, v);
 }
 
@@ -320,7 +320,7 @@ KERNEL(128) int8_direct(char *memory, ARGUMENTS) {
         const float shift = ((const float *)(memory + p.product.shifts))[first + e];
         v[e] = add_rounded(multiply_rounded((float)sums[e], scale), shift);
     }
-    activate_all(v, 8, p.product.act, 1);
+    activate_all(v, 8, p.product.act, INT8);
     if (p.others) {
         unsigned other[8] = {0, 0, 0, 0, 0, 0, 0, 0};
         load_other(other, memory, &p.other, OUT_F32, pixel, first, 8);

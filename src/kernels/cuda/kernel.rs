@@ -19,8 +19,7 @@ pub(super) enum Kernel {
 impl Kernel {
     /// All of them.
     pub fn all() -> Vec<Self> {
-        let outputs = [Output::F16, Output::Planes, Output::F32, Output::Int8];
-        let forms = outputs.into_iter().flat_map(|output| [true, false].map(|window| (output, window)));
+        let forms = Output::ALL.into_iter().flat_map(|output| [true, false].map(|window| (output, window)));
         let products = forms.flat_map(|(output, window)| (0..5).map(move |tile| Self::Product(output, window, tile)));
         let train = TrainKernel::all().map(|(kernel, f16)| Self::Train(kernel, f16));
         let f32 = F32Kernel::ALL.iter().map(|(kernel, ..)| Self::F32(*kernel));

@@ -206,11 +206,12 @@ KERNEL(BLOCK) max_pool(float *memory, const Params p) {
 }
 
 // Upsamples by an integer factor, repeating the nearest pixel; by 1 a copy, also to and from images plane after plane.
+// Channels that src does not have become zero.
 KERNEL(BLOCK) upsample(float *memory, const Params p) {
     int pixel, channel;
     if (!value_of_thread(p.dst, &pixel, &channel)) return;
     const int y = pixel / p.dst.w / p.factor, x = pixel % p.dst.w / p.factor;
-    memory[address(p.dst, pixel, channel)] = memory[address(p.src, y * p.src.w + x, channel)];
+    memory[address(p.dst, pixel, channel)] = channel < p.src.c ? memory[address(p.src, y * p.src.w + x, channel)] : 0.0f;
 }
 
 // Pixel shuffle: every pixel of src holds a square of factor x factor pixels, row after row in its channels.

@@ -1,22 +1,12 @@
-//! Launches of convolutions on tensor cores, in f16 and int8, and the arguments of all kernels on chunks. Positions count
-//! bytes.
+//! Launches of convolutions on tensor cores, and the arguments of all kernels on chunks. Positions count bytes.
 
-use super::arguments::{
-    Arguments, CHUNK, DEPTH_STEP, F16_CHUNK, INT8_CHUNK, KernelArguments, Product, Region, Tensor, count, int,
-};
+use super::arguments::{Arguments, CHUNK, Float, INT8_CHUNK, KernelArguments, Product, Region, Tensor, count, int};
 use super::kernel::{F16Kernel, Kernel};
 use super::launch::{Launch, regions};
+use super::single::Operands;
 use super::tile::{self, Output, tiles};
-use super::weights::{F16Weights, Int8Layout, Method};
+use super::weights::{ConvWeights, Int8Layout, MAX_WINDOW, Method, takes};
 use crate::kernels::{ConvSpec, input_scale};
-
-/// The largest window of the products: the mask of a window has a bit for every tap.
-const MAX_WINDOW: usize = 5;
-
-/// Whether the products take a window of so many chunks: their way to divide a chunk's number must be exact.
-fn takes(kernel: usize, c_chunks: usize) -> bool {
-    kernel <= MAX_WINDOW && (kernel * kernel * c_chunks + 4 * DEPTH_STEP).saturating_mul(c_chunks) < 1 << 20
-}
 
 /// How values become int8, as the CPU does it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,10 +44,17 @@ pub struct ConvTensors {
 }
 
 impl Launch {
-    /// `dst = act(conv(src) + bias) + other` in f16, on a device of so many multiprocessors. `dst` may be planes in f32,
-    /// without a second summand.
-    pub fn f16_conv(weights: &F16Weights, operands: ConvTensors, multiprocessors: u32) -> Self {
-        let arguments = window(&weights.spec, weights.product(operands.packed), &operands, 2);
+    /// `dst = act(conv(src) + bias) + other` in floats, on a device of so many multiprocessors. `dst` may be planes in
+    /// f32, without a second summand.
+    pub fn float_conv(weights: &ConvWeights, operands: ConvTensors, multiprocessors: u32) -> Self {
+        if let Some(spec) = weights.single() {
+            let ConvTensors { packed, src, dst, other } = operands;
+            let operands = Operands { packed: packed / 4, residual: other.map(|other| other.values()) };
+            let make = if weights.method == Method::Depthwise { Self::depthwise } else { Self::conv };
+            return make(&spec, operands, src.values(), dst.values());
+        }
+        let size = weights.float.bytes() as i32;
+        let arguments = window(&weights.spec, weights.product(operands.packed), &operands, size);
         let end = operands.packed.saturating_add(weights.bytes());
         match weights.method {
             Method::Stem => {
@@ -69,12 +66,16 @@ impl Launch {
                 Self { shared: 17 * 74 * 8, ..Self::packed(Kernel::F16(F16Kernel::Stem), grid, arguments, end) }
             }
             Method::Depthwise => Self::f16_depthwise(&weights.spec, arguments, end),
+            Method::Direct => Self::direct(F16Kernel::Direct, arguments, end),
             Method::Product => {
-                let output = if operands.dst.step == 2 { Output::F16 } else { Output::Planes };
-                match takes(weights.spec.kernel, weights.from.padded / F16_CHUNK) {
-                    true => Self::product(&weights.spec, output, arguments, end, multiprocessors),
-                    false => Self::direct(F16Kernel::Direct, arguments, end),
-                }
+                // Planes have their pixels one after the other; elsewhere a pixel takes whole chunks.
+                let output = match (weights.float, operands.dst.pitch == 4) {
+                    (Float::F16, false) => Output::F16,
+                    (Float::F16, true) => Output::Planes,
+                    (Float::F32, false) => Output::Single,
+                    (Float::F32, true) => Output::SinglePlanes,
+                };
+                Self::product(&weights.spec, output, arguments, end, multiprocessors)
             }
         }
     }
@@ -119,7 +120,7 @@ impl Launch {
         let window = (spec.kernel, spec.padding) != (1, 0);
         let Arguments { src, dst, product, .. } = &arguments;
         let (pixels, columns) = (dst.area().max(0) as usize, product.columns.max(0) as usize);
-        let tile = tile::choose(window, [pixels, columns, product.k_chunks.max(0) as usize], multiprocessors);
+        let tile = tile::choose(output, window, [pixels, columns, product.k_chunks.max(0) as usize], multiprocessors);
         let small = src.is_small()
             && dst.area().saturating_mul(dst.w.into()) < 1 << 32
             && i64::from(product.columns).saturating_mul(product.k_pitch.into()) < 1 << 32;

@@ -1,5 +1,5 @@
-//! Launches of the kernels in f32, which give the bits of the CPU's: their arguments, and how their weights are packed.
-//! Positions count values.
+//! Launches of the kernels in f32 outside the tensor cores, which give the bits of the CPU's: their arguments, and how
+//! their weights are packed. Positions count values.
 
 use super::arguments::{KernelArguments, Params, Region, TensorView, act, count, int};
 use super::kernel::{F32Kernel, Kernel};
@@ -144,6 +144,12 @@ impl Launch {
         let factor = int(factor);
         assert_eq!(dst.size(), (src.c, src.h.saturating_mul(factor), src.w.saturating_mul(factor)));
         Self::new(F32Kernel::Upsample, each(&dst), Params { src, dst, factor, ..Params::default() })
+    }
+
+    /// A run of channels of an image, plane after plane; what `dst` has more of becomes zero.
+    pub fn import(src: TensorView, dst: TensorView) -> Self {
+        assert!((src.h, src.w) == (dst.h, dst.w) && src.c <= dst.c);
+        Self::new(F32Kernel::Upsample, each(&dst), Params { src, dst, factor: 1, ..Params::default() })
     }
 
     /// Pixel shuffle: squares of `factor` x `factor` pixels of `dst` lie in the channels of the pixels of `src`.

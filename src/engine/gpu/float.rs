@@ -1,5 +1,5 @@
-//! Networks on f16 tensors: dense convolutions on tensor cores, everything else on chunks of 8 channels. The image and
-//! the results stay f32, plane after plane.
+//! Networks on tensors in f16 or f32: dense convolutions on tensor cores, everything else on runs of channels filled up
+//! to multiples of 8. The image and the results stay f32, plane after plane.
 
 use super::super::arithmetic::Arithmetic;
 use super::super::compile::{Action, Emitted, Location, Slot, Step, emit};
@@ -8,18 +8,18 @@ use super::super::{EngineError, fold};
 use super::layout::{Layout, Run};
 use super::{Kernels, Parts, Plan, Planned, Target};
 use crate::graph::{Activation, Attention, Conv, Dtype, Graph, NodeId, Shape};
-use crate::kernels::cuda::{ConvTensors, F16Weights, Launch, Tensor};
+use crate::kernels::cuda::{ConvTensors, ConvWeights, Float, Launch, RUN_STEP, Tensor};
 use crate::kernels::{Algorithm, ConvSpec, View};
 use crate::model::Model;
 
 /// Bytes that packed kernels begin at a multiple of.
 const ALIGN: usize = 256;
 
-/// The arithmetic of the kernels on f16 tensors, of which steps only need to know what is fused: the sizes of packed
+/// The arithmetic of the kernels on tensor cores, of which steps only need to know what is fused: the sizes of packed
 /// kernels follow from the layout of the tensors.
-struct Half;
+struct Floats;
 
-impl Arithmetic for Half {
+impl Arithmetic for Floats {
     fn algorithm(&self, _: &Conv, _: Shape, _: Dtype, _: Dtype) -> Algorithm {
         Algorithm::Direct
     }
@@ -47,7 +47,7 @@ impl Arithmetic for Half {
 pub(super) struct Packed {
     node: NodeId,
     spec: ConvSpec,
-    weights: F16Weights,
+    weights: ConvWeights,
     at: usize,
 }
 
@@ -66,15 +66,19 @@ pub(super) fn plan(
     (height, width): (usize, usize),
     keep: &[NodeId],
     target: &Target,
+    float: Float,
 ) -> Result<Plan, EngineError> {
-    let Emitted { steps, mut roots, slots, input, outputs, .. } = emit(graph, height, width, keep, &Half)?;
-    let steps: Vec<_> = steps.into_iter().flat_map(|step| simpler(step, &mut roots)).collect();
+    let Emitted { steps, mut roots, slots, input, outputs, .. } = emit(graph, height, width, keep, &Floats)?;
+    let steps: Vec<_> = match float {
+        Float::F16 => steps.into_iter().flat_map(|step| simpler(step, &mut roots)).collect(),
+        Float::F32 => steps,
+    };
     let layout = Layout::new(&steps, &roots);
-    // Addresses count values of f32, two channels each.
+    // Addresses count values of f32.
     let lengths: Vec<usize> =
-        roots.iter().enumerate().map(|(root, shape)| layout.pitch(root) * shape.area() / 2).collect();
+        roots.iter().enumerate().map(|(root, shape)| layout.pitch(root) * shape.area() * float.bytes() / 4).collect();
     let (offsets, arena) = addresses(&steps, &lengths);
-    let kernels: Vec<Option<F16Weights>> = steps.iter().map(|step| weights(&step.action, &layout)).collect();
+    let kernels: Vec<Option<ConvWeights>> = steps.iter().map(|step| weights(&step.action, &layout, float)).collect();
     let mut packed = Vec::new();
     let mut end = 0;
     for (step, weights) in steps.iter().zip(kernels) {
@@ -83,7 +87,7 @@ pub(super) fn plan(
         end = (end + packed.last().map_or(0, |packed: &Packed| packed.weights.bytes())).next_multiple_of(ALIGN);
     }
     let parts = Parts { weights: end / 4, arena, input, outputs };
-    let lowering = Lowering { parts, layout, offsets: &offsets, slots: &slots, target };
+    let lowering = Lowering { parts, layout, offsets: &offsets, slots: &slots, target, float };
     let mut launches = Vec::new();
     let mut next = packed.iter();
     for step in &steps {
@@ -92,10 +96,10 @@ pub(super) fn plan(
         let own = lowering.launches(&step.action, kernel);
         launches.extend(own.into_iter().map(|launch| Planned { node: step.node, name, launch }));
     }
-    Ok(Plan { parts, slots, launches, kernels: Kernels::F16(packed) })
+    Ok(Plan { parts, slots, launches, kernels: Kernels::Float(packed) })
 }
 
-/// A step as those that there are kernels for. Further working space becomes a root.
+/// A step as those that there are kernels for in f16. Further working space becomes a root.
 fn simpler(step: Step<Location>, roots: &mut Vec<Shape>) -> Vec<Step<Location>> {
     let node = step.node;
     match step.action {
@@ -121,7 +125,7 @@ fn simpler(step: Step<Location>, roots: &mut Vec<Shape>) -> Vec<Step<Location>> 
 }
 
 fn is_stem(spec: &ConvSpec, size: (usize, usize)) -> bool {
-    F16Weights::stem(*spec, size, Default::default()).is_some()
+    ConvWeights::image(Float::F16, *spec, size, Default::default()).is_some()
 }
 
 /// The convolution of a step that has weights.
@@ -135,15 +139,15 @@ fn spec_of(action: &Action<Location>) -> Option<ConvSpec> {
     }
 }
 
-fn weights(action: &Action<Location>, layout: &Layout) -> Option<F16Weights> {
+fn weights(action: &Action<Location>, layout: &Layout, float: Float) -> Option<ConvWeights> {
     match action {
-        Action::ConvImage { spec, size, dst, .. } => F16Weights::stem(*spec, *size, layout.channels(*dst)),
-        Action::ConvOut { spec, src, .. } => {
-            Some(F16Weights::dense(*spec, layout.channels(*src), crate::kernels::cuda::Channels::dense(spec.c_out)))
+        Action::ConvImage { spec, size, dst, .. } => ConvWeights::image(float, *spec, *size, layout.channels(*dst)),
+        Action::ConvOut { spec, src, .. } => Some(ConvWeights::planes(float, *spec, layout.channels(*src))),
+        Action::Conv { spec, depthwise: true, dst, .. } => {
+            Some(ConvWeights::depthwise(float, *spec, layout.channels(*dst)))
         }
-        Action::Conv { spec, depthwise: true, dst, .. } => Some(F16Weights::depthwise(*spec, layout.channels(*dst))),
         Action::Conv { spec, src, dst, .. } | Action::ConvLowPrecision { spec, src, dst, .. } => {
-            Some(F16Weights::dense(*spec, layout.channels(*src), layout.channels(*dst)))
+            Some(ConvWeights::dense(float, *spec, layout.channels(*src), layout.channels(*dst)))
         }
         _ => None,
     }
@@ -157,24 +161,23 @@ struct Lowering<'a> {
     offsets: &'a [usize],
     slots: &'a [Slot],
     target: &'a Target<'a>,
+    float: Float,
 }
 
 impl Lowering<'_> {
     fn at(&self, location: &Location) -> Tensor {
-        Tensor::f16(4 * self.parts.arena_at(), self.view(location))
+        Tensor::floats(4 * self.parts.arena_at(), self.view(location), self.float)
     }
 
     fn view(&self, location: &Location) -> View {
-        self.layout.view(*location, 2 * self.offsets[location.root])
+        self.layout.view(*location, self.offsets[location.root] * 4 / self.float.bytes())
     }
 
     /// A run of a location.
     fn run(&self, location: &Location, run: &Run) -> Tensor {
         let whole = self.view(location);
-        Tensor::f16(
-            4 * self.parts.arena_at(),
-            View { offset: whole.offset + run.position, c: run.len.next_multiple_of(8), ..whole },
-        )
+        let view = View { offset: whole.offset + run.position, c: run.len.next_multiple_of(RUN_STEP), ..whole };
+        Tensor::floats(4 * self.parts.arena_at(), view, self.float)
     }
 
     /// Some channels of planes that begin at a value of f32.
@@ -187,36 +190,63 @@ impl Lowering<'_> {
         let conv = |src: Tensor, dst: Tensor, other: Option<Tensor>| {
             let launch = |packed: &Packed| {
                 let tensors = ConvTensors { packed: packed.at, src, dst, other };
-                Launch::f16_conv(&packed.weights, tensors, self.target.multiprocessors)
+                Launch::float_conv(&packed.weights, tensors, self.target.multiprocessors)
             };
             kernel.map(launch).into_iter().collect::<Vec<Launch>>()
         };
-        let one = match action {
+        match action {
             Action::Import { dst } => {
                 let (at, shape) = (self.parts.input_at(), dst.shape);
-                let launch =
-                    |run: &Run| Launch::f16_import(self.planes(at, shape, run.start, run.len), self.run(dst, run));
-                return self.layout.runs(*dst).iter().map(launch).collect();
+                let launch = |run: &Run| self.import(self.planes(at, shape, run.start, run.len), self.run(dst, run));
+                self.layout.runs(*dst).iter().map(launch).collect()
             }
             Action::Export { slot, src } => {
                 let (at, shape) = (self.parts.outputs_at() + self.slots[*slot].offset, src.shape);
-                let launch =
-                    |run: &Run| Launch::f16_export(self.run(src, run), self.planes(at, shape, run.start, run.len));
-                return self.layout.runs(*src).iter().map(launch).collect();
+                let launch = |run: &Run| {
+                    self.export(self.run(src, run).channels(run.len), self.planes(at, shape, run.start, run.len))
+                };
+                self.layout.runs(*src).iter().map(launch).collect()
             }
             Action::ConvImage { spec, size: (h, w), dst, residual, .. } => {
                 let shape = Shape { c: spec.c_in, h: *h, w: *w };
                 let image = self.planes(self.parts.input_at(), shape, 0, shape.c);
-                return conv(image, at(dst), residual.as_ref().map(at));
+                conv(image, at(dst), residual.as_ref().map(at))
             }
             Action::ConvOut { src, slot, .. } => {
                 let slot = &self.slots[*slot];
                 let results = self.planes(self.parts.outputs_at() + slot.offset, slot.shape, 0, slot.shape.c);
-                return conv(at(src), results, None);
+                conv(at(src), results, None)
             }
             Action::Conv { src, dst, residual, .. } | Action::ConvLowPrecision { src, dst, residual, .. } => {
-                return conv(at(src), at(dst), residual.as_ref().map(at));
+                conv(at(src), at(dst), residual.as_ref().map(at))
             }
+            _ => match self.float {
+                Float::F16 => self.other_f16(action),
+                Float::F32 => self.other_f32(action),
+            }
+            .into_iter()
+            .collect(),
+        }
+    }
+
+    fn import(&self, image: Tensor, dst: Tensor) -> Launch {
+        match self.float {
+            Float::F16 => Launch::f16_import(image, dst),
+            Float::F32 => Launch::import(image.values(), dst.values()),
+        }
+    }
+
+    fn export(&self, src: Tensor, results: Tensor) -> Launch {
+        match self.float {
+            Float::F16 => Launch::f16_export(src, results),
+            Float::F32 => Launch::upsample(1, src.values(), results.values()),
+        }
+    }
+
+    /// What is neither a convolution nor the caller's, in f16.
+    fn other_f16(&self, action: &Action<Location>) -> Option<Launch> {
+        let at = |location: &Location| self.at(location);
+        Some(match action {
             Action::MaxPool { window, src, dst } => Launch::f16_max_pool(*window, at(src), at(dst)),
             Action::Upsample { factor, src, dst } => Launch::f16_upsample(*factor, at(src), at(dst)),
             Action::PixelShuffle { factor, src, dst } => Launch::f16_pixel_shuffle(*factor, at(src), at(dst)),
@@ -224,10 +254,36 @@ impl Lowering<'_> {
             Action::Copy { src, dst } => Launch::f16_upsample(1, at(src), at(dst)),
             Action::Add { a, b, dst } => Launch::f16_elementwise(Activation::Identity, at(a), Some(at(b)), at(dst)),
             Action::Attention { op, src, dst, .. } => Launch::f16_attention(op, at(src), at(dst)),
-            // `simpler` made copies of it.
-            Action::AttentionValues { .. } => return Vec::new(),
             Action::Average { src, dst } => Launch::f16_average(at(src), at(dst)),
-        };
-        vec![one]
+            // `simpler` made copies of attention values.
+            _ => return None,
+        })
+    }
+
+    /// The same in f32: channels that fill up runs are zero, and stay it.
+    fn other_f32(&self, action: &Action<Location>) -> Option<Launch> {
+        let at = |location: &Location| self.at(location).values();
+        Some(match action {
+            Action::MaxPool { window, src, dst } => Launch::max_pool(*window, at(src), at(dst)),
+            Action::Upsample { factor, src, dst } => Launch::upsample(*factor, at(src), at(dst)),
+            Action::PixelShuffle { factor, src, dst } => Launch::pixel_shuffle(*factor, at(src), at(dst)),
+            Action::Activate { act, src, dst } => Launch::activate(*act, at(src), at(dst)),
+            Action::Copy { src, dst } => Launch::upsample(1, at(src), at(dst)),
+            Action::Add { a, b, dst } => Launch::add(at(a), at(b), at(dst)),
+            Action::Attention { op, src, dst, .. } => {
+                Launch::attention(&self.filled_up(op, src, dst), at(src), at(dst))
+            }
+            Action::AttentionValues { op, src, dst } => {
+                Launch::attention_values(&self.filled_up(op, src, dst), at(src), at(dst))
+            }
+            Action::Average { src, dst } => Launch::average(at(src), at(dst)),
+            _ => return None,
+        })
+    }
+
+    /// The attention over the positions of both sides.
+    fn filled_up(&self, op: &Attention, src: &Location, dst: &Location) -> Attention {
+        let [all, values] = [src, dst].map(|location| self.view(location).c / op.heads.max(1));
+        Attention { key_dim: (all - values) / 2, head_dim: values, ..*op }
     }
 }
