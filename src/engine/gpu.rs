@@ -5,6 +5,7 @@
 //! in f32 with the bits of the CPU.
 
 mod float;
+mod fuse;
 mod int8;
 mod layout;
 

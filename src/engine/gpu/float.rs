@@ -2,13 +2,14 @@
 //! to multiples of 8. The image and the results stay f32, plane after plane.
 
 use super::super::arithmetic::Arithmetic;
-use super::super::compile::{Action, Emitted, Location, Slot, Step, emit};
+use super::super::compile::{Action, Emitted, Location, Slot, emit};
 use super::super::place::addresses;
 use super::super::{EngineError, fold};
+use super::fuse::{Task, Work, fuse};
 use super::layout::{Layout, Run};
 use super::{Kernels, Parts, Plan, Planned, Target};
 use crate::graph::{Activation, Attention, Conv, Dtype, Graph, NodeId, Shape};
-use crate::kernels::cuda::{ConvTensors, ConvWeights, Float, Launch, RUN_STEP, Tensor};
+use crate::kernels::cuda::{ConvTensors, ConvWeights, Float, Launch, Member, RUN_STEP, Tensor};
 use crate::kernels::{Algorithm, ConvSpec, View};
 use crate::model::Model;
 
@@ -17,7 +18,7 @@ const ALIGN: usize = 256;
 
 /// The arithmetic of the kernels on tensor cores, of which steps only need to know what is fused: the sizes of packed
 /// kernels follow from the layout of the tensors.
-struct Floats;
+pub(super) struct Floats;
 
 impl Arithmetic for Floats {
     fn algorithm(&self, _: &Conv, _: Shape, _: Dtype, _: Dtype) -> Algorithm {
@@ -69,58 +70,60 @@ pub(super) fn plan(
     float: Float,
 ) -> Result<Plan, EngineError> {
     let Emitted { steps, mut roots, slots, input, outputs, .. } = emit(graph, height, width, keep, &Floats)?;
-    let steps: Vec<_> = match float {
-        Float::F16 => steps.into_iter().flat_map(|step| simpler(step, &mut roots)).collect(),
-        Float::F32 => steps,
+    let tasks: Vec<Task> = match float {
+        Float::F16 => fuse(steps).into_iter().flat_map(|task| simpler(task, &mut roots)).collect(),
+        Float::F32 => fuse(steps),
     };
-    let layout = Layout::new(&steps, &roots);
+    let layout = Layout::new(&tasks, &roots);
     // Addresses count values of f32.
     let lengths: Vec<usize> =
         roots.iter().enumerate().map(|(root, shape)| layout.pitch(root) * shape.area() * float.bytes() / 4).collect();
-    let (offsets, arena) = addresses(&steps, &lengths);
-    let kernels: Vec<Option<ConvWeights>> = steps.iter().map(|step| weights(&step.action, &layout, float)).collect();
+    let (offsets, arena) = addresses(tasks.iter().map(Task::tensors), &lengths);
+    let kernels: Vec<Option<ConvWeights>> = tasks.iter().map(|task| weights(task.action()?, &layout, float)).collect();
     let mut packed = Vec::new();
     let mut end = 0;
-    for (step, weights) in steps.iter().zip(kernels) {
-        let (Some(weights), Some(spec)) = (weights, spec_of(&step.action)) else { continue };
-        packed.push(Packed { node: step.node, spec, at: end, weights });
+    for (task, weights) in tasks.iter().zip(kernels) {
+        let (Some(weights), Some(spec)) = (weights, task.action().and_then(spec_of)) else { continue };
+        packed.push(Packed { node: task.node, spec, at: end, weights });
         end = (end + packed.last().map_or(0, |packed: &Packed| packed.weights.bytes())).next_multiple_of(ALIGN);
     }
     let parts = Parts { weights: end / 4, arena, input, outputs };
     let lowering = Lowering { parts, layout, offsets: &offsets, slots: &slots, target, float };
     let mut launches = Vec::new();
     let mut next = packed.iter();
-    for step in &steps {
-        let kernel = spec_of(&step.action).and_then(|_| next.next());
-        let name = step.action.name();
-        let own = lowering.launches(&step.action, kernel);
-        launches.extend(own.into_iter().map(|launch| Planned { node: step.node, name, launch }));
+    for task in &tasks {
+        let kernel = task.action().and_then(spec_of).and_then(|_| next.next());
+        let name = task.action().map_or("max-pools", Action::name);
+        let own = lowering.task(&task.work, kernel);
+        launches.extend(own.into_iter().map(|launch| Planned { node: task.node, name, launch }));
     }
     Ok(Plan { parts, slots, launches, kernels: Kernels::Float(packed) })
 }
 
-/// A step as those that there are kernels for in f16. Further working space becomes a root.
-fn simpler(step: Step<Location>, roots: &mut Vec<Shape>) -> Vec<Step<Location>> {
-    let node = step.node;
-    match step.action {
+/// A task as those that there are kernels for in f16. Further working space becomes a root.
+fn simpler(task: Task, roots: &mut Vec<Shape>) -> Vec<Task> {
+    let node = task.node;
+    let one = |action| Task { node, work: Work::One(action) };
+    let Work::One(action) = task.work else { return vec![task] };
+    match action {
         Action::ConvImage { spec, packed, size: (h, w), dst, residual } if !is_stem(&spec, (h, w)) => {
             let shape = Shape { c: spec.c_in, h, w };
             let src = Location { root: roots.len(), start: 0, pixel: 0, shape };
             roots.push(shape);
             let spec = ConvSpec { planar: false, ..spec };
             let conv = Action::Conv { spec, depthwise: false, packed, src, dst, residual };
-            vec![Step { node, action: Action::Import { dst: src } }, Step { node, action: conv }]
+            vec![one(Action::Import { dst: src }), one(conv)]
         }
         Action::AttentionValues { op, src, dst } => {
             let head = |head: usize| {
                 let shape = Shape { c: op.head_dim, ..src.shape };
                 let from = Location { start: src.start + head * op.packed() + 2 * op.key_dim, shape, ..src };
                 let to = Location { start: dst.start + head * op.head_dim, shape, ..dst };
-                Step { node, action: Action::Copy { src: from, dst: to } }
+                one(Action::Copy { src: from, dst: to })
             };
             (0..op.heads).map(head).collect()
         }
-        action => vec![Step { node, action }],
+        action => vec![one(action)],
     }
 }
 
@@ -185,11 +188,56 @@ impl Lowering<'_> {
         Tensor::planes(4 * (at + start * shape.area()), len, shape.h, shape.w)
     }
 
+    fn task(&self, work: &Work, kernel: Option<&Packed>) -> Vec<Launch> {
+        let at = |location: &Location| self.at(location);
+        match work {
+            Work::One(action) => self.launches(action, kernel),
+            Work::Pools { src, dst } => {
+                let joined = Launch::pools(self.float, at(src), dst.each_ref().map(at));
+                joined.map_or_else(|| self.single_pools(src, dst), |launch| vec![launch])
+            }
+            Work::Pair { conv, hidden, member, factor } => {
+                let Action::Conv { src, .. } = conv else { return Vec::new() };
+                let first = self.view(hidden).offset - self.view(src).offset;
+                let member = Member { tensor: at(member), first, factor: *factor };
+                self.conv(conv, kernel, |packed, tensors| {
+                    let tensors = ConvTensors { member: Some(member), ..tensors };
+                    Launch::float_conv(&packed.weights, tensors, self.target.multiprocessors)
+                })
+            }
+            Work::Values { op, conv, src } => self.conv(conv, kernel, |packed, tensors| {
+                Launch::depthwise_of_values(&packed.weights, op, ConvTensors { src: at(src), ..tensors })
+            }),
+        }
+    }
+
+    /// A convolution by its tensors.
+    fn conv(
+        &self,
+        conv: &Action<Location>,
+        kernel: Option<&Packed>,
+        launch: impl Fn(&Packed, ConvTensors) -> Launch,
+    ) -> Vec<Launch> {
+        let (Action::Conv { src, dst, residual, .. }, Some(packed)) = (conv, kernel) else { return Vec::new() };
+        let other = residual.as_ref().map(|location| self.at(location));
+        let tensors = ConvTensors { packed: packed.at, src: self.at(src), dst: self.at(dst), other, member: None };
+        vec![launch(packed, tensors)]
+    }
+
+    /// Pools one after the other.
+    fn single_pools(&self, src: &Location, [a, b, c]: &[Location; 3]) -> Vec<Launch> {
+        let pool = |(src, dst): (&Location, &Location)| {
+            let action = Action::MaxPool { window: (5, 1, 2), src: *src, dst: *dst };
+            self.launches(&action, None)
+        };
+        [(src, a), (a, b), (b, c)].into_iter().flat_map(pool).collect()
+    }
+
     fn launches(&self, action: &Action<Location>, kernel: Option<&Packed>) -> Vec<Launch> {
         let at = |location: &Location| self.at(location);
         let conv = |src: Tensor, dst: Tensor, other: Option<Tensor>| {
             let launch = |packed: &Packed| {
-                let tensors = ConvTensors { packed: packed.at, src, dst, other };
+                let tensors = ConvTensors { packed: packed.at, src, dst, other, member: None };
                 Launch::float_conv(&packed.weights, tensors, self.target.multiprocessors)
             };
             kernel.map(launch).into_iter().collect::<Vec<Launch>>()

@@ -128,8 +128,13 @@ impl Lowering<'_> {
         let reader = self.requantized.iter().find(|(first, _)| *first == index).map(|(_, second)| *second);
         let input = int8(if is_requantized { src.offset } else { shared.offset }, src);
         let output = if reader.is_some() { int8(dst.offset, dst) } else { at(dst) };
-        let tensors =
-            ConvTensors { packed: 4 * packed.start, src: input, dst: output, other: residual.as_ref().map(at) };
+        let tensors = ConvTensors {
+            packed: 4 * packed.start,
+            src: input,
+            dst: output,
+            other: residual.as_ref().map(at),
+            member: None,
+        };
         let for_reader = reader.map(|second| Quantize::of((self.target.range)(self.program.steps[second].node)));
         let product = (action.name(), Launch::int8_conv(spec, tensors, for_reader, self.target.multiprocessors));
         match is_requantized {

@@ -69,6 +69,11 @@ impl TensorView {
         Self { at: i64::try_from(at).unwrap_or(i64::MAX), pixel, channel, c, h, w, unused: 0 }
     }
 
+    /// Its first channels.
+    pub(super) fn narrowed(&self, c: i32) -> Self {
+        Self { c, ..*self }
+    }
+
     /// Number of values.
     pub(super) fn len(&self) -> i64 {
         i64::from(self.c) * self.area()
@@ -223,6 +228,7 @@ pub(super) struct Arguments {
     pub src: Tensor,
     pub dst: Tensor,
     pub other: Tensor,
+    pub member: Tensor,
     pub product: Product,
     pub outside: i64,
     pub others: i32,
@@ -244,6 +250,9 @@ pub(super) struct Arguments {
     pub least: f32,
     pub most: f32,
     pub zero: i32,
+    pub member_first: i32,
+    pub member_chunks: i32,
+    pub shift: i32,
 }
 
 /// The second argument of a kernel, after the memory.

@@ -34,7 +34,7 @@ pub use frame::Frame;
 pub use functions::CudaError;
 pub use launch::{Launch, dependencies};
 pub use peaks::GpuPeaks;
-pub use product::{ConvTensors, Quantize};
+pub use product::{ConvTensors, Member, Quantize};
 pub use recording::Transfers;
 pub use single::{Operands, pack_conv, pack_depthwise, packed_conv_len, packed_depthwise_len};
 pub use weights::{Channels, ConvWeights, pack_int8_product, packed_int8_bytes};

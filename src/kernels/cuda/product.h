@@ -16,7 +16,7 @@ SHARED(shared);
 enum { F16, INT8, F32 };  // what is multiplied
 // What is written: f16, planes of f32 one after the other, f32 at any address, int8, or f32 in whole chunks.
 enum { OUT_F16, OUT_PLANES, OUT_F32, OUT_INT8, OUT_CHUNKS };
-enum { POINT, WINDOW };                           // 1x1; any window of up to 5x5
+enum { POINT, WINDOW, PAIR };  // 1x1; any window of up to 5x5; 1x1 of two tensors
 
 // Positions count bytes from the start of the memory.
 typedef struct {
@@ -40,6 +40,7 @@ typedef struct {
 // What a launch works on. The same layout as `Arguments` of product.rs.
 typedef struct {
     Tensor src, dst, other;
+    Tensor member;  // of a pair: what lies in the place of some chunks of src, at a side that is 2^shift times smaller
     Product product;
     long long outside;  // int8: 16 bytes that stand for a chunk outside the image
     int others;         // whether `other` is added after the activation
@@ -52,6 +53,7 @@ typedef struct {
     // To int8: round(clamp(value * steps, least, most)) + zero.
     float steps, least, most;
     int zero;
+    int member_first, member_chunks, shift;
 } Arguments;
 
 #define ARGUMENTS const GRID_CONSTANT Arguments p
@@ -267,13 +269,16 @@ INLINE void gather(const char *memory, const Arguments *p, const int kind, const
     const int a_count = (rows + apart - 1) / apart, b_count = (columns + apart - 1) / apart;
 
     // Where rows lie, and which taps of their windows are inside.
-    unsigned at[MOST_ROWS], inside[MOST_ROWS], column_at[MOST_ROWS], column_bytes[MOST_ROWS];
+    unsigned at[MOST_ROWS], member_at[MOST_ROWS], inside[MOST_ROWS], column_at[MOST_ROWS], column_bytes[MOST_ROWS];
     UNROLL for (int i = 0; i < a_count; i++) {
         const int row = own_row + i * apart, last = p->dst.h * p->dst.w - 1;
         inside[i] = (rows % apart == 0 || row < rows) && first_row + row <= last ? ~0u : 0u;
         const int pixel = first_row + row < last ? first_row + row : last;
         at[i] = (unsigned)(pixel * p->src.pitch);
-        if (form == WINDOW || p->stride > 1) {
+        if (form == PAIR) {
+            const int y = divided(pixel, p->w_magic), x = pixel - y * p->dst.w;
+            member_at[i] = (unsigned)(((y >> p->shift) * p->member.w + (x >> p->shift)) * p->member.pitch);
+        } else if (form == WINDOW || p->stride > 1) {
             const int y = divided(pixel, p->w_magic), x = pixel - y * p->dst.w;
             at[i] = (unsigned)((y * p->src.w + x) * p->stride * p->src.pitch);
             if (form == WINDOW) {
@@ -284,8 +289,9 @@ INLINE void gather(const char *memory, const Arguments *p, const int kind, const
                 inside[i] &= across * down;
             }
         }
-        if (form != WINDOW && !inside[i]) at[i] = 0;
+        if (form != WINDOW && !inside[i]) at[i] = member_at[i] = 0;
         keep(&at[i]), keep(&inside[i]);
+        if (form == PAIR) keep(&member_at[i]);
     }
     UNROLL for (int i = 0; i < b_count; i++) {
         const int s = own_row + i * apart, column = first_column + column_of(nt, s);
@@ -325,11 +331,14 @@ INLINE void gather(const char *memory, const Arguments *p, const int kind, const
                     if (rows % apart == 0 || own_row + i * apart < rows)
                         copy_input(memory, p, kind, a_to + into + 16u * (unsigned)(i * apart * chunks), here + at[i], inside[i] & bit);
             } else {
-                const char *here = src + 16 * chunk;
+                const int within = chunk - p->member_first;
+                const int is_member = form == PAIR && (unsigned)within < (unsigned)p->member_chunks;
+                const char *here = is_member ? memory + p->member.at + 16 * within : src + 16 * chunk;
                 const unsigned bytes_ = deep ? 16u : 0u;
                 UNROLL for (int i = 0; i < a_count; i++)
                     if (rows % apart == 0 || own_row + i * apart < rows)
-                        copy16(a_to + into + 16u * (unsigned)(i * apart * chunks), here + at[i], (int)(inside[i] & bytes_));
+                        copy16(a_to + into + 16u * (unsigned)(i * apart * chunks), here + (is_member ? member_at[i] : at[i]),
+                               (int)(inside[i] & bytes_));
             }
             UNROLL for (int i = 0; i < b_count; i++)
                 if (columns % apart == 0 || own_row + i * apart < columns)
@@ -449,12 +458,12 @@ INLINE void multiply_tile(char *memory, const Arguments *p, const int kind, cons
 }
 
 // Threads that a multiprocessor holds at the same time, at least: as many as leave each the registers that it needs.
-#define RESIDENT(kind, columns, chunks)                                                      \
-    ((kind) == F32 ? ((columns) == 80 ? 384 : 512)                                         \
+#define RESIDENT(kind, form, columns, chunks)                                                    \
+    ((kind) == F32 || (form) == PAIR ? ((columns) == 80 ? 384 : 512)                                         \
      : (kind) == INT8 ? ((columns) == 80 ? 384 : 640)                                        \
                     : (columns) == 80 || ((columns) == 64 && (chunks) == 8) ? 640 : 768)
 #define PRODUCT(kind, out, form, name, rows, columns, wm, wn, wk, chunks, stages)                           \
-    KERNEL_OF(32 * (wm) * (wn) * (wk), RESIDENT(kind, columns, chunks) / (32 * (wm) * (wn) * (wk)))         \
+    KERNEL_OF(32 * (wm) * (wn) * (wk), RESIDENT(kind, form, columns, chunks) / (32 * (wm) * (wn) * (wk)))         \
     name(char *memory, ARGUMENTS) {                                                                         \
         multiply_tile(memory, &p, kind, out, form, rows, columns, wm, wn, wk, chunks, stages);              \
     }

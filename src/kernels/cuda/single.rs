@@ -99,6 +99,22 @@ impl Launch {
         Self::convolution((F32Kernel::Depthwise, each(&dst)), spec, packed, operands, src, dst)
     }
 
+    /// As [`Launch::depthwise`] of the values of a packed input of attention.
+    pub(super) fn single_depthwise_of_values(
+        spec: &ConvSpec,
+        op: &Attention,
+        operands: Operands,
+        src: TensorView,
+        dst: TensorView,
+    ) -> Self {
+        let values = Self::depthwise(spec, operands, src.narrowed(dst.c), dst);
+        let KernelArguments::F32(params) = values.arguments else { return values };
+        let [heads, key_dim, head_dim] = [op.heads, op.key_dim, op.head_dim].map(int);
+        assert_eq!((src.c, dst.c), (int(op.heads * op.packed()), heads * head_dim));
+        let launch = Self::new(F32Kernel::Depthwise, values.grid, Params { src, heads, key_dim, head_dim, ..params });
+        Self { end: launch.end.max(values.end), ..launch }
+    }
+
     fn convolution(
         (kernel, grid): (F32Kernel, [u32; 3]),
         spec: &ConvSpec,

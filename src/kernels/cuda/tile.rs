@@ -22,10 +22,29 @@ impl Output {
     /// All of them.
     pub const ALL: [Self; 6] = [Self::F16, Self::Planes, Self::F32, Self::Int8, Self::Single, Self::SinglePlanes];
 
+    /// The forms that there are kernels for.
+    pub fn forms(self) -> &'static [Form] {
+        match self {
+            Self::F16 | Self::Single => &[Form::Window, Form::Point, Form::Pair],
+            _ => &[Form::Window, Form::Point],
+        }
+    }
+
     /// Whether it is computed in f32.
     pub fn is_single(self) -> bool {
         matches!(self, Self::Single | Self::SinglePlanes)
     }
+}
+
+/// What a product reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Windows.
+    Window,
+    /// 1x1.
+    Point,
+    /// 1x1 of two tensors.
+    Pair,
 }
 
 /// A tile: `rows` output pixels by `columns` output channels.
@@ -80,13 +99,13 @@ const fn tile(
 const SPLIT: [f64; 4] = [2.4, 0.70, 3.0, 2.25];
 
 /// The tiles for a window, or for 1x1.
-pub(super) fn tiles(window: bool) -> &'static [Tile; 5] {
-    if window { &WINDOW } else { &POINT }
+pub(super) fn tiles(form: Form) -> &'static [Tile; 5] {
+    if form == Form::Window { &WINDOW } else { &POINT }
 }
 
 impl Tile {
     /// The kernel's name in `product.h`.
-    pub fn kernel(&self, output: Output, window: bool) -> String {
+    pub fn kernel(&self, output: Output, form: Form) -> String {
         let prefix = match output {
             Output::F16 => "f16",
             Output::Planes => "f16_planes",
@@ -95,7 +114,11 @@ impl Tile {
             Output::Single => "f32",
             Output::SinglePlanes => "f32_planes",
         };
-        let form = if window { "window" } else { "point" };
+        let form = match form {
+            Form::Window => "window",
+            Form::Point => "point",
+            Form::Pair => "pair",
+        };
         let Self { rows, columns, warps: [wm, wn, wk], chunks, .. } = self;
         format!("{prefix}_{form}_{rows}x{columns}_{wm}{wn}{wk}_c{chunks}")
     }
@@ -128,8 +151,8 @@ impl Tile {
 }
 
 /// The position of the tile with the least time for `[pixels, columns, chunks of the depth]`.
-pub(super) fn choose(output: Output, window: bool, size: [usize; 3], multiprocessors: u32) -> usize {
-    let all = tiles(window);
+pub(super) fn choose(output: Output, form: Form, size: [usize; 3], multiprocessors: u32) -> usize {
+    let all = tiles(form);
     // Tiles more than twice as wide as the columns are never the best.
     let fits = |tile: &Tile| tile.columns <= 32 || tile.columns < 2 * size[1].next_multiple_of(16);
     let time = |at: &usize| all[*at].time(output.is_single(), size, multiprocessors);
@@ -144,12 +167,12 @@ mod tests {
     #[test]
     fn few_pixels_take_small_tiles_and_many_take_large_ones() {
         // 3x3 of 64 to 64 channels: 72 chunks.
-        assert!(WINDOW[choose(Output::F16, true, [20 * 20, 64, 72], 8)].rows <= 32);
-        assert!(WINDOW[choose(Output::F16, true, [160 * 160, 64, 72], 8)].rows >= 64);
+        assert!(WINDOW[choose(Output::F16, Form::Window, [20 * 20, 64, 72], 8)].rows <= 32);
+        assert!(WINDOW[choose(Output::F16, Form::Window, [160 * 160, 64, 72], 8)].rows >= 64);
         // On many multiprocessors the same layer takes smaller tiles.
         assert!(
-            WINDOW[choose(Output::F16, true, [40 * 40, 64, 72], 132)].rows
-                <= WINDOW[choose(Output::F16, true, [40 * 40, 64, 72], 8)].rows
+            WINDOW[choose(Output::F16, Form::Window, [40 * 40, 64, 72], 132)].rows
+                <= WINDOW[choose(Output::F16, Form::Window, [40 * 40, 64, 72], 8)].rows
         );
     }
 

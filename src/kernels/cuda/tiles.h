@@ -27,6 +27,8 @@
     POINT_TILES(X, F16, OUT_PLANES, POINT, f16_planes_point) \
     WINDOW_TILES(X, F32, OUT_CHUNKS, WINDOW, f32_window) \
     POINT_TILES(X, F32, OUT_CHUNKS, POINT, f32_point) \
+    POINT_TILES(X, F16, OUT_F16, PAIR, f16_pair) \
+    POINT_TILES(X, F32, OUT_CHUNKS, PAIR, f32_pair) \
     WINDOW_TILES(X, F32, OUT_PLANES, WINDOW, f32_planes_window) \
     POINT_TILES(X, F32, OUT_PLANES, POINT, f32_planes_point) \
     WINDOW_TILES(X, INT8, OUT_F32, WINDOW, int8_window) \

@@ -1,5 +1,5 @@
-//! Every operator in f16 and in f32 by itself, on random shapes, against the reference: with inputs and weights that f16
-//! holds exactly, only the kernel's own rounding shows.
+//! Every operator in f16 and in f32 by itself, on random shapes, against the reference: with inputs and weights that
+//! f16 holds exactly, only the kernel's own rounding shows.
 
 use super::*;
 use half::f16;

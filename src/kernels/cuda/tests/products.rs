@@ -179,7 +179,7 @@ fn products_in_floats(float: Float, seed: u64, tolerance: f64) {
         let packed = memory.take(weights.bytes());
         weights.pack(&kernel, &bias, &mut memory.bytes[packed..]);
         let dst = if planes { Tensor::planes(results, spec.c_out, oh, ow) } else { dst };
-        let tensors = ConvTensors { packed, src, dst, other: other.map(|(tensor, _)| tensor) };
+        let tensors = ConvTensors { packed, src, dst, other: other.map(|(tensor, _)| tensor), member: None };
         let before = memory.bytes.clone();
         let chosen = Launch::float_conv(&weights, tensors, 8);
         let case = format!("case {case}: {spec:?} {h} x {w}, planes {planes}, {other:?}");
@@ -259,7 +259,8 @@ fn products_in_int8_give_the_numbers_of_the_cpu_on_every_tile() {
         let single = |view: &View| Tensor::f32(0, *view);
         let input = Tensor::int8(quantized, spec.c_in, h, w);
         let output = |at: usize| Tensor::int8(at, spec.c_out, oh, ow);
-        let tensors = ConvTensors { packed, src: input, dst: single(&dst), other: other.as_ref().map(single) };
+        let tensors =
+            ConvTensors { packed, src: input, dst: single(&dst), other: other.as_ref().map(single), member: None };
         let quantize = Launch::quantize(Quantize::of(range), single(&src), input);
         let product = Launch::int8_conv(&spec, tensors, None, 8);
         // `dst` of the fused one keeps its real number of channels.
