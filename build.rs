@@ -69,6 +69,9 @@ fn compile_kernels(target: &Path) -> Result<(), String> {
     let named = named.or_else(|| set("CUDA_COMPUTE_CAP").map(|version| version.replace('.', "")));
     let arm = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "aarch64");
     let code = match named.or_else(|| arm.then(|| "87".into())) {
+        Some(version) if version.parse().is_ok_and(|number: u32| (10..80).contains(&number)) => {
+            return Err(format!("CUDA architecture sm_{version}: the kernels need instructions of sm_80"));
+        }
         Some(version) if version.len() >= 2 && version.bytes().all(|b| b.is_ascii_alphanumeric()) => {
             format!("arch=compute_{version},code=[sm_{version},compute_{version}]")
         }

@@ -133,7 +133,8 @@ fn dtype_of(graph: &Graph, kernel: &str) -> Dtype {
 /// Milliseconds at a GPU's peaks: the longer of operations and bytes.
 fn least_ms(peaks: &GpuPeaks, dtype: Dtype, flops: f64, bytes: f64) -> f64 {
     let tera = match dtype {
-        Dtype::F32 => peaks.f32_tflops,
+        // Of the f32 units, or of tensor cores: three products of TF32 values, each at half the rate of f16.
+        Dtype::F32 => peaks.f32_tflops.max(peaks.f16_tflops / 6.0),
         Dtype::F16 => peaks.f16_tflops,
         Dtype::Int8 => peaks.int8_tops,
     };

@@ -1,19 +1,20 @@
 //! A compiled network on a CUDA device: one allocation of its memory, weights uploaded once, every launch decided
 //! before the first frame, and a frame recorded as one CUDA graph.
 //!
-//! A network in f16 takes the kernels on f16 tensors ([`half`]); any other those on f32 tensors, with the products of
-//! int8 layers in int8 ([`single`]).
+//! A network in f16 or f32 is computed on tensor cores ([`float`]); one of int8 in integers ([`int8`]), and what it has
+//! in f32 with the bits of the CPU.
 
-mod half;
+mod float;
+mod fuse;
+mod int8;
 mod layout;
-mod single;
 
 use super::compile::Slot;
 use super::cuda::open;
 use super::{EngineError, Memory, Options, StepTime};
 use crate::graph::{Dtype, Graph, NodeId};
 use crate::kernels::Buffer;
-use crate::kernels::cuda::{CudaError, Device, GpuPeaks, Launch, Transfers};
+use crate::kernels::cuda::{CudaError, Device, Float, GpuPeaks, Launch, Transfers};
 use crate::model::Model;
 
 impl From<CudaError> for EngineError {
@@ -106,8 +107,8 @@ struct Plan {
 
 /// How the weights of a plan are packed.
 enum Kernels {
-    F16(Vec<half::Packed>),
-    F32(super::place::Program),
+    Float(Vec<float::Packed>),
+    Int8(super::place::Program),
 }
 
 impl Plan {
@@ -117,9 +118,11 @@ impl Plan {
         options: &Options,
         target: &Target,
     ) -> Result<Self, EngineError> {
+        let (size, keep) = ((height, width), &options.keep);
         let plan = match graph.dtype {
-            Dtype::F16 => half::plan(graph, (height, width), &options.keep, target)?,
-            Dtype::F32 | Dtype::Int8 => single::plan(graph, (height, width), &options.keep, target)?,
+            Dtype::F16 => float::plan(graph, size, keep, target, Float::F16)?,
+            Dtype::F32 => float::plan(graph, size, keep, target, Float::F32)?,
+            Dtype::Int8 => int8::plan(graph, size, keep, target)?,
         };
         let bytes = plan.parts.len().saturating_mul(4);
         match plan.launches.iter().all(|planned| planned.launch.in_bounds(bytes)) {
@@ -131,8 +134,8 @@ impl Plan {
     fn weights(&self, model: &Model) -> Vec<f32> {
         let mut weights = vec![0.0; self.parts.weights];
         match &self.kernels {
-            Kernels::F16(packed) => half::pack(model, packed, &mut weights),
-            Kernels::F32(program) => single::pack(model, program, &mut weights),
+            Kernels::Float(packed) => float::pack(model, packed, &mut weights),
+            Kernels::Int8(program) => int8::pack(model, program, &mut weights),
         }
         weights
     }

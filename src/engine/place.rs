@@ -38,7 +38,7 @@ pub(super) fn compile(
 /// Gives the tensors of steps their addresses.
 pub(super) fn place(emitted: Emitted) -> Program {
     let lengths: Vec<usize> = emitted.roots.iter().map(|shape| shape.len()).collect();
-    let (offsets, arena) = addresses(&emitted.steps, &lengths);
+    let (offsets, arena) = addresses(emitted.steps.iter().map(|step| step.action.tensors()), &lengths);
     let Emitted { steps, roots, slots, given, input, outputs, weights, space, zeros } = emitted;
     let view = |location: Location| {
         let (pitch, shape) = (roots[location.root].c, location.shape);
@@ -49,11 +49,12 @@ pub(super) fn place(emitted: Emitted) -> Program {
     Program { steps, slots, given, input, outputs, weights, arena, space, zeros }
 }
 
-/// An offset for every root tensor that a step reads or writes, given their lengths, and the length of the arena.
-pub(super) fn addresses(steps: &[Step<Location>], lengths: &[usize]) -> (Vec<usize>, usize) {
+/// An offset for every root tensor that a step reads or writes, given what each touches and the roots' lengths, and the
+/// length of the arena.
+pub(super) fn addresses(steps: impl Iterator<Item = Vec<Location>>, lengths: &[usize]) -> (Vec<usize>, usize) {
     let mut spans: Vec<Option<Span>> = vec![None; lengths.len()];
-    for (index, step) in steps.iter().enumerate() {
-        for location in step.action.tensors() {
+    for (index, tensors) in steps.enumerate() {
+        for location in tensors {
             let len = lengths[location.root];
             spans[location.root].get_or_insert(Span { first: index, last: index, len }).last = index;
         }

@@ -3,11 +3,14 @@
 use super::Prepared;
 use crate::data::{Dataset, Item};
 use crate::engine::{Device, Engine, Options};
+use crate::graph::{Dtype, Graph};
 use crate::import;
 use crate::kernels::Isa;
-use crate::model::Model;
+use crate::kernels::cuda::emulated;
+use crate::model::{Info, Model, Tensor, Weights};
 use crate::quantise;
 use crate::vision::{Letterbox, decode_all};
+use crate::zoo::{Task, yolo11};
 use std::env;
 use std::path::PathBuf;
 
@@ -81,6 +84,25 @@ fn apart(classes: usize, found: &[f32], wanted: &[f32]) -> (usize, f32, f32) {
         }
     }
     (shown, bbox, score)
+}
+
+/// Of 95 steps of YOLO11n two pools, both upsamplings, the copy of attention's values and that of a member of a concat
+/// are done by other launches.
+#[test]
+fn a_frame_takes_fewer_launches_than_there_are_steps() {
+    if emulated::device().is_none() {
+        return;
+    }
+    let graph = yolo11::network(yolo11::Scale::of('n').unwrap(), Task::Detect, 80).unwrap();
+    let weights: Weights = graph.params().into_iter().map(|p| (p.key, Tensor::filled(p.shape, 0.01))).collect();
+    for dtype in [Dtype::F32, Dtype::F16] {
+        let graph = Graph { dtype, ..graph.clone() };
+        let model = Model::new(graph, weights.clone(), Info::default()).unwrap();
+        let options = Options { device: Device::Cuda, ..Options::default() };
+        let steps = Engine::new(&model, 64, 64, &options).unwrap().profile(&[0.5; 3 * 64 * 64]).unwrap();
+        // Without the copies of the image and of the results.
+        assert_eq!(steps.len() - 2, 89, "{dtype:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::Deployed;
 use crate::engine::Device;
 use crate::graph::{Activation, Dtype, NodeId, Op, Shape};
-use crate::kernels::cuda::{Channels, F16Weights, packed_conv_len, packed_depthwise_len, packed_int8_bytes};
+use crate::kernels::cuda::{Channels, ConvWeights, Float, packed_conv_len, packed_depthwise_len, packed_int8_bytes};
 use crate::kernels::{Algorithm, ConvSpec};
 
 /// How a kernel is packed.
@@ -12,8 +12,18 @@ use crate::kernels::{Algorithm, ConvSpec};
 pub(super) enum Packing {
     /// So many values per product of an input and an output channel, of so many bytes each, and f32 biases.
     Plain { taps: usize, depthwise: bool, weight: f64 },
-    /// For a GPU, in a dtype; the channels of the spec are those of a plan.
-    Gpu { spec: ConvSpec, depthwise: bool, dtype: Dtype },
+    /// For a GPU; the channels of the spec are those of a plan.
+    Gpu { spec: ConvSpec, depthwise: bool, arithmetic: Arithmetic },
+}
+
+/// The arithmetic of a layer on a GPU.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Arithmetic {
+    /// Of a network of floats.
+    Of(Float),
+    Int8,
+    /// f32 with the bits of the CPU, in a network of int8.
+    Exact,
 }
 
 impl Packing {
@@ -23,16 +33,18 @@ impl Packing {
             Self::Plain { taps, depthwise, weight } => {
                 weight * (if *depthwise { 1 } else { c_in } * c_out * taps) as f64 + super::F32 * c_out as f64
             }
-            Self::Gpu { spec, depthwise, dtype } => {
+            Self::Gpu { spec, depthwise, arithmetic } => {
                 let spec = ConvSpec { c_in, c_out, ..*spec };
-                let bytes = match (dtype, depthwise) {
-                    (Dtype::F16, true) => F16Weights::depthwise(spec, Channels::dense(c_out)).bytes(),
-                    (Dtype::F16, false) => {
-                        F16Weights::dense(spec, Channels::dense(c_in), Channels::dense(c_out)).bytes()
+                let bytes = match (*arithmetic, depthwise) {
+                    (Arithmetic::Of(float), true) => {
+                        ConvWeights::depthwise(float, spec, Channels::dense(c_out)).bytes()
                     }
-                    (Dtype::Int8, _) => packed_int8_bytes(&spec),
-                    (Dtype::F32, true) => super::F32 as usize * packed_depthwise_len(&spec),
-                    (Dtype::F32, false) => super::F32 as usize * packed_conv_len(&spec),
+                    (Arithmetic::Of(float), false) => {
+                        ConvWeights::dense(float, spec, Channels::dense(c_in), Channels::dense(c_out)).bytes()
+                    }
+                    (Arithmetic::Int8, _) => packed_int8_bytes(&spec),
+                    (Arithmetic::Exact, true) => super::F32 as usize * packed_depthwise_len(&spec),
+                    (Arithmetic::Exact, false) => super::F32 as usize * packed_conv_len(&spec),
                 };
                 bytes as f64
             }
@@ -50,12 +62,13 @@ pub(super) fn packing(deployed: &Deployed, node: NodeId, out: Shape, dtype: Dtyp
     };
     if device == Device::Cuda {
         // A network in f16 is in f16 as a whole; in one of int8 what is not int8 is f32.
-        let dtype = match graph.dtype {
-            Dtype::Int8 if dtype == Dtype::F16 => Dtype::F32,
-            Dtype::Int8 => dtype,
-            whole => whole,
+        let arithmetic = match (graph.dtype, dtype) {
+            (Dtype::F32, _) => Arithmetic::Of(Float::F32),
+            (Dtype::F16, _) => Arithmetic::Of(Float::F16),
+            (Dtype::Int8, Dtype::Int8) => Arithmetic::Int8,
+            (Dtype::Int8, _) => Arithmetic::Exact,
         };
-        return Some(Packing::Gpu { spec: spec(side), depthwise, dtype });
+        return Some(Packing::Gpu { spec: spec(side), depthwise, arithmetic });
     }
     let weight = match dtype {
         Dtype::F32 => super::F32,

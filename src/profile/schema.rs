@@ -137,6 +137,11 @@ fn read_device(mut s: Section, default: Device) -> Device {
     }
     if let Some(found) = device.cuda.as_ref().filter(|text| !is_architecture(text)) {
         s.refuse("cuda", format!("is `{found}`, expected an architecture such as \"sm_87\""));
+    } else if let Some(found) = device.cuda.as_ref().filter(|text| is_too_old(text)) {
+        s.refuse(
+            "cuda",
+            format!("is `{found}`, but the CUDA engine needs instructions of Ampere: sm_80, sm_87 or newer"),
+        );
     }
     s.close(OWNERS);
     device
@@ -170,6 +175,12 @@ fn is_architecture(text: &str) -> bool {
     let rest = text.strip_prefix("sm_").unwrap_or_default();
     let digits = rest.trim_end_matches(|c: char| c.is_ascii_lowercase());
     matches!(digits.len(), 2 | 3) && rest.len() <= digits.len() + 1 && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Whether an architecture lacks instructions of the kernels.
+fn is_too_old(text: &str) -> bool {
+    let digits = text.trim_start_matches("sm_").trim_end_matches(|c: char| c.is_ascii_lowercase());
+    digits.parse().is_ok_and(|version: u32| version < 80)
 }
 
 fn read_connect(mut s: Section) -> Connect {

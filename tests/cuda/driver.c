@@ -39,7 +39,7 @@ typedef struct {
 #define F16_KERNELS(X)                                                                                               \
     X(f16_stem, 128) X(f16_import, 128) X(f16_export, 128) X(f16_direct, 128) X(f16_depthwise3, 128)                  \
     X(f16_depthwise3_stride2, 128) X(f16_depthwise, 128) X(f16_upsample, 128) X(f16_pixel_shuffle, 128)               \
-    X(f16_max_pool, 128) X(f16_elementwise, 128) X(f16_average, 128) X(f16_attention, 128) X(f16_attention_any, 128)  \
+    X(f16_max_pool, 128) X(f16_pools, 128) X(f32_pools, 128) X(f16_elementwise, 128) X(f16_average, 128) X(f16_attention, 128) X(f16_attention_any, 128)  \
     X(int8_quantize, 128) X(int8_direct, 128) X(peak_f32, 128) X(peak_f16, 128) X(peak_int8, 128)
 #define WITH_TRAINING(name) static void run_##name(char *m, const void *p) { name(m, *(const Training *)p); }
 // Each on tensors in f32 and in f16.
@@ -83,17 +83,16 @@ static const Kernel KERNELS[] = {F32_KERNELS(ENTRY_F32) F16_KERNELS(ENTRY_F16) P
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 
 int cuInit(unsigned flags) { return flags ? INVALID_VALUE : SUCCESS; }
-int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
-int cuDeviceGet(int *device, int ordinal) { return *device = 0, ordinal ? INVALID_VALUE : SUCCESS; }
+// Of the two devices the second has an architecture that the kernels do not run on.
+int cuDeviceGetCount(int *count) { return *count = 2, SUCCESS; }
+int cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal > 1 ? INVALID_VALUE : SUCCESS; }
 int cuDeviceGetName(char *name, int length, int device) {
-    (void)device;
-    strncpy(name, "emulated", (size_t)length);
+    strncpy(name, device ? "emulated T4" : "emulated", (size_t)length);
     return SUCCESS;
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    (void)device;
-    // Compute capability 8.7 and 8 multiprocessors.
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 16 ? 8 : 0;
+    // Compute capability 8.7 (of the second device 7.5) and 8 multiprocessors.
+    *value = attribute == 75 ? (device ? 7 : 8) : attribute == 76 ? (device ? 5 : 7) : attribute == 16 ? 8 : 0;
     return SUCCESS;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {

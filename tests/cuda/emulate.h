@@ -57,7 +57,7 @@ static unsigned char *shared;
 #define MOST_COPIES 512
 
 enum State { RUNNING, AT_WARP, AT_BLOCK, ENDED };
-enum Collective { SYNC, LOAD, LOAD_TRANSPOSED, MULTIPLY_F16, MULTIPLY_INT8, EXCHANGE };
+enum Collective { SYNC, LOAD, LOAD_TRANSPOSED, MULTIPLY_F16, MULTIPLY_INT8, MULTIPLY_TF32, EXCHANGE };
 typedef struct {
     unsigned to;
     const void *from;
@@ -253,6 +253,7 @@ static inline int add_products_int8(unsigned a, unsigned b, int c) {
 }
 static inline float approximate_tanh(float x) { return tanhf(x); }
 static inline float approximate_exp2(float x) { return exp2f(x); }
+static inline unsigned nearest_tf32(unsigned w) { return (w + 0x1000u) & 0xffffe000u; }
 static inline unsigned high_product(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 static inline void keep(unsigned *number) { (void)number; }
 
@@ -301,6 +302,7 @@ static void load_matrices2(unsigned r[2], unsigned at) { collective(LOAD, 2, at,
 static void load_matrices4_transposed(unsigned r[4], unsigned at) { collective(LOAD_TRANSPOSED, 4, at, r, NULL, NULL); }
 static void multiply_f16(unsigned c[4], const unsigned a[4], const unsigned b[2]) { collective(MULTIPLY_F16, 0, 0, c, a, b); }
 static void multiply_int8(unsigned c[4], const unsigned a[4], const unsigned b[2]) { collective(MULTIPLY_INT8, 0, 0, c, a, b); }
+static void multiply_tf32(unsigned c[4], const unsigned a[4], const unsigned b[2]) { collective(MULTIPLY_TF32, 0, 0, c, a, b); }
 static float exchange_with(float x, int mask) {
     unsigned word;
     collective(EXCHANGE, mask, as_word(x), &word, NULL, NULL);
@@ -367,6 +369,24 @@ static void multiply_fragments_int8(const Thread *lanes) {
     for (int lane = 0; lane < 32; lane++)
         for (int e = 0; e < 4; e++) lanes[lane].to[e] = (unsigned)c[C_ROW(lane, e)][C_COLUMN(lane, e)];
 }
+// The sum of a step is exact, and rounded at its end. Tensor cores cut it off there (Fasi et al., "Numerical behavior of
+// NVIDIA tensor cores", 2021), which shrinks every sum of a step by 2^-24 of it on average.
+static void multiply_fragments_tf32(const Thread *lanes) {
+    double a[16][8], b[8][8], c[16][8];
+    for (int lane = 0; lane < 32; lane++) {
+        const Thread *l = lanes + lane;
+        for (int e = 0; e < 4; e++) {
+            a[A_ROW(lane, e)][WORD(lane, e / 2)] = as_float(l->a[e] & 0xffffe000u);
+            c[C_ROW(lane, e)][C_COLUMN(lane, e)] = as_float(l->to[e]);
+        }
+        for (int e = 0; e < 2; e++) b[WORD(lane, e)][lane / 4] = as_float(l->b[e] & 0xffffe000u);
+    }
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 8; k++)
+            for (int column = 0; column < 8; column++) c[row][column] += a[row][k] * b[k][column];
+    for (int lane = 0; lane < 32; lane++)
+        for (int e = 0; e < 4; e++) lanes[lane].to[e] = as_word((float)c[C_ROW(lane, e)][C_COLUMN(lane, e)]);
+}
 static void perform(const Thread *lanes) {
     switch (lanes[0].what) {
         case SYNC: break;
@@ -374,6 +394,7 @@ static void perform(const Thread *lanes) {
         case LOAD_TRANSPOSED: load_fragments(lanes, 1); break;
         case MULTIPLY_F16: multiply_fragments_f16(lanes); break;
         case MULTIPLY_INT8: multiply_fragments_int8(lanes); break;
+        case MULTIPLY_TF32: multiply_fragments_tf32(lanes); break;
         case EXCHANGE:
             for (int i = 0; i < 32; i++) *lanes[i].to = lanes[i ^ lanes[i].count].word;
     }

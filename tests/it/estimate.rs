@@ -93,22 +93,23 @@ fn all_arithmetic_of_a_network_counts() {
 
 /// Input channels, output channels, window, stride and side of the output of a layer of YOLO11n at 640 pixels, and its
 /// microseconds in a chain of 20 in one graph: on an H200 in f32, f16 and int8, and in f16 on 8 of its multiprocessors.
+/// f32 is three products of TF32 values; in the first layer, the depthwise one and the attention, the f32 units.
 /// A window of 0 is the attention (2 heads, keys of 32, values of 64), a negative one a depthwise convolution.
 type Row = (usize, usize, i64, usize, usize, [f64; 4]);
 
 const MEASURED: [Row; 14] = [
     (3, 16, 3, 2, 320, [16.2, 4.3, 4.7, 31.4]),
-    (16, 32, 3, 2, 160, [19.8, 4.6, 4.8, 25.0]),
-    (16, 8, 3, 1, 160, [14.3, 3.9, 4.3, 17.8]),
-    (48, 64, 1, 1, 160, [17.2, 3.7, 4.1, 25.0]),
-    (64, 64, 3, 2, 80, [41.4, 6.1, 4.8, 32.8]),
-    (128, 128, 3, 2, 40, [78.6, 7.0, 4.8, 35.2]),
-    (32, 32, 3, 1, 40, [17.8, 2.9, 2.8, 5.3]),
-    (128, 256, 3, 2, 20, [59.8, 5.8, 4.3, 19.3]),
-    (384, 256, 1, 1, 20, [22.5, 3.2, 2.9, 8.0]),
-    (256, 64, 1, 1, 80, [20.7, 3.9, 3.5, 17.2]),
-    (64, 64, 3, 1, 80, [41.5, 6.1, 4.7, 32.7]),
-    (256, 64, 3, 1, 20, [115.6, 6.2, 5.4, 15.4]),
+    (16, 32, 3, 2, 160, [10.6, 4.6, 4.8, 25.0]),
+    (16, 8, 3, 1, 160, [8.2, 3.9, 4.3, 17.8]),
+    (48, 64, 1, 1, 160, [8.7, 3.7, 4.1, 25.0]),
+    (64, 64, 3, 2, 80, [16.4, 6.1, 4.8, 32.8]),
+    (128, 128, 3, 2, 40, [20.0, 7.0, 4.8, 35.2]),
+    (32, 32, 3, 1, 40, [5.8, 2.9, 2.8, 5.3]),
+    (128, 256, 3, 2, 20, [13.0, 5.8, 4.3, 19.3]),
+    (384, 256, 1, 1, 20, [6.2, 3.2, 2.9, 8.0]),
+    (256, 64, 1, 1, 80, [8.7, 3.9, 3.5, 17.2]),
+    (64, 64, 3, 1, 80, [16.4, 6.1, 4.7, 32.7]),
+    (256, 64, 3, 1, 20, [9.8, 6.2, 5.4, 15.4]),
     (64, 64, -3, 1, 80, [9.4, 3.5, 5.2, 10.7]),
     (256, 128, 0, 1, 20, [148.6, 4.5, f64::NAN, 14.8]),
 ];
@@ -164,13 +165,14 @@ fn the_estimate_of_a_gpu_agrees_with_what_was_measured_on_one() {
     }
 }
 
-/// Milliseconds of all launches of YOLO11n, one after the other, as they were measured.
+/// Milliseconds of all launches of YOLO11n, one after the other, as they were measured. In f32 that was with the attention
+/// in f16; what its kernel in f32 takes longer is added to each (0.144 ms at 640 pixels on 132 multiprocessors).
 #[test]
 fn the_layers_of_a_network_add_up_to_what_was_measured() {
     let cases = [
-        (640, H200, Dtype::F32, 2.12),
-        (640, EIGHT, Dtype::F32, 8.60),
-        (320, H200, Dtype::F32, 1.69),
+        (640, H200, Dtype::F32, 0.726),
+        (640, EIGHT, Dtype::F32, 3.34),
+        (320, H200, Dtype::F32, 0.489),
         (640, H200, Dtype::F16, 0.384),
         (640, EIGHT, Dtype::F16, 0.889),
         (320, H200, Dtype::F16, 0.266),
@@ -269,7 +271,7 @@ fn a_gpu_is_known_by_its_architecture_and_by_what_the_profile_says() {
 #[test]
 fn the_budgets_of_the_shipped_jetsons_are_their_gpus() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("targets");
-    for name in ["jetson", "jetson-orin-nano", "jetson-agx-orin", "jetson-xavier-nx"] {
+    for name in ["jetson", "jetson-orin-nano", "jetson-agx-orin"] {
         let Profile { device, budget, model, search, .. } =
             profile::read(&folder.join(format!("{name}.toml"))).unwrap();
         let (gpu, size) = (Gpu::of(&device).unwrap(), model.imgsz.unwrap());

@@ -316,13 +316,16 @@ fn the_architecture_of_a_gpu_is_checked() {
     let read = |arch: &str| {
         profile::parse(Path::new("board.toml"), &format!("[device]\ncuda = \"{arch}\"\n[budget]\nlatency-ratio = 0.5"))
     };
-    for arch in ["sm_72", "sm_87", "sm_90a", "sm_100"] {
+    for arch in ["sm_80", "sm_87", "sm_90a", "sm_100"] {
         assert_eq!(read(arch).unwrap().device.cuda.as_deref(), Some(arch));
     }
     for arch in ["87", "sm87", "sm_8", "sm_87ab", "sm_", "sm_87 -o x", "compute_87"] {
         let refused = read(arch).unwrap_err().to_string();
         assert!(refused.contains("board.toml:2:8: [device] `cuda` is") && refused.contains("sm_87"), "{refused}");
     }
+    let refused = read("sm_72").unwrap_err().to_string();
+    let reason = "`cuda` is `sm_72`, but the CUDA engine needs instructions of Ampere: sm_80, sm_87 or newer";
+    assert!(refused.contains(reason), "{refused}");
 }
 
 #[test]

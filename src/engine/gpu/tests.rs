@@ -1,5 +1,6 @@
 //! Whole networks on the emulated driver against the reference and the engine on the CPU.
 
+mod fused;
 mod operators;
 
 #[path = "../../../tests/it/networks.rs"]

@@ -14,7 +14,29 @@ pub(super) const INT8_CHUNK: usize = 16;
 pub(super) const DEPTH_STEP: usize = 16;
 
 /// Channels of a chunk in f16.
-pub const F16_CHUNK: usize = 8;
+pub(super) const F16_CHUNK: usize = 8;
+
+/// What runs of channels are filled up to in networks of floats: a chunk in f16, two in f32.
+pub const RUN_STEP: usize = 8;
+
+/// What the tensors of a network of floats hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Float {
+    /// Multiplied as it is.
+    F16,
+    /// Multiplied as the sum of two TF32 values.
+    F32,
+}
+
+impl Float {
+    /// Bytes of a value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
 
 /// A tensor in the memory of a device: value `(pixel, channel)` has the address `at + pixel * self.pixel + channel *
 /// self.channel`, counted in values. The same layout as `TensorView` in `kernels.cu`.
@@ -45,6 +67,11 @@ impl TensorView {
         let View { c, h, w, .. } = view;
         let [pixel, channel, c, h, w] = [pixel, channel, c, h, w].map(int);
         Self { at: i64::try_from(at).unwrap_or(i64::MAX), pixel, channel, c, h, w, unused: 0 }
+    }
+
+    /// Its first channels.
+    pub(super) fn narrowed(&self, c: i32) -> Self {
+        Self { c, ..*self }
     }
 
     /// Number of values.
@@ -117,9 +144,9 @@ impl Tensor {
         Self { at, pitch, step, c, h, w, unused: 0 }
     }
 
-    /// Pixel after pixel in f16: offset, pitch and channels of the view are multiples of [`F16_CHUNK`].
-    pub fn f16(base: usize, view: View) -> Self {
-        Self::pixels(base, view, 2)
+    /// Pixel after pixel in floats: offset, pitch and channels of the view are multiples of [`RUN_STEP`].
+    pub fn floats(base: usize, view: View, float: Float) -> Self {
+        Self::pixels(base, view, float.bytes())
     }
 
     /// Pixel after pixel in f32, at any address.
@@ -141,6 +168,17 @@ impl Tensor {
     pub fn planes(at: usize, c: usize, h: usize, w: usize) -> Self {
         let tensor = Self::pixels(at, View::dense(0, c, h, w), 4);
         Self { pitch: 4, step: int(h.saturating_mul(w).saturating_mul(4)), ..tensor }
+    }
+
+    /// Its first channels.
+    pub fn channels(&self, count: usize) -> Self {
+        Self { c: int(count), ..*self }
+    }
+
+    /// The same of f32 values, for the kernels that count those.
+    pub fn values(&self) -> TensorView {
+        let Self { at, pitch, step, c, h, w, unused } = *self;
+        TensorView { at: at / 4, pixel: pitch / 4, channel: step / 4, c, h, w, unused }
     }
 
     pub(super) fn area(&self) -> i64 {
@@ -190,6 +228,7 @@ pub(super) struct Arguments {
     pub src: Tensor,
     pub dst: Tensor,
     pub other: Tensor,
+    pub member: Tensor,
     pub product: Product,
     pub outside: i64,
     pub others: i32,
@@ -211,6 +250,9 @@ pub(super) struct Arguments {
     pub least: f32,
     pub most: f32,
     pub zero: i32,
+    pub member_first: i32,
+    pub member_chunks: i32,
+    pub shift: i32,
 }
 
 /// The second argument of a kernel, after the memory.

@@ -71,6 +71,21 @@ INLINE void multiply_int8(unsigned c[4], const unsigned a[4], const unsigned b[2
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// The value with 10 bits of mantissa that is nearest to an f32 one (of two equally near ones the larger).
+INLINE unsigned nearest_tf32(const unsigned word) {
+    unsigned nearest;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(nearest) : "f"(as_float(word)));
+    return nearest;
+}
+// c (16 x 8) += a (16 x 8) b (8 x 8), f32 values of which the first 10 bits of the mantissa count: in bytes the same layout.
+INLINE void multiply_tf32(unsigned c[4], const unsigned a[4], const unsigned b[2]) {
+    float x = as_float(c[0]), y = as_float(c[1]), z = as_float(c[2]), w = as_float(c[3]);
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(x), "+f"(y), "+f"(z), "+f"(w)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    c[0] = as_word(x), c[1] = as_word(y), c[2] = as_word(z), c[3] = as_word(w);
+}
+
 // Two f16 values in a word, `low` in the lower half of it.
 INLINE unsigned pack_f16(const float low, const float high) {
     unsigned word;

@@ -4,7 +4,8 @@
 use super::arguments::{Arguments, KernelArguments, Params};
 use super::functions::{
     ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, ATTRIBUTE_MULTIPROCESSORS, Address,
-    CudaError, ERROR_OUT_OF_MEMORY, Functions, NOT_FOUND, STREAM_NON_BLOCKING, loader_error, ok, text,
+    CudaError, ERROR_OUT_OF_MEMORY, Functions, NOT_FOUND, OLDEST_CAPABILITY_MAJOR, STREAM_NON_BLOCKING, loader_error,
+    ok, text,
 };
 use super::kernel::Kernel;
 use super::launch::Launch;
@@ -38,7 +39,7 @@ impl Device {
     /// loads the kernels from `code`: PTX, a cubin or a fat binary of `kernels.cu`.
     ///
     /// # Errors
-    /// If there is no driver or no device, or it cannot run that code.
+    /// If there is no driver or no device, or it is older than Ampere, or it cannot run that code.
     pub fn open(library: &Path, code: &[u8], ordinal: u32) -> Result<Self, CudaError> {
         let path = CString::new(library.to_string_lossy().as_bytes())
             .map_err(|_| CudaError::NoDriver(format!("{} is no path", library.display())))?;
@@ -70,7 +71,7 @@ impl Device {
 
     /// Finds the device and takes its context.
     fn start(&mut self, ordinal: u32) -> Result<(), CudaError> {
-        let Self { functions: f, device, context, .. } = self;
+        let Self { functions: f, device, .. } = self;
         let mut count = 0;
         // SAFETY: the functions write to what the pointers point to, which lives here.
         unsafe {
@@ -88,6 +89,15 @@ impl Device {
             let mut name: [c_char; 256] = [0; 256];
             ok((f.cuDeviceGetName)(name.as_mut_ptr(), 255, *device)).map_err(problem)?;
             self.name = CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned();
+        }
+        let (major, minor) = self.capability()?;
+        if major < OLDEST_CAPABILITY_MAJOR {
+            return Err(CudaError::TooOld { device: self.name.clone(), major, minor });
+        }
+        let Self { functions: f, device, context, .. } = self;
+        // SAFETY: the function writes the handle.
+        unsafe {
+            let problem = |code| CudaError::NoDevice(format!(": {}", text(f, code)));
             ok((f.cuDevicePrimaryCtxRetain)(context, *device)).map_err(problem)?;
         }
         self.enter()?;

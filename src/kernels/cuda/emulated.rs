@@ -12,7 +12,7 @@ pub(crate) fn device() -> Option<Device> {
     device_of(0).map(|device| device.unwrap())
 }
 
-/// The device of this number; the emulated driver has one.
+/// The device of this number; the emulated driver has two, of which the second is too old.
 pub(crate) fn device_of(ordinal: u32) -> Option<Result<Device, CudaError>> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| compiler().map(|compiler| build(&compiler)));

@@ -22,7 +22,7 @@ INLINE int chunk_of_thread(const Arguments *p, int *pixel, int *chunk) {
 }
 // Activates, adds the other summand, and stores.
 INLINE void finish_chunk(char *memory, const Arguments *p, const int pixel, const int chunk, float *v) {
-    activate_all(v, 8, p->product.act, 0);
+    activate_all(v, 8, p->product.act, F16);
     if (p->others) {
         float other[8];
         values_of(other, load_chunk(memory, &p->other, pixel, chunk));
@@ -86,7 +86,7 @@ KERNEL(128) f16_stem(char *memory, ARGUMENTS) {
         }
         float v[8] = {as_float(sums[0][0]), as_float(sums[0][1]), as_float(sums[1][0]), as_float(sums[1][1]),
                       as_float(sums[0][2]), as_float(sums[0][3]), as_float(sums[1][2]), as_float(sums[1][3])};
-        activate_all(v, 8, p.product.act, 0);
+        activate_all(v, 8, p.product.act, F16);
         UNROLL for (int half = 0; half < 2; half++) {
             const int x = left + column + 8 * half + g, y = top + row, channel = first_column + 4 * q;
             if (x >= p.dst.w || y >= p.dst.h || channel >= p.product.columns) continue;
@@ -151,8 +151,16 @@ KERNEL_OF(128, 6) f16_direct(char *memory, ARGUMENTS) {
         finish_chunk(memory, &p, pixel, first / 8, v);
         return;
     }
-    activate_all(v, 8, p.product.act, 0);
+    activate_all(v, 8, p.product.act, F16);
     store(memory, &p, OUT_PLANES, pixel, first, 8, v);
+}
+
+// The chunk of src that a chunk of a depthwise convolution reads: with heads that of the values of a packed input of
+// attention.
+INLINE int chunk_of_src(const Arguments *p, const int chunk) {
+    if (!p->heads) return chunk;
+    const int head = chunk / p->value_chunks;
+    return chunk + 2 * (head + 1) * p->key_chunks;
 }
 
 // Depthwise, 3x3, padding 1: `along` pixels of a row a thread; blockIdx.y is the row. Weights are [tap][c]. The three
@@ -161,6 +169,7 @@ INLINE void depthwise3(char *memory, const Arguments *p, const int stride, const
     const unsigned index = blockIdx.x * 128u + threadIdx.x;
     const int chunk = (int)(index % (unsigned)p->c_chunks), x = (int)(index / (unsigned)p->c_chunks) * along, y = (int)blockIdx.y;
     if (x >= p->dst.w) return;
+    const int from = chunk_of_src(p, chunk);
     float v[2][8];
     unsigned bias[8];
     load_words(bias, memory + p->product.bias + 32 * chunk, 8);
@@ -174,7 +183,7 @@ INLINE void depthwise3(char *memory, const Arguments *p, const int stride, const
         UNROLL for (int k = 0; k < (along - 1) * stride + 3; k++) {
             const int column = x * stride - 1 + k;
             s[k] = make_uint4(0, 0, 0, 0);
-            if ((unsigned)column < (unsigned)p->src.w) s[k] = load_chunk(memory, &p->src, row * p->src.w + column, chunk);
+            if ((unsigned)column < (unsigned)p->src.w) s[k] = load_chunk(memory, &p->src, row * p->src.w + column, from);
         }
         UNROLL for (int i = 0; i < along; i++) {
             unsigned sum[4] = {0, 0, 0, 0};
@@ -197,13 +206,14 @@ KERNEL(128) f16_depthwise(char *memory, ARGUMENTS) {
     int pixel, chunk;
     if (!chunk_of_thread(&p, &pixel, &chunk)) return;
     const int top = pixel / p.dst.w * p.stride - p.padding, left = pixel % p.dst.w * p.stride - p.padding;
+    const int from = chunk_of_src(&p, chunk);
     float v[8], a[8], w[8];
     UNROLL for (int e = 0; e < 8; e++) v[e] = ((const float *)(memory + p.product.bias))[8 * chunk + e];
     for (int down = 0; down < p.kernel; down++)
         for (int right = 0; right < p.kernel; right++) {
             const int y = top + down, x = left + right;
             if ((unsigned)y >= (unsigned)p.src.h || (unsigned)x >= (unsigned)p.src.w) continue;
-            values_of(a, load_chunk(memory, &p.src, y * p.src.w + x, chunk));
+            values_of(a, load_chunk(memory, &p.src, y * p.src.w + x, from));
             values_of(w, ((const uint4 *)(memory + p.product.weights))[(down * p.kernel + right) * p.c_chunks + chunk]);
             UNROLL for (int e = 0; e < 8; e++) v[e] += a[e] * w[e];
         }
@@ -245,6 +255,55 @@ KERNEL(128) f16_max_pool(char *memory, ARGUMENTS) {
         }
     *(uint4 *)(memory + p.dst.at + (long long)pixel * p.dst.pitch + 16 * chunk) = best;
 }
+
+// Three maxima of 5x5 windows at stride 1, of which each takes the one before: windows of 5, 9 and 13 around a pixel. The
+// second and the third lie `outside` bytes further each. A block takes POOL_ROWS rows and a chunk of channels: first
+// maxima along rows, then along columns.
+#define POOL_ROWS 5
+INLINE unsigned larger_of(const int kind, const unsigned a, const unsigned b) {
+    return kind == F16 ? max_f16x2(a, b) : as_word(fmaxf(as_float(a), as_float(b)));
+}
+INLINE uint4 larger(const int kind, const uint4 a, const uint4 b) {
+    return make_uint4(larger_of(kind, a.x, b.x), larger_of(kind, a.y, b.y), larger_of(kind, a.z, b.z), larger_of(kind, a.w, b.w));
+}
+INLINE void pools(char *memory, const Arguments *p, const int kind) {
+    const int w = p->src.w, h = p->src.h, top = (int)blockIdx.x * POOL_ROWS, chunk = (int)blockIdx.y;
+    const int rows = POOL_ROWS + 12, wide = w + 12, x0 = (int)(threadIdx.x % 32u), y0 = (int)(threadIdx.x / 32u);
+    const unsigned least = kind == F16 ? 0xfc00fc00u : 0xff800000u;
+    // The input with 6 pixels more on all sides, then for each window [rows][w].
+    uint4 *input = (uint4 *)shared, *along = input + rows * wide;
+    for (int y = y0; y < rows; y += 4)
+        for (int x = x0; x < wide; x += 32) {
+            const int row = top - 6 + y, column = x - 6;
+            const int inside = (unsigned)row < (unsigned)h && (unsigned)column < (unsigned)w;
+            input[y * wide + x] =
+                inside ? load_chunk(memory, &p->src, row * w + column, chunk) : make_uint4(least, least, least, least);
+        }
+    BARRIER();
+    for (int y = y0; y < rows; y += 4)
+        for (int x = x0; x < w; x += 32) {
+            const uint4 *from = input + y * wide + x + 6;
+            uint4 best = from[0];
+            UNROLL for (int d = 1; d <= 6; d++) {
+                best = larger(kind, best, larger(kind, from[-d], from[d]));
+                if (d % 2 == 0) along[((d / 2 - 1) * rows + y) * w + x] = best;
+            }
+        }
+    BARRIER();
+    for (int i = y0; i < POOL_ROWS * 3; i += 4) {
+        const int which = i / POOL_ROWS, y = i - which * POOL_ROWS;
+        if (top + y >= h) continue;
+        for (int x = x0; x < w; x += 32) {
+            const uint4 *from = along + (which * rows + y + 6) * w + x;
+            uint4 best = from[0];
+            for (int d = 1; d <= 2 * (which + 1); d++) best = larger(kind, best, larger(kind, from[-d * w], from[d * w]));
+            char *to = memory + p->dst.at + which * p->outside + (long long)((top + y) * w + x) * p->dst.pitch;
+            *(uint4 *)(to + 16 * chunk) = best;
+        }
+    }
+}
+KERNEL(128) f16_pools(char *memory, ARGUMENTS) { pools(memory, &p, F16); }
+KERNEL(128) f32_pools(char *memory, ARGUMENTS) { pools(memory, &p, F32); }
 
 // dst = act(src) + other.
 KERNEL(128) f16_elementwise(char *memory, ARGUMENTS) {
@@ -320,7 +379,7 @@ KERNEL(128) int8_direct(char *memory, ARGUMENTS) {
         const float shift = ((const float *)(memory + p.product.shifts))[first + e];
         v[e] = add_rounded(multiply_rounded((float)sums[e], scale), shift);
     }
-    activate_all(v, 8, p.product.act, 1);
+    activate_all(v, 8, p.product.act, INT8);
     if (p.others) {
         unsigned other[8] = {0, 0, 0, 0, 0, 0, 0, 0};
         load_other(other, memory, &p.other, OUT_F32, pixel, first, 8);

@@ -1,6 +1,6 @@
 //! Launches of the kernels in f16 that are no products: 8 channels of a pixel a thread.
 
-use super::arguments::{Arguments, CHUNK, F16_CHUNK, Tensor, act, count, int};
+use super::arguments::{Arguments, CHUNK, F16_CHUNK, Float, Tensor, act, count, int};
 use super::kernel::{F16Kernel, Kernel};
 use super::launch::Launch;
 use crate::graph::{Activation, Attention};
@@ -9,6 +9,12 @@ use crate::kernels::ConvSpec;
 /// Chunks of the keys, and of the values, that the kernel of attention on tensor cores takes at most.
 const MAX_KEY_CHUNKS: usize = 4;
 const MAX_VALUE_CHUNKS: usize = 8;
+
+/// Rows of the output that a block of pools computes, as `f16.h` has it.
+const POOL_ROWS: usize = 5;
+
+/// Bytes of shared memory that every launch may take.
+const MAX_SHARED: usize = 48 << 10;
 
 impl Launch {
     /// A run of channels `[c, h, w]` of an image, plane after plane in f32, to f16; `dst` is filled up with zeros.
@@ -29,7 +35,6 @@ impl Launch {
     }
 
     pub(super) fn f16_depthwise(spec: &ConvSpec, arguments: Arguments, end: usize) -> Self {
-        assert_eq!(arguments.src.c, arguments.dst.c);
         let chunks = i64::from(arguments.c_chunks);
         let (w, h) = (i64::from(arguments.dst.w), int(arguments.dst.h.max(0) as usize) as u32);
         // A row of pixels is a row of blocks, of which there may be so many.
@@ -68,6 +73,27 @@ impl Launch {
         assert_eq!(dst.size(), (src.c, side(src.h), side(src.w)));
         let [kernel, stride, padding] = [kernel, stride, padding].map(int);
         Self::chunks(F16Kernel::MaxPool, Arguments { kernel, stride, padding, ..between(src, dst) })
+    }
+
+    /// Maxima of 5x5 windows at stride 1 and padding 2, each of the one before. `None` where the three do not lie equally far
+    /// apart, or a row is too wide for the memory of a block.
+    pub fn pools(float: Float, src: Tensor, dst: [Tensor; 3]) -> Option<Self> {
+        assert!(dst.iter().all(|dst| dst.size() == src.size()));
+        let [first, second, third] = dst;
+        let (rows, w) = (POOL_ROWS + 12, src.w.max(0) as usize);
+        let shared = CHUNK.saturating_mul(rows).saturating_mul(w + 12 + 3 * w);
+        let alike =
+            second.at - first.at == third.at - second.at && first.pitch == second.pitch && second.pitch == third.pitch;
+        if !alike || shared > MAX_SHARED {
+            return None;
+        }
+        let kernel = if float == Float::F16 { F16Kernel::Pools } else { F16Kernel::PoolsF32 };
+        let chunks = count(i64::from(src.c) * float.bytes() as i64, CHUNK as i64);
+        let grid = [count(src.h.into(), POOL_ROWS as i64), chunks, 1];
+        let arguments = Arguments { outside: second.at - first.at, ..between(src, first) };
+        let writes = dst.map(|dst| dst.region());
+        let launch = Self::touching(Kernel::F16(kernel), grid, arguments, 0, (&[src.region()], &writes));
+        Some(Self { shared: shared as u32, ..launch })
     }
 
     /// `dst = act(src) + other`.

@@ -18,6 +18,19 @@ pub enum CudaError {
     /// The driver has no device.
     #[error("the NVIDIA driver has no device{0}")]
     NoDevice(String),
+    /// The device lacks instructions of the kernels: `mma.sync` and `cp.async` as sm_80 has them.
+    #[error(
+        "{device} (compute capability {major}.{minor}) is too old: the CUDA engine needs an NVIDIA GPU since Ampere \
+         (compute capability 8.0)"
+    )]
+    TooOld {
+        /// Its name.
+        device: String,
+        /// Compute capability.
+        major: i32,
+        /// Its minor number.
+        minor: i32,
+    },
     /// The device cannot run the code that this program carries.
     #[error("{device} (compute capability {major}.{minor}) cannot run the code in this program: {problem}")]
     Code {
@@ -54,6 +67,8 @@ const SUCCESS: c_int = 0;
 /// `CUDA_ERROR_NOT_FOUND`: what a module does not have.
 pub(super) const NOT_FOUND: c_int = 500;
 pub(super) const ERROR_OUT_OF_MEMORY: c_int = 2;
+/// The least major number of a compute capability whose instructions the kernels are made of.
+pub(super) const OLDEST_CAPABILITY_MAJOR: c_int = 8;
 pub(super) const ATTRIBUTE_MULTIPROCESSORS: c_int = 16;
 pub(super) const ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 pub(super) const ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: c_int = 76;

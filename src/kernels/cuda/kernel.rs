@@ -1,6 +1,6 @@
 //! The functions of `kernels.cu` and the files that it includes: their names, and the threads of their blocks.
 
-use super::tile::{Output, tiles};
+use super::tile::{Form, Output, tiles};
 use super::training::TrainKernel;
 
 /// A function of `kernels.cu`.
@@ -10,8 +10,8 @@ pub(super) enum Kernel {
     F32(F32Kernel),
     /// In f16, without tensor cores but for the first layer and attention.
     F16(F16Kernel),
-    /// A product on tensor cores: what it writes, whether of a window, and the position of its tile.
-    Product(Output, bool, usize),
+    /// A product on tensor cores: what it writes, its form, and the position of its tile.
+    Product(Output, Form, usize),
     /// Of a training step, and whether its tensors are in f16.
     Train(TrainKernel, bool),
 }
@@ -19,9 +19,8 @@ pub(super) enum Kernel {
 impl Kernel {
     /// All of them.
     pub fn all() -> Vec<Self> {
-        let outputs = [Output::F16, Output::Planes, Output::F32, Output::Int8];
-        let forms = outputs.into_iter().flat_map(|output| [true, false].map(|window| (output, window)));
-        let products = forms.flat_map(|(output, window)| (0..5).map(move |tile| Self::Product(output, window, tile)));
+        let forms = Output::ALL.into_iter().flat_map(|output| output.forms().iter().map(move |form| (output, *form)));
+        let products = forms.flat_map(|(output, form)| (0..5).map(move |tile| Self::Product(output, form, tile)));
         let train = TrainKernel::all().map(|(kernel, f16)| Self::Train(kernel, f16));
         let f32 = F32Kernel::ALL.iter().map(|(kernel, ..)| Self::F32(*kernel));
         f32.chain(F16Kernel::ALL.iter().map(|(kernel, _)| Self::F16(*kernel))).chain(products).chain(train).collect()
@@ -32,7 +31,7 @@ impl Kernel {
         match self {
             Self::F32(kernel) => kernel.name().into(),
             Self::F16(kernel) => kernel.name().into(),
-            Self::Product(output, window, tile) => tiles(window)[tile].kernel(output, window),
+            Self::Product(output, form, tile) => tiles(form)[tile].kernel(output, form),
             Self::Train(kernel, f16) => kernel.name(f16),
         }
     }
@@ -42,7 +41,7 @@ impl Kernel {
         match self {
             Self::F32(kernel) => kernel.threads(),
             Self::F16(_) => F16Kernel::THREADS,
-            Self::Product(_, window, tile) => tiles(window)[tile].threads(),
+            Self::Product(_, form, tile) => tiles(form)[tile].threads(),
             Self::Train(kernel, _) => kernel.threads(),
         }
     }
@@ -107,6 +106,8 @@ pub(super) enum F16Kernel {
     Upsample,
     PixelShuffle,
     MaxPool,
+    Pools,
+    PoolsF32,
     Elementwise,
     Average,
     Attention,
@@ -122,7 +123,7 @@ impl F16Kernel {
     /// Threads of a block.
     pub const THREADS: u32 = 128;
 
-    pub const ALL: [(Self, &'static str); 19] = [
+    pub const ALL: [(Self, &'static str); 21] = [
         (Self::Stem, "f16_stem"),
         (Self::Import, "f16_import"),
         (Self::Export, "f16_export"),
@@ -133,6 +134,8 @@ impl F16Kernel {
         (Self::Upsample, "f16_upsample"),
         (Self::PixelShuffle, "f16_pixel_shuffle"),
         (Self::MaxPool, "f16_max_pool"),
+        (Self::Pools, "f16_pools"),
+        (Self::PoolsF32, "f32_pools"),
         (Self::Elementwise, "f16_elementwise"),
         (Self::Average, "f16_average"),
         (Self::Attention, "f16_attention"),

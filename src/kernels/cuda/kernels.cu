@@ -172,11 +172,17 @@ KERNEL(128) conv_64x32(float *memory, const Params p) { convolve(memory, p, 64, 
 KERNEL(64) conv_64x16(float *memory, const Params p) { convolve(memory, p, 64, 16); }
 KERNEL(64) conv_32x32(float *memory, const Params p) { convolve(memory, p, 32, 32); }
 
-// Depthwise convolution: every channel by itself. Weights are [tap][c]. dst = act(conv(src) + bias) + other.
+// The channel of a packed input of attention that is a channel of its values, head after head.
+INLINE int value_channel(const Params p, const int channel) {
+    return channel / p.head_dim * (2 * p.key_dim + p.head_dim) + 2 * p.key_dim + channel % p.head_dim;
+}
+
+// Depthwise convolution: every channel by itself; with heads of the values of a packed input of attention. Weights are [tap][c]. dst = act(conv(src) + bias) + other.
 KERNEL(BLOCK) depthwise(float *memory, const Params p) {
     int pixel, channel;
     if (!value_of_thread(p.dst, &pixel, &channel)) return;
     const int top = pixel / p.dst.w * p.stride - p.padding, left = pixel % p.dst.w * p.stride - p.padding;
+    const int from = p.heads ? value_channel(p, channel) : channel;
     float sum = memory[p.bias + channel];
     for (int down = 0; down < p.kernel; down++) {
         const int y = top + down;
@@ -185,7 +191,7 @@ KERNEL(BLOCK) depthwise(float *memory, const Params p) {
             const int x = left + right;
             if (x < 0 || x >= p.src.w) continue;
             const long long weight = p.weights + (long long)(down * p.kernel + right) * p.dst.c + channel;
-            sum = fmaf(memory[address(p.src, y * p.src.w + x, channel)], memory[weight], sum);
+            sum = fmaf(memory[address(p.src, y * p.src.w + x, from)], memory[weight], sum);
         }
     }
     float value = activated(p.act, sum);
@@ -206,11 +212,12 @@ KERNEL(BLOCK) max_pool(float *memory, const Params p) {
 }
 
 // Upsamples by an integer factor, repeating the nearest pixel; by 1 a copy, also to and from images plane after plane.
+// Channels that src does not have become zero.
 KERNEL(BLOCK) upsample(float *memory, const Params p) {
     int pixel, channel;
     if (!value_of_thread(p.dst, &pixel, &channel)) return;
     const int y = pixel / p.dst.w / p.factor, x = pixel % p.dst.w / p.factor;
-    memory[address(p.dst, pixel, channel)] = memory[address(p.src, y * p.src.w + x, channel)];
+    memory[address(p.dst, pixel, channel)] = channel < p.src.c ? memory[address(p.src, y * p.src.w + x, channel)] : 0.0f;
 }
 
 // Pixel shuffle: every pixel of src holds a square of factor x factor pixels, row after row in its channels.
@@ -227,8 +234,7 @@ KERNEL(BLOCK) pixel_shuffle(float *memory, const Params p) {
 KERNEL(BLOCK) attention_values(float *memory, const Params p) {
     int pixel, channel;
     if (!value_of_thread(p.dst, &pixel, &channel)) return;
-    const int from = channel / p.head_dim * (2 * p.key_dim + p.head_dim) + 2 * p.key_dim + channel % p.head_dim;
-    memory[address(p.dst, pixel, channel)] = memory[address(p.src, pixel, from)];
+    memory[address(p.dst, pixel, channel)] = memory[address(p.src, pixel, value_channel(p, channel))];
 }
 
 KERNEL(BLOCK) activate(float *memory, const Params p) {

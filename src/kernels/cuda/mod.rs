@@ -1,7 +1,7 @@
 //! The kernels of the CUDA engine, and the driver that runs them.
 //!
-//! `kernels.cu` and the files that it includes have the arithmetic: in f32 that of the CPU (`single`), in f16 and int8
-//! products on tensor cores (`product`) and what lies between them (`f16`). These files decide how each kernel is
+//! `kernels.cu` and the files that it includes have the arithmetic: dense convolutions as products on tensor cores
+//! (`product`), what lies between them in f16 (`f16`) and in f32, there with the CPU's bits (`single`). These files decide how each kernel is
 //! launched: all of it before the first frame, from sizes alone, so that a frame neither allocates nor chooses.
 //! [`Device`] is the driver's interface, opened at run time, so that a program with CUDA in it starts where there is
 //! none; a frame is a CUDA graph of copies and launches ([`Device::record`]). Tests open an emulated driver instead,
@@ -28,13 +28,13 @@ mod tile;
 pub mod training;
 mod weights;
 
-pub use arguments::{F16_CHUNK, Tensor, TensorView};
+pub use arguments::{Float, RUN_STEP, Tensor, TensorView};
 pub use driver::Device;
 pub use frame::Frame;
 pub use functions::CudaError;
 pub use launch::{Launch, dependencies};
 pub use peaks::GpuPeaks;
-pub use product::{ConvTensors, Quantize};
+pub use product::{ConvTensors, Member, Quantize};
 pub use recording::Transfers;
 pub use single::{Operands, pack_conv, pack_depthwise, packed_conv_len, packed_depthwise_len};
-pub use weights::{Channels, F16Weights, pack_int8_product, packed_int8_bytes};
+pub use weights::{Channels, ConvWeights, pack_int8_product, packed_int8_bytes};

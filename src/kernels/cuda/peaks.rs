@@ -1,6 +1,6 @@
 //! Measures what a device can do at most: the operations of its units, and the bytes of its memory.
 
-use super::arguments::{Arguments, Tensor};
+use super::arguments::{Arguments, Float, Tensor};
 use super::driver::Device;
 use super::functions::CudaError;
 use super::kernel::{F16Kernel, Kernel};
@@ -38,7 +38,7 @@ impl GpuPeaks {
     pub fn measure(device: &mut Device) -> Result<Self, CudaError> {
         let [c, h, w] = COPIED;
         device.reserve(c * h * w)?;
-        let side = |at: usize| Tensor::f16(at, View::dense(0, c, h, w));
+        let side = |at: usize| Tensor::floats(at, View::dense(0, c, h, w), Float::F16);
         let copy = Launch::f16_upsample(1, side(0), side(2 * c * h * w));
         device.time_launch(&copy)?;
         let copies = (0..3).map(|_| device.time_launch(&copy)).collect::<Result<Vec<f64>, CudaError>>()?;

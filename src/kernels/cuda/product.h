@@ -1,7 +1,8 @@
-// Dense convolutions on tensor cores, in f16 or int8, written once for both.
+// Dense convolutions on tensor cores, in f16, int8 or f32, written once for all.
 //
 // An implicit product: rows are output pixels, columns output channels, the depth runs over taps and input channels, all
-// counted in *chunks* of 16 bytes (8 f16 values or 16 int8 ones), in which both kinds have the same layout. Tensors are
+// counted in *chunks* of 16 bytes (8 f16 values, 16 int8 or 4 f32 ones), in which all kinds have the same layout. In f32
+// every value is the sum of two with 10 bits of mantissa, each the nearest, which tensor cores multiply. Tensors are
 // pixel-major; every tensor begins at a multiple of a chunk, its pitch is one, and its channels are filled up to one
 // (weights of what was filled up are zero). A slice of the depth after the other goes to shared memory by asynchronous
 // copies while the one before is multiplied.
@@ -12,9 +13,10 @@
 SHARED(shared);
 #endif
 
-enum { F16, INT8 };                               // what is multiplied
-enum { OUT_F16, OUT_PLANES, OUT_F32, OUT_INT8 };  // what is written: planes are f32, one after the other
-enum { POINT, WINDOW };                           // 1x1; any window of up to 5x5
+enum { F16, INT8, F32 };  // what is multiplied
+// What is written: f16, planes of f32 one after the other, f32 at any address, int8, or f32 in whole chunks.
+enum { OUT_F16, OUT_PLANES, OUT_F32, OUT_INT8, OUT_CHUNKS };
+enum { POINT, WINDOW, PAIR };  // 1x1; any window of up to 5x5; 1x1 of two tensors
 
 // Positions count bytes from the start of the memory.
 typedef struct {
@@ -38,6 +40,7 @@ typedef struct {
 // What a launch works on. The same layout as `Arguments` of product.rs.
 typedef struct {
     Tensor src, dst, other;
+    Tensor member;  // of a pair: what lies in the place of some chunks of src, at a side that is 2^shift times smaller
     Product product;
     long long outside;  // int8: 16 bytes that stand for a chunk outside the image
     int others;         // whether `other` is added after the activation
@@ -50,6 +53,7 @@ typedef struct {
     // To int8: round(clamp(value * steps, least, most)) + zero.
     float steps, least, most;
     int zero;
+    int member_first, member_chunks, shift;
 } Arguments;
 
 #define ARGUMENTS const GRID_CONSTANT Arguments p
@@ -67,10 +71,11 @@ INLINE float fast_silu(const float x) {
     const float half = 0.5f * x;
     return half + half * approximate_tanh(half);
 }
-// Activates many values at once: one branch. Exactly as the f32 kernels do where the results are to be the CPU's.
-INLINE void activate_all(float *v, const int count, const int act, const int exact) {
+// Activates many values at once: one branch. Unless in f16, to the bit as the CPU does.
+INLINE void activate_all(float *v, const int count, const int act, const int kind) {
     if (act == 1)
-        UNROLL for (int i = 0; i < count; i++) v[i] = exact ? activated(1, v[i]) : fast_silu(v[i]);
+        UNROLL for (int i = 0; i < count; i++)
+            v[i] = kind == F16 ? fast_silu(v[i]) : activated(1, v[i]);
     else if (act == 2)
         UNROLL for (int i = 0; i < count; i++) v[i] = fmaxf(v[i], 0.0f);
 }
@@ -100,12 +105,16 @@ INLINE void load_words(unsigned *w, const char *at, const int count) {
 INLINE const char *pixel_of(const char *memory, const Tensor *t, const int pixel) {
     return memory + t->at + (long long)pixel * t->pitch;
 }
-// The other summand, as it lies in memory: f16, or f32 at any address.
+// The other summand, as it lies in memory: f16, f32 in whole chunks, or f32 at any address.
 INLINE void load_other(unsigned *w, const char *memory, const Tensor *from, const int out, const int pixel, const int channel,
                        const int count) {
     const char *at = pixel_of(memory, from, pixel);
     if (out == OUT_F16) {
         load_words(w, at + 2 * channel, count / 2);
+        return;
+    }
+    if (out == OUT_CHUNKS) {
+        load_words(w, at + 4 * channel, count);
         return;
     }
     UNROLL for (int i = 0; i < count; i++)
@@ -131,6 +140,12 @@ INLINE void store(char *memory, const Arguments *p, const int out, const int pix
     } else if (out == OUT_F32) {
         UNROLL for (int i = 0; i < count; i++)
             if (channel + i < p->dst.c) ((float *)at)[channel + i] = v[i];
+    } else if (out == OUT_CHUNKS) {
+        at += 4 * channel;
+        UNROLL for (int i = 0; i < count / 4; i++)
+            ((uint4 *)at)[i] =
+                make_uint4(as_word(v[4 * i]), as_word(v[4 * i + 1]), as_word(v[4 * i + 2]), as_word(v[4 * i + 3]));
+        if (count == 2) *(uint2 *)at = make_uint2(as_word(v[0]), as_word(v[1]));
     } else if (out == OUT_INT8) {
         UNROLL for (int i = 0; i < (count + 3) / 4; i++) {
             const unsigned w = pack_int8(quantized(p, v[4 * i]), quantized(p, v[4 * i + 1]),
@@ -179,6 +194,29 @@ INLINE void begin_sums(Sums sums, const char *memory, const Product *q, const in
     }
 }
 
+// An f32 value as the sum of two that tensor cores multiply; what is missing is 2^-23 of it at most.
+INLINE void split(const unsigned word, unsigned *large, unsigned *small) {
+    *large = nearest_tf32(word);
+    *small = nearest_tf32(as_word(as_float(word) - as_float(*large)));
+}
+// sums += x y in f32: the product of the small parts does not count. Tensor cores cut off what they add up, which would
+// make deep sums too small: the sum of a step begins at zero, and is added by an operation that rounds.
+INLINE void multiply_f32(Sums sums, const int mt, const int nt, unsigned x[MOST_I][4], unsigned y[MOST_J][2]) {
+    unsigned large[MOST_J][2], small[MOST_J][2];
+    UNROLL for (int j = 0; j < nt; j++) UNROLL for (int e = 0; e < 2; e++) split(y[j][e], &large[j][e], &small[j][e]);
+    UNROLL for (int i = 0; i < mt; i++) {
+        unsigned most[4], rest[4];
+        UNROLL for (int e = 0; e < 4; e++) split(x[i][e], &most[e], &rest[e]);
+        unsigned step[MOST_J][4];
+        UNROLL for (int j = 0; j < nt; j++) UNROLL for (int e = 0; e < 4; e++) step[j][e] = 0;
+        UNROLL for (int j = 0; j < nt; j++) multiply_tf32(step[j], rest, large[j]);
+        UNROLL for (int j = 0; j < nt; j++) multiply_tf32(step[j], most, small[j]);
+        UNROLL for (int j = 0; j < nt; j++) multiply_tf32(step[j], most, large[j]);
+        UNROLL for (int j = 0; j < nt; j++) UNROLL for (int e = 0; e < 4; e++)
+            sums[i][j][e] = as_word(as_float(sums[i][j][e]) + as_float(step[j][e]));
+    }
+}
+
 // sums += a b, of matrices in shared memory: `a` and `b` are where this lane loads the first of them, the next are 16 rows
 // further, `apart` bytes.
 INLINE void multiply(Sums sums, const int kind, const int mt, const int nt, const unsigned a, const unsigned b,
@@ -191,6 +229,10 @@ INLINE void multiply(Sums sums, const int kind, const int mt, const int nt, cons
         y[j][0] = both[0], y[j][1] = both[1], y[j + 1][0] = both[2], y[j + 1][1] = both[3];
     }
     if (nt % 2) load_matrices2(y[nt - 1], b + apart * (unsigned)(nt / 2));
+    if (kind == F32) {
+        multiply_f32(sums, mt, nt, x, y);
+        return;
+    }
     UNROLL for (int i = 0; i < mt; i++) UNROLL for (int j = 0; j < nt; j++) {
         if (kind == INT8)
             multiply_int8(sums[i][j], x[i], y[j]);
@@ -227,13 +269,16 @@ INLINE void gather(const char *memory, const Arguments *p, const int kind, const
     const int a_count = (rows + apart - 1) / apart, b_count = (columns + apart - 1) / apart;
 
     // Where rows lie, and which taps of their windows are inside.
-    unsigned at[MOST_ROWS], inside[MOST_ROWS], column_at[MOST_ROWS], column_bytes[MOST_ROWS];
+    unsigned at[MOST_ROWS], member_at[MOST_ROWS], inside[MOST_ROWS], column_at[MOST_ROWS], column_bytes[MOST_ROWS];
     UNROLL for (int i = 0; i < a_count; i++) {
         const int row = own_row + i * apart, last = p->dst.h * p->dst.w - 1;
         inside[i] = (rows % apart == 0 || row < rows) && first_row + row <= last ? ~0u : 0u;
         const int pixel = first_row + row < last ? first_row + row : last;
         at[i] = (unsigned)(pixel * p->src.pitch);
-        if (form == WINDOW || p->stride > 1) {
+        if (form == PAIR) {
+            const int y = divided(pixel, p->w_magic), x = pixel - y * p->dst.w;
+            member_at[i] = (unsigned)(((y >> p->shift) * p->member.w + (x >> p->shift)) * p->member.pitch);
+        } else if (form == WINDOW || p->stride > 1) {
             const int y = divided(pixel, p->w_magic), x = pixel - y * p->dst.w;
             at[i] = (unsigned)((y * p->src.w + x) * p->stride * p->src.pitch);
             if (form == WINDOW) {
@@ -244,8 +289,9 @@ INLINE void gather(const char *memory, const Arguments *p, const int kind, const
                 inside[i] &= across * down;
             }
         }
-        if (form != WINDOW && !inside[i]) at[i] = 0;
+        if (form != WINDOW && !inside[i]) at[i] = member_at[i] = 0;
         keep(&at[i]), keep(&inside[i]);
+        if (form == PAIR) keep(&member_at[i]);
     }
     UNROLL for (int i = 0; i < b_count; i++) {
         const int s = own_row + i * apart, column = first_column + column_of(nt, s);
@@ -285,11 +331,14 @@ INLINE void gather(const char *memory, const Arguments *p, const int kind, const
                     if (rows % apart == 0 || own_row + i * apart < rows)
                         copy_input(memory, p, kind, a_to + into + 16u * (unsigned)(i * apart * chunks), here + at[i], inside[i] & bit);
             } else {
-                const char *here = src + 16 * chunk;
+                const int within = chunk - p->member_first;
+                const int is_member = form == PAIR && (unsigned)within < (unsigned)p->member_chunks;
+                const char *here = is_member ? memory + p->member.at + 16 * within : src + 16 * chunk;
                 const unsigned bytes_ = deep ? 16u : 0u;
                 UNROLL for (int i = 0; i < a_count; i++)
                     if (rows % apart == 0 || own_row + i * apart < rows)
-                        copy16(a_to + into + 16u * (unsigned)(i * apart * chunks), here + at[i], (int)(inside[i] & bytes_));
+                        copy16(a_to + into + 16u * (unsigned)(i * apart * chunks), here + (is_member ? member_at[i] : at[i]),
+                               (int)(inside[i] & bytes_));
             }
             UNROLL for (int i = 0; i < b_count; i++)
                 if (columns % apart == 0 || own_row + i * apart < columns)
@@ -302,10 +351,17 @@ INLINE void gather(const char *memory, const Arguments *p, const int kind, const
         copies_end();
         if (slice < 0) continue;
         const int steps = chunks / 2 / wk;
-        UNROLL for (int s = 0; s < steps; s++) {
-            const unsigned mix = 32u * (unsigned)(warp_k * steps + s);
-            multiply(sums, kind, mt, nt, (from + a_at) ^ mix, (from + b_at) ^ mix, 256u * (unsigned)chunks);
-        }
+#define STEP(s)                                                                                                    \
+    do {                                                                                                           \
+        const unsigned mix = 32u * (unsigned)(warp_k * steps + (s));                                               \
+        multiply(sums, kind, mt, nt, (from + a_at) ^ mix, (from + b_at) ^ mix, 256u * (unsigned)chunks);           \
+    } while (0)
+        // A step in f32 takes so many registers that there are none for the next.
+        if (kind == F32)
+            ROLLED for (int s = 0; s < steps; s++) STEP(s);
+        else
+            UNROLL for (int s = 0; s < steps; s++) STEP(s);
+#undef STEP
         from += stage_bytes;
         if (from == after) from = 0;
     }
@@ -385,20 +441,12 @@ INLINE void finish_tile(char *memory, const Arguments *p, const int kind, const 
             v[8 * n + e] = e >= SIZE(n) ? 0.0f : kind == INT8 ? add_rounded(scaled, as_float(shifts[e])) : as_float(own[n][e]);
         }
     }
-    activate_all(v, 8 * mine, p->product.act, kind == INT8);
+    activate_all(v, 8 * mine, p->product.act, kind);
     if (out != OUT_PLANES && p->others)
         UNROLL for (int n = 0; n < mine; n++) UNROLL for (int e = 0; e < SIZE(n); e++) v[8 * n + e] += value_of(other[n], out, e);
     UNROLL for (int n = 0; n < mine; n++)
         if (pixel[n] >= 0) store(memory, p, out, pixel[n], channel[n], SIZE(n), v + 8 * n);
 #undef SIZE
-}
-
-INLINE void conv(char *memory, const Arguments *p, const int kind, const int out, const int form, const int rows,
-                 const int columns, const int wm, const int wn, const int wk, const int chunks, const int stages) {
-    const int first_row = (int)blockIdx.x * rows, first_column = (int)blockIdx.y * columns;
-    Sums sums;
-    gather(memory, p, kind, form, rows, columns, wm, wn, wk, chunks, stages, first_row, first_column, sums);
-    finish_tile(memory, p, kind, out, rows, columns, wm, wn, wk, first_row, first_column, sums);
 }
 
 INLINE void multiply_tile(char *memory, const Arguments *p, const int kind, const int out, const int form, const int rows,
@@ -410,11 +458,12 @@ INLINE void multiply_tile(char *memory, const Arguments *p, const int kind, cons
 }
 
 // Threads that a multiprocessor holds at the same time, at least: as many as leave each the registers that it needs.
-#define RESIDENT(kind, columns, chunks)                                                      \
-    ((kind) == INT8 ? ((columns) == 80 ? 384 : 640)                                        \
+#define RESIDENT(kind, form, columns, chunks)                                                    \
+    ((kind) == F32 || (form) == PAIR ? ((columns) == 80 ? 384 : 512)                                         \
+     : (kind) == INT8 ? ((columns) == 80 ? 384 : 640)                                        \
                     : (columns) == 80 || ((columns) == 64 && (chunks) == 8) ? 640 : 768)
 #define PRODUCT(kind, out, form, name, rows, columns, wm, wn, wk, chunks, stages)                           \
-    KERNEL_OF(32 * (wm) * (wn) * (wk), RESIDENT(kind, columns, chunks) / (32 * (wm) * (wn) * (wk)))         \
+    KERNEL_OF(32 * (wm) * (wn) * (wk), RESIDENT(kind, form, columns, chunks) / (32 * (wm) * (wn) * (wk)))         \
     name(char *memory, ARGUMENTS) {                                                                         \
         multiply_tile(memory, &p, kind, out, form, rows, columns, wm, wn, wk, chunks, stages);              \
     }

@@ -1,5 +1,5 @@
-//! Launches of the kernels in f32, which give the bits of the CPU's: their arguments, and how their weights are packed.
-//! Positions count values.
+//! Launches of the kernels in f32 outside the tensor cores, which give the bits of the CPU's: their arguments, and how
+//! their weights are packed. Positions count values.
 
 use super::arguments::{KernelArguments, Params, Region, TensorView, act, count, int};
 use super::kernel::{F32Kernel, Kernel};
@@ -99,6 +99,22 @@ impl Launch {
         Self::convolution((F32Kernel::Depthwise, each(&dst)), spec, packed, operands, src, dst)
     }
 
+    /// As [`Launch::depthwise`] of the values of a packed input of attention.
+    pub(super) fn single_depthwise_of_values(
+        spec: &ConvSpec,
+        op: &Attention,
+        operands: Operands,
+        src: TensorView,
+        dst: TensorView,
+    ) -> Self {
+        let values = Self::depthwise(spec, operands, src.narrowed(dst.c), dst);
+        let KernelArguments::F32(params) = values.arguments else { return values };
+        let [heads, key_dim, head_dim] = [op.heads, op.key_dim, op.head_dim].map(int);
+        assert_eq!((src.c, dst.c), (int(op.heads * op.packed()), heads * head_dim));
+        let launch = Self::new(F32Kernel::Depthwise, values.grid, Params { src, heads, key_dim, head_dim, ..params });
+        Self { end: launch.end.max(values.end), ..launch }
+    }
+
     fn convolution(
         (kernel, grid): (F32Kernel, [u32; 3]),
         spec: &ConvSpec,
@@ -144,6 +160,12 @@ impl Launch {
         let factor = int(factor);
         assert_eq!(dst.size(), (src.c, src.h.saturating_mul(factor), src.w.saturating_mul(factor)));
         Self::new(F32Kernel::Upsample, each(&dst), Params { src, dst, factor, ..Params::default() })
+    }
+
+    /// A run of channels of an image, plane after plane; what `dst` has more of becomes zero.
+    pub fn import(src: TensorView, dst: TensorView) -> Self {
+        assert!((src.h, src.w) == (dst.h, dst.w) && src.c <= dst.c);
+        Self::new(F32Kernel::Upsample, each(&dst), Params { src, dst, factor: 1, ..Params::default() })
     }
 
     /// Pixel shuffle: squares of `factor` x `factor` pixels of `dst` lie in the channels of the pixels of `src`.

@@ -313,6 +313,18 @@ fn what_cannot_be_opened_says_why() {
 }
 
 #[test]
+fn a_device_older_than_ampere_is_refused() {
+    let Some(old) = emulated::device_of(1) else { return };
+    assert_eq!(
+        old.err().map(|error| error.to_string()).as_deref(),
+        Some(
+            "emulated T4 (compute capability 7.5) is too old: the CUDA engine needs an NVIDIA GPU since Ampere \
+             (compute capability 8.0)"
+        )
+    );
+}
+
+#[test]
 fn a_launch_outside_the_memory_is_refused() {
     let launch = Launch::upsample(1, TensorView::planes(0, 2, 3, 4), TensorView::pixels(24, View::dense(0, 2, 3, 4)));
     assert!(launch.in_bounds(4 * 48) && !launch.in_bounds(4 * 48 - 1));

@@ -12,6 +12,39 @@ pub(super) enum Output {
     F32,
     /// int8 pixel after pixel, computed in int8.
     Int8,
+    /// f32 pixel after pixel, computed in f32.
+    Single,
+    /// f32 plane after plane, computed in f32.
+    SinglePlanes,
+}
+
+impl Output {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::F16, Self::Planes, Self::F32, Self::Int8, Self::Single, Self::SinglePlanes];
+
+    /// The forms that there are kernels for.
+    pub fn forms(self) -> &'static [Form] {
+        match self {
+            Self::F16 | Self::Single => &[Form::Window, Form::Point, Form::Pair],
+            _ => &[Form::Window, Form::Point],
+        }
+    }
+
+    /// Whether it is computed in f32.
+    pub fn is_single(self) -> bool {
+        matches!(self, Self::Single | Self::SinglePlanes)
+    }
+}
+
+/// What a product reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Windows.
+    Window,
+    /// 1x1.
+    Point,
+    /// 1x1 of two tensors.
+    Pair,
 }
 
 /// A tile: `rows` output pixels by `columns` output channels.
@@ -61,21 +94,31 @@ const fn tile(
     Tile { rows, columns, warps, chunks, stages, alone, further, hidden }
 }
 
+/// What three products of TF32 values in place of one change, as `latency::gpu` has it: added to the constant of `alone`,
+/// then factors of its slices, and of both of `further`.
+const SPLIT: [f64; 4] = [2.4, 0.70, 3.0, 2.25];
+
 /// The tiles for a window, or for 1x1.
-pub(super) fn tiles(window: bool) -> &'static [Tile; 5] {
-    if window { &WINDOW } else { &POINT }
+pub(super) fn tiles(form: Form) -> &'static [Tile; 5] {
+    if form == Form::Window { &WINDOW } else { &POINT }
 }
 
 impl Tile {
     /// The kernel's name in `product.h`.
-    pub fn kernel(&self, output: Output, window: bool) -> String {
+    pub fn kernel(&self, output: Output, form: Form) -> String {
         let prefix = match output {
             Output::F16 => "f16",
             Output::Planes => "f16_planes",
             Output::F32 => "int8",
             Output::Int8 => "int8_int8",
+            Output::Single => "f32",
+            Output::SinglePlanes => "f32_planes",
         };
-        let form = if window { "window" } else { "point" };
+        let form = match form {
+            Form::Window => "window",
+            Form::Point => "point",
+            Form::Pair => "pair",
+        };
         let Self { rows, columns, warps: [wm, wn, wk], chunks, .. } = self;
         format!("{prefix}_{form}_{rows}x{columns}_{wm}{wn}{wk}_c{chunks}")
     }
@@ -95,22 +138,24 @@ impl Tile {
         stages.max(exchange) as u32
     }
 
-    /// Relative time of a product of so many pixels and columns.
-    fn time(&self, [pixels, columns, k_chunks]: [usize; 3], multiprocessors: u32) -> f64 {
+    /// Relative time of a product of so many pixels and columns, in f32 or in a dtype of which a slice takes one product.
+    fn time(&self, is_single: bool, [pixels, columns, k_chunks]: [usize; 3], multiprocessors: u32) -> f64 {
+        let [start, start_slice, block, block_slice] = if is_single { SPLIT } else { [0.0, 1.0, 1.0, 1.0] };
         let blocks = (pixels.div_ceil(self.rows) * columns.div_ceil(self.columns)) as f64;
         let slices = k_chunks.div_ceil(self.chunks) as f64;
-        let alone = self.alone[0] + self.alone[1] * slices;
-        let further = blocks / f64::from(multiprocessors.max(1)) * (self.further[0] + self.further[1] * slices);
+        let alone = self.alone[0] + start + self.alone[1] * start_slice * slices;
+        let further = self.further[0] * block + self.further[1] * block_slice * slices;
+        let further = blocks / f64::from(multiprocessors.max(1)) * further;
         alone + (further - self.hidden * alone).max(0.0)
     }
 }
 
 /// The position of the tile with the least time for `[pixels, columns, chunks of the depth]`.
-pub(super) fn choose(window: bool, size: [usize; 3], multiprocessors: u32) -> usize {
-    let all = tiles(window);
+pub(super) fn choose(output: Output, form: Form, size: [usize; 3], multiprocessors: u32) -> usize {
+    let all = tiles(form);
     // Tiles more than twice as wide as the columns are never the best.
     let fits = |tile: &Tile| tile.columns <= 32 || tile.columns < 2 * size[1].next_multiple_of(16);
-    let time = |at: &usize| all[*at].time(size, multiprocessors);
+    let time = |at: &usize| all[*at].time(output.is_single(), size, multiprocessors);
     let candidates = (0..all.len()).filter(|at| fits(&all[*at]));
     candidates.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(all.len() - 1)
 }
@@ -122,10 +167,13 @@ mod tests {
     #[test]
     fn few_pixels_take_small_tiles_and_many_take_large_ones() {
         // 3x3 of 64 to 64 channels: 72 chunks.
-        assert!(WINDOW[choose(true, [20 * 20, 64, 72], 8)].rows <= 32);
-        assert!(WINDOW[choose(true, [160 * 160, 64, 72], 8)].rows >= 64);
+        assert!(WINDOW[choose(Output::F16, Form::Window, [20 * 20, 64, 72], 8)].rows <= 32);
+        assert!(WINDOW[choose(Output::F16, Form::Window, [160 * 160, 64, 72], 8)].rows >= 64);
         // On many multiprocessors the same layer takes smaller tiles.
-        assert!(WINDOW[choose(true, [40 * 40, 64, 72], 132)].rows <= WINDOW[choose(true, [40 * 40, 64, 72], 8)].rows);
+        assert!(
+            WINDOW[choose(Output::F16, Form::Window, [40 * 40, 64, 72], 132)].rows
+                <= WINDOW[choose(Output::F16, Form::Window, [40 * 40, 64, 72], 8)].rows
+        );
     }
 
     #[test]

@@ -25,6 +25,12 @@
     POINT_TILES(X, F16, OUT_F16, POINT, f16_point) \
     WINDOW_TILES(X, F16, OUT_PLANES, WINDOW, f16_planes_window) \
     POINT_TILES(X, F16, OUT_PLANES, POINT, f16_planes_point) \
+    WINDOW_TILES(X, F32, OUT_CHUNKS, WINDOW, f32_window) \
+    POINT_TILES(X, F32, OUT_CHUNKS, POINT, f32_point) \
+    POINT_TILES(X, F16, OUT_F16, PAIR, f16_pair) \
+    POINT_TILES(X, F32, OUT_CHUNKS, PAIR, f32_pair) \
+    WINDOW_TILES(X, F32, OUT_PLANES, WINDOW, f32_planes_window) \
+    POINT_TILES(X, F32, OUT_PLANES, POINT, f32_planes_point) \
     WINDOW_TILES(X, INT8, OUT_F32, WINDOW, int8_window) \
     POINT_TILES(X, INT8, OUT_F32, POINT, int8_point) \
     WINDOW_TILES(X, INT8, OUT_INT8, WINDOW, int8_int8_window) \

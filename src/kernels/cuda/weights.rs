@@ -1,10 +1,11 @@
-//! How kernels of convolutions in f16 and int8 are packed for the products of `product.h`.
+//! How kernels of convolutions are packed for the products of `product.h`.
 //!
-//! Channels of a tensor in f16 lie in runs that are filled up to chunks of 8 ([`Channels`]), so that every slice of a
-//! tensor begins at 16 bytes, whatever its width. Packed kernels follow the positions of both sides; what was filled up
+//! Channels of a tensor in floats lie in runs that are filled up to multiples of 8 ([`Channels`]), so that every slice of
+//! a tensor begins at 16 bytes, whatever its width. Packed kernels follow the positions of both sides; what was filled up
 //! has zero weights and becomes zero.
 
-use super::arguments::{CHUNK, DEPTH_STEP, F16_CHUNK, INT8_CHUNK, Product, act, int};
+use super::arguments::{CHUNK, DEPTH_STEP, Float, INT8_CHUNK, Product, RUN_STEP, act, int};
+use super::single::{pack_conv, pack_depthwise, packed_conv_len, packed_depthwise_len};
 use crate::kernels::{ConvSpec, input_scale, quantize_weight, weight_scale};
 use half::f16;
 
@@ -13,52 +14,87 @@ use half::f16;
 pub struct Channels {
     /// By channel.
     pub positions: Vec<usize>,
-    /// A multiple of [`F16_CHUNK`].
+    /// A multiple of [`RUN_STEP`].
     pub padded: usize,
 }
 
 impl Channels {
     /// One run, filled up at its end.
     pub fn dense(channels: usize) -> Self {
-        Self { positions: (0..channels).collect(), padded: channels.next_multiple_of(F16_CHUNK) }
+        Self { positions: (0..channels).collect(), padded: channels.next_multiple_of(RUN_STEP) }
     }
 }
 
-/// How a convolution in f16 is computed.
+/// The largest window of the products: the mask of a window has a bit for every tap.
+pub(super) const MAX_WINDOW: usize = 5;
+
+/// Whether the products take a window of so many chunks: their way to divide a chunk's number must be exact.
+pub(super) fn takes(kernel: usize, c_chunks: usize) -> bool {
+    kernel <= MAX_WINDOW && (kernel * kernel * c_chunks + 4 * DEPTH_STEP).saturating_mul(c_chunks) < 1 << 20
+}
+
+/// How a convolution in floats is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     Product,
-    /// The first layer, from an image of three planes.
+    /// What the products do not take.
+    Direct,
+    /// The first layer in f16, from an image of three planes.
     Stem,
     Depthwise,
 }
 
-/// A packed kernel in f16: where it comes from, and where its parts lie.
+/// A packed kernel in floats: where it comes from, and where its parts lie.
 #[derive(Clone, Debug)]
-pub struct F16Weights {
+pub struct ConvWeights {
     pub(super) spec: ConvSpec,
     pub(super) method: Method,
-    pub(super) from: Channels,
+    pub(super) float: Float,
+    from: Channels,
     to: Channels,
 }
 
-impl F16Weights {
+impl ConvWeights {
     /// Of a dense convolution between runs of channels.
-    pub fn dense(spec: ConvSpec, from: Channels, to: Channels) -> Self {
-        Self { spec, method: Method::Product, from, to }
+    pub fn dense(float: Float, spec: ConvSpec, from: Channels, to: Channels) -> Self {
+        let method = match takes(spec.kernel, from.padded * float.bytes() / CHUNK) {
+            true => Method::Product,
+            false => Method::Direct,
+        };
+        Self { spec, method, float, from, to }
+    }
+
+    /// Of a dense convolution to planes.
+    pub fn planes(float: Float, spec: ConvSpec, from: Channels) -> Self {
+        let mut weights = Self::dense(float, spec, from, Channels::dense(spec.c_out));
+        if weights.single().is_some() {
+            weights.to.padded = spec.c_out;
+        }
+        weights
     }
 
     /// Of a depthwise convolution; both sides have the same channels.
-    pub fn depthwise(spec: ConvSpec, to: Channels) -> Self {
-        Self { spec, method: Method::Depthwise, from: to.clone(), to }
+    pub fn depthwise(float: Float, spec: ConvSpec, to: Channels) -> Self {
+        Self { spec, method: Method::Depthwise, float, from: to.clone(), to }
     }
 
-    /// Of the first layer of an image of this size; `None` where that is not one of three planes, a window of 3, stride
-    /// 2 and sides that are multiples of 4.
-    pub fn stem(spec: ConvSpec, (h, w): (usize, usize), to: Channels) -> Option<Self> {
+    /// Of the first layer of an image of this size. In f16 `None` where that is not one of three planes, a window of 3,
+    /// stride 2 and sides that are multiples of 4.
+    pub fn image(float: Float, spec: ConvSpec, (h, w): (usize, usize), to: Channels) -> Option<Self> {
+        let planes = Channels { positions: (0..spec.c_in).collect(), padded: spec.c_in };
+        if float == Float::F32 {
+            return Some(Self { spec, method: Method::Direct, float, from: planes, to });
+        }
         let fits = (spec.c_in, spec.kernel, spec.stride, spec.padding) == (3, 3, 2, 1);
         let sides = h.is_multiple_of(4) && w.is_multiple_of(4);
-        (fits && sides).then_some(Self { spec, method: Method::Stem, from: Channels::dense(3), to })
+        (fits && sides).then_some(Self { spec, method: Method::Stem, float, from: Channels::dense(3), to })
+    }
+
+    /// The convolution over all positions that a kernel in f32 outside the tensor cores computes; `None` where another one
+    /// does.
+    pub(super) fn single(&self) -> Option<ConvSpec> {
+        let is_single = self.float == Float::F32 && self.method != Method::Product;
+        is_single.then_some(ConvSpec { c_in: self.from.padded, c_out: self.to.padded, ..self.spec })
     }
 
     /// Bytes of the biases, which come first; there is one for every column, 16 at a time.
@@ -67,7 +103,7 @@ impl F16Weights {
     }
 
     fn k_chunks(&self) -> usize {
-        self.spec.kernel * self.spec.kernel * self.from.padded / F16_CHUNK
+        self.spec.kernel * self.spec.kernel * self.from.padded * self.float.bytes() / CHUNK
     }
 
     fn k_pitch(&self) -> usize {
@@ -76,9 +112,16 @@ impl F16Weights {
 
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
+        if let Some(spec) = self.single() {
+            return 4 * if self.method == Method::Depthwise {
+                packed_depthwise_len(&spec)
+            } else {
+                packed_conv_len(&spec)
+            };
+        }
         let taps = self.spec.kernel * self.spec.kernel;
         let weights = match self.method {
-            Method::Product => self.to.padded * self.k_pitch(),
+            Method::Product | Method::Direct => self.to.padded * self.k_pitch(),
             Method::Stem => self.to.padded.next_multiple_of(16) * 96,
             Method::Depthwise => taps * self.to.padded * 2,
         };
@@ -88,10 +131,15 @@ impl F16Weights {
     /// Packs a kernel `[c_out, c_in / groups, k, k]` and a bias `[c_out]`.
     ///
     /// # Panics
-    /// If a length is wrong.
+    /// If a length is wrong, or in f32 `packed` does not begin at a multiple of 4 bytes.
     pub fn pack(&self, kernel: &[f32], bias: &[f32], packed: &mut [u8]) {
         let (k, taps) = (self.spec.kernel, self.spec.kernel * self.spec.kernel);
         assert_eq!((packed.len(), bias.len()), (self.bytes(), self.spec.c_out));
+        if let Some(spec) = self.single() {
+            let (kernel, bias) = self.filled_up(kernel, bias);
+            let pack = if self.method == Method::Depthwise { pack_depthwise } else { pack_conv };
+            return pack(&spec, &kernel, &bias, bytemuck::cast_slice_mut(packed));
+        }
         packed.fill(0);
         let (biases, weights) = packed.split_at_mut(self.bias_bytes());
         for (column, value) in self.to.positions.iter().zip(bias) {
@@ -102,15 +150,35 @@ impl F16Weights {
             for (i, value) in window.iter().enumerate() {
                 let (channel, tap) = (i / taps, i % taps);
                 let at = match self.method {
-                    Method::Product => {
-                        column * self.k_pitch() + 2 * (tap * self.from.padded + self.from.positions[channel])
+                    Method::Product | Method::Direct => {
+                        let position = tap * self.from.padded + self.from.positions[channel];
+                        column * self.k_pitch() + self.float.bytes() * position
                     }
                     Method::Stem => column * 96 + tap / k * 32 + tap % k * 8 + 2 * channel,
                     Method::Depthwise => 2 * (tap * self.to.padded + column),
                 };
-                weights[at..at + 2].copy_from_slice(&f16::from_f32(*value).to_le_bytes());
+                match self.float {
+                    Float::F16 => weights[at..at + 2].copy_from_slice(&f16::from_f32(*value).to_le_bytes()),
+                    Float::F32 => weights[at..at + 4].copy_from_slice(&value.to_le_bytes()),
+                }
             }
         }
+    }
+
+    /// Kernel and bias over all positions of both sides; zero where a position is no channel.
+    fn filled_up(&self, kernel: &[f32], bias: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let taps = self.spec.kernel * self.spec.kernel;
+        let depth = if self.method == Method::Depthwise { 1 } else { self.from.padded };
+        let (mut all, mut biases) = (vec![0.0; self.to.padded * depth * taps], vec![0.0; self.to.padded]);
+        let windows = kernel.chunks((kernel.len() / self.spec.c_out.max(1)).max(1));
+        for ((column, bias), window) in self.to.positions.iter().zip(bias).zip(windows) {
+            biases[*column] = *bias;
+            for (position, values) in self.from.positions.iter().zip(window.chunks(taps)) {
+                let position = if self.method == Method::Depthwise { 0 } else { *position };
+                all[(column * depth + position) * taps..][..taps].copy_from_slice(values);
+            }
+        }
+        (all, biases)
     }
 
     /// Where the parts lie, packed from byte `at` on.

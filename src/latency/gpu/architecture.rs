@@ -6,8 +6,8 @@
 //! architecture stand in, so that an estimate errs on the slow side.
 //!
 //! Sources: NVIDIA, "CUDA C++ Programming Guide", throughput of native arithmetic instructions (results per clock and
-//! multiprocessor); the white papers of Volta, Turing, GA100, GA102, Ada and H100, and the technical briefs of Jetson
-//! Xavier NX, Orin Nano and AGX Orin (multiprocessors, clocks, L2, tensor rates without sparsity). For sm_90 the tensor
+//! multiprocessor); the white papers of GA100, GA102, Ada and H100, and the technical briefs of Jetson
+//! Orin Nano and AGX Orin (multiprocessors, clocks, L2, tensor rates without sparsity). For sm_90 the tensor
 //! rates are those that `mma.sync` reached on an H200: its documented ones need instructions that only it has.
 
 use crate::graph::Dtype;
@@ -49,11 +49,7 @@ struct Architecture {
     product: [f64; 4],
 }
 
-const ARCHITECTURES: [Architecture; 7] = [
-    // Jetson Xavier NX.
-    Architecture { name: "sm_72", per_clock: [128.0, 1024.0, 2048.0], product: [6.0, 1.1, 0.5, 59.7] },
-    // T4.
-    Architecture { name: "sm_75", per_clock: [128.0, 1024.0, 2048.0], product: [40.0, 1.59, 4.0, 320.0] },
+const ARCHITECTURES: [Architecture; 5] = [
     // A30.
     Architecture { name: "sm_80", per_clock: [128.0, 2048.0, 4096.0], product: [56.0, 1.44, 24.0, 933.0] },
     // GeForce RTX 3050.

@@ -3,8 +3,8 @@
 //! A layer takes the larger of what its instructions take on the multiprocessors (tiles of dense convolutions in
 //! `tiles`; other kernels by values per multiprocessor) and what its memory traffic takes: at the rate of the L2 where
 //! input, output and weights fit into it together, else at [`REACHED`] of the memory's bandwidth. Each launch costs a
-//! node of a CUDA graph. In f32 the kernels are those of this runtime on the f32 units, in f16 and int8 kernels on
-//! tensor cores. Every layer's times over a grid of widths are fitted as measured ones are. Launches follow one
+//! node of a CUDA graph. Dense convolutions are products on tensor cores, in f32 three products of TF32 values each; the
+//! first layer in f32 runs on the f32 units. Every layer's times over a grid of widths are fitted as measured ones are. Launches follow one
 //! another; the copies of the image and of the results count in the frame.
 
 mod architecture;
@@ -171,12 +171,17 @@ impl Network<'_> {
         }
         let reads_image = node.inputs.first().is_some_and(|id| matches!(self.graph.node(*id).op, Op::Input { .. }));
         let weights = taps * c_in * c_out;
-        if reads_image && c_in <= 4 && self.dtype != Dtype::F32 {
+        let product = Product { pixels: out.area(), taps, c_in, c_out };
+        let reads_image = reads_image && c_in <= 4;
+        if reads_image && self.dtype == Dtype::F32 {
+            return self.launch(tiles::micros_on_f32_units(self.gpu, product), tensors + weights);
+        }
+        if reads_image {
             let start = if self.dtype == Dtype::F16 { 3.2 } else { 3.6 };
             let kernel = Simple { start, work: 1.43e-4 * taps as f64 / 9.0 };
             return self.simple(kernel, values, tensors + weights);
         }
-        self.product(Product { pixels: out.area(), taps, c_in, c_out }, tensors + weights)
+        self.product(product, tensors + weights)
     }
 
     /// Microseconds of a launch of a product that moves so many values.

@@ -1,11 +1,11 @@
-//! Every operator in f16 by itself, on random shapes, against the reference: with inputs and weights that f16 holds
-//! exactly, only the kernel's own rounding shows.
+//! Every operator in f16 and in f32 by itself, on random shapes, against the reference: with inputs and weights that
+//! f16 holds exactly, only the kernel's own rounding shows.
 
 use super::*;
 use half::f16;
 
-/// The greatest share of the largest value that a kernel in f16 may be off.
-const TOLERANCE: f32 = 2e-3;
+/// The greatest share of the largest value that a kernel may be off.
+const TOLERANCES: [(Dtype, f32); 2] = [(Dtype::F16, 2e-3), (Dtype::F32, 1e-5)];
 
 fn conv(rng: &mut StdRng, c_in: usize, c_out: usize, kernel: usize, depthwise: bool) -> Op {
     Op::Conv(Conv {
@@ -106,14 +106,14 @@ fn single(rng: &mut StdRng, op: Op, channels: usize, alone: bool) -> Model {
 }
 
 #[test]
-fn every_operator_in_f16_is_right() {
-    for case in 0..240 {
+fn every_operator_in_floats_is_right() {
+    for (case, (dtype, tolerance)) in (0..480).map(|i| (i / 2, TOLERANCES[i as usize % 2])) {
         let Some(device) = emulated::device() else { return };
         let mut rng = StdRng::seed_from_u64(case);
         let which = case as usize % 24;
         let (op, channels, [h, w]) = operator(&mut rng, which);
-        let name = format!("case {case}: {op:?} of {channels} x {h} x {w}");
-        let model = in_dtype(&single(&mut rng, op, channels, which == 16 || which == 17), Dtype::F16);
+        let name = format!("case {case} in {dtype:?}: {op:?} of {channels} x {h} x {w}");
+        let model = in_dtype(&single(&mut rng, op, channels, which == 16 || which == 17), dtype);
         let input: Vec<f32> =
             (0..channels * h * w).map(|_| f16::from_f32(rng.random_range(-1.0..1.0)).to_f32()).collect();
         let mut cuda = Network::new(device, &model, (h, w), &Options::default()).unwrap();
@@ -121,6 +121,6 @@ fn every_operator_in_f16_is_right() {
         cuda.run(1).unwrap();
         let wanted = reference::run(&model, &input, h, w).unwrap();
         let slot = cuda.slots()[0];
-        assert_close(&name, of(cuda.results(), &slot), wanted.last().unwrap(), TOLERANCE);
+        assert_close(&name, of(cuda.results(), &slot), wanted.last().unwrap(), tolerance);
     }
 }

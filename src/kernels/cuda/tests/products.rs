@@ -1,9 +1,9 @@
-//! The products on tensor cores, on every tile: in f16 against sums in f64, in int8 against the CPU's int8.
+//! The products on tensor cores, on every tile: in f16 and f32 against sums in f64, in int8 against the CPU's int8.
 
 use super::super::super::{self as cpu, Algorithm, Buffer, ConvSpec, Isa, Kernels, PackedConv, View};
 use super::super::launch::Launch;
 use super::super::{
-    Channels, ConvTensors, Device, F16Weights, Quantize, Tensor, emulated, pack_int8_product, packed_int8_bytes,
+    Channels, ConvTensors, ConvWeights, Device, Float, Quantize, Tensor, emulated, pack_int8_product, packed_int8_bytes,
 };
 use crate::graph::Activation;
 use half::f16;
@@ -53,20 +53,24 @@ impl Memory {
         at
     }
 
-    /// A tensor in f16, wider than its channels, of random values; what fills it up is zero.
-    fn half(&mut self, rng: &mut StdRng, channels: &Channels, h: usize, w: usize) -> (Tensor, View) {
+    /// A tensor in floats, wider than its channels, of random values; what fills it up is zero.
+    fn floats(&mut self, rng: &mut StdRng, float: Float, channels: &Channels, size: (usize, usize)) -> (Tensor, View) {
+        let ((h, w), bytes) = (size, float.bytes());
         let (before, after) = (8 * rng.random_range(0..3), 8 * rng.random_range(0..3));
         let pitch = before + channels.padded + after;
-        let at = self.take(2 * pitch * h * w);
+        let at = self.take(bytes * pitch * h * w);
         let view = View { offset: before, pitch, c: channels.padded, h, w };
         for pixel in 0..h * w {
             for position in 0..channels.padded {
                 let value = if channels.positions.contains(&position) { rng.random_range(-1.0..1.0) } else { 0.0 };
-                let at = at + 2 * (before + pixel * pitch + position);
-                self.bytes[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+                let at = at + bytes * (before + pixel * pitch + position);
+                match float {
+                    Float::F16 => self.bytes[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+                    Float::F32 => self.bytes[at..at + 4].copy_from_slice(&value.to_le_bytes()),
+                }
             }
         }
-        (Tensor::f16(at, view), View { offset: at / 2 + before, ..view })
+        (Tensor::floats(at, view, float), View { offset: at / bytes + before, ..view })
     }
 
     /// A tensor in f32 of random values.
@@ -90,16 +94,23 @@ impl Memory {
     }
 }
 
-fn half_at(bytes: &[u8], at: usize) -> f64 {
-    f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f64()
+fn float_at(float: Float, bytes: &[u8], at: usize) -> f64 {
+    match float {
+        Float::F16 => f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f64(),
+        Float::F32 => single_at(bytes, at).into(),
+    }
 }
 
 fn single_at(bytes: &[u8], at: usize) -> f32 {
     f32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().unwrap())
 }
 
-fn rounded(values: impl Iterator<Item = f32>) -> Vec<f32> {
-    values.map(|value| f16::from_f32(value).to_f32()).collect()
+/// What a network of floats holds of a value.
+fn held(float: Float, value: f32) -> f32 {
+    match float {
+        Float::F16 => f16::from_f32(value).to_f32(),
+        Float::F32 => value,
+    }
 }
 
 fn activated(act: Activation, x: f64) -> f64 {
@@ -135,8 +146,18 @@ fn window(
 
 #[test]
 fn products_in_f16_are_right_on_every_tile() {
+    products_in_floats(Float::F16, 11, 1e-3);
+}
+
+#[test]
+fn products_in_f32_are_right_on_every_tile() {
+    products_in_floats(Float::F32, 13, 5e-6);
+}
+
+/// Convolutions between runs of channels, within a tolerance of sums in f64; and nothing else changes.
+fn products_in_floats(float: Float, seed: u64, tolerance: f64) {
     let Some(mut memory) = Memory::new() else { return };
-    let mut rng = StdRng::seed_from_u64(11);
+    let mut rng = StdRng::seed_from_u64(seed);
     for case in 0..60 {
         memory.bytes.clear();
         let (spec, h, w) = spec(&mut rng, Algorithm::Direct, 5);
@@ -144,21 +165,23 @@ fn products_in_f16_are_right_on_every_tile() {
         let (oh, ow) = (spec.side(h), spec.side(w));
         let planes = case % 3 == 2;
         let to = if planes { Channels::dense(spec.c_out) } else { to };
-        let (src, src_view) = memory.half(&mut rng, &from, h, w);
-        let (dst, dst_view) = memory.half(&mut rng, &to, oh, ow);
-        let other = (!planes && rng.random_bool(0.5)).then(|| memory.half(&mut rng, &to, oh, ow));
+        let (src, src_view) = memory.floats(&mut rng, float, &from, (h, w));
+        let (dst, dst_view) = memory.floats(&mut rng, float, &to, (oh, ow));
+        let other = (!planes && rng.random_bool(0.5)).then(|| memory.floats(&mut rng, float, &to, (oh, ow)));
         let results = memory.take(4 * spec.c_out * oh * ow);
         let spread = (1.0 / (spec.c_in * spec.kernel * spec.kernel) as f32).sqrt();
-        let kernel =
-            rounded((0..spec.c_out * spec.c_in * spec.kernel * spec.kernel).map(|_| rng.random_range(-spread..spread)));
-        let bias = rounded((0..spec.c_out).map(|_| rng.random_range(-1.0..1.0)));
-        let weights = F16Weights::dense(spec, from.clone(), to.clone());
+        let mut values = |count: usize, most: f32| -> Vec<f32> {
+            (0..count).map(|_| held(float, rng.random_range(-most..most))).collect()
+        };
+        let kernel = values(spec.c_out * spec.c_in * spec.kernel * spec.kernel, spread);
+        let bias = values(spec.c_out, 1.0);
+        let weights = ConvWeights::dense(float, spec, from.clone(), to.clone());
         let packed = memory.take(weights.bytes());
         weights.pack(&kernel, &bias, &mut memory.bytes[packed..]);
         let dst = if planes { Tensor::planes(results, spec.c_out, oh, ow) } else { dst };
-        let tensors = ConvTensors { packed, src, dst, other: other.map(|(tensor, _)| tensor) };
+        let tensors = ConvTensors { packed, src, dst, other: other.map(|(tensor, _)| tensor), member: None };
         let before = memory.bytes.clone();
-        let chosen = Launch::f16_conv(&weights, tensors, 8);
+        let chosen = Launch::float_conv(&weights, tensors, 8);
         let case = format!("case {case}: {spec:?} {h} x {w}, planes {planes}, {other:?}");
         for tile in 0..5 {
             let found = memory.run(&[&chosen.with_tile(tile).unwrap()]);
@@ -166,33 +189,34 @@ fn products_in_f16_are_right_on_every_tile() {
                 (0..oh * ow * spec.c_out).map(|i| (i / spec.c_out / ow, i / spec.c_out % ow, i % spec.c_out))
             {
                 let sum = window(&spec, &kernel, (h, w), [y, x, co], |pixel, ci| {
-                    half_at(&before, src_view.offset + pixel * src_view.pitch + from.positions[ci])
+                    float_at(float, &before, src_view.offset + pixel * src_view.pitch + from.positions[ci])
                 });
                 let at = |view: &View| view.offset + (y * ow + x) * view.pitch + to.positions[co];
-                let other = other.map_or(0.0, |(_, view)| half_at(&before, at(&view)));
+                let other = other.map_or(0.0, |(_, view)| float_at(float, &before, at(&view)));
                 let wanted = activated(spec.act, sum + f64::from(bias[co])) + other;
                 let got = match planes {
                     true => single_at(&found, results / 4 + (co * oh + y) * ow + x).into(),
-                    false => half_at(&found, at(&dst_view)),
+                    false => float_at(float, &found, at(&dst_view)),
                 };
                 assert!(
-                    (got - wanted).abs() <= 1e-3 * (1.0 + wanted.abs()),
+                    (got - wanted).abs() <= tolerance * (1.0 + wanted.abs()),
                     "{case}, tile {tile}, {y} {x} {co}: {got}, not {wanted}"
                 );
             }
             // Nothing else changed, and what fills up is zero.
             let area = (oh * ow) as i64;
-            for (i, (found, before)) in found.chunks(2).zip(before.chunks(2)).enumerate() {
+            let bytes = float.bytes();
+            for (i, (found, before)) in found.chunks(bytes).zip(before.chunks(bytes)).enumerate() {
                 let within = (i as i64 - dst_view.offset as i64).rem_euclid(dst_view.pitch as i64) as usize;
                 let row = (i as i64 - dst_view.offset as i64).div_euclid(dst_view.pitch as i64);
                 let inside = !planes && (0..area).contains(&row) && within < to.padded;
-                let written = planes && (results..results + 4 * spec.c_out * oh * ow).contains(&(2 * i));
+                let written = planes && (results..results + 4 * spec.c_out * oh * ow).contains(&(bytes * i));
                 let filling = inside && !to.positions.contains(&within);
                 assert!(
-                    !filling || found == [0, 0],
+                    !filling || found.iter().all(|byte| *byte == 0),
                     "{case}, tile {tile}: position {within} of pixel {row} is {found:?}"
                 );
-                assert!(inside || written || found == before, "{case}, tile {tile}: bytes {} changed", 2 * i);
+                assert!(inside || written || found == before, "{case}, tile {tile}: bytes {} changed", bytes * i);
             }
         }
     }
@@ -235,7 +259,8 @@ fn products_in_int8_give_the_numbers_of_the_cpu_on_every_tile() {
         let single = |view: &View| Tensor::f32(0, *view);
         let input = Tensor::int8(quantized, spec.c_in, h, w);
         let output = |at: usize| Tensor::int8(at, spec.c_out, oh, ow);
-        let tensors = ConvTensors { packed, src: input, dst: single(&dst), other: other.as_ref().map(single) };
+        let tensors =
+            ConvTensors { packed, src: input, dst: single(&dst), other: other.as_ref().map(single), member: None };
         let quantize = Launch::quantize(Quantize::of(range), single(&src), input);
         let product = Launch::int8_conv(&spec, tensors, None, 8);
         // `dst` of the fused one keeps its real number of channels.

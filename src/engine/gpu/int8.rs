@@ -1,5 +1,5 @@
-//! Networks on f32 tensors: every layer in f32, but for those of int8, whose input is quantized before a product on
-//! tensor cores.
+//! Networks with layers in int8, on f32 tensors: the input of such a layer is quantized before a product on tensor cores.
+//! Every other layer is computed in f32 in the CPU's order, so that the whole has the bits of the CPU.
 
 use super::super::arithmetic::Arithmetic;
 use super::super::compile::{Action, Emitted, Location, Step, emit};
@@ -12,9 +12,9 @@ use crate::kernels::{Algorithm, ConvSpec, View};
 use crate::model::Model;
 
 /// The arithmetic of the kernels on f32 tensors. A layer of f16 among those of int8 is computed in f32.
-struct Single;
+struct Exact;
 
-impl Arithmetic for Single {
+impl Arithmetic for Exact {
     fn algorithm(&self, _: &Conv, _: Shape, dtype: Dtype, _: Dtype) -> Algorithm {
         match dtype {
             Dtype::Int8 => Algorithm::Int8,
@@ -68,7 +68,7 @@ pub(super) fn plan(
     keep: &[NodeId],
     target: &Target,
 ) -> Result<Plan, EngineError> {
-    let emitted = emit(graph, height, width, keep, &Single)?;
+    let emitted = emit(graph, height, width, keep, &Exact)?;
     let requantized = requantized(&emitted);
     let program = place(emitted);
     let parts =
@@ -83,12 +83,12 @@ pub(super) fn plan(
         let own = lowering.launches(index, step);
         launches.extend(own.into_iter().map(|(name, launch)| Planned { node: step.node, name, launch }));
     }
-    Ok(Plan { parts, slots: program.slots.clone(), launches, kernels: Kernels::F32(program) })
+    Ok(Plan { parts, slots: program.slots.clone(), launches, kernels: Kernels::Int8(program) })
 }
 
 /// Packs the weights of every convolution.
 pub(super) fn pack(model: &Model, program: &Program, weights: &mut [f32]) {
-    fold::pack(&Single, model, program, weights);
+    fold::pack(&Exact, model, program, weights);
 }
 
 /// The pairs of int8 convolutions of which the second is the only reader of the first: steps by position. The first then
@@ -128,8 +128,13 @@ impl Lowering<'_> {
         let reader = self.requantized.iter().find(|(first, _)| *first == index).map(|(_, second)| *second);
         let input = int8(if is_requantized { src.offset } else { shared.offset }, src);
         let output = if reader.is_some() { int8(dst.offset, dst) } else { at(dst) };
-        let tensors =
-            ConvTensors { packed: 4 * packed.start, src: input, dst: output, other: residual.as_ref().map(at) };
+        let tensors = ConvTensors {
+            packed: 4 * packed.start,
+            src: input,
+            dst: output,
+            other: residual.as_ref().map(at),
+            member: None,
+        };
         let for_reader = reader.map(|second| Quantize::of((self.target.range)(self.program.steps[second].node)));
         let product = (action.name(), Launch::int8_conv(spec, tensors, for_reader, self.target.multiprocessors));
         match is_requantized {
