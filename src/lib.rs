@@ -14,6 +14,8 @@ pub mod graph;
 #[cfg(feature = "runtime")]
 pub mod kernels;
 pub mod output;
+#[cfg(any(feature = "candle", feature = "tools"))]
+pub mod ranks;
 pub mod size;
 // Layer 1
 #[cfg(feature = "runtime")]

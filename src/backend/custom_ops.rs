@@ -5,7 +5,8 @@ use super::cpu::geometry::Geometry;
 use super::cpu::norm::{self, Affine, Moments};
 use super::cpu::window::{self, Pool};
 use crate::graph::Activation;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use crate::ranks::Share;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor};
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
@@ -42,6 +43,8 @@ pub(super) struct BlockNorm {
     pub moments: Arc<OnceLock<Moments>>,
     /// Whether the moments are those of the batch, so that gradients pass through them.
     pub batch: bool,
+    /// Of a batch that is shared over ranks.
+    pub share: Option<Share>,
 }
 
 /// Convolution, bias, normalisation and activation as one operation on `x` `[N, c_in, H, W]`, the kernel
@@ -55,6 +58,8 @@ pub(super) struct Block {
     pub tracked: bool,
     /// Whether none of the kernel may be.
     pub fixed: bool,
+    /// Images of every part of the batch.
+    pub parts: Vec<usize>,
     /// The convolution's outputs, for the gradient.
     pub z: OnceLock<Vec<f32>>,
 }
@@ -65,17 +70,23 @@ impl Block {
     }
 
     /// What comes after the convolution, unless nothing does.
-    fn affine(&self, vectors: &[f32], z: &[f32], area: usize) -> Option<Affine> {
+    fn affine(&self, vectors: &[f32], z: &[f32], area: usize) -> Result<Option<Affine>> {
         let c = self.geometry.c_out;
-        match &self.norm {
+        Ok(match &self.norm {
             Some(norm) => {
                 let (gamma, beta) = vectors[if self.bias { c } else { 0 }..].split_at(c);
-                let moments = norm.moments.get_or_init(|| norm::moments(z, c, area));
+                let moments = match norm.moments.get() {
+                    Some(known) => known,
+                    None => {
+                        let found = norm::moments(z, c, area, norm.share.as_ref()).map_err(Error::wrap)?;
+                        norm.moments.get_or_init(|| found)
+                    }
+                };
                 Some(Affine::norm(self.act, moments, norm.eps, gamma, beta))
             }
             None if self.act == Activation::Identity => None,
             None => Some(Affine::activation(self.act, c)),
-        }
+        })
     }
 }
 
@@ -97,11 +108,11 @@ impl CustomOp3 for Block {
         let (g, area) = (&self.geometry, self.area(h, w));
         let vectors = slice(vectors, lv)?;
         let forward = if self.fixed { conv::forward_fixed } else { conv::forward };
-        let mut y = forward(g, slice(x, lx)?, slice(kernel, lk)?, (h, w));
+        let mut y = forward(g, slice(x, lx)?, slice(kernel, lk)?, (h, w), &self.parts);
         if self.bias {
             norm::add_bias(&mut y, &vectors[..g.c_out], area);
         }
-        if let Some(affine) = self.affine(vectors, &y, area) {
+        if let Some(affine) = self.affine(vectors, &y, area)? {
             let z = std::mem::take(&mut y);
             y = affine.forward(&z, area);
             if self.tracked {
@@ -125,21 +136,28 @@ impl CustomOp3 for Block {
         let (grads, d_vectors) = with([x, kernel, vectors, &dy.contiguous()?], |[x, kernel, vectors, dy]| {
             let z = self.z.get().map_or(&[][..], |z| z);
             let (mut dz, mut d_norm) = (Cow::Borrowed(dy), Vec::new());
-            if let Some(affine) = self.affine(vectors, z, area) {
-                let grads = affine.backward(z, dy, area, self.norm.as_ref().is_some_and(|n| n.batch));
+            if let Some(affine) = self.affine(vectors, z, area)? {
+                let (batch, share) = self.norm.as_ref().map_or((false, None), |n| (n.batch, n.share.as_ref()));
+                let grads = affine.backward(z, dy, area, (batch, share)).map_err(Error::wrap)?;
                 dz = Cow::Owned(grads.z);
                 if self.norm.is_some() {
                     d_norm = [grads.gamma, grads.beta].concat();
                 }
+                // All ranks have the sums over the whole batch, and one of them adds it to the gradients of all.
+                if batch && share.is_some_and(|share| !share.ranks().is_first()) {
+                    d_norm.fill(0.0);
+                }
             }
-            let mut d_vectors = if self.bias { norm::channel_sums(&dz, c, area) } else { Vec::new() };
+            let mut d_vectors = if self.bias { norm::channel_sums(&dz, c, area, &self.parts) } else { Vec::new() };
             d_vectors.append(&mut d_norm);
             let grads = match wanted {
-                [true, false] if self.fixed => conv::backward_fixed(&self.geometry, x, kernel, &dz, (h, w)),
-                _ => conv::backward(&self.geometry, x, kernel, &dz, (h, w), wanted),
+                [true, false] if self.fixed => {
+                    conv::backward_fixed(&self.geometry, x, kernel, &dz, (h, w), &self.parts)
+                }
+                _ => conv::backward(&self.geometry, x, kernel, &dz, (h, w), wanted, &self.parts),
             };
-            (grads, d_vectors)
-        })?;
+            Ok::<_, Error>((grads, d_vectors))
+        })??;
         let some = |wanted: bool, values, like| if wanted { tensor(values, like).map(Some) } else { Ok(None) };
         Ok((
             some(wanted[0], grads.input, x)?,

@@ -16,6 +16,7 @@ mod tests;
 
 use crate::graph::{Attention, Conv, ConvTranspose, NodeId, Norm, Op};
 use crate::model::{self, Model};
+use crate::ranks::Share;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use cpu::geometry::Geometry;
 use cpu::norm::Moments;
@@ -49,6 +50,8 @@ pub struct Net {
     /// Whether the operations are those of [`cpu`]; else those that the tests hold against them.
     own: bool,
     frozen: bool,
+    /// The images of the next batch as a share of a larger one.
+    share: Option<Share>,
     /// By node whether no gradient passes from it to nodes that are not so marked.
     apart: Vec<bool>,
 }
@@ -72,7 +75,7 @@ impl Net {
         }
         let apart = model.graph.one2one_only();
         let (model, running) = (model.clone(), Mutex::new(running));
-        Ok(Self { model, device: device.clone(), params, index, running, own: true, frozen: false, apart })
+        Ok(Self { model, device: device.clone(), params, index, running, own: true, frozen: false, share: None, apart })
     }
 
     /// The same net without gradients of its parameters: for inference, for teachers, and for gradients of the image or
@@ -80,6 +83,12 @@ impl Net {
     pub fn frozen(mut self) -> Self {
         self.frozen = true;
         self
+    }
+
+    /// The next batches are this rank's share of larger ones: normalisations use the statistics of these. Gradients are
+    /// to be summed over all ranks.
+    pub fn set_share(&mut self, share: Share) {
+        self.share = Some(share);
     }
 
     /// The trainable parameters by key, in execution order.
@@ -188,6 +197,14 @@ impl Net {
         }
     }
 
+    /// Images of every part of a batch.
+    fn parts(&self, x: &Tensor) -> Result<Vec<usize>> {
+        match &self.share {
+            Some(share) => Ok(share.parts()),
+            None => Ok(vec![x.dim(0)?]),
+        }
+    }
+
     fn conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let weight = self.param(&conv.weight);
         let mut vectors = Vec::new();
@@ -202,7 +219,12 @@ impl Net {
                 let given = Moments { mean: running[&mean].to_vec1()?, var: running[&var].to_vec1()? };
                 moments.get_or_init(|| given);
             }
-            block_norm = Some(custom_ops::BlockNorm { eps: norm.eps, moments, batch: mode == Mode::Train });
+            block_norm = Some(custom_ops::BlockNorm {
+                eps: norm.eps,
+                moments,
+                batch: mode == Mode::Train,
+                share: self.share.clone(),
+            });
         }
         let vectors = match &vectors[..] {
             [] => Tensor::zeros(0, DType::F32, &self.device)?,
@@ -215,6 +237,7 @@ impl Net {
             bias: conv.bias.is_some(),
             fixed: !weight.track_op(),
             tracked: x.track_op() || weight.track_op() || vectors.track_op(),
+            parts: self.parts(x)?,
             z: OnceLock::new(),
             norm: block_norm,
         };
@@ -228,11 +251,20 @@ impl Net {
     }
 
     fn conv_transpose(&self, conv: &ConvTranspose, x: &Tensor) -> Result<Tensor> {
-        let y = composed::conv_transpose(x, &self.param(&conv.weight), conv)?;
-        match &conv.bias {
-            Some(bias) => y.broadcast_add(&self.param(bias).reshape((1, conv.c_out, 1, 1))?),
-            None => Ok(y),
+        let parts = self.parts(x)?;
+        let kernels = copies(&self.param(&conv.weight), parts.len())?;
+        let bias = conv.bias.as_ref().map(|bias| self.param(bias).reshape((1, conv.c_out, 1, 1))).transpose()?;
+        let biases = bias.map(|bias| copies(&bias, parts.len())).transpose()?;
+        let (mut outputs, mut first) = (Vec::new(), 0);
+        for (part, images) in parts.iter().enumerate().filter(|(_, images)| **images > 0) {
+            let y = composed::conv_transpose(&x.narrow(0, first, *images)?, &kernels[part], conv)?;
+            outputs.push(match &biases {
+                Some(biases) => y.broadcast_add(&biases[part])?,
+                None => y,
+            });
+            first += images;
         }
+        Tensor::cat(&outputs, 0)
     }
 
     fn composed_conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
@@ -262,7 +294,8 @@ impl Net {
     /// Moves the running statistics toward the moments `[C]` of a batch that gave the outputs `y`.
     fn update_running(&self, norm: &Norm, [mean, var]: [Tensor; 2], y: &Tensor) -> Result<()> {
         // The running variance is the unbiased one.
-        let count = (y.elem_count() / mean.elem_count().max(1)) as f64;
+        let (images, _, h, w) = y.dims4()?;
+        let count = (self.share.as_ref().map_or(images, Share::images) * h * w) as f64;
         let unbiased = count / (count - 1.0).max(1.0);
         let [_, _, mean_key, var_key] = norm.keys();
         let mut running = self.running();
@@ -272,6 +305,17 @@ impl Net {
         }
         Ok(())
     }
+}
+
+/// A tensor for each part of a batch. Their gradients are added as those of other operations are: in pairs, and the
+/// pairs' sums in pairs ([`tree`](crate::ranks::tree)).
+fn copies(x: &Tensor, parts: usize) -> Result<Vec<Tensor>> {
+    if parts < 2 {
+        return Ok(vec![x.clone(); parts]);
+    }
+    let mut all = copies(&x.affine(1.0, 0.0)?, parts / 2)?;
+    all.extend(copies(&x.affine(1.0, 0.0)?, parts - parts / 2)?);
+    Ok(all)
 }
 
 /// Queries, keys and values, each `[N, heads, dim, H * W]`.

@@ -3,11 +3,14 @@
 use super::failure::Failure;
 use super::input::{ModelArgs, figure, figures, task_figures, warn};
 use super::terminal;
+use super::together::together;
 use crate::data::{Dataset, LabelTask, OpenOptions, names_differ};
 use crate::eval::{self, Accuracy, EvalResult, Figures, Score, TaskResult};
 use crate::output;
+use crate::ranks::Ranks;
 use crate::size::ImageSize;
 use crate::train::transfer_command;
+use indicatif::ProgressBar;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -37,8 +40,12 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs it.
+/// Runs it, on all ranks that were started.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    together(false, |ranks| run_on(ranks, args))
+}
+
+fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
     let model = args.model.deployed()?;
     let size = args.model.imgsz(&model)?;
     let task = LabelTask::named(model.graph.head.task());
@@ -62,18 +69,24 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.skip_bad_images {
         dataset.skip_unreadable().map_err(Failure::input)?;
     }
-    warn(names_differ(&model.info.names, &dataset.names).iter().chain(&dataset.notes));
+    if ranks.is_first() {
+        warn(names_differ(&model.info.names, &dataset.names).iter().chain(&dataset.notes));
+    }
     let threads = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads.into(),
     };
-    let bar = terminal::bar("Evaluating");
-    bar.set_length(dataset.items.len() as u64);
+    let bar = if ranks.is_first() { terminal::bar("Evaluating") } else { ProgressBar::hidden() };
+    bar.set_length(dataset.items.len().div_ceil(ranks.size()) as u64);
     let progress = |more: usize| bar.inc(more as u64);
-    let validator = eval::Validator::new(&model.graph.head, &dataset, size).map_err(Failure::input)?;
+    let validator = eval::Validator::shared(&model.graph.head, &dataset, size, ranks).map_err(Failure::input)?;
     let found = validator.find(&model, threads, &progress).and_then(|found| validator.score(&found));
     bar.finish_and_clear();
-    match found.map_err(Failure::input)? {
+    let found = found.map_err(Failure::input)?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
+    match found {
         Score::Boxes(result) => show_boxes(&result, size, args.json),
         Score::Shapes(result) => show_task(&result, size, args.json),
         Score::Classes(result) => show(&result, size, args.json),

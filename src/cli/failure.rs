@@ -13,6 +13,7 @@ use crate::latency::LatencyError;
 use crate::model::FileError;
 use crate::pipeline::PipelineError;
 use crate::profile::ProfileError;
+use crate::ranks::RankError;
 use crate::repair::RepairError;
 use crate::runtimes::RuntimeError;
 use crate::search::SearchError;
@@ -115,6 +116,11 @@ impl Failure {
             Self::Interrupted(_, signal) => u8::try_from(128 + signal).unwrap_or(130),
             Self::Internal(_) => 1,
         }
+    }
+
+    /// Whether all ranks of a job end with it, at the same step.
+    pub fn is_of_all_ranks(&self) -> bool {
+        matches!(self, Self::Diverged(_) | Self::Interrupted(..))
     }
 
     /// One message for each thing that is wrong.
@@ -313,6 +319,16 @@ impl From<PipelineError> for Failure {
     }
 }
 
+impl From<RankError> for Failure {
+    fn from(error: RankError) -> Self {
+        let text = error.to_string();
+        match error {
+            RankError::NotBuilt { .. } | RankError::Apart { .. } | RankError::Environment { .. } => Self::Usage(text),
+            RankError::Library(_) | RankError::Lost(_) => Self::Machine(text),
+        }
+    }
+}
+
 impl From<TrainError> for Failure {
     fn from(error: TrainError) -> Self {
         let text = error.to_string();
@@ -351,6 +367,7 @@ fn by_training(error: TrainError, text: String) -> Failure {
         | TrainError::Loss(_)
         | TrainError::Model(_)
         | TrainError::File(_) => Failure::Input(text),
+        TrainError::Ranks(error) => error.into(),
     }
 }
 

@@ -21,6 +21,7 @@ mod quantise;
 mod runner;
 mod sign;
 mod terminal;
+mod together;
 mod train;
 mod trainer;
 mod verify;
@@ -86,6 +87,29 @@ enum Command {
     Driver(driver::Question),
 }
 
+impl Command {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Prune(_) => "prune",
+            Self::Eval(_) => "eval",
+            Self::Bench(_) => "bench",
+            Self::Compare(_) => "compare",
+            Self::Detect(_) => "detect",
+            Self::Inspect(_) => "inspect",
+            Self::Export(_) => "export",
+            Self::Quantise(_) => "quantise",
+            Self::Runner(_) => "runner",
+            Self::Train(_) => "train",
+            Self::Verify(_) => "verify",
+            Self::Sign(_) => "sign",
+            Self::Finish(_) => "finish",
+            Self::Index(_) => "index",
+            Self::Driver(_) => "driver",
+        }
+    }
+}
+
 /// The whole of the program `secateurs`.
 pub fn main() -> ExitCode {
     run(std::env::args_os().collect())
@@ -113,7 +137,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     if matches!(cli.command, Command::Prune(_) | Command::Train(_)) {
         use_one_candle_thread();
     }
-    let done = match cli.command {
+    let shared = matches!(cli.command, Command::Train(_) | Command::Eval(_) | Command::Driver(_));
+    let alone = if shared { Ok(()) } else { together::alone(cli.command.name()) };
+    let done = alone.and_then(|()| match cli.command {
         Command::Prune(args) => prune::run(*args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -129,7 +155,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Finish(args) => finish::run(args),
         Command::Index(args) => index::run(&args),
         Command::Driver(question) => driver::run(&question, command),
-    };
+    });
     let done = done.inspect_err(|failure| failure.show(json));
     // Where the work went wrong, that is what the code says.
     let done = done.and_then(|()| output::finish().map_err(Failure::Output).inspect_err(|failure| failure.show(false)));

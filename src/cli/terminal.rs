@@ -1,5 +1,6 @@
 //! Reports progress and results: in cargo's style on standard error, or as one JSON object a line on standard output.
 
+use crate::ranks::Ranks;
 use crate::{console, output};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -33,6 +34,8 @@ pub enum Format {
 /// Where progress goes.
 pub struct Terminal {
     format: Format,
+    /// Whether nothing is shown: of several ranks the first one speaks.
+    silent: bool,
     colour: bool,
     stage: String,
     bar: Option<ProgressBar>,
@@ -48,7 +51,14 @@ impl Terminal {
         if args.message_format == Format::Human && io::stderr().is_terminal() {
             super::interrupt::listen();
         }
-        Self { format: args.message_format, colour, stage: String::new(), bar: None, reported: 0 }
+        Self { format: args.message_format, silent: false, colour, stage: String::new(), bar: None, reported: 0 }
+    }
+
+    /// A terminal that shows nothing but on the first of several ranks.
+    pub fn of_rank(args: TerminalArgs, ranks: &Ranks) -> Self {
+        let mut terminal = Self::new(args);
+        terminal.silent = !ranks.is_first();
+        terminal
     }
 
     /// A stage begins: a verb and what it works on.
@@ -56,6 +66,7 @@ impl Terminal {
         self.clear();
         self.stage = verb.to_owned();
         match self.format {
+            _ if self.silent => {}
             Format::Json => line(&json!({ "reason": "stage", "stage": verb, "detail": what })),
             Format::Human => {
                 let colour = if self.colour { "\x1b[1;32m" } else { "" };
@@ -67,6 +78,7 @@ impl Terminal {
     /// A note on a line of its own.
     pub fn note(&mut self, text: &str) {
         match (self.format, &self.bar) {
+            _ if self.silent => {}
             (Format::Json, _) => line(&json!({ "reason": "note", "text": text })),
             (Format::Human, Some(bar)) => bar.suspend(|| output::message("", "", &format!("{:>12} {text}", ""))),
             (Format::Human, None) => output::message("", "", &format!("{:>12} {text}", "")),
@@ -76,6 +88,7 @@ impl Terminal {
     /// Part of the stage is done.
     pub fn progress(&mut self, done: usize, all: usize) {
         match self.format {
+            _ if self.silent => {}
             Format::Json => {
                 let twentieths = 20 * done / all.max(1);
                 if twentieths > self.reported {
@@ -99,6 +112,7 @@ impl Terminal {
     pub fn result(&mut self, text: &str, value: Value) {
         self.clear();
         match self.format {
+            _ if self.silent => {}
             Format::Json => line(&value),
             Format::Human if text.is_empty() => {}
             Format::Human => output::print(&format!("{}\n", text.trim_end())),

@@ -6,6 +6,7 @@ use super::failure::Failure;
 use super::input::{figure, figures, task_figures};
 use super::interrupt;
 use super::terminal::{Terminal, TerminalArgs};
+use super::together::{in_turn, together};
 use super::trainer::TrainerArgs;
 use crate::data::{Dataset, LabelTask, OpenOptions, demo, overlap};
 use crate::detector::check_size;
@@ -14,6 +15,7 @@ use crate::files::{self, Inputs};
 use crate::model::{self, Model};
 use crate::pipeline::Event;
 use crate::profile::HoldOut;
+use crate::ranks::Ranks;
 use crate::size::ImageSize;
 use crate::train::optim::Rule;
 use crate::train::{Augment, FitConfig, FitEvent, Recipe, Record};
@@ -112,18 +114,22 @@ enum Optimizer {
 /// Pictures of the drawn set where no number is given, and those to judge by.
 const DRAWN: (usize, usize) = (2400, 300);
 
-/// Runs it.
+/// Runs it, on all ranks that were started.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let mut terminal = Terminal::new(args.terminal);
+    together(args.terminal.is_json(), |ranks| run_on(ranks, args))
+}
+
+fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
+    let mut terminal = Terminal::of_rank(args.terminal, ranks);
     let arch = Arch::read(&args.arch)?;
     let (task, own) = (arch.labels(), arch.side());
     let inputs = Inputs::new([&args.arch, &args.data]);
     let part = part(&args.output);
-    for path in [&args.output, &part] {
+    for path in [&args.output, &part].into_iter().filter(|_| ranks.is_first()) {
         let fail = |e: std::io::Error| Failure::writing(path, &e);
         files::check_writable(path, &inputs).map_err(fail)?;
     }
-    let (data, drawn) = data(args, task, &mut terminal)?;
+    let (data, drawn) = in_turn(ranks, || data(args, task, &mut terminal))?;
     let open = |split: &str| {
         let options = OpenOptions { task, ..OpenOptions::default() };
         let mut set = Dataset::open_with(&data, split, &options).map_err(Failure::input)?;
@@ -140,7 +146,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     told.iter().for_each(|note| terminal.note(note));
     let size = size(args, &start, if drawn { demo::SIDE } else { own })?;
     start.info.imgsz = Some(size);
-    let config = config(args, &start, size, part.clone());
+    let config = FitConfig { ranks: ranks.clone(), ..config(args, &start, size, part.clone()) };
     let names = start.info.names.clone();
     let (config, note) = recipe(args, &open)?.apply(config, &names);
     note.iter().for_each(|note| terminal.note(note));
@@ -150,13 +156,18 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Usage("--amp is for a CUDA device: give --device cuda".into()));
     }
     let images = train.items.len();
-    terminal.stage("Training", &format!("{}: {} epochs over {images} images of {size} px", args.arch, args.epochs));
+    let work = format!("{}: {} epochs over {images} images of {size} px", args.arch, args.epochs);
+    let shared = if ranks.size() > 1 { format!(", on {} ranks", ranks.size()) } else { String::new() };
+    terminal.stage("Training", &(work + &shared));
     let table = table(&args.output);
-    let mut record = Record::new(table.clone(), args.tensorboard.as_deref())
-        .map_err(|e| Failure::writing(args.tensorboard.as_deref().unwrap_or(&table), &e))?;
+    let record = || {
+        Record::new(table.clone(), args.tensorboard.as_deref())
+            .map_err(|e| Failure::writing(args.tensorboard.as_deref().unwrap_or(&table), &e))
+    };
+    let mut record = ranks.is_first().then(record).transpose()?;
     let mut recorded = Ok(());
     let mut report = |event: FitEvent| {
-        if recorded.is_ok() {
+        if let (Some(record), true) = (&mut record, recorded.is_ok()) {
             recorded = record.note(&event);
             if let Err(problem) = &recorded {
                 terminal.note(&format!("warning: {}: {problem}; the epochs are not recorded", table.display()));
@@ -179,11 +190,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("seed", args.seed.to_string()),
     ];
     trained.info.provenance.extend(facts.map(|(key, value)| (key.to_owned(), value)));
-    let bytes = model::to_bytes(&trained).map_err(Failure::internal)?;
-    files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
-    // Only a finished training no longer needs its checkpoint.
-    train::discard(&part);
-    evaluate(&args.output, &trained, &val, size, &mut terminal)
+    if ranks.is_first() {
+        let bytes = model::to_bytes(&trained).map_err(Failure::internal)?;
+        files::write_except(&args.output, &bytes, &inputs).map_err(|e| Failure::writing(&args.output, &e))?;
+        // Only a finished training no longer needs its checkpoint.
+        train::discard(&part);
+    }
+    evaluate(ranks, (&args.output, &trained), &val, size, &mut terminal)
 }
 
 /// Size of the images.
@@ -234,8 +247,8 @@ fn recipe(args: &Args, open: &dyn Fn(&str) -> Result<Dataset, Failure>) -> Resul
 
 /// Evaluates the trained model on the validation images, and shows the result.
 fn evaluate(
-    output: &Path,
-    trained: &Model,
+    ranks: &Ranks,
+    (output, trained): (&Path, &Model),
     val: &Dataset,
     size: ImageSize,
     terminal: &mut Terminal,
@@ -244,7 +257,7 @@ fn evaluate(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // Of two branches the one that is deployed.
     let trained = &trained.deployed(None).map_err(Failure::internal)?;
-    let validator = eval::Validator::new(&trained.graph.head, val, size).map_err(Failure::input)?;
+    let validator = eval::Validator::shared(&trained.graph.head, val, size, ranks).map_err(Failure::input)?;
     let (text, found) = match validator.evaluate(trained, threads).map_err(Failure::input)? {
         Score::Classes(found) => (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?),
         Score::Shapes(found) => {

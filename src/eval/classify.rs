@@ -1,10 +1,11 @@
 //! Accuracy of classifiers.
 
-use super::EvalError;
+use super::{EvalError, gather};
 use crate::data::{Dataset, Item};
 use crate::engine::{Engine, Options};
 use crate::graph::Head;
 use crate::model::Model;
+use crate::ranks::{Ranks, Share};
 use crate::size::ImageSize;
 use crate::vision::Preprocess;
 use rayon::prelude::*;
@@ -27,7 +28,7 @@ pub struct Accuracy {
 }
 
 /// What became of one picture.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Answer {
     class: usize,
     /// Classes that scored higher than the right one.
@@ -47,21 +48,21 @@ pub fn accuracy(
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Accuracy, EvalError> {
-    Ok(summary(&answers(model, dataset, imgsz, threads, progress)?, &dataset.names))
+    Ok(summary(&answers(model, dataset, (imgsz.into(), &Ranks::default()), threads, progress)?, &dataset.names))
 }
 
-/// As [`accuracy`], picture by picture.
+/// As [`accuracy`], picture by picture; each rank runs the classifier on its share of them, and gets all answers.
 pub(super) fn answers(
     model: &Model,
     dataset: &Dataset,
-    imgsz: impl Into<ImageSize>,
+    (imgsz, ranks): (ImageSize, &Ranks),
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Answer>, EvalError> {
     check(model, dataset)?;
     let preprocess = Preprocess::new(model)?;
-    let imgsz = imgsz.into();
-    let share = dataset.items.len().div_ceil(threads.max(1)).max(1);
+    let items = &dataset.items[Share::new(ranks, dataset.items.len()).range()];
+    let share = items.len().div_ceil(threads.max(1)).max(1);
     let work = |items: &[Item]| {
         let mut engine = Engine::new(model, imgsz.height, imgsz.width, &Options { threads: 1, ..Options::default() })?;
         let mut answers = Vec::with_capacity(items.len());
@@ -74,8 +75,8 @@ pub(super) fn answers(
         }
         Ok(answers)
     };
-    let answers: Result<Vec<Vec<Answer>>, EvalError> = dataset.items.par_chunks(share).map(work).collect();
-    Ok(answers?.into_iter().flatten().collect())
+    let answers: Result<Vec<Vec<Answer>>, EvalError> = items.par_chunks(share).map(work).collect();
+    Ok(gather::of_all(ranks, answers?.concat())?.concat())
 }
 
 /// Share of these pictures that one set of answers has right, less that of another where given.

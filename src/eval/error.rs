@@ -2,6 +2,7 @@
 
 use crate::detector::DetectorError;
 use crate::engine::EngineError;
+use crate::ranks::RankError;
 use crate::vision::{ImageError, PreprocessError};
 use std::path::PathBuf;
 use thiserror::Error;
@@ -18,6 +19,9 @@ pub enum EvalError {
     /// No image fills the network's input.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
+    /// The ranks that have other images cannot be reached.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
     /// An image could not be read.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -1,11 +1,12 @@
 //! Evaluates a model on a dataset through the engine that ships.
 
 use super::error::EvalError;
-use super::{Detected, Interval, Truth, bootstrap, coco, truth, ultralytics};
+use super::{Detected, Interval, Truth, bootstrap, coco, gather, truth, ultralytics};
 use crate::data::{Dataset, Item, Picture as Pixels};
 use crate::engine::{Device, Engine, Options};
 use crate::graph::Head;
 use crate::model::Model;
+use crate::ranks::{Ranks, Share};
 use crate::size::{ImageSize, MAX_SIDE};
 use crate::vision::{ImageError, Letterbox, NmsOptions, Preprocess, detect, detect_decoded};
 use rayon::prelude::*;
@@ -45,6 +46,8 @@ pub struct ClassResult {
 pub struct Prepared {
     imgsz: ImageSize,
     names: Vec<String>,
+    /// Which images this rank has.
+    share: Share,
     pictures: Vec<Picture>,
     truths: Vec<Truth>,
 }
@@ -86,6 +89,15 @@ impl Prepared {
     /// # Errors
     /// If an image or the annotations cannot be read, or the size is absurd.
     pub fn new(dataset: &Dataset, imgsz: impl Into<ImageSize>) -> Result<Self, EvalError> {
+        Self::shared(dataset, imgsz, &Ranks::default())
+    }
+
+    /// As [`Prepared::new`], on several ranks: each reads its share of the images, on which it will run models, and all
+    /// know what is labelled and found in all of them.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`], and if a rank cannot be reached.
+    pub fn shared(dataset: &Dataset, imgsz: impl Into<ImageSize>, ranks: &Ranks) -> Result<Self, EvalError> {
         let imgsz = imgsz.into();
         if !imgsz.all(|side| (1..=MAX_SIDE).contains(&side)) {
             return Err(EvalError::Unfit(format!("image size {imgsz}, expected 1 to {MAX_SIDE} pixels")));
@@ -98,23 +110,26 @@ impl Prepared {
             let bytes = (number < room).then(|| tensor.iter().map(|v| (v * 255.0).round() as u8).collect());
             Ok((Picture { pixels: item.image.clone(), letterbox, bytes }, sides))
         };
-        let prepared: Result<Vec<_>, EvalError> = dataset.items.par_iter().enumerate().map(prepare).collect();
+        let share = Share::new(ranks, dataset.items.len());
+        let items = &dataset.items[share.range()];
+        let prepared: Result<Vec<_>, EvalError> = items.par_iter().enumerate().map(prepare).collect();
         let (pictures, sides): (Vec<_>, Vec<_>) = prepared?.into_iter().unzip();
+        let sides = gather::of_all(ranks, sides)?.concat();
         let truths = match &dataset.annotations {
             Some(path) => truth::annotated(path, dataset)?,
             None => truth::labelled(dataset, &sides),
         };
-        Ok(Self { imgsz, names: dataset.names.clone(), pictures, truths })
+        Ok(Self { imgsz, names: dataset.names.clone(), share, pictures, truths })
     }
 
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.pictures.len()
+        self.share.images()
     }
 
     /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
-        self.pictures.is_empty()
+        self.len() == 0
     }
 
     /// Everything a model finds, in pixels of the source images, by `threads` engines of one thread each. `progress`
@@ -146,6 +161,7 @@ impl Prepared {
         self.check(model)?;
         let preprocess = Preprocess::new(model)?;
         let share = self.pictures.len().div_ceil(threads.max(1)).max(1);
+        let first = self.share.range().start;
         let work = |(part, pictures): (usize, &[Picture])| {
             let ImageSize { height, width } = self.imgsz;
             let options = Options { threads: 1, device, ..Options::default() };
@@ -160,7 +176,7 @@ impl Prepared {
                 let found = detect(&model.graph.head, (height, width), &outputs, &NmsOptions::EVALUATION);
                 all.extend(found.into_iter().map(|d| {
                     let bbox = picture.letterbox.to_source(d.bbox).into();
-                    Detected { image: part * share + at, class: d.class, bbox, score: f64::from(d.score) }
+                    Detected { image: first + part * share + at, class: d.class, bbox, score: f64::from(d.score) }
                 }));
                 progress(1);
             }
@@ -168,7 +184,7 @@ impl Prepared {
         };
         let parts: Result<Vec<Vec<Detected>>, EvalError> =
             self.pictures.par_chunks(share).enumerate().map(work).collect();
-        Ok(parts?.into_iter().flatten().collect())
+        Ok(gather::of_all(self.share.ranks(), parts?.concat())?.concat())
     }
 
     /// As [`Prepared::find`], with outputs that another runtime computes. `run` gets inputs of the network,
@@ -251,7 +267,7 @@ impl Prepared {
                     recall: recall.unwrap_or(0.0),
                 })
                 .collect(),
-            images: self.pictures.len(),
+            images: self.len(),
         }
     }
 

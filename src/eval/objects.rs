@@ -1,9 +1,10 @@
 //! Objects as the metrics count them, labelled and detected.
 
 use crate::vision::Xywh;
+use serde::{Deserialize, Serialize};
 
 /// A labelled object.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Truth {
     /// Number of the image.
     pub image: usize,
@@ -18,7 +19,7 @@ pub struct Truth {
 }
 
 /// A detected object.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Detected {
     /// Number of the image.
     pub image: usize,

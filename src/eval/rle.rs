@@ -1,8 +1,10 @@
 //! Masks as run lengths, column after column, as COCO stores them, and how COCO turns an outline into one (Lin et al.,
 //! "Microsoft COCO: Common Objects in Context", ECCV 2014; the figures depend on every pixel of it).
 
+use serde::{Deserialize, Serialize};
+
 /// Pixels of an image: lengths of alternating runs outside and inside, column after column, beginning outside.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rle {
     counts: Vec<usize>,
 }

@@ -7,11 +7,13 @@ use crate::data::{Item, Label, Shapes};
 use crate::detector::{Detail, Object};
 use crate::graph::Head;
 use crate::vision::{Gaussian, NormalisedXywh, Rotated, Xywh, sigmas};
+use serde::{Deserialize, Serialize};
 
 /// The share of its box that an object is taken to fill.
 const FILLED: f64 = 0.53;
 
 /// The shapes of objects or detections, all of one kind, pixels.
+#[derive(Serialize, Deserialize)]
 pub(super) enum List {
     /// Pixels.
     Masks(Vec<Rle>),
@@ -29,12 +31,14 @@ enum Shape {
 }
 
 /// What is labelled in images.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Labelled {
     pub truths: Vec<Truth>,
     pub shapes: List,
 }
 
 /// What a model finds in images.
+#[derive(Serialize, Deserialize)]
 pub struct Found {
     /// Classes, scores and upright boxes.
     pub boxes: Vec<Detected>,

@@ -5,6 +5,7 @@
 
 use super::coco::{self, ClassStats, Matches};
 use super::error::EvalError;
+use super::gather;
 use super::metric::Metric;
 use super::overlap::Overlap;
 use super::shapes::{Found, Labelled, List, with_overlaps};
@@ -14,6 +15,7 @@ use crate::detector::Detector;
 use crate::engine::Options;
 use crate::graph::Head;
 use crate::model::Model;
+use crate::ranks::{Ranks, Share};
 use crate::size::ImageSize;
 use crate::vision::NmsOptions;
 use rayon::prelude::*;
@@ -75,6 +77,8 @@ pub struct ShapeSet {
     head: Head,
     names: Vec<String>,
     imgsz: ImageSize,
+    /// Which images this rank has.
+    share: Share,
     pictures: Vec<Picture>,
     labelled: Labelled,
 }
@@ -85,29 +89,40 @@ impl ShapeSet {
     /// # Errors
     /// If head and labels do not go together, or an image cannot be read.
     pub fn new(head: &Head, dataset: &Dataset, imgsz: ImageSize) -> Result<Self, EvalError> {
+        Self::shared(head, dataset, imgsz, &Ranks::default())
+    }
+
+    /// As [`ShapeSet::new`], on several ranks: each reads its share of the images, on which it will run models, and all
+    /// know what is labelled and found in all of them.
+    ///
+    /// # Errors
+    /// As [`ShapeSet::new`], and if a rank cannot be reached.
+    pub fn shared(head: &Head, dataset: &Dataset, imgsz: ImageSize, ranks: &Ranks) -> Result<Self, EvalError> {
         let head = head.branch();
         check(head, dataset)?;
+        let share = Share::new(ranks, dataset.items.len());
+        let (items, first) = (&dataset.items[share.range()], share.range().start);
         let read = |(image, item): (usize, &Item)| {
             let pixels = item.image.load()?;
             let mut labelled = Labelled::none(list(head)?);
-            labelled.add(item, image, [pixels.width(), pixels.height()]);
+            labelled.add(item, first + image, [pixels.width(), pixels.height()]);
             Ok(labelled)
         };
-        let all: Result<Vec<Labelled>, EvalError> = dataset.items.par_iter().enumerate().map(read).collect();
+        let own: Result<Vec<Labelled>, EvalError> = items.par_iter().enumerate().map(read).collect();
         let mut labelled = Labelled::none(list(head)?);
-        all?.into_iter().for_each(|of_image| labelled.extend(of_image));
-        let pictures = dataset.items.iter().map(|item| item.image.clone()).collect();
-        Ok(Self { head: head.clone(), names: dataset.names.clone(), imgsz, pictures, labelled })
+        gather::of_all(ranks, own?)?.into_iter().flatten().for_each(|of_image| labelled.extend(of_image));
+        let pictures = items.iter().map(|item| item.image.clone()).collect();
+        Ok(Self { head: head.clone(), names: dataset.names.clone(), imgsz, share, pictures, labelled })
     }
 
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.pictures.len()
+        self.share.images()
     }
 
     /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
-        self.pictures.is_empty()
+        self.len() == 0
     }
 
     /// Everything a model finds, by `threads` engines of one thread each. `progress` gets how many more images are done.
@@ -125,6 +140,7 @@ impl ShapeSet {
             )));
         }
         let share = self.pictures.len().div_ceil(threads.max(1)).max(1);
+        let first = self.share.range().start;
         let work = |(part, pictures): (usize, &[Picture])| {
             let options = Options { threads: 1, ..Options::default() };
             let mut detector = Detector::new(model, self.imgsz, &options)?;
@@ -132,14 +148,14 @@ impl ShapeSet {
             let mut found = Found::none(list(head)?);
             for (at, picture) in pictures.iter().enumerate() {
                 let image = picture.load()?;
-                found.add(&detector.detect(&image)?, part * share + at, [image.width(), image.height()]);
+                found.add(&detector.detect(&image)?, first + part * share + at, [image.width(), image.height()]);
                 progress(1);
             }
             Ok(found)
         };
         let parts: Result<Vec<Found>, EvalError> = self.pictures.par_chunks(share).enumerate().map(work).collect();
         let mut all = Found::none(list(head)?);
-        parts?.into_iter().for_each(|part| all.extend(part));
+        gather::of_all(self.share.ranks(), parts?)?.into_iter().flatten().for_each(|part| all.extend(part));
         Ok(all)
     }
 
@@ -179,7 +195,7 @@ impl ShapeSet {
             per_class: self.names.iter().enumerate().filter_map(class).collect(),
             shapes,
             boxes: boxes.as_ref().map(|(figures, _)| *figures),
-            images: self.pictures.len(),
+            images: self.len(),
         }
     }
 

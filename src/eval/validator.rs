@@ -9,6 +9,7 @@ use super::{Accuracy, Answer, Detected, EvalResult, Interval, Prepared, TaskResu
 use crate::data::Dataset;
 use crate::graph::Head;
 use crate::model::Model;
+use crate::ranks::Ranks;
 use crate::size::ImageSize;
 
 /// A split that models of one task are judged on.
@@ -17,8 +18,8 @@ pub enum Validator {
     Boxes(Box<Prepared>),
     /// Masks, keypoints or rotated boxes.
     Shapes(Box<ShapeSet>),
-    /// Classes of whole pictures, at images of this size.
-    Classes(Dataset, ImageSize),
+    /// Classes of whole pictures, at images of this size, which these ranks share.
+    Classes(Dataset, ImageSize, Ranks),
 }
 
 /// What a model finds on the whole split.
@@ -48,12 +49,21 @@ impl Validator {
     /// # Errors
     /// If head and labels do not go together, or an image or the annotations cannot be read.
     pub fn new(head: &Head, dataset: &Dataset, imgsz: ImageSize) -> Result<Self, EvalError> {
+        Self::shared(head, dataset, imgsz, &Ranks::default())
+    }
+
+    /// As [`Validator::new`], on several ranks, which all make the same calls: each runs models on its share of the
+    /// images, and gets what is found in all of them.
+    ///
+    /// # Errors
+    /// As [`Validator::new`], and if a rank cannot be reached.
+    pub fn shared(head: &Head, dataset: &Dataset, imgsz: ImageSize, ranks: &Ranks) -> Result<Self, EvalError> {
         Ok(match Metric::of(head) {
-            Metric::Boxes => Self::Boxes(Box::new(Prepared::new(dataset, imgsz)?)),
+            Metric::Boxes => Self::Boxes(Box::new(Prepared::shared(dataset, imgsz, ranks)?)),
             Metric::Masks | Metric::Keypoints | Metric::Rotated => {
-                Self::Shapes(Box::new(ShapeSet::new(head, dataset, imgsz)?))
+                Self::Shapes(Box::new(ShapeSet::shared(head, dataset, imgsz, ranks)?))
             }
-            Metric::Accuracy => Self::Classes(dataset.clone(), imgsz),
+            Metric::Accuracy => Self::Classes(dataset.clone(), imgsz, ranks.clone()),
         })
     }
 
@@ -62,7 +72,7 @@ impl Validator {
         match self {
             Self::Boxes(set) => set.len(),
             Self::Shapes(set) => set.len(),
-            Self::Classes(set, _) => set.items.len(),
+            Self::Classes(set, ..) => set.items.len(),
         }
     }
 
@@ -79,7 +89,9 @@ impl Validator {
         Ok(match self {
             Self::Boxes(set) => Answers::Boxes(set.find(model, threads, progress)?),
             Self::Shapes(set) => Answers::Shapes(set.find(model, threads, progress)?),
-            Self::Classes(set, size) => Answers::Classes(answers(model, set, *size, threads, progress)?),
+            Self::Classes(set, size, ranks) => {
+                Answers::Classes(answers(model, set, (*size, ranks), threads, progress)?)
+            }
         })
     }
 
@@ -91,7 +103,7 @@ impl Validator {
         Ok(match (self, answers) {
             (Self::Boxes(set), Answers::Boxes(found)) => Score::Boxes(set.score(found)),
             (Self::Shapes(set), Answers::Shapes(found)) => Score::Shapes(set.score(found)),
-            (Self::Classes(set, _), Answers::Classes(found)) => Score::Classes(summary(found, &set.names)),
+            (Self::Classes(set, ..), Answers::Classes(found)) => Score::Classes(summary(found, &set.names)),
             _ => return Err(other_task()),
         })
     }
@@ -125,10 +137,10 @@ impl Validator {
             (Self::Shapes(set), Answers::Shapes(one), Some(Answers::Shapes(other))) => {
                 set.interval(one, Some(other), rounds, seed)
             }
-            (Self::Classes(set, _), Answers::Classes(one), None) => {
+            (Self::Classes(set, ..), Answers::Classes(one), None) => {
                 bootstrap(set.items.len(), rounds, seed, |sample| ahead(one, None, sample))
             }
-            (Self::Classes(set, _), Answers::Classes(one), Some(Answers::Classes(other))) => {
+            (Self::Classes(set, ..), Answers::Classes(one), Some(Answers::Classes(other))) => {
                 bootstrap(set.items.len(), rounds, seed, |sample| ahead(one, Some(other), sample))
             }
             _ => return Err(other_task()),

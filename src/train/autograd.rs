@@ -1,12 +1,13 @@
 //! Training steps on candle tensors: losses in plain Rust, gradients by autograd.
 
 use super::batch::Batch;
-use super::config::{At, FitConfig, Terms, TrainError};
+use super::config::{At, FitConfig, TrainError};
 use super::loss;
 use super::objective::{Outputs, objective};
 use super::optim::{self, Optimizer, clip_scale, grad_norm};
 use super::schedule::Ema;
 use super::stepper::{State, Stepper};
+use super::terms::Terms;
 use crate::backend::{Mode, Net};
 use crate::model::{Model, Weights};
 use candle_core::backprop::GradStore;
@@ -67,8 +68,8 @@ impl<'a> Autograd<'a> {
     /// The images of a batch, `[N, C, height, width]`.
     fn images(&self, batch: &Batch) -> candle_core::Result<Tensor> {
         let size = self.config.imgsz;
-        let channels = batch.images.len() / (batch.size * size.area()).max(1);
-        Tensor::from_slice(&batch.images, (batch.size, channels, size.height, size.width), self.device)
+        let channels = batch.images.len() / (batch.size() * size.area()).max(1);
+        Tensor::from_slice(&batch.images, (batch.size(), channels, size.height, size.width), self.device)
     }
 
     /// Takes the gradients of the last backward pass, as the caller left them.
@@ -92,12 +93,17 @@ impl Stepper for Autograd<'_> {
     fn backward(&mut self, batch: &Batch, at: At) -> Result<Terms, TrainError> {
         (self.grads, self.flat) = (None, None);
         let images = self.images(batch)?;
+        for net in [Some(&mut self.net), self.teacher.as_mut()].into_iter().flatten() {
+            net.set_share(batch.share.clone());
+        }
         let outputs = self.net.forward(&images, Mode::Train)?;
         let taught = self.teacher.as_ref().map(|teacher| Outputs::read(&teacher.forward(&images, Mode::Eval)?));
         let weight = loss::one2many_weight(at.epoch, at.epochs);
         let (values, taught) = (Outputs::read(&outputs)?, taught.transpose()?);
         let head = &self.model.graph.head;
-        let (terms, grads) = objective(head, (&values, taught.as_ref()), &batch.labels, (self.config, weight))?;
+        let (values, share) = ((&values, taught.as_ref()), Some(&batch.share));
+        let (terms, grads) = objective(head, values, &batch.labels, (self.config, weight), share)?;
+        let terms = terms.over(batch.share.ranks())?;
         if !terms.sum().is_finite() {
             return Ok(terms);
         }

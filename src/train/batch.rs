@@ -8,6 +8,7 @@ use crate::board::available_memory;
 use crate::data::{Dataset, Item, Shapes};
 use crate::graph::Head;
 use crate::model::Model;
+use crate::ranks::Share;
 use crate::vision::{Image, Preprocess};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -17,14 +18,21 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Images and what they show.
+/// Images and what they show: those of a batch that are this rank's.
 pub struct Batch {
     /// `[size, C, height, width]` as the network reads it: see [`Preprocess`].
     pub images: Vec<f32>,
-    /// Number of images.
-    pub size: usize,
-    /// What they show.
+    /// Which images of the batch these are.
+    pub share: Share,
+    /// What they show; images are counted from the first of this rank.
     pub labels: Labels,
+}
+
+impl Batch {
+    /// Number of images.
+    pub fn size(&self) -> usize {
+        self.share.range().len()
+    }
 }
 
 /// Makes batches of a dataset; decoded images are kept in memory up to a bound.
@@ -42,7 +50,7 @@ pub(super) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// Refuses an empty dataset and labels that the graph's head has no use for.
+    /// Refuses an empty dataset, labels that the graph's head has no use for, and more ranks than images of a batch.
     pub fn new(dataset: &'a Dataset, model: &Model, config: &'a FitConfig) -> Result<Self, TrainError> {
         let classifies = matches!(model.graph.head, Head::Classify { .. });
         let preprocess = Preprocess::new(model).map_err(|e| TrainError::Unfit(e.to_string()))?;
@@ -59,9 +67,21 @@ impl<'a> Loader<'a> {
             _ => config.augment,
         };
         let cache = dataset.items.iter().map(|_| OnceLock::new()).collect();
-        let room =
-            if config.cache_bytes == usize::MAX { available_memory(Path::new("/")) / 2 } else { config.cache_bytes };
-        Ok(Self { dataset, config, augment, preprocess, classifies, cache, cached: AtomicUsize::new(0), room })
+        // All ranks may be on this machine.
+        let ranks = config.ranks.size();
+        let room = match config.cache_bytes {
+            usize::MAX => available_memory(Path::new("/")) / (2 * ranks),
+            bytes => bytes,
+        };
+        let loader =
+            Self { dataset, config, augment, preprocess, classifies, cache, cached: AtomicUsize::new(0), room };
+        match loader.sizes().last() {
+            Some(least) if *least < ranks => Err(TrainError::Setting {
+                setting: "batch",
+                problem: format!("gives batches of {least} images, which cannot be shared by {ranks} ranks"),
+            }),
+            _ => Ok(loader),
+        }
     }
 
     /// Batches of an epoch.
@@ -77,11 +97,13 @@ impl<'a> Loader<'a> {
         sizes
     }
 
-    /// A batch of an epoch, whose [`order`](Self::order) is given. Every image of the dataset is in one batch of the
-    /// epoch; batches differ in size by at most one.
+    /// This rank's share of a batch of an epoch, whose [`order`](Self::order) is given. Every image of the dataset is
+    /// in one batch of the epoch; batches differ in size by at most one.
     pub fn batch(&self, order: &[usize], epoch: usize, index: usize) -> Result<Batch, TrainError> {
         let batches = self.batches();
-        let chosen = &order[index * order.len() / batches..(index + 1) * order.len() / batches];
+        let whole = &order[index * order.len() / batches..(index + 1) * order.len() / batches];
+        let share = Share::new(&self.config.ranks, whole.len());
+        let chosen = &whole[share.range()];
         let area = self.config.imgsz.area();
         let len = self.preprocess.channels() * area;
         let mut images = vec![0.0; chosen.len() * len];
@@ -97,7 +119,7 @@ impl<'a> Loader<'a> {
             .collect::<Result<Vec<_>, TrainError>>()?;
         if self.classifies {
             let classes = chosen.iter().filter_map(|item| self.dataset.items[*item].class()).collect();
-            return Ok(Batch { images, size: chosen.len(), labels: Labels { classes, ..Labels::default() } });
+            return Ok(Batch { images, share, labels: Labels { classes, ..Labels::default() } });
         }
         let mut objects = Placed::default();
         for placed in targets {
@@ -105,7 +127,7 @@ impl<'a> Loader<'a> {
             objects.shapes.append(placed.shapes);
         }
         let Placed { targets, shapes } = objects;
-        Ok(Batch { images, size: chosen.len(), labels: Labels { targets, shapes, classes: Vec::new() } })
+        Ok(Batch { images, share, labels: Labels { targets, shapes, classes: Vec::new() } })
     }
 
     /// The images of an epoch in their order.

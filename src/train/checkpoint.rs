@@ -75,6 +75,21 @@ pub fn discard(path: &Path) {
 
 /// Writes a state; `model` lends its graph and its info.
 pub(super) fn save(saved: &Saved, model: &Model, identity: &Identity, path: &Path) -> Result<(), TrainError> {
+    Ok(model::save(&as_model(saved, model, &identity.text()), path)?)
+}
+
+/// A state as the bytes of a file, for the other ranks of the same training.
+pub(super) fn to_bytes(saved: &Saved, model: &Model, identity: &Identity) -> Result<Vec<u8>, TrainError> {
+    model::to_bytes(&as_model(saved, model, &identity.text())).map_err(TrainError::Unfit)
+}
+
+/// The state that rank 0 sends.
+pub(super) fn from_bytes(model: &Model, bytes: &[u8]) -> Result<Saved, TrainError> {
+    parse(model, None, (Path::new("the checkpoint of rank 0"), bytes))
+}
+
+/// A state as a model with further tensors and facts.
+fn as_model(saved: &Saved, model: &Model, identity: &str) -> Model {
     let state = &saved.state;
     let mut weights = state.average.clone();
     let raw = state.raw.iter().map(|(key, tensor)| (format!("{PREFIX}{RAW}{key}"), tensor.clone()));
@@ -82,16 +97,14 @@ pub(super) fn save(saved: &Saved, model: &Model, identity: &Identity, path: &Pat
     let best = saved.best.iter().flatten().map(|(key, tensor)| (format!("{PREFIX}{BEST}{key}"), tensor.clone()));
     weights.extend(raw.chain(slots).chain(best));
     let mut info = model.info.clone();
-    let identity = identity.text();
-    let digest = saved.digest(&identity);
+    let digest = saved.digest(identity);
     let Course { epoch, .. } = saved.course;
     let counts = [epoch as u64, state.updates, state.steps].map(|count| count.to_string());
-    let values = counts.into_iter().chain([json(&saved.course), identity]);
+    let values = counts.into_iter().chain([json(&saved.course), identity.to_owned()]);
     info.provenance.extend(KEYS.map(str::to_owned).into_iter().zip(values));
     info.provenance.insert(DIGEST.to_owned(), digest);
     // Not through `Model::new`, which drops the further tensors.
-    model::save(&Model { graph: model.graph.clone(), weights, info }, path)?;
-    Ok(())
+    Model { graph: model.graph.clone(), weights, info }
 }
 
 /// Reads a state that was written by the same training.
@@ -102,13 +115,19 @@ pub(super) fn save(saved: &Saved, model: &Model, identity: &Identity, path: &Pat
 pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<Saved, TrainError> {
     let fail = |problem: String| TrainError::Checkpoint { path: path.into(), problem };
     let bytes = files::read(path, model::MAX_FILE).map_err(|e| fail(e.to_string()))?;
+    parse(model, Some(identity), (path, &bytes))
+}
+
+/// The state in the bytes of a file, which must be of this training where one is given.
+fn parse(model: &Model, identity: Option<&Identity>, (path, bytes): (&Path, &[u8])) -> Result<Saved, TrainError> {
+    let fail = |problem: String| TrainError::Checkpoint { path: path.into(), problem };
     // A file's own errors begin with its path, which stands before the problem already.
     let place = format!("{}: ", path.display());
     let unread = |e: &dyn std::fmt::Display| {
         let text = e.to_string();
         fail(text.strip_prefix(&place).map_or(text.clone(), str::to_owned))
     };
-    let file = model::from_bytes(path, &bytes).map_err(|e| unread(&e))?;
+    let file = model::from_bytes(path, bytes).map_err(|e| unread(&e))?;
     let found = |key: &str| file.info.provenance.get(key).ok_or_else(|| fail("is a model, not a checkpoint".into()));
     let count = |key: &str| found(key)?.parse::<u64>().map_err(|_| fail(format!("`{key}` is not a number")));
     let epochs = count(KEYS[0])? as usize;
@@ -120,7 +139,7 @@ pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<Sa
         average: file.weights.clone(),
         slots: Weights::new(),
     };
-    for (key, tensor) in model::tensors(path, &bytes).map_err(|e| unread(&e))? {
+    for (key, tensor) in model::tensors(path, bytes).map_err(|e| unread(&e))? {
         let Some(key) = key.strip_prefix(PREFIX) else { continue };
         match (key.strip_prefix(RAW), key.strip_prefix(BEST)) {
             (Some(key), _) => state.raw.insert(key.to_owned(), tensor),
@@ -137,6 +156,7 @@ pub(super) fn load(model: &Model, identity: &Identity, path: &Path) -> Result<Sa
     if *found(DIGEST)? != saved.digest(written) || epochs != saved.course.epoch {
         return Err(fail("has been damaged: its content does not have the digest that it names".into()));
     }
+    let identity = identity.unwrap_or(&whose);
     if whose != *identity || file.graph != model.graph {
         let differences = identity.differences(&whose);
         let differences = if differences.is_empty() { "another network".into() } else { differences };

@@ -5,12 +5,14 @@ use super::loss::LossError;
 use super::optim::Rule;
 use super::schedule::Decay;
 use super::stop::Stop;
+use super::terms::Terms;
 use super::variation::Augment;
 use crate::data::{DataError, Dataset};
 use crate::eval::{EvalError, Metric};
 use crate::graph::Graph;
 use crate::kernels::cuda::CudaError;
 use crate::model::{FileError, ModelError};
+use crate::ranks::{RankError, Ranks};
 use crate::size::{ImageSize, MAX_SIDE};
 use crate::training::TrainingError;
 use crate::vision::ImageError;
@@ -90,6 +92,8 @@ pub struct FitConfig {
     pub save_seconds: f64,
     /// Ends the training after the step that runs, with its state saved.
     pub stop: Stop,
+    /// Who shares the work: each rank computes on its share of every batch. The first one writes the checkpoint.
+    pub ranks: Ranks,
 }
 
 /// Images that choose between the epochs. What ships is never worse on them than the network before training.
@@ -142,6 +146,7 @@ impl Default for FitConfig {
             checkpoint: None,
             save_seconds: 60.0,
             stop: Stop::default(),
+            ranks: Ranks::default(),
         }
     }
 }
@@ -219,43 +224,6 @@ pub struct At {
     pub steps: usize,
     /// Epochs in all.
     pub epochs: usize,
-}
-
-/// Terms of a loss, per image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Terms {
-    /// Box term of the detection loss.
-    pub box_: f64,
-    /// Class term.
-    pub cls: f64,
-    /// Distribution focal term.
-    pub dfl: f64,
-    /// What masks, keypoints or angles add.
-    pub task: f64,
-    /// Both distillation terms.
-    pub distill: f64,
-}
-
-impl Terms {
-    pub(super) fn add(&mut self, other: &Self, factor: f64) {
-        self.box_ += factor * other.box_;
-        self.cls += factor * other.cls;
-        self.dfl += factor * other.dfl;
-        self.task += factor * other.task;
-        self.distill += factor * other.distill;
-    }
-
-    /// All terms by name, those that the task does not have left out.
-    pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
-        let Self { box_, cls, dfl, task, distill } = *self;
-        let all = [("box", box_), ("class", cls), ("dfl", dfl), ("task", task), ("teacher", distill)];
-        all.into_iter().filter(|(_, value)| *value != 0.0)
-    }
-
-    /// All terms together.
-    pub fn sum(&self) -> f64 {
-        self.box_ + self.cls + self.dfl + self.task + self.distill
-    }
 }
 
 /// What [`fit`](super::fit) reports while it works.
@@ -436,6 +404,9 @@ pub enum TrainError {
     /// Labels that do not fit the model.
     #[error(transparent)]
     Loss(#[from] LossError),
+    /// The other ranks cannot be reached.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
     /// A checkpoint that cannot be written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -1,7 +1,8 @@
 //! Where a training stands, beside what its steps have changed: counters, the best epoch so far, and whether the loss
 //! explodes. A checkpoint keeps it, so that a training that resumes decides as one that was never interrupted.
 
-use super::config::{FitConfig, PastEpoch, Terms};
+use super::config::{FitConfig, PastEpoch};
+use super::terms::Terms;
 use serde::{Deserialize, Serialize};
 
 /// Steps whose losses are looked at together.

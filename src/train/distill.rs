@@ -10,11 +10,13 @@
 //!   same weight.
 //!
 //! All are normalised by the teacher's confidences, as the detection loss is by its target scores, and multiplied by
-//! the batch size. Features inside the network are not compared: after surgery they have other channels.
+//! the batch size: those of the whole batch, where it is shared over ranks. Features inside the network are not compared:
+//! after surgery they have other channels.
 
 use super::loss::{HeadView, LossError, bce, sigmoid};
 use crate::graph::{Boxes, Head};
 use crate::quantise::task_divergence;
+use crate::ranks::Share;
 use rayon::prelude::*;
 
 /// Weights of the terms.
@@ -60,17 +62,17 @@ pub fn head(
     head: &Head,
     student: &[HeadView<'_>],
     teacher: &[HeadView<'_>],
-    options: &Distillation,
+    (options, share): (&Distillation, Option<&Share>),
     grads: &mut [Vec<f32>],
 ) -> Result<f64, LossError> {
     if !matches!(head, Head::Classify { .. }) {
-        let loss = detect(head, student, teacher, options, grads)?;
+        let loss = detect(head, student, teacher, (options, share), grads)?;
         return Ok(loss.cls + loss.box_ + loss.task);
     }
     let ([student], [teacher], [grad]) = (student, teacher, grads) else {
         return Err(LossError::Head { expected: "classify" });
     };
-    classify(*student, *teacher, options, grad)
+    classify(*student, *teacher, (options, share), grad)
 }
 
 /// The distillation loss of a batch of objects, its gradient added to `grads`; otherwise as [`head`].
@@ -81,7 +83,7 @@ pub fn detect(
     head: &Head,
     student: &[HeadView<'_>],
     teacher: &[HeadView<'_>],
-    options: &Distillation,
+    (options, share): (&Distillation, Option<&Share>),
     grads: &mut [Vec<f32>],
 ) -> Result<Distilled, LossError> {
     let Some(Boxes { nc, reg_max, strides }) = head.boxes() else {
@@ -89,12 +91,25 @@ pub fn detect(
     };
     let outputs = 2 * strides.len();
     check(outputs, (nc, reg_max), (student, teacher, grads))?;
-    let n = student.first().map_or(0, |v| v.shape[0]);
+    let here = student.first().map_or(0, |v| v.shape[0]);
+    let n = share.map_or(here, Share::images);
 
     // The teacher's confidence in every cell, per level `[N, h, w]`.
     let pairs = &teacher[..outputs];
     let confidence: Vec<Vec<f32>> = pairs.iter().skip(1).step_by(2).map(|view| confidences(view)).collect();
-    let sum = confidence.iter().flatten().map(|c| f64::from(*c)).sum::<f64>().max(1.0);
+    let image = |image: usize| {
+        let level = |level: &Vec<f32>| {
+            let cells = level.len() / here;
+            level[image * cells..(image + 1) * cells].iter().map(|c| f64::from(*c)).sum::<f64>()
+        };
+        confidence.iter().map(level).sum::<f64>()
+    };
+    let sums: Vec<f64> = (0..here).map(image).collect();
+    let sums = match share {
+        Some(share) => share.gather(sums)?,
+        None => sums,
+    };
+    let sum = sums.iter().sum::<f64>().max(1.0);
     let scale = n as f64 / sum;
     let mut result = Distilled::default();
     for (level, confidence) in confidence.iter().enumerate() {
@@ -183,7 +198,7 @@ fn task_term(
 pub fn classify(
     student: HeadView<'_>,
     teacher: HeadView<'_>,
-    options: &Distillation,
+    (options, share): (&Distillation, Option<&Share>),
     grad: &mut [f32],
 ) -> Result<f64, LossError> {
     let [n, nc, h, w] = student.shape;
@@ -197,7 +212,7 @@ pub fn classify(
         return Err(LossError::Output { output: 0, found: teacher.shape.to_vec(), expected });
     }
     let temperature = options.temperature;
-    let factor = options.class / n.max(1) as f64;
+    let factor = options.class / share.map_or(n, Share::images).max(1) as f64;
     let mut sum = 0.0;
     let rows = student.data.chunks_exact(nc).zip(teacher.data.chunks_exact(nc)).zip(grad.chunks_exact_mut(nc));
     for ((student, teacher), grad) in rows {
@@ -317,7 +332,7 @@ mod tests {
         let head = Head::Detect { nc: 3, reg_max: bins, strides: vec![8, 16] };
         let mut grads: Vec<Vec<f32>> = student.iter().map(|o| vec![0.0; o.len()]).collect();
         let options = Distillation { class: 0.7, box_: 1.3, task: 1.1, temperature: 3.0, min_confidence: 0.3 };
-        let loss = detect(&head, &views(bins, student), &views(bins, teacher), &options, &mut grads).unwrap();
+        let loss = detect(&head, &views(bins, student), &views(bins, teacher), (&options, None), &mut grads).unwrap();
         (loss, grads)
     }
 
@@ -372,7 +387,8 @@ mod tests {
                 let taught = teacher.iter().zip(&shapes).map(|(data, s)| HeadView { data, shape: *s });
                 let mut grads: Vec<Vec<f32>> = student.iter().map(|o| vec![0.0; o.len()]).collect();
                 let loss =
-                    detect(&head, &views, &taught.collect::<Vec<_>>(), &Distillation::default(), &mut grads).unwrap();
+                    detect(&head, &views, &taught.collect::<Vec<_>>(), (&Distillation::default(), None), &mut grads)
+                        .unwrap();
                 (loss, grads)
             };
             let (loss, grads) = run(&student);
@@ -403,7 +419,7 @@ mod tests {
         let run = |student: &[f32]| {
             let mut grad = vec![0.0; 8];
             let view = |data| HeadView { data, shape: [2, 4, 1, 1] };
-            let loss = classify(view(student), view(&teacher), &options, &mut grad).unwrap();
+            let loss = classify(view(student), view(&teacher), (&options, None), &mut grad).unwrap();
             (loss, grad)
         };
         let (loss, grad) = run(&student);
@@ -419,7 +435,9 @@ mod tests {
             assert!((difference - f64::from(grad[i])).abs() < 1e-3, "{i}: {difference}, {}", grad[i]);
         }
         let short = HeadView { data: &student[..4], shape: [1, 4, 1, 1] };
-        assert!(classify(short, HeadView { data: &teacher, shape: [2, 4, 1, 1] }, &options, &mut [0.0; 8]).is_err());
+        assert!(
+            classify(short, HeadView { data: &teacher, shape: [2, 4, 1, 1] }, (&options, None), &mut [0.0; 8]).is_err()
+        );
     }
 
     #[test]

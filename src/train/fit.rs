@@ -9,8 +9,9 @@ use super::batch::{Batch, Loader, check_data};
 use super::checkpoint::Saved;
 use super::config::{At, EpochRow, FitConfig, FitEvent, PastEpoch, TrainError};
 use super::course::Course;
+use super::identity::Identity;
 use super::judge::{self, Judge};
-use super::kept::{Kept, fresh};
+use super::kept::{Kept, fresh, received};
 use super::on_cuda::{Device, OnCuda};
 use super::schedule::Schedule;
 use super::stepper::Stepper;
@@ -40,6 +41,10 @@ use std::time::{Duration, Instant};
 /// the same to the bit. A loss that is not finite or explodes takes the training back to the end of the last epoch,
 /// with lower learning rates, at most three times.
 ///
+/// With `config.ranks`, ranks share every batch: each computes on its images, with the statistics of the whole batch in
+/// normalisations, and gradients are summed. The first rank keeps the checkpoint; all give the same result. One, two
+/// and four ranks give the same bits.
+///
 /// # Errors
 /// Settings or data that do not fit the model, images that cannot be read, a training that diverges again and again, or
 /// that is stopped ([`Stop`](super::Stop)), a checkpoint of another training, and errors of the tensor backend.
@@ -63,6 +68,7 @@ pub fn fit(
         0 => None,
         count => Some(ThreadPoolBuilder::new().num_threads(count).build()?),
     };
+    Identity::check_ranks(model, teacher, dataset, config)?;
     let (train, held) = judge::part(dataset, config);
     let loader = Loader::new(&train, model, config)?;
     let judge = held.filter(|_| config.epochs > 0).map(|held| Judge::new(model, &held, config)).transpose()?;
@@ -70,6 +76,9 @@ pub fn fit(
     let cpu = candle_core::Device::Cpu;
     let mut stepper: Box<dyn Stepper + '_> = match device {
         Device::Cpu => Box::new(Autograd::new(model, teacher, config, &cpu)?),
+        Device::Cuda(_) if config.ranks.size() > 1 => {
+            return Err(TrainError::Unfit("several ranks train on CPUs only".into()));
+        }
         Device::Cuda(cuda) => {
             let on_cuda = OnCuda::new(model, teacher, (config, &loader.sizes()), *cuda)?;
             let (name, bytes) = on_cuda.device();
@@ -167,6 +176,8 @@ impl Training<'_> {
             Some(kept) => kept.resume(progress)?,
             None => (None, None),
         };
+        let of = (self.model, &self.config.ranks);
+        let (end, inside) = (received(of, self.kept.as_ref(), end)?, received(of, self.kept.as_ref(), inside)?);
         self.good = end.unwrap_or_else(|| fresh(self.model));
         let now = inside.as_ref().unwrap_or(&self.good);
         self.course = now.course.clone();
@@ -221,7 +232,7 @@ impl Training<'_> {
             seconds_left: if share > 0.0 { left / share } else { left },
         };
         progress(FitEvent::Epoch { epoch, terms, row });
-        match self.config.stop.requested() {
+        match self.agree(false)?.0 {
             Some(signal) => {
                 let at = At { epoch, step: steps - 1, steps, epochs };
                 Err(TrainError::Interrupted { signal, at, saved })
@@ -248,7 +259,7 @@ impl Training<'_> {
             });
             for (step, batch) in (first..).zip(receive.iter()) {
                 let batch = batch?;
-                took.images += batch.size;
+                took.images += batch.share.images();
                 self.step(&batch, At { epoch, step, steps, epochs }, progress)?;
             }
             took.time = started.elapsed();
@@ -276,14 +287,21 @@ impl Training<'_> {
         progress(FitEvent::Step { at, terms, lr, norm });
         self.course.mean.add(&terms, 1.0 / at.steps as f64);
         self.course.step = at.step + 1;
-        let signal = self.config.stop.requested();
-        if signal.is_some() || self.kept.as_ref().is_some_and(Kept::is_due) {
+        let (signal, due) = self.agree(self.kept.as_ref().is_some_and(Kept::is_due))?;
+        if signal.is_some() || due {
             let saved = self.save_within(progress)?;
             if let Some(signal) = signal {
                 return Err(TrainError::Interrupted { signal, at, saved });
             }
         }
         Ok(())
+    }
+
+    /// The signal that asks to stop on any rank, and whether one of them is to save its state.
+    fn agree(&self, due: bool) -> Result<(Option<i32>, bool), TrainError> {
+        let signal = self.config.stop.requested().unwrap_or(0);
+        let [signal, due] = self.config.ranks.largest([f64::from(signal), f64::from(u8::from(due))])?;
+        Ok((Some(signal as i32).filter(|signal| *signal != 0), due > 0.0))
     }
 
     /// Saves the state within the epoch; whether that was possible.

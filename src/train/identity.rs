@@ -1,14 +1,15 @@
 //! The identity of a training: all that its result depends on, by content. Only a training of the same identity resumes
 //! a checkpoint, and results are cached under its key.
 
-use super::config::{FitConfig, HoldOut};
+use super::config::{FitConfig, HoldOut, TrainError};
+use crate::data::{Dataset, Item};
 use crate::model::{Info, Model};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// Everything that decides the result of a training, by name. Threads and memory do not; nor does the device, which
-/// changes the last bits only.
+/// Everything that decides the result of a training, by name. Threads, ranks and memory do not; nor does the device,
+/// which changes the last bits only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Identity(BTreeMap<String, String>);
@@ -53,6 +54,7 @@ impl Identity {
             checkpoint: _,
             save_seconds: _,
             stop: _,
+            ranks: _,
         } = config;
         let held = match hold_out {
             HoldOut::None => "none".to_owned(),
@@ -88,6 +90,37 @@ impl Identity {
         let digests = [(START, content(model)), (TEACHER, teacher), (DATA, data.to_owned())];
         let settings = settings.map(|(name, value)| (name, format!("{value:?}")));
         Self(settings.into_iter().chain(digests).map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// Refuses ranks of which one has other settings, another network or other labels than the first: its machine may
+    /// have another file. Pictures are not looked at.
+    ///
+    /// # Errors
+    /// If there is one, or it cannot be reached.
+    pub(super) fn check_ranks(
+        model: &Model,
+        teacher: Option<&Model>,
+        dataset: &Dataset,
+        config: &FitConfig,
+    ) -> Result<(), TrainError> {
+        if config.ranks.size() == 1 {
+            return Ok(());
+        }
+        let mut labels = Sha256::new();
+        for Item { image, labels: objects, shapes, .. } in &dataset.items {
+            let name = image.display().to_string();
+            let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+            labels.update(format!("{name} {objects:?} {shapes:?}\n"));
+        }
+        let own = Self::of(model, teacher, &hex(&labels.finalize()), config).text();
+        let all = config.ranks.gather(own.as_bytes())?;
+        for (rank, text) in all.iter().enumerate().filter(|(_, text)| **text != all[0]) {
+            let read = |bytes: &[u8]| serde_json::from_slice::<Self>(bytes).ok();
+            let differences = read(&all[0]).zip(read(text)).map(|(first, other)| first.differences(&other));
+            let differences = differences.unwrap_or_default();
+            return Err(TrainError::Unfit(format!("rank {rank} has other inputs than rank 0 ({differences})")));
+        }
+        Ok(())
     }
 
     /// A key for names of files.

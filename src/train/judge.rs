@@ -37,7 +37,7 @@ impl<'a> Judge<'a> {
             return Err(TrainError::Unfit("of a single image none can be held back: set `hold-out` to 0".into()));
         }
         check_data(held, model)?;
-        let validator = Validator::new(&model.graph.head, held, config.imgsz)?;
+        let validator = Validator::shared(&model.graph.head, held, config.imgsz, &config.ranks)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if config.threads == 0 { cores } else { config.threads };
         Ok(Self { model, validator, threads, metric: Metric::of(&model.graph.head) })

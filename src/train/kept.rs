@@ -7,6 +7,7 @@ use super::identity::Identity;
 use super::stepper::State;
 use crate::data::Dataset;
 use crate::model::Model;
+use crate::ranks::Ranks;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub(super) struct Kept<'a> {
 impl<'a> Kept<'a> {
     /// The checkpoint that the settings ask for.
     ///
+    /// Of several ranks the first one keeps it.
+    ///
     /// # Errors
     /// If a picture of the data cannot be read.
     pub fn of(
@@ -32,7 +35,7 @@ impl<'a> Kept<'a> {
         dataset: &Dataset,
         config: &'a FitConfig,
     ) -> Result<Option<Self>, TrainError> {
-        let Some(path) = &config.checkpoint else { return Ok(None) };
+        let Some(path) = config.checkpoint.as_ref().filter(|_| config.ranks.is_first()) else { return Ok(None) };
         let data = config.content.clone().map_or_else(|| dataset.content(), Ok)?;
         let identity = Identity::of(model, teacher, &data, config);
         let every = Duration::try_from_secs_f64(config.save_seconds).unwrap_or(Duration::MAX);
@@ -70,6 +73,14 @@ impl<'a> Kept<'a> {
         }
     }
 
+    /// States as bytes for the other ranks: see [`received`].
+    ///
+    /// # Errors
+    /// If they cannot be brought into a file.
+    pub fn to_bytes(&self, saved: Option<&Saved>) -> Result<Vec<u8>, TrainError> {
+        saved.map_or_else(|| Ok(Vec::new()), |saved| checkpoint::to_bytes(saved, self.model, &self.identity))
+    }
+
     /// Whether it is time to save a state within an epoch.
     pub fn is_due(&self) -> bool {
         self.last.elapsed() >= self.every
@@ -105,6 +116,26 @@ impl<'a> Kept<'a> {
             }
             written => written.map(|()| true),
         }
+    }
+}
+
+/// What a training goes on from, on each of its ranks: the state that the first one has `found` in its checkpoint.
+///
+/// # Errors
+/// If the ranks cannot be reached, or what the first one sends does not fit.
+pub(super) fn received(
+    (model, ranks): (&Model, &Ranks),
+    kept: Option<&Kept<'_>>,
+    found: Option<Saved>,
+) -> Result<Option<Saved>, TrainError> {
+    if ranks.size() == 1 {
+        return Ok(found);
+    }
+    let own = kept.map_or_else(|| Ok(Vec::new()), |kept| kept.to_bytes(found.as_ref()))?;
+    let bytes = ranks.broadcast(own)?;
+    match found {
+        None if !bytes.is_empty() => checkpoint::from_bytes(model, &bytes).map(Some),
+        found => Ok(found),
     }
 }
 

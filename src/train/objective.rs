@@ -1,11 +1,13 @@
 //! What a training minimises, whatever the head: the loss of the labels, and what a teacher adds to it; both with their
 //! gradients by the outputs of the network. Importance reads the same loss.
 
-use super::config::{FitConfig, Terms, TrainError};
+use super::config::{FitConfig, TrainError};
 use super::distill;
 use super::labels::Labels;
 use super::loss::{self, HeadView, LossError};
+use super::terms::Terms;
 use crate::graph::Head;
+use crate::ranks::Share;
 use candle_core::Tensor;
 
 /// The outputs of a network as plain values.
@@ -31,7 +33,8 @@ impl Outputs {
 }
 
 /// The loss of a batch by the outputs of the network and, where it has one, of its teacher; and the gradient by every
-/// output of the network, in their order. Where a head has two branches, `weight` is that of the one-to-many branch.
+/// output of the network, in their order. Where a head has two branches, `weight` is that of the one-to-many branch. Of
+/// a batch that is shared over ranks these are the terms of this rank's images, which add up to those of the batch.
 ///
 /// # Errors
 /// If outputs or labels are not those of the head.
@@ -40,21 +43,24 @@ pub(super) fn objective(
     (values, taught): (&Outputs, Option<&Outputs>),
     labels: &Labels,
     (config, weight): (&FitConfig, f64),
+    share: Option<&Share>,
 ) -> Result<(Terms, Vec<Vec<f32>>), TrainError> {
     let views = values.views();
     let (mut terms, mut grads) = match (head, &views[..]) {
-        (Head::Classify { .. }, [logits]) if config.label_smoothing > 0.0 => {
-            let loss = loss::classify_smoothed(*logits, &labels.classes, config.label_smoothing)?;
+        (Head::Classify { .. }, [logits]) => {
+            let images = share.map_or(labels.classes.len(), Share::images);
+            let loss = loss::classify_smoothed(*logits, &labels.classes, config.label_smoothing, images)?;
             (Terms { cls: loss.loss, ..Terms::default() }, vec![loss.grad])
         }
-        _ => label_loss(head, &views, labels, weight)?,
+        (Head::Classify { .. }, _) => return Err(LossError::Head { expected: "classify" }.into()),
+        _ => branches(head, &views, labels, weight, share)?,
     };
     let Some(taught) = taught else { return Ok((terms, grads)) };
     let mut options = config.distillation;
     options.class *= config.distill;
     options.box_ *= config.distill;
     options.task *= config.distill;
-    terms.distill = teacher_loss(head, (&views, &taught.views()), (&options, weight), &mut grads)?;
+    terms.distill = teacher_loss(head, (&views, &taught.views()), (&options, weight), share, &mut grads)?;
     Ok((terms, grads))
 }
 
@@ -79,15 +85,26 @@ pub fn label_loss(
         let loss = loss::classify(*logits, &labels.classes)?;
         return Ok((Terms { cls: loss.loss, ..Terms::default() }, vec![loss.grad]));
     }
+    branches(head, views, labels, weight, None)
+}
+
+/// As [`label_loss`], of a head that finds objects.
+fn branches(
+    head: &Head,
+    views: &[HeadView<'_>],
+    labels: &Labels,
+    weight: f64,
+    share: Option<&Share>,
+) -> Result<(Terms, Vec<Vec<f32>>), LossError> {
     let kind = loss::Branch::of(head)?;
     let (first, second) = views.split_at(if is_pair(head) { views.len() / 2 } else { views.len() });
-    let outputs = loss::Outputs::of(&kind, first)?;
+    let outputs = loss::Outputs { share, ..loss::Outputs::of(&kind, first)? };
     let images = first.first().map_or(0, |view| view.shape[0]);
     let size = outputs.prototypes.map_or([0, 0], |p| [p.shape[2], p.shape[3]]);
     let planes = labels.shapes.planes(&labels.targets, images, size);
     let shapes = labels.shapes.shapes(&planes, size);
     let (terms, grads) = if is_pair(head) {
-        let outputs = [outputs, loss::Outputs::of(&kind, second)?];
+        let outputs = [outputs, loss::Outputs { share, ..loss::Outputs::of(&kind, second)? }];
         let found = loss::end_to_end(&kind, outputs, &labels.targets, shapes, weight)?;
         let terms = found.terms(weight);
         let mut grads = found.one2many_grads.in_order();
@@ -112,10 +129,11 @@ fn teacher_loss(
     head: &Head,
     (student, teacher): (&[HeadView<'_>], &[HeadView<'_>]),
     (options, weight): (&distill::Distillation, f64),
+    share: Option<&Share>,
     grads: &mut [Vec<f32>],
 ) -> Result<f64, LossError> {
     if !is_pair(head) {
-        return distill::head(head, student, teacher, options, grads);
+        return distill::head(head, student, teacher, (options, share), grads);
     }
     let half = student.len() / 2;
     let mut sum = 0.0;
@@ -126,7 +144,7 @@ fn teacher_loss(
         };
         let [class, box_, task] = [options.class, options.box_, options.task].map(|gain| gain * factor);
         let options = distill::Distillation { class, box_, task, ..*options };
-        sum += distill::head(head, student, teacher, &options, grads)?;
+        sum += distill::head(head, student, teacher, (&options, share), grads)?;
     }
     // The second branch reads the prototypes, and does not train them.
     if let (Head::Segment { .. }, Some(prototypes)) = (head.branch(), grads.last_mut()) {

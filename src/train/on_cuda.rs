@@ -5,12 +5,13 @@
 //! grows (Micikevicius et al., "Mixed Precision Training", 2018).
 
 use super::batch::Batch;
-use super::config::{At, FitConfig, Terms, TrainError};
+use super::config::{At, FitConfig, TrainError};
 use super::loss;
 use super::objective::{Outputs, objective};
 use super::optim::Rule;
 use super::schedule::Ema;
 use super::stepper::{State, Stepper};
+use super::terms::Terms;
 use crate::engine::open_cuda;
 use crate::model::{Model, Weights};
 use crate::training::{Control, Output, Setup, StepRule, TrainingEngine};
@@ -144,7 +145,7 @@ impl Stepper for OnCuda<'_> {
         let weight = loss::one2many_weight(at.epoch, at.epochs);
         let head = &self.model.graph.head;
         let values = read(outputs);
-        let (terms, grads) = objective(head, (&values, taught.as_ref()), &batch.labels, (self.config, weight))?;
+        let (terms, grads) = objective(head, (&values, taught.as_ref()), &batch.labels, (self.config, weight), None)?;
         if terms.sum().is_finite() {
             self.engine.backward(&grads, self.scale)?;
             self.found = true;

@@ -4,7 +4,8 @@
 //! An event file is a stream of TFRecords: length, checksum, message, checksum, where the message is an `Event` of
 //! TensorFlow's `event.proto` and the checksum a masked CRC-32C. Only scalars are written.
 
-use super::config::{EpochRow, FitEvent, PastEpoch, Terms};
+use super::config::{EpochRow, FitEvent, PastEpoch};
+use super::terms::Terms;
 use crate::files;
 use prost::Message;
 use std::fs::{self, File, OpenOptions};

@@ -2,12 +2,13 @@
 //! that a checkpoint keeps.
 //!
 //! A step has two parts, [`backward`](Stepper::backward) and [`update`](Stepper::update). Between them all gradients
-//! lie in one slice, so that ranks of a data-parallel training can sum theirs. An engine that runs the whole step at
+//! lie in one slice, so that the ranks of a data-parallel training sum theirs. An engine that runs the whole step at
 //! once replaces [`step`](Stepper::step). The loop knows epochs, order, learning rates and files; a stepper knows none
 //! of these.
 
 use super::batch::Batch;
-use super::config::{At, Terms, TrainError};
+use super::config::{At, TrainError};
+use super::terms::Terms;
 use crate::model::Weights;
 
 /// All that a stepper changes: what is restored continues as if it had never stopped.
@@ -37,8 +38,8 @@ pub trait Stepper: Send {
     /// Runs a batch forward and backward, and keeps the gradients for [`update`](Self::update). Running statistics
     /// move.
     ///
-    /// Gives the loss terms per image. Where their sum is not finite there is no gradient:
-    /// [`gradients`](Self::gradients) are not numbers, and the next [`update`](Self::update) changes nothing.
+    /// Gives the loss terms per image, over the images of all ranks. Where their sum is not finite there is no
+    /// gradient: [`gradients`](Self::gradients) are not numbers, and the next [`update`](Self::update) changes nothing.
     ///
     /// # Errors
     /// If the labels are not those of the head, or the engine fails.
@@ -59,13 +60,17 @@ pub trait Stepper: Send {
     /// If the engine fails.
     fn update(&mut self, lr: f64) -> Result<f64, TrainError>;
 
-    /// A whole step: the loss terms per image, and the norm of the gradients. Where one of them is not finite, neither
-    /// weights nor optimizer change.
+    /// A whole step: the loss terms per image, and the norm of the gradients, which are summed over the ranks. Where
+    /// one of them is not finite, neither weights nor optimizer change.
     ///
     /// # Errors
     /// As [`backward`](Self::backward) and [`update`](Self::update).
     fn step(&mut self, batch: &Batch, at: At, lr: f64) -> Result<(Terms, f64), TrainError> {
         let terms = self.backward(batch, at)?;
+        let ranks = batch.share.ranks();
+        if ranks.size() > 1 {
+            ranks.sum_f32(self.gradients()?)?;
+        }
         Ok((terms, self.update(lr)?))
     }
 

@@ -1,11 +1,13 @@
 //! Rotated boxes as normal distributions, and how much two of them overlap (Llerena et al., "Gaussian Bounding Boxes
 //! and Probabilistic Intersection-over-Union", 2021).
 
+use serde::{Deserialize, Serialize};
+
 /// Guards logarithm and root; with it two equal boxes overlap by 0.9997, as in ultralytics.
 const EPS: f64 = 1e-7;
 
 /// The normal distribution with the mean and the covariance of a uniformly filled rotated box.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gaussian {
     centre: [f64; 2],
     /// Variance along x, along y, and covariance of both.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// Every top-level module, floor by floor; within a floor a module may import those before it.
 const FLOORS: [&[&str]; 8] = [
-    &["files", "output", "size", "graph", "kernels", "board"],
+    &["files", "output", "size", "graph", "kernels", "board", "ranks"],
     &["model", "engine", "vision"],
     &["detector", "zoo", "import", "profile", "device", "backend", "training"],
     &["group", "surgery", "memory", "search", "latency", "quantise", "repair", "importance"],

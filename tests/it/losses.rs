@@ -365,7 +365,7 @@ fn the_end_to_end_losses_equal_the_reference() {
             let [boxes, extra, sigmas] = &lists[i];
             let [prototypes, semantic] =
                 [0, 1].map(|p| raw[i].planes[p].as_ref().map(|(shape, data)| HeadView { data, shape: *shape }));
-            Outputs { boxes, extra, prototypes, sigmas, flow: raw[i].flow.as_ref(), semantic }
+            Outputs { boxes, extra, prototypes, sigmas, flow: raw[i].flow.as_ref(), semantic, share: None }
         });
         let shapes = labels.shapes(kind.task);
         let assigned = |kind: &Branch, i: usize| loss::assignments(kind, outputs[i], &labels.targets, shapes).unwrap();

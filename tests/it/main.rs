@@ -67,6 +67,7 @@ mod profile;
 mod qdq;
 mod quantise;
 #[cfg(all(feature = "toolkit", unix))]
+mod ranks;
 mod rect;
 #[cfg(feature = "toolkit")]
 mod repair;

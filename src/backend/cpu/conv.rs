@@ -3,6 +3,7 @@
 use super::fixed::Fixed;
 use super::geometry::Geometry;
 use super::lanes;
+use crate::ranks::tree;
 use faer::linalg::matmul::matmul;
 use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -113,8 +114,41 @@ fn scatter(matrix: &[f32], channels: usize, area: usize, planes: &mut [f32]) {
     }
 }
 
-/// The outputs `[N, c_out, oh, ow]` for images `[N, c_in, h, w]` and a kernel `[c_out, c_in / groups, k, k]`.
-pub fn forward(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize)) -> Vec<f32> {
+/// The numbers of images that are taken together: at most so many, and all of one part. With each its part's number.
+fn pieces(parts: &[usize], most: usize) -> Vec<(usize, usize)> {
+    let part = |(part, images): (usize, &usize)| {
+        let images = *images;
+        (0..images).step_by(most).map(move |first| (part, most.min(images - first)))
+    };
+    parts.iter().enumerate().flat_map(part).collect()
+}
+
+/// Splits values into runs, `each` for every image of a piece; runs are empty where there are no values.
+fn split<'a>(mut values: &'a [f32], pieces: &[(usize, usize)], each: usize) -> Vec<&'a [f32]> {
+    let run = |(_, images): &(usize, usize)| {
+        let (run, rest) = values.split_at((images * each).min(values.len()));
+        values = rest;
+        run
+    };
+    pieces.iter().map(run).collect()
+}
+
+/// As [`split`], to be written to.
+fn split_mut<'a>(mut values: &'a mut [f32], pieces: &[(usize, usize)], each: usize) -> Vec<&'a mut [f32]> {
+    let run = |(_, images): &(usize, usize)| {
+        let rest = std::mem::take(&mut values);
+        let len = (images * each).min(rest.len());
+        let (run, rest) = rest.split_at_mut(len);
+        values = rest;
+        run
+    };
+    pieces.iter().map(run).collect()
+}
+
+/// The outputs `[N, c_out, oh, ow]` for images `[N, c_in, h, w]` and a kernel `[c_out, c_in / groups, k, k]`. No images
+/// of different parts of the batch share a product, so that what is computed for a part does not depend on the others;
+/// `parts` are their numbers of images.
+pub fn forward(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize), parts: &[usize]) -> Vec<f32> {
     let (area, n) = (g.area(h, w), x.len() / (g.c_in * h * w));
     let mut y = vec![0.0; n * g.c_out * area];
     if g.depthwise {
@@ -127,16 +161,19 @@ pub fn forward(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize)) 
     let (inner, outer) = (g.c_in * h * w, g.c_out * area);
     if g.covers_image((h, w)) {
         let kernel = rows(kernel, g.c_out, g.rows()).transpose();
-        y.par_chunks_mut(PIECE * outer).zip(x.par_chunks(PIECE * inner)).for_each(|(y, x)| {
+        let pieces = pieces(parts, PIECE);
+        let xs = split(x, &pieces, inner);
+        split_mut(&mut y, &pieces, outer).into_par_iter().zip(xs).for_each(|(y, x)| {
             let n = x.len() / inner;
             matmul(rows_mut(y, n, outer), Accum::Replace, rows(x, n, inner), kernel, 1.0, Par::Seq);
         });
         return y;
     }
     let kernel = rows(kernel, g.c_out, g.rows());
-    let together = g.images_per_product(h, w);
-    let parts = y.par_chunks_mut(together * outer).zip(x.par_chunks(together * inner));
-    parts.for_each_init(Scratch::default, |scratch, (y, x)| {
+    let pieces = pieces(parts, g.images_per_product(h, w));
+    let xs = split(x, &pieces, inner);
+    let products = split_mut(&mut y, &pieces, outer).into_par_iter().zip(xs);
+    products.for_each_init(Scratch::default, |scratch, (y, x)| {
         let columns = x.len() / inner * area;
         if columns > area {
             let patches = patches(g, x, (h, w), &(0..g.side(h)), &mut scratch.patches);
@@ -160,7 +197,8 @@ pub fn forward(g: &Geometry, x: &[f32], kernel: &[f32], (h, w): (usize, usize)) 
     y
 }
 
-/// The gradients for those of the outputs, `dy` `[N, c_out, oh, ow]`; `wanted` is input, kernel.
+/// The gradients for those of the outputs, `dy` `[N, c_out, oh, ow]`; `wanted` is input, kernel. The kernel's is added
+/// up part by part of the batch, and the parts as a [`tree`].
 pub fn backward(
     g: &Geometry,
     x: &[f32],
@@ -168,23 +206,26 @@ pub fn backward(
     dy: &[f32],
     (h, w): (usize, usize),
     wanted: [bool; 2],
+    parts: &[usize],
 ) -> Gradients {
     let [want_input, want_kernel] = wanted;
     let mut dx = vec![0.0; if want_input { x.len() } else { 0 }];
-    let mut dk = vec![0.0; if want_kernel { kernel.len() } else { 0 }];
+    let zeros = || vec![0.0; if want_kernel { kernel.len() } else { 0 }];
     if g.covers_image((h, w)) {
-        covering(g, x, kernel, dy, &mut dx, &mut dk);
-        return Gradients { input: dx, kernel: dk };
+        let dks = covering(g, [x, kernel, dy], &mut dx, want_kernel, parts);
+        return Gradients { input: dx, kernel: tree(dks) };
     }
     // A depthwise convolution goes plane by plane, any other some images at a time.
-    let together = if g.depthwise { 1 } else { g.images_per_product(h, w) };
-    let inner = together * if g.depthwise { h * w } else { g.c_in * h * w };
-    let outer = together * if g.depthwise { g.area(h, w) } else { g.c_out * g.area(h, w) };
+    let (planes, together) = if g.depthwise { (g.c_out, 1) } else { (1, g.images_per_product(h, w)) };
+    let images = pieces(parts, together);
+    let repeat = |piece: &(usize, usize)| std::iter::repeat_n(*piece, planes);
+    let pieces: Vec<(usize, usize)> = images.iter().flat_map(repeat).collect();
+    let inner = if g.depthwise { h * w } else { g.c_in * h * w };
+    let outer = if g.depthwise { g.area(h, w) } else { g.c_out * g.area(h, w) };
     let pass = Backward { geometry: g, kernel, size: (h, w), want_input, want_kernel };
-    let mut into: Vec<&mut [f32]> = dx.chunks_mut(inner).collect();
-    into.resize_with(x.len().div_ceil(inner), Default::default); // empty where the input's is not wanted
-    let parts = into.into_par_iter().zip(x.par_chunks(inner)).zip(dy.par_chunks(outer)).enumerate();
-    let parts: Vec<Vec<f32>> = parts
+    let (into, xs) = (split_mut(&mut dx, &pieces, inner), split(x, &pieces, inner));
+    let products = into.into_par_iter().zip(xs).zip(split(dy, &pieces, outer)).enumerate();
+    let products: Vec<Vec<f32>> = products
         .map_init(Scratch::default, |scratch, (i, ((dx, x), dy))| {
             if g.depthwise {
                 let taps = g.kernel * g.kernel;
@@ -200,31 +241,37 @@ pub fn backward(
             pass.images(x, dy, dx, scratch)
         })
         .collect();
-    if want_kernel {
-        for (i, part) in parts.iter().enumerate() {
-            let at = i * part.len() % dk.len();
-            lanes::accumulate(part, &mut dk[at..at + part.len()]);
-        }
+    let mut dks: Vec<Vec<f32>> = parts.iter().map(|_| zeros()).collect();
+    for (i, (product, (part, _))) in products.iter().zip(&pieces).enumerate().filter(|_| want_kernel) {
+        let at = i * product.len() % kernel.len();
+        lanes::accumulate(product, &mut dks[*part][at..at + product.len()]);
     }
-    Gradients { input: dx, kernel: dk }
+    Gradients { input: dx, kernel: tree(dks) }
 }
 
 /// As [`forward`], with a kernel that no gradient will be asked for.
-pub fn forward_fixed(g: &Geometry, x: &[f32], kernel: &[f32], size: (usize, usize)) -> Vec<f32> {
+pub fn forward_fixed(g: &Geometry, x: &[f32], kernel: &[f32], size: (usize, usize), parts: &[usize]) -> Vec<f32> {
     let whole = || {
         let mut y = vec![0.0; x.len() / (g.c_in * size.0 * size.1) * g.c_out * g.area(size.0, size.1)];
         Fixed::forward(g, kernel, size)?.run(x, &mut y).map(|()| y)
     };
-    whole().unwrap_or_else(|| forward(g, x, kernel, size))
+    whole().unwrap_or_else(|| forward(g, x, kernel, size, parts))
 }
 
 /// The gradient of the input `[N, c_in, h, w]` alone, for that of the outputs.
-pub fn backward_fixed(g: &Geometry, x: &[f32], kernel: &[f32], dy: &[f32], size: (usize, usize)) -> Gradients {
+pub fn backward_fixed(
+    g: &Geometry,
+    x: &[f32],
+    kernel: &[f32],
+    dy: &[f32],
+    size: (usize, usize),
+    parts: &[usize],
+) -> Gradients {
     let whole = || {
         let mut input = vec![0.0; x.len()];
         Fixed::backward(g, kernel, size)?.run(dy, &mut input).map(|()| Gradients { input, kernel: Vec::new() })
     };
-    whole().unwrap_or_else(|| backward(g, x, kernel, dy, size, [true, false]))
+    whole().unwrap_or_else(|| backward(g, x, kernel, dy, size, [true, false], parts))
 }
 
 /// Matrices kept from images to images.
@@ -235,18 +282,35 @@ struct Scratch {
     outputs: Vec<f32>,
 }
 
-/// Both gradients where the window covers the image; empty ones are not wanted.
-fn covering(g: &Geometry, x: &[f32], kernel: &[f32], dy: &[f32], dx: &mut [f32], dk: &mut [f32]) {
+/// Both gradients where the window covers the image: that of the input in `dx`, unless it is empty, and the kernel's
+/// from each part.
+fn covering(
+    g: &Geometry,
+    [x, kernel, dy]: [&[f32]; 3],
+    dx: &mut [f32],
+    want_kernel: bool,
+    parts: &[usize],
+) -> Vec<Vec<f32>> {
     let (k, c) = (g.rows(), g.c_out);
-    let n = x.len() / k;
-    dk.par_chunks_mut(PIECE * k).enumerate().for_each(|(piece, dk)| {
-        let dy = rows(dy, n, c).subcols(piece * PIECE, dk.len() / k).transpose();
-        matmul(rows_mut(dk, dk.len() / k, k), Accum::Replace, dy, rows(x, n, k), 1.0, Par::Seq);
-    });
-    dx.par_chunks_mut(PIECE * k).zip(dy.par_chunks(PIECE * c)).for_each(|(dx, dy)| {
+    let pieces = pieces(parts, PIECE);
+    let inputs = split_mut(dx, &pieces, k).into_par_iter().zip(split(dy, &pieces, c));
+    inputs.filter(|(dx, _)| !dx.is_empty()).for_each(|(dx, dy)| {
         let n = dx.len() / k;
         matmul(rows_mut(dx, n, k), Accum::Replace, rows(dy, n, c), rows(kernel, c, k), 1.0, Par::Seq);
     });
+    if !want_kernel {
+        return Vec::new();
+    }
+    let whole: Vec<(usize, usize)> = parts.iter().copied().enumerate().collect();
+    let of_part = |(x, dy): (&[f32], &[f32])| {
+        let (n, mut dk) = (x.len() / k, vec![0.0; c * k]);
+        dk.par_chunks_mut(PIECE * k).enumerate().filter(|_| n > 0).for_each(|(piece, dk)| {
+            let dy = rows(dy, n, c).subcols(piece * PIECE, dk.len() / k).transpose();
+            matmul(rows_mut(dk, dk.len() / k, k), Accum::Replace, dy, rows(x, n, k), 1.0, Par::Seq);
+        });
+        dk
+    };
+    split(x, &whole, k).into_iter().zip(split(dy, &whole, c)).map(of_part).collect()
 }
 
 /// What the gradients of all images share.

@@ -4,6 +4,7 @@
 
 use super::lanes;
 use crate::graph::Activation;
+use crate::ranks::{RankError, Share, tree};
 use rayon::prelude::*;
 
 /// Mean and biased variance per channel.
@@ -15,16 +16,30 @@ pub struct Moments {
     pub var: Vec<f32>,
 }
 
-/// The moments of `z` `[N, C, area]` over images and positions.
-pub fn moments(z: &[f32], channels: usize, area: usize) -> Moments {
-    let count = (z.len() / channels) as f64;
-    let channel = |channel: usize| {
-        let planes = || z.chunks_exact(area).skip(channel).step_by(channels);
-        let mean = (planes().map(lanes::sum).sum::<f64>() / count) as f32;
-        (mean, (planes().map(|p| lanes::squares(p, mean)).sum::<f64>() / count) as f32)
+/// The moments of `z` `[N, C, area]` over images and positions; of a batch that is shared over ranks those of the whole
+/// batch.
+///
+/// # Errors
+/// If a rank cannot be reached.
+pub fn moments(z: &[f32], channels: usize, area: usize, share: Option<&Share>) -> Result<Moments, RankError> {
+    let over = |sums: Vec<f64>| {
+        let sums = gathered(sums, share)?;
+        let count = (sums.len() / channels * area) as f64;
+        let mean = |channel: usize| (sums.iter().skip(channel).step_by(channels).sum::<f64>() / count) as f32;
+        Ok((0..channels).map(mean).collect::<Vec<f32>>())
     };
-    let (mean, var) = (0..channels).into_par_iter().map(channel).unzip();
-    Moments { mean, var }
+    let planes = || z.par_chunks_exact(area).enumerate();
+    let mean = over(planes().map(|(_, plane)| lanes::sum(plane)).collect())?;
+    let var = over(planes().map(|(i, plane)| lanes::squares(plane, mean[i % channels])).collect())?;
+    Ok(Moments { mean, var })
+}
+
+/// Values of all images of a batch, of those of this rank's images.
+fn gathered(own: Vec<f64>, share: Option<&Share>) -> Result<Vec<f64>, RankError> {
+    match share {
+        Some(share) => share.gather(own),
+        None => Ok(own),
+    }
 }
 
 /// What is done to every channel: `act(scale * z + shift)`, with `scale = gamma * inverse`.
@@ -80,11 +95,20 @@ impl Affine {
         y
     }
 
-    /// The gradients for `dy`; `batch` says that the moments are those of `z`, so that gradients pass through them.
-    pub fn backward(&self, z: &[f32], dy: &[f32], area: usize, batch: bool) -> Gradients {
+    /// The gradients for `dy`; `batch` says that the moments are those of `z`, so that gradients pass through them. Of
+    /// a batch that is shared over ranks, gamma and beta get the gradients of the whole batch then.
+    ///
+    /// # Errors
+    /// If a rank cannot be reached.
+    pub fn backward(
+        &self,
+        z: &[f32],
+        dy: &[f32],
+        area: usize,
+        (batch, share): (bool, Option<&Share>),
+    ) -> Result<Gradients, RankError> {
         assert_eq!(z.len(), dy.len());
         let channels = self.gamma.len();
-        let count = (z.len() / channels) as f64;
         let mut dz = Vec::with_capacity(z.len());
         // First the gradient before the activation, and its sums per plane.
         let planes = dz.spare_capacity_mut()[..z.len()].par_chunks_mut(area);
@@ -97,8 +121,10 @@ impl Affine {
         let sums: Vec<[f64; 2]> = sums.collect();
         // SAFETY: every plane was written, as there are as many gradients.
         unsafe { dz.set_len(z.len()) };
+        let sums = gathered(sums.into_flattened(), share.filter(|_| batch))?;
+        let count = (sums.len() / 2 / channels * area) as f64;
         let total = |which: usize| {
-            let channel = |c: usize| sums.iter().skip(c).step_by(channels).map(|s| s[which]).sum::<f64>() as f32;
+            let channel = |c: usize| sums.iter().skip(2 * c + which).step_by(2 * channels).sum::<f64>() as f32;
             (0..channels).map(channel).collect::<Vec<f32>>()
         };
         let (beta, gamma) = (total(0), total(1));
@@ -113,14 +139,20 @@ impl Affine {
             let [offset, slope] = [beta[c], gamma[c]].map(|s| (f64::from(s) / count) as f32);
             lanes::centred(self.scale(c), offset, self.mean[c], slope * self.inverse[c], z, dz);
         });
-        Gradients { z: dz, gamma, beta }
+        Ok(Gradients { z: dz, gamma, beta })
     }
 }
 
-/// The sum of every channel of `values` `[N, C, area]`.
-pub fn channel_sums(values: &[f32], channels: usize, area: usize) -> Vec<f32> {
-    let planes = |c: usize| values.chunks_exact(area).skip(c).step_by(channels);
-    (0..channels).into_par_iter().map(|c| planes(c).map(lanes::sum).sum::<f64>() as f32).collect()
+/// The sum of every channel of `values` `[N, C, area]`, part by part of the batch.
+pub fn channel_sums(values: &[f32], channels: usize, area: usize, parts: &[usize]) -> Vec<f32> {
+    let sums: Vec<f64> = values.par_chunks_exact(area).map(lanes::sum).collect();
+    let mut rest = &sums[..];
+    let part = |images: &usize| {
+        let (part, behind) = rest.split_at(images * channels);
+        rest = behind;
+        (0..channels).map(|c| part.iter().skip(c).step_by(channels).sum::<f64>() as f32).collect()
+    };
+    tree(parts.iter().map(part).collect())
 }
 
 /// Adds to every channel of `values` `[N, C, area]` its bias.

@@ -6,6 +6,7 @@ use super::conv;
 use super::geometry::Geometry;
 use super::lanes;
 use crate::graph::Activation;
+use crate::ranks::tree;
 use std::mem::MaybeUninit;
 
 fn numbers(len: usize, seed: usize) -> Vec<f32> {
@@ -121,7 +122,7 @@ fn convolutions_and_their_gradients_are_those_of_the_definition() {
                 "{what} of {g:?}, {n} of {size:?}: {found}, {expected}"
             );
         };
-        let y = conv::forward(&g, &x, &kernel, size);
+        let y = conv::forward(&g, &x, &kernel, size, &[n]);
         let expected = by_definition(&g, &x, &kernel, size);
         assert_eq!(y.len(), expected.len());
         y.iter().zip(&expected).for_each(|(y, e)| close("output", f64::from(*y), *e));
@@ -129,7 +130,7 @@ fn convolutions_and_their_gradients_are_those_of_the_definition() {
         let product = |x: &[f32], kernel: &[f32]| {
             by_definition(&g, x, kernel, size).iter().zip(&dy).map(|(y, d)| y * f64::from(*d)).sum::<f64>()
         };
-        let grads = conv::backward(&g, &x, &kernel, &dy, size, [true, true]);
+        let grads = conv::backward(&g, &x, &kernel, &dy, size, [true, true], &[n]);
         assert_eq!((grads.input.len(), grads.kernel.len()), (x.len(), kernel.len()));
         for at in (0..x.len()).step_by(x.len() / 23 + 1) {
             let mut one = vec![0.0; x.len()];
@@ -141,11 +142,27 @@ fn convolutions_and_their_gradients_are_those_of_the_definition() {
             one[at] = 1.0;
             close("kernel's gradient", f64::from(grads.kernel[at]), product(&x, &one));
         }
-        let part = conv::backward(&g, &x, &kernel, &dy, size, [false, true]);
+        parts_are_computed_alone(&g, (&x, &kernel, &dy), n, size);
+        let part = conv::backward(&g, &x, &kernel, &dy, size, [false, true], &[n]);
         assert_eq!((part.input.len(), part.kernel), (0, grads.kernel));
-        let part = conv::backward(&g, &x, &kernel, &dy, size, [true, false]);
+        let part = conv::backward(&g, &x, &kernel, &dy, size, [true, false], &[n]);
         assert_eq!((part.input, part.kernel.len()), (grads.input, 0));
     }
+}
+
+/// Four parts of a batch give the same bits whether they are computed at once or half by half.
+fn parts_are_computed_alone(g: &Geometry, (x, kernel, dy): (&[f32], &[f32], &[f32]), n: usize, size: (usize, usize)) {
+    let parts: Vec<usize> = (0..4).map(|part| (part + 1) * n / 4 - part * n / 4).collect();
+    let half = n / 2;
+    let ((x0, x1), (d0, d1)) = (x.split_at(x.len() / n * half), dy.split_at(dy.len() / n * half));
+    let halves = [(x0, d0, &parts[..2]), (x1, d1, &parts[2..])];
+    let whole = conv::backward(g, x, kernel, dy, size, [true, true], &parts);
+    let grads = halves.map(|(x, dy, parts)| conv::backward(g, x, kernel, dy, size, [true, true], parts));
+    let outputs = halves.map(|(x, _, parts)| conv::forward(g, x, kernel, size, parts));
+    assert_eq!(conv::forward(g, x, kernel, size, &parts), outputs.concat(), "{g:?}");
+    let [first, second] = grads;
+    assert_eq!(whole.input, [first.input, second.input].concat(), "{g:?}");
+    assert_eq!(whole.kernel, tree(vec![first.kernel, second.kernel]), "{g:?}");
 }
 
 #[test]
@@ -169,9 +186,9 @@ fn convolutions_with_a_fixed_kernel_are_those_of_the_patch_matrix() {
                 assert!((a - b).abs() <= 2e-5 * most, "{a} for {b} of {g:?}, {size:?}");
             }
         };
-        close(&conv::forward_fixed(&g, &x, &kernel, size), &conv::forward(&g, &x, &kernel, size));
-        let found = conv::backward_fixed(&g, &x, &kernel, &dy, size);
-        close(&found.input, &conv::backward(&g, &x, &kernel, &dy, size, [true, false]).input);
+        close(&conv::forward_fixed(&g, &x, &kernel, size, &[3]), &conv::forward(&g, &x, &kernel, size, &[3]));
+        let found = conv::backward_fixed(&g, &x, &kernel, &dy, size, &[3]);
+        close(&found.input, &conv::backward(&g, &x, &kernel, &dy, size, [true, false], &[3]).input);
         assert!(found.kernel.is_empty());
     }
 }

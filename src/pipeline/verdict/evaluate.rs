@@ -64,7 +64,7 @@ impl<'a> Evaluator<'a> {
     ) -> Result<Stage, PipelineError> {
         let score = match &self.val {
             Validator::Boxes(set) => Score::Boxes(set.score(&set.find_by(model, head, run)?)),
-            Validator::Classes(set, size) => Score::Classes(eval::accuracy_by(model, set, *size, run)?),
+            Validator::Classes(set, size, _) => Score::Classes(eval::accuracy_by(model, set, *size, run)?),
             Validator::Shapes(_) => {
                 let task = model.graph.head.task();
                 return Err(PipelineError::Input(format!(

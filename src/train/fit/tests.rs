@@ -3,9 +3,9 @@
 use super::*;
 use crate::data::{Item, Label};
 use crate::model::Info;
-use crate::train::config::Terms;
 use crate::train::init;
 use crate::train::stepper::State;
+use crate::train::terms::Terms;
 use crate::vision::Image;
 use crate::zoo::simple_cnn::simple_cnn;
 

@@ -3,6 +3,7 @@
 use super::flow::Flow;
 use super::{HeadView, LossError, Target};
 use crate::graph::{Boxes, Head};
+use crate::ranks::Share;
 
 /// Which conventions a branch follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,9 @@ pub struct Outputs<'a> {
     pub flow: Option<&'a Flow>,
     /// YOLO26's segmentation: the class logits of every pixel, `[N, nc, h, w]` at the finest level's size.
     pub semantic: Option<HeadView<'a>>,
+    /// Which part of a larger batch this is. The terms of all parts add up to those of the whole, and so does what
+    /// follows from the gradients.
+    pub share: Option<&'a Share>,
 }
 
 impl<'a> Outputs<'a> {
@@ -269,6 +273,21 @@ impl<'a> Batch<'a> {
         let batch = Self { n, branch, outputs, shapes };
         batch.check_planes()?;
         Ok(batch)
+    }
+
+    /// Images of the batch, those of other ranks too.
+    pub fn images(&self) -> usize {
+        self.outputs.share.map_or(self.n, Share::images)
+    }
+
+    /// Sums over all images of the batch, of values of those that are here, added in the order of the images.
+    pub fn sums<const N: usize>(&self, own: Vec<[f64; N]>) -> Result<[f64; N], LossError> {
+        let own = own.into_flattened();
+        let all = match self.outputs.share {
+            Some(share) => share.gather(own)?,
+            None => own,
+        };
+        Ok(std::array::from_fn(|at| all.iter().skip(at).step_by(N).sum()))
     }
 
     /// Checks prototypes and the semantic output.

@@ -114,7 +114,7 @@ pub(super) fn loss(
 /// the mean Dice loss of every class. Its gradient, times the batch, goes into `grad`.
 pub(super) fn semantic(batch: &Batch<'_>, image: usize, truths: &[Truth], grad: &mut [f32]) -> f64 {
     let Some((logits, [h, w])) = batch.semantic(image) else { return 0.0 };
-    let (len, nc, n) = (h * w, batch.branch.nc, batch.n as f64);
+    let (len, nc, n) = (h * w, batch.branch.nc, batch.images() as f64);
     let Shapes::Masks(masks) = batch.shapes else { return 0.0 };
     let gain = BOX_GAIN / 2.0;
     let mut loss = 0.0;

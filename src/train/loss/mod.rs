@@ -30,6 +30,7 @@ pub use rotated::overlap_gradient;
 pub use task::{BranchLoss, Gradients, Terms, assignments, branch};
 
 use crate::graph::Head;
+use crate::ranks::RankError;
 use crate::vision::NormalisedXywh;
 use thiserror::Error;
 
@@ -110,6 +111,9 @@ pub enum LossError {
         /// What is wrong.
         problem: String,
     },
+    /// The ranks that have the rest of the batch cannot be reached.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
 }
 
 /// The branch and the outputs of a head that finds boxes and nothing else.

@@ -164,7 +164,7 @@ pub fn branch(
     let truths = batch.truths(targets)?;
     let of = |image: usize| assign(&mut Scene::new(&batch, image, &truths[image]), kind.top, kind.keep).positives;
     let assigned: Vec<Vec<Positive>> = (0..batch.n).into_par_iter().map(of).collect();
-    let sums = Sums::new(&batch, &truths, &assigned);
+    let sums = Sums::new(&batch, &truths, &assigned)?;
     let of = |image: usize| image_loss(&batch, image, &truths[image], &assigned[image], &sums);
     let images: Vec<(Terms, Gradients)> = (0..batch.n).into_par_iter().map(of).collect();
     let (mut terms, mut grads) = (Terms::default(), Gradients::default());
@@ -172,10 +172,10 @@ pub fn branch(
         terms.add(of_image, 1.0);
         grads.append(gradient);
     }
-    Ok(BranchLoss { total: batch.n as f64 * terms.sum(), terms, grads })
+    Ok(BranchLoss { total: sums.n * terms.sum(), terms, grads })
 }
 
-/// What the terms of a batch are divided by.
+/// What the terms of a batch are divided by: of the whole batch, where others have parts of it.
 struct Sums {
     /// Images.
     n: f64,
@@ -188,18 +188,18 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(batch: &Batch<'_>, truths: &[Vec<Truth>], assigned: &[Vec<Positive>]) -> Self {
-        let all = || truths.iter().zip(assigned).flat_map(|(truths, of)| of.iter().map(|p| (&truths[p.object], p)));
+    fn new(batch: &Batch<'_>, truths: &[Vec<Truth>], assigned: &[Vec<Positive>]) -> Result<Self, LossError> {
         let labelled = |truth: &Truth| match batch.shapes {
             Shapes::Keypoints(points) => points[truth.label].iter().filter(|point| point[2] != 0.0).count(),
             _ => 0,
         };
-        Self {
-            n: batch.n as f64,
-            scores: all().map(|(_, p)| p.score).sum::<f64>().max(1.0),
-            foreground: (all().count() as f64).max(1.0),
-            labelled: (all().map(|(truth, _)| labelled(truth)).sum::<usize>() as f64).max(1.0),
-        }
+        let image = |(truths, of): (&Vec<Truth>, &Vec<Positive>)| {
+            let labelled: usize = of.iter().map(|positive| labelled(&truths[positive.object])).sum();
+            [of.iter().map(|positive| positive.score).sum::<f64>(), of.len() as f64, labelled as f64]
+        };
+        let sums = batch.sums(truths.iter().zip(assigned).map(image).collect())?;
+        let [scores, foreground, labelled] = sums.map(|sum| sum.max(1.0));
+        Ok(Self { n: batch.images() as f64, scores, foreground, labelled })
     }
 }
 

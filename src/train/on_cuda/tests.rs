@@ -4,6 +4,7 @@ use super::*;
 use crate::import;
 use crate::kernels::cuda::emulated;
 use crate::model::tensors;
+use crate::ranks::{Ranks, Share};
 use crate::train::labels::Labels;
 use crate::train::loss::Target;
 use crate::vision::NormalisedXywh;
@@ -38,7 +39,11 @@ fn batch(path: &Path, golden: &Weights) -> Batch {
         bbox: NormalisedXywh(bbox.try_into().unwrap()),
     });
     let labels = Labels { targets: targets.collect(), ..Labels::default() };
-    Batch { images: golden["input"].data().to_vec(), size: golden["input"].shape()[0], labels }
+    Batch {
+        images: golden["input"].data().to_vec(),
+        share: Share::new(&Ranks::default(), golden["input"].shape()[0]),
+        labels,
+    }
 }
 
 /// The distance of two vectors by the length of the second.
@@ -69,7 +74,7 @@ fn one_step_on_the_emulated_device_equals_the_reference() {
         ..FitConfig::default()
     };
     let cuda = Cuda { ordinal: 0, mixed: false };
-    let mut stepper = OnCuda::new(&model, None, (&config, &[batch.size]), cuda).unwrap();
+    let mut stepper = OnCuda::new(&model, None, (&config, &[batch.size()]), cuda).unwrap();
     let at = At { epoch: 0, step: 0, steps: 1, epochs: 1 };
     let terms = stepper.backward(&batch, at).unwrap();
     for (found, wanted) in [terms.box_, terms.cls, terms.dfl].into_iter().zip(golden["loss_items"].data()) {

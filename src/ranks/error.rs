@@ -1,0 +1,47 @@
+//! Why ranks cannot work together.
+
+use thiserror::Error;
+
+/// Ranks that cannot be joined or reached.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum RankError {
+    /// A launcher has started several processes, and this program has no way to reach the others.
+    #[error(
+        "{launcher} has started {size} processes of this program, which cannot reach each other: it was built without \
+         `--features mpi`; build it so, or start one process"
+    )]
+    NotBuilt {
+        /// Who started them.
+        launcher: &'static str,
+        /// How many.
+        size: usize,
+    },
+    /// The launcher and the message passing library disagree.
+    #[error("{launcher} has started {size} processes, of which MPI reaches {reached}: {advice}")]
+    Apart {
+        /// Who started them.
+        launcher: &'static str,
+        /// How many.
+        size: usize,
+        /// How many of them the library knows.
+        reached: usize,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// The launcher's environment makes no sense.
+    #[error("{variable}={value}: expected {expected}")]
+    Environment {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The message passing library cannot be used.
+    #[error("MPI: {0}")]
+    Library(&'static str),
+    /// A rank has ended.
+    #[error("rank {0} has ended")]
+    Lost(usize),
+}
