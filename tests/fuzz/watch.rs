@@ -11,6 +11,16 @@ use std::time::{Duration, Instant};
 
 /// Memory over what the seeds take, KiB.
 const ROOM_KIB: u64 = 1 << 20;
+
+/// Address space of products of matrices in the threads of a job, in sizes of the last cache: `gemm` sets two of them aside
+/// for each thread, however small the matrices are.
+const LAST_CACHES: u64 = 8;
+
+/// The size of this machine's last cache, KiB.
+fn last_cache_kib() -> u64 {
+    let text = fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size").unwrap_or_default();
+    text.trim().trim_end_matches('K').parse().unwrap_or(0)
+}
 /// CPU seconds for an input, and seconds by the clock for one that waits.
 const LIMIT: f64 = 5.0;
 const LIMIT_WAITING: Duration = Duration::from_secs(60);
@@ -58,7 +68,7 @@ pub fn run(target: &Target, seed: u64, share: Duration, folder: &Path) -> Tally 
     fs::create_dir_all(folder).unwrap();
     let seeds = (target.seeds)();
     let limit = match probe(target) {
-        Ok(peak) => peak + ROOM_KIB,
+        Ok(peak) => peak + ROOM_KIB + LAST_CACHES * last_cache_kib(),
         Err(text) => {
             tally.found.push(Finding { what: format!("a seed: {text}"), count: 1, kept: Vec::new() });
             return tally;
