@@ -155,10 +155,10 @@ fn parts_are_computed_alone(g: &Geometry, (x, kernel, dy): (&[f32], &[f32], &[f3
     let parts: Vec<usize> = (0..4).map(|part| (part + 1) * n / 4 - part * n / 4).collect();
     let half = n / 2;
     let ((x0, x1), (d0, d1)) = (x.split_at(x.len() / n * half), dy.split_at(dy.len() / n * half));
-    let halves = [(x0, d0, &parts[..2]), (x1, d1, &parts[2..])];
+    let sides = [(x0, d0, &parts[..2]), (x1, d1, &parts[2..])];
     let whole = conv::backward(g, x, kernel, dy, size, [true, true], &parts);
-    let grads = halves.map(|(x, dy, parts)| conv::backward(g, x, kernel, dy, size, [true, true], parts));
-    let outputs = halves.map(|(x, _, parts)| conv::forward(g, x, kernel, size, parts));
+    let grads = sides.map(|(x, dy, parts)| conv::backward(g, x, kernel, dy, size, [true, true], parts));
+    let outputs = sides.map(|(x, _, parts)| conv::forward(g, x, kernel, size, parts));
     assert_eq!(conv::forward(g, x, kernel, size, &parts), outputs.concat(), "{g:?}");
     let [first, second] = grads;
     assert_eq!(whole.input, [first.input, second.input].concat(), "{g:?}");
