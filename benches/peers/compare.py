@@ -1,9 +1,10 @@
 """Our CPU engine against other runtimes on the same model, in alternating rounds of separate processes.
 
-    compare.py --model F [--imgsz N] [--threads T] [--rounds 5] [--runs 60] [--peers ort,openvino,ncnn]
+    compare.py --model F [--imgsz N] [--threads T] [--rounds 5] [--runs 60] [--isa NAME] [--peers ort,openvino,ncnn]
 
 Run it with the interpreter that setup.sh --all made. All sides get the same network: the peers run what `secateurs export`
 writes, ncnn by way of pnnx, everything in f32 (peer openvino-native: in the precision that OpenVINO chooses itself).
+`--isa avx2` on a CPU with AVX-512 holds us and OpenVINO to AVX2; ONNX Runtime and ncnn cannot be held.
 Of the other figures the one that counts is CPU time per frame, since wall time depends on what else the machine does;
 ratios are taken within a round and the median over the rounds is printed.
 """
@@ -44,13 +45,15 @@ def measure(args):
             shape = f"inputshape=[1,3,{args.imgsz},{args.imgsz}]"
             run([pathlib.Path(sys.executable).parent / "pnnx", onnx, shape, "fp16=0"], cwd=folder)
         size = ["--threads", args.threads, "--runs", args.runs]
-        sides = {"ours": [ours, "bench", *model, *size, "--json"]}
+        isa = ["--isa", args.isa] if args.isa else []
+        sides = {"ours": [ours, "bench", *model, *size, *isa, "--json"]}
         sides |= {name: peer(name, onnx, [*size, "--imgsz", args.imgsz]) for name in args.peers}
+        held = {"ONEDNN_MAX_CPU_ISA": args.isa.upper()} if args.isa else {}
         rounds = []
         for number in range(args.rounds):
             # Who goes first changes every round.
             order = list(sides)[number % len(sides) :] + list(sides)[: number % len(sides)]
-            rounds.append({name: json.loads(run(sides[name])) for name in order})
+            rounds.append({name: json.loads(run(sides[name], env=os.environ | held)) for name in order})
     return rounds
 
 
@@ -65,6 +68,7 @@ def main():
     parser.add_argument("--peers", type=lambda names: names.split(","), default=["ort", "openvino", "ncnn"])
     parser.add_argument("--secateurs", default=target / "release" / "secateurs")
     parser.add_argument("--infer", help="measure this secateurs-infer instead of the worker")
+    parser.add_argument("--isa", help="instruction set of ours and OpenVINO's kernels, such as avx2")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
     if unknown := set(args.peers) - set(PEERS):

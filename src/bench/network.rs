@@ -3,6 +3,7 @@
 use super::{Distribution, Energy, PairedTimes, compare, peak_resident, phases, time};
 use crate::detector::{Detector, DetectorError};
 use crate::engine::{self, Engine, EngineError};
+use crate::kernels::Isa;
 use crate::model::{Model, ModelError};
 use crate::size::{ImageSize, is_one, one};
 use crate::vision::Image;
@@ -49,6 +50,8 @@ pub struct Options {
     pub runs: usize,
     /// What computes.
     pub device: engine::Device,
+    /// The instruction set of the CPU's kernels; `None`: the best that it has.
+    pub isa: Option<Isa>,
     /// Images of a frame: those of several cameras. All times are those of the whole batch.
     pub batch: usize,
 }
@@ -56,8 +59,8 @@ pub struct Options {
 impl Options {
     /// Those of the engine.
     fn engine(&self) -> engine::Options {
-        let Self { threads, pin, device, batch, .. } = *self;
-        engine::Options { threads, pin, device, batch, ..engine::Options::default() }
+        let Self { threads, pin, device, isa, batch, .. } = *self;
+        engine::Options { threads, pin, device, isa, batch, ..engine::Options::default() }
     }
 }
 

@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::input::{ModelArgs, ThreadArgs};
 use crate::bench::{Options, measure, measure_paired, profile};
 use crate::engine::Device;
+use crate::kernels::Isa;
 use crate::output;
 use serde::Serialize;
 use std::fmt::Display;
@@ -34,6 +35,9 @@ pub struct Args {
     /// Time every layer, and compare it with the measured peak FLOP/s
     #[arg(long)]
     profile: bool,
+    /// Instruction set of the kernels: avx512, avx2, neon or portable [default: the best that the CPU has]
+    #[arg(long, value_name = "NAME")]
+    isa: Option<Isa>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -49,6 +53,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         warmup: args.warmup as usize,
         runs: args.runs as usize,
         device: Device::Cpu,
+        isa: args.isa,
         batch: args.batch.into(),
     };
     if args.profile {

@@ -384,6 +384,7 @@ fn by_engine(error: &EngineError, text: String) -> Failure {
     match error {
         EngineError::OutOfMemory { .. } => Failure::Machine(text),
         EngineError::Cuda(_) => Failure::Device(text),
+        EngineError::NoIsa(_) => Failure::Usage(text),
         EngineError::Graph(_) | EngineError::Input { .. } | EngineError::NoSuchNode { .. } => Failure::Internal(text),
     }
 }

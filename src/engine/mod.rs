@@ -73,6 +73,9 @@ pub enum EngineError {
         /// Bytes needed in all.
         bytes: usize,
     },
+    /// The options want an instruction set that the CPU does not have.
+    #[error("this CPU does not have {0}")]
+    NoIsa(Isa),
     /// There is no CUDA device, or it failed.
     #[error("CUDA: {0}")]
     Cuda(String),
@@ -103,12 +106,18 @@ pub struct Options {
     pub pin: bool,
     /// What computes.
     pub device: Device,
+    /// The instruction set of the CPU's kernels; `None`: the best that it has.
+    pub isa: Option<Isa>,
     /// Images per run; 0 means 1. They go through the same tensors one after the other, on every device: their values are
     /// those of single runs to the bit, and a run takes as long as all of them.
     pub batch: usize,
 }
 
 impl Options {
+    fn isa(&self) -> Isa {
+        self.isa.unwrap_or_else(Isa::detect)
+    }
+
     fn images(&self) -> usize {
         self.batch.max(1)
     }
@@ -178,25 +187,19 @@ impl Engine {
     ///
     /// # Errors
     /// If the graph does not fit the size, an option names a node that is not there, memory runs out, or the device
-    /// that the options want cannot be used.
+    /// or the instruction set that the options want cannot be used.
     pub fn new(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
         match options.device {
-            Device::Cpu => Self::with_isa(model, height, width, options, Isa::detect()),
+            Device::Cpu => Self::with_cpu(model, height, width, options),
             Device::Cuda => Self::with_cuda(model, height, width, options),
         }
     }
 
-    /// As [`Engine::new`], on the CPU with a given instruction set.
-    ///
-    /// # Errors
-    /// As [`Engine::new`].
-    pub fn with_isa(
-        model: &Model,
-        height: usize,
-        width: usize,
-        options: &Options,
-        isa: Isa,
-    ) -> Result<Self, EngineError> {
+    fn with_cpu(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
+        let isa = options.isa();
+        if !Isa::all().any(|available| available == isa) {
+            return Err(EngineError::NoIsa(isa));
+        }
         let cpu = Cpu::from(isa);
         let program = compile(&model.graph, height, width, options, &cpu)?;
         let memory = memory_of(&program, options);
@@ -431,10 +434,10 @@ fn outputs(model: &Model, slots: &[Slot]) -> Vec<usize> {
 /// # Errors
 /// If the graph does not fit the size, or an option names a node that is not there.
 pub fn plan_memory(graph: &Graph, height: usize, width: usize, options: &Options) -> Result<Memory, EngineError> {
-    plan_memory_for(graph, height, width, options, Cpu::here())
+    plan_memory_for(graph, height, width, options, options.isa())
 }
 
-/// As [`plan_memory`], on a given CPU.
+/// As [`plan_memory`], on a given CPU, whatever instruction set the options name.
 ///
 /// # Errors
 /// As [`plan_memory`].

@@ -231,6 +231,7 @@ fn a_profile_for_several_cameras_is_about_batches() {
         warmup: 1,
         runs: 3,
         device: Default::default(),
+        isa: None,
         batch: 1,
     };
     let shipped = model::load(&bench.path("out-2/model.safetensors")).unwrap();

@@ -7,7 +7,7 @@ use crate::forward::yolo;
 use networks::{image, network};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use secateurs::engine::{Engine, EngineError, Options, plan_memory, plan_memory_for, reference};
+use secateurs::engine::{Engine, EngineError, Options, plan_memory, reference};
 use secateurs::graph::{Activation, Attention, Builder, Conv, ConvTranspose, Dtype, Graph, Head, NodeId, Norm, Op};
 use secateurs::kernels::Isa;
 use secateurs::model::{Info, Model, Tensor, Weights};
@@ -32,11 +32,11 @@ fn random_networks_give_what_the_reference_gives() {
             1 => model.graph.ids().collect(),
             _ => model.graph.ids().filter(|_| rng.random_bool(0.3)).collect(),
         };
-        let options = Options { threads: 1 + seed as usize % 3, keep, ..Options::default() };
         let isas: Vec<Isa> = Isa::all().collect();
-        let isa = isas[seed as usize % isas.len()];
-        let mut engine = Engine::with_isa(&model, h, w, &options, isa).unwrap();
-        assert_eq!(engine.memory(), plan_memory_for(&model.graph, h, w, &options, isa).unwrap(), "seed {seed}");
+        let isa = Some(isas[seed as usize % isas.len()]);
+        let options = Options { threads: 1 + seed as usize % 3, keep, isa, ..Options::default() };
+        let mut engine = Engine::new(&model, h, w, &options).unwrap();
+        assert_eq!(engine.memory(), plan_memory(&model.graph, h, w, &options).unwrap(), "seed {seed}");
         // Twice: nothing of the first run may show in the second.
         engine.run(&image(&model, h, w, seed + 1)).unwrap();
         engine.run(&input).unwrap();

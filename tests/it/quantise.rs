@@ -4,7 +4,7 @@ use crate::engine_props::networks::{image, network};
 use crate::forward::yolo;
 use crate::support::data;
 use secateurs::data::Dataset;
-use secateurs::engine::{Cpu, Engine, Options, plan_memory_for};
+use secateurs::engine::{Cpu, Engine, Options, plan_memory, plan_memory_for};
 use secateurs::eval;
 use secateurs::graph::{Dtype, Graph};
 use secateurs::kernels::Isa;
@@ -23,9 +23,9 @@ fn rounded(seed: u64) -> Option<(Model, Model, (usize, usize))> {
 }
 
 fn run(model: &Model, (h, w): (usize, usize), input: &[f32], isa: Isa, threads: usize) -> Vec<f32> {
-    let options = Options { threads, ..Options::default() };
-    let mut engine = Engine::with_isa(model, h, w, &options, isa).unwrap();
-    assert_eq!(engine.memory(), plan_memory_for(&model.graph, h, w, &options, isa).unwrap());
+    let options = Options { threads, isa: Some(isa), ..Options::default() };
+    let mut engine = Engine::new(model, h, w, &options).unwrap();
+    assert_eq!(engine.memory(), plan_memory(&model.graph, h, w, &options).unwrap());
     engine.run(input).unwrap();
     engine.output(0).to_vec()
 }

@@ -1,5 +1,6 @@
 //! A small command line: a command, its arguments, and `--flags`.
 
+use secateurs::kernels::Isa;
 use secateurs::size::{ImageSize, ImageSizeError, MAX_BATCH};
 use std::ffi::OsString;
 use std::fmt;
@@ -53,6 +54,8 @@ pub struct Args {
     pub phases: bool,
     pub root: PathBuf,
     pub device: Choice,
+    /// The instruction set of the CPU's kernels, if not the best.
+    pub isa: Option<Isa>,
 }
 
 /// What is wrong with a command line.
@@ -86,6 +89,7 @@ impl Default for Args {
             phases: false,
             root: "/".into(),
             device: Choice::Auto,
+            isa: None,
         }
     }
 }
@@ -145,6 +149,7 @@ impl Args {
             "--phases" if is_switch => self.phases = true,
             "--root" => self.root = value()?.into(),
             "--device" => self.device = device(&value()?)?,
+            "--isa" => self.isa = Some(isa(&value()?)?),
             "--model" => self.model = Some(value()?.into()),
             "--against" => self.against = Some(value()?.into()),
             "--save" => self.save = Some(value()?.into()),
@@ -176,7 +181,7 @@ fn command(plain: Vec<OsString>) -> Result<(Command, &'static [&'static str]), U
         "table" => return Err(Usage("table needs one file of networks".into())),
         "window" => (Command::Window, &["--runs", "--warmup", "--batch", "--against", "--phases", "--root", "--pin"]),
         "device" => (Command::Device, &["--root"]),
-        "bench" => (Command::Bench, &["--runs", "--warmup", "--batch", "--against", "--profile", "--pin"]),
+        "bench" => (Command::Bench, &["--runs", "--warmup", "--batch", "--against", "--profile", "--pin", "--isa"]),
         "info" => (Command::Info, &[]),
         "help" => (Command::Help, &[]),
         other => return Err(Usage(format!("unknown command `{other}`"))),
@@ -192,6 +197,11 @@ fn number(name: &str, value: &OsString, least: usize, most: usize) -> Result<usi
 fn size(name: &str, value: &OsString) -> Result<ImageSize, Usage> {
     let text = value.to_string_lossy();
     text.parse().map_err(|problem: ImageSizeError| Usage(format!("{name} {text}: {problem}")))
+}
+
+fn isa(value: &OsString) -> Result<Isa, Usage> {
+    let text = value.to_string_lossy();
+    text.parse().map_err(|problem: String| Usage(format!("--isa {text}: {problem}")))
 }
 
 fn device(value: &OsString) -> Result<Choice, Usage> {
@@ -225,6 +235,14 @@ mod tests {
         assert_eq!((args.command, args.runs, args.against), (Command::Bench, 7, Some("uncut.safetensors".into())));
         assert_eq!(read("bench --imgsz 384,640").unwrap().imgsz, Some([384, 640].into()));
         assert_eq!(read("detect -- --odd.jpg").unwrap().command, Command::Detect(vec!["--odd.jpg".into()]));
+    }
+
+    #[test]
+    fn an_instruction_set_is_one_that_the_cpu_has() {
+        assert_eq!(read("bench --isa portable").unwrap().isa, Some(Isa::Portable));
+        let problem = read("bench --isa mmx").unwrap_err();
+        assert!(problem.starts_with("--isa mmx: expected an instruction set of this CPU: "), "{problem}");
+        assert!(problem.ends_with("portable"), "{problem}");
     }
 
     #[test]

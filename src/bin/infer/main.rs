@@ -59,6 +59,7 @@ bench:
   --against FILE    Interleave the frames with those of another model, and give the ratio of their times
   --pin             Bind each thread to a CPU
   --profile         Time every layer, and compare it with the measured peaks: FLOP/s, on a GPU bytes too
+  --isa NAME        Instruction set of the CPU's kernels: avx512, avx2, neon or portable [default: the best there is]
 
 window, as bench, and:
   --phases          Also time decoding, preparing and detecting in a photo
@@ -273,8 +274,8 @@ fn device(args: &Args) -> Result<(), Failure> {
 fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     let imgsz = imgsz(args, model)?;
     let device = place(args)?;
-    let Args { threads, pin, warmup, runs, batch, .. } = *args;
-    Ok(bench::Options { imgsz, threads, pin, warmup, runs, device, batch })
+    let Args { threads, pin, warmup, runs, batch, isa, .. } = *args;
+    Ok(bench::Options { imgsz, threads, pin, warmup, runs, device, isa, batch })
 }
 
 fn run_window(args: &Args, model: &Model) -> Result<(), Failure> {

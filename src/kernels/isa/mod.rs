@@ -14,6 +14,8 @@ pub(super) mod packed;
 pub(super) mod portable;
 
 use lanes::Register;
+use std::fmt;
+use std::str::FromStr;
 
 /// The instruction set that the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,19 @@ impl Isa {
         every.into_iter().filter(|(_, available)| *available).map(|(isa, _)| isa)
     }
 
+    /// Its name on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+        }
+    }
+
     /// Whether it rounds a product and its sum once, in one instruction. Values in f32 are then the same to the bit as on
     /// every other that does.
     pub fn fuses(self) -> bool {
@@ -68,6 +83,24 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Self::Neon => neon::Neon::LANES,
         }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = String;
+
+    /// Reads a [name](Isa::name); one that this machine does not have is an error that says which it has.
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::all().find(|isa| isa.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = Self::all().map(Self::name).collect();
+            format!("expected an instruction set of this CPU: {}", names.join(", "))
+        })
     }
 }
 
