@@ -13,6 +13,7 @@ use secateurs::group::groups;
 use secateurs::importance::{self, Batches, Covariances, Criterion, Sampling, Statistics};
 use secateurs::kernels::clock::cpu_millis;
 use secateurs::model::{Info, Model};
+use secateurs::ranks::Ranks;
 use secateurs::repair::{Calibration, Walk};
 use secateurs::train;
 use secateurs::zoo::yolo11::{Scale, detect};
@@ -38,7 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("YOLO11{letter}, {side} px: {:.2} GMAC an image, {count} images, {compared} compared", macs / 1e9);
 
     let device = Device::Cpu;
-    let batches = Batches { images: &images, height: side, width: side, batch: 4, device: &device };
+    let batches =
+        Batches { images: &images, height: side, width: side, batch: 4, device: &device, ranks: Ranks::default() };
     let (sensitivity, spent) = timed(|| importance::sensitivity(&model, &batches, 0, &mut |_, _| {}));
     let (sensitivity, share) = (sensitivity?, IMAGES as f64 / count as f64);
     report("sensitivity", spent, share);
@@ -50,6 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ridge: 0.03,
         seed: 0,
         sensitivity: Some(&sensitivity),
+        ranks: Ranks::default(),
     };
     let mut walk = Walk::new(&model.graph, &calibration);
     let (walked, forward) = timed(|| model.graph.ids().try_for_each(|id| walk.step(&model, id)));

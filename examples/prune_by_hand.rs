@@ -6,6 +6,7 @@
 use secateurs::data::demo::{self, SIDE};
 use secateurs::importance::{Criterion, Sampling, Statistics, covariances, measure, rank};
 use secateurs::latency::{Speed, estimate};
+use secateurs::ranks::Ranks;
 use secateurs::repair::{Calibration, Method, repair};
 use secateurs::search::{self, Factor, Problem, Variable};
 use secateurs::{emit::onnx, group, import, model, pipeline, surgery, vision::Preprocess};
@@ -24,7 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         input
     };
     let data: Vec<Vec<f32>> = (0..32).map(input).collect();
-    let calibration = Calibration { images: &data, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, sensitivity: None };
+    let (ranks, sensitivity) = (Ranks::default(), None);
+    let calibration =
+        Calibration { images: &data, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, sensitivity, ranks };
 
     // 2. Channels that can only be pruned together.
     let groups = group::groups(&baseline.graph);

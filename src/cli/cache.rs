@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::terminal::Terminal;
 use crate::files::{self, FileLock};
 use crate::pipeline;
+use crate::ranks::Ranks;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,14 @@ pub struct Cache {
 }
 
 impl Cache {
+    /// As [`open`](Self::open) on the first rank; the others name the folder that it has.
+    pub fn shared(folder: &Path, ranks: &Ranks, terminal: &mut Terminal) -> Result<Self, Failure> {
+        let own = ranks.is_first().then(|| Self::open(folder, terminal)).transpose()?;
+        let folder =
+            ranks.by_first(|| Ok::<_, Failure>(own.as_ref().map(|own| own.folder.clone())))?.unwrap_or_default();
+        Ok(own.unwrap_or(Self { folder, _lock: None, _scratch: None }))
+    }
+
     /// Takes a folder once no other run has it. One that cannot be written costs what it would have saved, not the job.
     pub fn open(folder: &Path, terminal: &mut Terminal) -> Result<Self, Failure> {
         match Self::lock(folder, terminal) {

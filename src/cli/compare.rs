@@ -4,9 +4,11 @@ use super::cache::Cache;
 use super::failure::Failure;
 use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
+use super::together::together;
 use crate::graph::Dtype;
 use crate::pipeline::{self, Event, Job, Scheme};
 use crate::profile::{ModelFlags, Overrides, Profile, Ratio, RunFlags, heading};
+use crate::ranks::Ranks;
 use crate::repair::Method;
 use crate::report::comparison::Comparison;
 use crate::{files, report};
@@ -56,17 +58,23 @@ fn method(name: &str) -> Result<Method, String> {
     Method::from_name(name).ok_or_else(|| "expected none, merge, bn or lsq".into())
 }
 
-/// Runs it.
-pub fn run(args: Args) -> Result<(), Failure> {
-    let overrides = Overrides { model: args.model, run: args.run, ..Overrides::default() };
+/// Runs it, on all ranks that were started.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    together(args.terminal.is_json(), |ranks| run_on(ranks, args))
+}
+
+fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
+    let overrides = Overrides { model: args.model.clone(), run: args.run.clone(), ..Overrides::default() };
     let profile = overrides.apply(Profile::default());
     prune::refuse_model_without_data(&profile)?;
-    let mut terminal = Terminal::new(args.terminal);
-    files::check_folder(&args.out).map_err(|e| Failure::writing(&args.out, &e))?;
-    let cache = Cache::open(&args.cache.unwrap_or_else(|| args.out.join(".cache")), &mut terminal)?;
+    let mut terminal = Terminal::of_rank(args.terminal, ranks);
+    if ranks.is_first() {
+        files::check_folder(&args.out).map_err(|e| Failure::writing(&args.out, &e))?;
+    }
+    let cache = Cache::shared(&args.cache.clone().unwrap_or_else(|| args.out.join(".cache")), ranks, &mut terminal)?;
     // Ways to prune are compared in f32.
-    let job = Job { dtype: Dtype::F32, ..prune::job(&profile, &args.out, &cache.folder) };
-    let mut schemes = args.importance;
+    let job = Job { dtype: Dtype::F32, ranks: ranks.clone(), ..prune::job(&profile, &args.out, &cache.folder) };
+    let mut schemes = args.importance.clone();
     if !schemes.contains(&Scheme::UNIFORM) {
         schemes.push(Scheme::UNIFORM);
     }
@@ -77,6 +85,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Event::Message(text) => terminal.note(&text),
     });
     let found = pipeline::compare(&job, &schemes, &ratios, &args.repair, &progress)?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     let page = report::render_comparison(&found);
     for (name, bytes) in [("compare.json", serde_json::to_vec_pretty(&found)?), ("compare.html", page.into_bytes())] {
         let path = args.out.join(name);

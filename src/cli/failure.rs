@@ -8,7 +8,7 @@ use crate::engine::EngineError;
 use crate::eval::EvalError;
 use crate::graph::GraphError;
 use crate::import::ImportError;
-use crate::importance::CurveError;
+use crate::importance::ImportanceError;
 use crate::latency::LatencyError;
 use crate::model::FileError;
 use crate::pipeline::PipelineError;
@@ -288,10 +288,14 @@ impl From<PipelineError> for Failure {
             E::Command(error) => by_command(error),
             E::Runtime(error) => error.into(),
             E::Training(error) => by_training(error, text),
+            E::Ranks(error)
+            | E::Evaluation(EvalError::Ranks(error))
+            | E::Repair(RepairError::Ranks(error))
+            | E::Importance(ImportanceError::Ranks(error)) => error.into(),
             E::File(error) => by_file(error, text),
             E::Evaluation(EvalError::Engine(cause))
             | E::Repair(RepairError::Engine(cause))
-            | E::Importance(CurveError::Engine(cause))
+            | E::Importance(ImportanceError::Engine(cause))
             | E::LatencyTable(LatencyError::Engine(cause))
             | E::Engine { source: cause, .. } => by_engine(&cause, text),
             E::Input(_)
@@ -305,7 +309,7 @@ impl From<PipelineError> for Failure {
             | E::Repair(RepairError::NoImages | RepairError::Singular { .. })
             | E::Untimed => Self::Input(text),
             E::Surgery(_)
-            | E::Importance(CurveError::Surgery(_))
+            | E::Importance(ImportanceError::Surgery(_))
             | E::LatencyTable(LatencyError::Surgery(_))
             | E::Search(SearchError::InvalidProblem { .. })
             | E::Graph { .. }
@@ -325,6 +329,7 @@ impl From<RankError> for Failure {
         match error {
             RankError::NotBuilt { .. } | RankError::Apart { .. } | RankError::Environment { .. } => Self::Usage(text),
             RankError::Library(_) | RankError::Lost(_) => Self::Machine(text),
+            RankError::Unsent(_) => Self::Internal(text),
         }
     }
 }

@@ -137,13 +137,21 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     if matches!(cli.command, Command::Prune(_) | Command::Train(_)) {
         use_one_candle_thread();
     }
-    let shared = matches!(cli.command, Command::Train(_) | Command::Eval(_) | Command::Driver(_));
+    let shared = matches!(
+        cli.command,
+        Command::Prune(_)
+            | Command::Compare(_)
+            | Command::Quantise(_)
+            | Command::Train(_)
+            | Command::Eval(_)
+            | Command::Driver(_)
+    );
     let alone = if shared { Ok(()) } else { together::alone(cli.command.name()) };
     let done = alone.and_then(|()| match cli.command {
-        Command::Prune(args) => prune::run(*args),
+        Command::Prune(args) => prune::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::Compare(args) => compare::run(args),
+        Command::Compare(args) => compare::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Export(args) => export::run(&args),

@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::interrupt;
 use super::sign::KeyArgs;
 use super::terminal::{Terminal, TerminalArgs};
+use super::together::together;
 use super::trainer::TrainerArgs;
 use crate::board::Board;
 use crate::device;
@@ -19,6 +20,7 @@ use crate::kernels::available;
 use crate::latency::{Gpu, Speed};
 use crate::pipeline::{self, Done, Event, Job, Results, Timing, Tune};
 use crate::profile::{self, Connect, Device, Overrides, Profile, Resolved, RuntimeKind, heading};
+use crate::ranks::Ranks;
 use crate::report::Verdict;
 use crate::runtimes::{self, Runtime};
 use crate::session::{self, Session};
@@ -85,8 +87,15 @@ impl Args {
     }
 }
 
-/// Runs it.
-pub fn run(args: Args) -> Result<(), Failure> {
+/// Runs it, on all ranks that were started.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    // A budget that is missed is no error of a rank.
+    let verdict = together(args.terminal.is_json(), |ranks| run_on(ranks, args))?;
+    verdict.map_or(Ok(()), |verdict| judge(&verdict, args.require_device))
+}
+
+/// The verdict, where this run is to judge.
+fn run_on(ranks: &Ranks, args: &Args) -> Result<Option<Verdict>, Failure> {
     let mut resolved = args.resolve()?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("dist").join(&resolved.profile.device.name));
     if args.key.is_given() && !args.first_stage && !args.dry_run {
@@ -94,27 +103,30 @@ pub fn run(args: Args) -> Result<(), Failure> {
                        sign` signs it later";
         return Err(Failure::Usage(problem.into()));
     }
-    let mut terminal = Terminal::new(args.terminal);
+    let mut terminal = Terminal::of_rank(args.terminal, ranks);
     if args.dry_run {
-        return dry_run(&args, &resolved.profile, &out, &mut terminal);
+        let looked = ranks.is_first().then(|| dry_run(args, &resolved.profile, &out, &mut terminal));
+        return looked.transpose().map(|_| None);
     }
     let trainer = args.trainer.resolve(false, &mut terminal);
-    let locking = lock::locking(&args, &resolved.profile)?;
-    let results = Results::open(&out, args.first_stage)?;
-    let timing = timing(&resolved.profile, &args, &mut terminal)?;
-    refuse_without_rails(&resolved.profile, &timing)?;
+    let locking = lock::locking(args, &resolved.profile)?;
+    let open = || if ranks.is_first() { Results::open(&out, args.first_stage) } else { Results::look(&out) };
+    let results = ranks.in_turn(open)?;
+    let timing = if ranks.is_first() { timing(&resolved.profile, args, &mut terminal)? } else { Timing::Here };
+    if ranks.is_first() {
+        refuse_without_rails(&resolved.profile, &timing)?;
+    }
     let threads = threads(&resolved.profile, &timing, &mut terminal);
     resolved.cap_threads(threads);
-    let cache = Cache::open(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), &mut terminal)?;
+    let cache = Cache::shared(&args.cache.clone().unwrap_or_else(|| out.join(".cache")), ranks, &mut terminal)?;
     let job = job(&resolved.profile, &out, &cache.folder);
     let tune = Tune { tensorboard: args.tensorboard.clone(), stop: interrupt::stop(), ..job.tune.clone() };
-    let job = Job { trainer, skip_bad_images: args.skip_bad_images, timing, locking: Some(locking), tune, ..job };
+    let (skip_bad_images, locking) = (args.skip_bad_images, Some(locking));
+    let job = Job { trainer, skip_bad_images, timing, locking, tune, ranks: ranks.clone(), ..job };
     let done = execute(&job, &resolved, &results, args.first_stage, &mut terminal)?;
-    if args.first_stage {
-        return Ok(());
-    }
+    let Some(done) = done.filter(|_| !args.first_stage) else { return Ok(None) };
     done.pending.settle(&results, &done.report, args.lock.as_deref())?;
-    judge(&done.report.verdict, args.require_device)
+    Ok(Some(done.report.verdict))
 }
 
 /// Checks everything that can be checked before the work begins, and prints what would be done.
@@ -297,23 +309,23 @@ fn listener(terminal: &mut Terminal) -> impl FnMut(Event) {
     }
 }
 
-/// Does the job, and writes what it found.
+/// Does the job, and writes what it found; nothing on ranks other than the first.
 fn execute(
     job: &Job,
     resolved: &Resolved,
     results: &Results,
     first_stage: bool,
     terminal: &mut Terminal,
-) -> Result<Done, Failure> {
+) -> Result<Option<Done>, Failure> {
     let out = results.folder();
-    let done = pipeline::run(job, results, &RefCell::new(listener(terminal)))?;
+    let Some(done) = pipeline::run(job, results, &RefCell::new(listener(terminal)))? else { return Ok(None) };
     pipeline::write(results, resolved, &done)?;
     terminal.stage("Writing", &out.display().to_string());
     // One table of figures a run: the caller of a first stage measures again, with the binary that ships.
     let text = if first_stage { String::new() } else { summary(&done.report) };
     let value = serde_json::json!({ "reason": "pruned", "out": out.to_string_lossy(), "report": done.report });
     terminal.result(&text, value);
-    Ok(done)
+    Ok(Some(done))
 }
 
 /// The exit code of a verdict.

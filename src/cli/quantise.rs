@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use super::input::{ModelArgs, warn};
 use super::terminal;
+use super::together::together;
 use crate::data::{Dataset, LabelTask, Need, OpenOptions};
 use crate::files::{self, Inputs};
 use crate::graph::Dtype;
@@ -10,7 +11,9 @@ use crate::model::{self, Model};
 use crate::output;
 use crate::pipeline::{Event, Int8Options, MAX_DROP, to_int8};
 use crate::quantise::{RangeMethod, to_f16};
+use crate::ranks::Ranks;
 use crate::size::ImageSize;
+use indicatif::ProgressBar;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,8 +60,12 @@ fn share(text: &str) -> Result<f64, String> {
     drop.ok_or_else(|| format!("is `{text}`, expected a number from 0 to 1"))
 }
 
-/// Runs it.
+/// Runs it, on all ranks that were started.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    together(false, |ranks| run_on(ranks, args))
+}
+
+fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
     let data = args.data.as_deref();
     let data = match Dtype::from_name(&args.dtype) {
         Some(Dtype::Int8) => Some(data.ok_or_else(|| {
@@ -68,24 +75,31 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let inputs = Inputs::new(std::iter::once(&args.model.model).chain(&args.data));
     let fail = |e: std::io::Error| Failure::writing(&args.output, &e);
-    files::check_writable(&args.output, &inputs).map_err(fail)?;
+    if ranks.is_first() {
+        files::check_writable(&args.output, &inputs).map_err(fail)?;
+    }
     let model = args.model.load()?;
     let size = args.model.imgsz(&model)?;
     let mut quantized = match data {
-        Some(data) => int8(args, data, &model, size)?,
+        Some(data) => int8(ranks, (args, data), &model, size)?,
         None => to_f16(&model),
     };
     quantized.info.imgsz = Some(size);
+    if !ranks.is_first() {
+        return Ok(());
+    }
     let bytes = model::to_bytes(&quantized).map_err(Failure::internal)?;
     files::write_except(&args.output, &bytes, &inputs).map_err(fail)
 }
 
 /// The model in int8.
-fn int8(args: &Args, data: &Path, model: &Model, size: ImageSize) -> Result<Model, Failure> {
+fn int8(ranks: &Ranks, (args, data): (&Args, &Path), model: &Model, size: ImageSize) -> Result<Model, Failure> {
     let task = LabelTask::named(model.graph.head.task());
     let options = OpenOptions { labels: Need::Ignored, task, ..OpenOptions::default() };
     let dataset = Dataset::open_with(data, &args.split, &options).map_err(Failure::input)?;
-    warn(&dataset.notes);
+    if ranks.is_first() {
+        warn(&dataset.notes);
+    }
     let methods: Vec<RangeMethod> = match RangeMethod::from_name(&args.calibration) {
         Some(method) => vec![method],
         None => RangeMethod::ALL.map(|(_, method)| method).to_vec(),
@@ -97,14 +111,16 @@ fn int8(args: &Args, data: &Path, model: &Model, size: ImageSize) -> Result<Mode
         max_drop: args.max_map_drop,
         baseline: None,
         lost_ms: BTreeMap::new(),
+        ranks: ranks.clone(),
     };
-    let bar = terminal::bar("Calibrating");
+    let bar = if ranks.is_first() { terminal::bar("Calibrating") } else { ProgressBar::hidden() };
     let progress = RefCell::new(|event: Event| match event {
         Event::Stage(verb, _) => bar.set_prefix(verb),
         Event::Progress(done, all) => {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         }
+        Event::Message(_) if !ranks.is_first() => {}
         Event::Message(text) => bar.suspend(|| output::message("", "note", &format!(": {text}"))),
     });
     let done = to_int8(model, &dataset, size, &options, &progress);

@@ -10,10 +10,13 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_secs(1);
 
 /// Runs a command on all ranks. An error of one ends all, with its number; `json` is the format of messages.
-pub fn together(json: bool, run: impl FnOnce(&Ranks) -> Result<(), Failure>) -> Result<(), Failure> {
+pub fn together<T>(json: bool, run: impl FnOnce(&Ranks) -> Result<T, Failure>) -> Result<T, Failure> {
     let ranks = Ranks::join()?;
     // No rank leaves while another may still need it.
-    let Err(failure) = run(&ranks).and_then(|()| Ok(ranks.barrier()?)) else { return Ok(()) };
+    let failure = match run(&ranks).and_then(|done| ranks.rest().map(|()| done).map_err(Failure::from)) {
+        Ok(done) => return Ok(done),
+        Err(failure) => failure,
+    };
     if ranks.size() == 1 {
         return Err(failure);
     }
@@ -38,16 +41,4 @@ pub fn alone(command: &str) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Does something on one rank after the other: what the first one has written, the others find.
-pub fn in_turn<T>(ranks: &Ranks, mut work: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
-    let mut done = None;
-    for turn in 0..ranks.size() {
-        if turn == ranks.rank() {
-            done = Some(work()?);
-        }
-        ranks.barrier()?;
-    }
-    done.ok_or_else(|| Failure::internal("a rank had no turn"))
 }

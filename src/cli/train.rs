@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::input::{figure, figures, task_figures};
 use super::interrupt;
 use super::terminal::{Terminal, TerminalArgs};
-use super::together::{in_turn, together};
+use super::together::together;
 use super::trainer::TrainerArgs;
 use crate::data::{Dataset, LabelTask, OpenOptions, demo, overlap};
 use crate::detector::check_size;
@@ -129,7 +129,7 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
         let fail = |e: std::io::Error| Failure::writing(path, &e);
         files::check_writable(path, &inputs).map_err(fail)?;
     }
-    let (data, drawn) = in_turn(ranks, || data(args, task, &mut terminal))?;
+    let (data, drawn) = ranks.in_turn(|| data(args, task, &mut terminal))?;
     let open = |split: &str| {
         let options = OpenOptions { task, ..OpenOptions::default() };
         let mut set = Dataset::open_with(&data, split, &options).map_err(Failure::input)?;

@@ -1,6 +1,6 @@
 //! Accuracy of classifiers.
 
-use super::{EvalError, gather};
+use super::EvalError;
 use crate::data::{Dataset, Item};
 use crate::engine::{Engine, Options};
 use crate::graph::Head;
@@ -76,7 +76,7 @@ pub(super) fn answers(
         Ok(answers)
     };
     let answers: Result<Vec<Vec<Answer>>, EvalError> = items.par_chunks(share).map(work).collect();
-    Ok(gather::of_all(ranks, answers?.concat())?.concat())
+    Ok(ranks.of_all(answers?.concat())?.concat())
 }
 
 /// Share of these pictures that one set of answers has right, less that of another where given.

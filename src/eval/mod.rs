@@ -5,7 +5,6 @@ mod bootstrap;
 mod classify;
 pub mod coco;
 mod error;
-mod gather;
 #[cfg(test)]
 mod goldens_on_gpu;
 mod metric;

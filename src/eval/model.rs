@@ -1,7 +1,7 @@
 //! Evaluates a model on a dataset through the engine that ships.
 
 use super::error::EvalError;
-use super::{Detected, Interval, Truth, bootstrap, coco, gather, truth, ultralytics};
+use super::{Detected, Interval, Truth, bootstrap, coco, truth, ultralytics};
 use crate::data::{Dataset, Item, Picture as Pixels};
 use crate::engine::{Device, Engine, Options};
 use crate::graph::Head;
@@ -114,7 +114,7 @@ impl Prepared {
         let items = &dataset.items[share.range()];
         let prepared: Result<Vec<_>, EvalError> = items.par_iter().enumerate().map(prepare).collect();
         let (pictures, sides): (Vec<_>, Vec<_>) = prepared?.into_iter().unzip();
-        let sides = gather::of_all(ranks, sides)?.concat();
+        let sides = ranks.of_all(sides)?.concat();
         let truths = match &dataset.annotations {
             Some(path) => truth::annotated(path, dataset)?,
             None => truth::labelled(dataset, &sides),
@@ -184,7 +184,7 @@ impl Prepared {
         };
         let parts: Result<Vec<Vec<Detected>>, EvalError> =
             self.pictures.par_chunks(share).enumerate().map(work).collect();
-        Ok(gather::of_all(self.share.ranks(), parts?.concat())?.concat())
+        Ok(self.share.ranks().of_all(parts?.concat())?.concat())
     }
 
     /// As [`Prepared::find`], with outputs that another runtime computes. `run` gets inputs of the network,

@@ -5,7 +5,6 @@
 
 use super::coco::{self, ClassStats, Matches};
 use super::error::EvalError;
-use super::gather;
 use super::metric::Metric;
 use super::overlap::Overlap;
 use super::shapes::{Found, Labelled, List, with_overlaps};
@@ -110,7 +109,7 @@ impl ShapeSet {
         };
         let own: Result<Vec<Labelled>, EvalError> = items.par_iter().enumerate().map(read).collect();
         let mut labelled = Labelled::none(list(head)?);
-        gather::of_all(ranks, own?)?.into_iter().flatten().for_each(|of_image| labelled.extend(of_image));
+        ranks.of_all(own?)?.into_iter().flatten().for_each(|of_image| labelled.extend(of_image));
         let pictures = items.iter().map(|item| item.image.clone()).collect();
         Ok(Self { head: head.clone(), names: dataset.names.clone(), imgsz, share, pictures, labelled })
     }
@@ -155,7 +154,7 @@ impl ShapeSet {
         };
         let parts: Result<Vec<Found>, EvalError> = self.pictures.par_chunks(share).enumerate().map(work).collect();
         let mut all = Found::none(list(head)?);
-        gather::of_all(self.share.ranks(), parts?)?.into_iter().flatten().for_each(|part| all.extend(part));
+        self.share.ranks().of_all(parts?)?.into_iter().flatten().for_each(|part| all.extend(part));
         Ok(all)
     }
 

@@ -1,6 +1,6 @@
 //! Mean absolute outputs of the convolutions over calibration images.
 
-use crate::engine::EngineError;
+use super::error::ImportanceError;
 use crate::graph::Op;
 use crate::group::{Group, Groups};
 use crate::model::Model;
@@ -29,25 +29,28 @@ impl Activations {
     }
 }
 
-/// Runs the calibration images through the network and takes the means.
+/// Runs the calibration images, which the calibration's ranks share, through the network and takes the means.
 ///
 /// # Errors
-/// If a layer cannot be run.
-pub fn activations(model: &Model, calibration: &Calibration) -> Result<Activations, EngineError> {
+/// If a layer cannot be run, or a rank cannot be reached.
+pub fn activations(model: &Model, calibration: &Calibration) -> Result<Activations, ImportanceError> {
     let mut walk = Walk::new(&model.graph, calibration);
     let mut found = Activations::default();
     for id in model.graph.ids() {
         walk.step(model, id)?;
         let Op::Conv(conv) = &model.graph.node(id).op else { continue };
-        let mut means = vec![0.0; conv.c_out];
         let tensors = walk.inputs(id);
         let area = tensors.height * tensors.width;
-        for image in tensors.images {
-            for (mean, plane) in means.iter_mut().zip(image.chunks(area.max(1))) {
-                *mean += plane.iter().map(|v| f64::from(v.abs())).sum::<f64>();
+        let planes = tensors.images.iter().flat_map(|image| image.chunks(area.max(1)));
+        let sums: Vec<f64> = planes.map(|plane| plane.iter().map(|v| f64::from(v.abs())).sum()).collect();
+        // Added image after image, whichever rank has it.
+        let mut means = vec![0.0; conv.c_out];
+        for sums in calibration.ranks.gather(bytemuck::cast_slice(&sums))? {
+            for image in bytemuck::pod_collect_to_vec::<u8, f64>(&sums).chunks(conv.c_out) {
+                means.iter_mut().zip(image).for_each(|(mean, sum)| *mean += sum);
             }
         }
-        let count = (area * tensors.images.len()).max(1) as f64;
+        let count = (area * calibration.images.len()).max(1) as f64;
         means.iter_mut().for_each(|mean| *mean /= count);
         found.0.insert(id.0, means);
     }

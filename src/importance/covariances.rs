@@ -1,6 +1,6 @@
 //! Input covariances of the dense convolutions, over the calibration images.
 
-use crate::engine::EngineError;
+use super::error::ImportanceError;
 use crate::graph::Op;
 use crate::model::Model;
 use crate::repair::{Calibration, Covariance, Walk};
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 /// Input covariances (second moments of the inputs) of every dense convolution, by node number.
 pub type Covariances = BTreeMap<u32, Covariance>;
 
-/// Collects the input covariances over the calibration images.
+/// Collects the input covariances over the calibration images, which the calibration's ranks share.
 ///
 /// # Errors
-/// If a layer cannot be run.
-pub fn covariances(model: &Model, calibration: &Calibration) -> Result<Covariances, EngineError> {
+/// If a layer cannot be run, or a rank cannot be reached.
+pub fn covariances(model: &Model, calibration: &Calibration) -> Result<Covariances, ImportanceError> {
     let mut walk = Walk::new(&model.graph, calibration);
     let mut covariances = BTreeMap::new();
     for id in model.graph.ids() {
@@ -22,10 +22,8 @@ pub fn covariances(model: &Model, calibration: &Calibration) -> Result<Covarianc
             && !conv.is_depthwise()
         {
             let seed = calibration.seed ^ u64::from(id.0);
-            covariances.insert(
-                id.0,
-                Covariance::of(conv, walk.inputs(node.inputs[0]), seed, calibration.position_weights(id)),
-            );
+            let weights = calibration.position_weights(id);
+            covariances.insert(id.0, Covariance::of(conv, walk.inputs(node.inputs[0]), seed, weights)?);
         }
         walk.step(model, id)?;
     }

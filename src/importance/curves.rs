@@ -5,31 +5,20 @@
 //! measured widths the loss is interpolated on logarithmic scales.
 
 use super::covariances::Covariances;
+use super::error::ImportanceError;
 use super::ranking::Ranking;
 use super::suffix::Suffix;
-use crate::engine::EngineError;
 use crate::graph::{NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
 use crate::quantise::{kl_divergence, outputs, outputs_from};
+use crate::ranks::Ranks;
 use crate::repair::{Calibration, Walk, apply};
-use crate::surgery::{Selection, SurgeryError, cut};
+use crate::surgery::{Selection, cut};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use thiserror::Error;
-
-/// A loss curve that cannot be measured.
-#[derive(Debug, Error)]
-pub enum CurveError {
-    /// A network could not be run.
-    #[error("importance: {0}")]
-    Engine(#[from] EngineError),
-    /// A group could not be pruned.
-    #[error("importance: {0}")]
-    Surgery(#[from] SurgeryError),
-}
 
 /// Which widths are measured.
 #[derive(Clone, Debug)]
@@ -79,8 +68,11 @@ impl LossCurves {
 /// soon as all that a group's layers read is there, the rest of the network ([`Suffix`]) runs from these tensors on,
 /// for every width. It holds the tensors that live at one time for [`Sampling::images`] images.
 ///
+/// The calibration's ranks share the widths of all groups: each walks through all images, and all have all losses.
+/// `progress` gets how many networks this rank has run, and how many are its own.
+///
 /// # Errors
-/// If a network cannot be pruned or run.
+/// If a network cannot be pruned or run, or a rank cannot be reached.
 pub fn measure(
     model: &Model,
     groups: &Groups,
@@ -89,32 +81,45 @@ pub fn measure(
     calibration: &Calibration,
     sampling: &Sampling,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<LossCurves, CurveError> {
+) -> Result<LossCurves, ImportanceError> {
     // Spread over all of them: neighbours may be mirror images of each other.
     let apart = calibration.images.len() / sampling.images.max(1);
     let images = calibration.images.iter().step_by(apart.max(1)).take(sampling.images).cloned().collect::<Vec<_>>();
     let size = (calibration.height, calibration.width);
     let suffixes: Vec<Suffix> = (0..groups.groups.len()).map(|group| Suffix::of(&model.graph, groups, group)).collect();
-    let mut walk = Walk::new(&model.graph, &Calibration { images: &images, ..*calibration });
+    let every = Calibration { images: &images, ranks: Ranks::default(), ..calibration.clone() };
+    let mut walk = Walk::new(&model.graph, &every);
     for suffix in &suffixes {
         suffix.given.iter().for_each(|id| walk.hold(*id, suffix.ready()));
     }
     let reference = outputs(model, &images, size)?;
     let trial = Trial { model, groups, ranking, covariances, ridge: calibration.ridge, reference: &reference, size };
-    let total = groups.groups.iter().map(|group| sampling.widths(group).len()).sum();
-    let mut curves = LossCurves(vec![BTreeMap::new(); groups.groups.len()]);
-    let (mut done, last) = (0, suffixes.iter().map(Suffix::ready).max());
+    // The units of work in the order in which the walk comes by.
+    let ranks = &calibration.ranks;
+    let ready = |group: usize| suffixes[group].ready();
+    let mut order: Vec<usize> = (0..suffixes.len()).collect();
+    order.sort_by_key(|group| ready(*group));
+    let widths = |group: usize| sampling.widths(&groups.groups[group]).into_iter().map(move |width| (group, width));
+    let units: Vec<(usize, usize)> = order.into_iter().flat_map(widths).collect();
+    let mine = units.iter().enumerate().filter(|(unit, _)| ranks.owner(*unit) == ranks.rank());
+    let mine: Vec<(usize, usize)> = mine.map(|(_, unit)| *unit).collect();
+    let (mut losses, mut rest) = (Vec::with_capacity(mine.len()), &mine[..]);
+    let last = mine.last().map(|(group, _)| ready(*group));
     for id in model.graph.ids().take_while(|id| Some(*id) <= last) {
         walk.step(model, id)?;
-        for (group, suffix) in suffixes.iter().enumerate().filter(|(_, suffix)| suffix.ready() == id) {
-            let widths = sampling.widths(&groups.groups[group]);
-            let loss = |width: &usize| trial.loss(&walk, suffix, (group, *width)).map(|loss| (*width, loss));
-            curves.0[group] = widths.par_iter().map(loss).collect::<Result<_, CurveError>>()?;
-            for _ in &widths {
-                done += 1;
-                progress(done, total);
+        let (here, later) = rest.split_at(rest.partition_point(|(group, _)| ready(*group) <= id));
+        rest = later;
+        for widths in here.chunk_by(|a, b| a.0 == b.0) {
+            let loss = |unit: &(usize, usize)| trial.loss(&walk, &suffixes[unit.0], *unit);
+            for loss in widths.par_iter().map(loss).collect::<Result<Vec<f64>, ImportanceError>>()? {
+                losses.push(loss);
+                progress(losses.len(), mine.len());
             }
         }
+    }
+    let mut curves = LossCurves(vec![BTreeMap::new(); groups.groups.len()]);
+    for ((group, width), loss) in units.iter().zip(ranks.of_units(&losses, units.len())?) {
+        curves.0[*group].insert(*width, loss);
     }
     Ok(curves)
 }
@@ -133,7 +138,7 @@ struct Trial<'a> {
 
 impl Trial<'_> {
     /// The loss of a group at a width, where the walk holds all that its suffix is given.
-    fn loss(&self, walk: &Walk, suffix: &Suffix, (group, width): (usize, usize)) -> Result<f64, CurveError> {
+    fn loss(&self, walk: &Walk, suffix: &Suffix, (group, width): (usize, usize)) -> Result<f64, ImportanceError> {
         let Self { model, groups, reference, size, .. } = *self;
         let mut selection = Selection::all(groups);
         selection.0[group] = self.ranking.keep(group, width);

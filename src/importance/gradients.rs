@@ -45,10 +45,11 @@ impl MaskGradients {
 
 /// Runs the images in batches through the network in evaluation mode and collects the gradients.
 /// `loss_gradient(first_image, outputs)` answers, for a batch that starts at an image, the gradient of the sum
-/// of the images' losses with respect to every output of the graph. `progress` gets the images done and their number.
+/// of the images' losses with respect to every output of the graph. `progress` gets how many of this rank's images are
+/// done, and how many it has.
 ///
 /// # Errors
-/// Those of the tensor library and of `loss_gradient`.
+/// Those of the tensor library and of `loss_gradient`; if a rank cannot be reached.
 pub fn mask_gradients(
     model: &Model,
     groups: &Groups,
@@ -57,7 +58,8 @@ pub fn mask_gradients(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<MaskGradients> {
     let net = Net::new(model, images.device)?.frozen();
-    let mut gradients = MaskGradients::default();
+    let (atoms, all) = (groups.group_of.len(), images.own());
+    let mut own: Vec<f64> = Vec::with_capacity(atoms * all);
     for (first, part) in images.iter() {
         let input = images.tensor(part, model.graph.input_channels())?;
         let mut masks: Vec<(NodeId, Var)> = Vec::new();
@@ -74,7 +76,7 @@ pub fn mask_gradients(
             total = (total + (output * seed)?.sum_all()?)?;
         }
         let store = total.backward()?;
-        let mut rows = vec![vec![0.0; groups.group_of.len()]; part.len()];
+        let mut rows = vec![vec![0.0; atoms]; part.len()];
         for (id, mask) in &masks {
             let Some(gradient) = store.get(mask.as_tensor()) else { continue };
             let values = gradient.flatten_from(1)?.to_vec2::<f32>()?;
@@ -82,8 +84,9 @@ pub fn mask_gradients(
                 groups.channels[id.index()].iter().zip(values).for_each(|(atom, g)| row[atom.index()] += f64::from(g));
             }
         }
-        gradients.per_image.extend(rows);
-        progress(first + part.len(), images.images.len());
+        own.extend(rows.into_iter().flatten());
+        progress(own.len() / atoms.max(1), all);
     }
-    Ok(gradients)
+    let per_image = images.gather(own)?.chunks(atoms.max(1)).map(<[f64]>::to_vec).collect();
+    Ok(MaskGradients { per_image })
 }

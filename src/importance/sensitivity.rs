@@ -13,11 +13,13 @@ use crate::repair::Sensitivity;
 use candle_core::{DType, Result, Tensor, Var};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
 
-/// Estimates the sensitivity with one random vector per image. `progress` gets the images done and their number.
+/// Estimates the sensitivity with one random vector per image. `progress` gets how many of this rank's images are done, and
+/// how many it has.
 ///
 /// # Errors
-/// Those of the tensor library.
+/// Those of the tensor library; if a rank cannot be reached.
 pub fn sensitivity(
     model: &Model,
     images: &Batches,
@@ -26,8 +28,9 @@ pub fn sensitivity(
 ) -> Result<Sensitivity> {
     let device = images.device;
     let net = Net::new(model, device)?.frozen();
-    let (mut rng, size) = (StdRng::seed_from_u64(seed), (images.height, images.width));
-    let mut found = Sensitivity::default();
+    let size = (images.height, images.width);
+    let mut own = Own::default();
+    let (mut done, all) = (0, images.own());
     for (first, part) in images.iter() {
         let input = images.tensor(part, model.graph.input_channels())?;
         let mut shifts: Vec<(NodeId, Var)> = Vec::new();
@@ -44,6 +47,8 @@ pub fn sensitivity(
         let mut seeds: Vec<Vec<f32>> = vec![Vec::new(); outputs.len()];
         for image in 0..part.len() {
             let of: Vec<&[f32]> = values.iter().map(|v| v[image].as_slice()).collect();
+            // Whichever rank has the image.
+            let mut rng = StdRng::seed_from_u64(seed ^ (((first + image) as u64) << 32));
             seeds
                 .iter_mut()
                 .zip(curvature(&model.graph.head, size, &of, &mut rng))
@@ -57,21 +62,47 @@ pub fn sensitivity(
         for (id, shift) in &shifts {
             let Some(gradient) = store.get(shift.as_tensor()) else { continue };
             let squares = gradient.sqr()?;
-            let maps = squares.sum(1)?.flatten_from(1)?.to_vec2::<f32>()?;
-            let channels = squares.sum((0, 2, 3))?.to_vec1::<f32>()?;
-            found.positions.entry(id.0).or_default().extend(maps);
-            let known = found.channels.entry(id.0).or_insert_with(|| vec![0.0; channels.len()]);
-            known.iter_mut().zip(channels).for_each(|(sum, c)| *sum += f64::from(c));
+            own.positions.entry(id.0).or_default().extend(squares.sum(1)?.flatten_all()?.to_vec1::<f32>()?);
+            own.channels.entry(id.0).or_default().extend(squares.sum((0, 2, 3))?.to_vec1::<f32>()?);
         }
-        progress(first + part.len(), images.images.len());
+        done += part.len();
+        progress(done, all);
     }
-    for maps in found.positions.values_mut() {
-        let count = maps.iter().map(Vec::len).sum::<usize>().max(1) as f64;
-        let mean = maps.iter().flatten().map(|v| f64::from(*v)).sum::<f64>() / count;
-        let scale = 1.0 / mean.max(f64::MIN_POSITIVE);
-        maps.iter_mut().flatten().for_each(|v| *v = (f64::from(*v) * scale) as f32);
+    own.of_all(model, images)
+}
+
+/// What this rank has found, by node number.
+#[derive(Default)]
+struct Own {
+    /// Image after image the squares at every position.
+    positions: BTreeMap<u32, Vec<f32>>,
+    /// Batch after batch the squares of every channel.
+    channels: BTreeMap<u32, Vec<f32>>,
+}
+
+impl Own {
+    /// The sensitivity by what all ranks have found.
+    fn of_all(mut self, model: &Model, images: &Batches) -> Result<Sensitivity> {
+        let mut found = Sensitivity::default();
+        for (id, conv) in model.graph.convs() {
+            let squares = images.gather(self.positions.remove(&id.0).unwrap_or_default())?;
+            let channels = images.gather(self.channels.remove(&id.0).unwrap_or_default())?;
+            if squares.is_empty() {
+                continue;
+            }
+            let mean = squares.iter().map(|v| f64::from(*v)).sum::<f64>() / squares.len() as f64;
+            let scale = 1.0 / mean.max(f64::MIN_POSITIVE);
+            let area = squares.len().div_ceil(images.images.len());
+            let map = |image: &[f32]| image.iter().map(|v| (f64::from(*v) * scale) as f32).collect();
+            found.positions.insert(id.0, squares.chunks(area).map(map).collect());
+            let mut sums = vec![0.0; conv.c_out];
+            for batch in channels.chunks(conv.c_out) {
+                sums.iter_mut().zip(batch).for_each(|(sum, c)| *sum += f64::from(*c));
+            }
+            found.channels.insert(id.0, sums);
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 /// A random vector over the outputs whose covariance is the curvature of [`super::kl_divergence`] where both sides

@@ -6,6 +6,7 @@
 use super::progress::Progress;
 use crate::bundle::sha256;
 use crate::files;
+use crate::ranks::{RankError, Ranks};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -40,16 +41,19 @@ pub struct Cache<'a> {
     pub folder: &'a Path,
     /// Receives a message for every entry that is computed anew.
     pub progress: &'a dyn Progress,
+    /// The ranks of the job: the first one reads and writes.
+    pub ranks: &'a Ranks,
 }
 
 impl Cache<'_> {
     /// The result of an earlier run with the same key, or a fresh one, which is then kept; and whether it was kept. `check`
     /// says what is wrong with a result; what the file holds goes through it, and a fresh one with something wrong is not
-    /// kept. A cache that cannot be read or written only costs time.
+    /// kept. A cache that cannot be read or written only costs time. All ranks of the job get what the first one finds, or
+    /// compute together.
     ///
     /// # Errors
-    /// As `compute`.
-    pub fn get_or<T: Serialize + DeserializeOwned, E>(
+    /// As `compute`; if a rank cannot be reached.
+    pub fn get_or<T: Serialize + DeserializeOwned, E: From<RankError>>(
         &self,
         kind: &str,
         key: &str,
@@ -57,23 +61,29 @@ impl Cache<'_> {
         compute: impl FnOnce() -> Result<T, E>,
     ) -> Result<(T, bool), E> {
         let entry = Entry { folder: self.folder, kind, key };
-        let path = entry.path();
-        let anew = |problem: String| self.progress.message(format!("{}: {problem}; computed anew", path.display()));
-        match files::read(&path, MAX_ENTRY) {
-            Ok(bytes) => match entry.open(&bytes).and_then(|value: T| check(&value).map(|()| value)) {
-                Ok(value) => return Ok((value, true)),
-                Err(problem) => anew(problem),
-            },
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => anew(e.to_string()),
+        if let Some(value) = self.ranks.by_first(|| Ok::<_, E>(self.find(&entry, &check)))? {
+            return Ok((value, true));
         }
         let value = compute()?;
-        if check(&value).is_ok()
+        if self.ranks.is_first()
+            && check(&value).is_ok()
             && let Some(bytes) = entry.seal(&value)
         {
-            let _ = files::write_atomic(&path, &bytes);
+            let _ = files::write_atomic(&entry.path(), &bytes);
         }
         Ok((value, false))
+    }
+
+    /// The value of an entry that is there and passes the check.
+    fn find<T: DeserializeOwned>(&self, entry: &Entry, check: impl Fn(&T) -> Result<(), String>) -> Option<T> {
+        let path = entry.path();
+        let found = match files::read(&path, MAX_ENTRY) {
+            Ok(bytes) => entry.open(&bytes).and_then(|value: T| check(&value).map(|()| value)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(e) => Err(e.to_string()),
+        };
+        let anew = |problem| self.progress.message(format!("{}: {problem}; computed anew", path.display()));
+        found.map_err(anew).ok()
     }
 }
 
@@ -136,8 +146,8 @@ mod tests {
             let bad = found.losses.values().find(|loss| **loss < 0.0);
             bad.map_or(Ok(()), |loss| Err(format!("has a loss of {loss}")))
         };
-        let cache = Cache { folder, progress: &progress };
-        let (value, kept) = cache.get_or::<_, ()>("table", key, check, || Ok(losses(fresh))).unwrap();
+        let cache = Cache { folder, progress: &progress, ranks: &Ranks::default() };
+        let (value, kept) = cache.get_or::<_, RankError>("table", key, check, || Ok(losses(fresh))).unwrap();
         (value, kept, notes.take())
     }
 

@@ -79,7 +79,7 @@ pub fn compare(
     let levels = all_levels(&ctx);
     let table = table(&ctx, &levels)?;
     let head = &inputs.baseline.model.graph.head;
-    let validator = Validator::new(head, &inputs.data.val, inputs.baseline.imgsz)?;
+    let validator = Validator::shared(head, &inputs.data.val, inputs.baseline.imgsz, &job.ranks)?;
     let scorer = Scorer { validator: &validator, seed: job.seed };
     let baseline = scorer.score(&scorer.find(&inputs.baseline.model)?)?;
     let metric = Metric::of(head).name();
@@ -151,7 +151,8 @@ impl Pruned {
             Some(rule) => by_rule(ctx, (scheme.criterion, rule), levels, table)?,
         };
         let (model, baseline) = (ctx.prune(&selection)?, &ctx.inputs.baseline);
-        let pair = ctx.pair(&baseline.model, &model, ctx.job.runs)?.ok_or(PipelineError::Untimed)?;
+        let pair = ctx.job.ranks.by_first(|| ctx.pair(&baseline.model, &model, ctx.job.runs))?;
+        let pair = pair.ok_or(PipelineError::Untimed)?;
         let (height, width) = baseline.size();
         let cost = model.graph.cost(height, width).during(Task::Evaluation)?;
         let row = Row {
@@ -183,23 +184,26 @@ fn by_rule(
     let ranking = importance::rank(criterion, model, groups, &statistics)?;
     let allowed = ctx.job.budget.latency_ratio.unwrap_or(1.0);
     let whole = table.predict(&model.graph, groups, &ctx.inputs.baseline.widths());
-    let mut target_ms = allowed * whole;
-    let (mut closest, mut bracket): (Option<(f64, Selection)>, Bracket) = (None, Bracket::default());
-    for _ in 0..ROUNDS {
-        let widths = widths(rule, &scores, levels, (&model.graph, groups, table), target_ms);
-        let selection = ranking.select(&widths);
-        let pruned = ctx.prune(&selection)?;
-        let predicted = table.predict(&model.graph, groups, &widths) / whole;
-        let (used, _) = utilisation(ctx, &pruned, predicted, allowed)?;
-        // Over the budget counts for more than under it.
-        let distance = if used.share > 1.0 { 10.0 * (used.share - 1.0) } else { 1.0 - used.share };
-        if closest.as_ref().is_none_or(|(least, _)| distance < *least) {
-            closest = Some((distance, selection));
+    let search = || {
+        let mut target_ms = allowed * whole;
+        let (mut closest, mut bracket): (Option<(f64, Selection)>, Bracket) = (None, Bracket::default());
+        for _ in 0..ROUNDS {
+            let widths = widths(rule, &scores, levels, (&model.graph, groups, table), target_ms);
+            let selection = ranking.select(&widths);
+            let pruned = ctx.prune(&selection)?;
+            let predicted = table.predict(&model.graph, groups, &widths) / whole;
+            let (used, _) = utilisation(ctx, &pruned, predicted, allowed)?;
+            // Over the budget counts for more than under it.
+            let distance = if used.share > 1.0 { 10.0 * (used.share - 1.0) } else { 1.0 - used.share };
+            if closest.as_ref().is_none_or(|(least, _)| distance < *least) {
+                closest = Some((distance, selection));
+            }
+            let Some(next) = bracket.next(target_ms, &used) else { break };
+            target_ms = next;
         }
-        let Some(next) = bracket.next(target_ms, &used) else { break };
-        target_ms = next;
-    }
-    closest.map(|(_, selection)| selection).ok_or_else(|| PipelineError::Infeasible("nothing was pruned".into()))
+        closest.map(|(_, selection)| selection).ok_or_else(|| PipelineError::Infeasible("nothing was pruned".into()))
+    };
+    ctx.job.ranks.by_first(search)
 }
 
 /// Evaluates models on the same images.

@@ -27,7 +27,7 @@ pub(super) struct Context<'a> {
 impl<'a> Context<'a> {
     /// The context of a job with its inputs; the clock starts.
     pub fn new(job: &'a Job, inputs: &'a Inputs, progress: &'a dyn Progress) -> Self {
-        let cache = Cache { folder: &job.cache, progress };
+        let cache = Cache { folder: &job.cache, progress, ranks: &job.ranks };
         Self { job, inputs, progress, cache, timing: job.timing.source(), clock: Clock::default() }
     }
 
@@ -40,8 +40,8 @@ impl<'a> Context<'a> {
         format!("{name}, {threads} thread{}, {imgsz} px{batch}{dtype}", if threads == 1 { "" } else { "s" })
     }
 
-    /// Measures a model and another one interleaved, frame by frame; none where nothing can be timed. Both must be in the
-    /// dtype that they shall be timed in.
+    /// Measures a model and another one interleaved, frame by frame, on the first rank; none where nothing can be timed.
+    /// Both must be in the dtype that they shall be timed in.
     ///
     /// # Errors
     /// If one of them cannot be run, or the device fails.

@@ -9,9 +9,10 @@ use crate::engine::EngineError;
 use crate::eval::EvalError;
 use crate::graph::GraphError;
 use crate::import::ImportError;
-use crate::importance::{CurveError, Missing};
+use crate::importance::{ImportanceError, Missing};
 use crate::latency::LatencyError;
 use crate::model::FileError;
+use crate::ranks::RankError;
 use crate::repair::RepairError;
 use crate::runtimes::RuntimeError;
 use crate::search::SearchError;
@@ -153,9 +154,9 @@ pub enum PipelineError {
     /// The pruned network could not be repaired.
     #[error(transparent)]
     Repair(#[from] RepairError),
-    /// The losses of the groups could not be measured.
+    /// Second moments, activations or the losses of the groups could not be measured.
     #[error(transparent)]
-    Importance(#[from] CurveError),
+    Importance(#[from] ImportanceError),
     /// The latency table could not be measured.
     #[error(transparent)]
     LatencyTable(#[from] LatencyError),
@@ -210,6 +211,9 @@ pub enum PipelineError {
     /// The device measured one network where two had to run interleaved.
     #[error("measurement: the device did not measure the baseline network")]
     OneNetwork,
+    /// The ranks that share the work cannot be reached.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
     /// Nothing times networks here, so that ways to prune cannot be compared.
     #[error("ways to prune can only be compared where networks can be timed")]
     Untimed,

@@ -45,13 +45,15 @@ fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, P
     note.into_iter().for_each(|note| progress.message(note));
     let board = job.tensorboard.as_deref().map(|folder| folder.join(name));
     let table = config.checkpoint.as_deref().map_or_else(PathBuf::new, csv);
-    let unwritten = |path: &Path, e| PipelineError::writing(path, e);
-    let mut record = Record::new(table.clone(), board.as_deref())
-        .map_err(|e| unwritten(board.as_deref().unwrap_or(Path::new("")), e))?;
+    let record = || {
+        let unwritten = |e| PipelineError::writing(board.as_deref().unwrap_or(Path::new("")), e);
+        Record::new(table.clone(), board.as_deref()).map_err(unwritten)
+    };
+    let mut record = config.ranks.is_first().then(record).transpose()?;
     let mut training = Training::default();
     let mut unsaid = true;
     let mut listen = |event: FitEvent| {
-        if let Err(problem) = record.note(&event)
+        if let Some(Err(problem)) = record.as_mut().map(|record| record.note(&event))
             && std::mem::take(&mut unsaid)
         {
             progress.message(format!("warning: {}: {problem}; the epochs are not recorded", table.display()));
@@ -64,8 +66,10 @@ fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, P
     };
     let mut fit = || train::fit(start, teacher(ctx), &data.train, &config, &ctx.job.trainer, &mut listen);
     let mut fitted = fit();
-    // The cache is ours: what lies there under this training's name and is another's is moved away too.
+    // The cache is ours: what lies there under this training's name and is another's is moved away too. Other ranks
+    // would not begin anew.
     if let Err(TrainError::OtherTraining { path, .. }) = &fitted
+        && config.ranks.size() == 1
         && train::set_aside(path).is_ok()
     {
         fitted = fit();
@@ -78,7 +82,7 @@ fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, P
         }
         fitted => Some(fitted?),
     };
-    Ok(Tuned { model, training: Some(training), table: Some(record.table()) })
+    Ok(Tuned { model, training: Some(training), table: record.map(|record| record.table()) })
 }
 
 /// Enters an event into what the report says.
@@ -134,6 +138,7 @@ pub(super) fn config(ctx: &Context, start: &Model, name: &str) -> Result<(FitCon
         seed: ctx.job.seed,
         content: Some(content.clone()),
         stop: tune.stop.clone(),
+        ranks: ctx.job.ranks.clone(),
         ..FitConfig::default()
     };
     let hold_out = match &data.held {

@@ -10,6 +10,7 @@ use crate::eval::Validator;
 use crate::graph::Head;
 use crate::model::Model;
 use crate::quantise::{self, Kept, Limit, Observed, RangeMethod, choose, control, observe};
+use crate::ranks::Ranks;
 use crate::size::ImageSize;
 use crate::vision::Preprocess;
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ pub struct Int8Options<'a> {
     pub baseline: Option<&'a Model>,
     /// By layer the milliseconds that leaving it out of int8 costs; measured on this machine where there are none.
     pub lost_ms: BTreeMap<String, f64>,
+    /// The ranks that share the images which are held back.
+    pub ranks: Ranks,
 }
 
 /// An int8 model, and how it came about.
@@ -84,15 +87,15 @@ pub fn to_int8(
         keypoints: dataset.keypoints.clone(),
         ..Dataset::default()
     };
-    let Some(judge) = judge(model, &judged, size)? else {
+    let Some(judge) = judge(model, &judged, size, &options.ranks)? else {
         progress.message("without labels nothing is known of the accuracy: every layer becomes int8".into());
         return Ok(Int8 { model: quantise::quantise(model, &ranges), method, kept: Vec::new() });
     };
-    let least = least(model, options, &judge)?;
+    let (least, ranks) = (least(model, options, &judge)?, &options.ranks);
     let sensitivities = || {
         progress.stage("Comparing", format!("{} layers: what int8 costs each", ranges.len()));
         let lost = match options.lost_ms.is_empty() {
-            true => quantise::time_lost(model, &ranges, &compared[0], sides).during(Task::Ranges)?,
+            true => ranks.by_first(|| quantise::time_lost(model, &ranges, &compared[0], sides).during(Task::Ranges))?,
             false => options.lost_ms.clone(),
         };
         let progress = &mut |done, all| progress.step(done, all);
@@ -151,14 +154,14 @@ fn tensors(model: &Model, items: &[&Item], size: ImageSize) -> Result<Vec<Vec<f3
 }
 
 /// What measures the accuracy of models; none where the images have no labels of the model's task.
-fn judge(model: &Model, dataset: &Dataset, size: ImageSize) -> Result<Option<Validator>, PipelineError> {
+fn judge(model: &Model, dataset: &Dataset, size: ImageSize, ranks: &Ranks) -> Result<Option<Validator>, PipelineError> {
     let head = &model.graph.head;
     let agrees = dataset.names.len() == model.graph.classes();
     let labelled = match head {
         Head::Classify { .. } => dataset.items.iter().all(|item| item.class().is_some()),
         _ => dataset.items.iter().any(|item| !item.labels.is_empty()),
     };
-    Ok(if agrees && labelled { Some(Validator::new(head, dataset, size)?) } else { None })
+    Ok(if agrees && labelled { Some(Validator::shared(head, dataset, size, ranks)?) } else { None })
 }
 
 /// The task's figure for a model.

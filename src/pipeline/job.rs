@@ -4,6 +4,7 @@ use super::timing::Timing;
 use crate::bundle::{LockedInputs, LockedTarget};
 use crate::graph::{Branch, Dtype};
 use crate::importance::{Criterion, Pattern};
+use crate::ranks::Ranks;
 use crate::repair::Method;
 use crate::report::Budget;
 use crate::size::ImageSize;
@@ -70,6 +71,8 @@ pub struct Job {
     /// What the run is made from, to be held against a lock and entered into one; none neither locks anything nor keeps a
     /// plan for the case that the run is interrupted.
     pub locking: Option<Locking>,
+    /// The ranks that share the work. The first one measures, searches and writes; only its `timing` counts.
+    pub ranks: Ranks,
     /// Where the results go.
     pub out: PathBuf,
     /// Where measurements are kept for the next run.

@@ -75,7 +75,7 @@ impl<'a> Known<'a> {
             true => Ok(()),
             false => Err(format!("has an image size of {}, which the job does not ask for", chosen.imgsz)),
         };
-        let cache = cache::Cache { folder: &job.cache, progress };
+        let cache = cache::Cache { folder: &job.cache, progress, ranks: &job.ranks };
         Ok(cache.get_or(SIZE_OF_JOB, &self.key, check, || sizes::choose(job, progress))?.0)
     }
 

@@ -30,6 +30,7 @@ use crate::repair::Method;
 use crate::report::Report;
 use crate::runtimes::Runtime;
 use crate::surgery::Selection;
+use crate::train;
 use std::borrow::Cow;
 
 /// What a job leaves in memory, ready to be written.
@@ -51,14 +52,20 @@ pub struct Done {
 /// Runs a job. Nothing is written but the cache and training checkpoints; whether `results` can be written is checked
 /// first.
 ///
+/// With `job.ranks`, ranks share the images and the networks of every stage but those that search and measure, which are
+/// the first one's; the others end before the last measurement, with nothing.
+///
 /// # Errors
 /// If an input cannot be used, no plan meets the budgets, or a stage fails.
-pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done, PipelineError> {
+pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Option<Done>, PipelineError> {
     let clock = Clock::default();
     // 1. Read and check.
     let opened = Opened::read(job, progress)?;
     check_inputs(&opened, job, progress)?;
-    check_outputs(&opened, job, results)?;
+    if job.ranks.is_first() {
+        check_outputs(&opened, job, results)?;
+    }
+    check_ranks(job)?;
     // 2. Hold against the lock; choose the image size.
     let known = Known::read(job, &opened)?;
     // Before hours of work, and not when the fine-tuning begins.
@@ -100,7 +107,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     }
     // 8. Evaluate.
     progress.stage("Evaluating", format!("{} images", inputs.data.val.items.len()));
-    let evaluator = Evaluator::new(&inputs, job.seed)?;
+    let evaluator = Evaluator::new(&inputs, job.seed, &job.ranks)?;
     let (tuned_stage, quantized_stage) = (tuned.as_ref(), quantized.as_ref());
     let stages = Stages {
         pruned: &pruned,
@@ -118,14 +125,36 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Done
     // Names and provenance are part of the file.
     report.last_mut().file_bytes = model::to_bytes(&shipped).map_err(PipelineError::Serialize)?.len();
     report.photos = verdict::photos(&inputs, evaluator.validator(), &shipped)?;
-    report.runtime = verdict::in_runtime(&ctx, &evaluator, &shipped)?;
+    drop(evaluator);
+    if !job.ranks.is_first() {
+        return Ok(None);
+    }
+    report.runtime = verdict::in_runtime(&ctx, &shipped)?;
     let mut report = verdict::finish(&ctx, report, &shipped)?;
     ctx.clock.lap("measure");
     report.seconds = ctx.clock.laps();
     drop(ctx);
     let selection = planned.selection;
     let pending = known.map_or_else(Pending::default, |known| Pending::new(&known, &job, &report, &selection));
-    Ok(Done { model: shipped, baseline: inputs.baseline.model, selection, report, epochs: table, pending })
+    Ok(Some(Done { model: shipped, baseline: inputs.baseline.model, selection, report, epochs: table, pending }))
+}
+
+/// Refuses a fine-tuning that several ranks could not share.
+fn check_ranks(job: &Job) -> Result<(), PipelineError> {
+    let (ranks, batch) = (job.ranks.size(), job.tune.batch);
+    if ranks == 1 || job.tune.epochs == 0 {
+        return Ok(());
+    }
+    if job.trainer != train::Device::Cpu {
+        return Err(PipelineError::Setting(
+            "several ranks train on CPUs only: start one process, or without --device".into(),
+        ));
+    }
+    if batch < ranks {
+        let problem = format!("batch = {batch} in [finetune]: such a batch cannot be shared by {ranks} ranks");
+        return Err(PipelineError::Setting(problem));
+    }
+    Ok(())
 }
 
 /// Fine-tunes the repaired model, where epochs are asked for; the baseline model with as many joins the controls.
@@ -151,13 +180,15 @@ fn quantize(ctx: &Context, planned: &Planned, model: &Model) -> Result<Option<(M
         Dtype::F16 => Ok(Some((quantise::to_f16(model), Vec::new()))),
         Dtype::Int8 => {
             let times = verdict::layer_times(ctx, planned).into_iter().map(|layer| (layer.name, layer.after_ms));
+            let zero_centred = || Ok::<_, PipelineError>(ctx.timing.runtime().is_some_and(Runtime::is_zero_centred));
             let options = Int8Options {
                 methods: &RangeMethod::ALL.map(|(_, method)| method),
-                symmetric: ctx.timing.runtime().is_some_and(Runtime::is_zero_centred),
+                symmetric: job.ranks.by_first(zero_centred)?,
                 images: RANGE_IMAGES,
                 max_drop: job.budget.max_map_drop.unwrap_or(MAX_DROP),
                 baseline: job.budget.max_map_drop.map(|_| &inputs.baseline.model),
                 lost_ms: times.filter(|(_, ms)| *ms > 0.0).collect(),
+                ranks: job.ranks.clone(),
             };
             let done = to_int8(model, &inputs.data.train, inputs.baseline.imgsz, &options, ctx.progress)?;
             Ok(Some((done.model, done.kept)))

@@ -89,7 +89,8 @@ pub(super) fn fixed(job: &Job, imgsz: ImageSize, progress: &dyn Progress) -> Res
 fn in_millis(job: &Job, inputs: &Inputs, progress: &dyn Progress) -> Result<Budget, PipelineError> {
     let mut budget = job.budget;
     if let Some(ratio) = budget.latency_ratio.take() {
-        let millis = baseline_millis(&Context::new(job, inputs, progress))?.ok_or(PipelineError::Untimed)?;
+        let millis = job.ranks.by_first(|| baseline_millis(&Context::new(job, inputs, progress)))?;
+        let millis = millis.ok_or(PipelineError::Untimed)?;
         let allowed = ratio * millis;
         budget.latency_ms = Some(budget.latency_ms.map_or(allowed, |known| known.min(allowed)));
     }
@@ -108,7 +109,7 @@ fn accuracy(ctx: &Context) -> Result<f64, PipelineError> {
     order.sort_by_key(seen);
     let items = order.into_iter().take(IMAGES).map(|index| train.items[index].clone()).collect();
     let sample = Dataset { items, annotations: None, ..train.clone() };
-    let validator = Validator::new(&repaired.graph.head, &sample, ctx.inputs.baseline.imgsz)?;
+    let validator = Validator::shared(&repaired.graph.head, &sample, ctx.inputs.baseline.imgsz, &ctx.job.ranks)?;
     let map = validator.evaluate(&repaired, rayon::current_num_threads())?.figure();
     // Below zero: there is no such figure.
     if map < 0.0 {

@@ -1,6 +1,8 @@
 //! The keys of what is kept between runs: each changes with every input of what it stands for, one at a time, by
 //! content.
 
+mod ranks;
+
 use super::cache::Cache;
 use super::context::Context;
 use super::inputs::Inputs;
@@ -11,6 +13,7 @@ use crate::graph::Dtype;
 use crate::importance::{self, Criterion, Sampling};
 use crate::latency::Speed;
 use crate::model::{self, Model};
+use crate::ranks::RankError;
 use crate::repair::Method;
 use crate::report::{Budget, Stage};
 use std::cell::RefCell;
@@ -45,6 +48,7 @@ fn job(folder: &Path) -> Job {
         runs: 2,
         timing: Timing::Estimate(Speed { gflops: 8.0, bandwidth: 8.0 }),
         locking: None,
+        ranks: Default::default(),
         out: folder.join("out"),
         cache: folder.join("cache"),
     }
@@ -191,8 +195,8 @@ fn an_entry_that_is_whole_but_of_another_network_is_computed_anew() {
     let name = path.file_stem().unwrap().to_str().unwrap();
     let key = name.strip_prefix("importance-").unwrap();
     fs::remove_file(&path).unwrap();
-    let cache = Cache { folder: &job.cache, progress: &() };
-    cache.get_or::<_, ()>("importance", key, |_| Ok(()), || Ok(other)).unwrap();
+    let cache = Cache { folder: &job.cache, progress: &(), ranks: &job.ranks };
+    cache.get_or::<_, RankError>("importance", key, |_| Ok(()), || Ok(other)).unwrap();
     let second = sensitivity();
     assert_eq!((&second.ranking, &second.curves), (&first.ranking, &first.curves));
     assert_eq!(fs::read_to_string(&path).unwrap(), good);

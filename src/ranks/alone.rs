@@ -24,5 +24,9 @@ impl Collectives for Alone {
         Ok(())
     }
 
+    fn rest(&self) -> Result<(), RankError> {
+        Ok(())
+    }
+
     fn abort(&self, _code: i32) {}
 }

@@ -41,6 +41,9 @@ pub enum RankError {
     /// The message passing library cannot be used.
     #[error("MPI: {0}")]
     Library(&'static str),
+    /// Something that the ranks have found cannot be sent.
+    #[error("what a rank has found cannot be sent: {0}")]
+    Unsent(String),
     /// A rank has ended.
     #[error("rank {0} has ended")]
     Lost(usize),

@@ -21,10 +21,12 @@ pub use alone::Alone;
 pub use error::RankError;
 pub use launcher::Launched;
 pub use mpi::HAS_MPI;
-pub use share::{PARTS, Share, tree};
+pub use share::{PARTS, Share, tree, tree_of};
 pub use threads::threads;
 
 use bytemuck::Pod;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -51,6 +53,12 @@ pub trait Collectives: Send + Sync {
     /// # Errors
     /// If it cannot be reached.
     fn exchange(&self, partner: usize, own: &[u8], theirs: &mut [u8]) -> Result<(), RankError>;
+
+    /// Waits until all ranks are here. That may take long, and leaves the CPU to others.
+    ///
+    /// # Errors
+    /// If a rank cannot be reached.
+    fn rest(&self) -> Result<(), RankError>;
 
     /// Ends all ranks with an exit code, where they are processes; gives back control where they are not.
     fn abort(&self, code: i32);
@@ -143,6 +151,86 @@ impl Ranks {
     /// As [`gather`](Self::gather).
     pub fn barrier(&self) -> Result<(), RankError> {
         self.gather(&[]).map(drop)
+    }
+
+    /// As [`barrier`](Self::barrier), for what may take long: a rank that waits leaves the CPU to others.
+    ///
+    /// # Errors
+    /// If a rank cannot be reached.
+    pub fn rest(&self) -> Result<(), RankError> {
+        self.0.rest()
+    }
+
+    /// What every rank has, in their order.
+    ///
+    /// # Errors
+    /// If a rank cannot be reached, or something has no JSON: a number that is not finite.
+    pub fn of_all<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>, RankError> {
+        if self.size() == 1 {
+            return Ok(vec![own]);
+        }
+        let unfit = |e: serde_json::Error| RankError::Unsent(e.to_string());
+        let bytes = serde_json::to_vec(&own).map_err(unfit)?;
+        self.gather(&bytes)?.iter().map(|bytes| serde_json::from_slice(bytes).map_err(unfit)).collect()
+    }
+
+    /// What rank 0 makes, on every rank; the others rest meanwhile.
+    ///
+    /// # Errors
+    /// Those of `make`, on rank 0; if a rank cannot be reached, or what is made has no JSON.
+    pub fn by_first<T, E>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<T, E>
+    where
+        T: Serialize + DeserializeOwned,
+        E: From<RankError>,
+    {
+        if self.size() == 1 {
+            return make();
+        }
+        let made = if self.is_first() { Some(make()?) } else { None };
+        self.rest()?;
+        let unfit = |e: serde_json::Error| RankError::Unsent(e.to_string());
+        let own = made.as_ref().map_or_else(|| Ok(Vec::new()), serde_json::to_vec).map_err(unfit)?;
+        let bytes = self.broadcast(own)?;
+        Ok(made.map_or_else(|| serde_json::from_slice(&bytes).map_err(unfit), Ok)?)
+    }
+
+    /// Does something on one rank after the other: what the first one has written, the others find.
+    ///
+    /// # Errors
+    /// Those of `work`; if a rank cannot be reached.
+    pub fn in_turn<T, E: From<RankError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        for _ in 0..self.rank() {
+            self.rest()?;
+        }
+        let done = work()?;
+        for _ in self.rank()..self.size() {
+            self.rest()?;
+        }
+        Ok(done)
+    }
+
+    /// The rank that does a unit of work: in turn, there and back, so that ranks get about as much of units that become
+    /// smaller one after the other.
+    pub fn owner(&self, unit: usize) -> usize {
+        let (round, at) = (unit / self.size(), unit % self.size());
+        if round.is_multiple_of(2) { at } else { self.size() - 1 - at }
+    }
+
+    /// The values of all units of work in their order, of those of this rank's.
+    ///
+    /// # Errors
+    /// If a rank cannot be reached.
+    pub fn of_units(&self, own: &[f64], units: usize) -> Result<Vec<f64>, RankError> {
+        let mut lens = vec![0; self.size()];
+        (0..units).for_each(|unit| lens[self.owner(unit)] += 1);
+        let all = if self.size() == 1 { own.to_vec() } else { self.gather_f64(own, &lens)? };
+        let mut next: Vec<usize> = (0..lens.len()).map(|rank| lens[..rank].iter().sum()).collect();
+        let value = |unit: usize| {
+            let at = &mut next[self.owner(unit)];
+            *at += 1;
+            all[*at - 1]
+        };
+        Ok((0..units).map(value).collect())
     }
 
     /// The values of all ranks; rank `r` gives `lens[r]` of them.

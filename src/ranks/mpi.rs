@@ -10,9 +10,14 @@ use mpi::point_to_point::send_receive_into;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 use std::sync::{Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Whether this program can work together with others.
 pub const HAS_MPI: bool = true;
+
+/// How often a rank that rests looks whether the others are there.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// The processes of this program that MPI knows; MPI is left when it is dropped.
 struct Mpi {
@@ -103,6 +108,17 @@ impl Collectives for Mpi {
         let world = SimpleCommunicator::world();
         let other = world.process_at_rank(partner as i32);
         send_receive_into(own, &other, theirs, &other);
+        Ok(())
+    }
+
+    /// MPI's own barrier waits busily.
+    fn rest(&self) -> Result<(), RankError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = SimpleCommunicator::world().immediate_barrier();
+        while let Err(still) = waiting.test() {
+            waiting = still;
+            sleep(LOOK);
+        }
         Ok(())
     }
 

@@ -67,6 +67,17 @@ impl Share {
     }
 }
 
+/// As [`tree`], of parts that are made one after the other: at a time few of them are there.
+pub fn tree_of<T>(parts: Range<usize>, make: &dyn Fn(usize) -> T, join: &dyn Fn(&mut T, T)) -> T {
+    if parts.len() < 2 {
+        return make(parts.start);
+    }
+    let middle = parts.start + parts.len().next_power_of_two() / 2;
+    let mut sum = tree_of(parts.start..middle, make, join);
+    join(&mut sum, tree_of(middle..parts.end, make, join));
+    sum
+}
+
 /// The sum of vectors of one length, added in pairs, the pairs' sums in pairs, and so on. Empty if there are none.
 pub fn tree(mut parts: Vec<Vec<f32>>) -> Vec<f32> {
     while parts.len() > 1 {

@@ -67,6 +67,46 @@ fn sums_do_not_depend_on_the_number_of_ranks() {
 }
 
 #[test]
+fn units_of_work_come_back_in_their_order() {
+    for (size, units) in [(1, 5), (2, 0), (2, 7), (3, 2), (4, 21)] {
+        let found = on(size, |ranks| {
+            let mine = (0..units).filter(|unit| ranks.owner(*unit) == ranks.rank());
+            let own: Vec<f64> = mine.map(|unit| if unit == 1 { f64::INFINITY } else { unit as f64 }).collect();
+            assert!(own.len().abs_diff(units / size) <= 1);
+            ranks.of_units(&own, units).unwrap()
+        });
+        let wanted: Vec<f64> = (0..units).map(|unit| if unit == 1 { f64::INFINITY } else { unit as f64 }).collect();
+        assert!(found.iter().all(|all| *all == wanted), "{units} units on {size} ranks: {found:?}");
+    }
+}
+
+#[test]
+fn the_first_rank_makes_what_all_get_and_others_find_what_it_wrote() {
+    let written = std::sync::Mutex::new(Vec::new());
+    let found = on(3, |ranks| {
+        let made = ranks.by_first(|| {
+            assert!(ranks.is_first());
+            Ok::<_, RankError>((0.1 + 0.2, "text".to_owned()))
+        });
+        let seen = ranks.in_turn(|| {
+            let mut written = written.lock().unwrap();
+            written.push(ranks.rank());
+            Ok::<_, RankError>(written.clone())
+        });
+        let all = ranks.of_all(vec![ranks.rank(); 2]).unwrap();
+        assert_eq!(all, [[0, 0], [1, 1], [2, 2]]);
+        ranks.rest().unwrap();
+        (made.unwrap(), seen.unwrap())
+    });
+    for (rank, (made, seen)) in found.into_iter().enumerate() {
+        assert_eq!((made, seen), ((0.1 + 0.2, "text".to_owned()), (0..=rank).collect()));
+    }
+    // The others wait for a first rank that fails.
+    let found = on(2, |ranks| ranks.by_first(|| Err::<u8, _>(RankError::Library("fails"))));
+    assert_eq!(found, [Err(RankError::Library("fails")), Err(RankError::Lost(0))]);
+}
+
+#[test]
 fn a_rank_that_ends_is_an_error_of_the_others() {
     let found = on(3, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.barrier() });
     assert!(found[1].is_ok());

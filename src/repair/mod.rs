@@ -14,6 +14,7 @@ mod merge;
 mod moments;
 mod positions;
 mod samples;
+mod shared;
 mod walk;
 
 pub use inputs::Inputs;
@@ -24,6 +25,7 @@ use crate::engine::EngineError;
 use crate::graph::{Conv, NodeId, Op};
 use crate::group::Groups;
 use crate::model::{Model, Tensor};
+use crate::ranks::{RankError, Ranks, Share};
 use crate::surgery::Selection;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,7 +69,7 @@ impl Method {
 const MAX_SPARSE_ROW: usize = 1536;
 
 /// Images to repair with, and the settings of the repair.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Calibration<'a> {
     /// Letterboxed images, `[3, height, width]` each, RGB 0 to 1.
     pub images: &'a [Vec<f32>],
@@ -82,6 +84,9 @@ pub struct Calibration<'a> {
     pub seed: u64,
     /// How much the original's outputs depend on its layers; without it all positions have the same weight.
     pub sensitivity: Option<&'a Sensitivity>,
+    /// The ranks that share the images: each runs networks on its own, and all have the result, the same bits on one, two
+    /// and four ranks.
+    pub ranks: Ranks,
 }
 
 /// How much the outputs of a network depend on the outputs of its convolutions.
@@ -94,6 +99,11 @@ pub struct Sensitivity {
 }
 
 impl Calibration<'_> {
+    /// Which of the images are this rank's.
+    pub fn share(&self) -> Share {
+        Share::new(&self.ranks, self.images.len())
+    }
+
     /// The weights of the positions of a node, for every image.
     pub fn position_weights(&self, id: NodeId) -> Option<&[Vec<f32>]> {
         self.sensitivity?.positions.get(&id.0).map(Vec::as_slice)
@@ -117,12 +127,16 @@ pub enum RepairError {
         /// Name of the convolution.
         layer: String,
     },
+    /// The ranks that have other images cannot be reached.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
 }
 
 /// The pruned model, repaired toward the original that it was pruned from.
 ///
 /// ```
 /// use secateurs::group::groups;
+/// use secateurs::ranks::Ranks;
 /// use secateurs::repair::{Calibration, Method, repair};
 /// use secateurs::surgery::{Selection, cut};
 /// # let demo = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pipeline/demo.safetensors"));
@@ -135,14 +149,22 @@ pub enum RepairError {
 /// // Real use takes a few dozen images; the network has to see what it will see.
 /// let image = |i: usize| (0..3 * 64 * 64).map(|at| ((at * (i + 7)) % 251) as f32 / 250.0).collect();
 /// let images: Vec<Vec<f32>> = (0..2).map(image).collect();
-/// let calibration = Calibration { images: &images, height: 64, width: 64, ridge: 1e-3, seed: 0, sensitivity: None };
+/// let calibration = Calibration {
+///     images: &images,
+///     height: 64,
+///     width: 64,
+///     ridge: 1e-3,
+///     seed: 0,
+///     sensitivity: None,
+///     ranks: Ranks::default(),
+/// };
 /// let repaired = repair(&model, &groups, &selection, &pruned, Method::BatchNorm, &calibration, &mut |_, _| {})?;
 /// assert_eq!(repaired.graph, pruned.graph);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
-/// If there are no images, a layer cannot be run, or its equations cannot be solved.
+/// If there are no images, a layer cannot be run, its equations cannot be solved, or a rank cannot be reached.
 pub fn repair(
     original: &Model,
     groups: &Groups,
@@ -180,7 +202,7 @@ pub fn repair(
             let weights = calibration.position_weights(id);
             let (whole, left) =
                 (before.inputs(original.graph.node(id).inputs[0]), after.inputs(cut.graph.node(mine).inputs[0]));
-            let moments = moments::collect(pair, whole, smaller, left, seed, weights);
+            let moments = moments::collect(pair, whole, smaller, left, seed, weights)?;
             let kernel = repaired.tensor(&smaller.weight);
             let small = kernel.data().len() / kernel.shape()[0].max(1) <= MAX_SPARSE_ROW;
             if method == Method::Sparse && small {
@@ -189,7 +211,7 @@ pub fn repair(
             } else if matches!(method, Method::BatchNorm | Method::Sparse) {
                 moments.restate(&mut repaired, smaller);
             } else {
-                let fit = moments.fit(repaired.tensor(&smaller.weight));
+                let fit = moments.fit(repaired.tensor(&smaller.weight), &calibration.ranks)?;
                 let layer = || original.graph.node(id).name.clone();
                 apply(&mut repaired, smaller, &fit.ok_or_else(|| RepairError::Singular { layer: layer() })?);
             }

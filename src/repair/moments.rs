@@ -3,17 +3,15 @@
 
 use super::inputs::Inputs;
 use super::positions::{self, Position};
-use super::samples::{Centred, Samples, Sums, few};
+use super::samples::{Centred, Samples, Sums};
+use super::shared::Regressions;
 use crate::graph::Conv;
 use crate::model::{Model, Tensor};
+use crate::ranks::{RankError, Ranks};
 use faer::linalg::solvers::DenseSolveCore;
 use faer::prelude::Solve;
 use faer::{Mat, MatRef, Side};
 use rayon::prelude::*;
-use std::ops::Range;
-
-/// Rows of samples that are multiplied at once.
-const CHUNK: usize = 1024;
 
 /// A kernel and an intercept per output channel.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +47,8 @@ pub struct Moments {
 /// The moments of all positions, and of two disjoint parts of them for choosing the ridge.
 struct Split {
     all: Block,
-    parts: [Block; 2],
+    seen: Block,
+    unseen: Block,
 }
 
 /// Ridges that are tried, as shares of the inputs' mean variance.
@@ -58,6 +57,9 @@ const RIDGES: [f64; 5] = [0.0003, 0.003, 0.03, 0.15, 0.6];
 /// Collects the moments for refitting `cut`, which reads `after`, to what `original` makes of `before` with the
 /// rows of its kernel that are kept, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows. `weights` as
 /// in [`Covariance::of`].
+///
+/// # Errors
+/// If a rank cannot be reached.
 pub(super) fn collect(
     original: (&Conv, &Tensor, &[usize]),
     before: Inputs,
@@ -65,7 +67,7 @@ pub(super) fn collect(
     after: Inputs,
     seed: u64,
     weights: Option<&[Vec<f32>]>,
-) -> Moments {
+) -> Result<Moments, RankError> {
     let (conv, kernel, rows) = original;
     let taps = conv.kernel * conv.kernel;
     let whole = MatRef::from_column_major_slice(kernel.data(), kernel.data().len() / rows.len().max(1), rows.len());
@@ -77,30 +79,25 @@ pub(super) fn collect(
     };
     let unknowns = lanes.first().map_or(1, |lane| lane.1.len() * taps);
     let positions = positions::choose(conv, before, unknowns, seed, weights);
-    let block = |(old, new, columns): (Range<usize>, Range<usize>, Range<usize>)| {
-        let kernel = whole.subcols(columns.start, columns.len());
-        let samples = |chunk: &[Position]| {
-            let targets = Samples::patches(conv, before, old.clone(), chunk).times(kernel);
-            (Samples::patches(cut, after, new.clone(), chunk), targets)
-        };
-        let (x, y) = samples(&few(&positions));
-        let pivots = (x.means(), y.means());
-        // Pairs of images alternate between the parts: an image and its mirror image are a pair, and never in both.
-        let part = |parity: usize| {
-            let mut sums = Sums::around(pivots.0.clone(), pivots.1.clone());
-            let mine: Vec<_> = positions.iter().filter(|p| p.image / 2 % 2 == parity).copied().collect();
-            for chunk in mine.chunks(CHUNK) {
-                let (x, y) = samples(chunk);
-                sums.add(x, y, chunk);
-            }
-            sums
-        };
-        let (mut all, other) = (part(0), part(1));
-        let first = all.clone();
-        all.join(&other);
-        Split { all: all.centre().into(), parts: [first.centre().into(), other.centre().into()] }
+    let samples = |lane: usize, chunk: &[Position]| {
+        let (old, new, columns) = lanes[lane].clone();
+        let targets = Samples::patches(conv, before, old, chunk).times(whole.subcols(columns.start, columns.len()));
+        [Samples::patches(cut, after, new, chunk), targets]
     };
-    Moments { blocks: lanes.into_par_iter().map(block).collect() }
+    let outputs = lanes.first().map_or(1, |lane| lane.2.len());
+    let regressions = Regressions {
+        share: before.share,
+        positions: &positions,
+        lanes: lanes.len(),
+        widths: [unknowns, outputs],
+        samples: &samples,
+    };
+    let split = |[seen, unseen]: [Sums; 2]| {
+        let mut all = seen.clone();
+        all.join(&unseen);
+        Split { all: all.centre().into(), seen: seen.centre().into(), unseen: unseen.centre().into() }
+    };
+    Ok(Moments { blocks: regressions.sums()?.into_par_iter().map(split).collect() })
 }
 
 impl From<Centred> for Block {
@@ -110,9 +107,12 @@ impl From<Centred> for Block {
 }
 
 impl Moments {
-    /// The ridge regression toward `kernel`, the ridge chosen on images that the trial fit has not seen. `None` if
-    /// the equations have no solution.
-    pub fn fit(&self, kernel: &Tensor) -> Option<Fit> {
+    /// The ridge regression toward `kernel`, the ridge chosen on images that the trial fit has not seen; ranks share the
+    /// trials. `None` if the equations have no solution.
+    ///
+    /// # Errors
+    /// If a rank cannot be reached.
+    pub fn fit(&self, kernel: &Tensor, ranks: &Ranks) -> Result<Option<Fit>, RankError> {
         let size = |split: &Split| split.all.covariance.mean.len() * split.all.target_mean.len();
         let starts: Vec<&[f32]> = self
             .blocks
@@ -125,21 +125,26 @@ impl Moments {
             .collect();
         let unseen = |ridge: f64| -> Option<f64> {
             let error = |(split, start): (&Split, &&[f32])| {
-                let [seen, unseen] = &split.parts;
+                let Split { seen, unseen, .. } = split;
                 let trial = solve(&seen.covariance, &seen.xy, &seen.target_mean, start, ridge)?;
                 Some(unseen.error(&trial.kernel))
             };
             self.blocks.iter().zip(&starts).map(error).sum()
         };
-        let ranked = RIDGES.iter().filter_map(|ridge| unseen(*ridge).map(|error| (*ridge, error)));
-        let (ridge, _) = ranked.min_by(|a, b| a.1.total_cmp(&b.1))?;
-        let mut fit = Fit::default();
-        for (split, start) in self.blocks.iter().zip(&starts) {
-            let part = solve(&split.all.covariance, &split.all.xy, &split.all.target_mean, start, ridge)?;
-            fit.kernel.extend(part.kernel);
-            fit.intercept.extend(part.intercept);
-        }
-        Some(fit)
+        let mine = (0..RIDGES.len()).filter(|trial| ranks.owner(*trial) == ranks.rank());
+        let errors: Vec<f64> = mine.map(|trial| unseen(RIDGES[trial]).unwrap_or(f64::INFINITY)).collect();
+        let errors = ranks.of_units(&errors, RIDGES.len())?;
+        let ranked = RIDGES.iter().zip(errors).filter(|(_, error)| *error != f64::INFINITY);
+        let best = ranked.min_by(|a, b| a.1.total_cmp(&b.1));
+        Ok(best.and_then(|(ridge, _)| {
+            let mut fit = Fit::default();
+            for (split, start) in self.blocks.iter().zip(&starts) {
+                let part = solve(&split.all.covariance, &split.all.xy, &split.all.target_mean, start, *ridge)?;
+                fit.kernel.extend(part.kernel);
+                fit.intercept.extend(part.intercept);
+            }
+            Some(fit)
+        }))
     }
 
     /// As [`Moments::fit`], with a ridge that is given, over the weights of `kernel` that are not zero: each output has
@@ -214,17 +219,22 @@ impl Block {
 }
 
 impl Covariance {
-    /// The moments of a dense convolution's own inputs; `weights` holds for every image the weight of each position of
-    /// the output.
-    pub fn of(conv: &Conv, inputs: Inputs, seed: u64, weights: Option<&[Vec<f32>]>) -> Self {
+    /// The moments of a dense convolution's own inputs, over the images of all ranks; `weights` holds for every image the
+    /// weight of each position of the output.
+    ///
+    /// # Errors
+    /// If a rank cannot be reached.
+    pub fn of(conv: &Conv, inputs: Inputs, seed: u64, weights: Option<&[Vec<f32>]>) -> Result<Self, RankError> {
         let d = conv.c_in * conv.kernel * conv.kernel;
         let positions = positions::choose(conv, inputs, d, seed, weights);
-        let samples = |chunk: &[Position]| Samples::patches(conv, inputs, 0..conv.c_in, chunk);
-        let mut sums = Sums::around(samples(&few(&positions)).means(), Vec::new());
-        for chunk in positions.chunks(CHUNK) {
-            sums.add(samples(chunk), Samples::none(chunk.len()), chunk);
-        }
-        Block::from(sums.centre()).covariance
+        let samples = |_: usize, chunk: &[Position]| {
+            [Samples::patches(conv, inputs, 0..conv.c_in, chunk), Samples::none(chunk.len())]
+        };
+        let regressions =
+            Regressions { share: inputs.share, positions: &positions, lanes: 1, widths: [d, 0], samples: &samples };
+        let sums = regressions.sums::<1>()?.swap_remove(0);
+        let [covariance] = sums.map(|sums| Block::from(sums.centre()).covariance);
+        Ok(covariance)
     }
 
     /// The variance of every input.

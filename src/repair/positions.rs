@@ -20,7 +20,7 @@ const MIN_WEIGHT: f64 = 0.2;
 /// A position of an image's output, and its weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Position {
-    /// Number of the image.
+    /// Number of the image among those of all ranks.
     pub image: usize,
     /// Row.
     pub y: usize,
@@ -30,7 +30,7 @@ pub(super) struct Position {
     pub weight: f64,
 }
 
-/// Positions of a convolution's output over all images. `curvature` holds a value per position and image, with a mean
+/// Positions of a convolution's output over the images of all ranks, in the order of these. `curvature` holds a value per position and image, with a mean
 /// of about one; its square root is used, since single values of it are noisy.
 pub(super) fn choose(
     conv: &Conv,
@@ -43,10 +43,11 @@ pub(super) fn choose(
     let (h, w) = (side(inputs.height), side(inputs.width));
     let area = h * w;
     let rows = LEAST.max(PER_UNKNOWN * unknowns);
-    let per_image = rows.div_ceil(inputs.images.len().max(1)).min(area);
+    let images = inputs.share.images();
+    let per_image = rows.div_ceil(images.max(1)).min(area);
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut all = Vec::with_capacity(per_image * inputs.images.len());
-    for image in 0..inputs.images.len() {
+    let mut all = Vec::with_capacity(per_image * images);
+    for image in 0..images {
         let position = |at: usize, weight: f64| Position { image, y: at / w, x: at % w, weight };
         let curvature = curvature.and_then(|all| all.get(image)).filter(|map| map.len() == area);
         let Some(curvature) = curvature else {
@@ -85,6 +86,7 @@ pub(super) fn choose(
 mod tests {
     use super::*;
     use crate::graph::Activation;
+    use crate::ranks::{Ranks, Share};
 
     #[test]
     fn weighted_draws_have_the_mean_of_the_weighted_whole() {
@@ -102,7 +104,8 @@ mod tests {
         };
         let side = 64;
         let images: Vec<Vec<f32>> = vec![vec![0.0; 4 * side * side]; 16];
-        let inputs = Inputs { images: &images, height: 2 * side, width: 2 * side };
+        let share = Share::new(&Ranks::default(), images.len());
+        let inputs = Inputs { images: &images, share: &share, height: 2 * side, width: 2 * side };
         // All curvature lies in one corner; a figure that is 1 there and 0 elsewhere.
         let corner = |y: usize, x: usize| y < 8 && x < 8;
         let map: Vec<f32> = (0..side * side).map(|at| if corner(at / side, at % side) { 64.0 } else { 0.0 }).collect();

@@ -35,17 +35,18 @@ impl Samples {
         Self { rows, values: Vec::new() }
     }
 
-    /// The patches under the kernel at some positions, `[positions, channels * k * k]`.
+    /// The patches under the kernel at some positions in images of this rank, `[positions, channels * k * k]`.
     pub fn patches(conv: &Conv, inputs: Inputs, channels: Range<usize>, positions: &[Position]) -> Self {
         let (k, area, rows) = (conv.kernel, inputs.height * inputs.width, positions.len());
         let mut values = vec![0.0; rows * channels.len() * k * k];
+        let first = inputs.share.range().start;
         let inside = |p: usize, side: usize| p.checked_sub(conv.padding).filter(|p| *p < side);
         values.par_chunks_mut((rows * k * k).max(1)).zip(channels).for_each(|(columns, channel)| {
             for (tap, column) in columns.chunks_mut(rows).enumerate() {
                 for (value, at) in column.iter_mut().zip(positions) {
                     let (py, px) = (at.y * conv.stride + tap / k, at.x * conv.stride + tap % k);
                     if let (Some(py), Some(px)) = (inside(py, inputs.height), inside(px, inputs.width)) {
-                        *value = inputs.images[at.image][channel * area + py * inputs.width + px];
+                        *value = inputs.images[at.image - first][channel * area + py * inputs.width + px];
                     }
                 }
             }
@@ -69,10 +70,9 @@ impl Samples {
         MatRef::from_column_major_slice(&self.values, self.rows, self.columns())
     }
 
-    /// The mean of every column.
-    pub fn means(&self) -> Vec<f32> {
-        let mean = |column: &[f32]| column.iter().map(|v| f64::from(*v)).sum::<f64>() / self.rows.max(1) as f64;
-        self.values.chunks(self.rows.max(1)).map(|column| mean(column) as f32).collect()
+    /// The samples, column after column.
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
     }
 
     /// Subtracts the pivot and multiplies every sample with its root; adds the samples, times their roots once more.
@@ -145,6 +145,31 @@ impl Sums {
         add(&mut self.xy, &other.xy);
     }
 
+    /// Appends all that is added up; of the symmetric product the triangle that is complete.
+    pub fn pack(&self, into: &mut Vec<f64>) {
+        into.push(self.count);
+        into.extend(self.x.iter().chain(&self.y));
+        let triangle = self.xx.chunks(self.x.len().max(1)).enumerate();
+        triangle.for_each(|(column, values)| into.extend(&values[column..]));
+        into.extend(&self.xy);
+    }
+
+    /// Takes all of it from the head of some values; gives the rest of these.
+    pub fn unpack<'a>(&mut self, mut values: &'a [f64]) -> &'a [f64] {
+        let mut take = |into: &mut [f64]| {
+            let (mine, rest) = values.split_at(into.len());
+            into.copy_from_slice(mine);
+            values = rest;
+        };
+        take(std::slice::from_mut(&mut self.count));
+        take(&mut self.x);
+        take(&mut self.y);
+        let triangle = self.xx.chunks_mut(self.x.len().max(1)).enumerate();
+        triangle.for_each(|(column, values)| take(&mut values[column..]));
+        take(&mut self.xy);
+        values
+    }
+
     /// Means and covariances.
     pub fn centre(self) -> Centred {
         let (n, d) = (self.count.max(f64::MIN_POSITIVE), self.x.len());
@@ -196,6 +221,11 @@ mod tests {
         Samples { rows, values: (0..rows * columns).map(value).collect() }
     }
 
+    fn means(of: &Samples) -> Vec<f32> {
+        let mean = |column: &[f32]| column.iter().map(|v| f64::from(*v)).sum::<f64>() / of.rows as f64;
+        of.values.chunks(of.rows).map(|column| mean(column) as f32).collect()
+    }
+
     #[test]
     fn covariances_are_those_of_f64_whatever_the_threads() {
         // More than a tile and a run in every direction, and less.
@@ -206,14 +236,14 @@ mod tests {
             let found = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {
-                    let mut sums = Sums::around(x.means(), y.means());
+                    let mut sums = Sums::around(means(&x), means(&y));
                     let half = rows / 2;
                     let part = |of: &Samples, range: Range<usize>| Samples {
                         rows: range.len(),
                         values: of.values.chunks(rows).flat_map(|c| c[range.clone()].to_vec()).collect(),
                     };
                     sums.add(part(&x, 0..half), part(&y, 0..half), &positions[..half]);
-                    let mut other = Sums::around(x.means(), y.means());
+                    let mut other = Sums::around(means(&x), means(&y));
                     other.add(part(&x, half..rows), part(&y, half..rows), &positions[half..]);
                     sums.join(&other);
                     sums.centre()

@@ -4,14 +4,17 @@ use super::{Calibration, Inputs};
 use crate::engine::{Engine, EngineError, Options};
 use crate::graph::{Dtype, Graph, Head, Node, NodeId, Op};
 use crate::model::{Info, Model};
+use crate::ranks::Share;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-/// The live tensors of a network that runs over all images at once, one layer after the other.
+/// The live tensors of a network that runs over all images of this rank at once, one layer after the other.
 pub struct Walk {
     height: usize,
     width: usize,
     images: Vec<Vec<f32>>,
+    /// Which of the calibration images these are.
+    share: Share,
     /// By node: one tensor `[C, h, w]` per image, or nothing when not yet or no longer there.
     tensors: Vec<Vec<Vec<f32>>>,
     /// By node: the last node at whose step its tensors are there.
@@ -22,12 +25,14 @@ pub struct Walk {
 impl Walk {
     /// At the start, before the first node.
     pub fn new(graph: &Graph, calibration: &Calibration) -> Self {
+        let share = calibration.share();
         let consumers = graph.consumers();
         let last_use = graph.ids().map(|id| consumers[id.index()].last().copied().unwrap_or(id)).collect();
         Self {
             height: calibration.height,
             width: calibration.width,
-            images: calibration.images.to_vec(),
+            images: calibration.images[share.range()].to_vec(),
+            share,
             tensors: vec![Vec::new(); graph.nodes.len()],
             last_use,
             shapes: Vec::new(),
@@ -43,7 +48,7 @@ impl Walk {
     /// A node's tensors while they live: from its step until the step after that of its last reader.
     pub fn inputs(&self, id: NodeId) -> Inputs<'_> {
         let (height, width) = self.shapes.get(id.index()).map_or((0, 0), |s| (s.h, s.w));
-        Inputs { images: &self.tensors[id.index()], height, width }
+        Inputs { images: &self.tensors[id.index()], share: &self.share, height, width }
     }
 
     /// Computes one node for every image. Nodes must come in order.
@@ -91,7 +96,7 @@ impl Walk {
 
     fn run(&self, model: &Model, node: &Node) -> Result<Vec<Vec<f32>>, EngineError> {
         let input = node.inputs[0];
-        let Inputs { images, height, width } = self.inputs(input);
+        let Inputs { images, height, width, .. } = self.inputs(input);
         let single = single(model, node, self.shapes[input.index()].c);
         let share = images.len().div_ceil(rayon::current_num_threads().max(1)).max(1);
         let parts: Result<Vec<Vec<Vec<f32>>>, EngineError> = images

@@ -39,6 +39,7 @@ mod table;
 pub use driver::{certify, solve};
 pub use evaluate::{Evaluation, evaluate};
 pub use infeasible::{Infeasible, Reachable, Relaxation};
+use serde::{Deserialize, Serialize};
 
 /// One decision: the width of a group.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +71,7 @@ pub struct MemoryTerm {
 }
 
 /// What a plan may cost. A missing budget does not bind.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SearchBudget {
     /// Milliseconds: the most that the sum of all latency factors may be.
     pub latency_ms: Option<f64>,

@@ -13,6 +13,7 @@ use secateurs::graph::{Activation, Dtype, Graph, Op};
 use secateurs::model::{self, Model, Tensor};
 use secateurs::pipeline::{Int8, Int8Options, MAX_DROP, to_int8};
 use secateurs::quantise::{Kept, Limit, RangeMethod, control, ranges};
+use secateurs::ranks::Ranks;
 use secateurs::vision::Image;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -80,8 +81,9 @@ fn accuracy_control_brings_a_model_with_scaled_channels_back() {
         // The same time for every layer: what this machine measures would choose others in each run.
         let layers = hard.graph.convs_in(Dtype::F32).map(|(id, _)| hard.graph.node(id).name.clone());
         let lost_ms = layers.map(|layer| (layer, 1.0)).collect();
+        let ranks = Ranks::default();
         let options =
-            Int8Options { methods: &methods, symmetric: false, images: 32, max_drop, baseline: None, lost_ms };
+            Int8Options { methods: &methods, symmetric: false, images: 32, max_drop, baseline: None, lost_ms, ranks };
         to_int8(&hard, &train, 320.into(), &options, &()).unwrap()
     };
     let map = |model: &Model| evaluate_model(model, &val, 320, 2, &|_| {}).unwrap().map50_95;

@@ -16,6 +16,7 @@ use secateurs::group::{Group, groups};
 use secateurs::kernels::input_scale;
 use secateurs::model::Model;
 use secateurs::quantise::{Exceptions, Ranges, quantise, quantise_except, ranges, symmetric};
+use secateurs::ranks::Ranks;
 use secateurs::repair::{Calibration, Method, repair};
 use secateurs::surgery::{Selection, cut};
 use secateurs::vision::{Candidate, Detection, Letterbox, NmsOptions, Preprocess, Xyxy, decode_all, nms};
@@ -208,7 +209,9 @@ fn detectors(path: &str, yaml: &str) -> Option<(Dataset, Dataset, [Model; 2])> {
     let selection = Selection::first(&all, &widths);
     let pruned = cut(&model, &all, &selection).unwrap();
     let images = tensors(&model, &train, 320, train.items.len() / 24);
-    let calibration = Calibration { images: &images, height: 320, width: 320, ridge: 0.03, seed: 0, sensitivity: None };
+    let (ranks, sensitivity) = (Ranks::default(), None);
+    let calibration =
+        Calibration { images: &images, height: 320, width: 320, ridge: 0.03, seed: 0, sensitivity, ranks };
     let progress = &mut |_, _| ();
     let pruned = repair(&model, &all, &selection, &pruned, Method::LeastSquares, &calibration, progress).unwrap();
     Some((train, val, [model, pruned]))

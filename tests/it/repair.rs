@@ -10,6 +10,7 @@ use secateurs::importance::{
     measure, rank, scores,
 };
 use secateurs::model::{Info, Model, Tensor, Weights};
+use secateurs::ranks::Ranks;
 use secateurs::repair::{Calibration, Method, repair};
 use secateurs::surgery::{Selection, cut};
 
@@ -60,7 +61,7 @@ fn images(n: usize) -> Vec<Vec<f32>> {
 }
 
 fn calibration(images: &[Vec<f32>]) -> Calibration<'_> {
-    Calibration { images, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, sensitivity: None }
+    Calibration { images, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, sensitivity: None, ranks: Ranks::default() }
 }
 
 /// Largest difference of the outputs, relative to the largest output.
@@ -190,7 +191,7 @@ fn every_criterion_ranks_every_channel_once() {
 fn gradients(model: &Model, groups: &Groups, images: &[Vec<f32>]) -> MaskGradients {
     let mut ones = |_: usize, outputs: &[candle_core::Tensor]| outputs.iter().map(|o| o.ones_like()).collect();
     let device = candle_core::Device::Cpu;
-    let images = Batches { images, height: SIDE, width: SIDE, batch: 2, device: &device };
+    let images = Batches { images, height: SIDE, width: SIDE, batch: 2, device: &device, ranks: Ranks::default() };
     mask_gradients(model, groups, &images, &mut ones, &mut |_, _| {}).unwrap()
 }
 

@@ -10,6 +10,7 @@ use secateurs::group::groups;
 use secateurs::importance::{Covariances, Criterion, Sampling, Statistics, kl_divergence, measure, outputs, rank};
 use secateurs::model::{Model, from_bytes};
 use secateurs::pipeline::DEMO_MODEL;
+use secateurs::ranks::Ranks;
 use secateurs::repair::Calibration;
 use secateurs::surgery::{Selection, cut};
 use std::path::Path;
@@ -88,8 +89,9 @@ fn loss_curves_by_suffixes_are_those_of_whole_networks() {
         let mut rng = StdRng::seed_from_u64(5);
         let pixels = model.graph.input_channels() * side * side;
         let images: Vec<Vec<f32>> = (0..2).map(|_| (0..pixels).map(|_| rng.random_range(0.0..1.0)).collect()).collect();
+        let (ranks, sensitivity) = (Ranks::default(), None);
         let calibration =
-            Calibration { images: &images, height: side, width: side, ridge: 0.03, seed: 0, sensitivity: None };
+            Calibration { images: &images, height: side, width: side, ridge: 0.03, seed: 0, sensitivity, ranks };
         let ranking = rank(Criterion::L1, &model, &groups, &Statistics::default()).unwrap();
         let sampling = Sampling { shares: vec![0.5], grid: 4, images: 2 };
         let mut steps = Vec::new();

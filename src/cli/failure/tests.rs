@@ -100,7 +100,7 @@ fn of_machines() -> Vec<(E, u8)> {
         (E::Engine { task: Task::Ranges, source: out_of_memory() }, 10),
         (EvalError::Engine(out_of_memory()).into(), 10),
         (RepairError::Engine(out_of_memory()).into(), 10),
-        (CurveError::Engine(out_of_memory()).into(), 10),
+        (ImportanceError::Engine(out_of_memory()).into(), 10),
         (LatencyError::Engine(out_of_memory()).into(), 10),
     ]
 }
@@ -110,7 +110,7 @@ fn of_the_program() -> Vec<(E, u8)> {
     let surgery = || SurgeryError::GroupCount { found: 1, expected: 2 };
     vec![
         (surgery().into(), 1),
-        (CurveError::Surgery(surgery()).into(), 1),
+        (ImportanceError::Surgery(surgery()).into(), 1),
         (LatencyError::Surgery(surgery()).into(), 1),
         (SearchError::InvalidProblem { place: "plan".into(), problem: "is empty".into() }.into(), 1),
         (E::Graph { task: Task::Memory, source: graph() }, 1),

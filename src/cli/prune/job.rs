@@ -74,6 +74,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         runs: profile.bench.runs,
         timing: Timing::Here,
         locking: None,
+        ranks: Default::default(),
         trainer: Default::default(),
         out: out.to_path_buf(),
         cache: cache.to_path_buf(),

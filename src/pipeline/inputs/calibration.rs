@@ -47,7 +47,7 @@ impl CalibrationSet {
     pub fn load(job: &Job, baseline: &Baseline, data: &Data, progress: &dyn Progress) -> Result<Self, PipelineError> {
         let preprocess = baseline.preprocess()?;
         let (all, size) = (data.train.items.len(), baseline.imgsz);
-        let asked = affordable(baseline, job.calibration_images, progress)?.max(1);
+        let asked = job.ranks.by_first(|| affordable(baseline, job.calibration_images, progress))?.max(1);
         let count = asked.min(all);
         progress.stage("Loading", format!("{count} of {all} training images for calibration"));
         let mut items = sample(&mut StdRng::seed_from_u64(job.seed), all, count).into_vec();

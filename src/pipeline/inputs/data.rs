@@ -34,7 +34,7 @@ impl Data {
     /// # Errors
     /// If the dataset cannot be used, or does not suit the model or the minimum recalls.
     pub fn open(job: &Job, baseline: &Baseline, progress: &dyn Progress) -> Result<Self, PipelineError> {
-        let yaml = yaml(job, baseline.labels(), progress)?;
+        let yaml = job.ranks.in_turn(|| yaml(job, baseline.labels(), progress))?;
         let name = job.data.as_ref().map_or("the embedded drawn set".to_owned(), |path| path.display().to_string());
         let options = OpenOptions { task: baseline.labels(), ..OpenOptions::default() };
         let open = |split: &str| {

@@ -36,8 +36,9 @@ impl Deployment {
     /// If the baseline model cannot be run.
     pub fn new(job: &Job, baseline: &Baseline, calibration: &CalibrationSet) -> Result<Self, PipelineError> {
         let (source, imgsz) = (job.timing.source(), baseline.imgsz);
-        let (cpu, device, zero_centred) =
-            (source.cpu(), source.device(), source.runtime().is_some_and(Runtime::is_zero_centred));
+        let (cpu, device) = (source.cpu(), source.device());
+        let zero_centred = || Ok::<_, PipelineError>(source.runtime().is_some_and(Runtime::is_zero_centred));
+        let zero_centred = job.ranks.by_first(zero_centred)?;
         let ranges = match job.dtype {
             Dtype::Int8 if zero_centred => quantise::symmetric(&ranges(&baseline.model, imgsz, calibration)?),
             Dtype::Int8 => ranges(&baseline.model, imgsz, calibration)?,

@@ -6,11 +6,13 @@ use super::check;
 use super::data::Data;
 use super::deployment::Deployment;
 use super::opened::Opened;
+use crate::bundle::sha256;
 use crate::importance::{Batches, sensitivity};
 use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
+use crate::ranks::Ranks;
 use crate::repair::{Calibration, Sensitivity};
 use crate::report::Report;
 use candle_core::Device;
@@ -33,6 +35,8 @@ pub struct Inputs {
     pub deployment: Deployment,
     /// How much the model's outputs depend on its layers, on the calibration images.
     pub sensitivity: Sensitivity,
+    /// The ranks that share the images.
+    pub ranks: Ranks,
 }
 
 impl Inputs {
@@ -49,10 +53,12 @@ impl Inputs {
     /// Loads the calibration images, and estimates how the outputs depend on the layers.
     ///
     /// # Errors
-    /// Names the image that cannot be used.
+    /// Names the image that cannot be used, or the rank that has others.
     pub fn prepare(opened: Opened, job: &Job, progress: &dyn Progress) -> Result<Self, PipelineError> {
         let Opened { baseline, data } = opened;
         let calibration = CalibrationSet::load(job, &baseline, &data, progress)?;
+        let ranks = job.ranks.clone();
+        check_ranks(&ranks, &baseline, &calibration)?;
         let deployment = Deployment::new(job, &baseline, &calibration)?;
         if deployment.stores_only() {
             progress.message("the CPU has no f16 arithmetic: f16 is stored, and computed as f32".into());
@@ -60,11 +66,17 @@ impl Inputs {
         let layers = baseline.model.graph.convs().count();
         progress.stage("Estimating", format!("output sensitivity of {layers} layers"));
         let (height, width) = baseline.size();
-        let images =
-            Batches { images: &calibration.images, height, width, batch: SENSITIVITY_BATCH, device: &Device::Cpu };
+        let images = Batches {
+            images: &calibration.images,
+            height,
+            width,
+            batch: SENSITIVITY_BATCH,
+            device: &Device::Cpu,
+            ranks: ranks.clone(),
+        };
         let mut step = |done, all| progress.step(done, all);
         let sensitivity = sensitivity(&baseline.model, &images, job.seed, &mut step).during(Task::Sensitivity)?;
-        Ok(Self { baseline, data, calibration, deployment, sensitivity })
+        Ok(Self { baseline, data, calibration, deployment, sensitivity, ranks })
     }
 
     /// The calibration images as importance and repair take them.
@@ -76,6 +88,7 @@ impl Inputs {
             ridge: RIDGE,
             seed,
             sensitivity: Some(&self.sensitivity),
+            ranks: self.ranks.clone(),
         }
     }
 
@@ -99,4 +112,16 @@ impl Inputs {
         }
         model
     }
+}
+
+/// Refuses ranks of which one has another model or other calibration images than the first: its machine may have other
+/// files under the same paths.
+fn check_ranks(ranks: &Ranks, baseline: &Baseline, calibration: &CalibrationSet) -> Result<(), PipelineError> {
+    let own = (baseline.sha256.clone(), calibration.sha256.clone(), sha256(calibration.labels_text().as_bytes()));
+    let all = ranks.of_all(own)?;
+    all.iter().position(|other| *other != all[0]).map_or(Ok(()), |rank| {
+        Err(PipelineError::Input(format!(
+            "rank {rank} has another model, other calibration images or other labels than rank 0: all need the same files"
+        )))
+    })
 }

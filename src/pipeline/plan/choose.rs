@@ -3,7 +3,7 @@
 
 use super::advice::distance;
 use super::min_recall::{missing, recall};
-use super::trial::Trial;
+use super::trial::MeasuredPlan;
 use crate::importance::{kl_divergence, outputs};
 use crate::model::Model;
 use crate::pipeline::context::Context;
@@ -17,7 +17,7 @@ const TRIAL_SHARE: usize = 4;
 const TRIAL_IMAGES: usize = 128;
 
 /// The position of the plan to keep; the first where there is nothing to compare.
-pub fn choose(ctx: &Context, candidates: &[Trial]) -> Result<usize, PipelineError> {
+pub fn choose(ctx: &Context, candidates: &[MeasuredPlan]) -> Result<usize, PipelineError> {
     let (baseline, images) = (&ctx.inputs.baseline, &ctx.inputs.calibration.images);
     let held = images.len() / TRIAL_SHARE;
     if candidates.len() < 2 || held == 0 {
@@ -31,9 +31,10 @@ pub fn choose(ctx: &Context, candidates: &[Trial]) -> Result<usize, PipelineErro
     let reference = run(&baseline.model)?;
     let recall_before = recall(ctx.inputs, seen.len(), &reference);
     let mut least = (0, (f64::INFINITY, f64::INFINITY));
-    for (number, trial) in candidates.iter().enumerate() {
+    for (number, candidate) in candidates.iter().enumerate() {
         let mut progress = |done, all| ctx.progress.step(number * all + done, candidates.len() * all);
-        let repaired = ctx.repair_on(&trial.selection, &trial.pruned, ctx.job.repair, &calibration, &mut progress)?;
+        let (selection, pruned) = (&candidate.selection, ctx.prune(&candidate.selection)?);
+        let repaired = ctx.repair_on(selection, &pruned, ctx.job.repair, &calibration, &mut progress)?;
         let found = run(&repaired)?;
         let pairs = reference.iter().zip(&found);
         let loss: f64 = pairs.map(|(a, b)| kl_divergence(&baseline.model.graph.head, baseline.size(), a, b)).sum();

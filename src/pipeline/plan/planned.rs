@@ -42,7 +42,7 @@ impl Planned {
     }
 }
 
-/// Ranks, measures and searches.
+/// Ranks channels and measures losses on all ranks; measures latencies and searches on the first one.
 ///
 /// # Errors
 /// If no widths meet the budgets, or a stage fails.
@@ -54,7 +54,7 @@ pub fn plan(ctx: &Context) -> Result<Planned, PipelineError> {
     ctx.clock.lap("latency table");
     let space = SearchSpace::new(ctx, &sensitivity, &levels, &table);
     let (selection, search) = refine_plan(&space)?;
-    let front = space.front()?;
+    let front = ctx.job.ranks.by_first(|| space.front())?;
     ctx.clock.lap("search");
     Ok(Planned { selection, table, search, front })
 }

@@ -14,7 +14,7 @@ use super::advice::{Missed, describe, explain};
 use super::choose::choose;
 use super::space::{Allowed, Answer, SearchSpace};
 use super::target::{Bracket, SearchTarget};
-use super::trial::{Candidate, Figures, Trial};
+use super::trial::{Candidate, Figures, MeasuredPlan, Trial};
 use crate::importance::LossCurves;
 use crate::pipeline::error::PipelineError;
 use crate::report::Search;
@@ -31,11 +31,20 @@ const SEARCHES: usize = 3;
 /// Exponents that reweight the losses for further plans.
 const EXPONENTS: [f64; 2] = [0.7, 1.4];
 
-/// The channels to keep, and what is proven about them.
+/// The channels to keep, and what is proven about them. The first rank searches and measures; all repair and compare.
 ///
 /// # Errors
 /// If no widths meet the budgets: says the least that can be reached and what would do.
 pub fn refine_plan(space: &SearchSpace) -> Result<(Selection, Search), PipelineError> {
+    let ranks = &space.ctx.job.ranks;
+    let mut plans = ranks.by_first(|| candidates(space))?;
+    let MeasuredPlan { selection, plan, target, round } = plans.swap_remove(choose(space.ctx, &plans)?);
+    let search = ranks.by_first(|| space.certify(&plan, &target, round))?;
+    Ok((selection, search))
+}
+
+/// Plans that hold when they are measured; where none does, the closest one.
+fn candidates(space: &SearchSpace) -> Result<Vec<MeasuredPlan>, PipelineError> {
     let ctx = space.ctx;
     let allowed = space.allowed()?;
     ctx.progress.stage("Searching", describe(&ctx.job.budget));
@@ -48,23 +57,16 @@ pub fn refine_plan(space: &SearchSpace) -> Result<(Selection, Search), PipelineE
             let budgets = describe(&ctx.job.budget);
             return Err(PipelineError::Infeasible(format!("no widths meet {budgets}")));
         };
-        return proven(space, closest);
+        return Ok(vec![closest.into()]);
     };
-    let mut candidates = vec![best];
+    let mut candidates: Vec<MeasuredPlan> = vec![best.into()];
     for exponent in EXPONENTS {
         let curves = reweighted(&space.sensitivity.curves, exponent);
         let mut more = refine.search_and_measure(&curves, tried.target, Proposal::Further)?;
         let fresh = |trial: &Trial| candidates.iter().all(|known| known.selection != trial.selection);
-        candidates.extend(more.take_best().filter(fresh));
+        candidates.extend(more.take_best().filter(fresh).map(MeasuredPlan::from));
     }
-    let chosen = choose(ctx, &candidates)?;
-    proven(space, candidates.swap_remove(chosen))
-}
-
-/// What a plan keeps, and what is proven about it.
-fn proven(space: &SearchSpace, trial: Trial) -> Result<(Selection, Search), PipelineError> {
-    let search = space.certify(&trial.plan, &trial.target, trial.round)?;
-    Ok((trial.selection, search))
+    Ok(candidates)
 }
 
 /// Losses to a power, in units that keep numbers of ordinary size.

@@ -5,7 +5,7 @@ use crate::bundle::sha256;
 use crate::importance::{self, Criterion, LossCurves, Ranking, Sampling};
 use crate::pipeline::cache;
 use crate::pipeline::context::Context;
-use crate::pipeline::error::{During, PipelineError, Task};
+use crate::pipeline::error::PipelineError;
 use crate::pipeline::inputs::RIDGE;
 use crate::train;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ pub fn sensitivity(ctx: &Context, criterion: Criterion) -> Result<GroupSensitivi
         // The losses are measured after refitting, whatever ranked the channels.
         let covariances = match statistics.covariances {
             Some((covariances, _)) => covariances,
-            None => importance::covariances(model, &calibration).during(Task::Importance)?,
+            None => importance::covariances(model, &calibration)?,
         };
         ctx.progress.stage(
             "Measuring",

@@ -15,13 +15,13 @@ pub fn collect<'a>(ctx: &Context<'a>, criterion: Criterion) -> Result<Statistics
     ctx.progress.stage("Ranking", format!("the channels of {} groups by {}", groups.groups.len(), criterion.name()));
     let calibration = ctx.calibration();
     let activations = match criterion {
-        Criterion::Activation => Some(importance::activations(model, &calibration).during(Task::Importance)?),
+        Criterion::Activation => Some(importance::activations(model, &calibration)?),
         _ => None,
     };
     let gradients = if criterion.needs_gradients() { Some(gradients(ctx)?) } else { None };
     let covariances = match criterion.needs_moments() {
         true => {
-            let covariances = importance::covariances(model, &calibration).during(Task::Importance)?;
+            let covariances = importance::covariances(model, &calibration)?;
             Some((covariances, calibration.ridge))
         }
         false => None,
@@ -52,7 +52,14 @@ fn gradients(ctx: &Context) -> Result<MaskGradients, PipelineError> {
         outputs.iter().zip(gradients).map(|(o, g)| Tensor::from_vec(g, o.shape(), o.device())).collect()
     };
     let (height, width) = baseline.size();
-    let images = Batches { images: &calibration.images, height, width, batch: GRADIENT_BATCH, device: &Device::Cpu };
+    let images = Batches {
+        images: &calibration.images,
+        height,
+        width,
+        batch: GRADIENT_BATCH,
+        device: &Device::Cpu,
+        ranks: ctx.job.ranks.clone(),
+    };
     let mut progress = |done, all| ctx.progress.step(done, all);
     mask_gradients(&baseline.model, &baseline.groups, &images, &mut loss_gradient, &mut progress)
         .during(Task::Importance)

@@ -35,7 +35,7 @@ pub fn table_key(ctx: &Context, levels: &[Vec<usize>]) -> String {
     cache::key(&[graph, &levels, &fingerprint, &conditions, &sampling(ctx)])
 }
 
-/// Measures the latency table, or estimates it where nothing can be measured.
+/// Measures the latency table, or estimates it where nothing can be measured; on the first rank.
 pub fn table(ctx: &Context, levels: &[Vec<usize>]) -> Result<LatencyTable, PipelineError> {
     let (baseline, fingerprint) = (&ctx.inputs.baseline, ctx.fingerprint());
     if ctx.timing.measures() {
@@ -58,7 +58,7 @@ pub fn table(ctx: &Context, levels: &[Vec<usize>]) -> Result<LatencyTable, Pipel
             batch: ctx.job.batch,
             folder: &ctx.job.cache,
         };
-        ctx.timing.table(&request, &mut |done, all| ctx.progress.step(done, all))
+        ctx.job.ranks.by_first(|| ctx.timing.table(&request, &mut |done, all| ctx.progress.step(done, all)))
     };
     let (table, kept) = ctx.cache.get_or("latency", &key, check, compute)?;
     let worst = table.held_out_errors.last().copied().unwrap_or(0.0);

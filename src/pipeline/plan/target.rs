@@ -8,9 +8,10 @@
 use crate::pipeline::timing::{PairedLatency, bound, percentile};
 use crate::report::Budget;
 use crate::search::SearchBudget;
+use serde::{Deserialize, Serialize};
 
 /// What the search is asked for, in its own figures; corrected by what is measured.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct SearchTarget {
     /// Predicted milliseconds, and bytes of weights and live activations.
     pub budget: SearchBudget,

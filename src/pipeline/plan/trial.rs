@@ -3,9 +3,10 @@
 use super::measure::utilisation;
 use super::space::{Allowed, SearchSpace};
 use super::target::{SearchTarget, Utilisation};
-use crate::model::{self, Model};
+use crate::model;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::surgery::Selection;
+use serde::{Deserialize, Serialize};
 
 /// A plan that was searched and not measured yet.
 pub struct Candidate {
@@ -38,8 +39,6 @@ pub struct Trial {
     pub target: SearchTarget,
     pub loss: f64,
     pub round: usize,
-    /// The pruned model, in f32.
-    pub pruned: Model,
     /// Measured latency as a share of the baseline network's, where there is a latency budget.
     pub ratio: Option<f64>,
     pub figures: Figures,
@@ -47,6 +46,22 @@ pub struct Trial {
     pub excess: f64,
     /// Whether all hold.
     pub holds: bool,
+}
+
+/// Of a plan that was measured what all ranks must know.
+#[derive(Serialize, Deserialize)]
+pub struct MeasuredPlan {
+    pub selection: Selection,
+    /// As in [`Candidate`].
+    pub plan: Vec<usize>,
+    pub target: SearchTarget,
+    pub round: usize,
+}
+
+impl From<Trial> for MeasuredPlan {
+    fn from(trial: Trial) -> Self {
+        Self { selection: trial.selection, plan: trial.plan, target: trial.target, round: trial.round }
+    }
 }
 
 impl Trial {
@@ -91,7 +106,6 @@ impl Trial {
             target,
             loss,
             round,
-            pruned,
             ratio,
             figures: Figures { utilisation, bytes, size },
         })

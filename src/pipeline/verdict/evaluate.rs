@@ -6,6 +6,7 @@ use crate::graph::Head;
 use crate::model::{self, Model};
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::inputs::Inputs;
+use crate::ranks::Ranks;
 use crate::report::{BoxFigures, Stage};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -24,11 +25,11 @@ pub struct Evaluator<'a> {
 }
 
 impl<'a> Evaluator<'a> {
-    /// Reads the images.
+    /// Reads the images, which ranks share.
     ///
     /// # Errors
-    /// If one cannot be read.
-    pub fn new(inputs: &'a Inputs, seed: u64) -> Result<Self, PipelineError> {
+    /// If one cannot be read, or a rank cannot be reached.
+    pub fn new(inputs: &'a Inputs, seed: u64, ranks: &Ranks) -> Result<Self, PipelineError> {
         let (head, size) = (&inputs.baseline.model.graph.head, inputs.baseline.imgsz);
         let train = &inputs.data.train;
         let sampled = || {
@@ -36,10 +37,11 @@ impl<'a> Evaluator<'a> {
             let mut chosen = sample(&mut StdRng::seed_from_u64(seed), all, TRAIN_SAMPLE.min(all)).into_vec();
             chosen.sort_unstable();
             let items = chosen.into_iter().map(|item| train.items[item].clone()).collect();
-            Validator::new(head, &Dataset { names: train.names.clone(), items, ..Dataset::default() }, size)
+            let set = Dataset { names: train.names.clone(), items, ..Dataset::default() };
+            Validator::shared(head, &set, size, ranks)
         };
         let train = inputs.baseline.classifies().then(sampled).transpose()?;
-        Ok(Self { inputs, val: Validator::new(head, &inputs.data.val, size)?, train })
+        Ok(Self { inputs, val: Validator::shared(head, &inputs.data.val, size, ranks)?, train })
     }
 
     /// The validation images.
@@ -48,11 +50,11 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Whether the accuracy of a model can be taken from its decoded outputs alone.
-    pub fn reads_outputs(&self, model: &Model) -> bool {
+    pub fn reads_outputs(model: &Model) -> bool {
         matches!(model.graph.head.branch(), Head::Detect { .. } | Head::Classify { .. })
     }
 
-    /// The accuracy of a model whose outputs `run` computes, and no other figure. `head` is that of the outputs.
+    /// The accuracy of a model whose outputs `run` computes, for images that no other rank has, and no other figure. `head` is that of the outputs.
     ///
     /// # Errors
     /// Those of `run`, and if the outputs are not those of the model.

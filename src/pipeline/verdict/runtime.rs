@@ -4,13 +4,14 @@ use super::evaluate::Evaluator;
 use crate::model::Model;
 use crate::pipeline::context::Context;
 use crate::pipeline::error::PipelineError;
+use crate::ranks::Ranks;
 use crate::report::{InRuntime, Stage};
 
-/// Measures both; nothing where networks run in our own runtime, or of tasks whose outputs are not read there.
-pub fn in_runtime(ctx: &Context, evaluator: &Evaluator, shipped: &Model) -> Result<Option<InRuntime>, PipelineError> {
+/// Measures both on this rank alone; nothing where networks run in our own runtime, or of tasks whose outputs are not read there.
+pub fn in_runtime(ctx: &Context, shipped: &Model) -> Result<Option<InRuntime>, PipelineError> {
     let Some(runtime) = ctx.timing.runtime() else { return Ok(None) };
     let baseline = &ctx.inputs.baseline.model;
-    if !evaluator.reads_outputs(baseline) {
+    if !Evaluator::reads_outputs(baseline) {
         let (name, task) = (runtime.name(), baseline.graph.head.task());
         ctx.progress
             .message(format!("of the task `{task}` the accuracy is not measured in {name}: it is our engine's"));
@@ -18,6 +19,7 @@ pub fn in_runtime(ctx: &Context, evaluator: &Evaluator, shipped: &Model) -> Resu
     }
     ctx.progress.stage("Evaluating", format!("baseline and shipped model in {}", runtime.name()));
     let size = ctx.inputs.baseline.imgsz;
+    let evaluator = Evaluator::new(ctx.inputs, ctx.job.seed, &Ranks::default())?;
     let measure = |model: &Model| -> Result<Stage, PipelineError> {
         let network = runtime.network(model, size)?;
         let run = &mut |inputs: &[Vec<f32>]| Ok(runtime.outputs(&network, inputs)?);
