@@ -2,11 +2,11 @@
 
 use super::{Distribution, Energy, PairedTimes, compare, peak_resident, phases, time};
 use crate::detector::{Detector, DetectorError};
-use crate::engine::{self, Engine, EngineError};
+use crate::engine::{self, Engine, EngineError, StepTime};
 use crate::kernels::Isa;
 use crate::model::{Model, ModelError};
 use crate::size::{ImageSize, is_one, one};
-use crate::vision::Image;
+use crate::vision::{Image, Preprocess};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use thiserror::Error;
@@ -199,8 +199,8 @@ pub fn interleave(
 /// If the engine refuses the model or the image size.
 pub fn measure(model: &Model, options: &Options) -> Result<Measured, BenchError> {
     let mut engine = compile(model, options)?;
-    let input = picture(model.graph.input_channels(), options);
-    let samples = time(options.warmup, options.runs, &mut || engine.run(&input))?;
+    let photo = Photo::new(model, options);
+    let samples = time(options.warmup, options.runs, &mut || photo.run(&mut engine))?;
     finish(model, options, samples.distribution(), engine, None)
 }
 
@@ -210,8 +210,9 @@ pub fn measure(model: &Model, options: &Options) -> Result<Measured, BenchError>
 /// If the engine refuses one of the models or the image size.
 pub fn measure_paired(model: &Model, other: &Model, options: &Options) -> Result<Measured, BenchError> {
     let (mut one, mut two) = (compile(model, options)?, compile(other, options)?);
-    let input = picture(model.graph.input_channels(), options);
-    let pair = interleave(&mut two, &mut one, &input, options.warmup, options.runs)?;
+    let photo = Photo::new(model, options);
+    let mut first = || photo.run(&mut two);
+    let pair = compare(options.warmup, options.runs, &mut first, &mut || photo.run(&mut one))?;
     let against = PairedNetwork {
         latency: pair.a,
         peak_memory_bytes: two.memory().total(),
@@ -280,12 +281,40 @@ pub(super) fn split(model: &Model, options: &Options) -> Result<Option<Phases>, 
     Ok(Some(Phases { pre_ms, network_ms, post_ms, total_ms }))
 }
 
-/// Smooth colours with some noise, the same every time: the input of a batch without zeros and without denormals.
-pub(super) fn picture(channels: usize, options: &Options) -> Vec<f32> {
-    picture_bytes(options.batch.max(1) * channels * options.imgsz.area())
-        .into_iter()
-        .map(|byte| f32::from(byte) / 255.0)
-        .collect()
+/// The input of a batch that networks are timed on: smooth colours with some noise, the same every time, without zeros and
+/// without denormals.
+pub(super) struct Photo {
+    values: Vec<f32>,
+    /// Of every image, where the network's input is bytes.
+    bytes: Option<Vec<u8>>,
+    batch: usize,
+}
+
+impl Photo {
+    pub fn new(model: &Model, options: &Options) -> Self {
+        let batch = options.batch.max(1);
+        let bytes = picture_bytes(batch * model.graph.input_channels() * options.imgsz.area());
+        let values = bytes.iter().map(|byte| f32::from(*byte) / 255.0).collect();
+        let is_bytes = Preprocess::new(model).is_ok_and(|preprocess| preprocess.is_bytes());
+        Self { values, bytes: is_bytes.then_some(bytes), batch }
+    }
+
+    /// Whether the engine takes it as bytes, as a detector gives it a photo; then it is in its place.
+    fn enter(&self, engine: &mut Engine) -> bool {
+        let Some(bytes) = &self.bytes else { return false };
+        let mut images = bytes.chunks_exact((bytes.len() / self.batch).max(1)).enumerate();
+        images.all(|(image, bytes)| engine.bytes_mut(image).map(|own| own.copy_from_slice(bytes)).is_some())
+    }
+
+    /// Runs a network on it.
+    pub fn run(&self, engine: &mut Engine) -> Result<(), EngineError> {
+        if self.enter(engine) { engine.run_in_place() } else { engine.run(&self.values) }
+    }
+
+    /// Runs a network on it once, step by step.
+    pub fn profile(&self, engine: &mut Engine) -> Result<Vec<StepTime>, EngineError> {
+        if self.enter(engine) { engine.profile_in_place() } else { engine.profile(&self.values) }
+    }
 }
 
 fn picture_bytes(len: usize) -> Vec<u8> {
@@ -297,4 +326,51 @@ fn picture_bytes(len: usize) -> Vec<u8> {
         (96 + (i / 64) % 64) as u8 + (state % 64) as u8
     };
     (0..len).map(next).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Builder, Head, Op};
+    use crate::kernels::cuda::emulated;
+    use crate::model::{Info, Normalise};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_gpu_gets_a_photo_as_bytes_unless_it_is_normalised() {
+        if emulated::device().is_none() {
+            return;
+        }
+        let mut builder = Builder::default();
+        let input = builder.push("images", Op::Input { channels: 3 }, &[]);
+        let mean = builder.push("mean", Op::GlobalAvgPool, &[input]);
+        let graph = builder.finish(vec![mean], Head::Classify { nc: 3 }).unwrap();
+        for (normalise, size) in [(None, 1), (Some(Normalise::IMAGENET), 4)] {
+            let info = Info { normalise, ..Info::default() };
+            let model = Model { graph: graph.clone(), weights: BTreeMap::new(), info };
+            let mut options = Options {
+                imgsz: ImageSize::square(32),
+                threads: 1,
+                pin: false,
+                warmup: 0,
+                runs: 1,
+                device: engine::Device::Cuda,
+                isa: None,
+                batch: 2,
+            };
+            let photo = Photo::new(&model, &options);
+            let mut gpu = compile(&model, &options).unwrap();
+            let steps = photo.profile(&mut gpu).unwrap();
+            assert_eq!((steps[0].kernel, steps[0].bytes), ("upload", 2 * size * 3 * 32 * 32));
+            assert_eq!(steps[1].kernel == "bytes", normalise.is_none());
+            photo.run(&mut gpu).unwrap();
+            options.device = engine::Device::Cpu;
+            let mut cpu = compile(&model, &options).unwrap();
+            photo.run(&mut cpu).unwrap();
+            for image in 0..2 {
+                let pairs = gpu.output_of(image, 0).iter().zip(cpu.output_of(image, 0));
+                assert!(pairs.into_iter().all(|(a, b)| *a > 0.3 && (a - b).abs() < 1e-5), "image {image}");
+            }
+        }
+    }
 }

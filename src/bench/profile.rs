@@ -2,7 +2,7 @@
 //! the bytes of its GPU.
 
 use super::distribution::median;
-use super::network::{Options, compile, picture};
+use super::network::{Options, Photo, compile};
 use super::{BenchError, over};
 use crate::engine::{Device, Engine, GpuPeaks, StepTime, gpu_peaks};
 use crate::graph::{Dtype, Graph, Op};
@@ -68,7 +68,7 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
     let size = options.imgsz;
     let shapes = model.graph.shapes(size.height, size.width).map_err(crate::engine::EngineError::from)?;
     let macs: Vec<usize> = model.graph.macs(&shapes).into_iter().map(|macs| options.batch.max(1) * macs).collect();
-    let times = times(&mut engine, &picture(model.graph.input_channels(), options), options)?;
+    let times = times(&mut engine, &Photo::new(model, options), options)?;
     let gpu = match options.device {
         Device::Cpu => None,
         Device::Cuda => Some(gpu_peaks()?),
@@ -82,7 +82,7 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
             let node = model.graph.node(step.node);
             let moves = matches!(
                 step.kernel,
-                "import" | "copy" | "export" | "upload" | "download" | "quantize" | "pixel-shuffle"
+                "import" | "bytes" | "copy" | "export" | "upload" | "download" | "quantize" | "pixel-shuffle"
             );
             let flops = if moves { 0.0 } else { 2.0 * macs[step.node.index()] as f64 };
             let gflops = if flops > 0.0 { over(flops / 1e6, ms) } else { 0.0 };
@@ -142,15 +142,15 @@ fn least_ms(peaks: &GpuPeaks, dtype: Dtype, flops: f64, bytes: f64) -> f64 {
 }
 
 /// Every step with its median milliseconds.
-fn times(engine: &mut Engine, input: &[f32], options: &Options) -> Result<Vec<(StepTime, f64)>, BenchError> {
+fn times(engine: &mut Engine, photo: &Photo, options: &Options) -> Result<Vec<(StepTime, f64)>, BenchError> {
     for _ in 0..options.warmup {
-        engine.run(input)?;
+        photo.run(engine)?;
     }
     let mut seen: Vec<Vec<f64>> = Vec::new();
-    let mut last = engine.profile(input)?;
+    let mut last = photo.profile(engine)?;
     seen.resize(last.len(), Vec::new());
     for _ in 0..options.runs {
-        last = engine.profile(input)?;
+        last = photo.profile(engine)?;
         seen.iter_mut().zip(&last).for_each(|(all, step)| all.push(step.nanos as f64 / 1e6));
     }
     Ok(last.into_iter().zip(seen).map(|(step, all)| (step, median(&all))).collect())
@@ -181,6 +181,10 @@ impl fmt::Display for Profile {
         }
         let ratio = over(self.total_ms, self.lower_bound_ms);
         if let Some(GpuPeaks { f32_tflops, f16_tflops, int8_tops, bandwidth_gb_s }) = self.gpu {
+            let uploaded = self.steps.iter().find(|step| step.kernel == "upload").map_or(0, |step| step.bytes);
+            let (pixels, as_bytes) = (self.imgsz.area() as u64, self.steps.iter().any(|step| step.kernel == "bytes"));
+            let values = if as_bytes { "bytes" } else { "values in f32" };
+            writeln!(f, "uploaded: {uploaded} bytes, the image's {pixels} pixels as {values}")?;
             return writeln!(
                 f,
                 "{} px on the GPU, launch after launch: {:.3} ms; the lower bound is {:.3} ms ({ratio:.2}x) at the measured \

@@ -1,7 +1,7 @@
 //! A window: a short series of frames with the state of the machine, from which `board` judges whether it was idle and
 //! not throttled.
 
-use super::network::{BenchError, Options, Phases, compile, picture, split};
+use super::network::{BenchError, Options, Phases, Photo, compile, split};
 use super::{Samples, energy, peak_resident};
 use crate::board::{Board, Rails, State};
 use crate::engine::{Engine, EngineError};
@@ -67,17 +67,17 @@ pub fn window(
 ) -> Result<Window, BenchError> {
     let mut own = compile(model, options)?;
     let mut other = other.map(|other| compile(other, options)).transpose()?;
-    let input = picture(model.graph.input_channels(), options);
+    let photo = Photo::new(model, options);
     let (mut a, mut b) = (Samples::default(), Samples::default());
     for _ in 0..options.warmup {
-        own.run(&input)?;
-        other.as_mut().map_or(Ok(()), |engine| engine.run(&input))?;
+        photo.run(&mut own)?;
+        other.as_mut().map_or(Ok(()), |engine| photo.run(engine))?;
     }
     let mut states = vec![State::read(root)];
     let (start, cpu) = (Instant::now(), cpu_millis());
     for run in 0..options.runs {
-        let mut one = || a.take(&mut || own.run(&input));
-        let mut two = || other.as_mut().map_or(Ok(()), |engine| b.take(&mut || engine.run(&input)));
+        let mut one = || a.take(&mut || photo.run(&mut own));
+        let mut two = || other.as_mut().map_or(Ok(()), |engine| b.take(&mut || photo.run(engine)));
         // A B B A: neither always follows the other.
         if run % 2 == 0 {
             two()?;
@@ -97,7 +97,7 @@ pub fn window(
         Recording { peak_memory_bytes, samples: b, energy_mj: Vec::new() }
     });
     let rails = Rails::find(root);
-    let blocks = rails.as_ref().map(|rails| blocks(rails, &mut own, other.as_mut(), &input)).transpose()?.flatten();
+    let blocks = rails.as_ref().map(|rails| blocks(rails, &mut own, other.as_mut(), &photo)).transpose()?.flatten();
     let names = rails.filter(|_| blocks.is_some()).map(|rails| rails.names());
     if let Some((first, second)) = blocks {
         network.energy_mj = first;
@@ -124,14 +124,14 @@ fn blocks(
     rails: &Rails,
     own: &mut Engine,
     other: Option<&mut Engine>,
-    input: &[f32],
+    photo: &Photo,
 ) -> Result<Option<Blocks>, EngineError> {
-    let mut one = || own.run(input);
+    let mut one = || photo.run(own);
     let Some(other) = other else {
         let found = energy(rails, &mut [&mut one])?;
         return Ok(found.and_then(|found| Some((found.into_iter().next()?, Vec::new()))));
     };
-    let mut two = || other.run(input);
+    let mut two = || photo.run(other);
     let found = energy(rails, &mut [&mut two, &mut one])?.unwrap_or_default();
     Ok(<[Vec<f64>; 2]>::try_from(found).ok().map(|[second, first]| (first, second)))
 }

@@ -1,6 +1,6 @@
 //! Classifies an image: its likeliest classes with their probabilities.
 
-use super::{DetectorError, SizeError, check_batch};
+use super::{DetectorError, SizeError, check_batch, enter};
 use crate::engine::{Engine, Options};
 use crate::model::Model;
 use crate::size::ImageSize;
@@ -50,7 +50,7 @@ impl Classifier {
     /// # Errors
     /// If the engine fails.
     pub fn classify(&mut self, image: &Image) -> Result<Vec<Scored>, DetectorError> {
-        self.preprocess.write_with(image, self.size, self.engine.image_mut(0), &mut self.buffers);
+        enter(&self.preprocess, (image, self.size), (&mut self.engine, 0), &mut self.buffers);
         self.engine.run_images(1)?;
         let mut classes = Vec::new();
         self.finish(0, &mut classes);
@@ -85,7 +85,7 @@ impl Classifier {
 
     fn prepare_frame(&mut self, slot: usize, frame: &Frame) {
         frame.write_to(&mut self.frame);
-        self.preprocess.write_with(&self.frame, self.size, self.engine.image_mut(slot), &mut self.buffers);
+        enter(&self.preprocess, (&self.frame, self.size), (&mut self.engine, slot), &mut self.buffers);
     }
 
     /// The likeliest classes of image `slot` of the batch.

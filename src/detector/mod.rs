@@ -150,6 +150,21 @@ fn check_batch(frames: usize, batch: usize) -> Result<(), DetectorError> {
     if frames <= batch { Ok(()) } else { Err(DetectorError::Batch { frames, batch }) }
 }
 
+/// Writes an image into an engine as image `slot` of its batch: as bytes where the engine takes them and they are exact.
+fn enter(
+    preprocess: &Preprocess,
+    (image, size): (&Image, ImageSize),
+    (engine, slot): (&mut Engine, usize),
+    buffers: &mut PreprocessBuffers,
+) -> Letterbox {
+    if preprocess.is_bytes()
+        && let Some(bytes) = engine.bytes_mut(slot)
+    {
+        return preprocess.bytes_with(image, size, bytes, buffers);
+    }
+    preprocess.write_with(image, size, engine.image_mut(slot), buffers)
+}
+
 /// A compiled detector for input images of one size.
 pub struct Detector {
     engine: Engine,
@@ -218,7 +233,7 @@ impl Detector {
     /// # Panics
     /// If the batch has no such image.
     pub fn prepare(&mut self, slot: usize, image: &Image) -> Letterbox {
-        self.preprocess.write_with(image, self.size, self.engine.image_mut(slot), &mut self.buffers.preprocess)
+        enter(&self.preprocess, (image, self.size), (&mut self.engine, slot), &mut self.buffers.preprocess)
     }
 
     /// The objects of a camera's frame, in its own pixels, best first, in place of what `found` holds. The second frame
@@ -258,7 +273,7 @@ impl Detector {
     fn prepare_frame(&mut self, slot: usize, frame: &Frame) -> Letterbox {
         let Buffers { image, preprocess, .. } = &mut self.buffers;
         frame.write_to(image);
-        self.preprocess.write_with(image, self.size, self.engine.image_mut(slot), preprocess)
+        enter(&self.preprocess, (&*image, self.size), (&mut self.engine, slot), preprocess)
     }
 
     fn finish_frame(&mut self, slot: usize, letterbox: &Letterbox, found: &mut Vec<Object>) {

@@ -14,7 +14,7 @@ use super::cuda::open;
 use super::{EngineError, Memory, Options, StepTime};
 use crate::graph::{Dtype, Graph, NodeId};
 use crate::kernels::Buffer;
-use crate::kernels::cuda::{CudaError, Device, Float, GpuPeaks, Launch, Transfers};
+use crate::kernels::cuda::{CudaError, Device, Float, Frame, GpuPeaks, Launch, Tensor, Transfers};
 use crate::model::Model;
 
 impl From<CudaError> for EngineError {
@@ -69,6 +69,10 @@ struct Parts {
     outputs: usize,
 }
 
+/// The ways that an image can go: as values, or as bytes that the device makes values of.
+const VALUES: usize = 0;
+const BYTES: usize = 1;
+
 impl Parts {
     const ALIGN: usize = 64;
 
@@ -84,8 +88,29 @@ impl Parts {
         self.input_at() + self.input.next_multiple_of(Self::ALIGN)
     }
 
-    fn len(&self) -> usize {
+    /// Where the bytes of an image lie, before they are values.
+    fn bytes_at(&self) -> usize {
         self.outputs_at() + self.outputs.next_multiple_of(Self::ALIGN)
+    }
+
+    /// What the bytes of an image take.
+    fn bytes(&self) -> usize {
+        self.input.div_ceil(4)
+    }
+
+    fn len(&self) -> usize {
+        self.bytes_at() + self.bytes().next_multiple_of(Self::ALIGN)
+    }
+
+    /// What is copied of an image that goes each way.
+    fn transfers(&self) -> [Transfers; 2] {
+        let results = (self.outputs_at(), self.outputs);
+        [(self.input_at(), self.input), (self.bytes_at(), self.bytes())].map(|input| Transfers { input, results })
+    }
+
+    /// Makes the bytes of an image its values.
+    fn conversion(&self) -> Launch {
+        Launch::from_bytes(4 * self.bytes_at(), Tensor::planes(4 * self.input_at(), self.input, 1, 1))
     }
 }
 
@@ -125,10 +150,19 @@ impl Plan {
             Dtype::Int8 => int8::plan(graph, size, keep, target)?,
         };
         let bytes = plan.parts.len().saturating_mul(4);
-        match plan.launches.iter().all(|planned| planned.launch.in_bounds(bytes)) {
+        let from_bytes = plan.parts.conversion();
+        let fits = |launch: &Launch| launch.in_bounds(bytes);
+        match fits(&from_bytes) && plan.launches.iter().all(|planned| fits(&planned.launch)) {
             true => Ok(plan),
             false => Err(CudaError::TooLarge.into()),
         }
+    }
+
+    /// What a frame does of an image that goes a way.
+    fn frame<'a>(&'a self, way: usize, from_bytes: &'a Launch) -> Frame<'a> {
+        let first = (way == BYTES).then_some(from_bytes);
+        let launches = first.into_iter().chain(self.launches.iter().map(|planned| &planned.launch)).collect();
+        Frame { transfers: self.parts.transfers()[way], launches }
     }
 
     fn weights(&self, model: &Model) -> Vec<f32> {
@@ -142,7 +176,8 @@ impl Plan {
 
     fn memory(&self, batch: usize) -> Memory {
         let Parts { weights, arena, input, outputs } = self.parts;
-        let [weights, arena, ends] = [weights, arena, input + outputs].map(Buffer::bytes);
+        let ends = input + outputs + self.parts.bytes();
+        let [weights, arena, ends] = [weights, arena, ends].map(Buffer::bytes);
         // What goes in and comes out lies here for the whole batch, on the device for one image.
         Memory { weights, arena, scratch: ends + Buffer::bytes(batch * (input + outputs)) }
     }
@@ -152,8 +187,8 @@ impl Plan {
 pub(super) struct Network {
     device: Device,
     plan: Plan,
-    transfers: Transfers,
-    batch: usize,
+    /// By image of a batch: the way that it goes.
+    ways: Vec<usize>,
 }
 
 impl Network {
@@ -174,11 +209,10 @@ impl Network {
         let parts = plan.parts;
         device.reserve(parts.len())?;
         device.upload(0, &plan.weights(model))?;
-        let input = (parts.input_at(), parts.input);
-        let transfers = Transfers { input, results: (parts.outputs_at(), parts.outputs) };
-        let launches: Vec<&Launch> = plan.launches.iter().map(|planned| &planned.launch).collect();
-        device.record(transfers, &launches, options.images())?;
-        Ok(Self { device, plan, transfers, batch: options.images() })
+        let from_bytes = parts.conversion();
+        let frames = [VALUES, BYTES].map(|way| plan.frame(way, &from_bytes));
+        device.record(&frames, options.images())?;
+        Ok(Self { device, plan, ways: vec![VALUES; options.images()] })
     }
 
     /// Where the caller reads.
@@ -188,17 +222,33 @@ impl Network {
 
     /// Bytes held on both sides.
     pub fn memory(&self) -> Memory {
-        self.plan.memory(self.batch)
+        self.plan.memory(self.ways.len())
     }
 
-    /// The images `[batch, C, height, width]` that the next run reads.
+    /// The images `[batch, C, height, width]` that the next run reads as values.
     pub fn input_mut(&mut self) -> &mut [f32] {
+        self.ways.fill(VALUES);
         self.device.input_mut()
+    }
+
+    /// An image `[C, height, width]` of the batch, which the next run reads as values.
+    pub fn image_mut(&mut self, image: usize) -> &mut [f32] {
+        self.ways[image] = VALUES;
+        let len = self.plan.parts.input;
+        &mut self.device.input_mut()[image * len..(image + 1) * len]
+    }
+
+    /// The same as bytes, of which values are the 255th part.
+    pub fn bytes_mut(&mut self, image: usize) -> &mut [u8] {
+        self.ways[image] = BYTES;
+        let len = self.plan.parts.input;
+        let values = &mut self.device.input_mut()[image * len..(image + 1) * len];
+        &mut bytemuck::cast_slice_mut(values)[..len]
     }
 
     /// Values of one image, and of its results.
     pub fn one_image(&self) -> (usize, usize) {
-        (self.transfers.input.1, self.transfers.results.1)
+        (self.plan.parts.input, self.plan.parts.outputs)
     }
 
     /// What the caller reads of the last run, image after image, slot after slot.
@@ -206,12 +256,12 @@ impl Network {
         self.device.results()
     }
 
-    /// Runs on the first images that [`Network::input_mut`] holds.
+    /// Runs on the first images of the batch, each as it was last written.
     ///
     /// # Errors
     /// If the device fails.
     pub fn run(&mut self, images: usize) -> Result<(), EngineError> {
-        Ok(self.device.run_frames(images)?)
+        Ok(self.device.run_frames(&self.ways[..images])?)
     }
 
     /// Runs on one image of the batch, launch after launch; returns how long each took by the device's clock.
@@ -219,12 +269,15 @@ impl Network {
     /// # Errors
     /// As [`Network::run`].
     pub fn profile(&mut self, image: usize) -> Result<Vec<StepTime>, EngineError> {
-        let launches: Vec<&Launch> = self.plan.launches.iter().map(|planned| &planned.launch).collect();
-        let times = self.device.time_frame(self.transfers, &launches, image)?;
+        let (from_bytes, way) = (self.plan.parts.conversion(), self.ways[image]);
+        let Frame { transfers, launches } = self.plan.frame(way, &from_bytes);
+        let times = self.device.time_frame(transfers, &launches, image)?;
         let last = self.plan.launches.last().map_or(NodeId(0), |planned| planned.node);
+        let first = (way == BYTES).then_some((NodeId(0), "bytes", from_bytes.traffic()));
         let steps = self.plan.launches.iter().map(|planned| (planned.node, planned.name, planned.launch.traffic()));
-        let [image, results] = [self.transfers.input.1, self.transfers.results.1].map(|values| 4 * values as u64);
-        let all = std::iter::once((NodeId(0), "upload", image)).chain(steps).chain([(last, "download", results)]);
+        let [image, results] = [transfers.input.1, transfers.results.1].map(|values| 4 * values as u64);
+        let upload = std::iter::once((NodeId(0), "upload", image)).chain(first);
+        let all = upload.chain(steps).chain([(last, "download", results)]);
         let time =
             |((node, kernel, bytes), millis): (_, f64)| StepTime { node, kernel, nanos: (millis * 1e6) as u64, bytes };
         Ok(all.zip(times).map(time).collect())

@@ -298,10 +298,26 @@ impl Engine {
     /// If the batch has no such image.
     pub fn image_mut(&mut self, image: usize) -> &mut [f32] {
         let len = self.one.input;
-        &mut self.input_mut()[image * len..(image + 1) * len]
+        match &mut self.executor {
+            Executor::Cpu(_) => &mut self.input.as_mut_slice()[image * len..(image + 1) * len],
+            Executor::Cuda(network) => network.image_mut(image),
+        }
     }
 
-    /// Runs on what [`Engine::input_mut`] holds, and does not change it.
+    /// The bytes `[C, height, width]` of one image of the batch, in place of its values, which are the 255th part of them:
+    /// where a device makes the values, a quarter is copied to it. `None` on the CPU, which reads values.
+    ///
+    /// # Panics
+    /// As [`Engine::image_mut`].
+    pub fn bytes_mut(&mut self, image: usize) -> Option<&mut [u8]> {
+        match &mut self.executor {
+            Executor::Cpu(_) => None,
+            Executor::Cuda(network) => Some(network.bytes_mut(image)),
+        }
+    }
+
+    /// Runs on what was last written to [`Engine::input_mut`], [`Engine::image_mut`] or [`Engine::bytes_mut`], and does
+    /// not change it.
     ///
     /// # Errors
     /// If a CUDA device fails.
@@ -333,17 +349,24 @@ impl Engine {
     /// As [`Engine::run`].
     pub fn profile(&mut self, input: &[f32]) -> Result<Vec<StepTime>, EngineError> {
         self.check(input.len())?;
-        let OneImage { input: len, results } = self.one;
+        self.input_mut().copy_from_slice(input);
+        self.profile_in_place()
+    }
+
+    /// As [`Engine::profile`], on what [`Engine::run_in_place`] would run on.
+    ///
+    /// # Errors
+    /// As [`Engine::run_in_place`].
+    pub fn profile_in_place(&mut self) -> Result<Vec<StepTime>, EngineError> {
+        let OneImage { input, results } = self.one;
         let mut steps: Vec<StepTime> = Vec::new();
-        for (index, image) in input.chunks_exact(len.max(1)).enumerate() {
+        for index in 0..self.batch {
             let times = match &mut self.executor {
                 Executor::Cpu(network) => {
+                    let image = &self.input.as_slice()[index * input..(index + 1) * input];
                     network.profile(image, &mut self.results.as_mut_slice()[index * results..(index + 1) * results])
                 }
-                Executor::Cuda(network) => {
-                    network.input_mut()[index * len..(index + 1) * len].copy_from_slice(image);
-                    network.profile(index)?
-                }
+                Executor::Cuda(network) => network.profile(index)?,
             };
             for (all, step) in steps.iter_mut().zip(&times) {
                 (all.nanos, all.bytes) = (all.nanos + step.nanos, all.bytes + step.bytes);

@@ -393,9 +393,9 @@ fn slot_of(name: &str, key: &str, tensor: &Tensor) -> Option<(String, Tensor)> {
 fn frames(program: &Program) -> [Frame<'_>; 3] {
     let [forward, backward, update] = program.transfers;
     [
-        Frame { transfers: forward, launches: &program.forward },
-        Frame { transfers: backward, launches: &program.backward },
-        Frame { transfers: update, launches: &program.update },
+        Frame { transfers: forward, launches: program.forward.iter().collect() },
+        Frame { transfers: backward, launches: program.backward.iter().collect() },
+        Frame { transfers: update, launches: program.update.iter().collect() },
     ]
 }
 

@@ -67,11 +67,34 @@ impl Letterbox {
     pub fn forward_with(&self, image: &Image, out: &mut [f32], buffers: &mut ResizeBuffers) {
         let (w, h) = self.input;
         assert!(out.len() == 3 * w * h || out.len() == w * h, "the input tensor");
-        let ((left, top), (cw, ch)) = (self.offset, self.content);
         let shades: [f32; 256] = std::array::from_fn(|byte| byte as f32 / 255.0);
-        // The border: rows above and below, then what is left and right of the content.
+        if out.len() == 3 * w * h {
+            self.colours(image, out, &shades, buffers);
+            return;
+        }
+        self.border(out, shades[usize::from(PAD)]);
+        let ((left, top), (cw, _)) = (self.offset, self.content);
+        self.rows(image, buffers, |y, line| {
+            let at = (top + y) * w + left;
+            for (grey, pixel) in out[at..at + cw].iter_mut().zip(line.chunks_exact(3)) {
+                *grey = luma([pixel[0], pixel[1], pixel[2]].map(|byte| shades[usize::from(byte)]));
+            }
+        });
+    }
+
+    /// Writes the bytes `[3, H, W]` of red, green and blue that [`Letterbox::forward_with`] makes values of.
+    ///
+    /// # Panics
+    /// If the image is not of the size this placement was made for, or `out` is not `3 * H * W` long.
+    pub fn bytes_with(&self, image: &Image, out: &mut [u8], buffers: &mut ResizeBuffers) {
+        self.colours(image, out, &std::array::from_fn(|byte| byte as u8), buffers);
+    }
+
+    /// Fills what the image does not cover.
+    fn border<T: Copy>(&self, out: &mut [T], pad: T) {
+        let ((w, h), (left, top), (cw, ch)) = (self.input, self.offset, self.content);
+        // Rows above and below, then what is left and right of the content.
         let (first, last) = (top * w, (top + ch) * w);
-        let pad = shades[usize::from(PAD)];
         for plane in out.chunks_exact_mut(w * h) {
             plane[..first].fill(pad);
             plane[last..].fill(pad);
@@ -80,15 +103,14 @@ impl Letterbox {
                 row[left + cw..].fill(pad);
             }
         }
-        if out.len() == w * h {
-            self.rows(image, buffers, |y, line| {
-                let at = (top + y) * w + left;
-                for (grey, pixel) in out[at..at + cw].iter_mut().zip(line.chunks_exact(3)) {
-                    *grey = luma([pixel[0], pixel[1], pixel[2]].map(|byte| shades[usize::from(byte)]));
-                }
-            });
-            return;
-        }
+    }
+
+    /// Writes three planes; `shades` are what bytes become.
+    fn colours<T: Copy>(&self, image: &Image, out: &mut [T], shades: &[T; 256], buffers: &mut ResizeBuffers) {
+        let (w, h) = self.input;
+        assert_eq!(out.len(), 3 * w * h, "the input tensor");
+        self.border(out, shades[usize::from(PAD)]);
+        let ((left, top), (cw, _)) = (self.offset, self.content);
         let (red, rest) = out.split_at_mut(w * h);
         let (green, blue) = rest.split_at_mut(w * h);
         self.rows(image, buffers, |y, line| {

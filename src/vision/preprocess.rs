@@ -96,6 +96,42 @@ impl Preprocess {
         buffers: &mut PreprocessBuffers,
     ) -> Letterbox {
         assert_eq!(input.len(), self.channels * size.area(), "the input tensor");
+        let letterbox = self.place(image, size, buffers, |letterbox, part, resize| {
+            letterbox.forward_with(part, input, resize);
+        });
+        self.normalise(input);
+        letterbox
+    }
+
+    /// Whether the input is bytes of the image divided by 255, which [`Preprocess::bytes_with`] writes: three colours, and
+    /// nothing to normalise.
+    pub fn is_bytes(&self) -> bool {
+        self.channels == 3 && self.normalise.is_none()
+    }
+
+    /// As [`Preprocess::write_with`], the bytes that values are the 255th part of.
+    ///
+    /// # Panics
+    /// If the input is not bytes, or `bytes` is not `3 * height * width` long.
+    pub fn bytes_with(
+        &self,
+        image: &Image,
+        size: ImageSize,
+        bytes: &mut [u8],
+        buffers: &mut PreprocessBuffers,
+    ) -> Letterbox {
+        assert!(self.is_bytes(), "an input that is not the image's bytes");
+        self.place(image, size, buffers, |letterbox, part, resize| letterbox.bytes_with(part, bytes, resize))
+    }
+
+    /// Places what is shown of an image in the input, for `write` to write it.
+    fn place(
+        &self,
+        image: &Image,
+        size: ImageSize,
+        buffers: &mut PreprocessBuffers,
+        write: impl FnOnce(&Letterbox, &Image, &mut ResizeBuffers),
+    ) -> Letterbox {
         let PreprocessBuffers { part, square, resize } = buffers;
         let part = match self.square_of(image, size) {
             Some(side) => {
@@ -105,8 +141,7 @@ impl Preprocess {
             None => image,
         };
         let letterbox = Letterbox::new(part.width(), part.height(), size.width, size.height);
-        letterbox.forward_with(part, input, resize);
-        self.normalise(input);
+        write(&letterbox, part, resize);
         letterbox
     }
 
@@ -177,6 +212,21 @@ mod tests {
         let mut other = [9.0; 4];
         preprocess.adapt(&rgb, &mut other);
         assert_eq!(input, other);
+    }
+
+    #[test]
+    fn values_are_the_255th_part_of_bytes() {
+        let preprocess = Preprocess::new(&model(3, None)).unwrap();
+        let pixels = (0..3 * 31 * 17).map(|i| (i * i % 251) as u8).collect();
+        let image = Image::new(31, 17, pixels);
+        for size in [ImageSize::square(17), ImageSize::square(24), ImageSize { height: 9, width: 22 }] {
+            let (mut values, mut bytes) = (vec![9.0; 3 * size.area()], vec![9; 3 * size.area()]);
+            let placed = preprocess.write(&image, size, &mut values);
+            assert_eq!(preprocess.bytes_with(&image, size, &mut bytes, &mut PreprocessBuffers::default()), placed);
+            assert!(values.iter().zip(bytes).all(|(value, byte)| *value == f32::from(byte) / 255.0), "{size}");
+        }
+        let others = [model(1, None), model(3, Some(Normalise::IMAGENET))];
+        assert!(preprocess.is_bytes() && !others.iter().any(|model| Preprocess::new(model).unwrap().is_bytes()));
     }
 
     #[test]

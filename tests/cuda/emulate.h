@@ -331,25 +331,75 @@ static void load_fragments(const Thread *lanes, int transposed) {
 #define WORD(lane, e) ((lane) % 4 + (e) * 4)
 #define C_ROW(lane, e) ((lane) / 4 + (e) / 2 * 8)
 #define C_COLUMN(lane, e) ((lane) % 4 * 2 + (e) % 2)
+// Sums of a row of 8 columns, plus `count` products of each, as tensor cores of sm_80 to sm_87 add them up: products are
+// exact; all summands are cut off, towards zero, at one bit below the last that an f32 value has whose exponent is the
+// largest among them (of a product the sum of its factors'); their sum is exact, and cut off to f32 (Fasi et al.,
+// "Numerical behavior of NVIDIA tensor cores", 2021; Khattak & Mikaitis, "Accurate models of NVIDIA tensor cores", 2025,
+// who find 8 products of f16 or 4 of tf32 in a sum; those of sm_90 keep one bit more and add up twice as many).
+#define MOST_PRODUCTS 8
+#define EXTRA_BITS 1
+static int exponent_of(float x) { return (int)(as_word(x) >> 23 & 255); }
+static void add_products(float sums[8], const float *a, float (*b)[8], int count) {
+    float product[MOST_PRODUCTS][8], scale[8];
+    int top[8], all[8], highest = 0;
+    // Below 2^-103 there is nothing to tell apart.
+    for (int i = 0; i < 8; i++) top[i] = exponent_of(sums[i]) > 24 ? exponent_of(sums[i]) : 24;
+    for (int k = 0; k < count; k++) {
+        const int own = exponent_of(a[k]) - 127;
+        for (int i = 0; i < 8; i++) {
+            const int exponent = own + exponent_of(b[k][i]);
+            product[k][i] = a[k] * b[k][i];
+            top[i] = exponent > top[i] ? exponent : top[i];
+        }
+    }
+    for (int i = 0; i < 8; i++) highest = top[i] > highest ? top[i] : highest;
+    if (highest > 250) {
+        // Infinite, not a number, or about to be.
+        for (int k = 0; k < count; k++)
+            for (int i = 0; i < 8; i++) sums[i] += product[k][i];
+        return;
+    }
+    const int last = 23 + EXTRA_BITS;
+    for (int i = 0; i < 8; i++) {
+        scale[i] = as_float((unsigned)(2 * 127 + last - top[i]) << 23);
+        all[i] = (int)(sums[i] * scale[i]);
+    }
+    for (int k = 0; k < count; k++)
+        for (int i = 0; i < 8; i++) all[i] += (int)(product[k][i] * scale[i]);
+    for (int i = 0; i < 8; i++) {
+        uint64_t bits = (uint64_t)(1023 - 127 - last + top[i]) << 52;
+        double sum;
+        memcpy(&sum, &bits, 8);
+        sum *= all[i];
+        memcpy(&bits, &sum, 8);
+        bits &= ~0ull << 29;
+        memcpy(&sum, &bits, 8);
+        sums[i] = (float)sum;
+    }
+}
+// What a step of a warp multiplies, in f32, and the sums: 16 rows, 8 columns, a depth of up to 16.
+static float rows_of_a[16][16], columns_of_b[16][8], sums_of_c[16][8];
+static void multiply_fragments(const Thread *lanes, int depth, int count) {
+    for (int lane = 0; lane < 32; lane++)
+        for (int e = 0; e < 4; e++) sums_of_c[C_ROW(lane, e)][C_COLUMN(lane, e)] = as_float(lanes[lane].to[e]);
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < depth; k += count) add_products(sums_of_c[row], rows_of_a[row] + k, columns_of_b + k, count);
+    for (int lane = 0; lane < 32; lane++)
+        for (int e = 0; e < 4; e++) lanes[lane].to[e] = as_word(sums_of_c[C_ROW(lane, e)][C_COLUMN(lane, e)]);
+}
 static void multiply_fragments_f16(const Thread *lanes) {
-    float a[16][16], b[16][8], c[16][8];
     for (int lane = 0; lane < 32; lane++) {
         const Thread *l = lanes + lane;
         for (int e = 0; e < 4; e++) {
-            float *at = &a[A_ROW(lane, e)][2 * WORD(lane, e / 2)];
+            float *at = &rows_of_a[A_ROW(lane, e)][2 * WORD(lane, e / 2)];
             at[0] = low_f16(l->a[e]), at[1] = high_f16(l->a[e]);
-            c[C_ROW(lane, e)][C_COLUMN(lane, e)] = as_float(l->to[e]);
         }
         for (int e = 0; e < 2; e++) {
-            b[2 * WORD(lane, e)][lane / 4] = low_f16(l->b[e]);
-            b[2 * WORD(lane, e) + 1][lane / 4] = high_f16(l->b[e]);
+            columns_of_b[2 * WORD(lane, e)][lane / 4] = low_f16(l->b[e]);
+            columns_of_b[2 * WORD(lane, e) + 1][lane / 4] = high_f16(l->b[e]);
         }
     }
-    for (int row = 0; row < 16; row++)
-        for (int k = 0; k < 16; k++)
-            for (int column = 0; column < 8; column++) c[row][column] += a[row][k] * b[k][column];
-    for (int lane = 0; lane < 32; lane++)
-        for (int e = 0; e < 4; e++) lanes[lane].to[e] = as_word(c[C_ROW(lane, e)][C_COLUMN(lane, e)]);
+    multiply_fragments(lanes, 16, 8);
 }
 static void multiply_fragments_int8(const Thread *lanes) {
     int a[16][32], b[32][8], c[16][8];
@@ -369,23 +419,13 @@ static void multiply_fragments_int8(const Thread *lanes) {
     for (int lane = 0; lane < 32; lane++)
         for (int e = 0; e < 4; e++) lanes[lane].to[e] = (unsigned)c[C_ROW(lane, e)][C_COLUMN(lane, e)];
 }
-// The sum of a step is exact, and rounded at its end. Tensor cores cut it off there (Fasi et al., "Numerical behavior of
-// NVIDIA tensor cores", 2021), which shrinks every sum of a step by 2^-24 of it on average.
 static void multiply_fragments_tf32(const Thread *lanes) {
-    double a[16][8], b[8][8], c[16][8];
     for (int lane = 0; lane < 32; lane++) {
         const Thread *l = lanes + lane;
-        for (int e = 0; e < 4; e++) {
-            a[A_ROW(lane, e)][WORD(lane, e / 2)] = as_float(l->a[e] & 0xffffe000u);
-            c[C_ROW(lane, e)][C_COLUMN(lane, e)] = as_float(l->to[e]);
-        }
-        for (int e = 0; e < 2; e++) b[WORD(lane, e)][lane / 4] = as_float(l->b[e] & 0xffffe000u);
+        for (int e = 0; e < 4; e++) rows_of_a[A_ROW(lane, e)][WORD(lane, e / 2)] = as_float(l->a[e] & 0xffffe000u);
+        for (int e = 0; e < 2; e++) columns_of_b[WORD(lane, e)][lane / 4] = as_float(l->b[e] & 0xffffe000u);
     }
-    for (int row = 0; row < 16; row++)
-        for (int k = 0; k < 8; k++)
-            for (int column = 0; column < 8; column++) c[row][column] += a[row][k] * b[k][column];
-    for (int lane = 0; lane < 32; lane++)
-        for (int e = 0; e < 4; e++) lanes[lane].to[e] = as_word((float)c[C_ROW(lane, e)][C_COLUMN(lane, e)]);
+    multiply_fragments(lanes, 8, 4);
 }
 static void perform(const Thread *lanes) {
     switch (lanes[0].what) {

@@ -56,12 +56,12 @@ fn layer(graph: &Graph, layer: &str) -> NodeId {
     graph.ids().rfind(inside).unwrap_or_else(|| panic!("no layer {layer}"))
 }
 
-/// The largest difference from the expected values, less than the tolerance.
+/// The largest difference from the expected values as a share of the tolerance, at most 1.
 fn close(what: &str, found: &[f32], expected: &[f32], tolerance: f64) -> f64 {
     assert_eq!(found.len(), expected.len(), "{what}");
     let worst = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
     assert!(worst <= tolerance, "{what} differ by {worst}, the tolerance is {tolerance}");
-    worst
+    worst / tolerance
 }
 
 /// Every case against a runner.
@@ -72,8 +72,10 @@ pub fn check(run: Runner) {
         let entering: Vec<&String> = golden.keys().filter(|key| key.starts_with("layer.")).collect();
         let keep: Vec<NodeId> = entering.iter().map(|key| layer(&model.graph, &key["layer.".len()..])).collect();
         let (outputs, kept) = run(&model, &image, size, &keep);
+        let mut worst = 0.0f64;
         for (key, found) in entering.iter().zip(&kept) {
-            close(&format!("{name} {key}"), found, golden[*key].data(), tolerance("head inputs", 1e-4));
+            let limit = tolerance("head inputs", 1e-4);
+            worst = worst.max(close(&format!("{name} {key}"), found, golden[*key].data(), limit));
         }
         if let Head::Classify { .. } = model.graph.head {
             close(&format!("{name} logits"), &outputs[0], golden["logits"].data(), tolerance("logits", 1e-4));
@@ -85,8 +87,8 @@ pub fn check(run: Runner) {
         };
         for (branch, outputs) in ["one2many", "one2one"].into_iter().zip(outputs.chunks(each)) {
             let case = format!("{name} {branch}");
-            raw(&case, &model, &golden, branch, outputs, &tolerance);
-            decoded(&case, &model, &golden, branch, (size, outputs), &tolerance);
+            worst = worst.max(raw(&case, &model, &golden, branch, outputs, &tolerance));
+            worst = worst.max(decoded(&case, &model, &golden, branch, (size, outputs), &tolerance));
         }
         if golden.contains_key("rect.one2many.decoded") {
             let (image, size) = input("rect");
@@ -105,11 +107,11 @@ pub fn check(run: Runner) {
                     "scores" => tolerance(what, otherwise).max(4.0 * scores * share("scores")),
                     _ => tolerance(what, otherwise),
                 };
-                everything(&case, &model, expected, (size, outputs), branch == "one2one", &wider);
+                worst = worst.max(everything(&case, &model, expected, (size, outputs), branch == "one2one", &wider));
             }
         }
         layers(run, &name, &model, &golden);
-        eprintln!("{name}: {} outputs of {each} each", outputs.len());
+        eprintln!("{name}: {} outputs of {each} each, off by {worst:.3} of what is allowed", outputs.len());
     }
 }
 
@@ -150,6 +152,7 @@ fn joined(levels: &[&Vec<f32>], rows: usize) -> Vec<f32> {
         .collect()
 }
 
+/// Raw outputs against the golden's; the largest share of a tolerance.
 fn raw(
     case: &str,
     model: &Model,
@@ -157,8 +160,9 @@ fn raw(
     branch: &str,
     outputs: &[Vec<f32>],
     tolerance: &dyn Fn(&str, f64) -> f64,
-) {
+) -> f64 {
     let of = |at: [usize; 3]| at.map(|i| &outputs[i]);
+    let mut share = 0.0f64;
     for (what, at) in
         [("boxes", [0, 2, 4]), ("scores", [1, 3, 5]), ("kpts", [6, 7, 8]), ("mask_coefficient", [6, 7, 8])]
     {
@@ -167,11 +171,14 @@ fn raw(
             continue;
         };
         let limit = tolerance(if what == "mask_coefficient" { "extra" } else { "raw" }, 5e-4);
-        close(&format!("{case} {what}"), &joined(&of(at), expected.shape()[1]), expected.data(), limit);
+        let found = joined(&of(at), expected.shape()[1]);
+        share = share.max(close(&format!("{case} {what}"), &found, expected.data(), limit));
     }
     if let Head::Segment { .. } = model.graph.head.branch() {
-        close(&format!("{case} proto"), &outputs[9], golden["proto"].data(), tolerance("proto", 1e-4));
+        let limit = tolerance("proto", 1e-4);
+        share = share.max(close(&format!("{case} proto"), &outputs[9], golden["proto"].data(), limit));
     }
+    share
 }
 
 /// Everything decoded, in the golden's convention.
@@ -198,7 +205,7 @@ fn apart(model: &Model, expected: &Tensor, outputs: ((usize, usize), &[Vec<f32>]
     (most(&far[..4 * cells]), most(&far[4 * cells..(4 + classes) * cells]))
 }
 
-/// Boxes, scores and the task's rows against the golden's.
+/// Boxes, scores and the task's rows against the golden's; the largest share of a tolerance.
 fn everything(
     case: &str,
     model: &Model,
@@ -206,18 +213,20 @@ fn everything(
     (size, outputs): ((usize, usize), &[Vec<f32>]),
     corners: bool,
     tolerance: &dyn Fn(&str, f64) -> f64,
-) {
+) -> f64 {
     let (head, cells) = (model.graph.head.branch(), expected.shape()[2]);
     let found = as_golden(model, cells, (size, outputs), corners);
     assert_eq!(found.len(), expected.data().len(), "{case}");
+    let mut share = 0.0f64;
     for (row, (found, expected)) in found.chunks(cells).zip(expected.data().chunks(cells)).enumerate() {
         let limit = match row {
             0..4 => tolerance("boxes px", 5e-3),
             _ if row < 4 + head.classes() => tolerance("scores", 1e-4),
             _ => tolerance("extra", 1e-3),
         };
-        close(&format!("{case} row {row}"), found, expected, limit);
+        share = share.max(close(&format!("{case} row {row}"), found, expected, limit));
     }
+    share
 }
 
 fn decoded(
@@ -227,8 +236,9 @@ fn decoded(
     branch: &str,
     (size, outputs): ((usize, usize), &[Vec<f32>]),
     tolerance: &dyn Fn(&str, f64) -> f64,
-) {
-    everything(case, model, &golden[&format!("{branch}.decoded")], (size, outputs), branch == "one2one", tolerance);
+) -> f64 {
+    let expected = &golden[&format!("{branch}.decoded")];
+    let share = everything(case, model, expected, (size, outputs), branch == "one2one", tolerance);
     let head = model.graph.head.branch();
     let parts: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
     let options = NmsOptions::default();
@@ -239,7 +249,7 @@ fn decoded(
             (top(head, size, &parts, &all), "one2one.final", "one2one.final_anchor")
         }
         // Rotated boxes are suppressed by their own overlap.
-        _ if matches!(head, Head::Obb { .. }) => return,
+        _ if matches!(head, Head::Obb { .. }) => return share,
         _ => {
             let wanted = Candidates { score: options.score, multi_label: false };
             (nms(decode(head, size, &parts, &wanted), &options), "one2many.nms", "one2many.nms_anchor")
@@ -251,6 +261,7 @@ fn decoded(
     let of = |found: &Candidate| (found.cell, found.detection.class);
     let found: BTreeSet<(usize, usize)> = found.iter().map(of).collect();
     assert_eq!(found, expected, "{case}");
+    share
 }
 
 /// The integers of a golden's tensor; `case` begins with the golden's name.

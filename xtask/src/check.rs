@@ -11,14 +11,15 @@ pub struct Args {
     all: bool,
 }
 
-/// The steps in their order, the fastest first: what each checks, and its arguments for cargo.
+/// The steps in their order, the fastest first: what each checks, and its arguments for cargo. All take the workspace as a
+/// whole, as CI does: of one package alone other features are chosen, and everything is compiled a second time.
 const STEPS: [(&str, &str); 6] = [
     ("format", "fmt --all --check"),
     ("lints", "clippy --release --workspace --all-targets -- -D warnings"),
-    ("order of the modules", "test --release --package secateurs --test floors"),
-    ("tests of the driver", "test --release --package xtask"),
-    ("unit tests", "test --release --package secateurs --lib"),
-    ("tests of the commands", "test --release --package secateurs --test it -- cli profile device output"),
+    ("order of the modules", "test --release --workspace --test floors"),
+    ("tests of the programs", "test --release --workspace --bins"),
+    ("unit tests", "test --release --workspace --lib"),
+    ("tests of the commands", "test --release --workspace --test it -- cli profile device output"),
 ];
 
 /// Runs the steps up to the first that fails.

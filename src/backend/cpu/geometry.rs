@@ -59,7 +59,8 @@ impl Geometry {
 
     /// For an offset inside the window: the outputs `from..to` whose input is inside `0..n`.
     pub(super) fn valid(&self, offset: usize, n: usize) -> (usize, usize) {
-        let from = self.padding.saturating_sub(offset).div_ceil(self.stride);
+        // A window larger than the image may see nothing of it with some of its taps.
+        let from = self.padding.saturating_sub(offset).div_ceil(self.stride).min(self.side(n));
         let to = (n + self.padding).saturating_sub(offset).div_ceil(self.stride).min(self.side(n));
         (from, to.max(from))
     }
@@ -103,3 +104,24 @@ const COLUMNS: usize = 256;
 
 /// Values of the patch matrix of a band of lines, about.
 const BAND: usize = 1 << 17;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_of_every_tap_are_those_whose_input_is_inside() {
+        for (kernel, stride, n) in (1..6).flat_map(|k| (1..4).flat_map(move |s| (1..6).map(move |n| (k, s, n)))) {
+            for padding in (0..=kernel / 2).filter(|padding| n + 2 * padding >= kernel) {
+                let g = Geometry { c_in: 1, c_out: 1, kernel, stride, padding, depthwise: false };
+                for offset in 0..kernel {
+                    let inside = |out: &usize| (padding..n + padding).contains(&(out * stride + offset));
+                    let wanted: Vec<usize> = (0..g.side(n)).filter(inside).collect();
+                    let (from, to) = g.valid(offset, n);
+                    assert!(from <= to && to <= g.side(n), "{g:?}, {n}, tap {offset}: {from}..{to}");
+                    assert_eq!((from..to).collect::<Vec<_>>(), wanted, "{g:?}, {n}, tap {offset}");
+                }
+            }
+        }
+    }
+}

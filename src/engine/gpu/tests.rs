@@ -122,6 +122,43 @@ fn random_networks_in_f16_give_what_the_reference_gives() {
 }
 
 #[test]
+fn an_image_as_bytes_gives_the_bits_of_its_values() {
+    for (seed, dtype) in (0..30).zip([Dtype::F32, Dtype::F16, Dtype::Int8].into_iter().cycle()) {
+        let Some(device) = emulated::device() else { return };
+        let (model, h, w) = network(seed);
+        let model = in_dtype(&model, dtype);
+        let options = Options { device: engine::Device::Cuda, batch: 2, ..Options::default() };
+        let mut cuda = Network::new(device, &model, (h, w), &options).unwrap();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (len, all) = cuda.one_image();
+        let mut photo = || (0..len).map(|_| rng.random_range(0..=255)).collect::<Vec<u8>>();
+        let photos = [photo(), photo()];
+        let values =
+            photos.each_ref().map(|bytes| bytes.iter().map(|byte| f32::from(*byte) / 255.0).collect::<Vec<_>>());
+        cuda.input_mut().copy_from_slice(&values.concat());
+        cuda.run(2).unwrap();
+        let slots = cuda.slots().to_vec();
+        let read = |cuda: &Network, image: usize| {
+            let results = &cuda.results()[image * all..];
+            slots.iter().flat_map(|slot| of(results, slot).to_vec()).collect::<Vec<f32>>()
+        };
+        let wanted = [read(&cuda, 0), read(&cuda, 1)];
+        // Each image by itself, and in the other's place.
+        for [first, second] in [[0, 1], [1, 0]] {
+            cuda.bytes_mut(0).copy_from_slice(&photos[first]);
+            cuda.image_mut(1).copy_from_slice(&values[second]);
+            cuda.run(2).unwrap();
+            assert!(read(&cuda, 0) == wanted[first] && read(&cuda, 1) == wanted[second], "seed {seed}, {dtype:?}");
+        }
+        let bytes = cuda.profile(0).unwrap();
+        let floats = cuda.profile(1).unwrap();
+        assert_eq!((bytes[0].kernel, bytes[1].kernel, bytes.len()), ("upload", "bytes", floats.len() + 1));
+        assert_eq!((bytes[0].bytes, floats[0].bytes), (len.next_multiple_of(4) as u64, 4 * len as u64));
+        assert!(read(&cuda, 0) == wanted[1] && read(&cuda, 1) == wanted[0], "seed {seed}, step by step");
+    }
+}
+
+#[test]
 fn random_networks_in_int8_give_the_bits_of_the_cpu() {
     for seed in 0..150 {
         let Some(Run { model, input, size: (h, w), kept }) = run_random(seed, Dtype::Int8) else { return };

@@ -164,6 +164,11 @@ impl Tensor {
         c.next_multiple_of(INT8_CHUNK) * h * w
     }
 
+    /// So many bytes, one after the other.
+    pub(super) fn bytes(at: usize, count: usize) -> Self {
+        Self::pixels(at, View::dense(0, count, 1, 1), 1)
+    }
+
     /// Plane after plane in f32, from byte `at` on.
     pub fn planes(at: usize, c: usize, h: usize, w: usize) -> Self {
         let tensor = Self::pixels(at, View::dense(0, c, h, w), 4);

@@ -100,6 +100,21 @@ KERNEL(128) f16_stem(char *memory, ARGUMENTS) {
     }
 }
 
+// The bytes of an image's planes as values 0 to 1, with the bits of the CPU's: four of them a thread, `channels` in all.
+KERNEL(128) from_bytes(char *memory, ARGUMENTS) {
+    const int first = 4 * (int)(blockIdx.x * 128u + threadIdx.x), left = p.channels - first;
+    if (left <= 0) return;
+    const unsigned bytes = *(const unsigned *)(memory + p.src.at + first);
+    unsigned v[4];
+    UNROLL for (int i = 0; i < 4; i++) v[i] = as_word(divide_rounded((float)(bytes >> 8 * i & 255), 255.0f));
+    unsigned *to = (unsigned *)(memory + p.dst.at) + first;
+    if (left >= 4)
+        *(uint4 *)to = make_uint4(v[0], v[1], v[2], v[3]);
+    else
+        UNROLL for (int i = 0; i < 3; i++)
+            if (i < left) to[i] = v[i];
+}
+
 // A run of up to 8 channels of an image, plane after plane in f32, as a chunk; what is missing of it is zero.
 KERNEL(128) f16_import(char *memory, ARGUMENTS) {
     const int pixel = (int)(blockIdx.x * 128u + threadIdx.x), chunk = (int)blockIdx.y;

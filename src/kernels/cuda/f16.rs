@@ -17,6 +17,16 @@ const POOL_ROWS: usize = 5;
 const MAX_SHARED: usize = 48 << 10;
 
 impl Launch {
+    /// The planes `dst` of an image, values 0 to 1, from its bytes, which begin at byte `at`, a multiple of 4. The last four
+    /// are read whole.
+    pub fn from_bytes(at: usize, dst: Tensor) -> Self {
+        let values = dst.c.max(0) as usize * dst.area().max(0) as usize;
+        let src = Tensor::bytes(at, values.next_multiple_of(4));
+        let arguments = Arguments { src, dst, channels: int(values), ..Arguments::default() };
+        let grid = [count(values as i64, 4 * i64::from(F16Kernel::THREADS)).max(1), 1, 1];
+        Self::packed(Kernel::F16(F16Kernel::FromBytes), grid, arguments, 0)
+    }
+
     /// A run of channels `[c, h, w]` of an image, plane after plane in f32, to f16; `dst` is filled up with zeros.
     ///
     /// # Panics

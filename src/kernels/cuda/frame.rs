@@ -10,37 +10,43 @@ use std::ffi::c_void;
 use std::ptr;
 
 /// Launches between two copies, all of which read and write the reserved memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Frame<'a> {
     /// What is copied before and after them.
     pub transfers: Transfers,
     /// The launches, in an order that they may run in.
-    pub launches: &'a [Launch],
+    pub launches: Vec<&'a Launch>,
 }
 
 impl Device {
-    /// Records the frames of a batch of images in place of those before. The memory must be reserved.
+    /// Records the frames of a batch of images in place of those before: each of them in every way that an image can go, of
+    /// which the first one copies the most. The memory must be reserved.
     ///
     /// # Errors
     /// Those of the driver.
     ///
     /// # Panics
     /// If a launch or a copy works outside the memory: a mistake of the caller.
-    pub fn record(&mut self, transfers: Transfers, launches: &[&Launch], batch: usize) -> Result<(), CudaError> {
+    pub fn record(&mut self, ways: &[Frame<'_>], batch: usize) -> Result<(), CudaError> {
         self.enter()?;
         self.forget_recording();
-        self.recording.input = self.page_locked(transfers.input.1.saturating_mul(batch))?;
-        self.recording.results = self.page_locked(transfers.results.1.saturating_mul(batch))?;
-        let needed = dependencies(launches);
-        (0..batch).try_for_each(|image| {
-            let host = [
-                self.recording.input.part(image, transfers.input.1),
-                self.recording.results.part(image, transfers.results.1),
-            ];
-            let graph = self.instantiate(transfers, host, launches, &needed)?;
-            self.recording.graphs.push(graph);
-            Ok(())
-        })
+        let Some(Frame { transfers: Transfers { input, results }, .. }) = ways.first() else { return Ok(()) };
+        (self.recording.image, self.recording.ways) = ([input.1, results.1], ways.len());
+        self.recording.input = self.page_locked(input.1.saturating_mul(batch))?;
+        self.recording.results = self.page_locked(results.1.saturating_mul(batch))?;
+        let needed: Vec<_> = ways.iter().map(|way| dependencies(&way.launches)).collect();
+        for image in 0..batch {
+            let host = self.recording.host(image);
+            for (Frame { transfers, launches }, needed) in ways.iter().zip(&needed) {
+                assert!(
+                    transfers.input.1 <= input.1 && transfers.results.1 <= results.1,
+                    "the first way copies the most"
+                );
+                let graph = self.instantiate(*transfers, host, launches, needed)?;
+                self.recording.graphs.push(graph);
+            }
+        }
+        Ok(())
     }
 
     /// Records frames that each have page-locked memory of their own, in place of those before. The memory must be
@@ -60,8 +66,7 @@ impl Device {
             let at = self.frames.len() - 1;
             self.frames[at].results = self.page_locked(results)?;
             let host = [self.frames[at].input.part(0, input), self.frames[at].results.part(0, results)];
-            let launches: Vec<&Launch> = launches.iter().collect();
-            let graph = self.instantiate(*transfers, host, &launches, &dependencies(&launches))?;
+            let graph = self.instantiate(*transfers, host, launches, &dependencies(launches))?;
             self.frames[at].graphs.push(graph);
         }
         Ok(())
@@ -190,7 +195,7 @@ impl Device {
         self.call("cuGraphAddKernelNode", code).map(|()| node)
     }
 
-    /// The images that the next frames read.
+    /// The images that the next frames read; each way reads from the beginning of an image's part.
     pub fn input_mut(&mut self) -> &mut [f32] {
         let PageLocked { start, len } = self.recording.input;
         // SAFETY: `page_locked` allocated and filled so many values (or the length is 0), and `self` is borrowed mutably.
@@ -204,13 +209,19 @@ impl Device {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Runs the recorded frames of the first images, one after the other, and waits for their end.
+    /// Runs the recorded frames of the first images, one after the other, each the way that is named, and waits for their
+    /// end.
     ///
     /// # Errors
     /// Those of the driver and of the kernels.
-    pub fn run_frames(&mut self, images: usize) -> Result<(), CudaError> {
+    ///
+    /// # Panics
+    /// If no such way was recorded.
+    pub fn run_frames(&mut self, ways: &[usize]) -> Result<(), CudaError> {
         self.enter()?;
-        for graph in self.recording.graphs.iter().take(images) {
+        let count = self.recording.ways.max(1);
+        for (graphs, way) in self.recording.graphs.chunks_exact(count).zip(ways) {
+            let graph = graphs[*way];
             // SAFETY: graph and stream are held.
             let code = unsafe { (self.functions.cuGraphLaunch)(graph.as_ptr(), self.stream) };
             self.call("cuGraphLaunch", code)?;
@@ -272,7 +283,7 @@ impl Device {
         std::mem::take(&mut self.frames).into_iter().for_each(|recording| self.forget(recording));
     }
 
-    fn forget(&self, Recording { input, results, graphs }: Recording) {
+    fn forget(&self, Recording { input, results, graphs, .. }: Recording) {
         // SAFETY: all of it is ours, and not used again. What fails here has no consequence any more.
         unsafe {
             for graph in graphs {
@@ -326,8 +337,7 @@ impl Events {
     ) -> Result<Vec<f64>, CudaError> {
         let [input, results] = [transfers.input, transfers.results].map(|(at, len)| device.address(at, len));
         let (lens, stream) = ([transfers.input.1, transfers.results.1], device.stream);
-        let from = device.recording.input.part(image, lens[0]);
-        let to = device.recording.results.part(image, lens[1]);
+        let [from, to] = device.recording.host(image);
         let bytes = lens.map(|len| 4 * len);
         self.record(device, 0)?;
         // SAFETY: both sides hold so many bytes until the stream is waited for below.

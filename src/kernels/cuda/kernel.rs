@@ -97,6 +97,7 @@ impl F32Kernel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum F16Kernel {
     Stem,
+    FromBytes,
     Import,
     Export,
     Direct,
@@ -123,8 +124,9 @@ impl F16Kernel {
     /// Threads of a block.
     pub const THREADS: u32 = 128;
 
-    pub const ALL: [(Self, &'static str); 21] = [
+    pub const ALL: [(Self, &'static str); 22] = [
         (Self::Stem, "f16_stem"),
+        (Self::FromBytes, "from_bytes"),
         (Self::Import, "f16_import"),
         (Self::Export, "f16_export"),
         (Self::Direct, "f16_direct"),

@@ -39,8 +39,19 @@ impl Default for PageLocked {
 pub struct Recording {
     pub(super) input: PageLocked,
     pub(super) results: PageLocked,
-    /// By image of a batch.
+    /// Values of the host's memory that an image has for itself: of what goes in, and of the results.
+    pub(super) image: [usize; 2],
+    /// Ways that an image can go.
+    pub(super) ways: usize,
+    /// By image of a batch, way after way.
     pub(super) graphs: Vec<ptr::NonNull<c_void>>,
+}
+
+impl Recording {
+    /// Where an image of the batch begins on the host, and where its results do.
+    pub fn host(&self, image: usize) -> [*mut f32; 2] {
+        [self.input.part(image, self.image[0]), self.results.part(image, self.image[1])]
+    }
 }
 
 /// The host's side of a copy.

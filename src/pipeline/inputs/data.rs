@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Training and validation images of the demo.
-const DEMO_IMAGES: (usize, usize) = (256, 100);
+const DEMO_IMAGES: (usize, usize) = (800, 100);
 
 /// Images and labels.
 pub struct Data {

@@ -154,6 +154,52 @@ fn products_in_f32_are_right_on_every_tile() {
     products_in_floats(Float::F32, 13, 5e-6);
 }
 
+/// Eight products, each half of the last bit that tensor cores keep beside a bias of 1: in f16, where sums begin with the
+/// bias, none counts; in f32 all do.
+#[test]
+fn tensor_cores_cut_off_what_they_add_up_and_f32_does_without_it() {
+    let Some(mut memory) = Memory::new() else { return };
+    let spec = ConvSpec {
+        c_in: 8,
+        c_out: 8,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+        act: Activation::Identity,
+        algorithm: Algorithm::Direct,
+        planar: false,
+    };
+    let small = (-13.0f32).exp2();
+    for (float, sign, wanted) in [
+        (Float::F16, 1.0, 1.0),
+        (Float::F16, -1.0, 1.0),
+        (Float::F32, 1.0, 1.0 + 2.0 * f32::EPSILON),
+        (Float::F32, -1.0, 1.0 - 2.0 * f32::EPSILON),
+    ] {
+        memory.bytes.clear();
+        let at = memory.take(8 * float.bytes());
+        for value in memory.bytes[at..].chunks_exact_mut(float.bytes()) {
+            match float {
+                Float::F16 => value.copy_from_slice(&f16::from_f32(small).to_le_bytes()),
+                Float::F32 => value.copy_from_slice(&small.to_le_bytes()),
+            }
+        }
+        let results = memory.take(4 * 8);
+        let weights = ConvWeights::dense(float, spec, Channels::dense(8), Channels::dense(8));
+        let packed = memory.take(weights.bytes());
+        weights.pack(&[sign * 1.9 * small; 64], &[1.0; 8], &mut memory.bytes[packed..]);
+        let src = Tensor::floats(at, View::dense(0, 8, 1, 1), float);
+        let tensors = ConvTensors { packed, src, dst: Tensor::planes(results, 8, 1, 1), other: None, member: None };
+        let launch = Launch::float_conv(&weights, tensors, 8);
+        for tile in 0..5 {
+            let found = memory.run(&[&launch.with_tile(tile).unwrap()]);
+            for channel in 0..8 {
+                assert_eq!(single_at(&found, results / 4 + channel), wanted, "{float:?}, {sign}, tile {tile}");
+            }
+        }
+    }
+}
+
 /// Convolutions between runs of channels, within a tolerance of sums in f64; and nothing else changes.
 fn products_in_floats(float: Float, seed: u64, tolerance: f64) {
     let Some(mut memory) = Memory::new() else { return };

@@ -104,6 +104,8 @@ INLINE void train_product(char *memory, const Training *p, const int kind, const
     const int height = kind == WEIGHTS ? p->z.c : p->y.n * l.high * l.wide;
     const int width = kind == WEIGHTS ? p->kernel * p->kernel * p->x.c : p->y.c;
     const int first_row = (int)blockIdx.x * MOST, first_column = (int)blockIdx.y * columns;
+    // The grid is that of the largest residue; one of a side below the stride has no pixels.
+    if (first_row >= height) return;
     int start = 0, depth = l.down * l.right * p->x.c;
     const int whole = depth;
     if (kind == WEIGHTS) {
