@@ -62,9 +62,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Opti
     // 1. Read and check.
     let opened = Opened::read(job, progress)?;
     check_inputs(&opened, job, progress)?;
-    if job.ranks.is_first() {
-        check_outputs(&opened, job, results)?;
-    }
+    check_outputs(&opened, job, results)?;
     check_ranks(job)?;
     // 2. Hold against the lock; choose the image size.
     let known = Known::read(job, &opened)?;

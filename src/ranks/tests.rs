@@ -110,7 +110,9 @@ fn the_first_rank_makes_what_all_get_and_others_find_what_it_wrote() {
 fn a_rank_that_ends_is_an_error_of_the_others() {
     let found = on(3, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.barrier() });
     assert!(found[1].is_ok());
-    assert!([0, 2].iter().all(|rank| found[*rank] == Err(RankError::Lost(1))), "{found:?}");
+    // Who notices first ends as well, and may be what another one misses.
+    let lost = |rank: usize| matches!(found[rank], Err(RankError::Lost(other)) if other != rank);
+    assert!(lost(0) && lost(2) && [0, 2].iter().any(|rank| found[*rank] == Err(RankError::Lost(1))), "{found:?}");
 }
 
 #[test]

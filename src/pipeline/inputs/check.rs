@@ -81,8 +81,11 @@ fn images(opened: &Opened, progress: &dyn Progress) -> Result<(), PipelineError>
     Err(PipelineError::Input(bad.into_iter().take(NAMED).collect::<Vec<_>>().join("\n") + &more))
 }
 
-/// Refuses a folder for the results that has too little room, or where an input would be replaced.
+/// Refuses a folder for the results that has too little room, or where an input would be replaced. The first rank writes.
 pub fn outputs(opened: &Opened, job: &Job, results: &Results) -> Result<(), PipelineError> {
+    if !job.ranks.is_first() {
+        return Ok(());
+    }
     results.check(&files::Inputs::new(job.model.iter().chain(&job.data)))?;
     let bytes = model::to_bytes(&opened.baseline.model).map_err(PipelineError::Serialize)?.len() as u64;
     results.check_room(COPIES * bytes + REPORTS)
