@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 /// The values of a contiguous f32 storage.
-pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let values = storage.as_slice::<f32>()?;
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&values[from..to]),
@@ -20,7 +20,7 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
 }
 
 /// Calls `f` with the values of contiguous CPU tensors.
-pub(super) fn with<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
+fn with<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
     let guards = tensors.map(|tensor| tensor.storage_and_layout());
     let mut slices: [&[f32]; N] = [&[]; N];
     for (values, (storage, layout)) in slices.iter_mut().zip(&guards) {
@@ -32,7 +32,7 @@ pub(super) fn with<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f
     Ok(f(slices))
 }
 
-pub(super) fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, like.shape(), like.device())
 }
 

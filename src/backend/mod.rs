@@ -10,13 +10,11 @@ mod composed;
 mod cpu;
 mod custom_ops;
 pub mod ops;
-mod rounding;
 
 #[cfg(test)]
 mod tests;
 
 use crate::graph::{Attention, Conv, ConvTranspose, NodeId, Norm, Op};
-use crate::kernels::InputSteps;
 use crate::model::{self, Model};
 use crate::ranks::Share;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
@@ -56,8 +54,6 @@ pub struct Net {
     share: Option<Share>,
     /// By node whether no gradient passes from it to nodes that are not so marked.
     apart: Vec<bool>,
-    /// By node the steps of its input where it computes as in int8.
-    rounded: Vec<Option<InputSteps>>,
 }
 
 impl Net {
@@ -78,9 +74,8 @@ impl Net {
             }
         }
         let apart = model.graph.one2one_only();
-        let rounded = vec![None; model.graph.nodes.len()];
-        let (model, running, device) = (model.clone(), Mutex::new(running), device.clone());
-        Ok(Self { model, device, params, index, running, own: true, frozen: false, share: None, apart, rounded })
+        let (model, running) = (model.clone(), Mutex::new(running));
+        Ok(Self { model, device: device.clone(), params, index, running, own: true, frozen: false, share: None, apart })
     }
 
     /// The same net without gradients of its parameters: for inference, for teachers, and for gradients of the image or
@@ -94,17 +89,6 @@ impl Net {
     /// to be summed over all ranks.
     pub fn set_share(&mut self, share: Share) {
         self.share = Some(share);
-    }
-
-    /// From now on the convolutions that are named compute with the input and the kernel that they have in int8, the
-    /// input quantized to the range given; all others as they are. Gradients pass the rounding unchanged, but for inputs
-    /// outside of the range, which get none.
-    pub fn set_int8(&mut self, ranges: &BTreeMap<String, [f32; 2]>) {
-        let graph = &self.model.graph;
-        self.rounded.fill(None);
-        for (id, _) in graph.convs() {
-            self.rounded[id.index()] = ranges.get(&graph.node(id).name).map(|range| InputSteps::of(*range));
-        }
     }
 
     /// The trainable parameters by key, in execution order.
@@ -148,10 +132,7 @@ impl Net {
                 let leaves = self.apart[id.index()] && !self.apart[at];
                 inputs.push(if leaves { tensor.detach() } else { tensor });
             }
-            if let (Some(steps), Some(x)) = (self.rounded[id.index()], inputs.first_mut()) {
-                *x = x.contiguous()?.apply_op1(rounding::RoundInput(steps))?;
-            }
-            tensors[id.index()] = Some(hook(id, self.node(id, images, &inputs, mode)?)?);
+            tensors[id.index()] = Some(hook(id, self.node(&node.op, images, &inputs, mode)?)?);
         }
         let missing = || candle_core::Error::Msg("an output is missing".into());
         graph.outputs.iter().map(|id| tensors[id.index()].clone().ok_or_else(missing)).collect()
@@ -182,18 +163,12 @@ impl Net {
         if self.frozen { var.as_detached_tensor() } else { var.as_tensor().clone() }
     }
 
-    /// The kernel of a convolution, rounded where that computes as in int8.
-    fn kernel(&self, id: NodeId, conv: &Conv) -> Result<Tensor> {
-        let kernel = self.param(&conv.weight);
-        if self.rounded[id.index()].is_some() { kernel.apply_op1(rounding::RoundKernel) } else { Ok(kernel) }
-    }
-
-    fn node(&self, id: NodeId, images: &Tensor, inputs: &[Tensor], mode: Mode) -> Result<Tensor> {
+    fn node(&self, op: &Op, images: &Tensor, inputs: &[Tensor], mode: Mode) -> Result<Tensor> {
         let x = inputs.first().unwrap_or(images);
-        match &self.model.graph.node(id).op {
+        match op {
             Op::Input { .. } => Ok(images.clone()),
-            Op::Conv(conv) if self.own => self.conv(conv, self.kernel(id, conv)?, x, mode),
-            Op::Conv(conv) => self.composed_conv(conv, &self.kernel(id, conv)?, x, mode),
+            Op::Conv(conv) if self.own => self.conv(conv, x, mode),
+            Op::Conv(conv) => self.composed_conv(conv, x, mode),
             Op::ConvTranspose(conv) => self.conv_transpose(conv, x),
             Op::Activate { act } => composed::activate(*act, x),
             Op::MaxPool { kernel, stride, padding } if self.own => x
@@ -230,7 +205,8 @@ impl Net {
         }
     }
 
-    fn conv(&self, conv: &Conv, weight: Tensor, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let weight = self.param(&conv.weight);
         let mut vectors = Vec::new();
         vectors.extend(conv.bias.iter().map(|bias| self.param(bias)));
         let mut block_norm = None;
@@ -291,9 +267,9 @@ impl Net {
         Tensor::cat(&outputs, 0)
     }
 
-    fn composed_conv(&self, conv: &Conv, weight: &Tensor, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn composed_conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let shape = (1, conv.c_out, 1, 1);
-        let mut y = composed::conv(x, weight, conv)?;
+        let mut y = composed::conv(x, &self.param(&conv.weight), conv)?;
         if let Some(bias) = &conv.bias {
             y = y.broadcast_add(&self.param(bias).reshape(shape)?)?;
         }

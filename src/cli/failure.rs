@@ -361,7 +361,7 @@ fn by_training(error: TrainError, text: String) -> Failure {
         TrainError::File(FileError::Io { source, .. }) => Failure::refused(source.kind(), text),
         TrainError::Diverged { .. } => Failure::Diverged(text),
         TrainError::Interrupted { signal, .. } => Failure::Interrupted(text, signal),
-        TrainError::Evaluation(EvalError::Engine(cause)) | TrainError::Engine(cause) => by_engine(&cause, text),
+        TrainError::Evaluation(EvalError::Engine(cause)) => by_engine(&cause, text),
         TrainError::Unfit(_)
         | TrainError::Cuda(TrainingError::Graph(_) | TrainingError::Unfit(_))
         | TrainError::Checkpoint { .. }

@@ -3,7 +3,6 @@
 //!
 //! All of it is untrusted text. Nothing it names is executed or downloaded.
 
-pub mod calibration;
 mod compare;
 mod content;
 pub mod demo;

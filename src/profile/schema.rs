@@ -76,7 +76,6 @@ const OWNERS: &[(&str, &str)] = &[
     ("finetune", "freeze"),
     ("finetune", "label-smoothing"),
     ("finetune", "workers"),
-    ("finetune", "int8-epochs"),
     ("bench", "warmup"),
     ("bench", "runs"),
     ("bench", "quiet"),

@@ -10,7 +10,6 @@ use super::stepper::{State, Stepper};
 use super::terms::Terms;
 use crate::backend::{Mode, Net};
 use crate::model::{Model, Weights};
-use crate::quantise::Ranges;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -28,8 +27,6 @@ pub(super) struct Autograd<'a> {
     /// By key of a kernel: 0 where it must remain zero, 1 elsewhere.
     masks: BTreeMap<String, Tensor>,
     ema: Ema,
-    /// The ranges of the layers that compute as in int8.
-    int8: Ranges,
     /// Of the last backward pass.
     grads: Option<GradStore>,
     /// The same in one slice, where somebody has asked for it.
@@ -61,7 +58,6 @@ impl<'a> Autograd<'a> {
             frozen: config.frozen(&model.graph)?,
             masks: if config.keep_zeros { masks(model, device)? } else { BTreeMap::new() },
             ema: Ema::new(model.weights.clone(), config.ema_decay),
-            int8: Ranges::new(),
             grads: None,
             flat: None,
             config,
@@ -161,12 +157,6 @@ impl Stepper for Autograd<'_> {
         Ok(norm)
     }
 
-    fn set_int8(&mut self, ranges: &Ranges) -> Result<(), TrainError> {
-        self.int8.clone_from(ranges);
-        self.net.set_int8(ranges);
-        Ok(())
-    }
-
     fn state(&self) -> Result<State, TrainError> {
         Ok(State {
             raw: self.net.to_model()?.weights,
@@ -180,7 +170,6 @@ impl Stepper for Autograd<'_> {
     fn restore(&mut self, state: &State) -> Result<(), TrainError> {
         let Model { graph, info, .. } = self.model;
         self.net = Net::new(&Model::new(graph.clone(), state.raw.clone(), info.clone())?, self.device)?;
-        self.net.set_int8(&self.int8);
         self.optimizer.restore(state.steps, &state.slots, self.device)?;
         self.ema.weights.clone_from(&state.average);
         self.ema.updates = state.updates;

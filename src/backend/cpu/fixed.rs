@@ -35,7 +35,7 @@ impl Fixed {
 
     fn new(g: &Geometry, from: (usize, usize), to: (usize, usize), kernel: impl FnOnce() -> Vec<f32>) -> Option<Self> {
         let algorithm = Algorithm::choose(g.kernel, g.stride, to.0, to.1);
-        if g.depthwise || g.stride != 1 || algorithm != Algorithm::Winograd {
+        if g.depthwise || algorithm != Algorithm::Winograd {
             return None;
         }
         let Geometry { c_in, c_out, kernel: side, stride, padding, .. } = *g;

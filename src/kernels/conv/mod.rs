@@ -1,11 +1,10 @@
 //! Dense convolutions of any kernel size, stride and padding.
 //!
-//! [`direct`] sums the window as it stands; [`winograd`] serves 3 x 3 windows of stride 1 on images that are not tiny,
-//! and of stride 2 on those of medium size; [`low_precision`] quantizes the input to int8 or f16 and runs [`direct`] over
-//! packed lanes. The functions here check views and sizes before anything is read or written through pointers.
+//! [`direct`] sums the window as it stands; [`winograd`] serves 3 x 3 windows of stride 1 on images that are not tiny;
+//! [`low_precision`] quantizes the input to int8 or f16 and runs [`direct`] over packed lanes. The functions here check
+//! views and sizes before anything is read or written through pointers.
 
 mod direct;
-mod filter;
 mod low_precision;
 mod operands;
 mod pack;

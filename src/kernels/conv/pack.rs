@@ -1,8 +1,8 @@
 //! Packs kernels and biases in the order in which convolutions read them: panels of output channels, each row after row
 //! of the depth.
 
-use super::filter::transform_kernel;
 use super::spec::{Algorithm, ConvSpec};
+use super::winograd;
 use crate::kernels::Isa;
 use crate::kernels::isa::packed::PackedIsa;
 use crate::kernels::product::panels;
@@ -43,7 +43,7 @@ pub fn pack_conv(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], packe
                     rows[row * width + lane] = value;
                 };
                 if spec.algorithm == Algorithm::Winograd {
-                    let transformed = transform_kernel(window, spec.stride);
+                    let transformed = winograd::transform_kernel(window);
                     transformed.into_iter().enumerate().for_each(|(p, value)| put(p, ci, value));
                 } else {
                     window.iter().enumerate().for_each(|(tap, value)| put(tap, ci, *value));

@@ -43,7 +43,7 @@ pub struct PackedConv<'a> {
 pub enum Algorithm {
     /// Tap by tap.
     Direct,
-    /// Winograd's minimal filtering, 4 x 4 outputs of a 3 x 3 window at stride 1 or 2 at a time.
+    /// Winograd's minimal filtering, 4 x 4 outputs of a 3 x 3 window at a time.
     Winograd,
     /// Tap by tap in int8 ([`conv_low_precision`](super::conv_low_precision)).
     Int8,
@@ -54,14 +54,11 @@ pub enum Algorithm {
 /// Outputs of a Winograd tile along a side.
 pub(super) const WINOGRAD_OUT: usize = 4;
 
-/// The most Winograd tiles of an output image at stride 2.
-const MOST_STRIDED_TILES: usize = 100;
+/// Inputs of a Winograd tile along a side.
+pub(super) const WINOGRAD_IN: usize = 6;
 
-/// Values of a transformed window along a side.
-pub(super) const WINOGRAD_SIDE: usize = 6;
-
-/// Values of a transformed window.
-pub(super) const WINOGRAD_POSITIONS: usize = WINOGRAD_SIDE * WINOGRAD_SIDE;
+/// Products of a Winograd tile.
+pub(super) const WINOGRAD_POSITIONS: usize = WINOGRAD_IN * WINOGRAD_IN;
 
 /// Winograd tiles of an output image.
 pub(super) fn winograd_tiles(height: usize, width: usize) -> usize {
@@ -71,24 +68,16 @@ pub(super) fn winograd_tiles(height: usize, width: usize) -> usize {
 impl Algorithm {
     /// The faster f32 algorithm for a window and an output image.
     pub fn choose(kernel: usize, stride: usize, height: usize, width: usize) -> Self {
-        // Below some tiles the transformed kernels, four times as large, cost more than they save. At stride 2, where
-        // fewer products are saved, the transforms cost more than that on large images, whose layers have few channels.
-        let tiles = winograd_tiles(height, width);
-        let faster = match stride {
-            1 => tiles >= 16,
-            2 => (16..=MOST_STRIDED_TILES).contains(&tiles),
-            _ => false,
-        };
-        if kernel == 3 && faster { Self::Winograd } else { Self::Direct }
+        // Below some tiles the transformed kernels, four times as large, cost more than they save.
+        let enough = winograd_tiles(height, width) >= 16;
+        if kernel == 3 && stride == 1 && enough { Self::Winograd } else { Self::Direct }
     }
 
-    /// How a convolution with an output of this shape is computed in f32, in a network of a dtype: the faster way, but in
-    /// a network of int8 the one whose sums every device forms in the same order. Images of up to four channels are read
-    /// at stride 2 plane by plane, which only [`Algorithm::Direct`] can.
+    /// How a convolution with an output of this shape is computed in f32, in a network of a dtype: the faster way, but in a
+    /// network of int8 the one whose sums every device forms in the same order.
     pub fn of_f32(conv: &Conv, out: Shape, network: Dtype) -> Self {
-        let image = conv.stride == 2 && conv.c_in <= 4;
         let faster = Self::choose(conv.kernel, conv.stride, out.h, out.w);
-        if network == Dtype::Int8 || image { Self::Direct } else { faster }
+        if network == Dtype::Int8 { Self::Direct } else { faster }
     }
 
     /// Values of a packed kernel per product of an input and an output channel.
@@ -138,18 +127,5 @@ impl ConvSpec {
     /// Whether an output pixel reads only the input pixel at its own position.
     pub(super) fn is_pointwise(&self) -> bool {
         (self.kernel, self.stride, self.padding) == (1, 1, 0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_algorithm_follows_from_window_and_output() {
-        let winograd = |kernel, stride, side| Algorithm::choose(kernel, stride, side, side) == Algorithm::Winograd;
-        assert_eq!([12, 13, 20, 160].map(|side| winograd(3, 1, side)), [false, true, true, true]);
-        assert_eq!([12, 13, 40, 41].map(|side| winograd(3, 2, side)), [false, true, true, false]);
-        assert!(!winograd(1, 1, 20) && !winograd(5, 1, 20) && !winograd(3, 3, 20));
     }
 }
