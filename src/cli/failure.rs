@@ -302,7 +302,7 @@ impl From<PipelineError> for Failure {
             | E::Preprocess { .. }
             | E::Data(_)
             | E::Image(_)
-            | E::Criterion(_)
+            | E::Importance(ImportanceError::Missing(_))
             | E::Reading { .. }
             | E::Export(_)
             | E::Evaluation(_)

@@ -101,8 +101,7 @@ pub fn measure(
     order.sort_by_key(|group| ready(*group));
     let widths = |group: usize| sampling.widths(&groups.groups[group]).into_iter().map(move |width| (group, width));
     let units: Vec<(usize, usize)> = order.into_iter().flat_map(widths).collect();
-    let mine = units.iter().enumerate().filter(|(unit, _)| ranks.owner(*unit) == ranks.rank());
-    let mine: Vec<(usize, usize)> = mine.map(|(_, unit)| *unit).collect();
+    let mine: Vec<(usize, usize)> = ranks.mine(units.len()).map(|unit| units[unit]).collect();
     let (mut losses, mut rest) = (Vec::with_capacity(mine.len()), &mine[..]);
     let last = mine.last().map(|(group, _)| ready(*group));
     for id in model.graph.ids().take_while(|id| Some(*id) <= last) {
@@ -118,7 +117,7 @@ pub fn measure(
         }
     }
     let mut curves = LossCurves(vec![BTreeMap::new(); groups.groups.len()]);
-    for ((group, width), loss) in units.iter().zip(ranks.of_units(&losses, units.len())?) {
+    for ((group, width), loss) in units.iter().zip(ranks.units_f64(&losses)?) {
         curves.0[*group].insert(*width, loss);
     }
     Ok(curves)

@@ -1,6 +1,7 @@
 //! The order in which channels are removed, and their scores.
 
-use super::statistics::{Basis, Missing, Statistics};
+use super::error::ImportanceError;
+use super::statistics::{Basis, Statistics};
 use crate::group::Groups;
 use crate::model::Model;
 use crate::profile::Criterion;
@@ -28,13 +29,20 @@ impl Ranking {
     }
 }
 
-/// Ranks the channels of every group.
+/// Ranks the channels of every group; the statistics' ranks share the groups.
 ///
 /// # Errors
-/// If the statistics lack what the criterion reads.
-pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, statistics: &Statistics) -> Result<Ranking, Missing> {
+/// If the statistics lack what the criterion reads, or a rank cannot be reached.
+pub fn rank(
+    criterion: Criterion,
+    model: &Model,
+    groups: &Groups,
+    statistics: &Statistics,
+) -> Result<Ranking, ImportanceError> {
     let basis = Basis::of(criterion, model, groups, statistics)?;
-    Ok(Ranking((0..groups.groups.len()).into_par_iter().map(|id| basis.order(model, groups, id)).collect()))
+    let mine: Vec<usize> = statistics.ranks.mine(groups.groups.len()).collect();
+    let orders = mine.into_par_iter().map(|id| basis.order(model, groups, id)).collect();
+    Ok(Ranking(statistics.ranks.units(orders)?))
 }
 
 /// A score for every channel of every group, for one threshold over all of them: in units of the loss for `taylor`,
@@ -43,13 +51,13 @@ pub fn rank(criterion: Criterion, model: &Model, groups: &Groups, statistics: &S
 /// differ from layer to layer.
 ///
 /// # Errors
-/// As [`rank`].
+/// If the statistics lack what the criterion reads.
 pub fn scores(
     criterion: Criterion,
     model: &Model,
     groups: &Groups,
     statistics: &Statistics,
-) -> Result<Vec<Vec<f64>>, Missing> {
+) -> Result<Vec<Vec<f64>>, ImportanceError> {
     let basis = Basis::of(criterion, model, groups, statistics)?;
     let one = |id: usize| {
         let mut scores = basis.scores(model, groups, id);

@@ -8,6 +8,7 @@ use super::{greedy, reconstruction};
 use crate::group::Groups;
 use crate::model::Model;
 use crate::profile::Criterion;
+use crate::ranks::Ranks;
 use crate::repair::Sensitivity;
 
 /// What the criteria read besides the weights. A criterion whose part is missing is an error ([`Missing`]): none stands
@@ -25,6 +26,8 @@ pub struct Statistics<'a> {
     pub activations: Option<Activations>,
     /// For [`Criterion::Random`].
     pub seed: u64,
+    /// The ranks that share the groups.
+    pub ranks: Ranks,
 }
 
 /// A criterion that cannot be computed: what it reads is missing.

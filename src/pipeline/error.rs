@@ -9,7 +9,7 @@ use crate::engine::EngineError;
 use crate::eval::EvalError;
 use crate::graph::GraphError;
 use crate::import::ImportError;
-use crate::importance::{ImportanceError, Missing};
+use crate::importance::ImportanceError;
 use crate::latency::LatencyError;
 use crate::model::FileError;
 use crate::ranks::RankError;
@@ -92,9 +92,6 @@ pub enum PipelineError {
     /// An image cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The network gives the criterion nothing to rank by.
-    #[error(transparent)]
-    Criterion(#[from] Missing),
     /// A file of the user or of an earlier run cannot be read.
     #[error("{}: {source}", path.display())]
     Reading {
@@ -154,7 +151,7 @@ pub enum PipelineError {
     /// The pruned network could not be repaired.
     #[error(transparent)]
     Repair(#[from] RepairError),
-    /// Second moments, activations or the losses of the groups could not be measured.
+    /// Channels could not be ranked, or the losses of their groups not be measured.
     #[error(transparent)]
     Importance(#[from] ImportanceError),
     /// The latency table could not be measured.

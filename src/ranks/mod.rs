@@ -145,15 +145,7 @@ impl Ranks {
         Ok(all.into_iter().next().unwrap_or_default())
     }
 
-    /// Waits until all ranks are here.
-    ///
-    /// # Errors
-    /// As [`gather`](Self::gather).
-    pub fn barrier(&self) -> Result<(), RankError> {
-        self.gather(&[]).map(drop)
-    }
-
-    /// As [`barrier`](Self::barrier), for what may take long: a rank that waits leaves the CPU to others.
+    /// Waits until all ranks are here. That may take long, and leaves the CPU to others.
     ///
     /// # Errors
     /// If a rank cannot be reached.
@@ -216,21 +208,33 @@ impl Ranks {
         if round.is_multiple_of(2) { at } else { self.size() - 1 - at }
     }
 
-    /// The values of all units of work in their order, of those of this rank's.
+    /// The units of work that this rank does, ascending, of so many.
+    pub fn mine(&self, units: usize) -> impl Iterator<Item = usize> {
+        (0..units).filter(|unit| self.owner(*unit) == self.rank())
+    }
+
+    /// What was found in all units of work, in their order; `own` is what this rank found in its.
+    ///
+    /// # Errors
+    /// As [`of_all`](Self::of_all).
+    pub fn units<T: Serialize + DeserializeOwned>(&self, own: Vec<T>) -> Result<Vec<T>, RankError> {
+        Ok(self.in_order(self.of_all(own)?))
+    }
+
+    /// As [`units`](Self::units), of values that need not be finite.
     ///
     /// # Errors
     /// If a rank cannot be reached.
-    pub fn of_units(&self, own: &[f64], units: usize) -> Result<Vec<f64>, RankError> {
-        let mut lens = vec![0; self.size()];
-        (0..units).for_each(|unit| lens[self.owner(unit)] += 1);
-        let all = if self.size() == 1 { own.to_vec() } else { self.gather_f64(own, &lens)? };
-        let mut next: Vec<usize> = (0..lens.len()).map(|rank| lens[..rank].iter().sum()).collect();
-        let value = |unit: usize| {
-            let at = &mut next[self.owner(unit)];
-            *at += 1;
-            all[*at - 1]
-        };
-        Ok((0..units).map(value).collect())
+    pub fn units_f64(&self, own: &[f64]) -> Result<Vec<f64>, RankError> {
+        let all = self.gather(bytemuck::cast_slice(own))?;
+        Ok(self.in_order(all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect()))
+    }
+
+    /// What every rank found in its units of work, in the order of the units.
+    fn in_order<T>(&self, all: Vec<Vec<T>>) -> Vec<T> {
+        let units = all.iter().map(Vec::len).sum();
+        let mut all: Vec<_> = all.into_iter().map(Vec::into_iter).collect();
+        (0..units).filter_map(|unit| all[self.owner(unit)].next()).collect()
     }
 
     /// The values of all ranks; rank `r` gives `lens[r]` of them.

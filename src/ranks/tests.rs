@@ -29,7 +29,7 @@ fn every_rank_gets_the_sum_and_the_bytes_of_all() {
             let all = ranks.gather(&vec![ranks.rank() as u8; ranks.rank()]).unwrap();
             assert!(all.iter().enumerate().all(|(rank, bytes)| *bytes == vec![rank as u8; rank]));
             assert_eq!(ranks.broadcast(vec![ranks.rank() as u8 + 5; 3]).unwrap(), [5; 3]);
-            ranks.barrier().unwrap();
+            ranks.rest().unwrap();
             ranks.sum_f32(&mut []).unwrap();
             sum
         });
@@ -70,10 +70,11 @@ fn sums_do_not_depend_on_the_number_of_ranks() {
 fn units_of_work_come_back_in_their_order() {
     for (size, units) in [(1, 5), (2, 0), (2, 7), (3, 2), (4, 21)] {
         let found = on(size, |ranks| {
-            let mine = (0..units).filter(|unit| ranks.owner(*unit) == ranks.rank());
-            let own: Vec<f64> = mine.map(|unit| if unit == 1 { f64::INFINITY } else { unit as f64 }).collect();
-            assert!(own.len().abs_diff(units / size) <= 1);
-            ranks.of_units(&own, units).unwrap()
+            let mine: Vec<usize> = ranks.mine(units).collect();
+            assert!(mine.len().abs_diff(units / size) <= 1);
+            assert_eq!(ranks.units(mine.clone()).unwrap(), (0..units).collect::<Vec<_>>());
+            let own: Vec<f64> = mine.iter().map(|unit| if *unit == 1 { f64::INFINITY } else { *unit as f64 }).collect();
+            ranks.units_f64(&own).unwrap()
         });
         let wanted: Vec<f64> = (0..units).map(|unit| if unit == 1 { f64::INFINITY } else { unit as f64 }).collect();
         assert!(found.iter().all(|all| *all == wanted), "{units} units on {size} ranks: {found:?}");
@@ -108,7 +109,7 @@ fn the_first_rank_makes_what_all_get_and_others_find_what_it_wrote() {
 
 #[test]
 fn a_rank_that_ends_is_an_error_of_the_others() {
-    let found = on(3, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.barrier() });
+    let found = on(3, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.rest() });
     assert!(found[1].is_ok());
     // Who notices first ends as well, and may be what another one misses.
     let lost = |rank: usize| matches!(found[rank], Err(RankError::Lost(other)) if other != rank);

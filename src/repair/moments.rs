@@ -131,9 +131,9 @@ impl Moments {
             };
             self.blocks.iter().zip(&starts).map(error).sum()
         };
-        let mine = (0..RIDGES.len()).filter(|trial| ranks.owner(*trial) == ranks.rank());
-        let errors: Vec<f64> = mine.map(|trial| unseen(RIDGES[trial]).unwrap_or(f64::INFINITY)).collect();
-        let errors = ranks.of_units(&errors, RIDGES.len())?;
+        let trials = ranks.mine(RIDGES.len());
+        let errors: Vec<f64> = trials.map(|trial| unseen(RIDGES[trial]).unwrap_or(f64::INFINITY)).collect();
+        let errors = ranks.units_f64(&errors)?;
         let ranked = RIDGES.iter().zip(errors).filter(|(_, error)| *error != f64::INFINITY);
         let best = ranked.min_by(|a, b| a.1.total_cmp(&b.1));
         Ok(best.and_then(|(ridge, _)| {

@@ -27,7 +27,8 @@ pub fn collect<'a>(ctx: &Context<'a>, criterion: Criterion) -> Result<Statistics
         false => None,
     };
     let sensitivity = Some(&ctx.inputs.sensitivity);
-    Ok(Statistics { gradients, covariances, sensitivity, activations, seed: ctx.job.seed })
+    let (seed, ranks) = (ctx.job.seed, ctx.job.ranks.clone());
+    Ok(Statistics { gradients, covariances, sensitivity, activations, seed, ranks })
 }
 
 /// Gradients of the training loss by the channel masks.
