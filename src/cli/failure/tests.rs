@@ -58,7 +58,7 @@ fn of_the_user() -> Vec<(E, u8)> {
         (E::Preprocess { model: "a.pt".into(), source: PreprocessError::Channels(2) }, 9),
         (data().into(), 9),
         (image().into(), 9),
-        (Missing { criterion: Criterion::BnScale, what: "a batch normalisation" }.into(), 9),
+        (ImportanceError::from(Missing { criterion: Criterion::BnScale, what: "a batch normalisation" }).into(), 9),
         (ExportError::TooLarge(1 << 40).into(), 9),
         (EvalError::Image(image()).into(), 9),
         (EvalError::Annotations { path: path(), problem: "has no images".into() }.into(), 9),
