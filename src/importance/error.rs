@@ -1,7 +1,7 @@
 //! Why the importance of channels cannot be measured.
 
-use super::statistics::Missing;
 use crate::engine::EngineError;
+use crate::profile::Criterion;
 use crate::ranks::RankError;
 use crate::surgery::SurgeryError;
 use thiserror::Error;
@@ -21,4 +21,14 @@ pub enum ImportanceError {
     /// The ranks that share the work cannot be reached.
     #[error(transparent)]
     Ranks(#[from] RankError),
+}
+
+/// A criterion that cannot be computed: what it reads is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("importance `{}` needs {what}", criterion.name())]
+pub struct Missing {
+    /// The criterion.
+    pub criterion: Criterion,
+    /// What is missing.
+    pub what: &'static str,
 }

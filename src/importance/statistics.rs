@@ -2,6 +2,7 @@
 
 use super::activations::Activations;
 use super::covariances::Covariances;
+use super::error::Missing;
 use super::gradients::MaskGradients;
 use super::weights::{self, Norm};
 use super::{greedy, reconstruction};
@@ -28,16 +29,6 @@ pub struct Statistics<'a> {
     pub seed: u64,
     /// The ranks that share the groups.
     pub ranks: Ranks,
-}
-
-/// A criterion that cannot be computed: what it reads is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("importance `{}` needs {what}", criterion.name())]
-pub struct Missing {
-    /// The criterion.
-    pub criterion: Criterion,
-    /// What is missing.
-    pub what: &'static str,
 }
 
 /// A criterion together with all that it reads.

@@ -63,7 +63,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Opti
     let opened = Opened::read(job, progress)?;
     check_inputs(&opened, job, progress)?;
     check_outputs(&opened, job, results)?;
-    check_ranks(job)?;
+    check_ranks(job, opened.data.train.items.len())?;
     // 2. Hold against the lock; choose the image size.
     let known = Known::read(job, &opened)?;
     // Before hours of work, and not when the fine-tuning begins.
@@ -137,9 +137,9 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Opti
     Ok(Some(Done { model: shipped, baseline: inputs.baseline.model, selection, report, epochs: table, pending }))
 }
 
-/// Refuses a fine-tuning that several ranks could not share.
-fn check_ranks(job: &Job) -> Result<(), PipelineError> {
-    let (ranks, batch) = (job.ranks.size(), job.tune.batch);
+/// Refuses a fine-tuning on so many images that several ranks could not share.
+fn check_ranks(job: &Job, images: usize) -> Result<(), PipelineError> {
+    let (ranks, batch) = (job.ranks.size(), job.tune.batch.max(1));
     if ranks == 1 || job.tune.epochs == 0 {
         return Ok(());
     }
@@ -148,9 +148,11 @@ fn check_ranks(job: &Job) -> Result<(), PipelineError> {
             "several ranks train on CPUs only: start one process, or without --device".into(),
         ));
     }
-    if batch < ranks {
-        let problem = format!("batch = {batch} in [finetune]: such a batch cannot be shared by {ranks} ranks");
-        return Err(PipelineError::Setting(problem));
+    let least = images / images.div_ceil(batch).max(1);
+    if least < ranks {
+        return Err(PipelineError::Setting(format!(
+            "batch = {batch} in [finetune] gives batches of {least} images, which cannot be shared by {ranks} ranks"
+        )));
     }
     Ok(())
 }

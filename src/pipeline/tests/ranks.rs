@@ -38,7 +38,7 @@ fn estimated(folder: &Path, ranks: Ranks) -> Job {
     Job {
         budget: Budget { latency_ratio: Some(0.7), percentile: 95, ..Budget::default() },
         calibration_images: 10,
-        tune: Tune { epochs: 1, batch: 4, ..Tune::default() },
+        tune: Tune { epochs: 1, batch: 5, ..Tune::default() },
         out: place.join("out"),
         cache: place.join("cache"),
         ranks,
