@@ -3,7 +3,7 @@
 //!     cargo bench --bench calibration -- SCALE SIDE IMAGES COMPARED [SECONDS]
 //!
 //! YOLO11 of a scale with made-up weights, on IMAGES images of SIDE pixels, COMPARED of them for the loss curves, whose
-//! measurement ends after SECONDS. Every stage is scaled to 128 images and 24 of them for the curves by its
+//! measurement ends after SECONDS. Every stage is scaled to 128 images and those of a job for the curves by its
 //! multiply-accumulates.
 #![allow(missing_docs)]
 
@@ -21,7 +21,7 @@ use std::error::Error;
 
 /// Images that a job calibrates with, and compares outputs on.
 const IMAGES: usize = 128;
-const COMPARED: usize = 24;
+const COMPARED: usize = Sampling::IMAGES;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     report("ranking", spent, 1.0);
 
     let covariances: Covariances = statistics.covariances.map(|(covariances, _)| covariances).unwrap_or_default();
-    let sampling = Sampling { shares: vec![0.75, 0.5, 0.25, 0.125], grid: 8, images: compared };
+    let sampling = Sampling { images: compared, ..Sampling::of_job(8) };
     let start = cpu_millis();
     let mut step = |done: usize, all: usize| {
         let spent = (cpu_millis() - start) / 1e3;

@@ -2,7 +2,9 @@
 //!
 //! A group is pruned, the convolutions that read it are refitted by least squares (as the repair will do), and
 //! the outputs are compared with those of the baseline network on calibration images (KL divergence). Between the
-//! measured widths the loss is interpolated on logarithmic scales.
+//! measured widths the loss is interpolated as a power of how many channels are removed for each that is kept: measured on
+//! YOLO11n and two datasets, that power is close to one (half of all groups within 0.8 and 1.1), so that two widths of a
+//! group tell as much as four did by a power of the removed channels alone.
 
 use super::covariances::Covariances;
 use super::error::ImportanceError;
@@ -36,30 +38,32 @@ pub struct Sampling {
 pub struct LossCurves(pub Vec<BTreeMap<usize, f64>>);
 
 impl LossCurves {
-    /// The loss of a group at a width, between measured points by a power law in the number of removed channels.
+    /// The loss of a group at a width: between measured ones a power of [`odds`], beyond them in proportion to these.
     pub fn loss(&self, group: usize, width: usize, full: usize) -> f64 {
         let curve = &self.0[group];
         if width >= full {
             return 0.0;
         }
-        let removed = |w: usize| (full - w) as f64;
-        let at = removed(width);
-        // Neighbours by number of removed channels: fewer (wider) and more (narrower).
+        let at = odds(width, full);
         let wider = curve.range(width..full).next();
         let narrower = curve.range(..=width).next_back();
-        let power = |(w, l): (usize, f64), exponent: f64| l * (at / removed(w)).powf(exponent);
         match (wider, narrower) {
-            (Some((w, l)), _) if *w == width => *l,
+            (Some((w, loss)), _) if *w == width => *loss,
             (Some((w0, l0)), Some((w1, l1))) => {
+                let (o0, o1) = (odds(*w0, full), odds(*w1, full));
                 let (l0, l1) = (l0.max(1e-12), l1.max(1e-12));
-                let slope = (l1 / l0).ln() / (removed(*w1) / removed(*w0)).ln();
-                power((*w0, l0), slope)
+                l0 * (at / o0).powf((l1 / l0).ln() / (o1 / o0).ln())
             }
-            (None, Some((w, l))) => power((*w, *l), 1.5),
-            (Some((w, l)), None) => power((*w, *l), 2.0),
+            (Some((w, loss)), None) | (None, Some((w, loss))) => loss * at / odds(*w, full),
             (None, None) => 0.0,
         }
     }
+}
+
+/// How many channels are removed for each that is kept, of `full` at a width below that. Half a channel more is kept, so
+/// that none is no infinity.
+fn odds(width: usize, full: usize) -> f64 {
+    (full - width) as f64 / (width as f64 + 0.5)
 }
 
 /// Measures every group at the sampled widths.
@@ -164,6 +168,17 @@ impl Trial<'_> {
 }
 
 impl Sampling {
+    /// Shares of a group's width at which a job measures its loss.
+    pub const SHARES: [f64; 2] = [0.75, 0.25];
+
+    /// Images that a job compares outputs on for these losses.
+    pub const IMAGES: usize = 16;
+
+    /// As a job measures, widths on a grid.
+    pub fn of_job(grid: usize) -> Self {
+        Self { shares: Self::SHARES.to_vec(), grid, images: Self::IMAGES }
+    }
+
     /// The sampled widths of a group, descending: on the grid, legal for its heads, narrower than the whole.
     pub fn widths(&self, group: &Group) -> Vec<usize> {
         let unit = if group.width() > self.grid { self.grid.max(1) } else { 1 };
@@ -211,5 +226,26 @@ fn refit(
         if let Some(fit) = fit {
             apply(smaller, &pruned_conv, &fit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_go_through_what_was_measured_and_beyond_it_with_the_odds() {
+        let curves =
+            LossCurves(vec![BTreeMap::from([(48, 0.1), (16, 0.9)]), BTreeMap::new(), BTreeMap::from([(0, 2.0)])]);
+        let loss = |width| curves.loss(0, width, 64);
+        assert_eq!((loss(64), loss(48), loss(16), curves.loss(1, 3, 8)), (0.0, 0.1, 0.9, 0.0));
+        // Between them a power of the odds, that is a straight line of logarithms.
+        let power = (0.9f64 / 0.1).ln() / (odds(16, 64) / odds(48, 64)).ln();
+        assert!((loss(32) - 0.1 * (odds(32, 64) / odds(48, 64)).powf(power)).abs() < 1e-12);
+        // Beyond them in proportion: the widest less one costs what one of 64 is, none at all is no infinity.
+        assert!((loss(63) - 0.1 * odds(63, 64) / odds(48, 64)).abs() < 1e-12);
+        assert!(loss(0) > loss(8) && loss(0).is_finite() && (1..64).all(|width| loss(width) <= loss(width - 1)));
+        assert_eq!(curves.loss(2, 0, 8), 2.0);
+        assert!(curves.loss(2, 1, 8) < 1.0);
     }
 }

@@ -10,12 +10,6 @@ use crate::pipeline::inputs::RIDGE;
 use crate::train;
 use serde::{Deserialize, Serialize};
 
-/// Shares of a group at which its loss is measured.
-const LOSS_SHARES: [f64; 4] = [0.75, 0.5, 0.25, 0.125];
-
-/// Images the outputs are compared on for the measured losses.
-const LOSS_IMAGES: usize = 24;
-
 /// The order in which channels are removed, and what groups cost at smaller widths.
 #[derive(Serialize, Deserialize)]
 pub struct GroupSensitivity {
@@ -28,7 +22,7 @@ pub struct GroupSensitivity {
 /// Ranks by a criterion, and measures what its order costs; kept for the next run.
 pub fn sensitivity(ctx: &Context, criterion: Criterion) -> Result<GroupSensitivity, PipelineError> {
     let (model, groups) = (&ctx.inputs.baseline.model, &ctx.inputs.baseline.groups);
-    let sampling = Sampling { shares: LOSS_SHARES.to_vec(), grid: ctx.job.grid, images: LOSS_IMAGES };
+    let sampling = Sampling::of_job(ctx.job.grid);
     let check = |sensitivity: &GroupSensitivity| {
         sensitivity.ranking.check(groups)?;
         sensitivity.curves.check(groups, &sampling)
@@ -44,7 +38,7 @@ pub fn sensitivity(ctx: &Context, criterion: Criterion) -> Result<GroupSensitivi
         };
         ctx.progress.stage(
             "Measuring",
-            format!("the loss of every group at {} widths over {LOSS_IMAGES} images", LOSS_SHARES.len()),
+            format!("the loss of every group at {} widths over {} images", sampling.shares.len(), sampling.images),
         );
         let mut progress = |done, all| ctx.progress.step(done, all);
         let curves =
