@@ -101,8 +101,9 @@ impl Nccl {
     /// What the library says of a code, and of its last error.
     fn problem(&self, code: c_int) -> String {
         // SAFETY: both functions give texts that stay, or null.
-        let [what, more] = unsafe {
-            [(self.functions.ncclGetErrorString)(code), (self.functions.ncclGetLastError)(ptr::null_mut())].map(|found| text(found))
+        let (what, more) = unsafe {
+            let more = (self.functions.ncclGetLastError)(ptr::null_mut());
+            (text((self.functions.ncclGetErrorString)(code)), text(more))
         };
         let what = what.unwrap_or_else(|| format!("error {code}"));
         match more.filter(|more| !more.is_empty()) {
