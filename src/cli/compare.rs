@@ -60,7 +60,7 @@ fn method(name: &str) -> Result<Method, String> {
 
 /// Runs it, on all ranks that were started.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    together(args.terminal.is_json(), |ranks| run_on(ranks, args))
+    together(args.terminal.is_json(), None, |ranks| run_on(ranks, args))
 }
 
 fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {

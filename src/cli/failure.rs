@@ -327,7 +327,11 @@ impl From<RankError> for Failure {
     fn from(error: RankError) -> Self {
         let text = error.to_string();
         match error {
-            RankError::NotBuilt { .. } | RankError::Apart { .. } | RankError::Environment { .. } => Self::Usage(text),
+            RankError::NotBuilt { .. }
+            | RankError::Apart { .. }
+            | RankError::Environment { .. }
+            | RankError::Nowhere { .. } => Self::Usage(text),
+            RankError::Gpus(_) => Self::Device(text),
             RankError::Library(_) | RankError::Lost(_) => Self::Machine(text),
             RankError::Unsent(_) => Self::Internal(text),
         }

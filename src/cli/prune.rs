@@ -90,7 +90,7 @@ impl Args {
 /// Runs it, on all ranks that were started.
 pub fn run(args: &Args) -> Result<(), Failure> {
     // A budget that is missed is no error of a rank.
-    let verdict = together(args.terminal.is_json(), |ranks| run_on(ranks, args))?;
+    let verdict = together(args.terminal.is_json(), Some(&args.trainer), |ranks| run_on(ranks, args))?;
     verdict.map_or(Ok(()), |verdict| judge(&verdict, args.require_device))
 }
 
@@ -108,7 +108,7 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<Option<Verdict>, Failure> {
         let looked = ranks.is_first().then(|| dry_run(args, &resolved.profile, &out, &mut terminal));
         return looked.transpose().map(|_| None);
     }
-    let trainer = args.trainer.resolve(false, &mut terminal);
+    let trainer = args.trainer.resolve(false, ranks, &mut terminal)?;
     let locking = lock::locking(args, &resolved.profile)?;
     let open = || if ranks.is_first() { Results::open(&out, args.first_stage) } else { Results::look(&out) };
     let results = ranks.in_turn(open)?;

@@ -62,7 +62,7 @@ fn share(text: &str) -> Result<f64, String> {
 
 /// Runs it, on all ranks that were started.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    together(false, |ranks| run_on(ranks, args))
+    together(false, None, |ranks| run_on(ranks, args))
 }
 
 fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {

@@ -1,17 +1,24 @@
 //! Commands that several processes run together, one on each rank that a launcher has started.
 
 use super::failure::Failure;
+use super::trainer::TrainerArgs;
+use crate::engine::{open_cuda, open_nccl};
 use crate::output;
-use crate::ranks::Ranks;
+use crate::ranks::{HAS_MPI, Launched, Ranks};
 use std::thread::sleep;
 use std::time::Duration;
 
 /// What the other ranks wait with an error of their own: where all fail alike, the first one has spoken and ended them.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Runs a command on all ranks. An error of one ends all, with its number; `json` is the format of messages.
-pub fn together<T>(json: bool, run: impl FnOnce(&Ranks) -> Result<T, Failure>) -> Result<T, Failure> {
-    let ranks = Ranks::join()?;
+/// Runs a command on all ranks. An error of one ends all, with its number; `json` is the format of messages, `trainer`
+/// what the command trains on.
+pub fn together<T>(
+    json: bool,
+    trainer: Option<&TrainerArgs>,
+    run: impl FnOnce(&Ranks) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let ranks = joined(trainer)?;
     // No rank leaves while another may still need it.
     let failure = match run(&ranks).and_then(|done| ranks.rest().map(|()| done).map_err(Failure::from)) {
         Ok(done) => return Ok(done),
@@ -32,9 +39,22 @@ pub fn together<T>(json: bool, run: impl FnOnce(&Ranks) -> Result<T, Failure>) -
     Err(Failure::Program(failure.code()))
 }
 
+/// The ranks that a launcher has started: those of MPI, or where it is not those whose GPUs reach each other.
+fn joined(trainer: Option<&TrainerArgs>) -> Result<Ranks, Failure> {
+    let by_mpi = |launched: &Launched| HAS_MPI && launched.launcher != "torchrun";
+    let launched = Launched::here()?.filter(|launched| launched.size > 1 && !by_mpi(launched));
+    match launched.zip(trainer.filter(|trainer| trainer.may_be_cuda())) {
+        Some((launched, trainer)) => {
+            let open = || Ok((open_nccl()?, open_cuda(trainer.ordinal(Some(&launched)))?));
+            Ok(Ranks::over_gpus(&launched, open)?)
+        }
+        None => Ok(Ranks::join()?),
+    }
+}
+
 /// Refuses a command that works by itself where a launcher has started several processes.
 pub fn alone(command: &str) -> Result<(), Failure> {
-    match crate::ranks::Launched::read(&|name| std::env::var(name).ok())? {
+    match Launched::here()? {
         Some(launched) if launched.size > 1 => Err(Failure::Usage(format!(
             "`secateurs {command}` does not share its work, and {} has started {} processes of it: start one",
             launched.launcher, launched.size

@@ -116,7 +116,7 @@ const DRAWN: (usize, usize) = (2400, 300);
 
 /// Runs it, on all ranks that were started.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    together(args.terminal.is_json(), |ranks| run_on(ranks, args))
+    together(args.terminal.is_json(), Some(&args.trainer), |ranks| run_on(ranks, args))
 }
 
 fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
@@ -150,7 +150,7 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
     let names = start.info.names.clone();
     let (config, note) = recipe(args, &open)?.apply(config, &names);
     note.iter().for_each(|note| terminal.note(note));
-    let device = args.trainer.resolve(args.amp, &mut terminal);
+    let device = args.trainer.resolve(args.amp, ranks, &mut terminal)?;
     device.check()?;
     if args.amp && device == train::Device::Cpu {
         return Err(Failure::Usage("--amp is for a CUDA device: give --device cuda".into()));

@@ -34,7 +34,7 @@ mod spec;
 
 pub use crate::kernels::cuda::GpuPeaks;
 pub use cpu::Cpu;
-pub use cuda::{HAS_CUDA, open as open_cuda};
+pub use cuda::{HAS_CUDA, count as count_cuda, nccl as open_nccl, open as open_cuda};
 pub use gpu::{cuda_device, gpu_peaks};
 pub use rounds::{LeastTimes, time_round};
 

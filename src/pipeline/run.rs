@@ -30,7 +30,6 @@ use crate::repair::Method;
 use crate::report::Report;
 use crate::runtimes::Runtime;
 use crate::surgery::Selection;
-use crate::train;
 use std::borrow::Cow;
 
 /// What a job leaves in memory, ready to be written.
@@ -142,11 +141,6 @@ fn check_ranks(job: &Job, images: usize) -> Result<(), PipelineError> {
     let (ranks, batch) = (job.ranks.size(), job.tune.batch.max(1));
     if ranks == 1 || job.tune.epochs == 0 {
         return Ok(());
-    }
-    if job.trainer != train::Device::Cpu {
-        return Err(PipelineError::Setting(
-            "several ranks train on CPUs only: start one process, or without --device".into(),
-        ));
     }
     let least = images / images.div_ceil(batch).max(1);
     if least < ranks {

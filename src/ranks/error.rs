@@ -1,5 +1,6 @@
 //! Why ranks cannot work together.
 
+use crate::kernels::cuda::nccl::NcclError;
 use thiserror::Error;
 
 /// Ranks that cannot be joined or reached.
@@ -8,7 +9,7 @@ pub enum RankError {
     /// A launcher has started several processes, and this program has no way to reach the others.
     #[error(
         "{launcher} has started {size} processes of this program, which cannot reach each other: it was built without \
-         `--features mpi`; build it so, or start one process"
+         `--features mpi`; build it so, start one process, or train on GPUs, which reach each other by NCCL"
     )]
     NotBuilt {
         /// Who started them.
@@ -38,6 +39,20 @@ pub enum RankError {
         /// What it should be.
         expected: &'static str,
     },
+    /// A launcher has started several processes and does not say where they meet.
+    #[error(
+        "{launcher} has started {size} processes of this program, and does not say where they meet: set MASTER_ADDR to a \
+         name or address of the first one's machine, and MASTER_PORT to a free port there"
+    )]
+    Nowhere {
+        /// Who started them.
+        launcher: &'static str,
+        /// How many.
+        size: usize,
+    },
+    /// The GPUs of the ranks cannot reach each other.
+    #[error(transparent)]
+    Gpus(#[from] NcclError),
     /// The message passing library cannot be used.
     #[error("MPI: {0}")]
     Library(&'static str),

@@ -3,27 +3,34 @@
 //!
 //! A way to reach other ranks is a [`Collectives`], which sends bytes; sums are made of these, so that they are added
 //! in the same order whatever carries them: for 2, 4, 8 ranks and so on as a tree of pairs. [`Share`] says which images of
-//! a batch are a rank's. There are [`Alone`] (one process), [`threads()`] (for tests) and, with the feature `mpi`, MPI
-//! (MPI Forum, "MPI: A Message-Passing Interface Standard", 3.1). Nothing here knows models, images or files.
+//! a batch are a rank's. There are [`Alone`] (one process), [`threads()`] (for tests), with the feature `mpi` MPI (MPI
+//! Forum, "MPI: A Message-Passing Interface Standard", 3.1), and where every rank has a GPU NCCL
+//! ([`Ranks::over_gpus`]). [`Gpus`] adds what lies in the memory of GPUs. Nothing here knows models, images or files.
 
 mod alone;
 mod error;
+mod gpus;
 mod launcher;
 #[cfg(feature = "mpi")]
 mod mpi;
 #[cfg(not(feature = "mpi"))]
 #[path = "no_mpi.rs"]
 mod mpi;
+mod over_gpus;
+mod peers;
 mod share;
 mod threads;
 
 pub use alone::Alone;
 pub use error::RankError;
+pub use gpus::Gpus;
 pub use launcher::Launched;
 pub use mpi::HAS_MPI;
 pub use share::{PARTS, Share, tree, tree_of};
 pub use threads::threads;
 
+use crate::kernels::cuda::Device;
+use crate::kernels::cuda::nccl::{Nccl, NcclError};
 use bytemuck::Pod;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -60,8 +67,13 @@ pub trait Collectives: Send + Sync {
     /// If a rank cannot be reached.
     fn rest(&self) -> Result<(), RankError>;
 
-    /// Ends all ranks with an exit code, where they are processes; gives back control where they are not.
+    /// Ends all ranks with an exit code, where they are processes that it can end; gives back control where they are not.
     fn abort(&self, code: i32);
+
+    /// The GPUs through which the ranks are reached, if that is how.
+    fn gpus(&self) -> Option<Arc<Gpus>> {
+        None
+    }
 }
 
 /// The ranks of a job, as one of them sees them.
@@ -80,9 +92,36 @@ impl Ranks {
     /// # Errors
     /// If there are others and they cannot be reached.
     pub fn join() -> Result<Self, RankError> {
-        match Launched::read(&|name| std::env::var(name).ok())? {
+        match Launched::here()? {
             Some(launched) if launched.size > 1 => mpi::join(&launched),
             _ => Ok(Self::default()),
+        }
+    }
+
+    /// Joins the ranks that a launcher has started through NCCL alone; `open` opens it and the GPU of this rank. They meet
+    /// where the environment says ([`Launched::meeting`]).
+    ///
+    /// # Errors
+    /// If the launcher does not say where, those of `open` and of the library.
+    pub fn over_gpus(
+        launched: &Launched,
+        open: impl FnOnce() -> Result<(Nccl, Device), NcclError>,
+    ) -> Result<Self, RankError> {
+        over_gpus::join(launched, open)
+    }
+
+    /// The GPUs of all ranks, of which `device` is this one's: those through which the ranks are reached, or joined now.
+    ///
+    /// # Errors
+    /// Those of `open`, which opens NCCL, and of the library; if a rank cannot be reached.
+    pub fn gpus(
+        &self,
+        device: &Device,
+        open: impl FnOnce() -> Result<Nccl, NcclError>,
+    ) -> Result<Arc<Gpus>, RankError> {
+        match self.0.gpus() {
+            Some(gpus) => Ok(gpus),
+            None => Gpus::join(self, &open()?, device).map(Arc::new),
         }
     }
 

@@ -42,7 +42,7 @@ pub fn join(launched: &Launched) -> Result<Ranks, RankError> {
     let reached = world.size() as usize;
     if reached != launched.size {
         let advice = match launched.launcher {
-            "torchrun" => "start them by mpirun or srun; torchrun's are for NCCL, which this program does not have",
+            "torchrun" => "start them by mpirun or srun; torchrun's reach each other by NCCL alone, for --device cuda",
             "srun" => "`srun --mpi=list` says what Slurm offers: try `srun --mpi=pmix`, or mpirun inside `sbatch`",
             _ => "start them by the mpirun of the MPI that this program was built with",
         };

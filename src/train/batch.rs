@@ -97,6 +97,14 @@ impl<'a> Loader<'a> {
         sizes
     }
 
+    /// The sizes of this rank's shares of them.
+    pub fn own_sizes(&self) -> Vec<usize> {
+        let share = |size: usize| Share::new(&self.config.ranks, size).range().len();
+        let mut sizes: Vec<usize> = self.sizes().into_iter().map(share).collect();
+        sizes.dedup();
+        sizes
+    }
+
     /// This rank's share of a batch of an epoch, whose [`order`](Self::order) is given. Every image of the dataset is
     /// in one batch of the epoch; batches differ in size by at most one.
     pub fn batch(&self, order: &[usize], epoch: usize, index: usize) -> Result<Batch, TrainError> {

@@ -41,9 +41,10 @@ use std::time::{Duration, Instant};
 /// the same to the bit. A loss that is not finite or explodes takes the training back to the end of the last epoch,
 /// with lower learning rates, at most three times.
 ///
-/// With `config.ranks`, ranks share every batch: each computes on its images, with the statistics of the whole batch in
-/// normalisations, and gradients are summed. The first rank keeps the checkpoint; all give the same result. One, two
-/// and four ranks give the same bits.
+/// With `config.ranks`, ranks share every batch: each computes on its images, and gradients are summed. The first rank
+/// keeps the checkpoint; all give the same result. On the CPU normalisations have the statistics of the whole batch, and
+/// one, two and four ranks give the same bits. On CUDA devices, of which each rank has one, they have those of the rank's
+/// images, and running statistics are the first rank's.
 ///
 /// # Errors
 /// Settings or data that do not fit the model, images that cannot be read, a training that diverges again and again, or
@@ -76,11 +77,8 @@ pub fn fit(
     let cpu = candle_core::Device::Cpu;
     let mut stepper: Box<dyn Stepper + '_> = match device {
         Device::Cpu => Box::new(Autograd::new(model, teacher, config, &cpu)?),
-        Device::Cuda(_) if config.ranks.size() > 1 => {
-            return Err(TrainError::Unfit("several ranks train on CPUs only".into()));
-        }
         Device::Cuda(cuda) => {
-            let on_cuda = OnCuda::new(model, teacher, (config, &loader.sizes()), *cuda)?;
+            let on_cuda = OnCuda::new(model, teacher, (config, &loader.own_sizes()), *cuda)?;
             let (name, bytes) = on_cuda.device();
             progress(FitEvent::Device { name: name.to_owned(), bytes });
             Box::new(on_cuda)

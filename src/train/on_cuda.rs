@@ -3,6 +3,11 @@
 //! In mixed precision the gradients of the outputs are multiplied by a scale, so that those of the tensors between do not
 //! vanish in f16. A step whose gradient overflows is computed again with half the scale; after many good ones the scale
 //! grows (Micikevicius et al., "Mixed Precision Training", 2018).
+//!
+//! Ranks compute each on its images, with statistics of these in normalisations, and add their gradients before the
+//! optimizer's step, as PyTorch's DistributedDataParallel does (Li et al., "PyTorch Distributed: Experiences on Accelerating
+//! Data Parallel Training", 2020), but for the loss, whose divisors are those of the whole batch. Running statistics are
+//! those of rank 0.
 
 use super::batch::Batch;
 use super::config::{At, FitConfig, TrainError};
@@ -12,9 +17,11 @@ use super::optim::Rule;
 use super::schedule::Ema;
 use super::stepper::{State, Stepper};
 use super::terms::Terms;
-use crate::engine::open_cuda;
+use crate::engine::{open_cuda, open_nccl};
 use crate::model::{Model, Weights};
-use crate::training::{Control, Output, Setup, StepRule, TrainingEngine};
+use crate::ranks::Gpus;
+use crate::training::{Control, Output, Setup, StepRule, TrainingEngine, TrainingError};
+use std::sync::Arc;
 
 /// The first scale of the loss in mixed precision, and the largest.
 const FIRST_SCALE: f32 = 1024.0;
@@ -59,6 +66,8 @@ pub struct Cuda {
 pub(super) struct OnCuda<'a> {
     model: &'a Model,
     config: &'a FitConfig,
+    /// Those of all ranks, where there are several; left before the engine's device is.
+    gpus: Option<Arc<Gpus>>,
     engine: TrainingEngine,
     /// The decay of the moving average, whose weights are on the device.
     ema: Ema,
@@ -74,7 +83,7 @@ pub(super) struct OnCuda<'a> {
 }
 
 impl<'a> OnCuda<'a> {
-    /// Begins at the weights of a model, for batches of these sizes.
+    /// Begins at the weights of a model, for batches of which this rank has these sizes.
     pub fn new(
         model: &'a Model,
         teacher: Option<&Model>,
@@ -96,12 +105,13 @@ impl<'a> OnCuda<'a> {
             frozen: &frozen,
             teacher: teacher.filter(|_| config.distill > 0.0),
         };
-        let device = crate::engine::open_cuda(cuda.ordinal).map_err(crate::training::TrainingError::from)?;
+        let device = open_cuda(cuda.ordinal).map_err(TrainingError::from)?;
+        let gpus = (config.ranks.size() > 1).then(|| config.ranks.gpus(&device, open_nccl)).transpose()?;
         let scale = if cuda.mixed { FIRST_SCALE } else { 1.0 };
         let engine = TrainingEngine::new(device, model, &setup)?;
         let ema = Ema::new(Weights::new(), config.ema_decay);
         let (mixed, steps, good, found, flat) = (cuda.mixed, 0, 0, false, None);
-        Ok(Self { model, config, engine, ema, steps, mixed, scale, good, found, flat })
+        Ok(Self { model, config, gpus, engine, ema, steps, mixed, scale, good, found, flat })
     }
 
     /// The device's name, and the bytes of its memory that the training takes.
@@ -144,8 +154,9 @@ impl Stepper for OnCuda<'_> {
         let taught = (!taught.is_empty()).then(|| read(taught));
         let weight = loss::one2many_weight(at.epoch, at.epochs);
         let head = &self.model.graph.head;
-        let values = read(outputs);
-        let (terms, grads) = objective(head, (&values, taught.as_ref()), &batch.labels, (self.config, weight), None)?;
+        let (values, share) = (read(outputs), Some(&batch.share));
+        let (terms, grads) = objective(head, (&values, taught.as_ref()), &batch.labels, (self.config, weight), share)?;
+        let terms = terms.over(batch.share.ranks())?;
         if terms.sum().is_finite() {
             self.engine.backward(&grads, self.scale)?;
             self.found = true;
@@ -176,6 +187,9 @@ impl Stepper for OnCuda<'_> {
         loop {
             let terms = self.backward(batch, at)?;
             let tried = self.found;
+            if let Some(gpus) = self.gpus.as_deref().filter(|_| tried) {
+                self.engine.share(gpus)?;
+            }
             let norm = self.update(lr)?;
             if norm.is_finite() || !self.mixed || !tried || self.scale <= 1.0 {
                 self.good += 1;

@@ -7,6 +7,7 @@ use crate::graph::{Graph, GraphError, Op};
 use crate::kernels::cuda::training::{CONTROL_LEN, Control, RESULTS_LEN, StepRule, Tensors};
 use crate::kernels::cuda::{CudaError, Device, Frame};
 use crate::model::{Model, Tensor, Weights};
+use crate::ranks::{Gpus, RankError};
 use std::collections::BTreeSet;
 use thiserror::Error;
 
@@ -289,6 +290,18 @@ impl TrainingEngine {
         results.copy_from_slice(self.device.frame_results(frame));
         let [norm, is_finite] = results;
         Ok(if is_finite == 0.0 { f64::NAN } else { norm.into() })
+    }
+
+    /// Adds the gradients of the last backward pass over the GPUs of all ranks, and takes the running statistics of rank 0:
+    /// all ranks then go on from the same.
+    ///
+    /// # Errors
+    /// If a rank cannot be reached, or the device fails.
+    pub fn share(&mut self, gpus: &Gpus) -> Result<(), RankError> {
+        let Planned { places, layout, .. } = &self.planned;
+        gpus.sum(&self.device, places.gradients / 4, layout.trained())?;
+        let (first, len) = layout.part(Part::Fixed);
+        if len == 0 { Ok(()) } else { gpus.broadcast(&self.device, places.parameters / 4 + first, len) }
     }
 
     /// The gradients of the last backward pass times the scale of its loss, all parameters in one run, whose order depends

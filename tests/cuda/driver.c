@@ -17,11 +17,13 @@
 // With the kernels of a training step.
 #define CARRY_TRAINING
 #include "kernels.cu"
+#include "stream.h"
 
 #define SUCCESS 0
 #define INVALID_VALUE 1
 #define OUT_OF_MEMORY 2
 #define NOT_FOUND 500
+#define NOT_READY 600
 #define LAUNCH_FAILED 719
 
 typedef struct {
@@ -81,6 +83,8 @@ static const Kernel KERNELS[] = {F32_KERNELS(ENTRY_F32) F16_KERNELS(ENTRY_F16) P
                                  TRAIN_KERNELS(ENTRY_TRAIN) TRAIN_ARRAYS(ENTRY_ARRAYS)};
 #define COUNT (int)(sizeof KERNELS / sizeof KERNELS[0])
 
+typedef struct Queue Queue;
+static void drain(Queue *queue);
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 
 int cuInit(unsigned flags) { return flags ? INVALID_VALUE : SUCCESS; }
@@ -146,13 +150,13 @@ int cuMemcpyHtoD_v2(unsigned long long to, const void *from, size_t bytes) {
     return memcpy((void *)to, from, bytes), SUCCESS;
 }
 int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream) {
-    return stream ? cuMemcpyHtoD_v2(to, from, bytes) : INVALID_VALUE;
+    return stream ? drain(stream), cuMemcpyHtoD_v2(to, from, bytes) : INVALID_VALUE;
 }
 int cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) {
     return memcpy(to, (const void *)from, bytes), SUCCESS;
 }
 int cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, size_t bytes, void *stream) {
-    return stream ? cuMemcpyDtoH_v2(to, from, bytes) : INVALID_VALUE;
+    return stream ? drain(stream), cuMemcpyDtoH_v2(to, from, bytes) : INVALID_VALUE;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -205,29 +209,111 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     const unsigned grid[3] = {gx, gy, gz}, threads[3] = {bx, by, bz};
     Launch launch;
     if (!stream || extra || make_launch(&launch, function, grid, threads, bytes, arguments)) return INVALID_VALUE;
+    drain(stream);
     return run(&launch);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Streams, events and graphs.
 
-int cuStreamCreate(void **stream, unsigned flags) {
-    static int it;
-    return *stream = &it, flags > 1 ? INVALID_VALUE : SUCCESS;
+// Kernels, graphs and copies have ended when their call returns; before it they wait for what others (NCCL) have a thread
+// of the stream do.
+typedef struct Work {
+    void (*run)(void *);
+    void *argument;
+    struct Work *next;
+} Work;
+struct Queue {
+    Stream common;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    pthread_t thread;
+    Work *first, *last;
+    int pending, ends, failed_before;
+};
+static void *work(void *stream) {
+    Queue *queue = stream;
+    pthread_mutex_lock(&queue->lock);
+    for (;;) {
+        while (!queue->first && !queue->ends) pthread_cond_wait(&queue->changed, &queue->lock);
+        Work *next = queue->first;
+        if (!next) break;
+        queue->first = next->next;
+        pthread_mutex_unlock(&queue->lock);
+        next->run(next->argument);
+        free(next);
+        pthread_mutex_lock(&queue->lock);
+        queue->pending--;
+        pthread_cond_broadcast(&queue->changed);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return NULL;
 }
-int cuStreamDestroy_v2(void *stream) { return stream ? SUCCESS : INVALID_VALUE; }
-static int failed_before;
+static int enqueue(Stream *stream, void (*run)(void *), void *argument) {
+    Queue *queue = (Queue *)stream;
+    Work *next = malloc(sizeof *next);
+    if (!next) return OUT_OF_MEMORY;
+    *next = (Work){run, argument, NULL};
+    pthread_mutex_lock(&queue->lock);
+    if (queue->first)
+        queue->last->next = next;
+    else
+        queue->first = next;
+    queue->last = next;
+    queue->pending++;
+    pthread_cond_broadcast(&queue->changed);
+    pthread_mutex_unlock(&queue->lock);
+    return SUCCESS;
+}
+int cuStreamCreate(void **stream, unsigned flags) {
+    Queue *queue = calloc(1, sizeof *queue);
+    if (!queue || flags > 1) return free(queue), INVALID_VALUE;
+    queue->common.enqueue = enqueue;
+    pthread_mutex_init(&queue->lock, NULL);
+    pthread_cond_init(&queue->changed, NULL);
+    if (pthread_create(&queue->thread, NULL, work, queue)) return free(queue), OUT_OF_MEMORY;
+    return *stream = queue, SUCCESS;
+}
+int cuStreamDestroy_v2(void *stream) {
+    Queue *queue = stream;
+    if (!queue) return INVALID_VALUE;
+    pthread_mutex_lock(&queue->lock);
+    queue->ends = 1;
+    pthread_cond_broadcast(&queue->changed);
+    pthread_mutex_unlock(&queue->lock);
+    pthread_join(queue->thread, NULL);
+    return free(queue), SUCCESS;
+}
+static void drain(Queue *queue) {
+    pthread_mutex_lock(&queue->lock);
+    while (queue->pending) pthread_cond_wait(&queue->changed, &queue->lock);
+    pthread_mutex_unlock(&queue->lock);
+}
+static int failure(Queue *queue) {
+    const int result = queue->failed_before;
+    queue->failed_before = SUCCESS;
+    return result;
+}
 int cuStreamSynchronize(void *stream) {
-    const int result = failed_before;
-    failed_before = SUCCESS;
-    return stream ? result : INVALID_VALUE;
+    if (!stream) return INVALID_VALUE;
+    return drain(stream), failure(stream);
+}
+int cuStreamQuery(void *stream) {
+    Queue *queue = stream;
+    if (!queue) return INVALID_VALUE;
+    pthread_mutex_lock(&queue->lock);
+    const int pending = queue->pending;
+    pthread_mutex_unlock(&queue->lock);
+    return pending ? NOT_READY : failure(queue);
 }
 int cuEventCreate(void **event, unsigned flags) {
     *event = malloc(sizeof(struct timespec));
     return flags ? INVALID_VALUE : *event ? SUCCESS : OUT_OF_MEMORY;
 }
 int cuEventDestroy_v2(void *event) { return free(event), SUCCESS; }
-int cuEventRecord(void *event, void *stream) { return clock_gettime(CLOCK_MONOTONIC, event), stream ? SUCCESS : INVALID_VALUE; }
+int cuEventRecord(void *event, void *stream) {
+    return stream ? drain(stream), clock_gettime(CLOCK_MONOTONIC, event), SUCCESS : INVALID_VALUE;
+}
 int cuEventElapsedTime(float *millis, void *from, void *to) {
     const struct timespec *a = from, *b = to;
     *millis = (float)((double)(b->tv_sec - a->tv_sec) * 1e3 + (double)(b->tv_nsec - a->tv_nsec) / 1e6);
@@ -313,7 +399,9 @@ int cuGraphExecDestroy(void *graph) { return destroy(graph); }
 int cuGraphLaunch(void *exec, void *stream) {
     Graph *graph = exec;
     char *done = calloc((size_t)graph->count + 1, 1);
+    Queue *queue = stream;
     if (!stream || !done) return INVALID_VALUE;
+    drain(queue);
     const int turn = graph->launches++;
     for (int left = graph->count; left > 0; left--) {
         int chosen = -1, ready = 0;
@@ -329,7 +417,7 @@ int cuGraphLaunch(void *exec, void *stream) {
         if (!node->launch.kernel)
             memcpy(node->to, node->from, node->bytes);
         else if (run(&node->launch))
-            failed_before = LAUNCH_FAILED;
+            queue->failed_before = LAUNCH_FAILED;
     }
     return free(done), SUCCESS;
 }

@@ -26,7 +26,7 @@ pub fn moments(z: &[f32], channels: usize, area: usize, share: Option<&Share>) -
         let sums = gathered(sums, share)?;
         let count = (sums.len() / channels * area) as f64;
         let mean = |channel: usize| (sums.iter().skip(channel).step_by(channels).sum::<f64>() / count) as f32;
-        Ok((0..channels).map(mean).collect::<Vec<f32>>())
+        Ok::<_, RankError>((0..channels).map(mean).collect::<Vec<f32>>())
     };
     let planes = || z.par_chunks_exact(area).enumerate();
     let mean = over(planes().map(|(_, plane)| lanes::sum(plane)).collect())?;

@@ -4,14 +4,15 @@
 use super::arguments::{Arguments, KernelArguments, Params};
 use super::functions::{
     ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, ATTRIBUTE_MULTIPROCESSORS, Address,
-    CudaError, ERROR_OUT_OF_MEMORY, Functions, NOT_FOUND, OLDEST_CAPABILITY_MAJOR, STREAM_NON_BLOCKING, loader_error,
-    ok, text,
+    CudaError, ERROR_OUT_OF_MEMORY, Functions, NOT_FOUND, NOT_READY, OLDEST_CAPABILITY_MAJOR, STREAM_NON_BLOCKING, ok,
+    text,
 };
 use super::kernel::Kernel;
 use super::launch::Launch;
+use super::library;
 use super::recording::Recording;
 use super::training::Training;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
 
@@ -41,16 +42,7 @@ impl Device {
     /// # Errors
     /// If there is no driver or no device, or it is older than Ampere, or it cannot run that code.
     pub fn open(library: &Path, code: &[u8], ordinal: u32) -> Result<Self, CudaError> {
-        let path = CString::new(library.to_string_lossy().as_bytes())
-            .map_err(|_| CudaError::NoDriver(format!("{} is no path", library.display())))?;
-        // SAFETY: a driver's library may be loaded anywhere; it is never unloaded, as drivers expect.
-        let functions = unsafe {
-            let handle = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
-            if handle.is_null() {
-                return Err(CudaError::NoDriver(loader_error(library)));
-            }
-            Functions::look_up(handle)?
-        };
+        let functions = open(library)?;
         let mut opened = Self {
             functions,
             device: 0,
@@ -72,12 +64,10 @@ impl Device {
     /// Finds the device and takes its context.
     fn start(&mut self, ordinal: u32) -> Result<(), CudaError> {
         let Self { functions: f, device, .. } = self;
-        let mut count = 0;
+        let count = count(f)?;
         // SAFETY: the functions write to what the pointers point to, which lives here.
         unsafe {
             let problem = |code| CudaError::NoDevice(format!(": {}", text(f, code)));
-            ok((f.cuInit)(0)).map_err(problem)?;
-            ok((f.cuDeviceGetCount)(&mut count)).map_err(problem)?;
             if count == 0 {
                 return Err(CudaError::NoDevice(String::new()));
             }
@@ -132,6 +122,14 @@ impl Device {
             }
         }
         Ok(())
+    }
+
+    /// How many devices the driver `library` has.
+    ///
+    /// # Errors
+    /// If there is no driver.
+    pub fn count(library: &Path) -> Result<u32, CudaError> {
+        count(&open(library)?).map(|count| u32::try_from(count).unwrap_or(0))
     }
 
     /// Name of the device.
@@ -292,6 +290,18 @@ impl Device {
         self.call("cuStreamSynchronize", unsafe { (self.functions.cuStreamSynchronize)(self.stream) })
     }
 
+    /// Whether everything that was launched has ended.
+    ///
+    /// # Errors
+    /// As [`Device::wait`].
+    pub fn is_done(&self) -> Result<bool, CudaError> {
+        // SAFETY: the stream is held as long as `self`.
+        match unsafe { (self.functions.cuStreamQuery)(self.stream) } {
+            NOT_READY => Ok(false),
+            code => self.call("cuStreamQuery", code).map(|()| true),
+        }
+    }
+
     /// Where so many values lie from position `at` on.
     pub(super) fn address(&self, at: usize, len: usize) -> Address {
         assert!(at.checked_add(len).is_some_and(|end| end <= self.values), "{at} + {len} of {}", self.values);
@@ -333,4 +343,24 @@ impl Drop for Device {
             (self.functions.cuDevicePrimaryCtxRelease_v2)(self.device);
         }
     }
+}
+
+/// Opens a driver.
+fn open(library: &Path) -> Result<Functions, CudaError> {
+    let missing = |name: &str| CudaError::NoDriver(format!("it is too old, it has no {name}"));
+    let handle = library::load(library).map_err(CudaError::NoDriver)?;
+    // SAFETY: whoever names a driver's library names one.
+    unsafe { Functions::look_up(handle) }.map_err(missing)
+}
+
+/// Starts a driver, and asks it how many devices it has.
+fn count(f: &Functions) -> Result<c_int, CudaError> {
+    let mut count = 0;
+    // SAFETY: the function writes to what the pointer points to, which lives here.
+    unsafe {
+        let problem = |code| CudaError::NoDevice(format!(": {}", text(f, code)));
+        ok((f.cuInit)(0)).map_err(problem)?;
+        ok((f.cuDeviceGetCount)(&mut count)).map_err(problem)?;
+    }
+    Ok(count)
 }

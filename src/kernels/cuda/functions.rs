@@ -1,13 +1,13 @@
 //! The functions of NVIDIA's driver that are used, as C declares them (NVIDIA, "CUDA Driver API Reference Manual"), and
 //! why a GPU cannot be used.
 
+use super::library::functions;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
-use std::path::Path;
 use std::ptr;
 use thiserror::Error;
 
 /// Why a GPU cannot be used.
-#[derive(Clone, Debug, Error, PartialEq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum CudaError {
     /// The program carries no code for a device.
     #[error("this program was built without the feature `cuda`")]
@@ -67,6 +67,8 @@ const SUCCESS: c_int = 0;
 /// `CUDA_ERROR_NOT_FOUND`: what a module does not have.
 pub(super) const NOT_FOUND: c_int = 500;
 pub(super) const ERROR_OUT_OF_MEMORY: c_int = 2;
+/// `CUDA_ERROR_NOT_READY`: what was started has not ended.
+pub(super) const NOT_READY: c_int = 600;
 /// The least major number of a compute capability whose instructions the kernels are made of.
 pub(super) const OLDEST_CAPABILITY_MAJOR: c_int = 8;
 pub(super) const ATTRIBUTE_MULTIPROCESSORS: c_int = 16;
@@ -117,33 +119,9 @@ pub(super) struct CopyNode {
     pub depth: usize,
 }
 
-/// Declares the functions of the driver that are used, and looks them up.
-macro_rules! functions {
-    ($($name:ident($($argument:ty),*);)*) => {
-        #[allow(non_snake_case)]
-        pub(super) struct Functions {
-            $(pub $name: unsafe extern "C" fn($($argument),*) -> c_int,)*
-        }
-
-        impl Functions {
-            /// # Safety
-            /// `library` must be a handle of `dlopen` for a CUDA driver.
-            pub unsafe fn look_up(library: *mut c_void) -> Result<Self, CudaError> {
-                // SAFETY: the driver's functions of these names have these signatures.
-                unsafe {
-                    Ok(Self {
-                        $($name: {
-                            let symbol = symbol(library, concat!(stringify!($name), "\0"))?;
-                            std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> c_int>(symbol)
-                        },)*
-                    })
-                }
-            }
-        }
-    };
-}
-
 functions! {
+    /// The functions of a driver.
+    Functions:
     cuInit(c_uint);
     cuDeviceGetCount(*mut c_int);
     cuDeviceGet(*mut c_int, c_int);
@@ -172,6 +150,7 @@ functions! {
     cuStreamCreate(*mut *mut c_void, c_uint);
     cuStreamDestroy_v2(*mut c_void);
     cuStreamSynchronize(*mut c_void);
+    cuStreamQuery(*mut c_void);
     cuEventCreate(*mut *mut c_void, c_uint);
     cuEventDestroy_v2(*mut c_void);
     cuEventRecord(*mut c_void, *mut c_void);
@@ -184,15 +163,6 @@ functions! {
     cuGraphExecDestroy(*mut c_void);
     cuGraphLaunch(*mut c_void, *mut c_void);
     cuGetErrorString(c_int, *mut *const c_char);
-}
-
-/// # Safety
-/// `library` must be a handle of `dlopen`, and `name` must end with a zero.
-unsafe fn symbol(library: *mut c_void, name: &str) -> Result<*mut c_void, CudaError> {
-    // SAFETY: the caller keeps the contract.
-    let symbol = unsafe { libc::dlsym(library, name.as_ptr().cast()) };
-    let name = name.trim_end_matches('\0');
-    if symbol.is_null() { Err(CudaError::NoDriver(format!("it is too old, it has no {name}"))) } else { Ok(symbol) }
 }
 
 pub(super) fn ok(code: c_int) -> Result<(), c_int> {
@@ -212,14 +182,4 @@ pub(super) unsafe fn text(functions: &Functions, code: c_int) -> String {
         }
         format!("{} (error {code})", CStr::from_ptr(message).to_string_lossy())
     }
-}
-
-/// Why a library could not be loaded.
-pub(super) fn loader_error(library: &Path) -> String {
-    // SAFETY: the text belongs to the loader until this thread calls it again; it is copied at once.
-    let message = unsafe {
-        let message = libc::dlerror();
-        (!message.is_null()).then(|| CStr::from_ptr(message).to_string_lossy().into_owned())
-    };
-    message.unwrap_or_else(|| format!("{} cannot be loaded", library.display()))
 }

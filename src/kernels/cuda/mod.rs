@@ -5,7 +5,7 @@
 //! launched: all of it before the first frame, from sizes alone, so that a frame neither allocates nor chooses.
 //! [`Device`] is the driver's interface, opened at run time, so that a program with CUDA in it starts where there is
 //! none; a frame is a CUDA graph of copies and launches ([`Device::record`]). Tests open an emulated driver instead,
-//! which runs the same source on the CPU.
+//! which runs the same source on the CPU. [`nccl`] adds over the GPUs of several processes.
 
 mod arguments;
 #[cfg(feature = "cuda")]
@@ -18,6 +18,8 @@ mod frame;
 mod functions;
 mod kernel;
 mod launch;
+mod library;
+pub mod nccl;
 mod peaks;
 mod product;
 mod recording;

@@ -1,5 +1,7 @@
 //! A whole step of YOLO11n on the emulated driver against the reference's.
 
+mod ranks;
+
 use super::*;
 use crate::import;
 use crate::kernels::cuda::emulated;
