@@ -1,7 +1,7 @@
 //! Commands that several processes run together, one on each rank that a launcher has started.
 
+use super::device::DeviceArgs;
 use super::failure::Failure;
-use super::trainer::TrainerArgs;
 use crate::engine::{open_cuda, open_nccl};
 use crate::output;
 use crate::ranks::{HAS_MPI, Launched, Ranks};
@@ -11,14 +11,14 @@ use std::time::Duration;
 /// What the other ranks wait with an error of their own: where all fail alike, the first one has spoken and ended them.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Runs a command on all ranks. An error of one ends all, with its number; `json` is the format of messages, `trainer`
+/// Runs a command on all ranks. An error of one ends all, with its number; `json` is the format of messages, `device`
 /// what the command trains on.
 pub fn together<T>(
     json: bool,
-    trainer: Option<&TrainerArgs>,
+    device: Option<&DeviceArgs>,
     run: impl FnOnce(&Ranks) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let ranks = joined(trainer)?;
+    let ranks = joined(device)?;
     // No rank leaves while another may still need it.
     let failure = match run(&ranks).and_then(|done| ranks.rest().map(|()| done).map_err(Failure::from)) {
         Ok(done) => return Ok(done),
@@ -40,12 +40,12 @@ pub fn together<T>(
 }
 
 /// The ranks that a launcher has started: those of MPI, or where it is not those whose GPUs reach each other.
-fn joined(trainer: Option<&TrainerArgs>) -> Result<Ranks, Failure> {
+fn joined(device: Option<&DeviceArgs>) -> Result<Ranks, Failure> {
     let by_mpi = |launched: &Launched| HAS_MPI && launched.launcher != "torchrun";
     let launched = Launched::here()?.filter(|launched| launched.size > 1 && !by_mpi(launched));
-    match launched.zip(trainer.filter(|trainer| trainer.may_be_cuda())) {
-        Some((launched, trainer)) => {
-            let open = || Ok((open_nccl()?, open_cuda(trainer.ordinal(Some(&launched)))?));
+    match launched.zip(device.filter(|device| device.may_be_cuda())) {
+        Some((launched, device)) => {
+            let open = || Ok((open_nccl()?, open_cuda(device.ordinal(&launched))?));
             Ok(Ranks::over_gpus(&launched, open)?)
         }
         None => Ok(Ranks::join()?),

@@ -17,7 +17,7 @@ use super::optim::Rule;
 use super::schedule::Ema;
 use super::stepper::{State, Stepper};
 use super::terms::Terms;
-use crate::engine::{open_cuda, open_nccl};
+use crate::engine::{self, open_cuda, open_nccl};
 use crate::model::{Model, Weights};
 use crate::ranks::Gpus;
 use crate::training::{Control, Output, Setup, StepRule, TrainingEngine, TrainingError};
@@ -41,14 +41,19 @@ pub enum Device {
 }
 
 impl Device {
-    /// Whether it can be used. Nothing else is done with it.
-    ///
-    /// # Errors
-    /// Why a CUDA device cannot.
-    pub fn check(self) -> Result<(), TrainError> {
+    /// A device that trains with tensors in f16 (`mixed`, on a CUDA device only) or f32.
+    pub fn of(device: engine::Device, mixed: bool) -> Self {
+        match device {
+            engine::Device::Cpu => Self::Cpu,
+            engine::Device::Cuda(ordinal) => Self::Cuda(Cuda { ordinal, mixed }),
+        }
+    }
+
+    /// The same device for networks that only run.
+    pub fn engine(self) -> engine::Device {
         match self {
-            Self::Cpu => Ok(()),
-            Self::Cuda(Cuda { ordinal, .. }) => open_cuda(ordinal).map(drop).map_err(TrainError::Missing),
+            Self::Cpu => engine::Device::Cpu,
+            Self::Cuda(Cuda { ordinal, .. }) => engine::Device::Cuda(ordinal),
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct GroupSensitivity {
 /// Ranks by a criterion, and measures what its order costs; kept for the next run.
 pub fn sensitivity(ctx: &Context, criterion: Criterion) -> Result<GroupSensitivity, PipelineError> {
     let (model, groups) = (&ctx.inputs.baseline.model, &ctx.inputs.baseline.groups);
-    let sampling = Sampling::of_job(ctx.job.grid);
+    let sampling = Sampling { device: ctx.job.device, ..Sampling::of_job(ctx.job.grid) };
     let check = |sensitivity: &GroupSensitivity| {
         sensitivity.ranking.check(groups)?;
         sensitivity.curves.check(groups, &sampling)
@@ -50,12 +50,24 @@ pub fn sensitivity(ctx: &Context, criterion: Criterion) -> Result<GroupSensitivi
 }
 
 /// The key of what a ranking and its losses depend on: the model, the calibration images, their labels where the criterion
-/// reads them, and how it is done.
+/// reads them, how it is done, and what computes.
 pub fn importance_key(ctx: &Context, criterion: Criterion, sampling: &Sampling) -> String {
     let (baseline, calibration) = (&ctx.inputs.baseline, &ctx.inputs.calibration);
     let labels = criterion.needs_gradients().then(|| sha256(calibration.labels_text().as_bytes()));
     let model = train::content(&baseline.model);
-    let parts: [&dyn std::fmt::Debug; 8] =
-        [&model, &baseline.imgsz, &calibration.sha256, &labels, &criterion, &ctx.job.seed, sampling, &RIDGE];
+    let Sampling { shares, grid, images, .. } = sampling;
+    let parts: [&dyn std::fmt::Debug; 11] = [
+        &model,
+        &baseline.imgsz,
+        &calibration.sha256,
+        &labels,
+        &criterion,
+        &ctx.job.seed,
+        shares,
+        grid,
+        images,
+        &RIDGE,
+        &ctx.inputs.computed_on,
+    ];
     cache::key(&parts)
 }
