@@ -8,6 +8,7 @@
 #![allow(missing_docs)]
 
 use candle_core::Device;
+use secateurs::engine;
 use secateurs::graph::{Graph, Op};
 use secateurs::group::groups;
 use secateurs::importance::{self, Batches, Covariances, Criterion, Sampling, Statistics};
@@ -70,7 +71,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     report("ranking", spent, 1.0);
 
     let covariances: Covariances = statistics.covariances.map(|(covariances, _)| covariances).unwrap_or_default();
-    let sampling = Sampling { shares: vec![0.75, 0.5, 0.25, 0.125], grid: 8, images: compared };
+    let shares = vec![0.75, 0.5, 0.25, 0.125];
+    let sampling = Sampling { shares, grid: 8, images: compared, device: engine::Device::Cpu };
     let start = cpu_millis();
     let mut step = |done: usize, all: usize| {
         let spent = (cpu_millis() - start) / 1e3;

@@ -4,6 +4,7 @@
 //!     cargo run --release --example prune_by_hand -- [FOLDER]
 
 use secateurs::data::demo::{self, SIDE};
+use secateurs::engine::Device;
 use secateurs::importance::{Criterion, Sampling, Statistics, covariances, measure, rank};
 use secateurs::latency::{Speed, estimate};
 use secateurs::ranks::Ranks;
@@ -36,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let covariances = covariances(&baseline, &calibration)?;
     let statistics = Statistics { covariances: Some((covariances.clone(), calibration.ridge)), ..Default::default() };
     let ranking = rank(Criterion::Reconstruction, &baseline, &groups, &statistics)?;
-    let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 4, images: 8 };
+    let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 4, images: 8, device: Device::Cpu };
     let curves = measure(&baseline, &groups, &ranking, &covariances, &calibration, &sampling, &mut |_, _| {})?;
 
     // 4. The widths that lose least within the budget.

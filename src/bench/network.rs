@@ -354,7 +354,7 @@ mod tests {
                 pin: false,
                 warmup: 0,
                 runs: 1,
-                device: engine::Device::Cuda,
+                device: engine::Device::Cuda(0),
                 isa: None,
                 batch: 2,
             };

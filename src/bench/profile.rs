@@ -71,7 +71,7 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
     let times = times(&mut engine, &Photo::new(model, options), options)?;
     let gpu = match options.device {
         Device::Cpu => None,
-        Device::Cuda => Some(gpu_peaks()?),
+        Device::Cuda(ordinal) => Some(gpu_peaks(ordinal)?),
     };
     let peak = peak_flops(engine.isa(), PEAK_TIME) / 1e9;
     let reachable = peak * options.threads as f64;

@@ -1,6 +1,7 @@
 //! `secateurs compare`: several ways to prune one model, side by side.
 
 use super::cache::Cache;
+use super::device::DeviceArgs;
 use super::failure::Failure;
 use super::prune;
 use super::terminal::{Terminal, TerminalArgs};
@@ -37,6 +38,8 @@ pub struct Args {
     repair: Vec<Method>,
     #[command(flatten)]
     run: RunFlags,
+    #[command(flatten, next_help_heading = heading::SEARCH)]
+    device: DeviceArgs,
     /// Folder of compare.html and compare.json
     #[arg(long, value_name = "DIR", default_value = "dist/compare", help_heading = heading::OUTPUT)]
     out: PathBuf,
@@ -68,12 +71,15 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
     let profile = overrides.apply(Profile::default());
     prune::refuse_model_without_data(&profile)?;
     let mut terminal = Terminal::of_rank(args.terminal, ranks);
+    let opened = args.device.open_first(&mut terminal)?;
     if ranks.is_first() {
         files::check_folder(&args.out).map_err(|e| Failure::writing(&args.out, &e))?;
     }
     let cache = Cache::shared(&args.cache.clone().unwrap_or_else(|| args.out.join(".cache")), ranks, &mut terminal)?;
     // Ways to prune are compared in f32.
-    let job = Job { dtype: Dtype::F32, ranks: ranks.clone(), ..prune::job(&profile, &args.out, &cache.folder) };
+    let (device, ranks_of_job) = (opened.device, ranks.clone());
+    let job = prune::job(&profile, &args.out, &cache.folder);
+    let job = Job { dtype: Dtype::F32, device, ranks: ranks_of_job, ..job };
     let mut schemes = args.importance.clone();
     if !schemes.contains(&Scheme::UNIFORM) {
         schemes.push(Scheme::UNIFORM);

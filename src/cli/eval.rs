@@ -1,7 +1,8 @@
 //! `secateurs eval`: mean average precision of boxes, masks, keypoints or rotated boxes, accuracy of a classifier.
 
+use super::device::DeviceArgs;
 use super::failure::Failure;
-use super::input::{ModelArgs, figure, figures, task_figures, warn};
+use super::input::{ModelArgs, figure, figures, task_figures, using, warn};
 use super::terminal;
 use super::together::together;
 use crate::data::{Dataset, LabelTask, OpenOptions, names_differ};
@@ -35,6 +36,8 @@ pub struct Args {
     /// Images evaluated at a time; 0 takes one per CPU. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: u16,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -46,6 +49,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
+    let (found, size) = evaluate(ranks, args)?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
+    match found {
+        Score::Boxes(result) => show_boxes(&result, size, args.json),
+        Score::Shapes(result) => show_task(&result, size, args.json),
+        Score::Classes(result) => show(&result, size, args.json),
+    }
+}
+
+/// The figures, at images of which size.
+fn evaluate(ranks: &Ranks, args: &Args) -> Result<(Score, ImageSize), Failure> {
+    let opened = args.device.open(&mut |what| using(what, ranks))?;
     let model = args.model.deployed()?;
     let size = args.model.imgsz(&model)?;
     let task = LabelTask::named(model.graph.head.task());
@@ -79,18 +96,11 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
     let bar = if ranks.is_first() { terminal::bar("Evaluating") } else { ProgressBar::hidden() };
     bar.set_length(dataset.items.len().div_ceil(ranks.size()) as u64);
     let progress = |more: usize| bar.inc(more as u64);
-    let validator = eval::Validator::shared(&model.graph.head, &dataset, size, ranks).map_err(Failure::input)?;
+    let validator = eval::Validator::shared(&model.graph.head, &dataset, size, ranks)?;
+    let validator = validator.on(opened.device);
     let found = validator.find(&model, threads, &progress).and_then(|found| validator.score(&found));
     bar.finish_and_clear();
-    let found = found.map_err(Failure::input)?;
-    if !ranks.is_first() {
-        return Ok(());
-    }
-    match found {
-        Score::Boxes(result) => show_boxes(&result, size, args.json),
-        Score::Shapes(result) => show_task(&result, size, args.json),
-        Score::Classes(result) => show(&result, size, args.json),
-    }
+    Ok((found?, size))
 }
 
 /// Prints the figures of a detector.
@@ -151,4 +161,66 @@ fn show(result: &Accuracy, size: ImageSize, json: bool) -> Result<(), Failure> {
     }
     output::print(&out);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::demo;
+    use crate::kernels::cuda::emulated;
+    use crate::pipeline::DEMO_MODEL;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Every figure of JSON, by its path.
+    fn figures_of(path: &str, value: &serde_json::Value, all: &mut Vec<(String, f64)>) {
+        match value {
+            serde_json::Value::Object(map) => map.iter().for_each(|(k, v)| figures_of(&format!("{path}.{k}"), v, all)),
+            serde_json::Value::Array(list) => list.iter().for_each(|v| figures_of(path, v, all)),
+            other => all.extend(other.as_f64().map(|figure| (path.to_owned(), figure))),
+        }
+    }
+
+    #[test]
+    fn a_gpu_finds_what_the_cpu_finds() {
+        if emulated::device().is_none() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (set, file) = (folder.path().join("set"), folder.path().join("demo.safetensors"));
+        demo::write(&set, 1, 6).unwrap();
+        std::fs::write(&file, DEMO_MODEL).unwrap();
+        let eval = |device: &[&str]| {
+            let line = ["eval", "--imgsz", "160", "--threads", "2", "--model"].map(std::ffi::OsString::from);
+            let yaml = set.join("data.yaml");
+            let paths = [file.clone().into_os_string(), "--data".into(), yaml.into_os_string()];
+            let device = device.iter().map(std::ffi::OsString::from);
+            let args = Line::try_parse_from(line.into_iter().chain(paths).chain(device)).unwrap().args;
+            match evaluate(&Ranks::default(), &args)?.0 {
+                Score::Boxes(result) => Ok(figures(&result)?),
+                other => panic!("{other:?}"),
+            }
+        };
+        let read = |value: Result<serde_json::Value, Failure>| {
+            let mut all = Vec::new();
+            figures_of("", &value.unwrap(), &mut all);
+            all
+        };
+        let (cpu, gpu) = (read(eval(&[])), read(eval(&["--device", "cuda"])));
+        assert_eq!(read(eval(&["--device", "cpu"])), cpu);
+        assert!(cpu.len() > 8 && cpu.iter().any(|(key, map)| key == ".map50_95" && *map > 0.2), "{cpu:?}");
+        for ((key, found), (_, wanted)) in gpu.iter().zip(&cpu) {
+            assert!((found - wanted).abs() <= 1e-3, "{key} is {found}, on the CPU {wanted}");
+        }
+        assert_eq!(gpu.len(), cpu.len());
+        let missing = eval(&["--device", "cuda:4"]).unwrap_err();
+        assert_eq!(missing.code(), 7);
+        let text = format!("{missing:?}");
+        assert!(text.contains("--device cuda:4: the NVIDIA driver has no device of number 4: it has 2"), "{text}");
+    }
 }

@@ -284,17 +284,17 @@ impl From<PipelineError> for Failure {
             E::Lock(error) => Self::lock(error),
             E::Writing { source, .. } => Self::refused(source.kind(), text),
             E::Room { .. } => Self::Machine(text),
+            E::Device { .. } => Self::Device(text),
             E::Session(error) => error.into(),
             E::Command(error) => by_command(error),
             E::Runtime(error) => error.into(),
             E::Training(error) => by_training(error, text),
-            E::Ranks(error)
-            | E::Evaluation(EvalError::Ranks(error))
-            | E::Repair(RepairError::Ranks(error))
-            | E::Importance(ImportanceError::Ranks(error)) => error.into(),
+            E::Ranks(error) | E::Repair(RepairError::Ranks(error)) | E::Importance(ImportanceError::Ranks(error)) => {
+                error.into()
+            }
             E::File(error) => by_file(error, text),
-            E::Evaluation(EvalError::Engine(cause))
-            | E::Repair(RepairError::Engine(cause))
+            E::Evaluation(error) => by_evaluation(error, text),
+            E::Repair(RepairError::Engine(cause))
             | E::Importance(ImportanceError::Engine(cause))
             | E::LatencyTable(LatencyError::Engine(cause))
             | E::Engine { source: cause, .. } => by_engine(&cause, text),
@@ -305,7 +305,6 @@ impl From<PipelineError> for Failure {
             | E::Importance(ImportanceError::Missing(_))
             | E::Reading { .. }
             | E::Export(_)
-            | E::Evaluation(_)
             | E::Repair(RepairError::NoImages | RepairError::Singular { .. })
             | E::Untimed => Self::Input(text),
             E::Surgery(_)
@@ -341,6 +340,17 @@ impl From<TrainError> for Failure {
     }
 }
 
+impl From<EvalError> for Failure {
+    fn from(error: EvalError) -> Self {
+        let text = error.to_string();
+        match by_evaluation(error, text) {
+            // Here the network is the user's.
+            Self::Internal(text) => Self::Input(text),
+            failure => failure,
+        }
+    }
+}
+
 /// A benchmark command is the user's: whatever code it ends with, it is not ours that failed.
 fn by_command(error: SessionError) -> Failure {
     match error {
@@ -355,24 +365,32 @@ fn by_training(error: TrainError, text: String) -> Failure {
         TrainError::Setting { .. } => Failure::Usage(text),
         TrainError::Threads(_) => Failure::Machine(text),
         TrainError::Backend(_) => Failure::Internal(text),
-        TrainError::Missing(_) | TrainError::Cuda(TrainingError::Cuda(_)) => Failure::Device(text),
+        TrainError::Cuda(TrainingError::Cuda(_)) => Failure::Device(text),
         TrainError::Cuda(TrainingError::Memory { .. }) => Failure::Usage(text),
         TrainError::Cuda(TrainingError::Length { .. }) => Failure::Internal(text),
         TrainError::File(FileError::Io { source, .. }) => Failure::refused(source.kind(), text),
         TrainError::Diverged { .. } => Failure::Diverged(text),
         TrainError::Interrupted { signal, .. } => Failure::Interrupted(text, signal),
-        TrainError::Evaluation(EvalError::Engine(cause)) => by_engine(&cause, text),
+        TrainError::Evaluation(error) => by_evaluation(error, text),
         TrainError::Unfit(_)
         | TrainError::Cuda(TrainingError::Graph(_) | TrainingError::Unfit(_))
         | TrainError::Checkpoint { .. }
         | TrainError::OtherTraining { .. }
         | TrainError::Data(_)
         | TrainError::Image(_)
-        | TrainError::Evaluation(_)
         | TrainError::Loss(_)
         | TrainError::Model(_)
         | TrainError::File(_) => Failure::Input(text),
         TrainError::Ranks(error) => error.into(),
+    }
+}
+
+/// Images and labels are the user's.
+fn by_evaluation(error: EvalError, text: String) -> Failure {
+    match error {
+        EvalError::Ranks(error) => error.into(),
+        EvalError::Engine(cause) | EvalError::Detector(DetectorError::Engine(cause)) => by_engine(&cause, text),
+        _ => Failure::Input(text),
     }
 }
 

@@ -8,6 +8,7 @@ use crate::import;
 use crate::kernels::available;
 use crate::model::{Model, ModelError, Removed};
 use crate::output;
+use crate::ranks::Ranks;
 use crate::size::ImageSize;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -99,6 +100,13 @@ impl ThreadArgs {
 pub fn warn(notes: impl IntoIterator<Item = impl std::fmt::Display>) {
     for note in notes {
         output::message("", "warning", &format!(": {note}"));
+    }
+}
+
+/// Writes to standard error what computes; of several ranks the first one does.
+pub fn using(what: &str, ranks: &Ranks) {
+    if ranks.is_first() {
+        output::message("", "note", &format!(": using {what}"));
     }
 }
 

@@ -6,6 +6,7 @@ mod bench;
 mod cache;
 mod compare;
 mod detect;
+mod device;
 mod driver;
 mod eval;
 mod export;
@@ -23,7 +24,6 @@ mod sign;
 mod terminal;
 mod together;
 mod train;
-mod trainer;
 mod verify;
 
 use crate::{console, output};

@@ -8,12 +8,12 @@ pub use job::{budget, job};
 pub use text::summary;
 
 use super::cache::{Cache, scratch};
+use super::device::DeviceArgs;
 use super::failure::Failure;
 use super::interrupt;
 use super::sign::KeyArgs;
 use super::terminal::{Terminal, TerminalArgs};
 use super::together::together;
-use super::trainer::TrainerArgs;
 use crate::board::Board;
 use crate::device;
 use crate::kernels::available;
@@ -43,8 +43,8 @@ pub struct Args {
     /// Leave out images that cannot be read and report how many, instead of ending at the first
     #[arg(long, help_heading = heading::MODEL)]
     skip_bad_images: bool,
-    #[command(flatten, next_help_heading = heading::FINETUNE)]
-    trainer: TrainerArgs,
+    #[command(flatten, next_help_heading = heading::SEARCH)]
+    device: DeviceArgs,
     /// Write event files for TensorBoard into this folder while training
     #[arg(long, value_name = "DIR", help_heading = heading::FINETUNE)]
     tensorboard: Option<PathBuf>,
@@ -108,8 +108,9 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<Option<Verdict>, Failure> {
         let looked = ranks.is_first().then(|| dry_run(args, &resolved.profile, &out, &mut terminal));
         return looked.transpose().map(|_| None);
     }
-    let trainer = args.trainer.resolve(false, &mut terminal);
-    let locking = lock::locking(args, &resolved.profile)?;
+    let opened = args.device.open_first(&mut terminal)?;
+    let device = opened.device;
+    let locking = lock::locking(args, &resolved.profile, device)?;
     let open = || if ranks.is_first() { Results::open(&out, args.first_stage) } else { Results::look(&out) };
     let results = ranks.in_turn(open)?;
     let timing = if ranks.is_first() { timing(&resolved.profile, args, &mut terminal)? } else { Timing::Here };
@@ -122,7 +123,7 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<Option<Verdict>, Failure> {
     let job = job(&resolved.profile, &out, &cache.folder);
     let tune = Tune { tensorboard: args.tensorboard.clone(), stop: interrupt::stop(), ..job.tune.clone() };
     let (skip_bad_images, locking) = (args.skip_bad_images, Some(locking));
-    let job = Job { trainer, skip_bad_images, timing, locking, tune, ranks: ranks.clone(), ..job };
+    let job = Job { device, skip_bad_images, timing, locking, tune, ranks: ranks.clone(), ..job };
     let done = execute(&job, &resolved, &results, args.first_stage, &mut terminal)?;
     let Some(done) = done.filter(|_| !args.first_stage) else { return Ok(None) };
     done.pending.settle(&results, &done.report, args.lock.as_deref())?;
@@ -132,6 +133,7 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<Option<Verdict>, Failure> {
 /// Checks everything that can be checked before the work begins, and prints what would be done.
 fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) -> Result<(), Failure> {
     let results = Results::look(out)?;
+    let device = args.device.open_first(terminal)?.device;
     let timing = match args.binary {
         // `cargo xtask prune` builds it only for a run that is one.
         None if profile.connect != Connect::Local && profile.bench.runtime == RuntimeKind::Engine => {
@@ -143,8 +145,8 @@ fn dry_run(args: &Args, profile: &Profile, out: &Path, terminal: &mut Terminal) 
     refuse_without_rails(profile, &timing)?;
     // Drawn pictures of the demo, for as long as they are looked at.
     let scratch = scratch()?;
-    let locking = Some(lock::locking(args, profile)?);
-    let job = Job { skip_bad_images: args.skip_bad_images, timing, locking, ..job(profile, out, scratch.path()) };
+    let (skip_bad_images, locking) = (args.skip_bad_images, Some(lock::locking(args, profile, device)?));
+    let job = Job { device, skip_bad_images, timing, locking, ..job(profile, out, scratch.path()) };
     let listener = RefCell::new(listener(terminal));
     pipeline::check(&job, &results, &listener)?;
     pipeline::check_locked(&job, &listener)?;

@@ -1,10 +1,12 @@
 //! `secateurs quantise`: quantizes a model to int8 or f16.
 
+use super::device::DeviceArgs;
 use super::failure::Failure;
-use super::input::{ModelArgs, warn};
+use super::input::{ModelArgs, using, warn};
 use super::terminal;
 use super::together::together;
 use crate::data::{Dataset, LabelTask, Need, OpenOptions};
+use crate::engine::Device;
 use crate::files::{self, Inputs};
 use crate::graph::Dtype;
 use crate::model::{self, Model};
@@ -50,6 +52,8 @@ pub struct Args {
     /// stay in f16 or f32
     #[arg(long, value_name = "DROP", default_value_t = MAX_DROP, value_parser = share)]
     max_map_drop: f64,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// The model file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -78,10 +82,11 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
     if ranks.is_first() {
         files::check_writable(&args.output, &inputs).map_err(fail)?;
     }
+    let opened = args.device.open(&mut |what| using(what, ranks))?;
     let model = args.model.load()?;
     let size = args.model.imgsz(&model)?;
     let mut quantized = match data {
-        Some(data) => int8(ranks, (args, data), &model, size)?,
+        Some(data) => int8((ranks, opened.device), (args, data), &model, size)?,
         None => to_f16(&model),
     };
     quantized.info.imgsz = Some(size);
@@ -93,7 +98,12 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
 }
 
 /// The model in int8.
-fn int8(ranks: &Ranks, (args, data): (&Args, &Path), model: &Model, size: ImageSize) -> Result<Model, Failure> {
+fn int8(
+    (ranks, device): (&Ranks, Device),
+    (args, data): (&Args, &Path),
+    model: &Model,
+    size: ImageSize,
+) -> Result<Model, Failure> {
     let task = LabelTask::named(model.graph.head.task());
     let options = OpenOptions { labels: Need::Ignored, task, ..OpenOptions::default() };
     let dataset = Dataset::open_with(data, &args.split, &options).map_err(Failure::input)?;
@@ -111,6 +121,7 @@ fn int8(ranks: &Ranks, (args, data): (&Args, &Path), model: &Model, size: ImageS
         max_drop: args.max_map_drop,
         baseline: None,
         lost_ms: BTreeMap::new(),
+        device,
         ranks: ranks.clone(),
     };
     let bar = if ranks.is_first() { terminal::bar("Calibrating") } else { ProgressBar::hidden() };

@@ -2,14 +2,15 @@
 
 mod arch;
 
+use super::device::DeviceArgs;
 use super::failure::Failure;
 use super::input::{figure, figures, task_figures};
 use super::interrupt;
 use super::terminal::{Terminal, TerminalArgs};
 use super::together::together;
-use super::trainer::TrainerArgs;
 use crate::data::{Dataset, LabelTask, OpenOptions, demo, overlap};
 use crate::detector::check_size;
+use crate::engine::Device;
 use crate::eval::Score;
 use crate::files::{self, Inputs};
 use crate::model::{self, Model};
@@ -91,7 +92,7 @@ pub struct Args {
     #[arg(long)]
     skip_bad_images: bool,
     #[command(flatten)]
-    trainer: TrainerArgs,
+    device: DeviceArgs,
     /// Mixed precision: on a CUDA device tensors are in f16, sums, statistics and weights in f32
     #[arg(long)]
     amp: bool,
@@ -121,6 +122,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
     let mut terminal = Terminal::of_rank(args.terminal, ranks);
+    let opened = args.device.open_first(&mut terminal)?;
+    if args.amp && !opened.device.is_cuda() {
+        return Err(Failure::Usage("--amp is for a CUDA device: give --device cuda".into()));
+    }
+    let device = train::Device::of(opened.device, args.amp);
     let arch = Arch::read(&args.arch)?;
     let (task, own) = (arch.labels(), arch.side());
     let inputs = Inputs::new([&args.arch, &args.data]);
@@ -150,11 +156,6 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
     let names = start.info.names.clone();
     let (config, note) = recipe(args, &open)?.apply(config, &names);
     note.iter().for_each(|note| terminal.note(note));
-    let device = args.trainer.resolve(args.amp, &mut terminal);
-    device.check()?;
-    if args.amp && device == train::Device::Cpu {
-        return Err(Failure::Usage("--amp is for a CUDA device: give --device cuda".into()));
-    }
     let images = train.items.len();
     let work = format!("{}: {} epochs over {images} images of {size} px", args.arch, args.epochs);
     let shared = if ranks.size() > 1 { format!(", on {} ranks", ranks.size()) } else { String::new() };
@@ -196,7 +197,7 @@ fn run_on(ranks: &Ranks, args: &Args) -> Result<(), Failure> {
         // Only a finished training no longer needs its checkpoint.
         train::discard(&part);
     }
-    evaluate(ranks, (&args.output, &trained), &val, size, &mut terminal)
+    evaluate((ranks, opened.device), (&args.output, &trained), &val, size, &mut terminal)
 }
 
 /// Size of the images.
@@ -247,7 +248,7 @@ fn recipe(args: &Args, open: &dyn Fn(&str) -> Result<Dataset, Failure>) -> Resul
 
 /// Evaluates the trained model on the validation images, and shows the result.
 fn evaluate(
-    ranks: &Ranks,
+    (ranks, device): (&Ranks, Device),
     (output, trained): (&Path, &Model),
     val: &Dataset,
     size: ImageSize,
@@ -257,8 +258,8 @@ fn evaluate(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // Of two branches the one that is deployed.
     let trained = &trained.deployed(None).map_err(Failure::internal)?;
-    let validator = eval::Validator::shared(&trained.graph.head, val, size, ranks).map_err(Failure::input)?;
-    let (text, found) = match validator.evaluate(trained, threads).map_err(Failure::input)? {
+    let validator = eval::Validator::shared(&trained.graph.head, val, size, ranks)?.on(device);
+    let (text, found) = match validator.evaluate(trained, threads)? {
         Score::Classes(found) => (format!("  {:<12}{:.4}", "accuracy", found.accuracy), serde_json::to_value(found)?),
         Score::Shapes(found) => {
             let rows = [("boxes", found.boxes), (found.metric().judged(), Some(found.shapes))];

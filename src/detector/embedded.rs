@@ -1,7 +1,7 @@
 //! A predictor from a model that a program carries, and the module that `secateurs::build` generates around one.
 
 use super::{DetectorError, Predictor, check_size};
-use crate::engine::{Device, HAS_CUDA, Options, cuda_device};
+use crate::engine::{Device, HAS_CUDA, Options};
 use crate::kernels::available;
 use crate::model;
 use crate::size::ImageSize;
@@ -28,7 +28,7 @@ impl Predictor {
         batch: usize,
         threads: usize,
     ) -> Result<Self, DetectorError> {
-        let device = if HAS_CUDA && cuda_device().is_ok() { Device::Cuda } else { Device::Cpu };
+        let device = if HAS_CUDA && Device::Cuda(0).name().is_ok() { Device::Cuda(0) } else { Device::Cpu };
         let options = Options { threads: threads.min(available()), device, batch, ..Options::default() };
         Self::from_bytes(bytes, imgsz, &options)
     }

@@ -15,7 +15,7 @@ pub fn run(driver: Driver, command: &str, arguments: &[OsString]) -> Result<(), 
     // The installed program needs no workspace: a release pipeline verifies bundles where no source is.
     let worker = match driver {
         Driver::Plugin => Worker::itself()?,
-        Driver::Xtask => Workspace::find(driver)?.worker(command == "train" && asks_for_cuda(arguments))?,
+        Driver::Xtask => Workspace::find(driver)?.worker(asks_for_cuda(arguments))?,
     };
     run_worker(worker.command(command).args(arguments))
 }

@@ -57,7 +57,7 @@ pub struct Options {
     pub require_gpu: bool,
     /// Folder of the results.
     pub out: Option<PathBuf>,
-    /// Whether the worker trains on a CUDA device.
+    /// Whether the worker computes on a CUDA device.
     pub cuda: bool,
     /// Whether latency must be measured on the device itself.
     pub require_device: bool,

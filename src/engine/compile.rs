@@ -7,10 +7,10 @@
 //!
 //! [`place`](super::place) then gives root tensors offsets in the arena by their first and last step.
 
-use super::EngineError;
 use super::arithmetic::Arithmetic;
 use super::given::Given;
 use super::spec::{mean_spec, spec, square_spec};
+use super::{EngineError, Options};
 use crate::graph::{Activation, Attention, Dtype, Graph, NodeId, Op, Shape};
 use crate::kernels::{Algorithm, ConvSpec};
 use std::collections::HashSet;
@@ -157,24 +157,12 @@ impl Location {
     }
 }
 
-/// The steps of a graph that [`Graph::check`] accepts for the kernels of the CPU or of a CUDA device, from the image
-/// on.
+/// The steps of a graph that [`Graph::check`] accepts for the kernels of the CPU or of a CUDA device: from the image on,
+/// or from given tensors, where what only leads to them is left out.
 pub(super) fn emit(
     graph: &Graph,
-    height: usize,
-    width: usize,
-    keep: &[NodeId],
-    arithmetic: &dyn Arithmetic,
-) -> Result<Emitted, EngineError> {
-    emit_from(&[], graph, (height, width), keep, arithmetic)
-}
-
-/// As [`emit`], from the tensors of some nodes on where there are any; what only leads to them is left out.
-pub(super) fn emit_from(
-    given: &[NodeId],
-    graph: &Graph,
     (height, width): (usize, usize),
-    keep: &[NodeId],
+    Options { given, keep, .. }: &Options,
     arithmetic: &dyn Arithmetic,
 ) -> Result<Emitted, EngineError> {
     let shapes = graph.shapes(height, width)?;

@@ -23,27 +23,12 @@ impl From<CudaError> for EngineError {
     }
 }
 
-/// Name and compute capability of the CUDA device that networks would run on.
-///
-/// # Errors
-/// If there is none, or it cannot run the code that this program carries: with the reason.
-pub fn cuda_device() -> Result<String, EngineError> {
-    let device = open(0)?;
-    let (major, minor) = device.capability()?;
-    Ok(format!("{} (compute capability {major}.{minor})", device.name()))
-}
-
-/// Measures the peaks of the CUDA device that networks would run on.
+/// Measures the peaks of the CUDA device of a number.
 ///
 /// # Errors
 /// If there is none, or it fails.
-pub fn gpu_peaks() -> Result<GpuPeaks, EngineError> {
-    Ok(GpuPeaks::measure(&mut open(0)?)?)
-}
-
-/// Makes a model ready for images of `height` x `width` on the machine's device.
-pub(super) fn network(model: &Model, size: (usize, usize), options: &Options) -> Result<Network, EngineError> {
-    Network::new(open(0)?, model, size, options)
+pub fn gpu_peaks(ordinal: u32) -> Result<GpuPeaks, EngineError> {
+    Ok(GpuPeaks::measure(&mut open(ordinal)?)?)
 }
 
 /// What an engine of a graph will hold on both sides.
@@ -130,6 +115,11 @@ struct Plan {
     kernels: Kernels,
 }
 
+/// The first value of the input that belongs to a node: that of its tensor, where the caller gives it, else of the image.
+fn given_at(given: &[Slot], node: NodeId) -> usize {
+    given.iter().find(|slot| slot.node == node).map_or(0, |slot| slot.offset)
+}
+
 /// How the weights of a plan are packed.
 enum Kernels {
     Float(Vec<float::Packed>),
@@ -137,17 +127,11 @@ enum Kernels {
 }
 
 impl Plan {
-    fn new(
-        graph: &Graph,
-        (height, width): (usize, usize),
-        options: &Options,
-        target: &Target,
-    ) -> Result<Self, EngineError> {
-        let (size, keep) = ((height, width), &options.keep);
+    fn new(graph: &Graph, size: (usize, usize), options: &Options, target: &Target) -> Result<Self, EngineError> {
         let plan = match graph.dtype {
-            Dtype::F16 => float::plan(graph, size, keep, target, Float::F16)?,
-            Dtype::F32 => float::plan(graph, size, keep, target, Float::F32)?,
-            Dtype::Int8 => int8::plan(graph, size, keep, target)?,
+            Dtype::F16 => float::plan(graph, size, options, target, Float::F16)?,
+            Dtype::F32 => float::plan(graph, size, options, target, Float::F32)?,
+            Dtype::Int8 => int8::plan(graph, size, options, target)?,
         };
         let bytes = plan.parts.len().saturating_mul(4);
         let from_bytes = plan.parts.conversion();

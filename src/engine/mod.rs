@@ -10,7 +10,7 @@
 //!
 //! Inside, tensors are pixel-major (see [`crate::kernels`]); the caller sees `[C, h, w]`. With [`Options::device`] the
 //! same steps run on a CUDA device instead, where the program was built for one ([`HAS_CUDA`]) and there is one
-//! ([`cuda_device`]).
+//! ([`DeviceChoice::open`]).
 
 pub mod arena;
 mod arithmetic;
@@ -24,6 +24,7 @@ mod cuda;
 #[cfg(test)]
 #[path = "emulated_cuda.rs"]
 mod cuda;
+mod device;
 mod fold;
 mod given;
 mod gpu;
@@ -35,7 +36,8 @@ mod spec;
 pub use crate::kernels::cuda::GpuPeaks;
 pub use cpu::Cpu;
 pub use cuda::{HAS_CUDA, open as open_cuda};
-pub use gpu::{cuda_device, gpu_peaks};
+pub use device::{Device, DeviceChoice, OpenDevice};
+pub use gpu::gpu_peaks;
 pub use rounds::{LeastTimes, time_round};
 
 use crate::graph::{Graph, GraphError, NodeId, Shape};
@@ -81,16 +83,6 @@ pub enum EngineError {
     Cuda(String),
 }
 
-/// What computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
-    /// The CPU.
-    #[default]
-    Cpu,
-    /// The machine's first CUDA device.
-    Cuda,
-}
-
 /// How to run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -99,8 +91,8 @@ pub struct Options {
     /// Further nodes whose tensors [`Engine::kept`] gives. Nothing is fused across them.
     pub keep: Vec<NodeId>,
     /// Nodes whose tensors the caller gives in place of the image: the input of a run is all of them, each `[C, h, w]`,
-    /// one after the other. What only leads to them is not computed, so that networks that differ late share what comes
-    /// before. On the CPU only, which packs no weight of what it leaves out. Empty: the image is given.
+    /// one after the other. What only leads to them is not computed, and no weight of it is packed, so that networks that
+    /// differ late share what comes before. Empty: the image is given.
     pub given: Vec<NodeId>,
     /// Binds the threads, the caller's included, to a CPU core each.
     pub pin: bool,
@@ -191,7 +183,7 @@ impl Engine {
     pub fn new(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
         match options.device {
             Device::Cpu => Self::with_cpu(model, height, width, options),
-            Device::Cuda => Self::with_cuda(model, height, width, options),
+            Device::Cuda(ordinal) => Self::with_cuda(ordinal, model, (height, width), options),
         }
     }
 
@@ -219,11 +211,8 @@ impl Engine {
         })
     }
 
-    fn with_cuda(model: &Model, height: usize, width: usize, options: &Options) -> Result<Self, EngineError> {
-        if !options.given.is_empty() {
-            return Err(EngineError::Cuda("a run can only start from the image there, not from given tensors".into()));
-        }
-        let network = gpu::network(model, (height, width), options)?;
+    fn with_cuda(ordinal: u32, model: &Model, size: (usize, usize), options: &Options) -> Result<Self, EngineError> {
+        let network = gpu::Network::new(open_cuda(ordinal)?, model, size, options)?;
         let (input, results) = network.one_image();
         let one = OneImage { input, results };
         let empty = || Buffer::zeroed(0).ok_or(EngineError::OutOfMemory { bytes: 0 });
@@ -451,7 +440,7 @@ fn outputs(model: &Model, slots: &[Slot]) -> Vec<usize> {
     model.graph.outputs.iter().map(slot).collect()
 }
 
-/// The bytes that an [`Engine`] of this graph will hold on this machine's CPU, or with [`Device::Cuda`] on any GPU and its
+/// The bytes that an [`Engine`] of this graph will hold on this machine's CPU, or with a [`Device::Cuda`] on any GPU and its
 /// host together: the same figures as [`Engine::memory`].
 ///
 /// # Errors
@@ -473,7 +462,7 @@ pub fn plan_memory_for(
 ) -> Result<Memory, EngineError> {
     match options.device {
         Device::Cpu => Ok(memory_of(&compile(graph, height, width, options, &cpu.into())?, options)),
-        Device::Cuda => gpu::memory(graph, (height, width), options),
+        Device::Cuda(_) => gpu::memory(graph, (height, width), options),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::arena::{Span, assign};
 use super::arithmetic::Arithmetic;
-use super::compile::{Emitted, Location, Slot, Step, emit_from};
+use super::compile::{Emitted, Location, Slot, Step, emit};
 use super::{EngineError, Options};
 use crate::graph::Graph;
 use crate::kernels::View;
@@ -32,7 +32,7 @@ pub(super) fn compile(
     options: &Options,
     arithmetic: &dyn Arithmetic,
 ) -> Result<Program, EngineError> {
-    Ok(place(emit_from(&options.given, graph, (height, width), &options.keep, arithmetic)?))
+    Ok(place(emit(graph, (height, width), options, arithmetic)?))
 }
 
 /// Gives the tensors of steps their addresses.

@@ -2,7 +2,7 @@
 
 use super::EvalError;
 use crate::data::{Dataset, Item};
-use crate::engine::{Engine, Options};
+use crate::engine::{Device, Engine, Options};
 use crate::graph::Head;
 use crate::model::Model;
 use crate::ranks::{Ranks, Share};
@@ -48,23 +48,34 @@ pub fn accuracy(
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Accuracy, EvalError> {
-    Ok(summary(&answers(model, dataset, (imgsz.into(), &Ranks::default()), threads, progress)?, &dataset.names))
+    let run = Run { imgsz: imgsz.into(), device: Device::Cpu, ranks: &Ranks::default(), threads };
+    Ok(summary(&answers(model, dataset, &run, progress)?, &dataset.names))
 }
 
-/// As [`accuracy`], picture by picture; each rank runs the classifier on its share of them, and gets all answers.
+/// How a classifier runs on pictures: at images of a size, by the [`Device::engines`] of some threads, of one each.
+pub(super) struct Run<'a> {
+    pub imgsz: ImageSize,
+    pub device: Device,
+    /// Each runs the classifier on its share of the pictures.
+    pub ranks: &'a Ranks,
+    pub threads: usize,
+}
+
+/// As [`accuracy`], picture by picture; every rank gets all answers.
 pub(super) fn answers(
     model: &Model,
     dataset: &Dataset,
-    (imgsz, ranks): (ImageSize, &Ranks),
-    threads: usize,
+    run: &Run,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Answer>, EvalError> {
     check(model, dataset)?;
+    let Run { imgsz, device, ranks, threads } = *run;
     let preprocess = Preprocess::new(model)?;
     let items = &dataset.items[Share::new(ranks, dataset.items.len()).range()];
-    let share = items.len().div_ceil(threads.max(1)).max(1);
+    let share = items.len().div_ceil(device.engines(threads)).max(1);
     let work = |items: &[Item]| {
-        let mut engine = Engine::new(model, imgsz.height, imgsz.width, &Options { threads: 1, ..Options::default() })?;
+        let options = Options { threads: 1, device, ..Options::default() };
+        let mut engine = Engine::new(model, imgsz.height, imgsz.width, &options)?;
         let mut answers = Vec::with_capacity(items.len());
         for item in items {
             let class = class_of(item, dataset)?;

@@ -36,7 +36,7 @@ fn by_cuda(
     (height, width): (usize, usize),
     keep: &[NodeId],
 ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
-    let options = Options { keep: keep.to_vec(), device: Device::Cuda, ..Options::default() };
+    let options = Options { keep: keep.to_vec(), device: Device::Cuda(0), ..Options::default() };
     let mut engine = Engine::new(model, height, width, &options).unwrap();
     engine.run(input).unwrap();
     let outputs = (0..model.graph.outputs.len()).map(|i| engine.output(i).to_vec()).collect();

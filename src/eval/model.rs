@@ -50,6 +50,8 @@ pub struct Prepared {
     share: Share,
     pictures: Vec<Picture>,
     truths: Vec<Truth>,
+    /// What runs models.
+    device: Device,
 }
 
 /// An image, fitted into the network's input.
@@ -119,7 +121,12 @@ impl Prepared {
             Some(path) => truth::annotated(path, dataset)?,
             None => truth::labelled(dataset, &sides),
         };
-        Ok(Self { imgsz, names: dataset.names.clone(), share, pictures, truths })
+        Ok(Self { imgsz, names: dataset.names.clone(), share, pictures, truths, device: Device::Cpu })
+    }
+
+    /// The same images, on which a device runs models; before that it is the CPU.
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Number of images.
@@ -132,25 +139,25 @@ impl Prepared {
         self.len() == 0
     }
 
-    /// Everything a model finds, in pixels of the source images, by `threads` engines of one thread each. `progress`
-    /// gets the number of images done since the last call.
+    /// Everything a model finds, in pixels of the source images, by the [`Device::engines`] of `threads` threads, of one
+    /// each. `progress` gets the number of images done since the last call.
     ///
     /// # Errors
-    /// If the model is no detector of the dataset's classes, cannot be run at this size, or an image has become
-    /// unreadable.
+    /// If the model is no detector of the dataset's classes, cannot be run at this size, an image has become unreadable, or
+    /// the device cannot be used.
     pub fn find(
         &self,
         model: &Model,
         threads: usize,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Detected>, EvalError> {
-        self.find_on(Device::Cpu, model, threads, progress)
+        self.find_on(self.device, model, threads, progress)
     }
 
-    /// As [`Prepared::find`], by engines on a device.
+    /// As [`Prepared::find`], by engines on another device.
     ///
     /// # Errors
-    /// As [`Prepared::find`], and if the device cannot be used.
+    /// As [`Prepared::find`].
     pub fn find_on(
         &self,
         device: Device,
@@ -160,7 +167,7 @@ impl Prepared {
     ) -> Result<Vec<Detected>, EvalError> {
         self.check(model)?;
         let preprocess = Preprocess::new(model)?;
-        let share = self.pictures.len().div_ceil(threads.max(1)).max(1);
+        let share = self.pictures.len().div_ceil(device.engines(threads)).max(1);
         let first = self.share.range().start;
         let work = |(part, pictures): (usize, &[Picture])| {
             let ImageSize { height, width } = self.imgsz;

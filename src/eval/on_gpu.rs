@@ -98,7 +98,7 @@ fn a_frame_takes_fewer_launches_than_there_are_steps() {
     for dtype in [Dtype::F32, Dtype::F16] {
         let graph = Graph { dtype, ..graph.clone() };
         let model = Model::new(graph, weights.clone(), Info::default()).unwrap();
-        let options = Options { device: Device::Cuda, ..Options::default() };
+        let options = Options { device: Device::Cuda(0), ..Options::default() };
         let steps = Engine::new(&model, 64, 64, &options).unwrap().profile(&[0.5; 3 * 64 * 64]).unwrap();
         // Without the copies of the image and of the results.
         assert_eq!(steps.len() - 2, 89, "{dtype:?}");
@@ -109,7 +109,7 @@ fn a_frame_takes_fewer_launches_than_there_are_steps() {
 fn f16_finds_what_f32_finds() {
     let Some(scene) = scene() else { return };
     let (f32, f16) = (&scene.model, quantise::to_f16(&scene.model));
-    let [found, wanted] = [(&f16, Device::Cuda), (f32, Device::Cpu)].map(|(model, on)| decoded(&scene, model, on));
+    let [found, wanted] = [(&f16, Device::Cuda(0)), (f32, Device::Cpu)].map(|(model, on)| decoded(&scene, model, on));
     let mut all = 0;
     for (photo, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
         let (shown, bbox, score) = apart(f32.graph.classes(), found, wanted);
@@ -117,7 +117,7 @@ fn f16_finds_what_f32_finds() {
         all += shown;
     }
     assert!(all >= scene.inputs.len(), "{all} cells");
-    let found = scene.photos.find_on(Device::Cuda, &f16, 1, &|_| ()).unwrap();
+    let found = scene.photos.find_on(Device::Cuda(0), &f16, 1, &|_| ()).unwrap();
     let wanted = scene.photos.find(f32, 2, &|_| ()).unwrap();
     let [found, wanted] = [found, wanted].map(|all| scene.photos.score(&all).map50_95);
     assert!((found - wanted).abs() <= 2e-3, "mAP50-95 {found}, in f32 {wanted}");
@@ -129,7 +129,7 @@ fn int8_finds_what_the_int8_of_the_cpu_finds_to_the_bit() {
     let ranges = quantise::ranges(&model, &inputs, (SIDE, SIDE), &mut |_, _| ()).unwrap();
     let model = quantise::quantise(&model, &ranges);
     let wanted = photos.find(&model, 2, &|_| ()).unwrap();
-    let found = photos.find_on(Device::Cuda, &model, 1, &|_| ()).unwrap();
+    let found = photos.find_on(Device::Cuda(0), &model, 1, &|_| ()).unwrap();
     assert!(wanted.iter().filter(|detected| detected.score >= f64::from(SHOWN)).count() >= inputs.len());
     assert!(Isa::detect().fuses(), "this CPU rounds products and sums apart from each other");
     assert_eq!(found, wanted);

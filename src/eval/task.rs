@@ -11,7 +11,7 @@ use super::shapes::{Found, Labelled, List, with_overlaps};
 use super::{Interval, bootstrap, ultralytics};
 use crate::data::{Dataset, Item, Picture, Shapes};
 use crate::detector::Detector;
-use crate::engine::Options;
+use crate::engine::{Device, Options};
 use crate::graph::Head;
 use crate::model::Model;
 use crate::ranks::{Ranks, Share};
@@ -80,6 +80,8 @@ pub struct ShapeSet {
     share: Share,
     pictures: Vec<Picture>,
     labelled: Labelled,
+    /// What runs models.
+    device: Device,
 }
 
 impl ShapeSet {
@@ -111,7 +113,13 @@ impl ShapeSet {
         let mut labelled = Labelled::none(list(head)?);
         ranks.of_all(own?)?.into_iter().flatten().for_each(|of_image| labelled.extend(of_image));
         let pictures = items.iter().map(|item| item.image.clone()).collect();
-        Ok(Self { head: head.clone(), names: dataset.names.clone(), imgsz, share, pictures, labelled })
+        let (head, names, device) = (head.clone(), dataset.names.clone(), Device::Cpu);
+        Ok(Self { head, names, imgsz, share, pictures, labelled, device })
+    }
+
+    /// The same images, on which a device runs models; before that it is the CPU.
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Number of images.
@@ -124,10 +132,12 @@ impl ShapeSet {
         self.len() == 0
     }
 
-    /// Everything a model finds, by `threads` engines of one thread each. `progress` gets how many more images are done.
+    /// Everything a model finds, by the [`Device::engines`] of `threads` threads, of one each. `progress` gets how many more
+    /// images are done.
     ///
     /// # Errors
-    /// If the model has another task or other classes, cannot be run at this size, or an image cannot be read.
+    /// If the model has another task or other classes, cannot be run at this size, an image cannot be read, or the device
+    /// cannot be used.
     pub fn find(&self, model: &Model, threads: usize, progress: &(dyn Fn(usize) + Sync)) -> Result<Found, EvalError> {
         let head = model.graph.head.branch();
         if (head.task(), head.classes()) != (self.head.task(), self.head.classes()) {
@@ -138,10 +148,10 @@ impl ShapeSet {
                 wanted.classes()
             )));
         }
-        let share = self.pictures.len().div_ceil(threads.max(1)).max(1);
+        let share = self.pictures.len().div_ceil(self.device.engines(threads)).max(1);
         let first = self.share.range().start;
         let work = |(part, pictures): (usize, &[Picture])| {
-            let options = Options { threads: 1, ..Options::default() };
+            let options = Options { threads: 1, device: self.device, ..Options::default() };
             let mut detector = Detector::new(model, self.imgsz, &options)?;
             detector.options = NmsOptions::EVALUATION;
             let mut found = Found::none(list(head)?);

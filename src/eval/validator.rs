@@ -1,12 +1,13 @@
 //! One way to judge models of any task on a split: what they find, the figures of it, and how sure these are.
 
-use super::classify::{ahead, answers, summary};
+use super::classify::{Run, ahead, answers, summary};
 use super::error::EvalError;
 use super::metric::Metric;
 use super::shapes::Found;
 use super::task::ShapeSet;
 use super::{Accuracy, Answer, Detected, EvalResult, Interval, Prepared, TaskResult, bootstrap};
 use crate::data::Dataset;
+use crate::engine::Device;
 use crate::graph::Head;
 use crate::model::Model;
 use crate::ranks::Ranks;
@@ -18,8 +19,17 @@ pub enum Validator {
     Boxes(Box<Prepared>),
     /// Masks, keypoints or rotated boxes.
     Shapes(Box<ShapeSet>),
-    /// Classes of whole pictures, at images of this size, which these ranks share.
-    Classes(Dataset, ImageSize, Ranks),
+    /// Classes of whole pictures.
+    Classes {
+        /// The pictures.
+        set: Dataset,
+        /// Size of the images.
+        size: ImageSize,
+        /// Those that share them.
+        ranks: Ranks,
+        /// What runs models.
+        device: Device,
+    },
 }
 
 /// What a model finds on the whole split.
@@ -63,8 +73,20 @@ impl Validator {
             Metric::Masks | Metric::Keypoints | Metric::Rotated => {
                 Self::Shapes(Box::new(ShapeSet::shared(head, dataset, imgsz, ranks)?))
             }
-            Metric::Accuracy => Self::Classes(dataset.clone(), imgsz, ranks.clone()),
+            Metric::Accuracy => {
+                let (set, ranks) = (dataset.clone(), ranks.clone());
+                Self::Classes { set, size: imgsz, ranks, device: Device::Cpu }
+            }
         })
+    }
+
+    /// The same split, on which a device runs models; before that it is the CPU.
+    pub fn on(self, device: Device) -> Self {
+        match self {
+            Self::Boxes(set) => Self::Boxes(Box::new(set.on(device))),
+            Self::Shapes(set) => Self::Shapes(Box::new(set.on(device))),
+            Self::Classes { set, size, ranks, .. } => Self::Classes { set, size, ranks, device },
+        }
     }
 
     /// Number of images.
@@ -72,7 +94,7 @@ impl Validator {
         match self {
             Self::Boxes(set) => set.len(),
             Self::Shapes(set) => set.len(),
-            Self::Classes(set, ..) => set.items.len(),
+            Self::Classes { set, .. } => set.items.len(),
         }
     }
 
@@ -81,16 +103,19 @@ impl Validator {
         self.len() == 0
     }
 
-    /// Everything a model finds, by `threads` engines of one thread each. `progress` gets how many more images are done.
+    /// Everything a model finds, by the [`Device::engines`] of `threads` threads, of one each. `progress` gets how many more
+    /// images are done.
     ///
     /// # Errors
-    /// If the model has another task or other classes, cannot be run at this size, or an image cannot be read.
+    /// If the model has another task or other classes, cannot be run at this size, an image cannot be read, or the device
+    /// cannot be used.
     pub fn find(&self, model: &Model, threads: usize, progress: &(dyn Fn(usize) + Sync)) -> Result<Answers, EvalError> {
         Ok(match self {
             Self::Boxes(set) => Answers::Boxes(set.find(model, threads, progress)?),
             Self::Shapes(set) => Answers::Shapes(set.find(model, threads, progress)?),
-            Self::Classes(set, size, ranks) => {
-                Answers::Classes(answers(model, set, (*size, ranks), threads, progress)?)
+            Self::Classes { set, size, ranks, device } => {
+                let run = Run { imgsz: *size, device: *device, ranks, threads };
+                Answers::Classes(answers(model, set, &run, progress)?)
             }
         })
     }
@@ -103,7 +128,7 @@ impl Validator {
         Ok(match (self, answers) {
             (Self::Boxes(set), Answers::Boxes(found)) => Score::Boxes(set.score(found)),
             (Self::Shapes(set), Answers::Shapes(found)) => Score::Shapes(set.score(found)),
-            (Self::Classes(set, ..), Answers::Classes(found)) => Score::Classes(summary(found, &set.names)),
+            (Self::Classes { set, .. }, Answers::Classes(found)) => Score::Classes(summary(found, &set.names)),
             _ => return Err(other_task()),
         })
     }
@@ -137,10 +162,10 @@ impl Validator {
             (Self::Shapes(set), Answers::Shapes(one), Some(Answers::Shapes(other))) => {
                 set.interval(one, Some(other), rounds, seed)
             }
-            (Self::Classes(set, ..), Answers::Classes(one), None) => {
+            (Self::Classes { set, .. }, Answers::Classes(one), None) => {
                 bootstrap(set.items.len(), rounds, seed, |sample| ahead(one, None, sample))
             }
-            (Self::Classes(set, ..), Answers::Classes(one), Some(Answers::Classes(other))) => {
+            (Self::Classes { set, .. }, Answers::Classes(one), Some(Answers::Classes(other))) => {
                 bootstrap(set.items.len(), rounds, seed, |sample| ahead(one, Some(other), sample))
             }
             _ => return Err(other_task()),

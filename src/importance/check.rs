@@ -66,6 +66,7 @@ impl LossCurves {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Device;
     use crate::group::groups;
     use crate::zoo::simple_cnn::simple_cnn;
     use std::collections::BTreeMap;
@@ -76,7 +77,7 @@ mod tests {
     #[test]
     fn what_cannot_be_a_ranking_or_a_curve_is_told_by_its_group() {
         let groups = groups(&simple_cnn(10).unwrap());
-        let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 4, images: 4 };
+        let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 4, images: 4, device: Device::Cpu };
         let ranking = Ranking(groups.groups.iter().map(|g| (0..g.width()).rev().collect()).collect());
         let curve = |g| sampling.widths(g).into_iter().map(|w| (w, 1.0 / (w + 1) as f64)).collect();
         let curves = LossCurves(groups.groups.iter().map(curve).collect());

@@ -8,10 +8,11 @@ use super::covariances::Covariances;
 use super::error::ImportanceError;
 use super::ranking::Ranking;
 use super::suffix::Suffix;
+use crate::engine::Device;
 use crate::graph::{NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
-use crate::quantise::{kl_divergence, outputs, outputs_from};
+use crate::quantise::{Images, kl_divergence, outputs, outputs_from};
 use crate::ranks::Ranks;
 use crate::repair::{Calibration, Walk, apply};
 use crate::surgery::{Selection, cut};
@@ -29,6 +30,8 @@ pub struct Sampling {
     pub grid: usize,
     /// Number of calibration images the outputs are compared on.
     pub images: usize,
+    /// What runs the networks that are compared. The baseline network's way to the layers of a group is the CPU's.
+    pub device: Device,
 }
 
 /// Measured loss over width, for every group.
@@ -92,8 +95,9 @@ pub fn measure(
     for suffix in &suffixes {
         suffix.given.iter().for_each(|id| walk.hold(*id, suffix.ready()));
     }
-    let reference = outputs(model, &images, size)?;
-    let trial = Trial { model, groups, ranking, covariances, ridge: calibration.ridge, reference: &reference, size };
+    let reference = outputs(model, &Images { images: &images, size, device: sampling.device })?;
+    let (ridge, reference, device) = (calibration.ridge, &reference[..], sampling.device);
+    let trial = Trial { model, groups, ranking, covariances, ridge, reference, size, device };
     // The units of work in the order in which the walk comes by.
     let ranks = &calibration.ranks;
     let ready = |group: usize| suffixes[group].ready();
@@ -133,6 +137,7 @@ struct Trial<'a> {
     /// By image the outputs of the baseline network.
     reference: &'a [Vec<Vec<f32>>],
     size: (usize, usize),
+    device: Device,
 }
 
 impl Trial<'_> {
@@ -151,7 +156,7 @@ impl Trial<'_> {
             [one] => Cow::Borrowed(&one[image][..]),
             _ => Cow::Owned(tensors.iter().map(|of| &of[image][..]).collect::<Vec<_>>().concat()),
         };
-        let found = outputs_from(&smaller, &given, reference.len(), size, &input)?;
+        let found = outputs_from(&smaller, (self.device, &given), reference.len(), size, &input)?;
         let loss = |(reference, found): (&Vec<Vec<f32>>, Vec<Vec<f32>>)| {
             let mut all = reference.clone();
             suffix.outputs.iter().zip(found).for_each(|(at, output)| all[*at] = output);

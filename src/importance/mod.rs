@@ -22,7 +22,7 @@ mod suffix;
 mod weights;
 
 pub use crate::profile::Criterion;
-pub use crate::quantise::{kl_divergence, outputs};
+pub use crate::quantise::{Images, kl_divergence, outputs};
 pub use activations::{Activations, activations};
 pub use batches::Batches;
 pub use covariances::{Covariances, covariances};

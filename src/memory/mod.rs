@@ -30,7 +30,7 @@ pub struct Deployed<'a> {
 impl Deployed<'_> {
     /// Bytes of a value of a tensor between the layers: only a GPU holds tensors in f16.
     fn value(&self) -> f64 {
-        if self.device == Device::Cuda && self.graph.dtype == Dtype::F16 { 2.0 } else { F32 }
+        if self.device.is_cuda() && self.graph.dtype == Dtype::F16 { 2.0 } else { F32 }
     }
 }
 
@@ -104,7 +104,7 @@ pub fn live_sets(deployed: &Deployed, groups: &Groups) -> Result<Vec<LiveSet>, G
             add(home, deployed.value());
         }
         // A GPU quantizes the whole input of a layer in int8 first.
-        if device == Device::Cuda && dtypes[node.index()] == Dtype::Int8 {
+        if device.is_cuda() && dtypes[node.index()] == Dtype::Int8 {
             add(graph.node(node).inputs[0], 1.0);
         }
         live.per_channel = per_channel.into_iter().collect();
@@ -203,8 +203,8 @@ mod tests {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Int8] {
             let graph = Graph { dtype, ..f32.clone() };
             for side in [320, 640] {
-                let (kernels, live) = bytes(&Deployed { graph: &graph, size: (side, side), device: Device::Cuda });
-                let options = Options { device: Device::Cuda, ..Options::default() };
+                let (kernels, live) = bytes(&Deployed { graph: &graph, size: (side, side), device: Device::Cuda(0) });
+                let options = Options { device: Device::Cuda(0), ..Options::default() };
                 let exact = plan_memory(&graph, side, side, &options).unwrap();
                 let share = |found: f64, exact: usize| found / exact as f64;
                 let text = format!("{dtype:?} at {side}: kernels {kernels}, live {live}, {exact:?}");

@@ -2,7 +2,6 @@
 //! and the columns filled up as its kernels read them.
 
 use super::Deployed;
-use crate::engine::Device;
 use crate::graph::{Activation, Dtype, NodeId, Op, Shape};
 use crate::kernels::cuda::{Channels, ConvWeights, Float, packed_conv_len, packed_depthwise_len, packed_int8_bytes};
 use crate::kernels::{Algorithm, ConvSpec};
@@ -60,7 +59,7 @@ pub(super) fn packing(deployed: &Deployed, node: NodeId, out: Shape, dtype: Dtyp
         Op::ConvTranspose(conv) => (conv.factor, false),
         _ => return None,
     };
-    if device == Device::Cuda {
+    if device.is_cuda() {
         // A network in f16 is in f16 as a whole; in one of int8 what is not int8 is f32.
         let arithmetic = match (graph.dtype, dtype) {
             (Dtype::F32, _) => Arithmetic::Of(Float::F32),

@@ -79,7 +79,7 @@ pub fn compare(
     let levels = all_levels(&ctx);
     let table = table(&ctx, &levels)?;
     let head = &inputs.baseline.model.graph.head;
-    let validator = Validator::shared(head, &inputs.data.val, inputs.baseline.imgsz, &job.ranks)?;
+    let validator = Validator::shared(head, &inputs.data.val, inputs.baseline.imgsz, &job.ranks)?.on(job.device);
     let scorer = Scorer { validator: &validator, seed: job.seed };
     let baseline = scorer.score(&scorer.find(&inputs.baseline.model)?)?;
     let metric = Metric::of(head).name();

@@ -5,11 +5,12 @@ use crate::bundle::{Difference, LockError};
 use crate::data::DataError;
 use crate::detector::SizeError;
 use crate::emit::onnx::ExportError;
-use crate::engine::EngineError;
+use crate::engine::{Device, EngineError};
 use crate::eval::EvalError;
 use crate::graph::GraphError;
 use crate::import::ImportError;
 use crate::importance::ImportanceError;
+use crate::kernels::cuda::CudaError;
 use crate::latency::LatencyError;
 use crate::model::FileError;
 use crate::ranks::RankError;
@@ -72,6 +73,14 @@ pub enum PipelineError {
     /// A setting makes no sense with what it is for.
     #[error("{0}")]
     Setting(String),
+    /// The device that shall compute cannot be used.
+    #[error("--device {device}: {source}")]
+    Device {
+        /// The device.
+        device: Device,
+        /// Why.
+        source: CudaError,
+    },
     /// The image size does not suit the network.
     #[error(transparent)]
     Size(#[from] SizeError),

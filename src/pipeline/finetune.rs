@@ -64,7 +64,8 @@ fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, P
         }
         event.message().into_iter().for_each(|text| progress.message(text));
     };
-    let mut fit = || train::fit(start, teacher(ctx), &data.train, &config, &ctx.job.trainer, &mut listen);
+    let device = train::Device::of(ctx.job.device, false);
+    let mut fit = || train::fit(start, teacher(ctx), &data.train, &config, &device, &mut listen);
     let mut fitted = fit();
     // The cache is ours: what lies there under this training's name and is another's is moved away too. Other ranks
     // would not begin anew.

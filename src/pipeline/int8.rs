@@ -6,10 +6,11 @@
 use super::error::{During, PipelineError, Task};
 use super::progress::Progress;
 use crate::data::{Dataset, Item};
+use crate::engine::Device;
 use crate::eval::Validator;
 use crate::graph::Head;
 use crate::model::Model;
-use crate::quantise::{self, Kept, Limit, Observed, RangeMethod, choose, control, observe};
+use crate::quantise::{self, Images, Kept, Limit, RangeMethod, choose, control, observe};
 use crate::ranks::Ranks;
 use crate::size::ImageSize;
 use crate::vision::Preprocess;
@@ -37,6 +38,8 @@ pub struct Int8Options<'a> {
     pub baseline: Option<&'a Model>,
     /// By layer the milliseconds that leaving it out of int8 costs; measured on this machine where there are none.
     pub lost_ms: BTreeMap<String, f64>,
+    /// What runs the networks that are observed, compared and judged.
+    pub device: Device,
     /// The ranks that share the images which are held back.
     pub ranks: Ranks,
 }
@@ -69,10 +72,14 @@ pub fn to_int8(
     progress.stage("Calibrating", format!("int8 on {} images", calibration.len()));
     let load = |items: &[&Item]| tensors(model, items, size);
     let sides = (size.height, size.width);
-    let observed: Observed =
-        observe(model, &load(&calibration)?, sides, &mut |done, all| progress.step(done, all)).during(Task::Ranges)?;
+    let on = Images { images: &[], size: sides, device: options.device };
+    let mut step = |done, all| progress.step(done, all);
+    let images = load(&calibration)?;
+    let observed = observe(model, &Images { images: &images, ..on }, &mut step).during(Task::Ranges)?;
+    drop(images);
     let compared = load(&spread(&held_back, COMPARED))?;
-    let chosen = choose(model, &observed, options.methods, options.symmetric, &compared, sides).during(Task::Ranges)?;
+    let on = Images { images: &compared, ..on };
+    let chosen = choose(model, &observed, options.methods, options.symmetric, &on).during(Task::Ranges)?;
     let chosen = chosen.ok_or_else(|| PipelineError::Setting("no calibration method is left to choose from".into()))?;
     let (ranges, method) = (chosen.ranges, chosen.method);
     let best = match options.methods.len() {
@@ -87,7 +94,7 @@ pub fn to_int8(
         keypoints: dataset.keypoints.clone(),
         ..Dataset::default()
     };
-    let Some(judge) = judge(model, &judged, size, &options.ranks)? else {
+    let Some(judge) = judge(model, &judged, size, options)? else {
         progress.message("without labels nothing is known of the accuracy: every layer becomes int8".into());
         return Ok(Int8 { model: quantise::quantise(model, &ranges), method, kept: Vec::new() });
     };
@@ -99,7 +106,7 @@ pub fn to_int8(
             false => options.lost_ms.clone(),
         };
         let progress = &mut |done, all| progress.step(done, all);
-        quantise::sensitivities(model, &ranges, &lost, &compared, sides, progress).during(Task::Ranges)
+        quantise::sensitivities(model, &ranges, &lost, &on, progress).during(Task::Ranges)
     };
     let limit = Limit { least, accuracy: &mut |model: &Model| score(&judge, model) };
     let (model, kept) = control(model, &ranges, sensitivities, limit)?;
@@ -154,14 +161,19 @@ fn tensors(model: &Model, items: &[&Item], size: ImageSize) -> Result<Vec<Vec<f3
 }
 
 /// What measures the accuracy of models; none where the images have no labels of the model's task.
-fn judge(model: &Model, dataset: &Dataset, size: ImageSize, ranks: &Ranks) -> Result<Option<Validator>, PipelineError> {
+fn judge(
+    model: &Model,
+    dataset: &Dataset,
+    size: ImageSize,
+    Int8Options { device, ranks, .. }: &Int8Options,
+) -> Result<Option<Validator>, PipelineError> {
     let head = &model.graph.head;
     let agrees = dataset.names.len() == model.graph.classes();
     let labelled = match head {
         Head::Classify { .. } => dataset.items.iter().all(|item| item.class().is_some()),
         _ => dataset.items.iter().any(|item| !item.labels.is_empty()),
     };
-    Ok(if agrees && labelled { Some(Validator::shared(head, dataset, size, ranks)?) } else { None })
+    Ok(if agrees && labelled { Some(Validator::shared(head, dataset, size, ranks)?.on(*device)) } else { None })
 }
 
 /// The task's figure for a model.

@@ -1,14 +1,15 @@
 //! What a job is to do: a profile with every default filled in, in plain types.
 
+use super::error::PipelineError;
 use super::timing::Timing;
 use crate::bundle::{LockedInputs, LockedTarget};
+use crate::engine::Device;
 use crate::graph::{Branch, Dtype};
 use crate::importance::{Criterion, Pattern};
 use crate::ranks::Ranks;
 use crate::repair::Method;
 use crate::report::Budget;
 use crate::size::ImageSize;
-use crate::train;
 use crate::train::optim::Rule;
 use crate::train::{Recipe, Stop};
 use std::collections::BTreeMap;
@@ -60,8 +61,8 @@ pub struct Job {
     pub repair: Method,
     /// Fine-tuning.
     pub tune: Tune,
-    /// What trains.
-    pub trainer: train::Device,
+    /// What runs and trains networks here; those that ship are timed on the target.
+    pub device: Device,
     /// Frames before the clock starts.
     pub warmup: usize,
     /// Frames that are timed.
@@ -77,6 +78,17 @@ pub struct Job {
     pub out: PathBuf,
     /// Where measurements are kept for the next run.
     pub cache: PathBuf,
+}
+
+impl Job {
+    /// What computes, for the keys of what is kept: figures of another kind of device differ in their last digits.
+    ///
+    /// # Errors
+    /// If the device cannot be used.
+    pub(super) fn computed_on(&self) -> Result<String, PipelineError> {
+        let device = self.device;
+        device.name().map_err(|source| PipelineError::Device { device, source })
+    }
 }
 
 /// Fine-tuning as a user states it.

@@ -59,7 +59,8 @@ impl<'a> Known<'a> {
                 return Err(PipelineError::Locked { path: locking.path.clone(), differences });
             }
         }
-        let key = cache::key(&[&inputs, &job.timing.source().machine(&job.target), &job.threads]);
+        let machine = job.timing.source().machine(&job.target);
+        let key = cache::key(&[&inputs, &machine, &job.threads, &job.computed_on()?]);
         Ok(Some(Self { locking, inputs, key }))
     }
 

@@ -30,7 +30,6 @@ use crate::repair::Method;
 use crate::report::Report;
 use crate::runtimes::Runtime;
 use crate::surgery::Selection;
-use crate::train;
 use std::borrow::Cow;
 
 /// What a job leaves in memory, ready to be written.
@@ -66,8 +65,6 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Opti
     check_ranks(job, opened.data.train.items.len())?;
     // 2. Hold against the lock; choose the image size.
     let known = Known::read(job, &opened)?;
-    // Before hours of work, and not when the fine-tuning begins.
-    job.trainer.check()?;
     let (job, opened) = if job.sizes.len() > 1 && job.pattern.is_none() {
         let chosen = match &known {
             Some(known) => known.size(job, progress)?,
@@ -105,7 +102,7 @@ pub fn run(job: &Job, results: &Results, progress: &dyn Progress) -> Result<Opti
     }
     // 8. Evaluate.
     progress.stage("Evaluating", format!("{} images", inputs.data.val.items.len()));
-    let evaluator = Evaluator::new(&inputs, job.seed, &job.ranks)?;
+    let evaluator = Evaluator::new(&inputs, &job, &job.ranks)?;
     let (tuned_stage, quantized_stage) = (tuned.as_ref(), quantized.as_ref());
     let stages = Stages {
         pruned: &pruned,
@@ -143,7 +140,7 @@ fn check_ranks(job: &Job, images: usize) -> Result<(), PipelineError> {
     if ranks == 1 || job.tune.epochs == 0 {
         return Ok(());
     }
-    if job.trainer != train::Device::Cpu {
+    if job.device.is_cuda() {
         return Err(PipelineError::Setting(
             "several ranks train on CPUs only: start one process, or without --device".into(),
         ));
@@ -188,6 +185,7 @@ fn quantize(ctx: &Context, planned: &Planned, model: &Model) -> Result<Option<(M
                 max_drop: job.budget.max_map_drop.unwrap_or(MAX_DROP),
                 baseline: job.budget.max_map_drop.map(|_| &inputs.baseline.model),
                 lost_ms: times.filter(|(_, ms)| *ms > 0.0).collect(),
+                device: job.device,
                 ranks: job.ranks.clone(),
             };
             let done = to_int8(model, &inputs.data.train, inputs.baseline.imgsz, &options, ctx.progress)?;

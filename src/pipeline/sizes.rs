@@ -109,7 +109,8 @@ fn accuracy(ctx: &Context) -> Result<f64, PipelineError> {
     order.sort_by_key(seen);
     let items = order.into_iter().take(IMAGES).map(|index| train.items[index].clone()).collect();
     let sample = Dataset { items, annotations: None, ..train.clone() };
-    let validator = Validator::shared(&repaired.graph.head, &sample, ctx.inputs.baseline.imgsz, &ctx.job.ranks)?;
+    let (head, job) = (&repaired.graph.head, ctx.job);
+    let validator = Validator::shared(head, &sample, ctx.inputs.baseline.imgsz, &job.ranks)?.on(job.device);
     let map = validator.evaluate(&repaired, rayon::current_num_threads())?.figure();
     // Below zero: there is no such figure.
     if map < 0.0 {

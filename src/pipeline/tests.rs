@@ -1,6 +1,7 @@
 //! The keys of what is kept between runs: each changes with every input of what it stands for, one at a time, by
 //! content.
 
+mod device;
 mod ranks;
 
 use super::cache::Cache;
@@ -9,6 +10,7 @@ use super::inputs::Inputs;
 use super::{DEMO_MODEL, Event, Job, Timing, Tune, finetune, plan, verdict};
 use crate::bundle::sha256;
 use crate::data::demo;
+use crate::engine::Device;
 use crate::graph::Dtype;
 use crate::importance::{self, Criterion, Sampling};
 use crate::latency::Speed;
@@ -42,7 +44,7 @@ fn job(folder: &Path) -> Job {
         seed: 0,
         repair: Method::LeastSquares,
         tune: Tune { epochs: 1, batch: 2, ..Tune::default() },
-        trainer: Default::default(),
+        device: Device::Cpu,
         skip_bad_images: false,
         warmup: 1,
         runs: 2,
@@ -67,7 +69,7 @@ fn gather(job: &Job) -> Inputs {
 }
 
 fn sampling(job: &Job) -> Sampling {
-    Sampling { shares: vec![0.5], grid: job.grid, images: 2 }
+    Sampling { shares: vec![0.5], grid: job.grid, images: 2, device: Device::Cpu }
 }
 
 /// The key of the importance, of the training and of the latency table.

@@ -3,7 +3,7 @@
 //! No labels are needed, and the images of the validation are never looked at: the measure is the divergence of the int8
 //! network's outputs from those in f32.
 
-use super::divergence::{kl_divergence, outputs};
+use super::divergence::{Images, kl_divergence, outputs};
 use super::quantise;
 use super::ranges::{Observed, RangeMethod, Ranges, symmetric};
 use crate::engine::EngineError;
@@ -20,8 +20,7 @@ pub struct Chosen {
     pub divergence: f64,
 }
 
-/// The ranges of the method with the least divergence over images `[C, height, width]` that were held back; with
-/// `zero_centred` among those around zero ([`symmetric`]).
+/// The ranges of the method with the least divergence over images that were held back; with `zero_centred` among those around zero ([`symmetric`]).
 ///
 /// # Errors
 /// If the model cannot be run at this size.
@@ -30,16 +29,15 @@ pub fn choose(
     observed: &Observed,
     methods: &[RangeMethod],
     zero_centred: bool,
-    held_back: &[Vec<f32>],
-    size: (usize, usize),
+    held_back: &Images,
 ) -> Result<Option<Chosen>, EngineError> {
     let plain = model.clone().into_f32();
-    let reference = outputs(&plain, held_back, size)?;
+    let reference = outputs(&plain, held_back)?;
     let mut best: Option<Chosen> = None;
     for method in methods {
         let ranges = observed.ranges(*method);
         let ranges = if zero_centred { symmetric(&ranges) } else { ranges };
-        let divergence = divergence(&quantise(&plain, &ranges), &reference, held_back, size)?;
+        let divergence = divergence(&quantise(&plain, &ranges), &reference, held_back)?;
         if best.as_ref().is_none_or(|best| divergence < best.divergence) {
             best = Some(Chosen { method: *method, ranges, divergence });
         }
@@ -48,14 +46,9 @@ pub fn choose(
 }
 
 /// The mean divergence of a model's outputs from those of a reference.
-pub(super) fn divergence(
-    model: &Model,
-    reference: &[Vec<Vec<f32>>],
-    images: &[Vec<f32>],
-    size: (usize, usize),
-) -> Result<f64, EngineError> {
-    let found = outputs(model, images, size)?;
+pub(super) fn divergence(model: &Model, reference: &[Vec<Vec<f32>>], on: &Images) -> Result<f64, EngineError> {
+    let found = outputs(model, on)?;
     let pairs = reference.iter().zip(&found);
-    let total: f64 = pairs.map(|(reference, found)| kl_divergence(&model.graph.head, size, reference, found)).sum();
-    Ok(total / images.len().max(1) as f64)
+    let total: f64 = pairs.map(|(reference, found)| kl_divergence(&model.graph.head, on.size, reference, found)).sum();
+    Ok(total / on.images.len().max(1) as f64)
 }

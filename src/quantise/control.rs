@@ -7,7 +7,7 @@
 //! 5. Of those, try to quantize again, one after the other: the slowest first, and of equal times what helps least.
 
 use super::choose::divergence;
-use super::divergence::outputs;
+use super::divergence::{Images, outputs};
 use super::ranges::Ranges;
 use super::{Exceptions, int8_layers, quantise, quantise_except};
 use crate::engine::{Engine, EngineError, Options};
@@ -98,7 +98,7 @@ pub fn control<E>(
     Ok((without(&order), order))
 }
 
-/// What every layer's quantization alone costs in divergence over images `[C, height, width]`, and what leaving it out
+/// What every layer's quantization alone costs in divergence over images, and what leaving it out
 /// costs in time; in execution order. A layer would stay in f16, or in f32 where its values are too large for f16.
 ///
 /// # Errors
@@ -107,12 +107,11 @@ pub fn sensitivities(
     model: &Model,
     ranges: &Ranges,
     lost_ms: &BTreeMap<String, f64>,
-    images: &[Vec<f32>],
-    size: (usize, usize),
+    images: &Images,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Kept>, EngineError> {
     let plain = model.clone().into_f32();
-    let reference = outputs(&plain, images, size)?;
+    let reference = outputs(&plain, images)?;
     let layers = int8_layers(&plain);
     let names: Vec<&String> = layers.iter().map(|id| &plain.graph.node(*id).name).collect();
     let mut found = Vec::with_capacity(names.len());
@@ -123,7 +122,7 @@ pub fn sensitivities(
         found.push(Kept {
             layer: (*layer).clone(),
             dtype: fallback(&plain, &plain.graph.node(*id).op, ranges.get(*layer)),
-            divergence: divergence(&alone, &reference, images, size)?,
+            divergence: divergence(&alone, &reference, images)?,
             lost_ms: lost_ms.get(*layer).copied().unwrap_or(1.0),
         });
         progress(done + 1, layers.len());

@@ -12,7 +12,7 @@ mod ranges;
 
 pub use choose::{Chosen, choose};
 pub use control::{Kept, Limit, control, sensitivities, time_lost};
-pub use divergence::{Prediction, kl_divergence, outputs, outputs_from, predictions, task_divergence};
+pub use divergence::{Images, Prediction, kl_divergence, outputs, outputs_from, predictions, task_divergence};
 pub use ranges::{Observed, RangeMethod, Ranges, observe, ranges, symmetric};
 
 use crate::graph::{Dtype, NodeId};

@@ -4,8 +4,9 @@
 //! methods decide it. The squared error of quantization and the entropy are minimised over ends that are tried one after
 //! the other, the upper one first.
 
+use super::divergence::Images;
 use super::int8_layers;
-use crate::engine::{Engine, EngineError, Options};
+use crate::engine::{Device, Engine, EngineError, Options};
 use crate::graph::NodeId;
 use crate::kernels::input_scale;
 use crate::model::Model;
@@ -174,23 +175,18 @@ impl Observed {
     }
 }
 
-/// Observes the inputs of all layers that would compute in int8, over images `[C, height, width]`. The model runs in f32,
-/// whatever its dtype.
+/// Observes the inputs of all layers that would compute in int8, over images. The model runs in f32, whatever its dtype.
 ///
 /// # Errors
-/// If an image does not fit.
-pub fn observe(
-    model: &Model,
-    images: &[Vec<f32>],
-    (height, width): (usize, usize),
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Observed, EngineError> {
+/// If an image does not fit, or the device cannot be used.
+pub fn observe(model: &Model, on: &Images, progress: &mut dyn FnMut(usize, usize)) -> Result<Observed, EngineError> {
+    let Images { images, size: (height, width), device } = *on;
     let plain = model.clone().into_f32();
     let node = |id: &NodeId| plain.graph.node(*id);
     let layers: Vec<_> = int8_layers(&plain).iter().map(|id| (node(id).name.clone(), node(id).inputs[0])).collect();
     let mut seen: BTreeMap<NodeId, Seen> = layers.iter().map(|(_, input)| (*input, Seen::default())).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = Options { threads, keep: seen.keys().copied().collect(), ..Options::default() };
+    let options = Options { threads, device, keep: seen.keys().copied().collect(), ..Options::default() };
     let mut engine = Engine::new(&plain, height, width, &options)?;
     for (number, image) in images.iter().enumerate() {
         engine.run(image)?;
@@ -200,7 +196,7 @@ pub fn observe(
     Ok(Observed { layers, seen })
 }
 
-/// The ranges of the least squared error, as [`observe`] sees the inputs.
+/// The ranges of the least squared error, as [`observe`] sees the inputs of images `[C, height, width]` on the CPU.
 ///
 /// # Errors
 /// As [`observe`].
@@ -210,7 +206,8 @@ pub fn ranges(
     size: (usize, usize),
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Ranges, EngineError> {
-    Ok(observe(model, images, size, progress)?.ranges(RangeMethod::default()))
+    let on = Images { images, size, device: Device::Cpu };
+    Ok(observe(model, &on, progress)?.ranges(RangeMethod::default()))
 }
 
 /// The least ranges around these whose zero point is in the middle, as signed integers without a zero point have them:

@@ -10,7 +10,6 @@ use super::variation::Augment;
 use crate::data::{DataError, Dataset};
 use crate::eval::{EvalError, Metric};
 use crate::graph::Graph;
-use crate::kernels::cuda::CudaError;
 use crate::model::{FileError, ModelError};
 use crate::ranks::{RankError, Ranks};
 use crate::size::{ImageSize, MAX_SIDE};
@@ -413,9 +412,6 @@ pub enum TrainError {
     /// Weights that do not fit their graph, or are not finite.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The CUDA device that was asked for cannot be used.
-    #[error("--device cuda: {}{}", .0, advice(.0))]
-    Missing(CudaError),
     /// A CUDA device that cannot train, or failed.
     #[error(transparent)]
     Cuda(#[from] TrainingError),
@@ -450,9 +446,4 @@ fn signal_name(signal: i32) -> String {
         15 => "SIGTERM".into(),
         other => format!("signal {other}"),
     }
-}
-
-/// What to do about a CUDA device that cannot be used.
-fn advice(error: &CudaError) -> &'static str {
-    if matches!(error, CudaError::NotBuilt) { "; build it with `--features cuda`" } else { "" }
 }

@@ -71,7 +71,10 @@ pub fn fit(
     Identity::check_ranks(model, teacher, dataset, config)?;
     let (train, held) = judge::part(dataset, config);
     let loader = Loader::new(&train, model, config)?;
-    let judge = held.filter(|_| config.epochs > 0).map(|held| Judge::new(model, &held, config)).transpose()?;
+    let judge = held
+        .filter(|_| config.epochs > 0)
+        .map(|held| Judge::new(model, &held, (config, device.engine())))
+        .transpose()?;
     let kept = Kept::of(model, teacher, dataset, config)?;
     let cpu = candle_core::Device::Cpu;
     let mut stepper: Box<dyn Stepper + '_> = match device {

@@ -3,6 +3,7 @@
 use super::batch::check_data;
 use super::config::{FitConfig, HoldOut, TrainError};
 use crate::data::Dataset;
+use crate::engine::Device;
 use crate::eval::{Metric, Validator};
 use crate::model::{Model, Weights};
 use std::borrow::Cow;
@@ -28,16 +29,16 @@ pub(super) struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// Reads the held-back images.
+    /// Reads the held-back images, on which a device runs networks.
     ///
     /// # Errors
     /// If there are none, one cannot be read, or their labels are not those of the model.
-    pub fn new(model: &'a Model, held: &Dataset, config: &FitConfig) -> Result<Self, TrainError> {
+    pub fn new(model: &'a Model, held: &Dataset, (config, device): (&FitConfig, Device)) -> Result<Self, TrainError> {
         if held.items.is_empty() {
             return Err(TrainError::Unfit("of a single image none can be held back: set `hold-out` to 0".into()));
         }
         check_data(held, model)?;
-        let validator = Validator::shared(&model.graph.head, held, config.imgsz, &config.ranks)?;
+        let validator = Validator::shared(&model.graph.head, held, config.imgsz, &config.ranks)?.on(device);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if config.threads == 0 { cores } else { config.threads };
         Ok(Self { model, validator, threads, metric: Metric::of(&model.graph.head) })

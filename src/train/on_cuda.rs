@@ -12,7 +12,7 @@ use super::optim::Rule;
 use super::schedule::Ema;
 use super::stepper::{State, Stepper};
 use super::terms::Terms;
-use crate::engine::open_cuda;
+use crate::engine::{self, open_cuda};
 use crate::model::{Model, Weights};
 use crate::training::{Control, Output, Setup, StepRule, TrainingEngine};
 
@@ -34,14 +34,19 @@ pub enum Device {
 }
 
 impl Device {
-    /// Whether it can be used. Nothing else is done with it.
-    ///
-    /// # Errors
-    /// Why a CUDA device cannot.
-    pub fn check(self) -> Result<(), TrainError> {
+    /// A device that trains with tensors in f16 (`mixed`, on a CUDA device only) or f32.
+    pub fn of(device: engine::Device, mixed: bool) -> Self {
+        match device {
+            engine::Device::Cpu => Self::Cpu,
+            engine::Device::Cuda(ordinal) => Self::Cuda(Cuda { ordinal, mixed }),
+        }
+    }
+
+    /// The same device for networks that only run.
+    pub fn engine(self) -> engine::Device {
         match self {
-            Self::Cpu => Ok(()),
-            Self::Cuda(Cuda { ordinal, .. }) => open_cuda(ordinal).map(drop).map_err(TrainError::Missing),
+            Self::Cpu => engine::Device::Cpu,
+            Self::Cuda(Cuda { ordinal, .. }) => engine::Device::Cuda(ordinal),
         }
     }
 }
@@ -96,7 +101,7 @@ impl<'a> OnCuda<'a> {
             frozen: &frozen,
             teacher: teacher.filter(|_| config.distill > 0.0),
         };
-        let device = crate::engine::open_cuda(cuda.ordinal).map_err(crate::training::TrainingError::from)?;
+        let device = open_cuda(cuda.ordinal).map_err(crate::training::TrainingError::from)?;
         let scale = if cuda.mixed { FIRST_SCALE } else { 1.0 };
         let engine = TrainingEngine::new(device, model, &setup)?;
         let ema = Ema::new(Weights::new(), config.ema_decay);

@@ -8,6 +8,7 @@ use prost::Message;
 use secateurs::data::Dataset;
 use secateurs::emit::onnx::proto::ModelProto;
 use secateurs::emit::onnx::tensorrt::refused;
+use secateurs::engine::Device;
 use secateurs::eval::evaluate_model;
 use secateurs::graph::{Activation, Dtype, Graph, Op};
 use secateurs::model::{self, Model, Tensor};
@@ -81,9 +82,16 @@ fn accuracy_control_brings_a_model_with_scaled_channels_back() {
         // The same time for every layer: what this machine measures would choose others in each run.
         let layers = hard.graph.convs_in(Dtype::F32).map(|(id, _)| hard.graph.node(id).name.clone());
         let lost_ms = layers.map(|layer| (layer, 1.0)).collect();
-        let ranks = Ranks::default();
-        let options =
-            Int8Options { methods: &methods, symmetric: false, images: 32, max_drop, baseline: None, lost_ms, ranks };
+        let options = Int8Options {
+            methods: &methods,
+            symmetric: false,
+            images: 32,
+            max_drop,
+            baseline: None,
+            lost_ms,
+            device: Device::Cpu,
+            ranks: Ranks::default(),
+        };
         to_int8(&hard, &train, 320.into(), &options, &()).unwrap()
     };
     let map = |model: &Model| evaluate_model(model, &val, 320, 2, &|_| {}).unwrap().map50_95;

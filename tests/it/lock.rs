@@ -195,10 +195,10 @@ const CHANGES: [Change; 15] = [
         expected: &["  compiler: rustc 1 is locked, now rustc 2"],
     },
     Change {
-        name: "where it trains",
-        change: |_| (),
-        flags: &["--cuda"],
-        expected: &["  --cuda: false is locked, now true"],
+        name: "where it computes",
+        change: |bench| edit(bench, "secateurs.lock", |text| text.replace("cuda = false", "cuda = true")),
+        flags: &[],
+        expected: &["  --cuda: true is locked, now false"],
     },
     Change {
         name: "pictures that may be left out",

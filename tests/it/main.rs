@@ -20,6 +20,8 @@ mod classify;
 mod cli;
 #[cfg(feature = "toolkit")]
 mod cli_data;
+#[cfg(feature = "toolkit")]
+mod compute;
 mod data;
 mod datasets;
 mod demo;

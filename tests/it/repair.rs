@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use secateurs::engine::{Engine, Options};
+use secateurs::engine::{Device, Engine, Options};
 use secateurs::graph::{Activation, Builder, Conv, Head, Norm, Op};
 use secateurs::group::{Groups, groups};
 use secateurs::importance::{
@@ -152,7 +152,7 @@ fn copies_go_first_and_cost_nothing() {
     first.sort_unstable();
     assert_eq!(first, [0, 1, 2, 3]);
     let (covariances, _) = statistics.covariances.unwrap();
-    let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 1, images: 4 };
+    let sampling = Sampling { shares: vec![0.75, 0.5, 0.25], grid: 1, images: 4, device: Device::Cpu };
     let loss = |ranking: &Ranking| {
         measure(&model, &groups, ranking, &covariances, &calibration, &sampling, &mut |_, _| {}).unwrap().0.remove(0)
     };

@@ -4,10 +4,12 @@ use crate::engine_props::networks::{image, network};
 use crate::surgery::{random_model, zoo};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use secateurs::engine::{Engine, EngineError, Options, plan_memory};
+use secateurs::engine::{Device, Engine, EngineError, Options, plan_memory};
 use secateurs::graph::NodeId;
 use secateurs::group::groups;
-use secateurs::importance::{Covariances, Criterion, Sampling, Statistics, kl_divergence, measure, outputs, rank};
+use secateurs::importance::{
+    Covariances, Criterion, Images, Sampling, Statistics, kl_divergence, measure, outputs, rank,
+};
 use secateurs::model::{Model, from_bytes};
 use secateurs::pipeline::DEMO_MODEL;
 use secateurs::ranks::Ranks;
@@ -93,7 +95,7 @@ fn loss_curves_by_suffixes_are_those_of_whole_networks() {
         let calibration =
             Calibration { images: &images, height: side, width: side, ridge: 0.03, seed: 0, sensitivity, ranks };
         let ranking = rank(Criterion::L1, &model, &groups, &Statistics::default()).unwrap();
-        let sampling = Sampling { shares: vec![0.5], grid: 4, images: 2 };
+        let sampling = Sampling { shares: vec![0.5], grid: 4, images: 2, device: Device::Cpu };
         let mut steps = Vec::new();
         // Without covariances nothing is refitted.
         let curves =
@@ -103,13 +105,14 @@ fn loss_curves_by_suffixes_are_those_of_whole_networks() {
             .unwrap();
         let jobs = curves.0.iter().map(|curve| curve.len()).sum::<usize>();
         assert_eq!(steps, (1..=jobs).map(|done| (done, jobs)).collect::<Vec<_>>(), "{name}");
-        let reference = outputs(&model, &images, (side, side)).unwrap();
+        let on = Images { images: &images, size: (side, side), device: Device::Cpu };
+        let reference = outputs(&model, &on).unwrap();
         for (number, group) in groups.groups.iter().enumerate() {
             for (width, found) in &curves.0[number] {
                 let mut selection = Selection::all(&groups);
                 selection.0[number] = ranking.keep(number, *width);
                 let smaller = cut(&model, &groups, &selection).unwrap();
-                let outputs = outputs(&smaller, &images, (side, side)).unwrap();
+                let outputs = outputs(&smaller, &on).unwrap();
                 let pairs = reference.iter().zip(&outputs);
                 let losses = pairs.map(|(a, b)| kl_divergence(&model.graph.head, (side, side), a, b));
                 let wanted = losses.sum::<f64>() / 2.0;

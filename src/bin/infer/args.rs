@@ -1,5 +1,6 @@
 //! A small command line: a command, its arguments, and `--flags`.
 
+use secateurs::engine::DeviceChoice;
 use secateurs::kernels::Isa;
 use secateurs::size::{ImageSize, ImageSizeError, MAX_BATCH};
 use std::ffi::OsString;
@@ -20,16 +21,6 @@ pub enum Command {
     Window,
     /// The layers of the networks of a file.
     Table(PathBuf),
-}
-
-/// Where networks run.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Choice {
-    /// A CUDA device if there is one, else the CPU.
-    #[default]
-    Auto,
-    Cpu,
-    Cuda,
 }
 
 /// What the user typed, checked.
@@ -53,7 +44,7 @@ pub struct Args {
     pub iou: f32,
     pub phases: bool,
     pub root: PathBuf,
-    pub device: Choice,
+    pub device: DeviceChoice,
     /// The instruction set of the CPU's kernels, if not the best.
     pub isa: Option<Isa>,
 }
@@ -88,7 +79,7 @@ impl Default for Args {
             iou: 0.7,
             phases: false,
             root: "/".into(),
-            device: Choice::Auto,
+            device: DeviceChoice::Auto,
             isa: None,
         }
     }
@@ -204,13 +195,9 @@ fn isa(value: &OsString) -> Result<Isa, Usage> {
     text.parse().map_err(|problem: String| Usage(format!("--isa {text}: {problem}")))
 }
 
-fn device(value: &OsString) -> Result<Choice, Usage> {
-    match value.to_str() {
-        Some("auto") => Ok(Choice::Auto),
-        Some("cpu") => Ok(Choice::Cpu),
-        Some("cuda") => Ok(Choice::Cuda),
-        _ => Err(Usage(format!("--device {}: expected auto, cpu or cuda", value.to_string_lossy()))),
-    }
+fn device(value: &OsString) -> Result<DeviceChoice, Usage> {
+    let text = value.to_string_lossy();
+    text.parse().map_err(|problem: String| Usage(format!("--device {text}: {problem}")))
 }
 
 fn share(name: &str, value: &OsString) -> Result<f32, Usage> {
@@ -264,7 +251,7 @@ mod tests {
             ("detect a.jpg --score 2", "--score 2: expected a number from 0 to 1"),
             ("prune", "unknown command `prune`"),
             ("info --fast", "unknown option --fast"),
-            ("info --device gpu", "--device gpu: expected auto, cpu or cuda"),
+            ("info --device gpu", "--device gpu: expected auto, cpu, cuda, or cuda:N with a number from 0 to 1023"),
         ];
         for (line, expected) in cases {
             assert_eq!(read(line).unwrap_err(), expected, "{line}");

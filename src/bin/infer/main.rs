@@ -4,12 +4,12 @@
 
 mod args;
 
-use args::{Args, Choice, Command, Usage};
+use args::{Args, Command, Usage};
 use secateurs::bench::{self, BenchError};
 use secateurs::board::{Board, State};
 use secateurs::detection::{Detection, DetectionError};
 use secateurs::detector::{DetectorError, Predictor, input_size};
-use secateurs::engine::{self, Device, EngineError, HAS_CUDA, cuda_device};
+use secateurs::engine::{self, EngineError, HAS_CUDA, OpenDevice};
 use secateurs::files;
 use secateurs::kernels::available;
 use secateurs::model::{self, FileError, Model};
@@ -44,7 +44,8 @@ Options:
   --force-threads   Start as many threads as --threads says, even if there are fewer CPUs
   --imgsz N|H,W     Side of the square input image, or its height and width, pixels [default: the model's own]
   --model FILE      A model file instead of the embedded model
-  --device NAME     cpu, cuda, or auto: CUDA if this binary has it and a device is there [default: auto]
+  --device NAME     cpu; cuda or cuda:N, the first CUDA device or number N; auto: the first one if this binary
+                    has code for it and it is there, else the CPU [default: auto]
   --help, --version
 
 detect:
@@ -199,19 +200,12 @@ fn load(args: &Args) -> Result<Model, Failure> {
 }
 
 /// Where networks run. With `--device auto` a CUDA device that cannot be used is reported, and the CPU runs them.
-fn place(args: &Args) -> Result<Device, Failure> {
-    match args.device {
-        Choice::Cpu => Ok(Device::Cpu),
-        Choice::Cuda => cuda_device().map(|_| Device::Cuda).map_err(Failure::Device),
-        Choice::Auto if !HAS_CUDA => Ok(Device::Cpu),
-        Choice::Auto => Ok(cuda_device().map_or_else(
-            |problem| {
-                output::message("", "note", &format!(": {problem}; running on the CPU"));
-                Device::Cpu
-            },
-            |_| Device::Cuda,
-        )),
+fn place(args: &Args) -> Result<OpenDevice, Failure> {
+    let opened = args.device.open(0).map_err(|problem| Failure::Device(problem.into()))?;
+    if let Some(problem) = opened.instead.as_ref().filter(|_| HAS_CUDA) {
+        output::message("", "note", &format!(": {problem}; running on the CPU"));
     }
+    Ok(opened)
 }
 
 fn imgsz(args: &Args, model: &Model) -> Result<ImageSize, Failure> {
@@ -221,10 +215,8 @@ fn imgsz(args: &Args, model: &Model) -> Result<ImageSize, Failure> {
 fn info(args: &Args, model: &Model) -> Result<(), Failure> {
     let size = imgsz(args, model)?;
     let cost = model.graph.cost(size.height, size.width).map_err(|e| Failure::Input(e.to_string()))?;
-    let device = match place(args)? {
-        Device::Cpu => "cpu".to_owned(),
-        Device::Cuda => format!("cuda: {}", cuda_device().map_err(Failure::Device)?),
-    };
+    let opened = place(args)?;
+    let device = if opened.device.is_cuda() { format!("cuda: {}", opened.name) } else { opened.name };
     if args.json {
         let value = serde_json::json!({
             "names": model.info.names, "imgsz": size, "params": cost.params, "macs": cost.macs,
@@ -248,10 +240,8 @@ fn info(args: &Args, model: &Model) -> Result<(), Failure> {
 }
 
 fn device(args: &Args) -> Result<(), Failure> {
-    let gpu = match place(args)? {
-        Device::Cpu => None,
-        Device::Cuda => Some(cuda_device().map_err(Failure::Device)?),
-    };
+    let opened = place(args)?;
+    let gpu = opened.device.is_cuda().then_some(opened.name);
     let (board, state) = (Board { gpu, ..Board::read(&args.root) }, State::read(&args.root));
     if args.json {
         return Ok(output::print_json(&serde_json::json!({ "board": board, "state": state }))?);
@@ -273,7 +263,7 @@ fn device(args: &Args) -> Result<(), Failure> {
 
 fn options(args: &Args, model: &Model) -> Result<bench::Options, Failure> {
     let imgsz = imgsz(args, model)?;
-    let device = place(args)?;
+    let device = place(args)?.device;
     let Args { threads, pin, warmup, runs, batch, isa, .. } = *args;
     Ok(bench::Options { imgsz, threads, pin, warmup, runs, device, isa, batch })
 }
@@ -291,7 +281,7 @@ fn run_table(args: &Args, path: &Path) -> Result<(), Failure> {
     let input = |problem: &dyn fmt::Display| Failure::Input(format!("{}: {problem}", path.display()));
     let bytes = files::read(path, MAX_TABLE).map_err(|e| input(&e))?;
     let spec: bench::TableSpec = serde_json::from_slice(&bytes).map_err(|e| input(&e))?;
-    let times = bench::time_table(&spec, place(args)?).map_err(|e| input(&e))?;
+    let times = bench::time_table(&spec, place(args)?.device).map_err(|e| input(&e))?;
     Ok(output::print_json(&times)?)
 }
 
@@ -319,7 +309,7 @@ fn show(figures: &(impl serde::Serialize + fmt::Display), json: bool) -> Result<
 fn detect(args: &Args, images: &[PathBuf]) -> Result<(), Failure> {
     let detection = Detection::new(images, args.save.as_deref(), args.json)?;
     let model = load(args)?;
-    let options = engine::Options { threads: args.threads, device: place(args)?, ..engine::Options::default() };
+    let options = engine::Options { threads: args.threads, device: place(args)?.device, ..engine::Options::default() };
     let mut predictor = Predictor::new(&model, imgsz(args, &model)?, &options)?;
     predictor.set_thresholds(args.score, args.iou);
     Ok(detection.run(|path, image| predictor.find(path, image, &model))?)

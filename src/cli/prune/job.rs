@@ -75,7 +75,7 @@ pub fn job(profile: &Profile, out: &Path, cache: &Path) -> Job {
         timing: Timing::Here,
         locking: None,
         ranks: Default::default(),
-        trainer: Default::default(),
+        device: Default::default(),
         out: out.to_path_buf(),
         cache: cache.to_path_buf(),
     }

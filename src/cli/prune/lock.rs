@@ -3,6 +3,7 @@
 use super::Args;
 use crate::bundle::{Input, LOCK, Lock, LockedInputs, LockedTarget, profile_values, sha256};
 use crate::cli::failure::Failure;
+use crate::engine::Device;
 use crate::files;
 use crate::pipeline::Locking;
 use crate::profile::Profile;
@@ -12,11 +13,11 @@ use std::path::{Path, PathBuf};
 const MAX_PROFILE: u64 = 1 << 20;
 
 /// The inputs of a run, and what they must be with `--locked`. `profile` has the flags of the command line in it, and
-/// nothing that a machine has changed.
+/// nothing that a machine has changed; `device` computes.
 ///
 /// # Errors
 /// If the lock or the profile cannot be read, or nothing is locked for this target.
-pub fn locking(args: &Args, profile: &Profile) -> Result<Locking, Failure> {
+pub fn locking(args: &Args, profile: &Profile, device: Device) -> Result<Locking, Failure> {
     let path = args.lock.as_deref().map_or_else(|| PathBuf::from(LOCK), absolute);
     let root = path.parent().unwrap_or(Path::new("")).to_owned();
     let target = match &args.profile {
@@ -38,7 +39,7 @@ pub fn locking(args: &Args, profile: &Profile) -> Result<Locking, Failure> {
         seed: profile.search.seed,
         features,
         compiler: args.compiler.clone(),
-        cuda: args.trainer.is_cuda(),
+        cuda: device.is_cuda(),
         skip_bad_images: args.skip_bad_images,
         // The job reads these two.
         model: nowhere(),

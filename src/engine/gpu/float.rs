@@ -4,10 +4,10 @@
 use super::super::arithmetic::Arithmetic;
 use super::super::compile::{Action, Emitted, Location, Slot, emit};
 use super::super::place::addresses;
-use super::super::{EngineError, fold};
+use super::super::{EngineError, Options, fold};
 use super::fuse::{Task, Work, fuse};
 use super::layout::{Layout, Run};
-use super::{Kernels, Parts, Plan, Planned, Target};
+use super::{Kernels, Parts, Plan, Planned, Target, given_at};
 use crate::graph::{Activation, Attention, Conv, Dtype, Graph, NodeId, Shape};
 use crate::kernels::cuda::{ConvTensors, ConvWeights, Float, Launch, Member, RUN_STEP, Tensor};
 use crate::kernels::{Algorithm, ConvSpec, View};
@@ -64,12 +64,12 @@ pub(super) fn pack(model: &Model, packed: &[Packed], weights: &mut [f32]) {
 
 pub(super) fn plan(
     graph: &Graph,
-    (height, width): (usize, usize),
-    keep: &[NodeId],
+    size: (usize, usize),
+    options: &Options,
     target: &Target,
     float: Float,
 ) -> Result<Plan, EngineError> {
-    let Emitted { steps, mut roots, slots, input, outputs, .. } = emit(graph, height, width, keep, &Floats)?;
+    let Emitted { steps, mut roots, slots, given, input, outputs, .. } = emit(graph, size, options, &Floats)?;
     let tasks: Vec<Task> = match float {
         Float::F16 => fuse(steps).into_iter().flat_map(|task| simpler(task, &mut roots)).collect(),
         Float::F32 => fuse(steps),
@@ -88,13 +88,13 @@ pub(super) fn plan(
         end = (end + packed.last().map_or(0, |packed: &Packed| packed.weights.bytes())).next_multiple_of(ALIGN);
     }
     let parts = Parts { weights: end / 4, arena, input, outputs };
-    let lowering = Lowering { parts, layout, offsets: &offsets, slots: &slots, target, float };
+    let lowering = Lowering { parts, layout, offsets: &offsets, slots: &slots, given: &given, target, float };
     let mut launches = Vec::new();
     let mut next = packed.iter();
     for task in &tasks {
         let kernel = task.action().and_then(spec_of).and_then(|_| next.next());
         let name = task.action().map_or("max-pools", Action::name);
-        let own = lowering.task(&task.work, kernel);
+        let own = lowering.task(task, kernel);
         launches.extend(own.into_iter().map(|launch| Planned { node: task.node, name, launch }));
     }
     Ok(Plan { parts, slots, launches, kernels: Kernels::Float(packed) })
@@ -163,6 +163,8 @@ struct Lowering<'a> {
     /// By root: its first value of f32 in the arena.
     offsets: &'a [usize],
     slots: &'a [Slot],
+    /// Where the tensors that the caller gives lie in the input.
+    given: &'a [Slot],
     target: &'a Target<'a>,
     float: Float,
 }
@@ -188,13 +190,13 @@ impl Lowering<'_> {
         Tensor::planes(4 * (at + start * shape.area()), len, shape.h, shape.w)
     }
 
-    fn task(&self, work: &Work, kernel: Option<&Packed>) -> Vec<Launch> {
+    fn task(&self, Task { node, work }: &Task, kernel: Option<&Packed>) -> Vec<Launch> {
         let at = |location: &Location| self.at(location);
         match work {
-            Work::One(action) => self.launches(action, kernel),
+            Work::One(action) => self.launches(*node, action, kernel),
             Work::Pools { src, dst } => {
                 let joined = Launch::pools(self.float, at(src), dst.each_ref().map(at));
-                joined.map_or_else(|| self.single_pools(src, dst), |launch| vec![launch])
+                joined.map_or_else(|| self.single_pools(*node, src, dst), |launch| vec![launch])
             }
             Work::Pair { conv, hidden, member, factor } => {
                 let Action::Conv { src, .. } = conv else { return Vec::new() };
@@ -225,15 +227,15 @@ impl Lowering<'_> {
     }
 
     /// Pools one after the other.
-    fn single_pools(&self, src: &Location, [a, b, c]: &[Location; 3]) -> Vec<Launch> {
+    fn single_pools(&self, node: NodeId, src: &Location, [a, b, c]: &[Location; 3]) -> Vec<Launch> {
         let pool = |(src, dst): (&Location, &Location)| {
             let action = Action::MaxPool { window: (5, 1, 2), src: *src, dst: *dst };
-            self.launches(&action, None)
+            self.launches(node, &action, None)
         };
         [(src, a), (a, b), (b, c)].into_iter().flat_map(pool).collect()
     }
 
-    fn launches(&self, action: &Action<Location>, kernel: Option<&Packed>) -> Vec<Launch> {
+    fn launches(&self, node: NodeId, action: &Action<Location>, kernel: Option<&Packed>) -> Vec<Launch> {
         let at = |location: &Location| self.at(location);
         let conv = |src: Tensor, dst: Tensor, other: Option<Tensor>| {
             let launch = |packed: &Packed| {
@@ -244,7 +246,7 @@ impl Lowering<'_> {
         };
         match action {
             Action::Import { dst } => {
-                let (at, shape) = (self.parts.input_at(), dst.shape);
+                let (at, shape) = (self.parts.input_at() + given_at(self.given, node), dst.shape);
                 let launch = |run: &Run| self.import(self.planes(at, shape, run.start, run.len), self.run(dst, run));
                 self.layout.runs(*dst).iter().map(launch).collect()
             }

@@ -4,8 +4,8 @@
 use super::super::arithmetic::Arithmetic;
 use super::super::compile::{Action, Emitted, Location, Step, emit};
 use super::super::place::{Program, place};
-use super::super::{EngineError, fold};
-use super::{Kernels, Parts, Plan, Planned, Target};
+use super::super::{EngineError, Options, fold};
+use super::{Kernels, Parts, Plan, Planned, Target, given_at};
 use crate::graph::{Attention, Conv, Dtype, Graph, NodeId, Shape};
 use crate::kernels::cuda::{self, ConvTensors, CudaError, Launch, Operands, Quantize, Tensor, TensorView};
 use crate::kernels::{Algorithm, ConvSpec, View};
@@ -64,11 +64,11 @@ impl Arithmetic for Exact {
 
 pub(super) fn plan(
     graph: &Graph,
-    (height, width): (usize, usize),
-    keep: &[NodeId],
+    size: (usize, usize),
+    options: &Options,
     target: &Target,
 ) -> Result<Plan, EngineError> {
-    let emitted = emit(graph, height, width, keep, &Exact)?;
+    let emitted = emit(graph, size, options, &Exact)?;
     let requantized = requantized(&emitted);
     let program = place(emitted);
     let parts =
@@ -119,7 +119,7 @@ struct Lowering<'a> {
 impl Lowering<'_> {
     fn launches(&self, index: usize, Step { node, action }: &Step<View>) -> Vec<(&'static str, Launch)> {
         let Action::ConvLowPrecision { spec, packed, src, dst, residual, shared: Some(shared) } = action else {
-            return vec![(action.name(), self.launch(action))];
+            return vec![(action.name(), self.launch(*node, action))];
         };
         let base = self.parts.arena_at();
         let at = |view: &View| Tensor::f32(4 * base, *view);
@@ -146,10 +146,11 @@ impl Lowering<'_> {
         }
     }
 
-    fn launch(&self, action: &Action<View>) -> Launch {
+    fn launch(&self, node: NodeId, action: &Action<View>) -> Launch {
         let at = |view: &View| TensorView::pixels(self.parts.arena_at(), *view);
         // As the caller sees it: plane after plane.
-        let image = |c: usize, h: usize, w: usize| TensorView::planes(self.parts.input_at(), c, h, w);
+        let input = self.parts.input_at() + given_at(&self.program.given, node);
+        let image = |c: usize, h: usize, w: usize| TensorView::planes(input, c, h, w);
         let slot = |slot: &usize| {
             let slot = &self.program.slots[*slot];
             TensorView::planes(self.parts.outputs_at() + slot.offset, slot.shape.c, slot.shape.h, slot.shape.w)

@@ -1,6 +1,7 @@
 //! Whole networks on the emulated driver against the reference and the engine on the CPU.
 
 mod fused;
+mod given;
 mod operators;
 
 #[path = "../../../tests/it/networks.rs"]
@@ -63,7 +64,7 @@ fn run_random(seed: u64, dtype: Dtype) -> Option<Run> {
         _ => model.graph.ids().filter(|_| rng.random_bool(0.3)).collect(),
     };
     let batch = 1 + seed as usize % 2;
-    let options = Options { keep, device: engine::Device::Cuda, batch, ..Options::default() };
+    let options = Options { keep, device: engine::Device::Cuda(0), batch, ..Options::default() };
     let mut cuda = Network::new(device, &model, (h, w), &options).unwrap();
     assert_eq!(cuda.memory(), plan_memory(&model.graph, h, w, &options).unwrap(), "seed {seed}");
     // Nothing of the first run may show in the second; the order of a graph's nodes changes from run to run.
@@ -127,7 +128,7 @@ fn an_image_as_bytes_gives_the_bits_of_its_values() {
         let Some(device) = emulated::device() else { return };
         let (model, h, w) = network(seed);
         let model = in_dtype(&model, dtype);
-        let options = Options { device: engine::Device::Cuda, batch: 2, ..Options::default() };
+        let options = Options { device: engine::Device::Cuda(0), batch: 2, ..Options::default() };
         let mut cuda = Network::new(device, &model, (h, w), &options).unwrap();
         let mut rng = StdRng::seed_from_u64(seed);
         let (len, all) = cuda.one_image();

@@ -10,7 +10,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum CudaError {
     /// The program carries no code for a device.
-    #[error("this program was built without the feature `cuda`")]
+    #[error("this program was built without the feature `cuda`: build it with `--features cuda`")]
     NotBuilt,
     /// There is no driver.
     #[error("the NVIDIA driver is not there: {0}")]

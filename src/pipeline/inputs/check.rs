@@ -45,9 +45,11 @@ fn warn(opened: &Opened, progress: &dyn Progress) {
     }
 }
 
-/// Refuses sizes, images and annotations that a later stage could not use.
+/// Refuses a device, sizes, images and annotations that a later stage could not use.
 pub fn inputs(opened: &Opened, job: &Job, progress: &dyn Progress) -> Result<(), PipelineError> {
     warn(opened, progress);
+    // Before hours of work, and not when networks run there first.
+    job.computed_on()?;
     for size in &job.sizes {
         check_size(*size, &opened.baseline.model.graph)?;
     }

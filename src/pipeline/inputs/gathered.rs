@@ -37,6 +37,8 @@ pub struct Inputs {
     pub sensitivity: Sensitivity,
     /// The ranks that share the images.
     pub ranks: Ranks,
+    /// What runs networks: see [`Job::computed_on`].
+    pub computed_on: String,
 }
 
 impl Inputs {
@@ -58,7 +60,8 @@ impl Inputs {
         let Opened { baseline, data } = opened;
         let calibration = CalibrationSet::load(job, &baseline, &data, progress)?;
         let ranks = job.ranks.clone();
-        check_ranks(&ranks, &baseline, &calibration)?;
+        let computed_on = job.computed_on()?;
+        check_ranks(&ranks, &baseline, &calibration, &computed_on)?;
         let deployment = Deployment::new(job, &baseline, &calibration)?;
         if deployment.stores_only() {
             progress.message("the CPU has no f16 arithmetic: f16 is stored, and computed as f32".into());
@@ -76,7 +79,7 @@ impl Inputs {
         };
         let mut step = |done, all| progress.step(done, all);
         let sensitivity = sensitivity(&baseline.model, &images, job.seed, &mut step).during(Task::Sensitivity)?;
-        Ok(Self { baseline, data, calibration, deployment, sensitivity, ranks })
+        Ok(Self { baseline, data, calibration, deployment, sensitivity, ranks, computed_on })
     }
 
     /// The calibration images as importance and repair take them.
@@ -114,9 +117,21 @@ impl Inputs {
     }
 }
 
-/// Refuses ranks of which one has another model or other calibration images than the first: its machine may have other
-/// files under the same paths.
-fn check_ranks(ranks: &Ranks, baseline: &Baseline, calibration: &CalibrationSet) -> Result<(), PipelineError> {
+/// Refuses ranks of which one has another model or other calibration images than the first, since its machine may have
+/// other files under the same paths; or another device, whose figures differ.
+fn check_ranks(
+    ranks: &Ranks,
+    baseline: &Baseline,
+    calibration: &CalibrationSet,
+    computed_on: &str,
+) -> Result<(), PipelineError> {
+    let devices = ranks.of_all(computed_on.to_owned())?;
+    if let Some(rank) = devices.iter().position(|other| *other != devices[0]) {
+        return Err(PipelineError::Setting(format!(
+            "rank {rank} computes on {}, and rank 0 on {}: all need the same kind of device, or --device cpu",
+            devices[rank], devices[0]
+        )));
+    }
     let own = (baseline.sha256.clone(), calibration.sha256.clone(), sha256(calibration.labels_text().as_bytes()));
     let all = ranks.of_all(own)?;
     all.iter().position(|other| *other != all[0]).map_or(Ok(()), |rank| {

@@ -4,7 +4,7 @@
 use super::advice::distance;
 use super::min_recall::{missing, recall};
 use super::trial::MeasuredPlan;
-use crate::importance::{kl_divergence, outputs};
+use crate::importance::{Images, kl_divergence, outputs};
 use crate::model::Model;
 use crate::pipeline::context::Context;
 use crate::pipeline::error::{During, PipelineError, Task};
@@ -27,7 +27,8 @@ pub fn choose(ctx: &Context, candidates: &[MeasuredPlan]) -> Result<usize, Pipel
     // Between two pairs, so that no image is seen whose mirror image is not.
     let (seen, unseen) = images.split_at((images.len() - held).next_multiple_of(2));
     let calibration = Calibration { images: &seen[..seen.len().min(TRIAL_IMAGES)], ..ctx.calibration() };
-    let run = |model: &Model| outputs(model, unseen, baseline.size()).during(Task::Comparison);
+    let on = Images { images: unseen, size: baseline.size(), device: ctx.job.device };
+    let run = |model: &Model| outputs(model, &on).during(Task::Comparison);
     let reference = run(&baseline.model)?;
     let recall_before = recall(ctx.inputs, seen.len(), &reference);
     let mut least = (0, (f64::INFINITY, f64::INFINITY));

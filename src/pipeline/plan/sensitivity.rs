@@ -28,7 +28,8 @@ pub struct GroupSensitivity {
 /// Ranks by a criterion, and measures what its order costs; kept for the next run.
 pub fn sensitivity(ctx: &Context, criterion: Criterion) -> Result<GroupSensitivity, PipelineError> {
     let (model, groups) = (&ctx.inputs.baseline.model, &ctx.inputs.baseline.groups);
-    let sampling = Sampling { shares: LOSS_SHARES.to_vec(), grid: ctx.job.grid, images: LOSS_IMAGES };
+    let (shares, grid, device) = (LOSS_SHARES.to_vec(), ctx.job.grid, ctx.job.device);
+    let sampling = Sampling { shares, grid, images: LOSS_IMAGES, device };
     let check = |sensitivity: &GroupSensitivity| {
         sensitivity.ranking.check(groups)?;
         sensitivity.curves.check(groups, &sampling)
@@ -56,12 +57,24 @@ pub fn sensitivity(ctx: &Context, criterion: Criterion) -> Result<GroupSensitivi
 }
 
 /// The key of what a ranking and its losses depend on: the model, the calibration images, their labels where the criterion
-/// reads them, and how it is done.
+/// reads them, how it is done, and what computes.
 pub fn importance_key(ctx: &Context, criterion: Criterion, sampling: &Sampling) -> String {
     let (baseline, calibration) = (&ctx.inputs.baseline, &ctx.inputs.calibration);
     let labels = criterion.needs_gradients().then(|| sha256(calibration.labels_text().as_bytes()));
     let model = train::content(&baseline.model);
-    let parts: [&dyn std::fmt::Debug; 8] =
-        [&model, &baseline.imgsz, &calibration.sha256, &labels, &criterion, &ctx.job.seed, sampling, &RIDGE];
+    let Sampling { shares, grid, images, .. } = sampling;
+    let parts: [&dyn std::fmt::Debug; 11] = [
+        &model,
+        &baseline.imgsz,
+        &calibration.sha256,
+        &labels,
+        &criterion,
+        &ctx.job.seed,
+        shares,
+        grid,
+        images,
+        &RIDGE,
+        &ctx.inputs.computed_on,
+    ];
     cache::key(&parts)
 }

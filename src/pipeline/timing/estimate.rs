@@ -59,7 +59,7 @@ impl LatencySource for EstimateGpu<'_> {
     }
 
     fn device(&self) -> engine::Device {
-        engine::Device::Cuda
+        engine::Device::Cuda(0)
     }
 
     fn measures(&self) -> bool {

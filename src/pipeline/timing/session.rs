@@ -25,7 +25,7 @@ impl LatencySource for &Session {
     }
 
     fn device(&self) -> Device {
-        if self.board().gpu.is_some() { Device::Cuda } else { Device::Cpu }
+        if self.board().gpu.is_some() { Device::Cuda(0) } else { Device::Cpu }
     }
 
     fn pair(&self, baseline: &Model, other: &Model, spec: &PairSpec) -> Result<Option<PairedLatency>, PipelineError> {

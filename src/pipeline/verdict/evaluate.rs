@@ -6,6 +6,7 @@ use crate::graph::Head;
 use crate::model::{self, Model};
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::pipeline::inputs::Inputs;
+use crate::pipeline::job::Job;
 use crate::ranks::Ranks;
 use crate::report::{BoxFigures, Stage};
 use rand::SeedableRng;
@@ -25,23 +26,24 @@ pub struct Evaluator<'a> {
 }
 
 impl<'a> Evaluator<'a> {
-    /// Reads the images, which ranks share.
+    /// Reads the images, which ranks share, for models that the job's device runs.
     ///
     /// # Errors
     /// If one cannot be read, or a rank cannot be reached.
-    pub fn new(inputs: &'a Inputs, seed: u64, ranks: &Ranks) -> Result<Self, PipelineError> {
+    pub fn new(inputs: &'a Inputs, job: &Job, ranks: &Ranks) -> Result<Self, PipelineError> {
         let (head, size) = (&inputs.baseline.model.graph.head, inputs.baseline.imgsz);
         let train = &inputs.data.train;
+        let read = |set: &Dataset| Validator::shared(head, set, size, ranks).map(|validator| validator.on(job.device));
         let sampled = || {
             let all = train.items.len();
-            let mut chosen = sample(&mut StdRng::seed_from_u64(seed), all, TRAIN_SAMPLE.min(all)).into_vec();
+            let mut chosen = sample(&mut StdRng::seed_from_u64(job.seed), all, TRAIN_SAMPLE.min(all)).into_vec();
             chosen.sort_unstable();
             let items = chosen.into_iter().map(|item| train.items[item].clone()).collect();
             let set = Dataset { names: train.names.clone(), items, ..Dataset::default() };
-            Validator::shared(head, &set, size, ranks)
+            read(&set)
         };
         let train = inputs.baseline.classifies().then(sampled).transpose()?;
-        Ok(Self { inputs, val: Validator::shared(head, &inputs.data.val, size, ranks)?, train })
+        Ok(Self { inputs, val: read(&inputs.data.val)?, train })
     }
 
     /// The validation images.
@@ -66,7 +68,7 @@ impl<'a> Evaluator<'a> {
     ) -> Result<Stage, PipelineError> {
         let score = match &self.val {
             Validator::Boxes(set) => Score::Boxes(set.score(&set.find_by(model, head, run)?)),
-            Validator::Classes(set, size, _) => Score::Classes(eval::accuracy_by(model, set, *size, run)?),
+            Validator::Classes { set, size, .. } => Score::Classes(eval::accuracy_by(model, set, *size, run)?),
             Validator::Shapes(_) => {
                 let task = model.graph.head.task();
                 return Err(PipelineError::Input(format!(

@@ -19,7 +19,7 @@ pub fn in_runtime(ctx: &Context, shipped: &Model) -> Result<Option<InRuntime>, P
     }
     ctx.progress.stage("Evaluating", format!("baseline and shipped model in {}", runtime.name()));
     let size = ctx.inputs.baseline.imgsz;
-    let evaluator = Evaluator::new(ctx.inputs, ctx.job.seed, &Ranks::default())?;
+    let evaluator = Evaluator::new(ctx.inputs, ctx.job, &Ranks::default())?;
     let measure = |model: &Model| -> Result<Stage, PipelineError> {
         let network = runtime.network(model, size)?;
         let run = &mut |inputs: &[Vec<f32>]| Ok(runtime.outputs(&network, inputs)?);

@@ -6,37 +6,51 @@ mod tests;
 
 pub use predictions::{Prediction, predictions, task_divergence};
 
-use crate::engine::{Engine, EngineError, Options};
+use crate::engine::{Device, Engine, EngineError, Options};
 use crate::graph::{Boxes, Head, NodeId};
 use crate::model::Model;
 use predictions::{CONFIDENT, bernoulli_divergence};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
+/// Images that networks are compared on, and what runs the networks.
+#[derive(Clone, Copy, Debug)]
+pub struct Images<'a> {
+    /// `[C, height, width]` each.
+    pub images: &'a [Vec<f32>],
+    /// Height and width.
+    pub size: (usize, usize),
+    /// What runs networks.
+    pub device: Device,
+}
+
 /// All outputs of a model for every image.
 ///
 /// # Errors
-/// If the model cannot be run at this size.
-pub fn outputs(model: &Model, images: &[Vec<f32>], size: (usize, usize)) -> Result<Vec<Vec<Vec<f32>>>, EngineError> {
-    outputs_from(model, &[], images.len(), size, &|image| Cow::Borrowed(&images[image]))
+/// If the model cannot be run at this size, or the device cannot be used.
+pub fn outputs(model: &Model, on: &Images) -> Result<Vec<Vec<Vec<f32>>>, EngineError> {
+    let run = (on.device, &[][..]);
+    outputs_from(model, run, on.images.len(), on.size, &|image| Cow::Borrowed(&on.images[image]))
 }
 
-/// All outputs of a model for a number of images, computed of the tensors of some nodes on
+/// All outputs of a model for a number of images, computed by a device of the tensors of some nodes on
 /// ([`Options::given`](crate::engine::Options::given)). `input` gives, for the number of an image, all of these tensors
 /// one after the other.
 ///
 /// # Errors
-/// If the model cannot be run at this size, or what is given does not suffice.
+/// If the model cannot be run at this size, what is given does not suffice, or the device cannot be used.
 pub fn outputs_from<'a>(
     model: &Model,
-    given: &[NodeId],
+    (device, given): (Device, &[NodeId]),
     images: usize,
     (height, width): (usize, usize),
     input: &(dyn Fn(usize) -> Cow<'a, [f32]> + Sync),
 ) -> Result<Vec<Vec<Vec<f32>>>, EngineError> {
-    let share = images.div_ceil(rayon::current_num_threads().max(1)).max(1);
-    let options = Options { threads: 1, given: given.to_vec(), ..Options::default() };
+    let options = Options { threads: 1, given: given.to_vec(), device, ..Options::default() };
     let mut engines = vec![Engine::new(model, height, width, &options)?];
+    // A CUDA device runs one image after the other; engines there have weights of their own.
+    let most = if device.is_cuda() { 1 } else { rayon::current_num_threads().max(1) };
+    let share = images.div_ceil(most).max(1);
     for _ in 1..images.div_ceil(share) {
         engines.push(engines[0].twin()?);
     }

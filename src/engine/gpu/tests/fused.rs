@@ -67,9 +67,9 @@ fn model(rng: &mut StdRng) -> Model {
 
 /// Launches of a graph, after how many steps there are for them.
 fn count(graph: &Graph, side: usize, keep: &[NodeId]) -> (usize, usize) {
-    let steps = emit(graph, side, side, keep, &Floats).unwrap().steps.len();
     let target = Target { multiprocessors: 8, range: &|_| [0.0, 1.0] };
-    let options = Options { keep: keep.to_vec(), device: engine::Device::Cuda, ..Options::default() };
+    let options = Options { keep: keep.to_vec(), device: engine::Device::Cuda(0), ..Options::default() };
+    let steps = emit(graph, (side, side), &options, &Floats).unwrap().steps.len();
     (steps, Plan::new(graph, (side, side), &options, &target).unwrap().launches.len())
 }
 
