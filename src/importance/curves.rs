@@ -3,8 +3,7 @@
 //! A group is pruned, the convolutions that read it are refitted by least squares (as the repair will do), and
 //! the outputs are compared with those of the baseline network on calibration images (KL divergence). Between the
 //! measured widths the loss is interpolated as a power of how many channels are removed for each that is kept: measured on
-//! YOLO11n and two datasets, that power is close to one (half of all groups within 0.8 and 1.1), so that two widths of a
-//! group tell as much as four did by a power of the removed channels alone.
+//! YOLO11n and two datasets, that power is close to one (half of all groups within 0.8 and 1.3).
 
 use super::covariances::Covariances;
 use super::error::ImportanceError;

@@ -67,12 +67,12 @@ fn shipped(folder: &Path, size: usize, change: impl Fn(&mut Job) + Sync) -> (Vec
             (model::to_bytes(&done.model).unwrap(), serde_json::to_string_pretty(&done.report).unwrap())
         })
     });
+    // Nothing is written by a job that ranks no channels: its folder may not be there.
     let cache = folder.join(format!("on-{size}/cache"));
-    // Nothing is kept of a job that ranks no channels.
     let entries = fs::read_dir(&cache).into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut kept = entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("importance-"));
     let kept = kept.next().map(|path| fs::read(path).unwrap());
-    fs::remove_dir_all(folder.join(format!("on-{size}"))).unwrap();
+    let _ = fs::remove_dir_all(folder.join(format!("on-{size}")));
     assert!(all[1..].iter().all(Option::is_none), "only the first rank has results");
     let (model, report) = all.swap_remove(0).unwrap();
     (model, report, kept)
