@@ -8,7 +8,6 @@
 #![allow(missing_docs)]
 
 use candle_core::Device;
-use secateurs::engine;
 use secateurs::graph::{Graph, Op};
 use secateurs::group::groups;
 use secateurs::importance::{self, Batches, Covariances, Criterion, Sampling, Statistics};
