@@ -15,7 +15,11 @@ use secateurs::vision::Image;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+/// One test at a time: a pipe of one is a descriptor that the other sees come and go.
+static TURN: Mutex<()> = Mutex::new(());
 
 const FRAMES: usize = 50_000;
 
@@ -48,6 +52,7 @@ fn assert_flat(name: &str, samples: &[Held]) {
 
 #[test]
 fn the_inference_binary_holds_what_it_holds_over_50_000_frames() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     model::save(&harness::model(), &path).unwrap();
@@ -78,6 +83,7 @@ fn the_inference_binary_holds_what_it_holds_over_50_000_frames() {
 
 #[test]
 fn a_finder_holds_what_it_holds_over_50_000_pictures() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let model = harness::model();
     let options = Options { threads: 1, ..Options::default() };
     let mut predictor = Predictor::new(&model, 32, &options).unwrap();
