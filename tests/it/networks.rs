@@ -203,3 +203,18 @@ pub fn image(model: &Model, h: usize, w: usize, seed: u64) -> Vec<f32> {
     let mut rng = StdRng::seed_from_u64(seed);
     (0..model.graph.input_channels() * h * w).map(|_| rng.random_range(0.0..1.0)).collect()
 }
+
+/// A run that starts from the middle of a network: the nodes whose tensors are given, in any order, and those to keep.
+pub fn middle(model: &Model, rng: &mut StdRng) -> (Vec<NodeId>, Vec<NodeId>) {
+    let graph = &model.graph;
+    let first = NodeId(rng.random_range(0..graph.nodes.len() as u32));
+    // What nodes from some place on read of those before it, and one that nobody reads.
+    let mut given: Vec<NodeId> =
+        graph.ids().filter(|id| *id >= first).flat_map(|id| graph.node(id).inputs.clone()).collect();
+    given.retain(|id| *id < first);
+    given.push(first);
+    given.sort_unstable_by_key(|id| (id.0 * 7 % 5, id.0));
+    given.dedup();
+    let keep = graph.ids().filter(|id| *id >= first && rng.random_bool(0.2)).collect();
+    (given, keep)
+}

@@ -1,6 +1,6 @@
 //! Networks that run from the middle on, and the loss curves that are measured so: both give what whole networks give.
 
-use crate::engine_props::networks::{image, network};
+use crate::engine_props::networks::{image, middle, network};
 use crate::surgery::{random_model, zoo};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -24,15 +24,7 @@ fn a_run_from_given_tensors_is_the_rest_of_a_whole_run() {
         let (model, h, w) = network(seed);
         let graph = &model.graph;
         let mut rng = StdRng::seed_from_u64(seed);
-        let first = NodeId(rng.random_range(0..graph.nodes.len() as u32));
-        // What nodes from some place on read of those before it, in any order, and one that nobody reads.
-        let mut given: Vec<NodeId> =
-            graph.ids().filter(|id| *id >= first).flat_map(|id| graph.node(id).inputs.clone()).collect();
-        given.retain(|id| *id < first);
-        given.push(first);
-        given.sort_unstable_by_key(|id| (id.0 * 7 % 5, id.0));
-        given.dedup();
-        let keep = graph.ids().filter(|id| *id >= first && rng.random_bool(0.2)).collect::<Vec<_>>();
+        let (given, keep) = middle(&model, &mut rng);
         let input = image(&model, h, w, seed);
         let every = Options { keep: graph.ids().collect(), ..Options::default() };
         let mut whole = Engine::new(&model, h, w, &every).unwrap();

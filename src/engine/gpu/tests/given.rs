@@ -11,15 +11,7 @@ fn a_run_from_given_tensors_gives_what_the_cpu_makes_of_them() {
         let model = in_dtype(&model, dtype);
         let graph = &model.graph;
         let mut rng = StdRng::seed_from_u64(seed);
-        let first = NodeId(rng.random_range(0..graph.nodes.len() as u32));
-        // What nodes from some place on read of those before it, in any order, and one that nobody reads.
-        let mut given: Vec<NodeId> =
-            graph.ids().filter(|id| *id >= first).flat_map(|id| graph.node(id).inputs.clone()).collect();
-        given.retain(|id| *id < first);
-        given.push(first);
-        given.sort_unstable_by_key(|id| (id.0 * 7 % 5, id.0));
-        given.dedup();
-        let keep: Vec<NodeId> = graph.ids().filter(|id| *id >= first && rng.random_bool(0.2)).collect();
+        let (given, keep) = networks::middle(&model, &mut rng);
         let shapes = graph.shapes(h, w).unwrap();
         let values = given.iter().map(|id| shapes[id.index()].len()).sum::<usize>();
         let tensors: Vec<f32> = (0..values).map(|_| rng.random_range(-1.0..1.0)).collect();
