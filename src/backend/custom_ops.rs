@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 /// The values of a contiguous f32 storage.
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let values = storage.as_slice::<f32>()?;
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&values[from..to]),
@@ -20,7 +20,7 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Calls `f` with the values of contiguous CPU tensors.
-fn with<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
+pub(super) fn with<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
     let guards = tensors.map(|tensor| tensor.storage_and_layout());
     let mut slices: [&[f32]; N] = [&[]; N];
     for (values, (storage, layout)) in slices.iter_mut().zip(&guards) {
@@ -32,7 +32,7 @@ fn with<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) ->
     Ok(f(slices))
 }
 
-fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+pub(super) fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, like.shape(), like.device())
 }
 
@@ -144,7 +144,7 @@ impl CustomOp3 for Block {
                     d_norm = [grads.gamma, grads.beta].concat();
                 }
                 // All ranks have the sums over the whole batch, and one of them adds it to the gradients of all.
-                if batch && share.is_some_and(|share| !share.ranks().is_first()) {
+                if share.is_some_and(|share| !share.ranks().is_first()) {
                     d_norm.fill(0.0);
                 }
             }

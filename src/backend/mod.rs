@@ -10,11 +10,13 @@ mod composed;
 mod cpu;
 mod custom_ops;
 pub mod ops;
+mod rounding;
 
 #[cfg(test)]
 mod tests;
 
 use crate::graph::{Attention, Conv, ConvTranspose, NodeId, Norm, Op};
+use crate::kernels::InputSteps;
 use crate::model::{self, Model};
 use crate::ranks::Share;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
@@ -54,6 +56,10 @@ pub struct Net {
     share: Option<Share>,
     /// By node whether no gradient passes from it to nodes that are not so marked.
     apart: Vec<bool>,
+    /// By node the steps of its input where it computes as in int8.
+    rounded: Vec<Option<InputSteps>>,
+    /// Weight of the next batch's statistics in the running ones.
+    momentum: f64,
 }
 
 impl Net {
@@ -74,8 +80,10 @@ impl Net {
             }
         }
         let apart = model.graph.one2one_only();
-        let (model, running) = (model.clone(), Mutex::new(running));
-        Ok(Self { model, device: device.clone(), params, index, running, own: true, frozen: false, share: None, apart })
+        let rounded = vec![None; model.graph.nodes.len()];
+        let (model, running, device) = (model.clone(), Mutex::new(running), device.clone());
+        let (own, frozen, share, momentum) = (true, false, None, MOMENTUM);
+        Ok(Self { model, device, params, index, running, own, frozen, share, apart, rounded, momentum })
     }
 
     /// The same net without gradients of its parameters: for inference, for teachers, and for gradients of the image or
@@ -89,6 +97,22 @@ impl Net {
     /// to be summed over all ranks.
     pub fn set_share(&mut self, share: Share) {
         self.share = Some(share);
+    }
+
+    /// From now on the convolutions that are named compute with the input and the kernel that they have in int8, the
+    /// input quantized to the range given; all others as they are. Gradients pass the rounding unchanged, but for inputs
+    /// outside of the range, which get none.
+    pub fn set_int8(&mut self, ranges: &BTreeMap<String, [f32; 2]>) {
+        let graph = &self.model.graph;
+        self.rounded.fill(None);
+        for (id, _) in graph.convs() {
+            self.rounded[id.index()] = ranges.get(&graph.node(id).name).map(|range| InputSteps::of(*range));
+        }
+    }
+
+    /// The weight of the next batches' statistics in the running ones: [`MOMENTUM`], where nobody says otherwise.
+    pub fn set_momentum(&mut self, momentum: f64) {
+        self.momentum = momentum;
     }
 
     /// The trainable parameters by key, in execution order.
@@ -132,7 +156,10 @@ impl Net {
                 let leaves = self.apart[id.index()] && !self.apart[at];
                 inputs.push(if leaves { tensor.detach() } else { tensor });
             }
-            tensors[id.index()] = Some(hook(id, self.node(&node.op, images, &inputs, mode)?)?);
+            if let (Some(steps), Some(x)) = (self.rounded[id.index()], inputs.first_mut()) {
+                *x = x.contiguous()?.apply_op1(rounding::RoundInput(steps))?;
+            }
+            tensors[id.index()] = Some(hook(id, self.node(id, images, &inputs, mode)?)?);
         }
         let missing = || candle_core::Error::Msg("an output is missing".into());
         graph.outputs.iter().map(|id| tensors[id.index()].clone().ok_or_else(missing)).collect()
@@ -163,12 +190,18 @@ impl Net {
         if self.frozen { var.as_detached_tensor() } else { var.as_tensor().clone() }
     }
 
-    fn node(&self, op: &Op, images: &Tensor, inputs: &[Tensor], mode: Mode) -> Result<Tensor> {
+    /// The kernel of a convolution, rounded where that computes as in int8.
+    fn kernel(&self, id: NodeId, conv: &Conv) -> Result<Tensor> {
+        let kernel = self.param(&conv.weight);
+        if self.rounded[id.index()].is_some() { kernel.apply_op1(rounding::RoundKernel) } else { Ok(kernel) }
+    }
+
+    fn node(&self, id: NodeId, images: &Tensor, inputs: &[Tensor], mode: Mode) -> Result<Tensor> {
         let x = inputs.first().unwrap_or(images);
-        match op {
+        match &self.model.graph.node(id).op {
             Op::Input { .. } => Ok(images.clone()),
-            Op::Conv(conv) if self.own => self.conv(conv, x, mode),
-            Op::Conv(conv) => self.composed_conv(conv, x, mode),
+            Op::Conv(conv) if self.own => self.conv(conv, self.kernel(id, conv)?, x, mode),
+            Op::Conv(conv) => self.composed_conv(conv, &self.kernel(id, conv)?, x, mode),
             Op::ConvTranspose(conv) => self.conv_transpose(conv, x),
             Op::Activate { act } => composed::activate(*act, x),
             Op::MaxPool { kernel, stride, padding } if self.own => x
@@ -205,8 +238,7 @@ impl Net {
         }
     }
 
-    fn conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let weight = self.param(&conv.weight);
+    fn conv(&self, conv: &Conv, weight: Tensor, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let mut vectors = Vec::new();
         vectors.extend(conv.bias.iter().map(|bias| self.param(bias)));
         let mut block_norm = None;
@@ -267,9 +299,9 @@ impl Net {
         Tensor::cat(&outputs, 0)
     }
 
-    fn composed_conv(&self, conv: &Conv, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn composed_conv(&self, conv: &Conv, weight: &Tensor, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let shape = (1, conv.c_out, 1, 1);
-        let mut y = composed::conv(x, &self.param(&conv.weight), conv)?;
+        let mut y = composed::conv(x, weight, conv)?;
         if let Some(bias) = &conv.bias {
             y = y.broadcast_add(&self.param(bias).reshape(shape)?)?;
         }
@@ -300,7 +332,7 @@ impl Net {
         let [_, _, mean_key, var_key] = norm.keys();
         let mut running = self.running();
         for (key, new, factor) in [(mean_key, mean, 1.0), (var_key, var, unbiased)] {
-            let moved = ((&running[&key] * (1.0 - MOMENTUM))? + (new * (MOMENTUM * factor))?)?;
+            let moved = ((&running[&key] * (1.0 - self.momentum))? + (new * (self.momentum * factor))?)?;
             running.insert(key, moved);
         }
         Ok(())

@@ -381,3 +381,52 @@ fn trap_silu_far_out() {
         assert_close("gradient", &flat(grad.get(&x).unwrap()), &[0.0, 0.0, 1.0, 1.0], 1e-6);
     }
 }
+
+/// A convolution that computes as in int8 is one of a rounded kernel and a rounded image; its gradients are those of
+/// the convolution there, but where the image leaves the range it gets none.
+#[test]
+fn a_layer_in_int8_computes_with_rounded_values_and_gradients_pass_the_rounding() {
+    let range = [-0.4f32, 0.7];
+    let step = f64::from(range[1] - range[0]) / 255.0;
+    let zero = (f64::from(-range[0]) / step).round();
+    let given = model(3, vec![(Op::Conv(conv("a", [3, 4], [3, 1], 1)), vec![0])], &[1]);
+    let mut rounded = given.clone();
+    let kernel = rounded.weights.get_mut("a.weight").unwrap();
+    let before = kernel.data().to_vec();
+    for (channel, before) in kernel.data_mut().chunks_mut(27).zip(before.chunks(27)) {
+        let most = before.iter().fold(0.0f32, |most, w| w.abs().max(most));
+        crate::kernels::quantize_kernel(channel, 1);
+        for (w, before) in channel.iter().zip(before) {
+            let steps = w / most * 127.0;
+            assert!(
+                (steps - steps.round()).abs() < 0.01 && (w - before).abs() <= 0.505 * most / 127.0,
+                "{before}: {w}"
+            );
+        }
+    }
+    let image = values(&[2, 3, 6, 5], 1);
+    let steps: Vec<f64> = flat(&image).iter().map(|v| f64::from(*v) / step + zero).collect();
+    let inside: Vec<bool> = steps.iter().map(|steps| (0.0..=255.0).contains(steps)).collect();
+    assert!(inside.contains(&true) && inside.contains(&false));
+    let ideal = steps.iter().map(|steps| ((steps.clamp(0.0, 255.0).round() - zero) * step) as f32).collect();
+    let ideal = Var::from_tensor(&Tensor::from_vec(ideal, image.shape(), &Device::Cpu).unwrap()).unwrap();
+    for own in [true, false] {
+        let net = |model: &Model| Net { own, ..Net::new(model, &Device::Cpu).unwrap() };
+        let (mut int8, plain) = (net(&given), net(&rounded));
+        int8.set_int8(&BTreeMap::from([("1".to_owned(), range)]));
+        for mode in [Mode::Eval, Mode::Train] {
+            let [found, wanted] = [(&int8, &image), (&plain, &ideal)].map(|(net, x)| {
+                let y = net.forward(x, mode).unwrap();
+                let grads = weighted(&y).backward().unwrap();
+                let params = net.params().iter().map(|(_, var)| flat(grads.get(var).unwrap())).collect::<Vec<_>>();
+                (flat(&y[0]), flat(grads.get(x).unwrap()), params)
+            });
+            assert_close("outputs", &found.0, &wanted.0, 1e-5);
+            let passed = wanted.1.iter().zip(&inside).map(|(d, inside)| if *inside { *d } else { 0.0 });
+            assert_close("the image's gradient", &found.1, &passed.collect::<Vec<_>>(), 1e-4);
+            for ((key, _), (found, wanted)) in int8.params().iter().zip(found.2.iter().zip(&wanted.2)) {
+                assert_close(key, found, wanted, 1e-4);
+            }
+        }
+    }
+}

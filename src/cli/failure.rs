@@ -376,6 +376,7 @@ fn by_training(error: TrainError, text: String) -> Failure {
         TrainError::Diverged { .. } => Failure::Diverged(text),
         TrainError::Interrupted { signal, .. } => Failure::Interrupted(text, signal),
         TrainError::Evaluation(error) => by_evaluation(error, text),
+        TrainError::Engine(cause) => by_engine(&cause, text),
         TrainError::Unfit(_)
         | TrainError::Cuda(TrainingError::Graph(_) | TrainingError::Unfit(_))
         | TrainError::Checkpoint { .. }

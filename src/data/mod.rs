@@ -3,6 +3,7 @@
 //!
 //! All of it is untrusted text. Nothing it names is executed or downloaded.
 
+pub mod calibration;
 mod compare;
 mod content;
 pub mod demo;

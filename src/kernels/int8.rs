@@ -22,6 +22,49 @@ pub fn quantize_weight(weight: f32, scale: f32) -> i32 {
     if scale > 0.0 { (weight / scale).round().clamp(-127.0, 127.0) as i32 } else { 0 }
 }
 
+/// Rounds a kernel `[channels, ...]` to what int8 computes with: every channel's weights to multiples of its scale.
+pub fn quantize_kernel(kernel: &mut [f32], channels: usize) {
+    let per_channel = (kernel.len() / channels.max(1)).max(1);
+    for channel in kernel.chunks_mut(per_channel) {
+        let scale = weight_scale(channel.iter().fold(0.0, |most, w| w.abs().max(most)));
+        channel.iter_mut().for_each(|w| *w = quantize_weight(*w, scale) as f32 * scale);
+    }
+}
+
+/// How the inputs of a layer become integers: `(value * factor)`, clamped to `least..=most` and rounded to the nearest
+/// number, of two the even one, is the integer less the zero point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InputSteps {
+    scale: f32,
+    factor: f32,
+    least: f32,
+    most: f32,
+}
+
+impl InputSteps {
+    /// The steps of a range, which is widened to hold 0.
+    pub fn of(range: [f32; 2]) -> Self {
+        let (scale, zero) = input_scale(range);
+        Self { scale, factor: 1.0 / scale, least: -zero, most: 255.0 - zero }
+    }
+
+    /// The value that int8 computes with in place of one.
+    #[inline(always)]
+    pub fn rounded(self, value: f32) -> f32 {
+        let steps = value * self.factor;
+        let steps = if steps < self.least { self.least } else { steps };
+        let steps = if steps > self.most { self.most } else { steps };
+        steps.round_ties_even() * self.scale
+    }
+
+    /// Whether a value lies inside the range, so that it is rounded and not clamped.
+    #[inline(always)]
+    pub fn holds(self, value: f32) -> bool {
+        let steps = value * self.factor;
+        steps >= self.least && steps <= self.most
+    }
+}
+
 /// Scale and zero point of values of a range, which is widened to hold 0: `value = (number - zero) * scale`.
 pub fn input_scale([low, high]: [f32; 2]) -> (f32, f32) {
     let (low, high) = (low.min(0.0), high.max(0.0));
@@ -36,9 +79,10 @@ pub fn input_scale([low, high]: [f32; 2]) -> (f32, f32) {
 pub fn pack_int8(isa: Isa, spec: &ConvSpec, weights: &[f32], bias: &[f32], range: [f32; 2], packed: &mut [f32]) {
     assert!(spec.algorithm == Algorithm::Int8 && spec.c_in * spec.kernel * spec.kernel <= MAX_INT8_DEPTH);
     let (input, zero) = input_scale(range);
+    let InputSteps { factor, least, most, .. } = InputSteps::of(range);
     let isa = PackedIsa::int8(isa);
     let offset = isa.packing().offset;
-    let quantization = [1.0 / input, -zero, 255.0 - zero, zero];
+    let quantization = [factor, least, most, zero];
     pack_low_precision(isa, spec, (weights, bias), quantization, packed, |kernel, bits| {
         let scale = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
         let mut sum = 0;

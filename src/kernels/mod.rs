@@ -37,7 +37,7 @@ pub use conv::{
 };
 pub use depthwise::{depthwise, pack_depthwise, packed_depthwise_len};
 pub use f16::{computes_f16, pack_f16};
-pub use int8::{input_scale, pack_int8, quantize_weight, weight_scale};
+pub use int8::{InputSteps, input_scale, pack_int8, quantize_kernel, quantize_weight, weight_scale};
 pub use isa::Isa;
 pub use peak::peak_flops;
 pub use pixels::{activate, pixel_shuffle};

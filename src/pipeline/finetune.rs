@@ -2,10 +2,13 @@
 
 use super::context::Context;
 use super::error::PipelineError;
+use crate::engine;
+use crate::graph::Dtype;
 use crate::model::Model;
 use crate::report::{Epoch, Training};
+use crate::runtimes::Runtime;
 use crate::train;
-use crate::train::{FitConfig, FitEvent, HoldOut, Identity, PastEpoch, Recipe, Record, TrainError};
+use crate::train::{FitConfig, FitEvent, HoldOut, Identity, Int8Epochs, PastEpoch, Recipe, Record, TrainError};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -42,7 +45,7 @@ fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, P
     let (config, note) = config(ctx, start, name)?;
     let (epochs, images) = (job.epochs, data.train.items.len());
     progress.stage("Fine-tuning", format!("{what}{epochs} epochs over {images} images"));
-    note.into_iter().for_each(|note| progress.message(note));
+    note.into_iter().chain(left_to_rounding(ctx)).for_each(|note| progress.message(note));
     let board = job.tensorboard.as_deref().map(|folder| folder.join(name));
     let table = config.checkpoint.as_deref().map_or_else(PathBuf::new, csv);
     let record = || {
@@ -92,6 +95,7 @@ fn enter(training: &mut Training, event: &FitEvent) {
         FitEvent::HeldBack { images, metric, before } => {
             (training.held_back, training.metric, training.before) = (*images, metric.name().into(), Some(*before));
         }
+        FitEvent::Int8 { epochs, .. } => training.int8_epochs = *epochs,
         FitEvent::Resumed { past, .. } => {
             let epoch = |past: &PastEpoch| Epoch { loss: past.terms.sum(), held_back: past.held, lr: past.lr };
             training.epochs = past.iter().map(epoch).collect();
@@ -121,11 +125,29 @@ fn teacher<'a>(ctx: &Context<'a>) -> Option<&'a Model> {
     (ctx.job.tune.distill > 0.0).then_some(&ctx.inputs.baseline.model)
 }
 
+/// Why no epoch trains for int8, where a user may expect it.
+fn left_to_rounding(ctx: &Context) -> Option<String> {
+    let expected = ctx.inputs.deployment.dtype() == Dtype::Int8 && ctx.job.tune.recipe.int8_epochs > 0.0;
+    (expected && ctx.job.device != engine::Device::Cpu).then(|| {
+        "a CUDA device trains in f32: no epoch trains for int8 (`int8-epochs`), the model is rounded afterwards".into()
+    })
+}
+
+/// Which layers compute in int8, and with ranges of which kind.
+fn layers_of_int8(ctx: &Context) -> Int8Epochs {
+    Int8Epochs {
+        zero_centred: ctx.timing.runtime().is_some_and(Runtime::is_zero_centred),
+        except: ctx.inputs.baseline.full_precision.clone(),
+        ..Int8Epochs::default()
+    }
+}
+
 /// How a network of the job is trained, and what people should know about it. Its checkpoint's name has the key of all
 /// that the training depends on.
 pub(super) fn config(ctx: &Context, start: &Model, name: &str) -> Result<(FitConfig, Option<String>), PipelineError> {
     let (tune, baseline, data) = (&ctx.job.tune, &ctx.inputs.baseline, &ctx.inputs.data);
     let content = data.train_content()?;
+    let for_int8 = ctx.inputs.deployment.dtype() == Dtype::Int8 && ctx.job.device == engine::Device::Cpu;
     let config = FitConfig {
         epochs: tune.epochs,
         batch: tune.batch,
@@ -137,6 +159,7 @@ pub(super) fn config(ctx: &Context, start: &Model, name: &str) -> Result<(FitCon
         augment: baseline.augment(),
         keep_zeros: ctx.job.pattern.is_some(),
         seed: ctx.job.seed,
+        int8: if for_int8 { layers_of_int8(ctx) } else { Int8Epochs::default() },
         content: Some(content.clone()),
         stop: tune.stop.clone(),
         ranks: ctx.job.ranks.clone(),
@@ -147,7 +170,8 @@ pub(super) fn config(ctx: &Context, start: &Model, name: &str) -> Result<(FitCon
         None if data.train.items.len() < 2 => HoldOut::None,
         None => tune.recipe.hold_out.clone(),
     };
-    let recipe = Recipe { hold_out, ..tune.recipe.clone() };
+    let int8_epochs = if for_int8 { tune.recipe.int8_epochs } else { 0.0 };
+    let recipe = Recipe { hold_out, int8_epochs, ..tune.recipe.clone() };
     let (config, note) = recipe.apply(config, &data.train.names);
     let key = Identity::of(start, teacher(ctx), &content, &config).key();
     Ok((FitConfig { checkpoint: Some(ctx.job.cache.join(format!("{name}-{key}"))), ..config }, note))

@@ -5,7 +5,7 @@
 
 use super::error::{During, PipelineError, Task};
 use super::progress::Progress;
-use crate::data::{Dataset, Item};
+use crate::data::{Dataset, Item, calibration};
 use crate::engine::Device;
 use crate::eval::Validator;
 use crate::graph::Head;
@@ -19,8 +19,7 @@ use std::collections::BTreeMap;
 /// How far the accuracy of the model in f32 may fall by quantization, where nobody says otherwise.
 pub const MAX_DROP: f64 = 0.005;
 
-/// Images that are held back, and those of them on which methods and layers are compared without labels.
-const HELD_BACK: usize = 256;
+/// Held-back images on which methods and layers are compared without labels.
 const COMPARED: usize = 16;
 
 /// How a model becomes int8.
@@ -65,19 +64,22 @@ pub fn to_int8(
     options: &Int8Options,
     progress: &dyn Progress,
 ) -> Result<Int8, PipelineError> {
-    let (calibration, held_back) = split(&dataset.items, options.images);
-    if calibration.is_empty() {
+    let (calibrating, held_back) = calibration::split(&dataset.items, options.images);
+    if calibrating.is_empty() {
         return Err(PipelineError::Input("the split has no images to calibrate int8 on".into()));
     }
-    progress.stage("Calibrating", format!("int8 on {} images", calibration.len()));
-    let load = |items: &[&Item]| tensors(model, items, size);
+    progress.stage("Calibrating", format!("int8 on {} images", calibrating.len()));
+    let load = |items: &[&Item]| {
+        let preprocess = Preprocess::new(model).map_err(|e| PipelineError::Input(e.to_string()))?;
+        Ok::<_, PipelineError>(calibration::tensors(preprocess, items, size)?)
+    };
     let sides = (size.height, size.width);
     let on = Images { images: &[], size: sides, device: options.device };
     let mut step = |done, all| progress.step(done, all);
-    let images = load(&calibration)?;
+    let images = load(&calibrating)?;
     let observed = observe(model, &Images { images: &images, ..on }, &mut step).during(Task::Ranges)?;
     drop(images);
-    let compared = load(&spread(&held_back, COMPARED))?;
+    let compared = load(&calibration::spread(&held_back, COMPARED))?;
     let on = Images { images: &compared, ..on };
     let chosen = choose(model, &observed, options.methods, options.symmetric, &on).during(Task::Ranges)?;
     let chosen = chosen.ok_or_else(|| PipelineError::Setting("no calibration method is left to choose from".into()))?;
@@ -130,36 +132,6 @@ fn text(kept: &[Kept], all: usize) -> String {
     format!("{} of {all} layers stay out of int8: {}", kept.len(), names.join(", "))
 }
 
-/// The calibration images and those that are held back, both evenly spread. Where there are few, a quarter is held back; of
-/// a single image there is only that.
-fn split(items: &[Item], calibration: usize) -> (Vec<&Item>, Vec<&Item>) {
-    let most = (items.len() - items.len() / 4).max(1);
-    let count = calibration.min(most).max(1);
-    let chosen = |at: usize| (at + 1) * count / items.len().max(1) > at * count / items.len().max(1);
-    let of = |wanted: bool| -> Vec<&Item> {
-        items.iter().enumerate().filter(|(at, _)| chosen(*at) == wanted).map(|(_, item)| item).collect()
-    };
-    let (calibration, rest) = (of(true), of(false));
-    let held_back = if rest.is_empty() { calibration.clone() } else { spread(&rest, HELD_BACK) };
-    (calibration, held_back)
-}
-
-/// At most `count` items, evenly spread.
-fn spread<'a>(items: &[&'a Item], count: usize) -> Vec<&'a Item> {
-    items.iter().step_by(items.len().div_ceil(count.max(1)).max(1)).copied().collect()
-}
-
-/// Images as the network reads them.
-fn tensors(model: &Model, items: &[&Item], size: ImageSize) -> Result<Vec<Vec<f32>>, PipelineError> {
-    let preprocess = Preprocess::new(model).map_err(|e| PipelineError::Input(e.to_string()))?;
-    let load = |item: &&Item| {
-        let mut tensor = vec![0.0; preprocess.channels() * size.area()];
-        preprocess.write(&item.image.load()?, size, &mut tensor);
-        Ok(tensor)
-    };
-    items.iter().map(load).collect()
-}
-
 /// What measures the accuracy of models; none where the images have no labels of the model's task.
 fn judge(
     model: &Model,
@@ -179,24 +151,4 @@ fn judge(
 /// The task's figure for a model.
 fn score(judge: &Validator, model: &Model) -> Result<f64, PipelineError> {
     Ok(judge.evaluate(model, rayon::current_num_threads())?.figure())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::Picture;
-
-    #[test]
-    fn images_are_held_back_whatever_their_number() {
-        for all in 1..400usize {
-            let image = |at: usize| Picture::File(format!("{at}.png").into());
-            let items: Vec<Item> = (0..all).map(|at| Item::new(image(at))).collect();
-            let (calibration, held_back) = split(&items, 64);
-            assert!((1..=64).contains(&calibration.len()), "{all}: {}", calibration.len());
-            assert!(!held_back.is_empty() && held_back.len() <= HELD_BACK, "{all}: {}", held_back.len());
-            let shared = held_back.iter().any(|item| calibration.contains(item));
-            assert_eq!(shared, all < 4, "{all} images: {} and {}", calibration.len(), held_back.len());
-        }
-        assert!(split(&[], 64).0.is_empty());
-    }
 }

@@ -80,6 +80,11 @@ pub struct Overrides {
     #[arg(long, value_name = "X|SPLIT", value_parser = HoldOut::parse, allow_negative_numbers = true,
         help_heading = heading::FINETUNE)]
     pub hold_out: Option<HoldOut>,
+    /// With the dtype int8 the share of the epochs, the last ones, that train for it: with weights and inputs rounded as
+    /// in the int8 network, which held-back images then judge. 0 rounds after training only [default: the profile's, if
+    /// any, else 0.5]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, help_heading = heading::FINETUNE)]
+    pub int8_epochs: Option<Ratio>,
     /// Threads and seed.
     #[command(flatten)]
     pub run: RunFlags,
@@ -161,6 +166,8 @@ impl Overrides {
         flag("search", "seed", "--seed", seed.map(|seed| search.seed = seed));
         flag("finetune", "epochs", "--epochs", self.epochs.map(|n| finetune.epochs = n));
         flag("finetune", "hold-out", "--hold-out", self.hold_out.map(|choice| finetune.hold_out = choice));
+        let share = self.int8_epochs.map(|share| finetune.recipe.int8_epochs = share);
+        flag("finetune", "int8-epochs", "--int8-epochs", share);
         flag("device", "threads", "--threads", threads.map(|n| device.threads = n));
         profile
     }

@@ -76,6 +76,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("finetune", "freeze"),
     ("finetune", "label-smoothing"),
     ("finetune", "workers"),
+    ("finetune", "int8-epochs"),
     ("bench", "warmup"),
     ("bench", "runs"),
     ("bench", "quiet"),

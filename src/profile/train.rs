@@ -83,6 +83,8 @@ pub struct TrainRecipe {
     pub label_smoothing: Ratio,
     /// Threads that prepare images; 0 lets those do it that train.
     pub workers: usize,
+    /// Share of the epochs, the last ones, that train for int8 where that is the dtype.
+    pub int8_epochs: Ratio,
 }
 
 impl Default for TrainRecipe {
@@ -99,6 +101,7 @@ impl Default for TrainRecipe {
             freeze: 0,
             label_smoothing: Ratio::ZERO,
             workers: 0,
+            int8_epochs: Ratio::HALF,
         }
     }
 }
@@ -118,11 +121,12 @@ impl TrainRecipe {
             freeze: s.count("freeze", 0..=1000).unwrap_or(default.freeze),
             label_smoothing: s.number("label-smoothing", Ratio::new).unwrap_or(default.label_smoothing),
             workers: s.count("workers", 0..=1024).unwrap_or(default.workers),
+            int8_epochs: s.number("int8-epochs", Ratio::new).unwrap_or(default.int8_epochs),
         }
     }
 
     /// Its keys with their values, as they are written.
-    pub(super) fn keys(&self) -> [(&'static str, Option<Value>); 11] {
+    pub(super) fn keys(&self) -> [(&'static str, Option<Value>); 12] {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX).into();
         let schedule = Schedule::ALL.iter().find(|(_, schedule)| *schedule == self.schedule);
         let list = |values: [f64; 3]| Value::Array(values.map(Value::from).to_vec());
@@ -138,6 +142,7 @@ impl TrainRecipe {
             ("freeze", Some(count(self.freeze))),
             ("label-smoothing", Some(self.label_smoothing.get().into())),
             ("workers", Some(count(self.workers))),
+            ("int8-epochs", Some(self.int8_epochs.get().into())),
         ]
     }
 }
@@ -185,11 +190,12 @@ mod tests {
     fn every_key_is_read_and_written_and_checked() {
         let found = tune(
             "hold-out = 'test'\npatience = 3\nmosaic = 0.5\nclose-mosaic = 4\nmirror = 0.0\nscale = 0.5\ntranslate = 0.2\n\
-             hsv = [0.01, 0.7, 0.4]\nwarmup = 3\nschedule = 'linear'\nfreeze = 10\nlabel-smoothing = 0.1\nworkers = 2",
+             hsv = [0.01, 0.7, 0.4]\nwarmup = 3\nschedule = 'linear'\nfreeze = 10\nlabel-smoothing = 0.1\nworkers = 2\n\
+             int8-epochs = 0.3",
         )
         .unwrap();
         assert_eq!((found.hold_out, found.patience), (HoldOut::Split("test".into()), 3));
-        assert_eq!(found.recipe.hsv, Some([0.01, 0.7, 0.4]));
+        assert_eq!((found.recipe.hsv, found.recipe.int8_epochs.get()), (Some([0.01, 0.7, 0.4]), 0.3));
         assert_eq!((found.recipe.mirror, found.recipe.schedule), (Some(Ratio::ZERO), Schedule::Linear));
         assert_eq!(tune("").unwrap().hold_out, HoldOut::Share(Ratio::TENTH));
         for (text, expected) in [
@@ -199,6 +205,7 @@ mod tests {
             ("hsv = [0.1]", "is a list of 1, expected 3 numbers"),
             ("hsv = [0.1, 2.0, 0.1]", "from 0 to 1"),
             ("mosaic = 1.5", "mosaic"),
+            ("int8-epochs = 2", "int8-epochs"),
             ("warmup = -1", "epochs"),
             ("schedule = 'step'", "cosine, linear"),
         ] {

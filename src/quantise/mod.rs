@@ -16,7 +16,7 @@ pub use divergence::{Images, Prediction, kl_divergence, outputs, outputs_from, p
 pub use ranges::{Observed, RangeMethod, Ranges, observe, ranges, symmetric};
 
 use crate::graph::{Dtype, NodeId};
-use crate::kernels::{quantize_weight, weight_scale};
+use crate::kernels::quantize_kernel;
 use crate::model::{Model, Tensor};
 use half::f16;
 use std::collections::BTreeMap;
@@ -76,10 +76,6 @@ fn int8_layers(model: &Model) -> Vec<NodeId> {
 /// A kernel `[channels, ...]` with every channel's weights quantized to multiples of its scale.
 fn quantized(tensor: &Tensor, channels: usize) -> Tensor {
     let mut data = tensor.data().to_vec();
-    let per_channel = (data.len() / channels.max(1)).max(1);
-    for kernel in data.chunks_mut(per_channel) {
-        let scale = weight_scale(kernel.iter().fold(0.0, |most, w| w.abs().max(most)));
-        kernel.iter_mut().for_each(|w| *w = quantize_weight(*w, scale) as f32 * scale);
-    }
+    quantize_kernel(&mut data, channels);
     Tensor::new(tensor.shape().to_vec(), data)
 }

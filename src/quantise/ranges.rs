@@ -8,7 +8,7 @@ use super::divergence::Images;
 use super::int8_layers;
 use crate::engine::{Device, Engine, EngineError, Options};
 use crate::graph::NodeId;
-use crate::kernels::input_scale;
+use crate::kernels::InputSteps;
 use crate::model::Model;
 use std::collections::BTreeMap;
 
@@ -120,10 +120,8 @@ impl Seen {
 
     /// The squared error of quantizing to a range, over the sample.
     fn squared_error(&self, range: [f32; 2]) -> f64 {
-        let (scale, zero) = input_scale(range);
-        let (factor, least, most) = (1.0 / scale, -zero, 255.0 - zero);
-        let quantized = |v: f32| (v * factor).clamp(least, most).round_ties_even() * scale;
-        self.sample.iter().map(|v| f64::from(v - quantized(*v)).powi(2)).sum()
+        let steps = InputSteps::of(range);
+        self.sample.iter().map(|v| f64::from(v - steps.rounded(*v)).powi(2)).sum()
     }
 
     /// Which bin of the histogram from the least to the greatest value a value lies in.

@@ -19,6 +19,9 @@ pub struct Training {
     /// The epoch that ships, from 1; absent where the repaired model does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<usize>,
+    /// The last epochs, as many as trained for int8; with any, held-back images judge in int8.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub int8_epochs: usize,
     /// Why the repaired model ships in place of a tuned one, where training diverged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diverged: Option<String>,
@@ -42,16 +45,30 @@ pub struct Epoch {
 impl Training {
     /// What ships and why, in a sentence.
     pub fn sentence(&self) -> String {
+        let last = match self.int8_epochs {
+            0 => return self.choice(),
+            1 => "the last epoch".to_owned(),
+            epochs => format!("the last {epochs} epochs"),
+        };
+        format!("{}; {last} trained for int8", self.choice())
+    }
+
+    fn choice(&self) -> String {
         if let Some(why) = &self.diverged {
             return format!("the repaired model ships: {why}");
         }
         let (Some(before), Some(after)) = (self.before, self.after) else {
             return "the last epoch ships: no image was held back".into();
         };
-        let on = format!("on {} held-back images: {} {before:.4}", self.held_back, self.metric);
+        let dtype = if self.int8_epochs > 0 { " in int8" } else { "" };
+        let on = format!("on {} held-back images{dtype}: {} {before:.4}", self.held_back, self.metric);
         match self.epoch {
             Some(epoch) => format!("epoch {epoch} ships, the best {on} before tuning, {after:.4} after"),
             None => format!("the repaired model ships: no epoch was better {on} before tuning"),
         }
     }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }

@@ -8,8 +8,9 @@ use super::optim::{self, Optimizer, clip_scale, grad_norm};
 use super::schedule::Ema;
 use super::stepper::{State, Stepper};
 use super::terms::Terms;
-use crate::backend::{Mode, Net};
+use crate::backend::{MOMENTUM, Mode, Net};
 use crate::model::{Model, Weights};
+use crate::quantise::Ranges;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -27,6 +28,8 @@ pub(super) struct Autograd<'a> {
     /// By key of a kernel: 0 where it must remain zero, 1 elsewhere.
     masks: BTreeMap<String, Tensor>,
     ema: Ema,
+    /// The ranges of the layers that compute as in int8.
+    int8: Ranges,
     /// Of the last backward pass.
     grads: Option<GradStore>,
     /// The same in one slice, where somebody has asked for it.
@@ -58,6 +61,7 @@ impl<'a> Autograd<'a> {
             frozen: config.frozen(&model.graph)?,
             masks: if config.keep_zeros { masks(model, device)? } else { BTreeMap::new() },
             ema: Ema::new(model.weights.clone(), config.ema_decay),
+            int8: Ranges::new(),
             grads: None,
             flat: None,
             config,
@@ -70,6 +74,23 @@ impl<'a> Autograd<'a> {
         let size = self.config.imgsz;
         let channels = batch.images.len() / (batch.size() * size.area()).max(1);
         Tensor::from_slice(&batch.images, (batch.size(), channels, size.height, size.width), self.device)
+    }
+
+    /// Which statistics normalisations use in a step. The rounding changes what they read, and running statistics
+    /// follow slowly: in the first half of the steps that train for int8 these are the mean over all of them so far, in
+    /// the second half they stay, so that the network that learns is the one that is deployed (Krishnamoorthi, "Quantizing deep
+    /// convolutional networks for efficient inference", 2018). The moving average of the weights begins anew.
+    fn statistics(&mut self, at: At) -> Mode {
+        self.net.set_momentum(MOMENTUM);
+        let Some(first) = self.config.int8.first(at.epochs).filter(|first| at.epoch >= *first) else {
+            return Mode::Train;
+        };
+        let (step, steps) = ((at.epoch - first) * at.steps + at.step, (at.epochs - first) * at.steps);
+        if step == 0 {
+            self.ema.updates = 0;
+        }
+        self.net.set_momentum(MOMENTUM.max(1.0 / (step + 1) as f64));
+        if 2 * step < steps { Mode::Train } else { Mode::Eval }
     }
 
     /// Takes the gradients of the last backward pass, as the caller left them.
@@ -96,7 +117,8 @@ impl Stepper for Autograd<'_> {
         for net in [Some(&mut self.net), self.teacher.as_mut()].into_iter().flatten() {
             net.set_share(batch.share.clone());
         }
-        let outputs = self.net.forward(&images, Mode::Train)?;
+        let mode = self.statistics(at);
+        let outputs = self.net.forward(&images, mode)?;
         let taught = self.teacher.as_ref().map(|teacher| Outputs::read(&teacher.forward(&images, Mode::Eval)?));
         let weight = loss::one2many_weight(at.epoch, at.epochs);
         let (values, taught) = (Outputs::read(&outputs)?, taught.transpose()?);
@@ -157,6 +179,12 @@ impl Stepper for Autograd<'_> {
         Ok(norm)
     }
 
+    fn set_int8(&mut self, ranges: &Ranges) -> Result<(), TrainError> {
+        self.int8.clone_from(ranges);
+        self.net.set_int8(ranges);
+        Ok(())
+    }
+
     fn state(&self) -> Result<State, TrainError> {
         Ok(State {
             raw: self.net.to_model()?.weights,
@@ -170,6 +198,7 @@ impl Stepper for Autograd<'_> {
     fn restore(&mut self, state: &State) -> Result<(), TrainError> {
         let Model { graph, info, .. } = self.model;
         self.net = Net::new(&Model::new(graph.clone(), state.raw.clone(), info.clone())?, self.device)?;
+        self.net.set_int8(&self.int8);
         self.optimizer.restore(state.steps, &state.slots, self.device)?;
         self.ema.weights.clone_from(&state.average);
         self.ema.updates = state.updates;

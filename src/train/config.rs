@@ -8,9 +8,11 @@ use super::stop::Stop;
 use super::terms::Terms;
 use super::variation::Augment;
 use crate::data::{DataError, Dataset};
+use crate::engine::EngineError;
 use crate::eval::{EvalError, Metric};
 use crate::graph::Graph;
 use crate::model::{FileError, ModelError};
+use crate::quantise::Exceptions;
 use crate::ranks::{RankError, Ranks};
 use crate::size::{ImageSize, MAX_SIDE};
 use crate::training::TrainingError;
@@ -71,6 +73,8 @@ pub struct FitConfig {
     pub distill: f64,
     /// The distillation terms.
     pub distillation: Distillation,
+    /// Epochs that train for int8. On CPUs only.
+    pub int8: Int8Epochs,
     /// Decides everything that is drawn: order, augmentation.
     pub seed: u64,
     /// Threads; 0 takes one per core.
@@ -112,6 +116,26 @@ pub enum HoldOut {
     },
 }
 
+/// Epochs that train for int8: kernels and inputs of the layers are rounded as in the int8 network. Running statistics
+/// of normalisations are taken anew in the first half of the steps, and stay in the second.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Int8Epochs {
+    /// How many, the last ones; 0 trains for f32 alone. With any, held-back images judge the int8 network after every
+    /// epoch, and `patience` counts from the first of them on.
+    pub epochs: usize,
+    /// Whether ranges lie around zero ([`symmetric`](crate::quantise::symmetric)).
+    pub zero_centred: bool,
+    /// Layers that stay out of int8, and what they compute in there.
+    pub except: Exceptions,
+}
+
+impl Int8Epochs {
+    /// The first of them, from 0, of so many epochs; none where there are none.
+    pub(super) fn first(&self, epochs: usize) -> Option<usize> {
+        (self.epochs > 0).then(|| epochs.saturating_sub(self.epochs))
+    }
+}
+
 impl Default for FitConfig {
     fn default() -> Self {
         Self {
@@ -136,6 +160,7 @@ impl Default for FitConfig {
             sparsity: 0.0,
             distill: 1.0,
             distillation: Distillation::default(),
+            int8: Int8Epochs::default(),
             seed: 0,
             threads: 0,
             workers: 0,
@@ -267,6 +292,13 @@ pub enum FitEvent {
         /// The file, and why.
         problem: String,
     },
+    /// The last epochs train for int8, and held-back images judge in int8.
+    Int8 {
+        /// How many of them.
+        epochs: usize,
+        /// Of all.
+        of: usize,
+    },
     /// Images are held back, and were looked at before the first step.
     HeldBack {
         /// How many.
@@ -364,6 +396,9 @@ pub enum TrainError {
         /// Learning rate of the step.
         lr: f64,
     },
+    /// The engine cannot run the network, to see what int8 layers read.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// Somebody asked the training to stop.
     #[error("training was stopped by {} at step {} of epoch {}; {}", signal_name(*signal), at.step + 1, at.epoch + 1,
         if *saved { "the same command goes on from there" } else { "its state is not kept" })]

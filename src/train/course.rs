@@ -3,6 +3,7 @@
 
 use super::config::{FitConfig, PastEpoch};
 use super::terms::Terms;
+use crate::quantise::Ranges;
 use serde::{Deserialize, Serialize};
 
 /// Steps whose losses are looked at together.
@@ -39,6 +40,8 @@ pub(super) struct Course {
     pub rollbacks: u32,
     /// The finished epochs.
     pub past: Vec<PastEpoch>,
+    /// Of a training for int8 the ranges of the layers' inputs by the averaged weights after the last epoch.
+    pub ranges: Option<Ranges>,
     /// The losses of the last steps.
     watch: Watch,
 }
@@ -72,13 +75,15 @@ impl Course {
             rate: 1.0,
             rollbacks: 0,
             past: Vec::new(),
+            ranges: None,
             watch: Watch::default(),
         }
     }
 
     /// Whether nothing is left to do: all epochs are done, or `patience` of them brought nothing better.
     pub fn is_finished(&self, config: &FitConfig) -> bool {
-        let since = self.epoch - self.best.map_or(0, |best| best.epoch + 1);
+        let begun = config.int8.first(config.epochs).unwrap_or(0);
+        let since = self.epoch.saturating_sub(self.best.map_or(0, |best| best.epoch + 1).max(begun));
         let tired = config.patience > 0 && self.before.is_some() && since >= config.patience;
         self.epoch >= config.epochs || tired
     }
@@ -122,6 +127,7 @@ impl Course {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::Int8Epochs;
 
     #[test]
     fn the_best_epoch_must_be_better_than_the_start_and_patience_ends_the_wait() {
@@ -139,6 +145,9 @@ mod tests {
         assert_eq!(seen, [false, true, false, false]);
         assert_eq!(course.best, Some(Best { epoch: 1, figure: 0.6 }));
         assert!(!course.is_finished(&FitConfig { patience: 0, ..config.clone() }));
+        // Epochs that train for int8 get their chance.
+        let int8 = Int8Epochs { epochs: 6, ..Int8Epochs::default() };
+        assert!(!course.is_finished(&FitConfig { int8, ..config.clone() }));
         assert!(!Course { before: None, ..course }.is_finished(&config), "nothing is judged");
     }
 

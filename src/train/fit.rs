@@ -10,6 +10,7 @@ use super::checkpoint::Saved;
 use super::config::{At, EpochRow, FitConfig, FitEvent, PastEpoch, TrainError};
 use super::course::Course;
 use super::identity::Identity;
+use super::int8::Int8;
 use super::judge::{self, Judge};
 use super::kept::{Kept, fresh, received};
 use super::on_cuda::{Device, OnCuda};
@@ -18,6 +19,7 @@ use super::stepper::Stepper;
 use crate::data::Dataset;
 use crate::graph::Head;
 use crate::model::{Model, Weights};
+use crate::quantise::Ranges;
 use crate::size::ImageSize;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::mpsc::sync_channel;
@@ -35,6 +37,9 @@ use std::time::{Duration, Instant};
 ///
 /// With `config.hold_out`, images that are not trained on judge the averaged weights of every epoch, and the best ones
 /// are given back: those of `model` itself, where no epoch finds more.
+///
+/// With `config.int8`, the last epochs round kernels and inputs as the int8 network does, and held-back images judge that
+/// network after every epoch. What is given back is in f32; [`quantise`](crate::quantise) makes it int8.
 ///
 /// With `config.checkpoint`, the state is saved after every epoch and every `config.save_seconds`, and a training that
 /// finds the file resumes from there, if it is the same one ([`Identity`](super::Identity)); on the CPU the result is
@@ -80,6 +85,9 @@ pub fn fit(
     let cpu = candle_core::Device::Cpu;
     let mut stepper: Box<dyn Stepper + '_> = match device {
         Device::Cpu => Box::new(Autograd::new(model, teacher, config, &cpu)?),
+        Device::Cuda(_) if config.int8.first(config.epochs).is_some() => {
+            return Err(TrainError::Unfit("only the CPU trains for int8: set `int8-epochs` to 0".into()));
+        }
         Device::Cuda(cuda) => {
             let on_cuda = OnCuda::new(model, teacher, (config, &loader.own_sizes()), *cuda)?;
             let (name, bytes) = on_cuda.device();
@@ -94,6 +102,7 @@ pub fn fit(
         stepper: &mut *stepper,
         loader: &loader,
         judge: judge.as_ref(),
+        int8: Int8::new(model, &train, config),
         kept,
         pool: &pool,
         workers: workers.as_ref().unwrap_or(&pool),
@@ -136,6 +145,7 @@ struct Training<'a> {
     stepper: &'a mut dyn Stepper,
     loader: &'a Loader<'a>,
     judge: Option<&'a Judge<'a>>,
+    int8: Option<Int8<'a>>,
     kept: Option<Kept<'a>>,
     pool: &'a ThreadPool,
     /// Prepare the images.
@@ -187,10 +197,20 @@ impl Training<'_> {
         if epochs + step > 0 {
             progress(FitEvent::Resumed { epochs, step, past: self.course.past.clone() });
         }
+        if self.course.ranges.is_none() {
+            self.course.ranges = self.ranges(0, &self.model.weights)?;
+            self.good.course.ranges.clone_from(&self.course.ranges);
+        }
+        if self.int8.is_some() {
+            progress(FitEvent::Int8 {
+                epochs: self.config.int8.epochs.min(self.config.epochs),
+                of: self.config.epochs,
+            });
+        }
         if let Some(judge) = self.judge {
             let before = match self.course.before {
                 Some(known) => known,
-                None => judge.figure(&self.model.weights)?,
+                None => judge.figure(&self.model.weights, self.int8.as_ref().zip(self.course.ranges.as_ref()))?,
             };
             (self.course.before, self.good.course.before) = (Some(before), Some(before));
             progress(FitEvent::HeldBack { images: judge.images(), metric: judge.metric(), before });
@@ -198,17 +218,34 @@ impl Training<'_> {
         Ok(())
     }
 
+    /// Of a training for int8 the ranges with these weights, where held-back images or the epoch of this number, from 0,
+    /// need them.
+    fn ranges(&self, epoch: usize, weights: &Weights) -> Result<Option<Ranges>, TrainError> {
+        let rounds = self.rounds(epoch);
+        self.int8.as_ref().filter(|_| rounds || self.judge.is_some()).map(|int8| int8.ranges(weights)).transpose()
+    }
+
+    /// Whether an epoch trains for int8.
+    fn rounds(&self, epoch: usize) -> bool {
+        self.config.int8.first(self.config.epochs).is_some_and(|first| epoch >= first)
+    }
+
     /// The rest of an epoch.
     fn epoch(&mut self, progress: &mut dyn FnMut(FitEvent)) -> Result<(), TrainError> {
         let started = Instant::now();
         let (epoch, epochs, steps) = (self.course.epoch, self.config.epochs, self.loader.batches());
         let share = 1.0 - self.course.step as f64 / steps as f64;
+        let ranges = self.course.ranges.clone().filter(|_| self.rounds(epoch)).unwrap_or_default();
+        self.stepper.set_int8(&ranges)?;
         let took = self.steps(progress)?;
         let mut held = None;
         let mut best = self.good.best.take();
+        if self.int8.is_some() {
+            self.course.ranges = self.ranges(epoch + 1, &self.stepper.average()?)?;
+        }
         if let Some(judge) = self.judge {
             let average = self.stepper.average()?;
-            let figure = judge.figure(&average)?;
+            let figure = judge.figure(&average, self.int8.as_ref().zip(self.course.ranges.as_ref()))?;
             held = Some((judge.metric(), figure));
             if self.course.judge(epoch, figure) {
                 best = Some(average);

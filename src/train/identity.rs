@@ -45,6 +45,7 @@ impl Identity {
             sparsity,
             distill,
             distillation,
+            int8,
             seed,
             threads: _,
             workers: _,
@@ -61,7 +62,7 @@ impl Identity {
             HoldOut::Share(share) => share.to_string(),
             HoldOut::Split { content, .. } => content.clone(),
         };
-        let settings: [(&str, &dyn std::fmt::Debug); 23] = [
+        let settings: [(&str, &dyn std::fmt::Debug); 24] = [
             ("epochs", epochs),
             ("batch", batch),
             ("imgsz", imgsz),
@@ -83,6 +84,7 @@ impl Identity {
             ("sparsity", sparsity),
             ("distill", distill),
             ("distillation", distillation),
+            ("int8", int8),
             ("seed", seed),
             ("keep-zeros", keep_zeros),
         ];
@@ -225,6 +227,7 @@ mod tests {
             (with(|c| c.sparsity = 0.5), "sparsity 0.5"),
             (with(|c| c.distill = 0.5), "distill 0.5"),
             (with(|c| c.distillation.class = 9.0), "distillation"),
+            (with(|c| c.int8.epochs = 2), "int8 Int8Epochs { epochs: 2"),
             (with(|c| c.seed = 3), "seed 3"),
             (with(|c| c.keep_zeros = true), "keep-zeros true"),
         ];
@@ -235,6 +238,6 @@ mod tests {
             keys.insert(other.key());
         }
         // Two of the cases differ in the same way: the two networks to start from are different ones.
-        assert_eq!(keys.len(), 28);
+        assert_eq!(keys.len(), 29);
     }
 }

@@ -2,10 +2,12 @@
 
 use super::batch::check_data;
 use super::config::{FitConfig, HoldOut, TrainError};
+use super::int8::Int8;
 use crate::data::Dataset;
 use crate::engine::Device;
 use crate::eval::{Metric, Validator};
 use crate::model::{Model, Weights};
+use crate::quantise::Ranges;
 use std::borrow::Cow;
 
 /// Parts a split into the images to train on and, where a setting asks for them, those that judge.
@@ -54,12 +56,17 @@ impl<'a> Judge<'a> {
         self.metric
     }
 
-    /// The figure of weights of the model: mAP50-95 or the accuracy. Of two branches the one that is deployed counts.
+    /// The figure of weights of the model: mAP50-95 or the accuracy; in int8 where ranges are given. Of two branches the
+    /// one that is deployed counts.
     ///
     /// # Errors
     /// If the weights are not finite, the engine fails, or no held-back image shows an object.
-    pub fn figure(&self, weights: &Weights) -> Result<f64, TrainError> {
+    pub fn figure(&self, weights: &Weights, int8: Option<(&Int8, &Ranges)>) -> Result<f64, TrainError> {
         let model = Model::new(self.model.graph.clone(), weights.clone(), self.model.info.clone())?.deployed(None)?;
+        let model = match int8 {
+            Some((int8, ranges)) => int8.quantized(model, ranges),
+            None => model,
+        };
         let figure = self.validator.evaluate(&model, self.threads)?.figure();
         if !figure.is_finite() || figure < 0.0 {
             let images = self.images();

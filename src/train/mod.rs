@@ -13,6 +13,7 @@ pub mod distill;
 mod fit;
 mod identity;
 mod init;
+mod int8;
 mod judge;
 mod kept;
 mod labels;
@@ -32,7 +33,7 @@ mod variation;
 
 pub use batch::Batch;
 pub use checkpoint::{discard, set_aside};
-pub use config::{At, EpochRow, FitConfig, FitEvent, HoldOut, PastEpoch, TrainError};
+pub use config::{At, EpochRow, FitConfig, FitEvent, HoldOut, Int8Epochs, PastEpoch, TrainError};
 pub use fit::fit;
 pub use identity::{Identity, content};
 pub use init::init;

@@ -1,7 +1,7 @@
 //! The settings of a training that people know by name, for whatever network: they become a [`FitConfig`] together with
 //! what the network and the classes ask for.
 
-use super::config::{FitConfig, HoldOut};
+use super::config::{FitConfig, HoldOut, Int8Epochs};
 use super::schedule::Decay;
 use super::variation::{Augment, sided};
 
@@ -32,6 +32,8 @@ pub struct Recipe {
     pub workers: usize,
     /// The images that choose between epochs.
     pub hold_out: HoldOut,
+    /// Share of the epochs, the last ones, that train for int8.
+    pub int8_epochs: f64,
     /// Epochs to wait for a better one; 0 waits for all.
     pub patience: usize,
 }
@@ -52,6 +54,7 @@ impl Default for Recipe {
             label_smoothing: 0.0,
             workers: 0,
             hold_out: HoldOut::None,
+            int8_epochs: 0.0,
             patience: 0,
         }
     }
@@ -79,8 +82,11 @@ impl Recipe {
             )
         });
         let mosaic_until = if self.mosaic > 0.0 { config.epochs.saturating_sub(self.close_mosaic) } else { 0 };
+        // Without the last bits of the product, which would round up.
+        let int8 = (self.int8_epochs * config.epochs as f64 - 1e-9).ceil() as usize;
         let config = FitConfig {
             augment,
+            int8: Int8Epochs { epochs: int8, ..config.int8 },
             mosaic: if self.mosaic > 0.0 { self.mosaic } else { 1.0 },
             mosaic_until,
             warmup: self.warmup,
@@ -114,5 +120,10 @@ mod tests {
         let Augment { mirror, hue, saturation, brightness, scale, .. } = config.augment;
         assert_eq!((note, mirror, hue, saturation, brightness), (None, 0.3, 0.1, 0.2, 0.3));
         assert_eq!((config.mosaic, config.mosaic_until, scale), (0.5, 5, Augment::default().scale));
+        for (share, all, expected) in [(0.0, 9, 0), (0.5, 1, 1), (0.5, 9, 5), (0.55, 100, 55), (1.0, 9, 9)] {
+            let recipe = Recipe { int8_epochs: share, ..Recipe::default() };
+            let config = FitConfig { epochs: all, ..FitConfig::default() };
+            assert_eq!(recipe.apply(config, &[]).0.int8.epochs, expected, "{share} of {all}");
+        }
     }
 }

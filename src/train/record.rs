@@ -92,6 +92,9 @@ impl FitEvent {
                 aside.display()
             ),
             Self::NotSaved { problem } => format!("warning: {problem}; an interrupted training would start anew"),
+            Self::Int8 { epochs, of } => {
+                format!("the last {epochs} of {of} epochs train for int8, and held-back images judge in int8")
+            }
             Self::HeldBack { images, metric, before } => {
                 format!("{images} images are held back to choose the epoch: {} {before:.4} before", metric.name())
             }

@@ -10,6 +10,7 @@ use super::batch::Batch;
 use super::config::{At, TrainError};
 use super::terms::Terms;
 use crate::model::Weights;
+use crate::quantise::Ranges;
 
 /// All that a stepper changes: what is restored continues as if it had never stopped.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,6 +73,14 @@ pub trait Stepper: Send {
             ranks.sum_f32(self.gradients()?)?;
         }
         Ok((terms, self.update(lr)?))
+    }
+
+    /// From the next step on the layers that have a range compute as in int8, all others in f32.
+    ///
+    /// # Errors
+    /// If the engine does not train for int8.
+    fn set_int8(&mut self, ranges: &Ranges) -> Result<(), TrainError> {
+        if ranges.is_empty() { Ok(()) } else { Err(TrainError::Unfit("only the CPU trains for int8".into())) }
     }
 
     /// The state after the last step.

@@ -5,7 +5,7 @@ use secateurs::data::{Dataset, demo};
 use secateurs::model::{self, Model};
 use secateurs::pipeline::DEMO_MODEL;
 use secateurs::train::Device;
-use secateurs::train::{FitConfig, FitEvent, HoldOut, Stop, TrainError, fit};
+use secateurs::train::{FitConfig, FitEvent, HoldOut, Int8Epochs, Stop, TrainError, fit};
 use std::fs;
 use std::path::Path;
 
@@ -60,7 +60,18 @@ fn config(folder: &Path) -> FitConfig {
 
 #[test]
 fn a_training_stopped_at_any_step_goes_on_to_the_same_bits() {
+    stopped_at_any_step(Int8Epochs::default());
+}
+
+/// The first epoch is in f32, the second one for int8: the checkpoint has the ranges.
+#[test]
+fn a_training_for_int8_stopped_at_any_step_goes_on_to_the_same_bits() {
+    stopped_at_any_step(Int8Epochs { epochs: 1, ..Int8Epochs::default() });
+}
+
+fn stopped_at_any_step(int8: Int8Epochs) {
     let folder = tempfile::tempdir().unwrap();
+    let config = |path: &Path| FitConfig { int8: int8.clone(), ..config(path) };
     let (set, model) = (squares(folder.path(), 12), small_model());
     let whole_config = FitConfig { checkpoint: None, ..config(folder.path()) };
     let (whole, told) = train(&model, &set, &whole_config, None);

@@ -144,6 +144,33 @@ fn a_yolov8_is_pruned_and_tuned() {
 }
 
 #[test]
+fn the_last_epochs_of_a_job_in_int8_train_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = demo::write(&folder.path().join("drawn"), 48, 12).unwrap();
+    let baseline = model::load(&demo()).unwrap();
+    let mut flags = flag("memory-mib", 0.5 * mib(&baseline.graph)).to_vec();
+    let more = ["--dtype", "int8", "--epochs", "2", "--hold-out", "0.25", "--imgsz", "96"].map(String::from);
+    flags.extend(more.into_iter().chain([format!("--data={}", data.display())]));
+    let (code, text) = prune(folder.path(), "a", &flags);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("the last 1 of 2 epochs train for int8, and held-back images judge in int8"), "{text}");
+    let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("a/report.json")).unwrap()).unwrap();
+    assert_eq!((&report["dtype"], &report["training"]["int8_epochs"]), (&"int8".into(), &1.into()), "{report}");
+    let page = std::fs::read_to_string(folder.path().join("a/report.html")).unwrap();
+    assert!(page.contains("on 12 held-back images in int8") && page.contains("the last epoch trained for int8"));
+    let (tuned, rounded) = (&report["tuned"]["map50_95"], &report["rounded"]["map50_95"]);
+    assert!(rounded.as_f64().unwrap() > tuned.as_f64().unwrap() - 0.05, "{report}");
+
+    flags.extend(["--int8-epochs", "0", "--dry-run"].map(String::from));
+    let (code, text) = prune(folder.path(), "b", &flags);
+    assert!(code == 0 && text.contains("train 2 epochs, batches"), "{text}");
+    flags.truncate(flags.len() - 3);
+    flags.push("--dry-run".into());
+    let (code, text) = prune(folder.path(), "b", &flags);
+    assert!(code == 0 && text.contains("train 2 epochs, the last 50 % for int8, batches"), "{text}");
+}
+
+#[test]
 fn the_demo_ships_in_int8_and_in_f16() {
     let folder = tempfile::tempdir().unwrap();
     let baseline = model::load(&demo()).unwrap();

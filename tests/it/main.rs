@@ -49,6 +49,8 @@ mod index;
 #[cfg(feature = "toolkit")]
 mod int8;
 #[cfg(feature = "toolkit")]
+mod int8_training;
+#[cfg(feature = "toolkit")]
 mod job;
 #[cfg(feature = "toolkit")]
 mod kept;

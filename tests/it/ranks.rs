@@ -5,7 +5,7 @@ use secateurs::data::{Dataset, LabelTask, OpenOptions, demo};
 use secateurs::eval::Validator;
 use secateurs::model::{Info, Model, Weights};
 use secateurs::ranks::{Ranks, threads};
-use secateurs::train::{At, Device, FitConfig, FitEvent, HoldOut, Stop, TrainError, fit, init};
+use secateurs::train::{At, Device, FitConfig, FitEvent, HoldOut, Int8Epochs, Stop, TrainError, fit, init};
 use secateurs::zoo::{Task, yolo11, yolo26};
 use std::path::Path;
 use std::thread;
@@ -66,6 +66,8 @@ fn one_two_and_four_ranks_train_the_same_weights() {
     for size in [2, 4] {
         assert!(trained(size, &student, None, &set, &config) == alone, "{size} ranks");
     }
+    let int8 = FitConfig { epochs: 2, int8: Int8Epochs { epochs: 1, ..Int8Epochs::default() }, ..config.clone() };
+    assert!(trained(2, &student, None, &set, &int8) == trained(1, &student, None, &set, &int8), "for int8");
     // Sums of three ranks are rounded in another order.
     let short = FitConfig { epochs: 1, hold_out: HoldOut::Share(0.125), ..config };
     let apart = distance(&trained(3, &student, None, &set, &short), &trained(1, &student, None, &set, &short));

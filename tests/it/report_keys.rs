@@ -6,7 +6,7 @@ use secateurs::bench::{Distribution, Energy};
 use secateurs::eval::Metric;
 use secateurs::graph::{Branch, Dtype};
 use secateurs::model::Removed;
-use secateurs::report::{BoxFigures, BranchChoice, Budget, InRuntime, Report, Stage, Verdict};
+use secateurs::report::{BoxFigures, BranchChoice, Budget, Epoch, InRuntime, Report, Stage, Training, Verdict};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAPS: [&str; 5] = ["controls", "floors", "per_class", "recall", "seconds"];
 
 /// Every key with the keys around it; `[]` stands for the elements of an array. A stage stands once, as `STAGE`.
-const KEYS: [&str; 86] = [
+const KEYS: [&str; 98] = [
     "batch",
     "budget",
     "budget.energy_mj",
@@ -91,6 +91,18 @@ const KEYS: [&str; 86] = [
     "table_errors",
     "target",
     "threads",
+    "training",
+    "training.after",
+    "training.before",
+    "training.diverged",
+    "training.epoch",
+    "training.epochs",
+    "training.epochs[].held_back",
+    "training.epochs[].loss",
+    "training.epochs[].lr",
+    "training.held_back",
+    "training.int8_epochs",
+    "training.metric",
     "tuned",
     "uncut",
     "verdict",
@@ -185,6 +197,16 @@ fn full() -> Report {
         pruned: of(0.25),
         repaired: of(0.3125),
         tuned: Some(of(0.34375)),
+        training: Some(Training {
+            held_back: 26,
+            metric: "mAP50-95".into(),
+            before: Some(0.3125),
+            after: Some(0.34375),
+            epoch: Some(1),
+            int8_epochs: 1,
+            diverged: Some("its loss".into()),
+            epochs: vec![Epoch { loss: 3.5, held_back: Some(0.34375), lr: 1e-3 }],
+        }),
         head: Some(BranchChoice { branch: Branch::One2One, removed: Some(Removed::default()) }),
         dtype: Dtype::Int8,
         batch: 2,

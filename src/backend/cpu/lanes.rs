@@ -4,6 +4,7 @@
 
 use super::geometry::Geometry;
 use crate::graph::Activation;
+use crate::kernels::InputSteps;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -101,6 +102,17 @@ lanes! {
     /// `y = factor * x`.
     fn scaled(factor: f32, x: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = factor * x);
+    }
+
+    /// `y` is what int8 computes with in place of `x`.
+    fn rounded(steps: InputSteps, x: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = steps.rounded(*x));
+    }
+
+    /// `dx = dy` where `x` lies inside the range of int8, else 0.
+    fn rounded_dx(steps: InputSteps, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let pairs = x.iter().zip(dy);
+        dx.iter_mut().zip(pairs).for_each(|(dx, (x, dy))| *dx = if steps.holds(*x) { *dy } else { 0.0 });
     }
 
     /// `sum += part`.

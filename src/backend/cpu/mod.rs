@@ -8,6 +8,7 @@ mod fixed;
 pub mod geometry;
 mod lanes;
 pub mod norm;
+pub mod rounding;
 pub mod window;
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl Affine {
     }
 
     /// The gradients for `dy`; `batch` says that the moments are those of `z`, so that gradients pass through them. Of
-    /// a batch that is shared over ranks, gamma and beta get the gradients of the whole batch then.
+    /// a batch that is shared over ranks, gamma and beta get the gradients of the whole batch.
     ///
     /// # Errors
     /// If a rank cannot be reached.
@@ -121,7 +121,7 @@ impl Affine {
         let sums: Vec<[f64; 2]> = sums.collect();
         // SAFETY: every plane was written, as there are as many gradients.
         unsafe { dz.set_len(z.len()) };
-        let sums = gathered(sums.into_flattened(), share.filter(|_| batch))?;
+        let sums = gathered(sums.into_flattened(), share)?;
         let count = (sums.len() / 2 / channels * area) as f64;
         let total = |which: usize| {
             let channel = |c: usize| sums.iter().skip(2 * c + which).step_by(2 * channels).sum::<f64>() as f32;

@@ -103,6 +103,7 @@ fn recipe(tune: &Finetune) -> Recipe {
             HoldOut::Share(share) if share.get() > 0.0 => train::HoldOut::Share(share.get()),
             _ => train::HoldOut::None,
         },
+        int8_epochs: recipe.int8_epochs.get(),
         patience: tune.patience,
     }
 }

@@ -44,7 +44,9 @@ pub fn steps(profile: &Profile, out: &Path) -> Vec<String> {
             HoldOut::Share(share) => format!("; {:.0} % of the training images choose the best", 100.0 * share.get()),
             HoldOut::Split(name) => format!("; the images of the split `{name}` choose the best"),
         };
-        steps.push(format!("train {} epochs, batches of {}{teacher}{held}", tune.epochs, tune.batch));
+        let share = if profile.model.dtype == Dtype::Int8 { tune.recipe.int8_epochs.get() } else { 0.0 };
+        let int8 = if share > 0.0 { format!(", the last {:.0} % for int8", 100.0 * share) } else { String::new() };
+        steps.push(format!("train {} epochs{int8}, batches of {}{teacher}{held}", tune.epochs, tune.batch));
     }
     match profile.model.dtype {
         Dtype::F32 => {}

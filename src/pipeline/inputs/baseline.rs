@@ -12,6 +12,7 @@ use crate::pipeline::error::PipelineError;
 use crate::pipeline::job::Job;
 use crate::pipeline::progress::Progress;
 use crate::profile::demo_task;
+use crate::quantise::Exceptions;
 use crate::report::BranchChoice;
 use crate::size::ImageSize;
 use crate::train::Augment;
@@ -44,6 +45,8 @@ pub struct Baseline {
     pub groups: Groups,
     /// Size of the image.
     pub imgsz: ImageSize,
+    /// The layers that its file keeps out of int8, where it is in int8.
+    pub full_precision: Exceptions,
 }
 
 impl Baseline {
@@ -73,6 +76,7 @@ impl Baseline {
         if demo.is_none() && model.graph.dtype != Dtype::F32 {
             progress.message(format!("{name} is in {}: its values are taken as f32", model.graph.dtype.name()));
         }
+        let full_precision = model.graph.exceptions.clone();
         let whole = model.into_f32();
         let fail = |e: ModelError| PipelineError::Input(format!("{name}: {e}"));
         let model = whole.deployed(job.head).map_err(fail)?;
@@ -91,7 +95,7 @@ impl Baseline {
             progress.message(format!("head {}: without the other branch the model has {removed}", branch.name()));
         }
         let groups = groups(&model.graph);
-        let baseline = Self { model, name, sha256, branch, groups, imgsz };
+        let baseline = Self { model, name, sha256, branch, groups, imgsz, full_precision };
         baseline.preprocess()?;
         Ok(baseline)
     }

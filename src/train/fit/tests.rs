@@ -75,6 +75,7 @@ fn run(limit: f64) -> (Result<Weights, TrainError>, Vec<f64>, Vec<usize>) {
         stepper: &mut stepper,
         loader: &loader,
         judge: None,
+        int8: None,
         kept: None,
         pool: &pool,
         workers: &pool,
