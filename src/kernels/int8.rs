@@ -48,6 +48,11 @@ impl InputSteps {
         Self { scale, factor: 1.0 / scale, least: -zero, most: 255.0 - zero }
     }
 
+    /// Scale, factor, and the least and the greatest number of steps.
+    pub(super) fn values(self) -> [f32; 4] {
+        [self.scale, self.factor, self.least, self.most]
+    }
+
     /// The value that int8 computes with in place of one.
     #[inline(always)]
     pub fn rounded(self, value: f32) -> f32 {

@@ -2,7 +2,6 @@
 
 use super::context::Context;
 use super::error::PipelineError;
-use crate::engine;
 use crate::graph::Dtype;
 use crate::model::Model;
 use crate::report::{Epoch, Training};
@@ -45,7 +44,7 @@ fn tune(ctx: &Context, start: &Model, name: &str, what: &str) -> Result<Tuned, P
     let (config, note) = config(ctx, start, name)?;
     let (epochs, images) = (job.epochs, data.train.items.len());
     progress.stage("Fine-tuning", format!("{what}{epochs} epochs over {images} images"));
-    note.into_iter().chain(left_to_rounding(ctx)).for_each(|note| progress.message(note));
+    note.into_iter().for_each(|note| progress.message(note));
     let board = job.tensorboard.as_deref().map(|folder| folder.join(name));
     let table = config.checkpoint.as_deref().map_or_else(PathBuf::new, csv);
     let record = || {
@@ -125,14 +124,6 @@ fn teacher<'a>(ctx: &Context<'a>) -> Option<&'a Model> {
     (ctx.job.tune.distill > 0.0).then_some(&ctx.inputs.baseline.model)
 }
 
-/// Why no epoch trains for int8, where a user may expect it.
-fn left_to_rounding(ctx: &Context) -> Option<String> {
-    let expected = ctx.inputs.deployment.dtype() == Dtype::Int8 && ctx.job.tune.recipe.int8_epochs > 0.0;
-    (expected && ctx.job.device != engine::Device::Cpu).then(|| {
-        "a CUDA device trains in f32: no epoch trains for int8 (`int8-epochs`), the model is rounded afterwards".into()
-    })
-}
-
 /// Which layers compute in int8, and with ranges of which kind.
 fn layers_of_int8(ctx: &Context) -> Int8Epochs {
     Int8Epochs {
@@ -147,7 +138,7 @@ fn layers_of_int8(ctx: &Context) -> Int8Epochs {
 pub(super) fn config(ctx: &Context, start: &Model, name: &str) -> Result<(FitConfig, Option<String>), PipelineError> {
     let (tune, baseline, data) = (&ctx.job.tune, &ctx.inputs.baseline, &ctx.inputs.data);
     let content = data.train_content()?;
-    let for_int8 = ctx.inputs.deployment.dtype() == Dtype::Int8 && ctx.job.device == engine::Device::Cpu;
+    let for_int8 = ctx.inputs.deployment.dtype() == Dtype::Int8;
     let config = FitConfig {
         epochs: tune.epochs,
         batch: tune.batch,

@@ -68,7 +68,7 @@ fn round_f16_layers(model: &mut Model) {
 }
 
 /// The layers that compute in int8 where the whole model does, in execution order.
-fn int8_layers(model: &Model) -> Vec<NodeId> {
+pub fn int8_layers(model: &Model) -> Vec<NodeId> {
     let graph = crate::graph::Graph { dtype: Dtype::Int8, exceptions: BTreeMap::new(), ..model.graph.clone() };
     graph.convs_in(Dtype::Int8).map(|(id, _)| id).collect()
 }

@@ -8,7 +8,7 @@ use super::optim::{self, Optimizer, clip_scale, grad_norm};
 use super::schedule::Ema;
 use super::stepper::{State, Stepper};
 use super::terms::Terms;
-use crate::backend::{MOMENTUM, Mode, Net};
+use crate::backend::{Mode, Net};
 use crate::model::{Model, Weights};
 use crate::quantise::Ranges;
 use candle_core::backprop::GradStore;
@@ -76,21 +76,14 @@ impl<'a> Autograd<'a> {
         Tensor::from_slice(&batch.images, (batch.size(), channels, size.height, size.width), self.device)
     }
 
-    /// Which statistics normalisations use in a step. The rounding changes what they read, and running statistics
-    /// follow slowly: in the first half of the steps that train for int8 these are the mean over all of them so far, in
-    /// the second half they stay, so that the network that learns is the one that is deployed (Krishnamoorthi, "Quantizing deep
-    /// convolutional networks for efficient inference", 2018). The moving average of the weights begins anew.
+    /// Which statistics normalisations use in a step.
     fn statistics(&mut self, at: At) -> Mode {
-        self.net.set_momentum(MOMENTUM);
-        let Some(first) = self.config.int8.first(at.epochs).filter(|first| at.epoch >= *first) else {
-            return Mode::Train;
-        };
-        let (step, steps) = ((at.epoch - first) * at.steps + at.step, (at.epochs - first) * at.steps);
-        if step == 0 {
+        let statistics = self.config.int8.statistics(at);
+        self.net.set_momentum(statistics.momentum);
+        if statistics.anew {
             self.ema.updates = 0;
         }
-        self.net.set_momentum(MOMENTUM.max(1.0 / (step + 1) as f64));
-        if 2 * step < steps { Mode::Train } else { Mode::Eval }
+        if statistics.settled { Mode::Eval } else { Mode::Train }
     }
 
     /// Takes the gradients of the last backward pass, as the caller left them.

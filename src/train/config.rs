@@ -73,7 +73,7 @@ pub struct FitConfig {
     pub distill: f64,
     /// The distillation terms.
     pub distillation: Distillation,
-    /// Epochs that train for int8. On CPUs only.
+    /// Epochs that train for int8.
     pub int8: Int8Epochs,
     /// Decides everything that is drawn: order, augmentation.
     pub seed: u64,

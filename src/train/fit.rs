@@ -85,9 +85,6 @@ pub fn fit(
     let cpu = candle_core::Device::Cpu;
     let mut stepper: Box<dyn Stepper + '_> = match device {
         Device::Cpu => Box::new(Autograd::new(model, teacher, config, &cpu)?),
-        Device::Cuda(_) if config.int8.first(config.epochs).is_some() => {
-            return Err(TrainError::Unfit("only the CPU trains for int8: set `int8-epochs` to 0".into()));
-        }
         Device::Cuda(cuda) => {
             let on_cuda = OnCuda::new(model, teacher, (config, &loader.own_sizes()), *cuda)?;
             let (name, bytes) = on_cuda.device();
@@ -102,7 +99,7 @@ pub fn fit(
         stepper: &mut *stepper,
         loader: &loader,
         judge: judge.as_ref(),
-        int8: Int8::new(model, &train, config),
+        int8: Int8::new(model, &train, (config, device.engine())),
         kept,
         pool: &pool,
         workers: workers.as_ref().unwrap_or(&pool),

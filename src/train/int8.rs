@@ -2,7 +2,8 @@
 //! [`quantise`](crate::quantise) chooses them, and the int8 network that held-back images judge. Ranges follow from
 //! training images as they are, without augmentation; they are taken once per epoch.
 
-use super::config::{FitConfig, Int8Epochs, TrainError};
+use super::config::{At, FitConfig, Int8Epochs, TrainError};
+use crate::backend::MOMENTUM;
 use crate::data::{Dataset, Item, calibration};
 use crate::engine::Device;
 use crate::model::{Model, Weights};
@@ -14,6 +15,34 @@ use crate::vision::Preprocess;
 const CALIBRATING: usize = 32;
 const COMPARED: usize = 8;
 
+/// How a step treats the statistics of normalisations. Rounding changes what these read, and running statistics follow
+/// slowly: in the first half of the steps that train for int8 they are the mean over all of these so far, in the second
+/// half they stay, so that the network that learns is the one that is deployed (Krishnamoorthi, "Quantizing deep
+/// convolutional networks for efficient inference", 2018). The moving average of the weights begins anew.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Statistics {
+    /// The weight of the batch's in the running ones.
+    pub momentum: f64,
+    /// Whether the layers round.
+    pub rounds: bool,
+    /// Whether the running ones are used, and stay.
+    pub settled: bool,
+    /// Whether the moving average of the weights begins with this step.
+    pub anew: bool,
+}
+
+impl Int8Epochs {
+    /// Those of a step.
+    pub(super) fn statistics(&self, at: At) -> Statistics {
+        let Some(first) = self.first(at.epochs).filter(|first| at.epoch >= *first) else {
+            return Statistics { momentum: MOMENTUM, rounds: false, settled: false, anew: false };
+        };
+        let (step, steps) = ((at.epoch - first) * at.steps + at.step, (at.epochs - first) * at.steps);
+        let momentum = MOMENTUM.max(1.0 / (step + 1) as f64);
+        Statistics { momentum, rounds: true, settled: 2 * step >= steps, anew: step == 0 }
+    }
+}
+
 /// A network that is trained for int8.
 pub(super) struct Int8<'a> {
     model: &'a Model,
@@ -21,13 +50,15 @@ pub(super) struct Int8<'a> {
     compared: Vec<Item>,
     size: ImageSize,
     settings: &'a Int8Epochs,
+    /// What runs the network to see what its layers read.
+    device: Device,
     /// The layers of this network that stay out of int8.
     except: Exceptions,
 }
 
 impl<'a> Int8<'a> {
     /// Of a training on these images; none where it is for f32.
-    pub fn new(model: &'a Model, train: &Dataset, config: &'a FitConfig) -> Option<Self> {
+    pub fn new(model: &'a Model, train: &Dataset, (config, device): (&'a FitConfig, Device)) -> Option<Self> {
         config.int8.first(config.epochs)?;
         let (calibrating, held_back) = calibration::split(&train.items, CALIBRATING);
         let compared = calibration::spread(&held_back, COMPARED);
@@ -40,6 +71,7 @@ impl<'a> Int8<'a> {
             compared: own(compared),
             size: config.imgsz,
             settings: &config.int8,
+            device,
             except,
         })
     }
@@ -53,7 +85,7 @@ impl<'a> Int8<'a> {
         let model = Model::new(graph.clone(), weights.clone(), info.clone())?.into_f32();
         let preprocess = Preprocess::new(&model).map_err(|e| TrainError::Unfit(e.to_string()))?;
         let load = |items: &[Item]| calibration::tensors(preprocess, &items.iter().collect::<Vec<_>>(), self.size);
-        let on = Images { images: &[], size: (self.size.height, self.size.width), device: Device::Cpu };
+        let on = Images { images: &[], size: (self.size.height, self.size.width), device: self.device };
         let images = load(&self.calibrating)?;
         let observed = observe(&model, &Images { images: &images, ..on }, &mut |_, _| ())?;
         drop(images);

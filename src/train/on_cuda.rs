@@ -11,6 +11,7 @@
 
 use super::batch::Batch;
 use super::config::{At, FitConfig, TrainError};
+use super::int8::Statistics;
 use super::loss;
 use super::objective::{Outputs, objective};
 use super::optim::Rule;
@@ -18,9 +19,12 @@ use super::schedule::Ema;
 use super::stepper::{State, Stepper};
 use super::terms::Terms;
 use crate::engine::{self, open_cuda, open_nccl};
+use crate::kernels::InputSteps;
 use crate::model::{Model, Weights};
+use crate::quantise::{Ranges, int8_layers};
 use crate::ranks::Gpus;
-use crate::training::{Control, Output, Setup, StepRule, TrainingEngine, TrainingError};
+use crate::training::{Control, Output, Phase, Setup, StepRule, TrainingEngine, TrainingError};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The first scale of the loss in mixed precision, and the largest.
@@ -96,7 +100,12 @@ impl<'a> OnCuda<'a> {
         cuda: Cuda,
     ) -> Result<Self, TrainError> {
         let frozen = config.frozen(&model.graph)?;
+        let rounded = match config.int8.first(config.epochs) {
+            Some(_) => int8_layers(model).iter().map(|id| model.graph.node(*id).name.clone()).collect(),
+            None => BTreeSet::new(),
+        };
         let setup = Setup {
+            rounded: &rounded,
             size: (config.imgsz.height, config.imgsz.width),
             batches,
             mixed: cuda.mixed,
@@ -122,6 +131,20 @@ impl<'a> OnCuda<'a> {
     /// The device's name, and the bytes of its memory that the training takes.
     pub fn device(&self) -> (&str, usize) {
         (self.engine.device_name(), self.engine.memory().total())
+    }
+
+    fn forward(&mut self, images: &[f32], at: At) -> Result<(Vec<Output>, Vec<Output>), TrainError> {
+        let Statistics { momentum, rounds, settled, anew } = self.config.int8.statistics(at);
+        if anew {
+            self.ema.updates = 0;
+        }
+        self.engine.set_momentum(momentum as f32)?;
+        let phase = match (rounds, settled) {
+            (false, _) => Phase::Plain,
+            (true, false) => Phase::Rounding,
+            (true, true) => Phase::Settled,
+        };
+        Ok(self.engine.forward(images, phase)?)
     }
 
     fn control(&self, lr: f64, scale: f32) -> Control {
@@ -154,7 +177,7 @@ impl<'a> OnCuda<'a> {
 impl Stepper for OnCuda<'_> {
     fn backward(&mut self, batch: &Batch, at: At) -> Result<Terms, TrainError> {
         (self.flat, self.found) = (None, false);
-        let (outputs, taught) = self.engine.forward(&batch.images)?;
+        let (outputs, taught) = self.forward(&batch.images, at)?;
         let read = |outputs: Vec<Output>| Outputs::of(outputs.into_iter().map(|o| (o.shape, o.values)).collect());
         let taught = (!taught.is_empty()).then(|| read(taught));
         let weight = loss::one2many_weight(at.epoch, at.epochs);
@@ -205,6 +228,11 @@ impl Stepper for OnCuda<'_> {
             }
             (self.good, self.scale) = (0, self.scale / 2.0);
         }
+    }
+
+    fn set_int8(&mut self, ranges: &Ranges) -> Result<(), TrainError> {
+        let steps = ranges.iter().map(|(layer, range)| (layer.clone(), InputSteps::of(*range))).collect();
+        Ok(self.engine.set_steps(&steps)?)
     }
 
     fn state(&self) -> Result<State, TrainError> {

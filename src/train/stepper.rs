@@ -78,10 +78,8 @@ pub trait Stepper: Send {
     /// From the next step on the layers that have a range compute as in int8, all others in f32.
     ///
     /// # Errors
-    /// If the engine does not train for int8.
-    fn set_int8(&mut self, ranges: &Ranges) -> Result<(), TrainError> {
-        if ranges.is_empty() { Ok(()) } else { Err(TrainError::Unfit("only the CPU trains for int8".into())) }
-    }
+    /// Those of the device.
+    fn set_int8(&mut self, ranges: &Ranges) -> Result<(), TrainError>;
 
     /// The state after the last step.
     ///

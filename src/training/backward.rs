@@ -238,10 +238,19 @@ impl<'a> Backward<'a> {
             self.rec.push([t.activate_backward(conv.act, z, dy, dy, false)]);
         }
         self.bias(node, conv.bias.as_deref(), dy);
-        let x = self.tensor(input);
+        let own = self.tensor(input);
+        let (x, kernel) = net.operands(self.rec, &left, (input, own), conv);
         self.kernel(&window(conv), &conv.weight, (x, conv.c_in), (dy, [conv.c_out, node]));
-        let kernel = (net.parameter(&conv.weight), None);
-        self.pass(node, input, |dx, add| vec![t.conv_data(&window(conv), dy, kernel, dx, add)]);
+        let kernel = (kernel, None);
+        match net.rounded[node] {
+            Some(steps) if self.passes(node, input) => {
+                let room = self.rec.buffer(net.bytes(input));
+                let rounded = net.dense(self.rec.at(room), input);
+                self.rec.push([t.conv_data(&window(conv), dy, kernel, rounded, false)]);
+                self.pass(node, input, |dx, add| vec![t.round_backward(own, steps, rounded, dx, add)]);
+            }
+            _ => self.pass(node, input, |dx, add| vec![t.conv_data(&window(conv), dy, kernel, dx, add)]),
+        }
     }
 
     fn conv_transpose(&mut self, (node, input): (usize, usize), conv: &ConvTranspose, dy: Batch) {

@@ -2,13 +2,14 @@
 
 use super::backward::Reach;
 use super::layout::{Layout, Part};
-use super::program::{Places, Program, Recipe};
+use super::program::{Phase, Places, Program, Recipe};
 use crate::graph::{Graph, GraphError, Op};
-use crate::kernels::cuda::training::{CONTROL_LEN, Control, RESULTS_LEN, StepRule, Tensors};
+use crate::kernels::InputSteps;
+use crate::kernels::cuda::training::{CONTROL_LEN, Control, RESULTS_LEN, StepRule, Tensors, device_steps};
 use crate::kernels::cuda::{CudaError, Device, Frame};
 use crate::model::{Model, Tensor, Weights};
 use crate::ranks::{Gpus, RankError};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 /// A training that cannot run on a CUDA device.
@@ -47,6 +48,9 @@ pub enum TrainingError {
     },
 }
 
+/// Weight of a batch's statistics in the running ones, where nobody says otherwise.
+const MOMENTUM: f32 = 0.03;
+
 fn advice(fits: Option<usize>) -> String {
     match fits {
         Some(1) => "a batch of 1 would fit".into(),
@@ -76,6 +80,14 @@ pub struct Setup<'a> {
     pub frozen: &'a BTreeSet<String>,
     /// A network whose outputs for the same images are computed as well.
     pub teacher: Option<&'a Model>,
+    /// The convolutions that may round as in int8; without any there is no other [`Phase`] than the plain one.
+    pub rounded: &'a BTreeSet<String>,
+}
+
+impl Setup<'_> {
+    fn phases(&self) -> &'static [Phase] {
+        if self.rounded.is_empty() { &[Phase::Plain] } else { &Phase::ALL }
+    }
 }
 
 /// Bytes of GPU memory that a training takes.
@@ -107,6 +119,7 @@ pub struct Output {
 struct Planned {
     layout: Layout,
     places: Places,
+    /// Of every phase those of all sizes of batches.
     programs: Vec<Program>,
     memory: Memory,
 }
@@ -146,7 +159,7 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
         StepRule::Sgd { .. } => 1,
         StepRule::Fixed => 0,
     };
-    let places = Places::new(&layout, slots, setup.keep_zeros, teacher_layout.as_ref());
+    let places = Places::new(&layout, slots, setup.keep_zeros, teacher_layout.as_ref(), setup.rounded.len());
     let recipe = Recipe {
         graph,
         reach: &reach,
@@ -159,8 +172,10 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
         rule: setup.rule,
         weight_decay: setup.weight_decay as f32,
         sparsity: setup.sparsity as f32,
+        rounded: setup.rounded,
     };
-    let programs = batches.iter().map(|batch| recipe.program(*batch)).collect::<Result<Vec<_>, _>>()?;
+    let of = |phase: &Phase| batches.iter().map(|batch| recipe.program(*batch, *phase)).collect::<Vec<_>>();
+    let programs = setup.phases().iter().flat_map(of).collect::<Result<Vec<_>, _>>()?;
     let bytes = programs.iter().map(|program| program.bytes).max().unwrap_or(places.end);
     let memory = Memory { parameters: places.end, tensors: bytes - places.end };
     Ok(Planned { layout, places, programs, memory })
@@ -171,6 +186,10 @@ pub struct TrainingEngine {
     device: Device,
     planned: Planned,
     batches: Vec<usize>,
+    /// The layers that may round.
+    rounded: BTreeSet<String>,
+    /// The weight of a batch's statistics in the running ones.
+    momentum: f32,
     /// Values of an image, and of the outputs of the network, without its teacher's.
     outputs: usize,
     /// Number of the program of the last forward pass.
@@ -197,8 +216,10 @@ impl TrainingEngine {
         device.reserve(bytes.div_ceil(4))?;
         let frames: Vec<Frame<'_>> = planned.programs.iter().flat_map(frames).collect();
         device.record_frames(&frames)?;
-        let mut engine =
-            Self { device, planned, batches: setup.batches.to_vec(), outputs: model.graph.outputs.len(), current: 0 };
+        let (batches, rounded, outputs) = (setup.batches.to_vec(), setup.rounded.clone(), model.graph.outputs.len());
+        let mut engine = Self { device, planned, batches, rounded, momentum: f32::NAN, outputs, current: 0 };
+        engine.set_momentum(MOMENTUM)?;
+        engine.set_steps(&BTreeMap::new())?;
         engine.restore(&model.weights, &model.weights, &Weights::new())?;
         let Planned { places, layout, .. } = &engine.planned;
         let zeros = vec![0.0; layout.trained()];
@@ -230,17 +251,48 @@ impl TrainingEngine {
         self.planned.programs.get(batch).map_or([0; 3], count)
     }
 
+    /// The weight of the next batches' statistics in the running ones; 0.03 where nobody says otherwise.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn set_momentum(&mut self, momentum: f32) -> Result<(), TrainingError> {
+        if self.momentum != momentum {
+            self.device.enter()?;
+            self.device.upload(self.planned.places.momentum / 4, &[momentum])?;
+            self.momentum = momentum;
+        }
+        Ok(())
+    }
+
+    /// The steps of the inputs of the layers that round; layers without any compute as they are.
+    ///
+    /// # Errors
+    /// A layer that the training was not set up to round, and those of the device.
+    pub fn set_steps(&mut self, steps: &BTreeMap<String, InputSteps>) -> Result<(), TrainingError> {
+        if let Some(layer) = steps.keys().find(|layer| !self.rounded.contains(*layer)) {
+            return Err(TrainingError::Unfit(format!("layer `{layer}` does not round in this training")));
+        }
+        let values: Vec<f32> = self.rounded.iter().flat_map(|layer| device_steps(steps.get(layer).copied())).collect();
+        self.device.enter()?;
+        Ok(self.device.upload(self.planned.places.steps / 4, &values)?)
+    }
+
     /// The outputs for images `[n, channels, height, width]`, in training mode, and those of the teacher. The running
     /// statistics move.
     ///
     /// # Errors
-    /// If there are not as many images as a batch has, or the device fails.
-    pub fn forward(&mut self, images: &[f32]) -> Result<(Vec<Output>, Vec<Output>), TrainingError> {
-        let lens: Vec<usize> = self.planned.programs.iter().map(|program| program.transfers[0].input.1).collect();
-        let Some(current) = lens.iter().position(|len| *len == images.len()) else {
+    /// If there are not as many images as a batch has, the phase is not one of this training, or the device fails.
+    pub fn forward(&mut self, images: &[f32], phase: Phase) -> Result<(Vec<Output>, Vec<Output>), TrainingError> {
+        let programs = self.planned.programs.iter().take(self.batches.len());
+        let lens: Vec<usize> = programs.map(|program| program.transfers[0].input.1).collect();
+        let Some(batch) = lens.iter().position(|len| *len == images.len()) else {
             let (found, expected) = (images.len(), format!("one of {lens:?} (batches of {:?})", self.batches));
             return Err(TrainingError::Length { what: "images", found, expected });
         };
+        let current = phase as usize * self.batches.len() + batch;
+        if current >= self.planned.programs.len() {
+            return Err(TrainingError::Unfit("no layer rounds in this training".into()));
+        }
         self.current = current;
         self.device.frame_input_mut(3 * current).copy_from_slice(images);
         self.device.run_frame(3 * current)?;

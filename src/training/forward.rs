@@ -6,9 +6,6 @@ use super::recorder::{Buffer, Recorder};
 use crate::graph::{Activation, Conv, ConvTranspose, Graph, GraphError, NodeId, Norm, Op, Shape};
 use crate::kernels::cuda::training::{AttentionArrays, Batch, ConvShape, NormArrays, Parts, Tensors};
 
-/// Weight of a batch's statistics in the running ones.
-pub(super) const MOMENTUM: f32 = 0.03;
-
 /// A network, and everything about its tensors that does not depend on addresses.
 pub(super) struct Net<'a> {
     pub graph: &'a Graph,
@@ -21,8 +18,11 @@ pub(super) struct Net<'a> {
     pub parameters: usize,
     pub images: usize,
     pub tensors: Tensors,
-    /// Whether normalisations use the statistics of the batch, and the backward pass what this one leaves.
-    pub trains: bool,
+    /// First byte of the weight that a batch's statistics have in the running ones; without it normalisations use the
+    /// running statistics as they are.
+    pub momentum: Option<usize>,
+    /// By node the first byte of the steps of its input, where it rounds as in int8.
+    pub rounded: Vec<Option<usize>>,
 }
 
 /// What a node leaves for the backward pass.
@@ -36,6 +36,8 @@ pub(super) struct Left {
     pub taps: Option<Buffer>,
     /// Logarithms of attention.
     pub logs: Option<Buffer>,
+    /// Input and kernel, rounded.
+    pub rounded: Option<[Buffer; 2]>,
 }
 
 /// The tensors of a forward pass.
@@ -55,13 +57,14 @@ impl<'a> Net<'a> {
         size: (usize, usize),
         images: usize,
         (layout, parameters): (&'a Layout, usize),
-        (tensors, trains): (Tensors, bool),
+        (tensors, momentum): (Tensors, Option<usize>),
     ) -> Result<Self, GraphError> {
         let shapes = graph.shapes(size.0, size.1)?;
         let channels: Vec<usize> = shapes.iter().map(|shape| shape.c).collect();
         let apart = graph.one2one_only();
         let homes = homes(graph, &channels, &apart);
-        Ok(Self { graph, shapes, homes, apart, layout, parameters, images, tensors, trains })
+        let rounded = vec![None; graph.nodes.len()];
+        Ok(Self { graph, shapes, homes, apart, layout, parameters, images, tensors, momentum, rounded })
     }
 
     /// Where a parameter lies.
@@ -134,7 +137,7 @@ impl<'a> Net<'a> {
         let mut left = Left::default();
         match &node.op {
             Op::Input { .. } => {}
-            Op::Conv(conv) => return self.conv(rec, (id.index(), conv), x, y),
+            Op::Conv(conv) => return self.conv(rec, (id.index(), conv), (first, x), y),
             Op::ConvTranspose(conv) => {
                 let (shape, bias) = (squares(conv), conv.bias.as_ref().map(|key| self.parameter(key)));
                 rec.push([t.conv_data(&shape, x, (self.parameter(&conv.weight), bias), y, false)]);
@@ -193,17 +196,19 @@ impl<'a> Net<'a> {
         self.run(root, id.index(), position, len)
     }
 
-    fn conv(&self, rec: &mut Recorder, (node, conv): (usize, &Conv), x: Batch, y: Batch) -> Left {
+    fn conv(&self, rec: &mut Recorder, (node, conv): (usize, &Conv), (input, x): (usize, Batch), y: Batch) -> Left {
         let (t, shape) = (self.tensors, window(conv));
-        let kernel = (self.parameter(&conv.weight), conv.bias.as_ref().map(|key| self.parameter(key)));
+        let mut left = Left { rounded: self.round(rec, (node, conv), (input, x)), ..Left::default() };
+        let (x, kernel) = self.operands(rec, &left, (input, x), conv);
+        let kernel = (kernel, conv.bias.as_ref().map(|key| self.parameter(key)));
         if conv.norm.is_none() && conv.act == Activation::Identity {
             rec.push([t.conv(&shape, x, kernel, y, false)]);
-            return Left::default();
+            return left;
         }
         let linear = rec.buffer(self.bytes(node));
         let z = self.dense(rec.at(linear), node);
         rec.push([t.conv(&shape, x, kernel, z, false)]);
-        let mut left = Left { linear: Some(linear), ..Left::default() };
+        left.linear = Some(linear);
         let Some(norm) = &conv.norm else {
             rec.push([t.activate(conv.act, z, y)]);
             return left;
@@ -211,10 +216,10 @@ impl<'a> Net<'a> {
         let stats = rec.buffer(8 * conv.c_out);
         let [_, _, mean, variance] = norm.keys();
         let running = [self.parameter(&mean), self.parameter(&variance)];
-        if self.trains {
+        if let Some(momentum) = self.momentum {
             let parts = Parts::of(self.pixels(node));
             let room = rec.buffer(8 * parts.count * conv.c_out);
-            rec.push(t.moments(z, (rec.at(room), parts), rec.at(stats), running, (norm.eps, MOMENTUM)));
+            rec.push(t.moments(z, (rec.at(room), parts), rec.at(stats), running, (norm.eps, momentum)));
         } else {
             rec.push([t.moments_given(z, rec.at(stats), running, norm.eps)]);
         }
@@ -223,9 +228,36 @@ impl<'a> Net<'a> {
         left
     }
 
+    /// Input and kernel of a convolution as int8 computes with them, where it does.
+    fn round(
+        &self,
+        rec: &mut Recorder,
+        (node, conv): (usize, &Conv),
+        (input, x): (usize, Batch),
+    ) -> Option<[Buffer; 2]> {
+        let steps = self.rounded[node]?;
+        let len = conv.kernel * conv.kernel * conv.c_in / conv.groups.max(1);
+        let [rounded, kernel] = [self.bytes(input), 4 * conv.c_out * len].map(|bytes| rec.buffer(bytes));
+        let arrays = [self.parameter(&conv.weight), rec.at(kernel), steps];
+        rec.push([
+            self.tensors.round(x, steps, self.dense(rec.at(rounded), input)),
+            self.tensors.round_kernel(arrays, [conv.c_out, len]),
+        ]);
+        Some([rounded, kernel])
+    }
+
+    /// What a convolution multiplies: its input, and the first byte of its kernel.
+    pub fn operands(&self, rec: &Recorder, left: &Left, (input, x): (usize, Batch), conv: &Conv) -> (Batch, usize) {
+        match left.rounded {
+            Some([rounded, kernel]) => (self.dense(rec.at(rounded), input), rec.at(kernel)),
+            None => (x, self.parameter(&conv.weight)),
+        }
+    }
+
     pub fn norm_arrays(&self, norm: &Norm, stats: usize) -> NormArrays {
         let [gamma, beta, _, _] = norm.keys();
-        NormArrays { stats, gamma: self.parameter(&gamma), beta: self.parameter(&beta) }
+        let given = self.momentum.is_none();
+        NormArrays { stats, gamma: self.parameter(&gamma), beta: self.parameter(&beta), given }
     }
 }
 

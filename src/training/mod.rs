@@ -9,7 +9,8 @@
 //! one run, between the two passes of the second graph's parts ([`TrainingEngine::share`]).
 //!
 //! Tensors are pixel-major, in f32 or, for mixed precision (Micikevicius et al., "Mixed Precision Training", 2018), in
-//! f16 with sums, statistics and parameters in f32. A layer keeps what its convolution found; what comes behind, it
+//! f16 with sums, statistics and parameters in f32. For int8 there are further graphs, in which layers round ([`Phase`]).
+//! A layer keeps what its convolution found; what comes behind, it
 //! computes again. This module knows no losses and no data.
 
 mod backward;
@@ -24,3 +25,4 @@ mod tests;
 
 pub use crate::kernels::cuda::training::{Control, StepRule};
 pub use engine::{Memory, Output, Setup, TrainingEngine, TrainingError, plan};
+pub use program::Phase;

@@ -5,8 +5,27 @@ use super::forward::{Flow, Net};
 use super::layout::{Layout, Part};
 use super::recorder::{Buffer, Recorder};
 use crate::graph::{Graph, GraphError};
-use crate::kernels::cuda::training::{CONTROL_LEN, RESULTS_LEN, StepArrays, StepRule, Tensors, square_parts};
+use crate::kernels::cuda::training::{
+    CONTROL_LEN, RESULTS_LEN, STEPS_LEN, StepArrays, StepRule, Tensors, square_parts,
+};
 use crate::kernels::cuda::{Launch, Transfers};
+use std::collections::BTreeSet;
+
+/// What a step computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// As the network is. Normalisations have the statistics of the batch.
+    Plain,
+    /// Layers round their inputs and kernels as in int8.
+    Rounding,
+    /// The same, and normalisations have their running statistics, which stay.
+    Settled,
+}
+
+impl Phase {
+    /// In the order of the programs.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Rounding, Self::Settled];
+}
 
 /// First bytes of what stays from step to step, and how long all of it is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,12 +38,16 @@ pub(super) struct Places {
     pub teacher: usize,
     pub control: usize,
     pub results: usize,
+    /// The weight of a batch's statistics in the running ones.
+    pub momentum: usize,
+    /// The steps of the inputs of the layers that may round.
+    pub steps: usize,
     pub end: usize,
 }
 
 impl Places {
-    /// For an optimizer with so many slots.
-    pub fn new(layout: &Layout, slots: usize, masks: bool, teacher: Option<&Layout>) -> Self {
+    /// For an optimizer with so many slots, and so many layers that may round.
+    pub fn new(layout: &Layout, slots: usize, masks: bool, teacher: Option<&Layout>, rounded: usize) -> Self {
         let mut end = 0;
         let mut take = |values: usize| {
             let at = end;
@@ -37,7 +60,8 @@ impl Places {
         let masks = masks.then(|| take(layout.part(Part::Kernels).1));
         let teacher = take(teacher.map_or(0, Layout::len));
         let (control, results) = (take(CONTROL_LEN), take(RESULTS_LEN));
-        Self { parameters, gradients, slots, averages, masks, teacher, control, results, end }
+        let (momentum, steps) = (take(1), take(rounded * STEPS_LEN));
+        Self { parameters, gradients, slots, averages, masks, teacher, control, results, momentum, steps, end }
     }
 }
 
@@ -54,6 +78,8 @@ pub(super) struct Recipe<'a> {
     pub rule: StepRule,
     pub weight_decay: f32,
     pub sparsity: f32,
+    /// The layers that may round.
+    pub rounded: &'a BTreeSet<String>,
 }
 
 /// The launches of a step.
@@ -90,16 +116,16 @@ struct Emitted {
 }
 
 impl Recipe<'_> {
-    /// The program for batches of so many images.
+    /// The program of a phase for batches of so many images.
     ///
     /// # Errors
     /// If a graph does not fit the size.
-    pub fn program(&self, images: usize) -> Result<Program, GraphError> {
+    pub fn program(&self, images: usize, phase: Phase) -> Result<Program, GraphError> {
         let arena = self.places.end;
         let mut first = Recorder::first(arena);
-        self.emit(&mut first, images)?;
+        self.emit(&mut first, images, phase)?;
         let (mut rec, len) = first.second();
-        let Emitted { host, outputs, forward, backward } = self.emit(&mut rec, images)?;
+        let Emitted { host, outputs, forward, backward } = self.emit(&mut rec, images, phase)?;
         let lens = |shapes: &[[usize; 4]]| shapes.iter().map(|shape| shape.iter().product::<usize>()).sum::<usize>();
         let trained = self.graph.outputs.len();
         let input = images * self.graph.input_channels() * self.size.0 * self.size.1;
@@ -116,15 +142,19 @@ impl Recipe<'_> {
     }
 
     /// Emits all launches.
-    fn emit(&self, rec: &mut Recorder, images: usize) -> Result<Emitted, GraphError> {
+    fn emit(&self, rec: &mut Recorder, images: usize, phase: Phase) -> Result<Emitted, GraphError> {
         let input = 4 * images * self.graph.input_channels() * self.size.0 * self.size.1;
         let planes = rec.buffer(input);
         rec.copies(planes);
-        let net = self.net(self.graph, (self.layout, self.places.parameters), images, true)?;
+        let momentum = (phase != Phase::Settled).then_some(self.places.momentum);
+        let mut net = self.net(self.graph, (self.layout, self.places.parameters), images, momentum)?;
+        if phase != Phase::Plain {
+            net.rounded = self.steps();
+        }
         let mut flow = net.forward(rec, Ok(planes));
         let mut shapes = shapes(&net);
         let taught = match (self.teacher, self.teacher_layout) {
-            (Some(graph), Some(layout)) => Some(self.net(graph, (layout, self.places.teacher), images, false)?),
+            (Some(graph), Some(layout)) => Some(self.net(graph, (layout, self.places.teacher), images, None)?),
             _ => None,
         };
         shapes.extend(taught.iter().flat_map(|net| self::shapes(net)));
@@ -157,9 +187,16 @@ impl Recipe<'_> {
         graph: &'a Graph,
         layout: (&'a Layout, usize),
         images: usize,
-        trains: bool,
+        momentum: Option<usize>,
     ) -> Result<Net<'a>, GraphError> {
-        Net::new(graph, self.size, images, layout, (self.tensors, trains))
+        Net::new(graph, self.size, images, layout, (self.tensors, momentum))
+    }
+
+    /// By node the first byte of the steps of its input, of the layers that may round.
+    fn steps(&self) -> Vec<Option<usize>> {
+        let place = |name: &String| self.rounded.iter().position(|other| other == name);
+        let of = |place: usize| self.places.steps + 4 * STEPS_LEN * place;
+        self.graph.nodes.iter().map(|node| place(&node.name).map(of)).collect()
     }
 
     fn update(&self, rec: &mut Recorder) {

@@ -8,7 +8,7 @@ use secateurs::engine::{self, Engine, Options};
 use secateurs::graph::Dtype;
 use secateurs::model::{Info, Model};
 use secateurs::quantise::{Exceptions, Images, RangeMethod, choose, observe, outputs, quantise, ranges};
-use secateurs::train::{Augment, Cuda, Device, FitConfig, Int8Epochs, fit, init};
+use secateurs::train::{Augment, Device, FitConfig, Int8Epochs, fit, init};
 use secateurs::vision::Preprocess;
 use secateurs::zoo::simple_cnn::{SIDE, simple_cnn};
 use std::path::PathBuf;
@@ -174,15 +174,4 @@ fn training_for_int8_loses_less_than_rounding_afterwards() {
     let text = format!("{f32:.4} in f32, {after:.4} rounded afterwards, {trained:.4} trained for int8");
     assert!(after > f32 + 0.05, "these networks are not hard: {text}");
     assert!(trained < f32 + 0.5 * (after - f32), "{text}");
-}
-
-#[test]
-fn a_cuda_device_does_not_train_for_int8() {
-    let (set, graph) = (bars(6, 0), simple_cnn(3).unwrap());
-    let model = Model::new(graph.clone(), init(&graph, 1), Info::default()).unwrap();
-    let int8 = Int8Epochs { epochs: 1, ..Int8Epochs::default() };
-    let config = FitConfig { epochs: 2, batch: 2, imgsz: SIDE.into(), int8, ..FitConfig::default() };
-    let cuda = Device::Cuda(Cuda { ordinal: 0, mixed: false });
-    let refused = fit(&model, None, &set, &config, &cuda, &mut |_| ()).map(|_| ()).unwrap_err().to_string();
-    assert!(refused.contains("only the CPU trains for int8: set `int8-epochs` to 0"), "{refused}");
 }

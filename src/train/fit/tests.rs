@@ -38,6 +38,10 @@ impl Stepper for Fake {
         Ok((Terms { cls, ..Terms::default() }, 1.0))
     }
 
+    fn set_int8(&mut self, _: &Ranges) -> Result<(), TrainError> {
+        Ok(())
+    }
+
     fn state(&self) -> Result<State, TrainError> {
         Ok(self.state.clone())
     }

@@ -6,7 +6,10 @@ use super::*;
 use crate::import;
 use crate::kernels::cuda::emulated;
 use crate::model::tensors;
+use crate::quantise::{self, Ranges};
 use crate::ranks::{Ranks, Share};
+use crate::train::Int8Epochs;
+use crate::train::autograd::Autograd;
 use crate::train::labels::Labels;
 use crate::train::loss::Target;
 use crate::vision::NormalisedXywh;
@@ -111,4 +114,55 @@ fn one_step_on_the_emulated_device_equals_the_reference() {
     stepper.restore(&State::new(&model.weights)).unwrap();
     stepper.restore(&state).unwrap();
     assert_eq!(stepper.state().unwrap(), state);
+}
+
+/// The same batch, first with statistics of the batch, then with the running ones that stay.
+#[test]
+fn steps_that_train_for_int8_are_those_of_the_cpu() {
+    let (Some(path), Some(weights)) = (data("golden/train-step.safetensors"), data("models/yolo11n-bccd.safetensors"))
+    else {
+        return;
+    };
+    if emulated::device().is_none() {
+        return;
+    }
+    let golden = tensors(&path, &std::fs::read(&path).unwrap()).unwrap();
+    let model = import::load(&weights).unwrap();
+    let batch = batch(&path, &golden);
+    let int8 = Int8Epochs { epochs: 2, ..Int8Epochs::default() };
+    let config = FitConfig {
+        optimizer: Rule::Sgd { momentum: 0.937, nesterov: true },
+        imgsz: 160.into(),
+        epochs: 2,
+        int8,
+        ..FitConfig::default()
+    };
+    let image = golden["input"].data()[..3 * 160 * 160].to_vec();
+    let ranges = quantise::ranges(&model, &[image], (160, 160), &mut |_, _| ()).unwrap();
+    let mut cpu = Autograd::new(&model, None, &config, &candle_core::Device::Cpu).unwrap();
+    let cuda = Cuda { ordinal: 0, mixed: false };
+    let mut cuda = OnCuda::new(&model, None, (&config, &[batch.size()]), cuda).unwrap();
+    let mut plain = [0.0; 2];
+    for epoch in [0, 1] {
+        let at = At { epoch, step: 0, steps: 1, epochs: 2 };
+        let mut both = [&mut cpu as &mut dyn Stepper, &mut cuda].map(|stepper| {
+            stepper.set_int8(&Ranges::new()).unwrap();
+            plain[epoch] = stepper.backward(&batch, at).unwrap().sum();
+            stepper.set_int8(&ranges).unwrap();
+            let terms = stepper.backward(&batch, at).unwrap();
+            (terms.sum(), stepper.gradients().unwrap().to_vec(), stepper)
+        });
+        let [(wanted, gradients, _), (found, own, _)] = &both;
+        assert!((found - wanted).abs() < 1e-3 * wanted, "{found}, expected {wanted}");
+        assert!((wanted - plain[epoch]).abs() > 3e-3 * wanted, "{wanted} with rounding, {} without", plain[epoch]);
+        let length = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let (wanted, found) = (length(gradients), length(own));
+        assert!((found - wanted).abs() < 1e-2 * wanted, "a gradient of {found}, expected {wanted}");
+        both.iter_mut().for_each(|(.., stepper)| assert!(stepper.update(1e-4).unwrap() > 0.0));
+        let [wanted, found] = both.map(|(.., stepper)| stepper.state().unwrap());
+        for (key, wanted) in wanted.raw.iter().chain(&wanted.average) {
+            close(key, found.raw.get(key).unwrap().data(), wanted.data(), 1e-2);
+        }
+        assert_eq!(found.updates, wanted.updates);
+    }
 }

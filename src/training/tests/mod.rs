@@ -4,10 +4,12 @@
 //! `SECATEURS_RANDOM_STEPS` is the number of random graphs (1,000 by hand), or `FIRST..END` of their seeds.
 
 mod graphs;
+mod rounding;
 
-use super::{Control, Memory, Output, Setup, StepRule, TrainingEngine, TrainingError, plan};
+use super::{Control, Memory, Output, Phase, Setup, StepRule, TrainingEngine, TrainingError, plan};
 use crate::backend::{Mode, Net};
 use crate::graph::{Activation, Conv, NodeId, Op};
+use crate::kernels::InputSteps;
 use crate::kernels::cuda::emulated;
 use crate::model::{Model, Weights};
 use crate::zoo::yolo11::{Scale, detect};
@@ -44,6 +46,7 @@ fn setup(size: (usize, usize), batches: &[usize], mixed: bool) -> Setup<'_> {
         keep_zeros: false,
         frozen: &NONE,
         teacher: None,
+        rounded: &NONE,
     }
 }
 
@@ -53,27 +56,33 @@ fn output_gradients(outputs: &[Output]) -> Vec<Vec<f32>> {
     outputs.iter().enumerate().map(gradient).collect()
 }
 
+/// By layer that rounds the range of its input.
+type Ranges = BTreeMap<String, [f32; 2]>;
+
 /// What a step of the backend on the CPU gives: outputs, gradients by parameter, weights with running statistics. For the
 /// gradients the nodes of `given` have these values, and pass on what they get.
 fn by_candle(
     model: &Model,
-    images: &[f32],
-    shape: [usize; 4],
+    (images, shape): (&[f32], [usize; 4]),
     given: &BTreeMap<NodeId, &[f32]>,
+    (phase, ranges): (Phase, &Ranges),
 ) -> (Vec<Output>, Weights, Weights) {
-    let [net, plain] = [0, 1].map(|_| Net::new(model, &Device::Cpu).unwrap());
+    let [mut net, mut plain] = [0, 1].map(|_| Net::new(model, &Device::Cpu).unwrap());
+    net.set_int8(ranges);
+    plain.set_int8(ranges);
+    let mode = if phase == Phase::Settled { Mode::Eval } else { Mode::Train };
     let images = Tensor::from_slice(images, &shape[..], &Device::Cpu).unwrap();
     let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let output = |t: &Tensor| {
         let (n, c, h, w) = t.dims4().unwrap();
         Output { shape: [n, c, h, w], values: flat(t) }
     };
-    let outputs: Vec<Output> = plain.forward(&images, Mode::Train).unwrap().iter().map(output).collect();
+    let outputs: Vec<Output> = plain.forward(&images, mode).unwrap().iter().map(output).collect();
     let mut replace = |id: NodeId, tensor: Tensor| match given.get(&id) {
         Some(values) => (&tensor - tensor.detach())? + Tensor::from_slice(values, tensor.shape(), &Device::Cpu)?,
         None => Ok(tensor),
     };
-    let tensors = net.forward_with(&images, Mode::Train, &mut replace).unwrap();
+    let tensors = net.forward_with(&images, mode, &mut replace).unwrap();
     let products = tensors.iter().zip(output_gradients(&outputs)).map(|(tensor, gradient)| {
         let gradient = Tensor::from_vec(gradient, tensor.shape(), &Device::Cpu).unwrap();
         (tensor * gradient).unwrap().sum_all().unwrap()
@@ -117,18 +126,31 @@ fn held(mixed: bool, value: f32) -> f32 {
 /// Fails where a step on the emulated device is not that of the CPU. In mixed precision both begin with the same numbers,
 /// and gradients are compared where the device is: what its delicate nodes have among the outputs, the CPU's have too.
 fn check(what: &str, model: &Model, shape: [usize; 4], mixed: bool) {
+    check_phase(what, model, shape, mixed, (Phase::Plain, &Ranges::new()));
+}
+
+/// The same of a phase in which layers round by these ranges. Where the last bits of a value decide how it is rounded, the
+/// next layer reads another number.
+fn check_phase(what: &str, model: &Model, shape: [usize; 4], mixed: bool, (phase, ranges): (Phase, &Ranges)) {
     let Some(device) = emulated::device() else { return };
     let [n, _, h, w] = shape;
     let mut images = Numbers::new(5).values(shape.iter().product());
     images.iter_mut().for_each(|value| *value = held(mixed, *value));
     let batches = [n];
-    let mut engine = TrainingEngine::new(device, model, &setup((h, w), &batches, mixed)).unwrap();
-    let (found, taught) = engine.forward(&images).unwrap();
+    let rounded = ranges.keys().cloned().collect();
+    let setup = Setup { rounded: &rounded, ..setup((h, w), &batches, mixed) };
+    let mut engine = TrainingEngine::new(device, model, &setup).unwrap();
+    engine.set_steps(&ranges.iter().map(|(layer, range)| (layer.clone(), InputSteps::of(*range))).collect()).unwrap();
+    let (found, taught) = engine.forward(&images, phase).unwrap();
     assert!(taught.is_empty());
     let told = model.graph.outputs.iter().zip(&found).filter(|(id, _)| mixed && delicate(model).contains(id));
     let told = told.map(|(id, output)| (*id, &output.values[..])).collect();
-    let (outputs, gradients, moved) = by_candle(model, &images, shape, &told);
-    let tolerance = if mixed { 1e-2 } else { 1e-4 };
+    let (outputs, gradients, moved) = by_candle(model, (&images, shape), &told, (phase, ranges));
+    let tolerance = match (mixed, phase) {
+        (true, _) => 1e-2,
+        (false, Phase::Plain) => 1e-4,
+        (false, _) => 3e-3,
+    };
     for (i, (found, wanted)) in found.iter().zip(&outputs).enumerate() {
         assert_eq!(found.shape, wanted.shape, "{what}, output {i}");
         let off = distance(&found.values, &wanted.values, 0.1);
@@ -216,7 +238,7 @@ fn three_steps(model: &Model, shape: [usize; 4], mixed: bool) -> Option<(Weights
     let mut engine = TrainingEngine::new(emulated::device()?, model, &setup).unwrap();
     let images = Numbers::new(5).values(shape.iter().product());
     for _ in 0..3 {
-        let (outputs, _) = engine.forward(&images).unwrap();
+        let (outputs, _) = engine.forward(&images, Phase::Plain).unwrap();
         engine.backward(&output_gradients(&outputs), 1.0).unwrap();
         let norm = engine.update(&control(0.01, 1.0)).unwrap();
         assert!(norm > 0.0);
@@ -241,7 +263,7 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     let batches = [shape[0]];
     let mut engine = TrainingEngine::new(device, &model, &setup((shape[2], shape[3]), &batches, false)).unwrap();
     let images = Numbers::new(5).values(shape.iter().product());
-    let (outputs, _) = engine.forward(&images).unwrap();
+    let (outputs, _) = engine.forward(&images, Phase::Plain).unwrap();
     let before = (engine.weights().unwrap(), engine.averages().unwrap());
     let mut gradients = output_gradients(&outputs);
     gradients[0][0] = f32::INFINITY;

@@ -1,7 +1,8 @@
 // Batch normalisation with the statistics of the batch (Ioffe and Szegedy, 2015), its activation, and sums per channel.
 //
 // A reduction has blocks of 32 channels and `rows` pixels, whose parts one thread a channel joins in their order.
-// Arrays: 0 parts, 1 mean and inverse deviation, 2 gamma, 3 beta, 4 and 5 what is found out.
+// Arrays: 0 parts, 1 mean and inverse deviation, 2 gamma, 3 beta, 4 and 5 what is found out, 6 the weight of the batch in
+// running statistics.
 #pragma once
 #include "tensors.h"
 
@@ -63,11 +64,12 @@ KERNEL(BLOCK) train_moments_joined(TRAINING) {
     const double variance = squares / count;
     float *stats = array_of(memory, &p, 1) + channel;
     stats[0] = (float)mean, stats[c] = (float)(1.0 / sqrt(variance + (double)p.eps));
+    const float momentum = *array_of(memory, &p, 6);
     float *running_mean = array_of(memory, &p, 4) + channel, *running_variance = array_of(memory, &p, 5) + channel;
-    *running_mean = *running_mean * (1.0f - p.momentum) + (float)mean * p.momentum;
+    *running_mean = *running_mean * (1.0f - momentum) + (float)mean * momentum;
     // The running variance is the unbiased one.
     const double unbiased = squares / (count > 2.0 ? count - 1.0 : 1.0);
-    *running_variance = *running_variance * (1.0f - p.momentum) + (float)unbiased * p.momentum;
+    *running_variance = *running_variance * (1.0f - momentum) + (float)unbiased * momentum;
 }
 
 // Mean and inverse deviation from the running statistics.
@@ -149,8 +151,9 @@ INLINE void train_norm_backward(char *memory, const Training *p, const int f16) 
     const float gamma = array_of(memory, p, 2)[channel], beta = array_of(memory, p, 3)[channel];
     const float normal = (batch_value(memory, p->x, f16, pixel, channel) - stats[0]) * stats[p->x.c];
     const float g = batch_value(memory, p->y, f16, pixel, channel) * slope(p->act, gamma * normal + beta);
-    const float count = (float)pixels_of(p->x);
-    const float value = gamma * stats[p->x.c] * (g - (sums[0] + normal * sums[p->x.c]) / count);
+    // Statistics of the batch depend on what was normalised; given ones do not.
+    const float mean = p->given ? 0.0f : (sums[0] + normal * sums[p->x.c]) / (float)pixels_of(p->x);
+    const float value = gamma * stats[p->x.c] * (g - mean);
     put(memory, p->z, f16, 0, pixel, channel, value);
 }
 BOTH(BLOCK, train_norm_backward)

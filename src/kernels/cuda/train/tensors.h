@@ -21,7 +21,7 @@ typedef struct {
     int areas, add, splits, rows;
     int has_bias, rule;
     float scale, eps, momentum, decay, shrink;
-    int unused;
+    int given;  // whether statistics are given, and not those of the batch
 } Training;
 
 #define TRAINING char *memory, const GRID_CONSTANT Training p

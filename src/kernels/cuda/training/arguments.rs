@@ -41,5 +41,5 @@ pub(in crate::kernels::cuda) struct Training {
     pub(in crate::kernels::cuda) momentum: f32,
     pub(in crate::kernels::cuda) decay: f32,
     pub(in crate::kernels::cuda) shrink: f32,
-    pub(in crate::kernels::cuda) unused: i32,
+    pub(in crate::kernels::cuda) given: i32,
 }

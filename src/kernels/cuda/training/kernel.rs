@@ -38,6 +38,8 @@ pub(in crate::kernels::cuda) enum TrainKernel {
     AttentionDots,
     AttentionQueries,
     AttentionKeys,
+    Round,
+    RoundBackward,
     AddUp,
     MomentsJoined,
     MomentsGiven,
@@ -45,11 +47,12 @@ pub(in crate::kernels::cuda) enum TrainKernel {
     Squares,
     NormJoined,
     Step,
+    RoundKernel,
 }
 
 impl TrainKernel {
     /// By position: each with its name and the threads of a block. Those from [`TrainKernel::AddUp`] on take no tensors.
-    const ALL: [(Self, &'static str, u32); 42] = [
+    const ALL: [(Self, &'static str, u32); 45] = [
         (Self::Conv64, "train_conv_64", 256),
         (Self::Conv16, "train_conv_16", 64),
         (Self::ConvData64, "train_conv_data_64", 256),
@@ -85,6 +88,8 @@ impl TrainKernel {
         (Self::AttentionDots, "train_attention_dots", 256),
         (Self::AttentionQueries, "train_attention_queries", 128),
         (Self::AttentionKeys, "train_attention_keys", 128),
+        (Self::Round, "train_round", 256),
+        (Self::RoundBackward, "train_round_backward", 256),
         (Self::AddUp, "train_add_up", 256),
         (Self::MomentsJoined, "train_moments_joined", 256),
         (Self::MomentsGiven, "train_moments_given", 256),
@@ -92,6 +97,7 @@ impl TrainKernel {
         (Self::Squares, "train_squares", 256),
         (Self::NormJoined, "train_norm_joined", 32),
         (Self::Step, "train_step", 256),
+        (Self::RoundKernel, "train_round_kernel", 256),
     ];
 
     /// All of them on tensors of every kind, with whether these are in f16.

@@ -16,6 +16,8 @@ pub struct NormArrays {
     pub gamma: usize,
     /// Shift.
     pub beta: usize,
+    /// Whether the statistics are given, and not those of what is normalised.
+    pub given: bool,
 }
 
 /// Sums of all parts, and where they go: first bytes.
@@ -31,29 +33,28 @@ pub struct Joined<'a> {
 
 impl Tensors {
     /// Mean and inverse deviation of `x` into `stats`; `running` are mean and variance, which move toward those of the
-    /// batch by `momentum`. `parts` is room for `2 * parts * c` values.
+    /// batch by what byte `momentum` on says. `parts` is room for `2 * parts * c` values.
     pub fn moments(
         self,
         x: Batch,
         (parts_at, parts): (usize, Parts),
         stats: usize,
         running: [usize; 2],
-        (eps, momentum): (f32, f32),
+        (eps, momentum): (f32, usize),
     ) -> [Launch; 2] {
         let c = i64::from(x.c);
         let training = Training {
             x,
-            arrays: [byte(parts_at), byte(stats), 0, 0, byte(running[0]), byte(running[1]), 0, 0],
+            arrays: [byte(parts_at), byte(stats), 0, 0, byte(running[0]), byte(running[1]), byte(momentum), 0],
             rows: int(parts.rows),
             splits: int(parts.count),
             eps,
-            momentum,
             ..Training::default()
         };
         let found = values(parts_at, 2 * c * parts.count as i64);
         let first = Uses { reads: &[self.region(&x)], writes: &[found] };
         let writes = [values(stats, 2 * c), values(running[0], c), values(running[1], c)];
-        let second = Uses { reads: &[found], writes: &writes };
+        let second = Uses { reads: &[found, values(momentum, 1)], writes: &writes };
         [
             self.launch(TrainKernel::Moments, reduction(&x, parts), training, first),
             self.launch(TrainKernel::MomentsJoined, each(c), training, second),
@@ -164,7 +165,7 @@ impl Tensors {
 impl NormArrays {
     fn training(&self) -> Training {
         let arrays = [0, byte(self.stats), byte(self.gamma), byte(self.beta), 0, 0, 0, 0];
-        Training { arrays, ..Training::default() }
+        Training { arrays, given: self.given.into(), ..Training::default() }
     }
 }
 
