@@ -97,6 +97,12 @@ impl<'a> Loader<'a> {
         sizes
     }
 
+    /// The most objects that an image of a batch may show: those of four images, where there are mosaics.
+    pub fn most_objects(&self) -> usize {
+        let most = self.dataset.items.iter().map(|item| item.labels.len()).max().unwrap_or(0);
+        if self.config.mosaic_until > 0 { 4 * most } else { most }
+    }
+
     /// The sizes of this rank's shares of them.
     pub fn own_sizes(&self) -> Vec<usize> {
         let share = |size: usize| Share::new(&self.config.ranks, size).range().len();

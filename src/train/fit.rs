@@ -86,7 +86,7 @@ pub fn fit(
     let mut stepper: Box<dyn Stepper + '_> = match device {
         Device::Cpu => Box::new(Autograd::new(model, teacher, config, &cpu)?),
         Device::Cuda(cuda) => {
-            let on_cuda = OnCuda::new(model, teacher, (config, &loader.own_sizes()), *cuda)?;
+            let on_cuda = OnCuda::new(model, teacher, (config, &loader.own_sizes(), loader.most_objects()), *cuda)?;
             let (name, bytes) = on_cuda.device();
             progress(FitEvent::Device { name: name.to_owned(), bytes });
             Box::new(on_cuda)

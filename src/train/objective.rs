@@ -65,7 +65,7 @@ pub(super) fn objective(
 }
 
 /// Whether the head has both branches: then its outputs are those of the one, followed by those of the other.
-fn is_pair(head: &Head) -> bool {
+pub(super) fn is_pair(head: &Head) -> bool {
     matches!(head, Head::EndToEnd { one2many: true, .. })
 }
 

@@ -1,4 +1,5 @@
-//! Training steps on a CUDA device: passes and optimizer there ([`crate::training`]), losses on the host.
+//! Training steps on a CUDA device: passes, optimizer and the loss of detection there ([`crate::training`]), other losses on
+//! the host.
 //!
 //! In mixed precision the gradients of the outputs are multiplied by a scale, so that those of the tensors between do not
 //! vanish in f16. A step whose gradient overflows is computed again with half the scale; after many good ones the scale
@@ -12,7 +13,7 @@
 use super::batch::Batch;
 use super::config::{At, FitConfig, TrainError};
 use super::int8::Statistics;
-use super::loss;
+use super::loss::one2many_weight;
 use super::objective::{Outputs, objective};
 use super::optim::Rule;
 use super::schedule::Ema;
@@ -23,7 +24,7 @@ use crate::kernels::InputSteps;
 use crate::model::{Model, Weights};
 use crate::quantise::{Ranges, int8_layers};
 use crate::ranks::Gpus;
-use crate::training::{Control, Output, Phase, Setup, StepRule, TrainingEngine, TrainingError};
+use crate::training::{Control, Detection, Output, Phase, Setup, StepRule, TrainingEngine, TrainingError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -78,6 +79,8 @@ pub(super) struct OnCuda<'a> {
     /// Those of all ranks, where there are several; left before the engine's device is.
     gpus: Option<Arc<Gpus>>,
     engine: TrainingEngine,
+    /// The loss, where the device computes it.
+    loss: Option<Detection>,
     /// The decay of the moving average, whose weights are on the device.
     ema: Ema,
     steps: u64,
@@ -92,11 +95,23 @@ pub(super) struct OnCuda<'a> {
 }
 
 impl<'a> OnCuda<'a> {
-    /// Begins at the weights of a model, for batches of which this rank has these sizes.
+    /// Begins at the weights of a model, for batches of which this rank has these sizes, whose images show so many objects
+    /// at most.
     pub fn new(
         model: &'a Model,
         teacher: Option<&Model>,
-        (config, batches): (&'a FitConfig, &[usize]),
+        (config, batches, objects): (&'a FitConfig, &[usize], usize),
+        cuda: Cuda,
+    ) -> Result<Self, TrainError> {
+        let loss = loss::plan(&model.graph.head, config, objects);
+        Self::with(model, teacher, (config, batches, loss), cuda)
+    }
+
+    /// The same with this loss on the device, or the host's.
+    fn with(
+        model: &'a Model,
+        teacher: Option<&Model>,
+        (config, batches, loss): (&'a FitConfig, &[usize], Option<Detection>),
         cuda: Cuda,
     ) -> Result<Self, TrainError> {
         let frozen = config.frozen(&model.graph)?;
@@ -106,6 +121,7 @@ impl<'a> OnCuda<'a> {
         };
         let setup = Setup {
             rounded: &rounded,
+            loss: loss.as_ref(),
             size: (config.imgsz.height, config.imgsz.width),
             batches,
             mixed: cuda.mixed,
@@ -125,7 +141,7 @@ impl<'a> OnCuda<'a> {
         let engine = TrainingEngine::new(device, model, &setup)?;
         let ema = Ema::new(Weights::new(), config.ema_decay);
         let (mixed, steps, good, found, flat) = (cuda.mixed, 0, 0, false, None);
-        Ok(Self { model, config, gpus, engine, ema, steps, mixed, scale, good, found, flat })
+        Ok(Self { model, config, gpus, engine, loss, ema, steps, mixed, scale, good, found, flat })
     }
 
     /// The device's name, and the bytes of its memory that the training takes.
@@ -133,18 +149,53 @@ impl<'a> OnCuda<'a> {
         (self.engine.device_name(), self.engine.memory().total())
     }
 
-    fn forward(&mut self, images: &[f32], at: At) -> Result<(Vec<Output>, Vec<Output>), TrainError> {
+    /// What the forward pass of a step computes.
+    fn phase(&mut self, at: At) -> Result<Phase, TrainError> {
         let Statistics { momentum, rounds, settled, anew } = self.config.int8.statistics(at);
         if anew {
             self.ema.updates = 0;
         }
         self.engine.set_momentum(momentum as f32)?;
-        let phase = match (rounds, settled) {
+        Ok(match (rounds, settled) {
             (false, _) => Phase::Plain,
             (true, false) => Phase::Rounding,
             (true, true) => Phase::Settled,
-        };
-        Ok(self.engine.forward(images, phase)?)
+        })
+    }
+
+    /// The terms of a batch by the host's loss, and the backward pass.
+    fn by_host(&mut self, batch: &Batch, at: At) -> Result<Terms, TrainError> {
+        let phase = self.phase(at)?;
+        let (outputs, taught) = self.engine.forward(&batch.images, phase)?;
+        let read = |outputs: Vec<Output>| Outputs::of(outputs.into_iter().map(|o| (o.shape, o.values)).collect());
+        let taught = (!taught.is_empty()).then(|| read(taught));
+        let weight = one2many_weight(at.epoch, at.epochs);
+        let head = &self.model.graph.head;
+        let (values, share) = (read(outputs), Some(&batch.share));
+        let (terms, grads) = objective(head, (&values, taught.as_ref()), &batch.labels, (self.config, weight), share)?;
+        let terms = terms.over(batch.share.ranks())?;
+        if terms.sum().is_finite() {
+            self.engine.backward(&grads, self.scale)?;
+            self.found = true;
+        }
+        Ok(terms)
+    }
+
+    /// The same by the device's loss.
+    fn by_device(&mut self, plan: &Detection, batch: &Batch, at: At) -> Result<Terms, TrainError> {
+        let phase = self.phase(at)?;
+        let head = &self.model.graph.head;
+        let labels = loss::labels(head, plan, batch)?;
+        let sums = self.engine.assign(&batch.images, &labels, phase)?;
+        let weights = loss::weights(plan, one2many_weight(at.epoch, at.epochs));
+        let scales = loss::scales(&sums, &weights, (self.config, &batch.share))?;
+        let factors: Vec<_> = scales.iter().map(loss::Scales::factors).collect();
+        let found = self.engine.descend(&factors, self.scale)?;
+        let mut terms = Terms::default();
+        scales.iter().zip(&found).for_each(|(scales, found)| terms.add(&scales.terms(found), 1.0));
+        let terms = terms.over(batch.share.ranks())?;
+        self.found = terms.sum().is_finite();
+        Ok(terms)
     }
 
     fn control(&self, lr: f64, scale: f32) -> Control {
@@ -177,19 +228,10 @@ impl<'a> OnCuda<'a> {
 impl Stepper for OnCuda<'_> {
     fn backward(&mut self, batch: &Batch, at: At) -> Result<Terms, TrainError> {
         (self.flat, self.found) = (None, false);
-        let (outputs, taught) = self.forward(&batch.images, at)?;
-        let read = |outputs: Vec<Output>| Outputs::of(outputs.into_iter().map(|o| (o.shape, o.values)).collect());
-        let taught = (!taught.is_empty()).then(|| read(taught));
-        let weight = loss::one2many_weight(at.epoch, at.epochs);
-        let head = &self.model.graph.head;
-        let (values, share) = (read(outputs), Some(&batch.share));
-        let (terms, grads) = objective(head, (&values, taught.as_ref()), &batch.labels, (self.config, weight), share)?;
-        let terms = terms.over(batch.share.ranks())?;
-        if terms.sum().is_finite() {
-            self.engine.backward(&grads, self.scale)?;
-            self.found = true;
+        match self.loss.clone() {
+            Some(plan) => self.by_device(&plan, batch, at),
+            None => self.by_host(batch, at),
         }
-        Ok(terms)
     }
 
     fn gradients(&mut self) -> Result<&mut [f32], TrainError> {
@@ -257,5 +299,6 @@ impl Stepper for OnCuda<'_> {
     }
 }
 
+mod loss;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! that gives them a gradient, and added to by all others, in the fixed order of the pass.
 
 use super::forward::{Flow, Net, squares, window};
+use super::loss::Loss;
 use super::recorder::{Buffer, Recorder};
 use crate::graph::{Activation, Conv, ConvTranspose, Graph, NodeId, Op, Param};
 use crate::kernels::cuda::Launch;
@@ -49,6 +50,15 @@ struct RootGradient {
     written: Vec<bool>,
 }
 
+/// Where the gradients of the outputs come from.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// The host: by output of the graph the first byte of its gradient, planes; and the control of the step.
+    Host(&'a [usize], usize),
+    /// The device.
+    Loss(&'a Loss),
+}
+
 /// The state of a backward pass.
 pub(super) struct Backward<'a> {
     pub net: &'a Net<'a>,
@@ -57,9 +67,7 @@ pub(super) struct Backward<'a> {
     pub rec: &'a mut Recorder,
     /// First byte of the gradients of the parameters.
     pub gradients: usize,
-    /// By output of the graph the first byte of its gradient, planes, and the control of the step.
-    pub outputs: Vec<usize>,
-    pub control: usize,
+    pub source: Source<'a>,
     roots: Vec<Option<RootGradient>>,
     /// Parameters that have a gradient from a node before.
     known: HashSet<String>,
@@ -70,20 +78,22 @@ impl<'a> Backward<'a> {
         (net, reach): (&'a Net<'a>, &'a Reach),
         (flow, rec): (&'a mut Flow, &'a mut Recorder),
         gradients: usize,
-        outputs: Vec<usize>,
-        control: usize,
+        source: Source<'a>,
     ) -> Self {
         let roots = net.shapes.iter().map(|_| None).collect();
-        Self { net, reach, flow, rec, gradients, outputs, control, roots, known: HashSet::new() }
+        Self { net, reach, flow, rec, gradients, source, roots, known: HashSet::new() }
     }
 
     /// Emits it.
     pub fn run(mut self) {
         for id in self.net.graph.ids().rev().filter(|id| self.reach.reached[id.index()]) {
-            let (node, t) = (id.index(), self.net.tensors);
-            let (control, outputs) = (self.control, self.net.graph.outputs.iter().zip(self.outputs.clone()));
-            for (_, planes) in outputs.filter(|(output, _)| **output == id) {
-                self.give(node, (0, self.net.shapes[node].c), |dy, add| vec![t.import(planes, dy, add, Some(control))]);
+            let (node, t, source) = (id.index(), self.net.tensors, self.source);
+            let outputs = self.net.graph.outputs.iter().enumerate().filter(|(_, output)| **output == id);
+            for (output, _) in outputs {
+                self.give(node, (0, self.net.shapes[node].c), |dy, add| match source {
+                    Source::Host(planes, control) => vec![t.import(planes[output], dy, add, Some(control))],
+                    Source::Loss(loss) => vec![loss.gradient(output, dy, add)],
+                });
             }
             if self.reach.needed[node] {
                 self.node(id);

@@ -1,63 +1,20 @@
 //! A network that is trained on a CUDA device.
 
 use super::backward::Reach;
+use super::error::TrainingError;
 use super::layout::{Layout, Part};
+use super::loss::{Detection, Factors};
 use super::program::{Phase, Places, Program, Recipe};
-use crate::graph::{Graph, GraphError, Op};
+use crate::graph::{Graph, Op};
 use crate::kernels::InputSteps;
-use crate::kernels::cuda::training::{CONTROL_LEN, Control, RESULTS_LEN, StepRule, Tensors, device_steps};
+use crate::kernels::cuda::training::{CONTROL_LEN, Control, RESULTS_LEN, StepRule, TERMS_LEN, Tensors, device_steps};
 use crate::kernels::cuda::{CudaError, Device, Frame};
 use crate::model::{Model, Tensor, Weights};
 use crate::ranks::{Gpus, RankError};
 use std::collections::{BTreeMap, BTreeSet};
-use thiserror::Error;
-
-/// A training that cannot run on a CUDA device.
-#[derive(Debug, Error)]
-pub enum TrainingError {
-    /// The graph does not fit the size of the images.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// The device, or its driver.
-    #[error("CUDA: {0}")]
-    Cuda(#[from] CudaError),
-    /// The memory of the device.
-    #[error("a step of {batch} images needs {} MiB of GPU memory, {} MiB are free; {}", bytes >> 20, free >> 20, advice(*fits))]
-    Memory {
-        /// Images of a step.
-        batch: usize,
-        /// Bytes needed.
-        bytes: usize,
-        /// Bytes that are free.
-        free: usize,
-        /// The most images that would fit.
-        fits: Option<usize>,
-    },
-    /// A network that the kernels cannot train.
-    #[error("{0}")]
-    Unfit(String),
-    /// Images or gradients of the wrong length.
-    #[error("the {what} of a step have {found} values, expected {expected}")]
-    Length {
-        /// What.
-        what: &'static str,
-        /// Values given.
-        found: usize,
-        /// What was expected.
-        expected: String,
-    },
-}
 
 /// Weight of a batch's statistics in the running ones, where nobody says otherwise.
 const MOMENTUM: f32 = 0.03;
-
-fn advice(fits: Option<usize>) -> String {
-    match fits {
-        Some(1) => "a batch of 1 would fit".into(),
-        Some(batch) => format!("batches of up to {batch} images would fit"),
-        None => "not even one image would fit".into(),
-    }
-}
 
 /// How a network is trained.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +39,8 @@ pub struct Setup<'a> {
     pub teacher: Option<&'a Model>,
     /// The convolutions that may round as in int8; without any there is no other [`Phase`] than the plain one.
     pub rounded: &'a BTreeSet<String>,
+    /// The loss, where the device computes it.
+    pub loss: Option<&'a Detection>,
 }
 
 impl Setup<'_> {
@@ -149,6 +108,9 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
         let channels = [graph, &teacher.graph].map(Graph::input_channels);
         return unfit(format!("its images have {} channels, those of its teacher {}", channels[0], channels[1]));
     }
+    if let Some(loss) = setup.loss {
+        loss.check(graph)?;
+    }
     let reach = Reach::of(graph, setup.frozen);
     let trained = |node: usize| reach.reached[node] && reach.needed[node];
     let layout = Layout::new(graph, &|node, key| trained(node) && !setup.frozen.contains(key), setup.sparsity > 0.0);
@@ -173,6 +135,7 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
         weight_decay: setup.weight_decay as f32,
         sparsity: setup.sparsity as f32,
         rounded: setup.rounded,
+        loss: setup.loss,
     };
     let of = |phase: &Phase| batches.iter().map(|batch| recipe.program(*batch, *phase)).collect::<Vec<_>>();
     let programs = setup.phases().iter().flat_map(of).collect::<Result<Vec<_>, _>>()?;
@@ -283,19 +246,7 @@ impl TrainingEngine {
     /// # Errors
     /// If there are not as many images as a batch has, the phase is not one of this training, or the device fails.
     pub fn forward(&mut self, images: &[f32], phase: Phase) -> Result<(Vec<Output>, Vec<Output>), TrainingError> {
-        let programs = self.planned.programs.iter().take(self.batches.len());
-        let lens: Vec<usize> = programs.map(|program| program.transfers[0].input.1).collect();
-        let Some(batch) = lens.iter().position(|len| *len == images.len()) else {
-            let (found, expected) = (images.len(), format!("one of {lens:?} (batches of {:?})", self.batches));
-            return Err(TrainingError::Length { what: "images", found, expected });
-        };
-        let current = phase as usize * self.batches.len() + batch;
-        if current >= self.planned.programs.len() {
-            return Err(TrainingError::Unfit("no layer rounds in this training".into()));
-        }
-        self.current = current;
-        self.device.frame_input_mut(3 * current).copy_from_slice(images);
-        self.device.run_frame(3 * current)?;
+        let current = self.pass(&[images], phase)?;
         let mut results = self.device.frame_results(3 * current);
         let mut outputs: Vec<Output> = Vec::new();
         for shape in &self.planned.programs[current].outputs {
@@ -305,6 +256,67 @@ impl TrainingEngine {
         }
         let taught = outputs.split_off(self.outputs);
         Ok((outputs, taught))
+    }
+
+    /// The same up to the sums of the loss that the device computes: of every branch by image the sum of the scores, and of
+    /// the teacher's confidences. `labels` are as many values of every image: how many objects, and of each its class,
+    /// centre and size as shares of the image.
+    ///
+    /// # Errors
+    /// As [`TrainingEngine::forward`].
+    pub fn assign(
+        &mut self,
+        images: &[f32],
+        labels: &[f32],
+        phase: Phase,
+    ) -> Result<Vec<Vec<[f32; 2]>>, TrainingError> {
+        let current = self.pass(&[images, labels], phase)?;
+        let sums = self.device.frame_results(3 * current).chunks_exact(2).map(|sums| [sums[0], sums[1]]);
+        let sums: Vec<[f32; 2]> = sums.collect();
+        let images = self.batches[current % self.batches.len()];
+        Ok(sums.chunks(images.max(1)).map(<[_]>::to_vec).collect())
+    }
+
+    /// The backward pass of the last [`TrainingEngine::assign`], by the factors of every branch, which are multiplied by
+    /// `loss_scale`. Gives the terms of every branch without their factors. What the forward pass left is gone then.
+    ///
+    /// # Errors
+    /// If there are not as many factors as branches, or the device fails.
+    pub fn descend(&mut self, factors: &[Factors], loss_scale: f32) -> Result<Vec<Factors>, TrainingError> {
+        let frame = 3 * self.current + 1;
+        let given: Vec<f32> = factors.iter().flat_map(|factors| factors.values(loss_scale)).collect();
+        let input = self.device.frame_input_mut(frame);
+        if input.len() != given.len() {
+            let expected = input.len().to_string();
+            return Err(TrainingError::Length { what: "factors", found: given.len(), expected });
+        }
+        input.copy_from_slice(&given);
+        self.device.run_frame(frame)?;
+        Ok(self.device.frame_results(frame).chunks_exact(TERMS_LEN).map(Factors::of_terms).collect())
+    }
+
+    /// Runs the forward pass of a batch, given in parts. Gives the number of its program.
+    fn pass(&mut self, parts: &[&[f32]], phase: Phase) -> Result<usize, TrainingError> {
+        let programs = self.planned.programs.iter().take(self.batches.len());
+        let lens: Vec<usize> = programs.map(|program| program.transfers[0].input.1).collect();
+        let found = parts.iter().map(|part| part.len()).sum::<usize>();
+        let Some(batch) = lens.iter().position(|len| *len == found) else {
+            let expected = format!("one of {lens:?} (batches of {:?})", self.batches);
+            return Err(TrainingError::Length { what: "images", found, expected });
+        };
+        let current = phase as usize * self.batches.len() + batch;
+        if current >= self.planned.programs.len() {
+            return Err(TrainingError::Unfit("no layer rounds in this training".into()));
+        }
+        self.current = current;
+        let mut input = self.device.frame_input_mut(3 * current);
+        for part in parts {
+            let (own, behind) = input.split_at_mut(part.len());
+            own.copy_from_slice(part);
+            input = behind;
+        }
+        self.device.run_frame(3 * current)?;
+        Ok(current)
     }
 
     /// The backward pass of the last forward pass: gradients of the outputs in their order and layout, which are multiplied

@@ -4,7 +4,8 @@
 //! Everything is decided before the first step, from graph, size and batch alone: the launches, the life of every
 //! tensor, and so the memory, to the byte ([`plan`]). What does not fit is refused with the largest batch that would.
 //! The forward pass is one CUDA graph with the copies of images and outputs in it; the loss and its gradient by the
-//! outputs are computed on the host (`train::loss`), and the backward pass with the optimizer is a second graph.
+//! outputs are computed on the host (`train::loss`), or for [`Detection`] on the device too, and the backward pass with the
+//! optimizer is a second graph.
 //! All sums have a fixed order: two runs give the same bits. Ranks with a GPU each add their gradients where they lie, in
 //! one run, between the two passes of the second graph's parts ([`TrainingEngine::share`]).
 //!
@@ -15,14 +16,18 @@
 
 mod backward;
 mod engine;
+mod error;
 mod forward;
 mod homes;
 mod layout;
+mod loss;
 mod program;
 mod recorder;
 #[cfg(test)]
 mod tests;
 
 pub use crate::kernels::cuda::training::{Control, StepRule};
-pub use engine::{Memory, Output, Setup, TrainingEngine, TrainingError, plan};
+pub use engine::{Memory, Output, Setup, TrainingEngine, plan};
+pub use error::TrainingError;
+pub use loss::{Detection, Factors, LossBranch, MOST_LEVELS, MOST_TOP};
 pub use program::Phase;

@@ -1,12 +1,13 @@
 //! All launches of a step for one size of a batch, over one planned arena.
 
-use super::backward::{Backward, Reach};
+use super::backward::{Backward, Reach, Source};
 use super::forward::{Flow, Net};
 use super::layout::{Layout, Part};
+use super::loss::{Detection, Exchange, Loss};
 use super::recorder::{Buffer, Recorder};
 use crate::graph::{Graph, GraphError};
 use crate::kernels::cuda::training::{
-    CONTROL_LEN, RESULTS_LEN, STEPS_LEN, StepArrays, StepRule, Tensors, square_parts,
+    CONTROL_LEN, FACTORS_LEN, RESULTS_LEN, STEPS_LEN, StepArrays, StepRule, TERMS_LEN, Tensors, square_parts,
 };
 use crate::kernels::cuda::{Launch, Transfers};
 use std::collections::BTreeSet;
@@ -80,6 +81,8 @@ pub(super) struct Recipe<'a> {
     pub sparsity: f32,
     /// The layers that may round.
     pub rounded: &'a BTreeSet<String>,
+    /// The loss, where the device computes it.
+    pub loss: Option<&'a Detection>,
 }
 
 /// The launches of a step.
@@ -91,6 +94,7 @@ pub(super) struct Program {
     /// From these to new parameters.
     pub update: Vec<Launch>,
     /// Copies to and from the device of each of the three: images and outputs; control and gradients; control and results.
+    /// With a loss on the device: images with labels, and sums; factors and terms; control and results.
     pub transfers: [Transfers; 3],
     /// Shapes `[n, c, h, w]` of the outputs, those of the teacher behind those of the network.
     pub outputs: Vec<[usize; 4]>,
@@ -98,21 +102,32 @@ pub(super) struct Program {
     pub bytes: usize,
 }
 
-/// Places in the arena that the host copies to or from.
-struct Host {
-    images: Buffer,
-    outputs: Buffer,
-    gradients: Buffer,
-}
+/// What the host copies: a place in the arena, and how many values.
+type Copied = (Buffer, usize);
 
 /// What all launches of a step need beside them.
 struct Emitted {
-    host: Host,
-    /// Shapes of the outputs.
+    /// Images, and labels behind them.
+    images: Copied,
+    /// What the forward pass answers.
+    results: Copied,
+    /// What the backward pass reads.
+    gradients: Copied,
+    /// What it answers, if anything.
+    terms: Option<Copied>,
+    /// Shapes of the outputs that are answered.
     outputs: Vec<[usize; 4]>,
     /// Launches up to the end of the forward pass, and of the backward pass.
     forward: usize,
     backward: usize,
+}
+
+/// A forward pass whose outputs are on the device.
+struct Passed<'a> {
+    net: Net<'a>,
+    flow: Flow,
+    taught: Option<Net<'a>>,
+    images: Copied,
 }
 
 impl Recipe<'_> {
@@ -125,40 +140,53 @@ impl Recipe<'_> {
         let mut first = Recorder::first(arena);
         self.emit(&mut first, images, phase)?;
         let (mut rec, len) = first.second();
-        let Emitted { host, outputs, forward, backward } = self.emit(&mut rec, images, phase)?;
-        let lens = |shapes: &[[usize; 4]]| shapes.iter().map(|shape| shape.iter().product::<usize>()).sum::<usize>();
-        let trained = self.graph.outputs.len();
-        let input = images * self.graph.input_channels() * self.size.0 * self.size.1;
-        let value = |buffer: Buffer| rec.at(buffer) / 4;
+        let emitted = self.emit(&mut rec, images, phase)?;
+        let at = |(buffer, len): Copied| (rec.at(buffer) / 4, len);
         let results = (self.places.results / 4, RESULTS_LEN);
-        let forward_copies =
-            Transfers { input: (value(host.images), input), results: (value(host.outputs), lens(&outputs)) };
-        let down = (value(host.gradients), CONTROL_LEN + lens(&outputs[..trained]));
         let control = (self.places.control / 4, CONTROL_LEN);
-        let transfers = [forward_copies, Transfers { input: down, results }, Transfers { input: control, results }];
-        let update = rec.launches.split_off(backward);
-        let backward = rec.launches.split_off(forward);
+        let transfers = [
+            Transfers { input: at(emitted.images), results: at(emitted.results) },
+            Transfers { input: at(emitted.gradients), results: emitted.terms.map_or(results, at) },
+            Transfers { input: control, results },
+        ];
+        let update = rec.launches.split_off(emitted.backward);
+        let backward = rec.launches.split_off(emitted.forward);
+        let outputs = emitted.outputs;
         Ok(Program { forward: rec.launches, backward, update, transfers, outputs, bytes: arena + len })
     }
 
     /// Emits all launches.
     fn emit(&self, rec: &mut Recorder, images: usize, phase: Phase) -> Result<Emitted, GraphError> {
-        let input = 4 * images * self.graph.input_channels() * self.size.0 * self.size.1;
-        let planes = rec.buffer(input);
+        let values = images * self.graph.input_channels() * self.size.0 * self.size.1;
+        let values = values + self.loss.map_or(0, |loss| loss.labels_len(images));
+        let planes = rec.buffer(4 * values);
         rec.copies(planes);
         let momentum = (phase != Phase::Settled).then_some(self.places.momentum);
         let mut net = self.net(self.graph, (self.layout, self.places.parameters), images, momentum)?;
         if phase != Phase::Plain {
             net.rounded = self.steps();
         }
-        let mut flow = net.forward(rec, Ok(planes));
-        let mut shapes = shapes(&net);
+        let flow = net.forward(rec, Ok(planes));
         let taught = match (self.teacher, self.teacher_layout) {
             (Some(graph), Some(layout)) => Some(self.net(graph, (layout, self.places.teacher), images, None)?),
             _ => None,
         };
+        let passed = Passed { net, flow, taught, images: (planes, values) };
+        let emitted = match self.loss {
+            Some(loss) => self.with_loss(loss, passed, rec),
+            None => self.without_loss(passed, rec),
+        };
+        self.update(rec);
+        Ok(emitted)
+    }
+
+    /// The host computes the loss: the outputs are copied to it, and their gradients from it.
+    fn without_loss(&self, passed: Passed<'_>, rec: &mut Recorder) -> Emitted {
+        let Passed { net, mut flow, taught, images } = passed;
+        let mut shapes = shapes(&net);
         shapes.extend(taught.iter().flat_map(|net| self::shapes(net)));
-        let outputs = rec.buffer(4 * shapes.iter().map(|shape| shape.iter().product::<usize>()).sum::<usize>());
+        let lens = |shapes: &[[usize; 4]]| shapes.iter().map(|shape| shape.iter().product::<usize>()).sum::<usize>();
+        let outputs = rec.buffer(4 * lens(&shapes));
         let mut at = 0;
         export(&net, &mut flow, rec, outputs, &mut at);
         if let (Some(net), Some(image)) = (&taught, flow.roots[0]) {
@@ -167,19 +195,45 @@ impl Recipe<'_> {
         }
         rec.copies(outputs);
         let forward = rec.launches.len();
-        let gradients = rec.buffer(4 * CONTROL_LEN + at);
-        rec.copies(gradients);
-        let control = rec.at(gradients);
+        let own = &shapes[..self.graph.outputs.len()];
+        let gradients = (rec.buffer(4 * CONTROL_LEN + 4 * lens(own)), CONTROL_LEN + lens(own));
+        rec.copies(gradients.0);
+        let control = rec.at(gradients.0);
         let mut behind = control + 4 * CONTROL_LEN;
         let mut places = Vec::new();
-        for shape in &shapes[..self.graph.outputs.len()] {
+        for shape in own {
             places.push(behind);
             behind += 4 * shape.iter().product::<usize>();
         }
-        Backward::new((&net, self.reach), (&mut flow, rec), self.places.gradients, places, control).run();
+        let source = Source::Host(&places, control);
+        Backward::new((&net, self.reach), (&mut flow, rec), self.places.gradients, source).run();
+        let (results, backward) = ((outputs, lens(&shapes)), rec.launches.len());
+        Emitted { images, results, gradients, terms: None, outputs: shapes, forward, backward }
+    }
+
+    /// The device computes the loss, and the host the factors of its terms.
+    fn with_loss(&self, plan: &Detection, passed: Passed<'_>, rec: &mut Recorder) -> Emitted {
+        let Passed { net, mut flow, taught, images } = passed;
+        let (branches, len) = (plan.branches.len(), plan.labels_len(net.images));
+        // The images' memory is free again when the pass has read them.
+        let labels = rec.buffer(4 * len);
+        let behind = rec.at(images.0) + 4 * (images.1 - len);
+        rec.push([net.tensors.add_up((behind, 1), (rec.at(labels), false), len as i64)]);
+        let results = (rec.buffer(8 * net.images * branches), 2 * net.images * branches);
+        let gradients = (rec.buffer(4 * FACTORS_LEN * branches), FACTORS_LEN * branches);
+        let exchange = Exchange { labels: rec.at(labels), sums: rec.at(results.0), factors: rec.at(gradients.0) };
+        let taught = taught.as_ref().zip(flow.roots[0]).map(|(net, image)| (net, net.forward(rec, Err(image))));
+        let loss = Loss::assign(plan, self.size, (&net, &mut flow), taught, rec, exchange);
+        rec.copies(results.0);
+        let forward = rec.launches.len();
+        rec.copies(gradients.0);
+        let source = Source::Loss(&loss);
+        Backward::new((&net, self.reach), (&mut flow, rec), self.places.gradients, source).run();
+        let terms = (rec.buffer(4 * TERMS_LEN * branches), TERMS_LEN * branches);
+        loss.terms(rec, rec.at(terms.0));
+        rec.copies(terms.0);
         let backward = rec.launches.len();
-        self.update(rec);
-        Ok(Emitted { host: Host { images: planes, outputs, gradients }, outputs: shapes, forward, backward })
+        Emitted { images, results, gradients, terms: Some(terms), outputs: Vec::new(), forward, backward }
     }
 
     fn net<'a>(

@@ -362,6 +362,7 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
 #ifdef CARRY_TRAINING
 #include "train/attention.h"
 #include "train/conv.h"
+#include "train/loss.h"
 #include "train/norm.h"
 #include "train/rounding.h"
 #include "train/update.h"

@@ -4,7 +4,7 @@ use super::arguments::{KernelArguments, Region};
 use super::kernel::Kernel;
 
 /// Regions that a launch reads or writes at most.
-pub(super) const MAX_READS: usize = 6;
+pub(super) const MAX_READS: usize = 8;
 /// See [`MAX_READS`].
 pub(super) const MAX_WRITES: usize = 4;
 
@@ -25,6 +25,7 @@ pub struct Launch {
 
 /// Regions, filled up with such as have no rows.
 pub(super) fn regions<const N: usize>(given: &[Region]) -> [Region; N] {
+    assert!(given.len() <= N, "a launch names {} regions", given.len());
     std::array::from_fn(|i| given.get(i).copied().unwrap_or_default())
 }
 

@@ -349,21 +349,11 @@ impl<'a> Batch<'a> {
         let mut truths = vec![Vec::new(); self.n];
         let [width, height] = self.size();
         for (label, target) in targets.iter().enumerate() {
-            let fail = |problem: String| LossError::Target { label, problem };
-            if target.class >= self.branch.nc {
-                return Err(fail(format!("class {} of a head with {} classes", target.class, self.branch.nc)));
-            }
-            let bbox = target.bbox.0;
-            if bbox.iter().any(|v| !v.is_finite()) || bbox[2] < 0.0 || bbox[3] < 0.0 {
-                return Err(fail(format!("{bbox:?} is not a box")));
-            }
-            let [cx, cy, w, h] = bbox.map(f64::from);
+            target.check(label, self.branch.nc, self.n)?;
+            let [cx, cy, w, h] = target.bbox.0.map(f64::from);
             let bbox =
                 [(cx - w / 2.0) * width, (cy - h / 2.0) * height, (cx + w / 2.0) * width, (cy + h / 2.0) * height];
-            let images = self.n;
-            let of_image = truths
-                .get_mut(target.image)
-                .ok_or_else(|| fail(format!("image {} of a batch of {images}", target.image)))?;
+            let of_image = &mut truths[target.image];
             let angle = match self.shapes {
                 Shapes::Angles(angles) => f64::from(angles[label]),
                 _ => 0.0,

@@ -69,6 +69,27 @@ pub struct Target {
     pub bbox: NormalisedXywh,
 }
 
+impl Target {
+    /// Refuses an object that belongs to no image or class of a batch, or is not a box; `label` is its position among the
+    /// labels.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn check(&self, label: usize, nc: usize, images: usize) -> Result<(), LossError> {
+        let NormalisedXywh(bbox) = self.bbox;
+        let problem = if self.class >= nc {
+            format!("class {} of a head with {nc} classes", self.class)
+        } else if bbox.iter().any(|v| !v.is_finite()) || bbox[2] < 0.0 || bbox[3] < 0.0 {
+            format!("{bbox:?} is not a box")
+        } else if self.image >= images {
+            format!("image {} of a batch of {images}", self.image)
+        } else {
+            return Ok(());
+        };
+        Err(LossError::Target { label, problem })
+    }
+}
+
 /// A detection loss and its gradient.
 #[derive(Clone, Debug)]
 pub struct Loss {

@@ -1,5 +1,6 @@
 //! A whole step of YOLO11n on the emulated driver against the reference's.
 
+mod loss;
 mod ranks;
 
 use super::*;
@@ -79,7 +80,7 @@ fn one_step_on_the_emulated_device_equals_the_reference() {
         ..FitConfig::default()
     };
     let cuda = Cuda { ordinal: 0, mixed: false };
-    let mut stepper = OnCuda::new(&model, None, (&config, &[batch.size()]), cuda).unwrap();
+    let mut stepper = OnCuda::new(&model, None, (&config, &[batch.size()], 300), cuda).unwrap();
     let at = At { epoch: 0, step: 0, steps: 1, epochs: 1 };
     let terms = stepper.backward(&batch, at).unwrap();
     for (found, wanted) in [terms.box_, terms.cls, terms.dfl].into_iter().zip(golden["loss_items"].data()) {
@@ -141,7 +142,7 @@ fn steps_that_train_for_int8_are_those_of_the_cpu() {
     let ranges = quantise::ranges(&model, &[image], (160, 160), &mut |_, _| ()).unwrap();
     let mut cpu = Autograd::new(&model, None, &config, &candle_core::Device::Cpu).unwrap();
     let cuda = Cuda { ordinal: 0, mixed: false };
-    let mut cuda = OnCuda::new(&model, None, (&config, &[batch.size()]), cuda).unwrap();
+    let mut cuda = OnCuda::new(&model, None, (&config, &[batch.size()], 300), cuda).unwrap();
     let mut plain = [0.0; 2];
     for epoch in [0, 1] {
         let at = At { epoch, step: 0, steps: 1, epochs: 2 };

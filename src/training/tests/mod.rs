@@ -47,6 +47,7 @@ fn setup(size: (usize, usize), batches: &[usize], mixed: bool) -> Setup<'_> {
         frozen: &NONE,
         teacher: None,
         rounded: &NONE,
+        loss: None,
     }
 }
 

@@ -22,6 +22,9 @@ typedef struct {
     int has_bias, rule;
     float scale, eps, momentum, decay, shrink;
     int given;  // whether statistics are given, and not those of the batch
+    // Of a loss: sides of the images, cells of an image and the first of a level, room for objects of an image, bins of a
+    // side, cells that an object chooses, whether it keeps one only, and whether there is a teacher.
+    int height, width, cells, first, objects, bins, top, keep, taught, unused;
 } Training;
 
 #define TRAINING char *memory, const GRID_CONSTANT Training p

@@ -157,15 +157,7 @@ impl Tensors {
         };
         let mut launches = vec![first];
         if split {
-            let joined = Training {
-                arrays: [byte(gradient.parts_at), byte(gradient.at), 0, 0, 0, 0, 0, 0],
-                count: len,
-                splits: int(gradient.parts.count),
-                add: gradient.add.into(),
-                ..Training::default()
-            };
-            let uses = Uses { reads: &[values(gradient.parts_at, parts * len)], writes: &[values(gradient.at, len)] };
-            launches.push(self.launch(TrainKernel::AddUp, each(len), joined, uses));
+            launches.push(self.add_up((gradient.parts_at, gradient.parts.count), (gradient.at, gradient.add), len));
         }
         launches
     }

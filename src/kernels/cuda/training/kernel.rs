@@ -40,6 +40,12 @@ pub(in crate::kernels::cuda) enum TrainKernel {
     AttentionKeys,
     Round,
     RoundBackward,
+    Boxes,
+    Confidence,
+    Choose,
+    Settle,
+    ClassLoss,
+    BoxLoss,
     AddUp,
     MomentsJoined,
     MomentsGiven,
@@ -48,11 +54,14 @@ pub(in crate::kernels::cuda) enum TrainKernel {
     NormJoined,
     Step,
     RoundKernel,
+    Keep,
+    ImageSums,
+    Terms,
 }
 
 impl TrainKernel {
     /// By position: each with its name and the threads of a block. Those from [`TrainKernel::AddUp`] on take no tensors.
-    const ALL: [(Self, &'static str, u32); 45] = [
+    const ALL: [(Self, &'static str, u32); 54] = [
         (Self::Conv64, "train_conv_64", 256),
         (Self::Conv16, "train_conv_16", 64),
         (Self::ConvData64, "train_conv_data_64", 256),
@@ -90,6 +99,12 @@ impl TrainKernel {
         (Self::AttentionKeys, "train_attention_keys", 128),
         (Self::Round, "train_round", 256),
         (Self::RoundBackward, "train_round_backward", 256),
+        (Self::Boxes, "train_boxes", 256),
+        (Self::Confidence, "train_confidence", 256),
+        (Self::Choose, "train_choose", 128),
+        (Self::Settle, "train_settle", 256),
+        (Self::ClassLoss, "train_class_loss", 256),
+        (Self::BoxLoss, "train_box_loss", 256),
         (Self::AddUp, "train_add_up", 256),
         (Self::MomentsJoined, "train_moments_joined", 256),
         (Self::MomentsGiven, "train_moments_given", 256),
@@ -98,6 +113,9 @@ impl TrainKernel {
         (Self::NormJoined, "train_norm_joined", 32),
         (Self::Step, "train_step", 256),
         (Self::RoundKernel, "train_round_kernel", 256),
+        (Self::Keep, "train_keep", 256),
+        (Self::ImageSums, "train_image_sums", 256),
+        (Self::Terms, "train_terms", 256),
     ];
 
     /// All of them on tensors of every kind, with whether these are in f16.

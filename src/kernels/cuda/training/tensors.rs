@@ -55,6 +55,14 @@ impl Tensors {
         tensor.region(self.size() as i64)
     }
 
+    /// The sum of so many parts of `len` values each, written to byte `at` on or added to what is there.
+    pub fn add_up(self, (parts_at, parts): (usize, usize), (at, add): (usize, bool), len: i64) -> Launch {
+        let arrays = [byte(parts_at), byte(at), 0, 0, 0, 0, 0, 0];
+        let training = Training { arrays, count: len, splits: int(parts), add: add.into(), ..Training::default() };
+        let uses = Uses { reads: &[values(parts_at, parts as i64 * len)], writes: &[values(at, len)] };
+        self.launch(TrainKernel::AddUp, each(len), training, uses)
+    }
+
     /// A launch with all that it reads and writes.
     pub(super) fn launch(self, kernel: TrainKernel, grid: [u32; 3], training: Training, uses: Uses<'_>) -> Launch {
         let (reads, writes) = (regions(uses.reads), regions(uses.writes));
