@@ -56,11 +56,14 @@ typedef struct {
     X(train_upsample, BLOCK) X(train_upsample_backward, BLOCK) X(train_copy, BLOCK) X(train_zero, BLOCK)              \
     X(train_add, BLOCK) X(train_values, BLOCK) X(train_values_backward, BLOCK) X(train_import, BLOCK)                 \
     X(train_export, BLOCK) X(train_attention, KEYS) X(train_attention_dots, BLOCK) X(train_attention_queries, KEYS)   \
-    X(train_attention_keys, KEYS)
+    X(train_attention_keys, KEYS) X(train_round, BLOCK) X(train_round_backward, BLOCK) X(train_boxes, BLOCK)          \
+    X(train_confidence, BLOCK) X(train_choose, 128) X(train_settle, BLOCK) X(train_class_loss, BLOCK)                 \
+    X(train_box_loss, BLOCK)
 // On arrays alone.
 #define TRAIN_ARRAYS(X)                                                                                               \
     X(train_add_up, BLOCK) X(train_moments_joined, BLOCK) X(train_moments_given, BLOCK) X(train_sums_joined, BLOCK)   \
-    X(train_squares, BLOCK) X(train_norm_joined, 32) X(train_step, BLOCK)
+    X(train_squares, BLOCK) X(train_norm_joined, 32) X(train_step, BLOCK) X(train_round_kernel, BLOCK)                \
+    X(train_keep, BLOCK) X(train_image_sums, BLOCK) X(train_terms, BLOCK)
 #define WRAP_TRAIN(name, threads) WITH_TRAINING(name##_f32) WITH_TRAINING(name##_f16)
 #define WRAP_ARRAYS(name, threads) WITH_TRAINING(name)
 #define WRAP_F32(name, threads) WITH_PARAMS(name)

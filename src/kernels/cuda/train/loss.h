@@ -107,8 +107,8 @@ INLINE Side side_of(const char *memory, const Training *p, const Batch t, const 
     return s;
 }
 
-INLINE double share_of_bin(const char *memory, const Training *p, const Batch t, const int f16, const int pixel, const int channel,
-                           const Side *s, const double temperature) {
+INLINE double share_of_bin(const char *memory, const Batch t, const int f16, const int pixel, const int channel, const Side *s,
+                           const double temperature) {
     return exp(bin_logit(memory, t, f16, pixel, channel, temperature) - s->top) / s->sum;
 }
 
@@ -428,14 +428,14 @@ INLINE void side_loss(char *memory, const Training *p, const int f16, const int 
     for (int bin = 0; bin < bins; bin++) {
         double slope = 0.0;
         if (w->score > 0.0) {
-            const double part = share_of_bin(memory, p, p->x, f16, pixel, first + bin, &s, 1.0);
+            const double part = share_of_bin(memory, p->x, f16, pixel, first + bin, &s, 1.0);
             const double share = bin == low ? 1.0 - (target - low) : bin == low + 1 ? target - low : 0.0;
             if (share > 0.0) *distances -= w->score * share * log(fmax(part, 2.2250738585072014e-308)) / 4.0;
             slope = d_mean * part * (bin - s.mean) + d_distance * (part - share) / 4.0;
         }
         if (confidence > 0.0) {
-            const double part = share_of_bin(memory, p, p->x, f16, pixel, first + bin, &soft, temperature);
-            const double wanted = share_of_bin(memory, p, p->y, f16, pixel, first + bin, &soft_taught, temperature);
+            const double part = share_of_bin(memory, p->x, f16, pixel, first + bin, &soft, temperature);
+            const double wanted = share_of_bin(memory, p->y, f16, pixel, first + bin, &soft_taught, temperature);
             if (wanted > 0.0)
                 *taught += weight * temperature * temperature * wanted * (log(wanted) - log(fmax(part, 2.2250738585072014e-308)));
             slope += (double)factors[F_TAUGHT_BOX] * weight * temperature * (part - wanted);

@@ -7,7 +7,7 @@
 #include "tensors.h"
 
 // The steps of an input. Without IS_ROUNDED the layer computes as it is: everything passes unchanged.
-enum { IS_ROUNDED, SCALE, FACTOR, LEAST, MOST };
+enum { IS_ROUNDED, STEP, STEPS_OF_ONE, LEAST_STEPS, MOST_STEPS };
 
 INLINE void train_round(char *memory, const Training *p, const int f16) {
     int pixel, channel;
@@ -15,8 +15,8 @@ INLINE void train_round(char *memory, const Training *p, const int f16) {
     const float *steps = array_of(memory, p, 2);
     float value = batch_value(memory, p->x, f16, pixel, channel);
     if (steps[IS_ROUNDED] != 0.0f) {
-        const float at = multiply_rounded(value, steps[FACTOR]);
-        value = multiply_rounded((float)round_to_int(fminf(fmaxf(at, steps[LEAST]), steps[MOST])), steps[SCALE]);
+        const float at = multiply_rounded(value, steps[STEPS_OF_ONE]);
+        value = multiply_rounded((float)round_to_int(fminf(fmaxf(at, steps[LEAST_STEPS]), steps[MOST_STEPS])), steps[STEP]);
     }
     put(memory, p->y, f16, 0, pixel, channel, value);
 }
@@ -27,8 +27,8 @@ INLINE void train_round_backward(char *memory, const Training *p, const int f16)
     int pixel, channel;
     if (!own_value(p->x, &pixel, &channel)) return;
     const float *steps = array_of(memory, p, 2);
-    const float at = multiply_rounded(batch_value(memory, p->x, f16, pixel, channel), steps[FACTOR]);
-    const int passes = steps[IS_ROUNDED] == 0.0f || (at >= steps[LEAST] && at <= steps[MOST]);
+    const float at = multiply_rounded(batch_value(memory, p->x, f16, pixel, channel), steps[STEPS_OF_ONE]);
+    const int passes = steps[IS_ROUNDED] == 0.0f || (at >= steps[LEAST_STEPS] && at <= steps[MOST_STEPS]);
     put(memory, p->z, f16, p->add, pixel, channel, passes ? batch_value(memory, p->y, f16, pixel, channel) : 0.0f);
 }
 BOTH(BLOCK, train_round_backward)
