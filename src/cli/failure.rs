@@ -329,6 +329,7 @@ impl From<RankError> for Failure {
             RankError::NotBuilt { .. }
             | RankError::Apart { .. }
             | RankError::Environment { .. }
+            | RankError::Untold { .. }
             | RankError::Nowhere { .. } => Self::Usage(text),
             RankError::Gpus(_) => Self::Device(text),
             RankError::Library(_) | RankError::Lost(_) => Self::Machine(text),

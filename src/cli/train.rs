@@ -92,7 +92,7 @@ pub struct Args {
     #[arg(long)]
     skip_bad_images: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    pub device: DeviceArgs,
     /// Mixed precision: on a CUDA device tensors are in f16, sums, statistics and weights in f32
     #[arg(long)]
     amp: bool,

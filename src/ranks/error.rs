@@ -50,6 +50,14 @@ pub enum RankError {
         /// How many.
         size: usize,
     },
+    /// NCCL does not know where ranks meet, which it reads from the environment that the process started with.
+    #[error("NCCL is not told where the processes meet: start them with {variable}={meeting}")]
+    Untold {
+        /// The variable.
+        variable: &'static str,
+        /// What the launcher says.
+        meeting: String,
+    },
     /// The GPUs of the ranks cannot reach each other.
     #[error(transparent)]
     Gpus(#[from] NcclError),

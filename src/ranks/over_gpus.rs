@@ -3,8 +3,9 @@
 
 use super::peers::Peers;
 use super::{Collectives, Gpus, Launched, RankError, Ranks};
-use crate::kernels::cuda::nccl::{Nccl, NcclError, UniqueId, meet_at};
+use crate::kernels::cuda::nccl::{MEETING, Nccl, NcclError, UniqueId};
 use crate::kernels::cuda::{CudaError, Device};
+use std::env;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Values of the buffer that each rank has.
@@ -28,7 +29,12 @@ pub(super) fn join(
     open: impl FnOnce() -> Result<(Nccl, Device), NcclError>,
 ) -> Result<Ranks, RankError> {
     let Launched { launcher, rank, size, .. } = *launched;
-    meet_at(launched.meeting.as_deref().ok_or(RankError::Nowhere { launcher, size })?);
+    if env::var_os(MEETING).is_none() {
+        return Err(match &launched.meeting {
+            Some(meeting) => RankError::Untold { variable: MEETING, meeting: meeting.clone() },
+            None => RankError::Nowhere { launcher, size },
+        });
+    }
     let (nccl, device) = open()?;
     joined(&nccl, nccl.id()?, [rank, size], device)
 }

@@ -137,6 +137,10 @@ fn a_launcher_that_names_no_place_to_meet_is_told_what_to_set() {
     let never = || -> Result<(Nccl, Device), NcclError> { unreachable!("nothing is opened") };
     let text = Ranks::over_gpus(&launched, never).unwrap_err().to_string();
     assert!(text.contains("srun has started 2 processes") && text.contains("MASTER_ADDR"), "{text}");
+    // Nobody may change the environment of a process that has threads.
+    let launched = Launched { launcher: "torchrun", meeting: Some("node7:29401".into()), ..launched };
+    let text = Ranks::over_gpus(&launched, never).unwrap_err().to_string();
+    assert!(text.ends_with("start them with NCCL_COMM_ID=node7:29401"), "{text}");
 }
 
 /// Sums over images have the same bits on one, two and four ranks.

@@ -21,8 +21,10 @@ use std::time::{Duration, Instant};
 /// The oldest version: major and minor number. It is the first that says what its last error was.
 const OLDEST: (c_int, c_int) = (2, 14);
 
-/// The variable that says where ranks find each other.
-const MEETING: &str = "NCCL_COMM_ID";
+/// The variable of the environment that says where ranks find each other, `HOST:PORT`, where the first one listens, in place
+/// of an id that one of them hands out. Whoever starts the process sets it: NCCL reads it without asking whether another
+/// thread changes the environment meanwhile.
+pub const MEETING: &str = "NCCL_COMM_ID";
 
 /// How long a wait keeps its CPU busy, and how often it looks after that.
 const BUSY: Duration = Duration::from_millis(5);
@@ -30,16 +32,6 @@ const PAUSE: Duration = Duration::from_micros(200);
 
 /// How often a wait looks whether the other ranks are still there.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// Has ranks find each other at an address, `HOST:PORT`, where the first one listens, in place of an id that one of them
-/// hands out; unless the environment names an address already. It must be called before NCCL is opened, and before
-/// threads that read the environment are started.
-pub fn meet_at(address: &str) {
-    if std::env::var_os(MEETING).is_none() {
-        // SAFETY: the caller keeps the contract: no other thread reads the environment now.
-        unsafe { std::env::set_var(MEETING, address) }
-    }
-}
 
 /// How long one that found the others out of reach looks for the rank that ended.
 const PATIENCE: Duration = Duration::from_secs(3);

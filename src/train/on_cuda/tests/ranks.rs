@@ -6,6 +6,7 @@ use crate::data::{Dataset, Item, Label};
 use crate::engine::{open_cuda, open_nccl};
 use crate::graph::{Activation, Builder, Conv, Graph, Head, Norm, Op};
 use crate::kernels::cuda::emulated;
+use crate::kernels::cuda::nccl::MEETING;
 use crate::model::{self, Info};
 use crate::ranks::{Launched, Ranks, Share, threads};
 use crate::train::autograd::Autograd;
@@ -249,8 +250,9 @@ fn processes(size: usize, folder: &Path) -> Vec<Child> {
     let start = |rank: usize| {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args([&name, "--exact", "--nocapture"]).env(RANK, folder);
-        let numbers = [("WORLD_SIZE", size), ("RANK", rank), ("LOCAL_RANK", rank), ("MASTER_PORT", port.into())];
-        command.envs(numbers.map(|(name, number)| (name, number.to_string()))).env("MASTER_ADDR", "127.0.0.1");
+        let numbers = [("WORLD_SIZE", size), ("RANK", rank), ("LOCAL_RANK", rank)];
+        command.envs(numbers.map(|(name, number)| (name, number.to_string())));
+        command.env(MEETING, format!("127.0.0.1:{port}"));
         command.stdout(Stdio::null()).spawn().unwrap()
     };
     (0..size).map(start).collect()
