@@ -386,7 +386,7 @@ fn by_training(error: TrainError, text: String) -> Failure {
         | TrainError::Loss(_)
         | TrainError::Model(_)
         | TrainError::File(_) => Failure::Input(text),
-        TrainError::Ranks(error) => error.into(),
+        TrainError::Ranks(error) | TrainError::Cuda(TrainingError::Ranks(error)) => error.into(),
     }
 }
 

@@ -80,6 +80,9 @@ pub struct Overrides {
     #[arg(long, value_name = "X|SPLIT", value_parser = HoldOut::parse, allow_negative_numbers = true,
         help_heading = heading::FINETUNE)]
     pub hold_out: Option<HoldOut>,
+    /// How ranks train together.
+    #[command(flatten, next_help_heading = heading::FINETUNE)]
+    pub together: TogetherFlags,
     /// Threads and seed.
     #[command(flatten)]
     pub run: RunFlags,
@@ -104,6 +107,15 @@ pub struct ModelFlags {
     /// the other branch is removed [default: the profile's, if any, else of two branches one2one]
     #[arg(long, value_name = "NAME", value_parser = named(Branch::ALL), help_heading = heading::MODEL)]
     pub head: Option<Branch>,
+}
+
+/// How ranks train together: flags of every command that trains.
+#[derive(clap::Args, Clone, Copy, Debug, Default, PartialEq)]
+pub struct TogetherFlags {
+    /// Let normalisations have the statistics of the whole batch where several GPUs share it, not of each GPU's own
+    /// images; on CPUs, and on one GPU, they always have
+    #[arg(long)]
+    pub sync_batch_norm: bool,
 }
 
 /// Threads and seed: flags of every command that prunes.
@@ -161,6 +173,8 @@ impl Overrides {
         flag("search", "seed", "--seed", seed.map(|seed| search.seed = seed));
         flag("finetune", "epochs", "--epochs", self.epochs.map(|n| finetune.epochs = n));
         flag("finetune", "hold-out", "--hold-out", self.hold_out.map(|choice| finetune.hold_out = choice));
+        let sync = self.together.sync_batch_norm.then(|| finetune.recipe.sync_batch_norm = true);
+        flag("finetune", "sync-batch-norm", "--sync-batch-norm", sync);
         flag("device", "threads", "--threads", threads.map(|n| device.threads = n));
         profile
     }

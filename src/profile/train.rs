@@ -81,6 +81,8 @@ pub struct TrainRecipe {
     pub freeze: usize,
     /// Share of a classifier's target that all classes get.
     pub label_smoothing: Ratio,
+    /// Whether normalisations have the statistics of the whole batch where ranks with GPUs share it.
+    pub sync_batch_norm: bool,
     /// Threads that prepare images; 0 lets those do it that train.
     pub workers: usize,
 }
@@ -98,6 +100,7 @@ impl Default for TrainRecipe {
             schedule: Schedule::Cosine,
             freeze: 0,
             label_smoothing: Ratio::ZERO,
+            sync_batch_norm: false,
             workers: 0,
         }
     }
@@ -117,12 +120,13 @@ impl TrainRecipe {
             schedule: s.choice("schedule", &Schedule::ALL).unwrap_or(default.schedule),
             freeze: s.count("freeze", 0..=1000).unwrap_or(default.freeze),
             label_smoothing: s.number("label-smoothing", Ratio::new).unwrap_or(default.label_smoothing),
+            sync_batch_norm: s.flag("sync-batch-norm").unwrap_or(default.sync_batch_norm),
             workers: s.count("workers", 0..=1024).unwrap_or(default.workers),
         }
     }
 
     /// Its keys with their values, as they are written.
-    pub(super) fn keys(&self) -> [(&'static str, Option<Value>); 11] {
+    pub(super) fn keys(&self) -> [(&'static str, Option<Value>); 12] {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX).into();
         let schedule = Schedule::ALL.iter().find(|(_, schedule)| *schedule == self.schedule);
         let list = |values: [f64; 3]| Value::Array(values.map(Value::from).to_vec());
@@ -137,6 +141,7 @@ impl TrainRecipe {
             ("schedule", schedule.map(|(name, _)| Value::from(*name))),
             ("freeze", Some(count(self.freeze))),
             ("label-smoothing", Some(self.label_smoothing.get().into())),
+            ("sync-batch-norm", Some(self.sync_batch_norm.into())),
             ("workers", Some(count(self.workers))),
         ]
     }
@@ -185,11 +190,13 @@ mod tests {
     fn every_key_is_read_and_written_and_checked() {
         let found = tune(
             "hold-out = 'test'\npatience = 3\nmosaic = 0.5\nclose-mosaic = 4\nmirror = 0.0\nscale = 0.5\ntranslate = 0.2\n\
-             hsv = [0.01, 0.7, 0.4]\nwarmup = 3\nschedule = 'linear'\nfreeze = 10\nlabel-smoothing = 0.1\nworkers = 2",
+             hsv = [0.01, 0.7, 0.4]\nwarmup = 3\nschedule = 'linear'\nfreeze = 10\nlabel-smoothing = 0.1\n\
+             sync-batch-norm = true\nworkers = 2",
         )
         .unwrap();
         assert_eq!((found.hold_out, found.patience), (HoldOut::Split("test".into()), 3));
         assert_eq!(found.recipe.hsv, Some([0.01, 0.7, 0.4]));
+        assert!(found.recipe.sync_batch_norm);
         assert_eq!((found.recipe.mirror, found.recipe.schedule), (Some(Ratio::ZERO), Schedule::Linear));
         assert_eq!(tune("").unwrap().hold_out, HoldOut::Share(Ratio::TENTH));
         for (text, expected) in [

@@ -1,5 +1,6 @@
 //! Why ranks cannot work together.
 
+use crate::kernels::cuda::CudaError;
 use crate::kernels::cuda::nccl::NcclError;
 use thiserror::Error;
 
@@ -70,4 +71,10 @@ pub enum RankError {
     /// A rank has ended.
     #[error("rank {0} has ended")]
     Lost(usize),
+}
+
+impl From<CudaError> for RankError {
+    fn from(error: CudaError) -> Self {
+        Self::Gpus(error.into())
+    }
 }

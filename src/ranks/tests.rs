@@ -1,7 +1,7 @@
 //! Sums, bytes and shares on ranks that are threads.
 
 use super::*;
-use crate::kernels::cuda::emulated;
+use crate::kernels::cuda::{Stream, emulated};
 use std::collections::BTreeMap;
 use std::thread;
 
@@ -94,8 +94,9 @@ fn gpus_add_what_lies_in_their_memory() {
         let own: Vec<f32> = (0..50_000).map(|i| (i % 1000 + rank) as f32).collect();
         device.upload(0, &own).unwrap();
         let gpus = ranks.gpus(&device, || emulated::nccl().unwrap()).unwrap();
-        gpus.sum(&device, 10, 40_000).unwrap();
-        gpus.broadcast(&device, 45_000, 1000).unwrap();
+        let started = gpus.communicator().sum(&device, Stream::Main, &[(10, 30_000), (30_010, 10_000)]);
+        let started = started.and_then(|()| gpus.communicator().broadcast(&device, Stream::Main, (45_000, 1000)));
+        gpus.finish(&device, started.map_err(RankError::from)).unwrap();
         let mut found = vec![0.0; 50_000];
         device.download(0, &mut found).unwrap();
         let (ranks, first) = (size * (size - 1.0) / 2.0, |i: usize| (i % 1000) as f32);

@@ -40,6 +40,7 @@ impl Identity {
             mosaic,
             freeze,
             label_smoothing,
+            sync_batch_norm,
             hold_out,
             patience,
             sparsity,
@@ -61,7 +62,7 @@ impl Identity {
             HoldOut::Share(share) => share.to_string(),
             HoldOut::Split { content, .. } => content.clone(),
         };
-        let settings: [(&str, &dyn std::fmt::Debug); 23] = [
+        let settings: [(&str, &dyn std::fmt::Debug); 24] = [
             ("epochs", epochs),
             ("batch", batch),
             ("imgsz", imgsz),
@@ -78,6 +79,7 @@ impl Identity {
             ("mosaic-share", mosaic),
             ("freeze", freeze),
             ("label-smoothing", label_smoothing),
+            ("sync-batch-norm", sync_batch_norm),
             ("hold-out", &held),
             ("patience", patience),
             ("sparsity", sparsity),
@@ -220,6 +222,7 @@ mod tests {
             (with(|c| c.mosaic = 0.5), "mosaic-share 0.5"),
             (with(|c| c.freeze = 2), "freeze 2"),
             (with(|c| c.label_smoothing = 0.1), "label-smoothing 0.1"),
+            (with(|c| c.sync_batch_norm = true), "sync-batch-norm true"),
             (with(|c| c.hold_out = HoldOut::Share(0.1)), "hold-out \"0.1\""),
             (with(|c| c.patience = 5), "patience 5"),
             (with(|c| c.sparsity = 0.5), "sparsity 0.5"),
@@ -235,6 +238,6 @@ mod tests {
             keys.insert(other.key());
         }
         // Two of the cases differ in the same way: the two networks to start from are different ones.
-        assert_eq!(keys.len(), 28);
+        assert_eq!(keys.len(), 29);
     }
 }

@@ -4,10 +4,11 @@
 //! vanish in f16. A step whose gradient overflows is computed again with half the scale; after many good ones the scale
 //! grows (Micikevicius et al., "Mixed Precision Training", 2018).
 //!
-//! Ranks compute each on its images, with statistics of these in normalisations, and add their gradients before the
-//! optimizer's step, as PyTorch's DistributedDataParallel does (Li et al., "PyTorch Distributed: Experiences on Accelerating
-//! Data Parallel Training", 2020), but for the loss, whose divisors are those of the whole batch. Running statistics are
-//! those of rank 0.
+//! Ranks compute each on its images, and the engine adds their gradients in its backward pass, as PyTorch's
+//! DistributedDataParallel does (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel
+//! Training", 2020), but for the loss, whose divisors are those of the whole batch. Normalisations have the
+//! statistics of the rank's images, and running statistics are those of rank 0; with [`FitConfig::sync_batch_norm`]
+//! both are those of the whole batch.
 
 use super::batch::Batch;
 use super::config::{At, FitConfig, TrainError};
@@ -19,9 +20,7 @@ use super::stepper::{State, Stepper};
 use super::terms::Terms;
 use crate::engine::{self, open_cuda, open_nccl};
 use crate::model::{Model, Weights};
-use crate::ranks::Gpus;
 use crate::training::{Control, Output, Setup, StepRule, TrainingEngine, TrainingError};
-use std::sync::Arc;
 
 /// The first scale of the loss in mixed precision, and the largest.
 const FIRST_SCALE: f32 = 1024.0;
@@ -71,8 +70,6 @@ pub struct Cuda {
 pub(super) struct OnCuda<'a> {
     model: &'a Model,
     config: &'a FitConfig,
-    /// Those of all ranks, where there are several; left before the engine's device is.
-    gpus: Option<Arc<Gpus>>,
     engine: TrainingEngine,
     /// The decay of the moving average, whose weights are on the device.
     ema: Ema,
@@ -96,6 +93,8 @@ impl<'a> OnCuda<'a> {
         cuda: Cuda,
     ) -> Result<Self, TrainError> {
         let frozen = config.frozen(&model.graph)?;
+        let device = open_cuda(cuda.ordinal).map_err(TrainingError::from)?;
+        let gpus = (config.ranks.size() > 1).then(|| config.ranks.gpus(&device, open_nccl)).transpose()?;
         let setup = Setup {
             size: (config.imgsz.height, config.imgsz.width),
             batches,
@@ -109,14 +108,14 @@ impl<'a> OnCuda<'a> {
             keep_zeros: config.keep_zeros,
             frozen: &frozen,
             teacher: teacher.filter(|_| config.distill > 0.0),
+            gpus: gpus.as_ref(),
+            sync_batch_norm: config.sync_batch_norm,
         };
-        let device = open_cuda(cuda.ordinal).map_err(TrainingError::from)?;
-        let gpus = (config.ranks.size() > 1).then(|| config.ranks.gpus(&device, open_nccl)).transpose()?;
         let scale = if cuda.mixed { FIRST_SCALE } else { 1.0 };
         let engine = TrainingEngine::new(device, model, &setup)?;
         let ema = Ema::new(Weights::new(), config.ema_decay);
         let (mixed, steps, good, found, flat) = (cuda.mixed, 0, 0, false, None);
-        Ok(Self { model, config, gpus, engine, ema, steps, mixed, scale, good, found, flat })
+        Ok(Self { model, config, engine, ema, steps, mixed, scale, good, found, flat })
     }
 
     /// The device's name, and the bytes of its memory that the training takes.
@@ -192,9 +191,6 @@ impl Stepper for OnCuda<'_> {
         loop {
             let terms = self.backward(batch, at)?;
             let tried = self.found;
-            if let Some(gpus) = self.gpus.as_deref().filter(|_| tried) {
-                self.engine.share(gpus)?;
-            }
             let norm = self.update(lr)?;
             if norm.is_finite() || !self.mixed || !tried || self.scale <= 1.0 {
                 self.good += 1;

@@ -1,14 +1,16 @@
 //! A network that is trained on a CUDA device.
 
 use super::backward::Reach;
+use super::exchange;
 use super::layout::{Layout, Part};
-use super::program::{Places, Program, Recipe};
+use super::program::{Pass, Places, Program, Recipe};
 use crate::graph::{Graph, GraphError, Op};
 use crate::kernels::cuda::training::{CONTROL_LEN, Control, RESULTS_LEN, StepRule, Tensors};
 use crate::kernels::cuda::{CudaError, Device, Frame};
 use crate::model::{Model, Tensor, Weights};
 use crate::ranks::{Gpus, RankError};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// A training that cannot run on a CUDA device.
@@ -35,6 +37,9 @@ pub enum TrainingError {
     /// A network that the kernels cannot train.
     #[error("{0}")]
     Unfit(String),
+    /// The other ranks.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
     /// Images or gradients of the wrong length.
     #[error("the {what} of a step have {found} values, expected {expected}")]
     Length {
@@ -54,6 +59,11 @@ fn advice(fits: Option<usize>) -> String {
         None => "not even one image would fit".into(),
     }
 }
+
+/// The passes of a program.
+const FORWARD: usize = 0;
+const BACKWARD: usize = 1;
+const UPDATE: usize = 2;
 
 /// How a network is trained.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +86,10 @@ pub struct Setup<'a> {
     pub frozen: &'a BTreeSet<String>,
     /// A network whose outputs for the same images are computed as well.
     pub teacher: Option<&'a Model>,
+    /// The GPUs of all ranks, where several share every batch: gradients are added over them.
+    pub gpus: Option<&'a Arc<Gpus>>,
+    /// Whether normalisations then have the statistics of the whole batch; else of this rank's images.
+    pub sync_batch_norm: bool,
 }
 
 /// Bytes of GPU memory that a training takes.
@@ -147,6 +161,7 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
         StepRule::Fixed => 0,
     };
     let places = Places::new(&layout, slots, setup.keep_zeros, teacher_layout.as_ref());
+    let ranks = setup.gpus.map_or(1, |gpus| gpus.communicator().size());
     let recipe = Recipe {
         graph,
         reach: &reach,
@@ -159,6 +174,8 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
         rule: setup.rule,
         weight_decay: setup.weight_decay as f32,
         sparsity: setup.sparsity as f32,
+        ranks,
+        normalised: if setup.sync_batch_norm { ranks } else { 1 },
     };
     let programs = batches.iter().map(|batch| recipe.program(*batch)).collect::<Result<Vec<_>, _>>()?;
     let bytes = programs.iter().map(|program| program.bytes).max().unwrap_or(places.end);
@@ -168,6 +185,8 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
 
 /// A network on a CUDA device, with the state of its optimizer and the moving average of its weights.
 pub struct TrainingEngine {
+    /// Those of all ranks, where there are several; left before the device is.
+    gpus: Option<Arc<Gpus>>,
     device: Device,
     planned: Planned,
     batches: Vec<usize>,
@@ -189,16 +208,17 @@ impl TrainingEngine {
         if bytes > free {
             return Err(TrainingError::Memory { batch, bytes, free, fits: largest(&model.graph, setup, free, batch) });
         }
-        let parts = |program: &'_ Program| [&program.forward[..], &program.backward, &program.update].concat();
-        let all = planned.programs.iter().flat_map(parts);
-        if !all.into_iter().all(|launch| launch.in_bounds(bytes)) {
+        let passes = || planned.programs.iter().flat_map(|program| &program.passes);
+        if !passes().flat_map(|pass| &pass.launches).all(|launch| launch.in_bounds(bytes)) {
             return Err(CudaError::TooLarge.into());
         }
         device.reserve(bytes.div_ceil(4))?;
-        let frames: Vec<Frame<'_>> = planned.programs.iter().flat_map(frames).collect();
-        device.record_frames(&frames)?;
-        let mut engine =
-            Self { device, planned, batches: setup.batches.to_vec(), outputs: model.graph.outputs.len(), current: 0 };
+        if setup.gpus.is_some() {
+            device.open_side()?;
+        }
+        device.record_frames(&passes().map(frame).collect::<Vec<_>>())?;
+        let (gpus, batches, outputs) = (setup.gpus.cloned(), setup.batches.to_vec(), model.graph.outputs.len());
+        let mut engine = Self { gpus, device, planned, batches, outputs, current: 0 };
         engine.restore(&model.weights, &model.weights, &Weights::new())?;
         let Planned { places, layout, .. } = &engine.planned;
         let zeros = vec![0.0; layout.trained()];
@@ -226,7 +246,7 @@ impl TrainingEngine {
 
     /// Launches of a step of the batch of this number: forward, backward, update.
     pub fn launches(&self, batch: usize) -> [usize; 3] {
-        let count = |p: &Program| [p.forward.len(), p.backward.len(), p.update.len()];
+        let count = |program: &Program| program.passes.each_ref().map(|pass| pass.launches.len());
         self.planned.programs.get(batch).map_or([0; 3], count)
     }
 
@@ -234,17 +254,18 @@ impl TrainingEngine {
     /// statistics move.
     ///
     /// # Errors
-    /// If there are not as many images as a batch has, or the device fails.
+    /// If there are not as many images as a batch has, a rank cannot be reached, or the device fails.
     pub fn forward(&mut self, images: &[f32]) -> Result<(Vec<Output>, Vec<Output>), TrainingError> {
-        let lens: Vec<usize> = self.planned.programs.iter().map(|program| program.transfers[0].input.1).collect();
+        let len = |program: &Program| program.passes[FORWARD].transfers.input.1;
+        let lens: Vec<usize> = self.planned.programs.iter().map(len).collect();
         let Some(current) = lens.iter().position(|len| *len == images.len()) else {
             let (found, expected) = (images.len(), format!("one of {lens:?} (batches of {:?})", self.batches));
             return Err(TrainingError::Length { what: "images", found, expected });
         };
         self.current = current;
-        self.device.frame_input_mut(3 * current).copy_from_slice(images);
-        self.device.run_frame(3 * current)?;
-        let mut results = self.device.frame_results(3 * current);
+        self.device.frame_input_mut(3 * current + FORWARD).copy_from_slice(images);
+        self.run(FORWARD)?;
+        let mut results = self.device.frame_results(3 * current + FORWARD);
         let mut outputs: Vec<Output> = Vec::new();
         for shape in &self.planned.programs[current].outputs {
             let (own, behind) = results.split_at(shape.iter().product());
@@ -256,12 +277,13 @@ impl TrainingEngine {
     }
 
     /// The backward pass of the last forward pass: gradients of the outputs in their order and layout, which are multiplied
-    /// by `loss_scale` on the way. What the forward pass left is gone then.
+    /// by `loss_scale` on the way. What the forward pass left is gone then. Of several ranks all get the sums of their
+    /// gradients, and the same running statistics.
     ///
     /// # Errors
-    /// If the gradients are not those of the outputs, or the device fails.
+    /// If the gradients are not those of the outputs, a rank cannot be reached, or the device fails.
     pub fn backward(&mut self, gradients: &[Vec<f32>], loss_scale: f32) -> Result<(), TrainingError> {
-        let frame = 3 * self.current + 1;
+        let frame = 3 * self.current + BACKWARD;
         let found = gradients.iter().map(Vec::len).sum::<usize>();
         let (head, planes) = self.device.frame_input_mut(frame).split_at_mut(CONTROL_LEN);
         if planes.len() != found {
@@ -274,7 +296,17 @@ impl TrainingEngine {
             own.copy_from_slice(gradient);
             behind = rest;
         }
-        Ok(self.device.run_frame(frame)?)
+        self.run(BACKWARD)
+    }
+
+    /// Runs a pass of the current program.
+    fn run(&mut self, pass: usize) -> Result<(), TrainingError> {
+        let frame = 3 * self.current + pass;
+        let exchanges = &self.planned.programs[self.current].passes[pass].exchanges;
+        match self.gpus.as_deref().filter(|_| !exchanges.is_empty()) {
+            Some(gpus) => Ok(exchange::run(&mut self.device, frame, gpus, exchanges)?),
+            None => Ok(self.device.run_frame(frame)?),
+        }
     }
 
     /// The step that follows from the gradients. Gives their norm before clipping; where it is not finite, nothing has
@@ -283,25 +315,13 @@ impl TrainingEngine {
     /// # Errors
     /// Those of the device.
     pub fn update(&mut self, control: &Control) -> Result<f64, TrainingError> {
-        let frame = 3 * self.current + 2;
+        let frame = 3 * self.current + UPDATE;
         self.device.frame_input_mut(frame).copy_from_slice(&control.values());
-        self.device.run_frame(frame)?;
+        self.run(UPDATE)?;
         let mut results = [0.0; RESULTS_LEN];
         results.copy_from_slice(self.device.frame_results(frame));
         let [norm, is_finite] = results;
         Ok(if is_finite == 0.0 { f64::NAN } else { norm.into() })
-    }
-
-    /// Adds the gradients of the last backward pass over the GPUs of all ranks, and takes the running statistics of rank 0:
-    /// all ranks then go on from the same.
-    ///
-    /// # Errors
-    /// If a rank cannot be reached, or the device fails.
-    pub fn share(&mut self, gpus: &Gpus) -> Result<(), RankError> {
-        let Planned { places, layout, .. } = &self.planned;
-        gpus.sum(&self.device, places.gradients / 4, layout.trained())?;
-        let (first, len) = layout.part(Part::Fixed);
-        if len == 0 { Ok(()) } else { gpus.broadcast(&self.device, places.parameters / 4 + first, len) }
     }
 
     /// The gradients of the last backward pass times the scale of its loss, all parameters in one run, whose order depends
@@ -402,14 +422,11 @@ fn slot_of(name: &str, key: &str, tensor: &Tensor) -> Option<(String, Tensor)> {
     Some((own.to_owned(), tensor.clone()))
 }
 
-/// The three graphs of a step.
-fn frames(program: &Program) -> [Frame<'_>; 3] {
-    let [forward, backward, update] = program.transfers;
-    [
-        Frame { transfers: forward, launches: program.forward.iter().collect() },
-        Frame { transfers: backward, launches: program.backward.iter().collect() },
-        Frame { transfers: update, launches: program.update.iter().collect() },
-    ]
+/// The frame of a pass, and where it is cut.
+fn frame(pass: &Pass) -> (Frame<'_>, Vec<usize>) {
+    let Pass { launches, transfers, exchanges } = pass;
+    let cuts = exchange::cuts(exchanges, launches.len());
+    (Frame { transfers: *transfers, launches: launches.iter().collect() }, cuts)
 }
 
 /// 0 where a kernel is zero, 1 elsewhere.

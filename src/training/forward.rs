@@ -2,9 +2,11 @@
 
 use super::homes::{Home, homes};
 use super::layout::Layout;
-use super::recorder::{Buffer, Recorder};
+use super::recorder::{Buffer, Gather, Recorder};
 use crate::graph::{Activation, Conv, ConvTranspose, Graph, GraphError, NodeId, Norm, Op, Shape};
-use crate::kernels::cuda::training::{AttentionArrays, Batch, ConvShape, NormArrays, Parts, Tensors};
+use crate::kernels::cuda::training::{
+    AttentionArrays, Batch, ConvShape, NormArrays, Parts, Statistics, Tensors, stats_len,
+};
 
 /// Weight of a batch's statistics in the running ones.
 pub(super) const MOMENTUM: f32 = 0.03;
@@ -21,8 +23,16 @@ pub(super) struct Net<'a> {
     pub parameters: usize,
     pub images: usize,
     pub tensors: Tensors,
-    /// Whether normalisations use the statistics of the batch, and the backward pass what this one leaves.
-    pub trains: bool,
+    pub normalised: Normalised,
+}
+
+/// The statistics that normalisations use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Normalised {
+    /// The running ones.
+    Running,
+    /// Those of the batch, of which so many ranks have a part.
+    Batch { ranks: usize },
 }
 
 /// What a node leaves for the backward pass.
@@ -55,13 +65,13 @@ impl<'a> Net<'a> {
         size: (usize, usize),
         images: usize,
         (layout, parameters): (&'a Layout, usize),
-        (tensors, trains): (Tensors, bool),
+        (tensors, normalised): (Tensors, Normalised),
     ) -> Result<Self, GraphError> {
         let shapes = graph.shapes(size.0, size.1)?;
         let channels: Vec<usize> = shapes.iter().map(|shape| shape.c).collect();
         let apart = graph.one2one_only();
         let homes = homes(graph, &channels, &apart);
-        Ok(Self { graph, shapes, homes, apart, layout, parameters, images, tensors, trains })
+        Ok(Self { graph, shapes, homes, apart, layout, parameters, images, tensors, normalised })
     }
 
     /// Where a parameter lies.
@@ -208,19 +218,35 @@ impl<'a> Net<'a> {
             rec.push([t.activate(conv.act, z, y)]);
             return left;
         };
-        let stats = rec.buffer(8 * conv.c_out);
-        let [_, _, mean, variance] = norm.keys();
-        let running = [self.parameter(&mean), self.parameter(&variance)];
-        if self.trains {
-            let parts = Parts::of(self.pixels(node));
-            let room = rec.buffer(8 * parts.count * conv.c_out);
-            rec.push(t.moments(z, (rec.at(room), parts), rec.at(stats), running, (norm.eps, MOMENTUM)));
-        } else {
-            rec.push([t.moments_given(z, rec.at(stats), running, norm.eps)]);
-        }
+        let stats = rec.buffer(4 * stats_len(conv.c_out));
+        self.statistics(rec, (node, norm), z, stats);
         rec.push([t.norm(conv.act, z, &self.norm_arrays(norm, rec.at(stats)), y)]);
         left.stats = Some(stats);
         left
+    }
+
+    /// What normalises `z`, the values of a node before its normalisation.
+    fn statistics(&self, rec: &mut Recorder, (node, norm): (usize, &Norm), z: Batch, stats: Buffer) {
+        let (t, channels) = (self.tensors, self.shapes[node].c);
+        let [_, _, mean, variance] = norm.keys();
+        let running = [self.parameter(&mean), self.parameter(&variance)];
+        let to = Statistics { stats: rec.at(stats), running, eps: norm.eps, momentum: MOMENTUM };
+        let Normalised::Batch { ranks } = self.normalised else {
+            rec.push([t.moments_given(z, to.stats, running, norm.eps)]);
+            return;
+        };
+        let parts = Parts::of(self.pixels(node));
+        let room = rec.buffer(8 * parts.count * channels);
+        let parts = (rec.at(room), parts);
+        if ranks == 1 {
+            rec.push(t.moments(z, parts, &to));
+            return;
+        }
+        let len = stats_len(channels);
+        let (own, all) = (rec.buffer(4 * len), rec.buffer(4 * len * ranks));
+        rec.push(t.moments_own(z, parts, rec.at(own)));
+        rec.gather(Gather { from: own, to: all, len });
+        rec.push([t.moments_of_all(z, (rec.at(all), ranks), &to)]);
     }
 
     pub fn norm_arrays(&self, norm: &Norm, stats: usize) -> NormArrays {

@@ -4,9 +4,11 @@
 //! Everything is decided before the first step, from graph, size and batch alone: the launches, the life of every
 //! tensor, and so the memory, to the byte ([`plan`]). What does not fit is refused with the largest batch that would.
 //! The forward pass is one CUDA graph with the copies of images and outputs in it; the loss and its gradient by the
-//! outputs are computed on the host (`train::loss`), and the backward pass with the optimizer is a second graph.
-//! All sums have a fixed order: two runs give the same bits. Ranks with a GPU each add their gradients where they lie, in
-//! one run, between the two passes of the second graph's parts ([`TrainingEngine::share`]).
+//! outputs are computed on the host (`train::loss`), and the backward pass with the optimizer is a second graph. All
+//! sums have a fixed order: two runs give the same bits. Ranks with a GPU each add their gradients where they lie,
+//! while the backward pass computes the next (`exchange`); where normalisations have the statistics of the batches of
+//! all ranks, these exchange moments and sums between the launches. NCCL starts between the graphs into which a pass
+//! is cut for that, not from within one: its plain use, in which a wait for a rank that is gone can be given up.
 //!
 //! Tensors are pixel-major, in f32 or, for mixed precision (Micikevicius et al., "Mixed Precision Training", 2018), in
 //! f16 with sums, statistics and parameters in f32. A layer keeps what its convolution found; what comes behind, it
@@ -14,6 +16,7 @@
 
 mod backward;
 mod engine;
+mod exchange;
 mod forward;
 mod homes;
 mod layout;

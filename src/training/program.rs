@@ -1,9 +1,10 @@
 //! All launches of a step for one size of a batch, over one planned arena.
 
 use super::backward::{Backward, Reach};
-use super::forward::{Flow, Net};
+use super::exchange::{Exchange, Exchanges, buckets};
+use super::forward::{Flow, Net, Normalised};
 use super::layout::{Layout, Part};
-use super::recorder::{Buffer, Recorder};
+use super::recorder::{Buffer, Gather, Recorder};
 use crate::graph::{Graph, GraphError};
 use crate::kernels::cuda::training::{CONTROL_LEN, RESULTS_LEN, StepArrays, StepRule, Tensors, square_parts};
 use crate::kernels::cuda::{Launch, Transfers};
@@ -54,18 +55,27 @@ pub(super) struct Recipe<'a> {
     pub rule: StepRule,
     pub weight_decay: f32,
     pub sparsity: f32,
+    /// How many ranks share a batch, and of how many of them normalisations have the statistics: of all, or of this
+    /// one.
+    pub ranks: usize,
+    pub normalised: usize,
+}
+
+/// A pass of a step: launches between two copies.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub launches: Vec<Launch>,
+    pub transfers: Transfers,
+    /// What ranks exchange between the launches.
+    pub exchanges: Exchanges,
 }
 
 /// The launches of a step.
 #[derive(Debug)]
 pub(super) struct Program {
-    pub forward: Vec<Launch>,
-    /// From the gradients of the outputs to those of the parameters.
-    pub backward: Vec<Launch>,
-    /// From these to new parameters.
-    pub update: Vec<Launch>,
-    /// Copies to and from the device of each of the three: images and outputs; control and gradients; control and results.
-    pub transfers: [Transfers; 3],
+    /// From images to outputs; from control and gradients of the outputs to gradients of the parameters; from control
+    /// and these to new parameters and results.
+    pub passes: [Pass; 3],
     /// Shapes `[n, c, h, w]` of the outputs, those of the teacher behind those of the network.
     pub outputs: Vec<[usize; 4]>,
     /// Bytes of all memory.
@@ -109,10 +119,43 @@ impl Recipe<'_> {
             Transfers { input: (value(host.images), input), results: (value(host.outputs), lens(&outputs)) };
         let down = (value(host.gradients), CONTROL_LEN + lens(&outputs[..trained]));
         let control = (self.places.control / 4, CONTROL_LEN);
-        let transfers = [forward_copies, Transfers { input: down, results }, Transfers { input: control, results }];
+        let gather = |(before, Gather { from, to, len }): &(usize, Gather)| {
+            (*before, Exchange::Gather { from: value(*from), to: value(*to), len: *len })
+        };
+        let gathers: Exchanges = rec.gathers.iter().map(gather).collect();
+        let of = |first: usize, end: usize| {
+            let within = gathers.iter().filter(|(before, _)| (first..end).contains(before));
+            within.map(|(before, exchange)| (before - first, exchange.clone())).collect::<Exchanges>()
+        };
+        let gathers = [of(0, forward), of(forward, backward)];
         let update = rec.launches.split_off(backward);
         let backward = rec.launches.split_off(forward);
-        Ok(Program { forward: rec.launches, backward, update, transfers, outputs, bytes: arena + len })
+        let [in_forward, in_backward] = gathers;
+        let in_backward = self.with_gradients(in_backward, &backward);
+        let pass = |launches, transfers, exchanges| Pass { launches, transfers, exchanges };
+        let passes = [
+            pass(rec.launches, forward_copies, in_forward),
+            pass(backward, Transfers { input: down, results }, in_backward),
+            pass(update, Transfers { input: control, results }, Vec::new()),
+        ];
+        Ok(Program { passes, outputs, bytes: arena + len })
+    }
+
+    /// What ranks exchange in the backward pass beside these. Where normalisations do not have the statistics of all
+    /// ranks, their running ones are those of rank 0.
+    fn with_gradients(&self, exchanges: Exchanges, backward: &[Launch]) -> Exchanges {
+        if self.ranks == 1 {
+            return exchanges;
+        }
+        let mut all = buckets(self.layout, self.places.gradients, backward);
+        all.extend(exchanges);
+        // A bucket comes before what is brought together before the same launch.
+        all.sort_by_key(|(before, _)| *before);
+        let (first, len) = self.layout.part(Part::Fixed);
+        if self.normalised == 1 && len > 0 {
+            all.push((backward.len(), Exchange::Broadcast((self.places.parameters / 4 + first, len))));
+        }
+        all
     }
 
     /// Emits all launches.
@@ -120,11 +163,18 @@ impl Recipe<'_> {
         let input = 4 * images * self.graph.input_channels() * self.size.0 * self.size.1;
         let planes = rec.buffer(input);
         rec.copies(planes);
-        let net = self.net(self.graph, (self.layout, self.places.parameters), images, true)?;
+        let net = self.net(
+            self.graph,
+            (self.layout, self.places.parameters),
+            images,
+            Normalised::Batch { ranks: self.normalised },
+        )?;
         let mut flow = net.forward(rec, Ok(planes));
         let mut shapes = shapes(&net);
         let taught = match (self.teacher, self.teacher_layout) {
-            (Some(graph), Some(layout)) => Some(self.net(graph, (layout, self.places.teacher), images, false)?),
+            (Some(graph), Some(layout)) => {
+                Some(self.net(graph, (layout, self.places.teacher), images, Normalised::Running)?)
+            }
             _ => None,
         };
         shapes.extend(taught.iter().flat_map(|net| self::shapes(net)));
@@ -157,9 +207,9 @@ impl Recipe<'_> {
         graph: &'a Graph,
         layout: (&'a Layout, usize),
         images: usize,
-        trains: bool,
+        normalised: Normalised,
     ) -> Result<Net<'a>, GraphError> {
-        Net::new(graph, self.size, images, layout, (self.tensors, trains))
+        Net::new(graph, self.size, images, layout, (self.tensors, normalised))
     }
 
     fn update(&self, rec: &mut Recorder) {

@@ -4,6 +4,7 @@
 //! `SECATEURS_RANDOM_STEPS` is the number of random graphs (1,000 by hand), or `FIRST..END` of their seeds.
 
 mod graphs;
+mod ranks;
 
 use super::{Control, Memory, Output, Setup, StepRule, TrainingEngine, TrainingError, plan};
 use crate::backend::{Mode, Net};
@@ -44,6 +45,8 @@ fn setup(size: (usize, usize), batches: &[usize], mixed: bool) -> Setup<'_> {
         keep_zeros: false,
         frozen: &NONE,
         teacher: None,
+        gpus: None,
+        sync_batch_norm: false,
     }
 }
 

@@ -40,6 +40,8 @@ pub(in crate::kernels::cuda) enum TrainKernel {
     AttentionKeys,
     AddUp,
     MomentsJoined,
+    MomentsOwn,
+    MomentsOfAll,
     MomentsGiven,
     SumsJoined,
     Squares,
@@ -49,7 +51,7 @@ pub(in crate::kernels::cuda) enum TrainKernel {
 
 impl TrainKernel {
     /// By position: each with its name and the threads of a block. Those from [`TrainKernel::AddUp`] on take no tensors.
-    const ALL: [(Self, &'static str, u32); 42] = [
+    const ALL: [(Self, &'static str, u32); 44] = [
         (Self::Conv64, "train_conv_64", 256),
         (Self::Conv16, "train_conv_16", 64),
         (Self::ConvData64, "train_conv_data_64", 256),
@@ -87,6 +89,8 @@ impl TrainKernel {
         (Self::AttentionKeys, "train_attention_keys", 128),
         (Self::AddUp, "train_add_up", 256),
         (Self::MomentsJoined, "train_moments_joined", 256),
+        (Self::MomentsOwn, "train_moments_own", 256),
+        (Self::MomentsOfAll, "train_moments_of_all", 256),
         (Self::MomentsGiven, "train_moments_given", 256),
         (Self::SumsJoined, "train_sums_joined", 256),
         (Self::Squares, "train_squares", 256),

@@ -15,7 +15,7 @@ mod window;
 pub use arguments::Batch;
 pub use attention::AttentionArrays;
 pub use conv::{ConvShape, WeightGradient};
-pub use norm::{Joined, NormArrays};
+pub use norm::{Joined, NormArrays, Statistics, stats_len};
 pub use tensors::{Parts, Tensors};
 pub use update::{CONTROL_LEN, Control, RESULTS_LEN, StepArrays, StepRule, square_parts};
 
