@@ -37,6 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         keep_zeros: false,
         frozen: &BTreeSet::new(),
         teacher: None,
+        gpus: None,
+        sync_batch_norm: false,
     };
     let mut engine = TrainingEngine::new(open_cuda(0)?, &model, &setup)?;
     let loss_scale = if mixed { 1024.0 } else { 1.0 };

@@ -329,6 +329,7 @@ impl From<RankError> for Failure {
             RankError::NotBuilt { .. }
             | RankError::Apart { .. }
             | RankError::Environment { .. }
+            | RankError::Untold { .. }
             | RankError::Nowhere { .. } => Self::Usage(text),
             RankError::Gpus(_) => Self::Device(text),
             RankError::Library(_) | RankError::Lost(_) => Self::Machine(text),
@@ -386,7 +387,7 @@ fn by_training(error: TrainError, text: String) -> Failure {
         | TrainError::Loss(_)
         | TrainError::Model(_)
         | TrainError::File(_) => Failure::Input(text),
-        TrainError::Ranks(error) => error.into(),
+        TrainError::Ranks(error) | TrainError::Cuda(TrainingError::Ranks(error)) => error.into(),
     }
 }
 

@@ -88,6 +88,15 @@ enum Command {
 }
 
 impl Command {
+    /// What trains, of a command that does.
+    fn trains_on(&self) -> Option<&device::DeviceArgs> {
+        match self {
+            Self::Prune(args) => Some(&args.device),
+            Self::Train(args) => Some(&args.device),
+            _ => None,
+        }
+    }
+
     /// Its name on the command line.
     fn name(&self) -> &'static str {
         match self {
@@ -134,8 +143,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Driver(driver::Question::Check(args)) => args.terminal.is_json(),
         _ => false,
     };
-    if matches!(cli.command, Command::Prune(_) | Command::Train(_)) {
-        use_one_candle_thread();
+    if let Some(device) = cli.command.trains_on() {
+        let candle = ("CANDLE_NUM_THREADS", "1".to_owned());
+        start_with([Some(candle), together::meeting(device)]);
     }
     let shared = matches!(
         cli.command,
@@ -183,15 +193,17 @@ fn take_negative_numbers(command: clap::Command) -> clap::Command {
     command.mut_args(numbers).mut_subcommands(take_negative_numbers)
 }
 
-/// Limits candle to one thread: beside ours, its threads only wait for each other busily. It reads the number of
-/// threads from the environment of a new process, so this starts the program anew; if that fails, the program goes on
-/// as it is.
-fn use_one_candle_thread() {
-    const THREADS: &str = "CANDLE_NUM_THREADS";
+/// Has the environment say what libraries read there, unless a user says it. Candle gets one thread: beside ours, its
+/// threads only wait for each other busily; and NCCL the place where ranks meet. Both read the environment when they
+/// start, which no thread may change under another, so this starts the program anew in this process; if that fails, the
+/// program goes on as it is.
+fn start_with(variables: [Option<(&'static str, String)>; 2]) {
+    let missing = variables.into_iter().flatten().filter(|(name, _)| std::env::var_os(name).is_none());
+    let missing: Vec<_> = missing.collect();
     #[cfg(unix)]
-    if let (None, Ok(program)) = (std::env::var_os(THREADS), std::env::current_exe()) {
+    if let (false, Ok(program)) = (missing.is_empty(), std::env::current_exe()) {
         use std::os::unix::process::CommandExt;
-        let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).env(THREADS, "1").exec();
+        let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).envs(missing).exec();
         drop(error);
     }
 }

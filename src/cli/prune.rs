@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, help_heading = heading::MODEL)]
     skip_bad_images: bool,
     #[command(flatten, next_help_heading = heading::SEARCH)]
-    device: DeviceArgs,
+    pub device: DeviceArgs,
     /// Write event files for TensorBoard into this folder while training
     #[arg(long, value_name = "DIR", help_heading = heading::FINETUNE)]
     tensorboard: Option<PathBuf>,

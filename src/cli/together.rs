@@ -3,8 +3,9 @@
 use super::device::DeviceArgs;
 use super::failure::Failure;
 use crate::engine::{open_cuda, open_nccl};
+use crate::kernels::cuda::nccl::MEETING;
 use crate::output;
-use crate::ranks::{HAS_MPI, Launched, Ranks};
+use crate::ranks::{HAS_MPI, Launched, RankError, Ranks};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -18,7 +19,13 @@ pub fn together<T>(
     device: Option<&DeviceArgs>,
     run: impl FnOnce(&Ranks) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let ranks = joined(device)?;
+    let ranks = match by_nccl(device)? {
+        Some((launched, device)) => {
+            let open = || Ok((open_nccl()?, open_cuda(device.ordinal(&launched))?));
+            Ranks::over_gpus(&launched, open)?
+        }
+        None => Ranks::join()?,
+    };
     // No rank leaves while another may still need it.
     let failure = match run(&ranks).and_then(|done| ranks.rest().map(|()| done).map_err(Failure::from)) {
         Ok(done) => return Ok(done),
@@ -39,17 +46,17 @@ pub fn together<T>(
     Err(Failure::Program(failure.code()))
 }
 
-/// The ranks that a launcher has started: those of MPI, or where it is not those whose GPUs reach each other.
-fn joined(device: Option<&DeviceArgs>) -> Result<Ranks, Failure> {
+/// The process among those that a launcher has started and MPI does not reach, but their GPUs do; and its device.
+fn by_nccl(device: Option<&DeviceArgs>) -> Result<Option<(Launched, &DeviceArgs)>, RankError> {
     let by_mpi = |launched: &Launched| HAS_MPI && launched.launcher != "torchrun";
     let launched = Launched::here()?.filter(|launched| launched.size > 1 && !by_mpi(launched));
-    match launched.zip(device.filter(|device| device.may_be_cuda())) {
-        Some((launched, device)) => {
-            let open = || Ok((open_nccl()?, open_cuda(device.ordinal(&launched))?));
-            Ok(Ranks::over_gpus(&launched, open)?)
-        }
-        None => Ok(Ranks::join()?),
-    }
+    Ok(launched.zip(device.filter(|device| device.may_be_cuda())))
+}
+
+/// The variable that must say where such processes meet when they start, and what their launcher says.
+pub fn meeting(device: &DeviceArgs) -> Option<(&'static str, String)> {
+    let (launched, _) = by_nccl(Some(device)).ok()??;
+    Some((MEETING, launched.meeting?))
 }
 
 /// Refuses a command that works by itself where a launcher has started several processes.

@@ -15,7 +15,7 @@ use crate::eval::Score;
 use crate::files::{self, Inputs};
 use crate::model::{self, Model};
 use crate::pipeline::Event;
-use crate::profile::HoldOut;
+use crate::profile::{HoldOut, TogetherFlags};
 use crate::ranks::Ranks;
 use crate::size::ImageSize;
 use crate::train::optim::Rule;
@@ -92,7 +92,9 @@ pub struct Args {
     #[arg(long)]
     skip_bad_images: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    together: TogetherFlags,
     /// Mixed precision: on a CUDA device tensors are in f16, sums, statistics and weights in f32
     #[arg(long)]
     amp: bool,
@@ -235,6 +237,7 @@ fn recipe(args: &Args, open: &dyn Fn(&str) -> Result<Dataset, Failure>) -> Resul
         warmup: args.warmup,
         freeze: args.freeze as usize,
         label_smoothing: args.label_smoothing,
+        sync_batch_norm: args.together.sync_batch_norm,
         workers: args.workers.into(),
         hold_out: match &args.hold_out {
             HoldOut::Share(share) if share.get() > 0.0 => train::HoldOut::Share(share.get()),

@@ -21,7 +21,7 @@ mod write;
 
 pub use criterion::Criterion;
 pub use error::{Problem, ProfileError};
-pub use overrides::{ModelFlags, Overrides, RunFlags, heading};
+pub use overrides::{ModelFlags, Overrides, RunFlags, TogetherFlags, heading};
 pub use read::{parse, read};
 pub use resolved::Resolved;
 pub use runtime::RuntimeKind;

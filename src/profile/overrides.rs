@@ -85,6 +85,9 @@ pub struct Overrides {
     /// any, else 0.5]
     #[arg(long, value_name = "R", allow_negative_numbers = true, help_heading = heading::FINETUNE)]
     pub int8_epochs: Option<Ratio>,
+    /// How ranks train together.
+    #[command(flatten, next_help_heading = heading::FINETUNE)]
+    pub together: TogetherFlags,
     /// Threads and seed.
     #[command(flatten)]
     pub run: RunFlags,
@@ -109,6 +112,15 @@ pub struct ModelFlags {
     /// the other branch is removed [default: the profile's, if any, else of two branches one2one]
     #[arg(long, value_name = "NAME", value_parser = named(Branch::ALL), help_heading = heading::MODEL)]
     pub head: Option<Branch>,
+}
+
+/// How ranks train together: flags of every command that trains.
+#[derive(clap::Args, Clone, Copy, Debug, Default, PartialEq)]
+pub struct TogetherFlags {
+    /// Let normalisations have the statistics of the whole batch where several GPUs share it, not of each GPU's own
+    /// images; on CPUs, and on one GPU, they always have
+    #[arg(long)]
+    pub sync_batch_norm: bool,
 }
 
 /// Threads and seed: flags of every command that prunes.
@@ -168,6 +180,8 @@ impl Overrides {
         flag("finetune", "hold-out", "--hold-out", self.hold_out.map(|choice| finetune.hold_out = choice));
         let share = self.int8_epochs.map(|share| finetune.recipe.int8_epochs = share);
         flag("finetune", "int8-epochs", "--int8-epochs", share);
+        let sync = self.together.sync_batch_norm.then(|| finetune.recipe.sync_batch_norm = true);
+        flag("finetune", "sync-batch-norm", "--sync-batch-norm", sync);
         flag("device", "threads", "--threads", threads.map(|n| device.threads = n));
         profile
     }

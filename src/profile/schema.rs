@@ -75,6 +75,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("finetune", "hsv"),
     ("finetune", "freeze"),
     ("finetune", "label-smoothing"),
+    ("finetune", "sync-batch-norm"),
     ("finetune", "workers"),
     ("finetune", "int8-epochs"),
     ("bench", "warmup"),

@@ -81,6 +81,8 @@ pub struct TrainRecipe {
     pub freeze: usize,
     /// Share of a classifier's target that all classes get.
     pub label_smoothing: Ratio,
+    /// Whether normalisations have the statistics of the whole batch where ranks with GPUs share it.
+    pub sync_batch_norm: bool,
     /// Threads that prepare images; 0 lets those do it that train.
     pub workers: usize,
     /// Share of the epochs, the last ones, that train for int8 where that is the dtype.
@@ -100,6 +102,7 @@ impl Default for TrainRecipe {
             schedule: Schedule::Cosine,
             freeze: 0,
             label_smoothing: Ratio::ZERO,
+            sync_batch_norm: false,
             workers: 0,
             int8_epochs: Ratio::HALF,
         }
@@ -120,6 +123,7 @@ impl TrainRecipe {
             schedule: s.choice("schedule", &Schedule::ALL).unwrap_or(default.schedule),
             freeze: s.count("freeze", 0..=1000).unwrap_or(default.freeze),
             label_smoothing: s.number("label-smoothing", Ratio::new).unwrap_or(default.label_smoothing),
+            sync_batch_norm: s.flag("sync-batch-norm").unwrap_or(default.sync_batch_norm),
             workers: s.count("workers", 0..=1024).unwrap_or(default.workers),
             int8_epochs: s.number("int8-epochs", Ratio::new).unwrap_or(default.int8_epochs),
         }
@@ -141,6 +145,7 @@ impl TrainRecipe {
             ("schedule", schedule.map(|(name, _)| Value::from(*name))),
             ("freeze", Some(count(self.freeze))),
             ("label-smoothing", Some(self.label_smoothing.get().into())),
+            ("sync-batch-norm", Some(self.sync_batch_norm.into())),
             ("workers", Some(count(self.workers))),
             ("int8-epochs", Some(self.int8_epochs.get().into())),
         ]
@@ -190,12 +195,13 @@ mod tests {
     fn every_key_is_read_and_written_and_checked() {
         let found = tune(
             "hold-out = 'test'\npatience = 3\nmosaic = 0.5\nclose-mosaic = 4\nmirror = 0.0\nscale = 0.5\ntranslate = 0.2\n\
-             hsv = [0.01, 0.7, 0.4]\nwarmup = 3\nschedule = 'linear'\nfreeze = 10\nlabel-smoothing = 0.1\nworkers = 2\n\
-             int8-epochs = 0.3",
+             hsv = [0.01, 0.7, 0.4]\nwarmup = 3\nschedule = 'linear'\nfreeze = 10\nlabel-smoothing = 0.1\n\
+             sync-batch-norm = true\nworkers = 2\nint8-epochs = 0.3",
         )
         .unwrap();
         assert_eq!((found.hold_out, found.patience), (HoldOut::Split("test".into()), 3));
         assert_eq!((found.recipe.hsv, found.recipe.int8_epochs.get()), (Some([0.01, 0.7, 0.4]), 0.3));
+        assert!(found.recipe.sync_batch_norm);
         assert_eq!((found.recipe.mirror, found.recipe.schedule), (Some(Ratio::ZERO), Schedule::Linear));
         assert_eq!(tune("").unwrap().hold_out, HoldOut::Share(Ratio::TENTH));
         for (text, expected) in [

@@ -1,5 +1,6 @@
 //! Why ranks cannot work together.
 
+use crate::kernels::cuda::CudaError;
 use crate::kernels::cuda::nccl::NcclError;
 use thiserror::Error;
 
@@ -50,6 +51,14 @@ pub enum RankError {
         /// How many.
         size: usize,
     },
+    /// NCCL does not know where ranks meet, which it reads from the environment that the process started with.
+    #[error("NCCL is not told where the processes meet: start them with {variable}={meeting}")]
+    Untold {
+        /// The variable.
+        variable: &'static str,
+        /// What the launcher says.
+        meeting: String,
+    },
     /// The GPUs of the ranks cannot reach each other.
     #[error(transparent)]
     Gpus(#[from] NcclError),
@@ -62,4 +71,10 @@ pub enum RankError {
     /// A rank has ended.
     #[error("rank {0} has ended")]
     Lost(usize),
+}
+
+impl From<CudaError> for RankError {
+    fn from(error: CudaError) -> Self {
+        Self::Gpus(error.into())
+    }
 }

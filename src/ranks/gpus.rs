@@ -3,7 +3,8 @@
 use super::peers::Peers;
 use super::{RankError, Ranks};
 use crate::kernels::cuda::Device;
-use crate::kernels::cuda::nccl::{Communicator, Nccl, NcclError, UniqueId};
+use crate::kernels::cuda::nccl::{Communicator, Nccl, UniqueId};
+use std::fmt;
 use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 /// How long a rank stays that has found another one ended.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// The GPUs of all ranks. A call returns when all ranks have made theirs, or one of them has ended.
+/// The GPUs of all ranks.
 pub struct Gpus {
     pub(super) communicator: Communicator,
     /// Once they are known.
@@ -32,41 +33,29 @@ impl Gpus {
         Ok(Self { communicator, peers })
     }
 
-    /// Replaces values of a device's memory, from position `at` on, by their sums over all ranks: the same bits on each of
-    /// them, and in every run the same as NCCL takes the same way.
-    ///
-    /// # Errors
-    /// Those of the library and of the device; names a rank that has ended.
-    ///
-    /// # Panics
-    /// If the memory ends before: a mistake of the caller.
-    pub fn sum(&self, device: &Device, at: usize, len: usize) -> Result<(), RankError> {
-        self.run(device, |communicator| communicator.sum(device, at, len))
+    /// Starts what all ranks start.
+    pub fn communicator(&self) -> &Communicator {
+        &self.communicator
     }
 
-    /// Replaces values of a device's memory by those of rank 0.
+    /// Waits for the end of what all ranks have started in a device's main stream, or gives them up: after an error,
+    /// also that of starting, nothing waits for them any more.
     ///
     /// # Errors
-    /// As [`sum`](Self::sum).
-    ///
-    /// # Panics
-    /// As [`sum`](Self::sum).
-    pub fn broadcast(&self, device: &Device, at: usize, len: usize) -> Result<(), RankError> {
-        self.run(device, |communicator| communicator.broadcast(device, at, len))
-    }
-
-    /// Starts something, and waits for its end.
-    pub(super) fn run(
-        &self,
-        device: &Device,
-        start: impl FnOnce(&Communicator) -> Result<(), NcclError>,
-    ) -> Result<(), RankError> {
-        start(&self.communicator)?;
+    /// `started`, those of the library and of the device; names a rank that has ended.
+    pub fn finish(&self, device: &Device, started: Result<(), RankError>) -> Result<(), RankError> {
+        started.inspect_err(|_| self.communicator.abort())?;
         let waited = self.communicator.wait(device, &|| self.peers.get().map_or(Ok(()), Peers::check));
         if let Err(RankError::Lost(_)) = waited {
             // This rank ends next: the others shall find the one that ended first, not this one.
             sleep(SETTLED);
         }
         waited
+    }
+}
+
+impl fmt::Debug for Gpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GPU of rank {} of {}", self.communicator.rank(), self.communicator.size())
     }
 }

@@ -99,10 +99,11 @@ impl Ranks {
     }
 
     /// Joins the ranks that a launcher has started through NCCL alone; `open` opens it and the GPU of this rank. They meet
-    /// where the environment says ([`Launched::meeting`]).
+    /// where the environment tells NCCL ([`MEETING`](crate::kernels::cuda::nccl::MEETING)), which is to be what the launcher
+    /// says ([`Launched::meeting`]).
     ///
     /// # Errors
-    /// If the launcher does not say where, those of `open` and of the library.
+    /// If the environment does not say where, those of `open` and of the library.
     pub fn over_gpus(
         launched: &Launched,
         open: impl FnOnce() -> Result<(Nccl, Device), NcclError>,

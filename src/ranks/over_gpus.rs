@@ -3,8 +3,9 @@
 
 use super::peers::Peers;
 use super::{Collectives, Gpus, Launched, RankError, Ranks};
-use crate::kernels::cuda::nccl::{Nccl, NcclError, UniqueId, meet_at};
-use crate::kernels::cuda::{CudaError, Device};
+use crate::kernels::cuda::Device;
+use crate::kernels::cuda::nccl::{MEETING, Nccl, NcclError, UniqueId};
+use std::env;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Values of the buffer that each rank has.
@@ -28,7 +29,12 @@ pub(super) fn join(
     open: impl FnOnce() -> Result<(Nccl, Device), NcclError>,
 ) -> Result<Ranks, RankError> {
     let Launched { launcher, rank, size, .. } = *launched;
-    meet_at(launched.meeting.as_deref().ok_or(RankError::Nowhere { launcher, size })?);
+    if env::var_os(MEETING).is_none() {
+        return Err(match &launched.meeting {
+            Some(meeting) => RankError::Untold { variable: MEETING, meeting: meeting.clone() },
+            None => RankError::Nowhere { launcher, size },
+        });
+    }
     let (nccl, device) = open()?;
     joined(&nccl, nccl.id()?, [rank, size], device)
 }
@@ -55,14 +61,10 @@ fn values(bytes: &[u8]) -> Vec<f32> {
     values
 }
 
-fn driver(error: CudaError) -> RankError {
-    NcclError::from(error).into()
-}
-
 impl OverGpus {
     fn device(&self) -> Result<MutexGuard<'_, Device>, RankError> {
         let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
-        device.enter().map_err(driver)?;
+        device.enter()?;
         Ok(device)
     }
 }
@@ -85,10 +87,11 @@ impl Collectives for OverGpus {
             let each = (most - first).div_ceil(4).min(EACH);
             let now = own.get(first..).unwrap_or_default();
             let now = values(&now[..now.len().min(4 * each)]);
-            device.upload(self.rank * each, &now).map_err(driver)?;
-            self.gpus.run(&device, |communicator| communicator.gather(&device, 0, each, self.size))?;
+            device.upload(self.rank * each, &now)?;
+            let started = self.gpus.communicator().gather(&device, [self.rank * each, 0], each);
+            self.gpus.finish(&device, started.map_err(RankError::from))?;
             let mut found = vec![0.0; each * self.size];
-            device.download(0, &mut found).map_err(driver)?;
+            device.download(0, &mut found)?;
             let found = bytemuck::cast_slice::<f32, u8>(&found).chunks_exact(4 * each);
             for ((all, len), found) in all.iter_mut().zip(lens).zip(found) {
                 all.extend_from_slice(&found[..len.saturating_sub(first).min(4 * each)]);
@@ -101,10 +104,11 @@ impl Collectives for OverGpus {
         let mut device = self.device()?;
         for (own, theirs) in own.chunks(4 * EACH).zip(theirs.chunks_mut(4 * EACH)) {
             let own = values(own);
-            device.upload(0, &own).map_err(driver)?;
-            self.gpus.run(&device, |communicator| communicator.exchange(&device, partner, [0, EACH], own.len()))?;
+            device.upload(0, &own)?;
+            let started = self.gpus.communicator().exchange(&device, partner, [0, EACH], own.len());
+            self.gpus.finish(&device, started.map_err(RankError::from))?;
             let mut found = vec![0.0; own.len()];
-            device.download(EACH, &mut found).map_err(driver)?;
+            device.download(EACH, &mut found)?;
             theirs.copy_from_slice(&bytemuck::cast_slice::<f32, u8>(&found)[..theirs.len()]);
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Sums, bytes and shares on ranks that are threads.
 
 use super::*;
-use crate::kernels::cuda::emulated;
+use crate::kernels::cuda::{Stream, emulated};
 use std::collections::BTreeMap;
 use std::thread;
 
@@ -94,8 +94,9 @@ fn gpus_add_what_lies_in_their_memory() {
         let own: Vec<f32> = (0..50_000).map(|i| (i % 1000 + rank) as f32).collect();
         device.upload(0, &own).unwrap();
         let gpus = ranks.gpus(&device, || emulated::nccl().unwrap()).unwrap();
-        gpus.sum(&device, 10, 40_000).unwrap();
-        gpus.broadcast(&device, 45_000, 1000).unwrap();
+        let started = gpus.communicator().sum(&device, Stream::Main, &[(10, 30_000), (30_010, 10_000)]);
+        let started = started.and_then(|()| gpus.communicator().broadcast(&device, Stream::Main, (45_000, 1000)));
+        gpus.finish(&device, started.map_err(RankError::from)).unwrap();
         let mut found = vec![0.0; 50_000];
         device.download(0, &mut found).unwrap();
         let (ranks, first) = (size * (size - 1.0) / 2.0, |i: usize| (i % 1000) as f32);
@@ -137,6 +138,10 @@ fn a_launcher_that_names_no_place_to_meet_is_told_what_to_set() {
     let never = || -> Result<(Nccl, Device), NcclError> { unreachable!("nothing is opened") };
     let text = Ranks::over_gpus(&launched, never).unwrap_err().to_string();
     assert!(text.contains("srun has started 2 processes") && text.contains("MASTER_ADDR"), "{text}");
+    // Nobody may change the environment of a process that has threads.
+    let launched = Launched { launcher: "torchrun", meeting: Some("node7:29401".into()), ..launched };
+    let text = Ranks::over_gpus(&launched, never).unwrap_err().to_string();
+    assert!(text.ends_with("start them with NCCL_COMM_ID=node7:29401"), "{text}");
 }
 
 /// Sums over images have the same bits on one, two and four ranks.

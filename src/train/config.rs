@@ -59,6 +59,9 @@ pub struct FitConfig {
     pub freeze: usize,
     /// Share of a classifier's target that all classes get in equal parts (Szegedy et al., 2016).
     pub label_smoothing: f64,
+    /// Whether normalisations have the statistics of the whole batch where several ranks with a GPU each share it; else
+    /// those of the rank's images. On CPUs, and on one GPU, they always have those of the whole batch.
+    pub sync_batch_norm: bool,
     /// Images that choose between the epochs, and are not trained on.
     pub hold_out: HoldOut,
     /// Epochs without a better figure on the held-back images after which training ends; 0 waits for all.
@@ -155,6 +158,7 @@ impl Default for FitConfig {
             mosaic: 1.0,
             freeze: 0,
             label_smoothing: 0.0,
+            sync_batch_norm: false,
             hold_out: HoldOut::None,
             patience: 0,
             sparsity: 0.0,
@@ -449,13 +453,22 @@ pub enum TrainError {
     Model(#[from] ModelError),
     /// A CUDA device that cannot train, or failed.
     #[error(transparent)]
-    Cuda(#[from] TrainingError),
+    Cuda(TrainingError),
     /// The tensor backend.
     #[error("tensor backend: {0}")]
     Backend(#[from] candle_core::Error),
     /// Threads could not be started.
     #[error("cannot start worker threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+impl From<TrainingError> for TrainError {
+    fn from(error: TrainingError) -> Self {
+        match error {
+            TrainingError::Ranks(error) => Self::Ranks(error),
+            error => Self::Cuda(error),
+        }
+    }
 }
 
 impl TrainError {

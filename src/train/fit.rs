@@ -48,8 +48,8 @@ use std::time::{Duration, Instant};
 ///
 /// With `config.ranks`, ranks share every batch: each computes on its images, and gradients are summed. The first rank
 /// keeps the checkpoint; all give the same result. On the CPU normalisations have the statistics of the whole batch, and
-/// one, two and four ranks give the same bits. On CUDA devices, of which each rank has one, they have those of the rank's
-/// images, and running statistics are the first rank's.
+/// one, two and four ranks give the same bits. On CUDA devices, of which each rank has one, they do so with
+/// `config.sync_batch_norm`; else they have those of the rank's images, and running statistics are the first rank's.
 ///
 /// # Errors
 /// Settings or data that do not fit the model, images that cannot be read, a training that diverges again and again, or

@@ -5,10 +5,11 @@
 //! vanish in f16. A step whose gradient overflows is computed again with half the scale; after many good ones the scale
 //! grows (Micikevicius et al., "Mixed Precision Training", 2018).
 //!
-//! Ranks compute each on its images, with statistics of these in normalisations, and add their gradients before the
-//! optimizer's step, as PyTorch's DistributedDataParallel does (Li et al., "PyTorch Distributed: Experiences on Accelerating
-//! Data Parallel Training", 2020), but for the loss, whose divisors are those of the whole batch. Running statistics are
-//! those of rank 0.
+//! Ranks compute each on its images, and the engine adds their gradients in its backward pass, as PyTorch's
+//! DistributedDataParallel does (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel
+//! Training", 2020), but for the loss, whose divisors are those of the whole batch. Normalisations have the
+//! statistics of the rank's images, and running statistics are those of rank 0; with [`FitConfig::sync_batch_norm`]
+//! both are those of the whole batch.
 
 use super::batch::Batch;
 use super::config::{At, FitConfig, TrainError};
@@ -23,10 +24,8 @@ use crate::engine::{self, open_cuda, open_nccl};
 use crate::kernels::InputSteps;
 use crate::model::{Model, Weights};
 use crate::quantise::{Ranges, int8_layers};
-use crate::ranks::Gpus;
 use crate::training::{Control, Detection, Output, Phase, Setup, StepRule, TrainingEngine, TrainingError};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// The first scale of the loss in mixed precision, and the largest.
 const FIRST_SCALE: f32 = 1024.0;
@@ -76,8 +75,6 @@ pub struct Cuda {
 pub(super) struct OnCuda<'a> {
     model: &'a Model,
     config: &'a FitConfig,
-    /// Those of all ranks, where there are several; left before the engine's device is.
-    gpus: Option<Arc<Gpus>>,
     engine: TrainingEngine,
     /// The loss, where the device computes it.
     loss: Option<Detection>,
@@ -119,6 +116,8 @@ impl<'a> OnCuda<'a> {
             Some(_) => int8_layers(model).iter().map(|id| model.graph.node(*id).name.clone()).collect(),
             None => BTreeSet::new(),
         };
+        let device = open_cuda(cuda.ordinal).map_err(TrainingError::from)?;
+        let gpus = (config.ranks.size() > 1).then(|| config.ranks.gpus(&device, open_nccl)).transpose()?;
         let setup = Setup {
             rounded: &rounded,
             loss: loss.as_ref(),
@@ -134,14 +133,14 @@ impl<'a> OnCuda<'a> {
             keep_zeros: config.keep_zeros,
             frozen: &frozen,
             teacher: teacher.filter(|_| config.distill > 0.0),
+            gpus: gpus.as_ref(),
+            sync_batch_norm: config.sync_batch_norm,
         };
-        let device = open_cuda(cuda.ordinal).map_err(TrainingError::from)?;
-        let gpus = (config.ranks.size() > 1).then(|| config.ranks.gpus(&device, open_nccl)).transpose()?;
         let scale = if cuda.mixed { FIRST_SCALE } else { 1.0 };
         let engine = TrainingEngine::new(device, model, &setup)?;
         let ema = Ema::new(Weights::new(), config.ema_decay);
         let (mixed, steps, good, found, flat) = (cuda.mixed, 0, 0, false, None);
-        Ok(Self { model, config, gpus, engine, loss, ema, steps, mixed, scale, good, found, flat })
+        Ok(Self { model, config, engine, loss, ema, steps, mixed, scale, good, found, flat })
     }
 
     /// The device's name, and the bytes of its memory that the training takes.
@@ -257,9 +256,6 @@ impl Stepper for OnCuda<'_> {
         loop {
             let terms = self.backward(batch, at)?;
             let tried = self.found;
-            if let Some(gpus) = self.gpus.as_deref().filter(|_| tried) {
-                self.engine.share(gpus)?;
-            }
             let norm = self.update(lr)?;
             if norm.is_finite() || !self.mixed || !tried || self.scale <= 1.0 {
                 self.good += 1;

@@ -28,6 +28,8 @@ pub struct Recipe {
     pub freeze: usize,
     /// Share of a classifier's target that all classes get.
     pub label_smoothing: f64,
+    /// Whether normalisations have the statistics of the whole batch where ranks with GPUs share it.
+    pub sync_batch_norm: bool,
     /// Threads that prepare images; 0 lets those do it that train.
     pub workers: usize,
     /// The images that choose between epochs.
@@ -52,6 +54,7 @@ impl Default for Recipe {
             schedule: config.decay,
             freeze: 0,
             label_smoothing: 0.0,
+            sync_batch_norm: false,
             workers: 0,
             hold_out: HoldOut::None,
             int8_epochs: 0.0,
@@ -93,6 +96,7 @@ impl Recipe {
             decay: self.schedule,
             freeze: self.freeze,
             label_smoothing: self.label_smoothing,
+            sync_batch_norm: self.sync_batch_norm,
             workers: self.workers,
             hold_out: self.hold_out.clone(),
             patience: self.patience,

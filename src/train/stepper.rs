@@ -48,6 +48,8 @@ pub trait Stepper: Send {
 
     /// The gradients of the last [`backward`](Self::backward), all parameters in one slice: always in the same order
     /// and of the same length, zero where a parameter has none. What the caller writes there is what `update` uses.
+    /// They are those of this rank's images; of an engine with its own [`step`](Self::step) they may be those of all
+    /// ranks.
     ///
     /// # Errors
     /// If the engine fails.

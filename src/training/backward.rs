@@ -3,9 +3,9 @@
 //! A root tensor has one gradient; tensors that lie in it have theirs there. Its channels are written by the first node
 //! that gives them a gradient, and added to by all others, in the fixed order of the pass.
 
-use super::forward::{Flow, Net, squares, window};
+use super::forward::{Flow, Net, Normalised, squares, window};
 use super::loss::Loss;
-use super::recorder::{Buffer, Recorder};
+use super::recorder::{Buffer, Gather, Recorder};
 use crate::graph::{Activation, Conv, ConvTranspose, Graph, NodeId, Op, Param};
 use crate::kernels::cuda::Launch;
 use crate::kernels::cuda::training::{AttentionArrays, Batch, ConvShape, Joined, Parts, Tensors, WeightGradient};
@@ -243,7 +243,9 @@ impl<'a> Backward<'a> {
             let targets = [&beta, &gamma].map(|key| self.vector(key, conv.c_out));
             let sums = Joined { parts_at: self.rec.at(room), parts, targets: &targets };
             let arrays = net.norm_arrays(norm, self.rec.at(stats));
-            self.rec.push(t.norm_backward(conv.act, z, &arrays, dy, &sums));
+            self.rec.push(t.norm_sums(conv.act, z, &arrays, dy, &sums));
+            self.sums_of_all(room, z, conv.c_out);
+            self.rec.push([t.norm_backward(conv.act, z, &arrays, dy, self.rec.at(room))]);
         } else if conv.act != Activation::Identity {
             self.rec.push([t.activate_backward(conv.act, z, dy, dy, false)]);
         }
@@ -261,6 +263,21 @@ impl<'a> Backward<'a> {
             }
             _ => self.pass(node, input, |dx, add| vec![t.conv_data(&window(conv), dy, kernel, dx, add)]),
         }
+    }
+
+    /// Replaces the two sums of every channel of `z` at the start of a buffer by those over all ranks whose batches a
+    /// normalisation has the statistics of. The gradients of its scale and shift remain this rank's, as all gradients
+    /// do up to their own sum.
+    fn sums_of_all(&mut self, sums: Buffer, z: Batch, channels: usize) {
+        let ranks = match self.net.normalised {
+            Normalised::Batch { ranks, .. } if ranks > 1 => ranks,
+            _ => return,
+        };
+        let all = self.rec.buffer(8 * channels * ranks);
+        self.rec.gather(Gather { from: sums, to: all, len: 2 * channels });
+        let targets = [0, channels].map(|first| (self.rec.at(sums) + 4 * first, false));
+        let joined = Joined { parts_at: self.rec.at(all), parts: Parts::of_ranks(ranks), targets: &targets };
+        self.rec.push([self.net.tensors.sums_joined(z, &joined)]);
     }
 
     fn conv_transpose(&mut self, (node, input): (usize, usize), conv: &ConvTranspose, dy: Batch) {

@@ -2,19 +2,26 @@
 
 use super::backward::Reach;
 use super::error::TrainingError;
+use super::exchange;
 use super::layout::{Layout, Part};
 use super::loss::{Detection, Factors};
-use super::program::{Phase, Places, Program, Recipe};
+use super::program::{Pass, Phase, Places, Program, Recipe};
 use crate::graph::{Graph, Op};
 use crate::kernels::InputSteps;
 use crate::kernels::cuda::training::{CONTROL_LEN, Control, RESULTS_LEN, StepRule, TERMS_LEN, Tensors, device_steps};
 use crate::kernels::cuda::{CudaError, Device, Frame};
 use crate::model::{Model, Tensor, Weights};
-use crate::ranks::{Gpus, RankError};
+use crate::ranks::Gpus;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Weight of a batch's statistics in the running ones, where nobody says otherwise.
 const MOMENTUM: f32 = 0.03;
+
+/// The passes of a program.
+const FORWARD: usize = 0;
+const BACKWARD: usize = 1;
+const UPDATE: usize = 2;
 
 /// How a network is trained.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +48,10 @@ pub struct Setup<'a> {
     pub rounded: &'a BTreeSet<String>,
     /// The loss, where the device computes it.
     pub loss: Option<&'a Detection>,
+    /// The GPUs of all ranks, where several share every batch: gradients are added over them.
+    pub gpus: Option<&'a Arc<Gpus>>,
+    /// Whether normalisations then have the statistics of the whole batch; else of this rank's images.
+    pub sync_batch_norm: bool,
 }
 
 impl Setup<'_> {
@@ -122,6 +133,7 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
         StepRule::Fixed => 0,
     };
     let places = Places::new(&layout, slots, setup.keep_zeros, teacher_layout.as_ref(), setup.rounded.len());
+    let ranks = setup.gpus.map_or(1, |gpus| gpus.communicator().size());
     let recipe = Recipe {
         graph,
         reach: &reach,
@@ -136,6 +148,8 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
         sparsity: setup.sparsity as f32,
         rounded: setup.rounded,
         loss: setup.loss,
+        ranks,
+        normalised: if setup.sync_batch_norm { ranks } else { 1 },
     };
     let of = |phase: &Phase| batches.iter().map(|batch| recipe.program(*batch, *phase)).collect::<Vec<_>>();
     let programs = setup.phases().iter().flat_map(of).collect::<Result<Vec<_>, _>>()?;
@@ -146,6 +160,8 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
 
 /// A network on a CUDA device, with the state of its optimizer and the moving average of its weights.
 pub struct TrainingEngine {
+    /// Those of all ranks, where there are several; left before the device is.
+    gpus: Option<Arc<Gpus>>,
     device: Device,
     planned: Planned,
     batches: Vec<usize>,
@@ -171,16 +187,18 @@ impl TrainingEngine {
         if bytes > free {
             return Err(TrainingError::Memory { batch, bytes, free, fits: largest(&model.graph, setup, free, batch) });
         }
-        let parts = |program: &'_ Program| [&program.forward[..], &program.backward, &program.update].concat();
-        let all = planned.programs.iter().flat_map(parts);
-        if !all.into_iter().all(|launch| launch.in_bounds(bytes)) {
+        let passes = || planned.programs.iter().flat_map(|program| &program.passes);
+        if !passes().flat_map(|pass| &pass.launches).all(|launch| launch.in_bounds(bytes)) {
             return Err(CudaError::TooLarge.into());
         }
         device.reserve(bytes.div_ceil(4))?;
-        let frames: Vec<Frame<'_>> = planned.programs.iter().flat_map(frames).collect();
-        device.record_frames(&frames)?;
-        let (batches, rounded, outputs) = (setup.batches.to_vec(), setup.rounded.clone(), model.graph.outputs.len());
-        let mut engine = Self { device, planned, batches, rounded, momentum: f32::NAN, outputs, current: 0 };
+        if setup.gpus.is_some() {
+            device.open_side()?;
+        }
+        device.record_frames(&passes().map(frame).collect::<Vec<_>>())?;
+        let (gpus, batches, rounded) = (setup.gpus.cloned(), setup.batches.to_vec(), setup.rounded.clone());
+        let (outputs, momentum) = (model.graph.outputs.len(), f32::NAN);
+        let mut engine = Self { gpus, device, planned, batches, rounded, momentum, outputs, current: 0 };
         engine.set_momentum(MOMENTUM)?;
         engine.set_steps(&BTreeMap::new())?;
         engine.restore(&model.weights, &model.weights, &Weights::new())?;
@@ -210,7 +228,7 @@ impl TrainingEngine {
 
     /// Launches of a step of the batch of this number: forward, backward, update.
     pub fn launches(&self, batch: usize) -> [usize; 3] {
-        let count = |p: &Program| [p.forward.len(), p.backward.len(), p.update.len()];
+        let count = |program: &Program| program.passes.each_ref().map(|pass| pass.launches.len());
         self.planned.programs.get(batch).map_or([0; 3], count)
     }
 
@@ -244,10 +262,12 @@ impl TrainingEngine {
     /// statistics move.
     ///
     /// # Errors
-    /// If there are not as many images as a batch has, the phase is not one of this training, or the device fails.
+    /// If there are not as many images as a batch has, the phase is not one of this training, a rank cannot be reached, or
+    /// the device fails.
     pub fn forward(&mut self, images: &[f32], phase: Phase) -> Result<(Vec<Output>, Vec<Output>), TrainingError> {
-        let current = self.pass(&[images], phase)?;
-        let mut results = self.device.frame_results(3 * current);
+        self.pass(&[images], phase)?;
+        let current = self.current;
+        let mut results = self.device.frame_results(3 * current + FORWARD);
         let mut outputs: Vec<Output> = Vec::new();
         for shape in &self.planned.programs[current].outputs {
             let (own, behind) = results.split_at(shape.iter().product());
@@ -270,10 +290,10 @@ impl TrainingEngine {
         labels: &[f32],
         phase: Phase,
     ) -> Result<Vec<Vec<[f32; 2]>>, TrainingError> {
-        let current = self.pass(&[images, labels], phase)?;
-        let sums = self.device.frame_results(3 * current).chunks_exact(2).map(|sums| [sums[0], sums[1]]);
+        self.pass(&[images, labels], phase)?;
+        let sums = self.device.frame_results(3 * self.current + FORWARD).chunks_exact(2).map(|sums| [sums[0], sums[1]]);
         let sums: Vec<[f32; 2]> = sums.collect();
-        let images = self.batches[current % self.batches.len()];
+        let images = self.batches[self.current % self.batches.len()];
         Ok(sums.chunks(images.max(1)).map(<[_]>::to_vec).collect())
     }
 
@@ -283,7 +303,7 @@ impl TrainingEngine {
     /// # Errors
     /// If there are not as many factors as branches, or the device fails.
     pub fn descend(&mut self, factors: &[Factors], loss_scale: f32) -> Result<Vec<Factors>, TrainingError> {
-        let frame = 3 * self.current + 1;
+        let frame = 3 * self.current + BACKWARD;
         let given: Vec<f32> = factors.iter().flat_map(|factors| factors.values(loss_scale)).collect();
         let input = self.device.frame_input_mut(frame);
         if input.len() != given.len() {
@@ -291,14 +311,14 @@ impl TrainingEngine {
             return Err(TrainingError::Length { what: "factors", found: given.len(), expected });
         }
         input.copy_from_slice(&given);
-        self.device.run_frame(frame)?;
+        self.run(BACKWARD)?;
         Ok(self.device.frame_results(frame).chunks_exact(TERMS_LEN).map(Factors::of_terms).collect())
     }
 
-    /// Runs the forward pass of a batch, given in parts. Gives the number of its program.
-    fn pass(&mut self, parts: &[&[f32]], phase: Phase) -> Result<usize, TrainingError> {
+    /// Runs the forward pass of a batch, given in parts.
+    fn pass(&mut self, parts: &[&[f32]], phase: Phase) -> Result<(), TrainingError> {
         let programs = self.planned.programs.iter().take(self.batches.len());
-        let lens: Vec<usize> = programs.map(|program| program.transfers[0].input.1).collect();
+        let lens: Vec<usize> = programs.map(|program| program.passes[FORWARD].transfers.input.1).collect();
         let found = parts.iter().map(|part| part.len()).sum::<usize>();
         let Some(batch) = lens.iter().position(|len| *len == found) else {
             let expected = format!("one of {lens:?} (batches of {:?})", self.batches);
@@ -309,23 +329,23 @@ impl TrainingEngine {
             return Err(TrainingError::Unfit("no layer rounds in this training".into()));
         }
         self.current = current;
-        let mut input = self.device.frame_input_mut(3 * current);
+        let mut input = self.device.frame_input_mut(3 * current + FORWARD);
         for part in parts {
             let (own, behind) = input.split_at_mut(part.len());
             own.copy_from_slice(part);
             input = behind;
         }
-        self.device.run_frame(3 * current)?;
-        Ok(current)
+        self.run(FORWARD)
     }
 
     /// The backward pass of the last forward pass: gradients of the outputs in their order and layout, which are multiplied
-    /// by `loss_scale` on the way. What the forward pass left is gone then.
+    /// by `loss_scale` on the way. What the forward pass left is gone then. Of several ranks all get the sums of their
+    /// gradients, and the same running statistics.
     ///
     /// # Errors
-    /// If the gradients are not those of the outputs, or the device fails.
+    /// If the gradients are not those of the outputs, a rank cannot be reached, or the device fails.
     pub fn backward(&mut self, gradients: &[Vec<f32>], loss_scale: f32) -> Result<(), TrainingError> {
-        let frame = 3 * self.current + 1;
+        let frame = 3 * self.current + BACKWARD;
         let found = gradients.iter().map(Vec::len).sum::<usize>();
         let (head, planes) = self.device.frame_input_mut(frame).split_at_mut(CONTROL_LEN);
         if planes.len() != found {
@@ -338,7 +358,17 @@ impl TrainingEngine {
             own.copy_from_slice(gradient);
             behind = rest;
         }
-        Ok(self.device.run_frame(frame)?)
+        self.run(BACKWARD)
+    }
+
+    /// Runs a pass of the current program.
+    fn run(&mut self, pass: usize) -> Result<(), TrainingError> {
+        let frame = 3 * self.current + pass;
+        let exchanges = &self.planned.programs[self.current].passes[pass].exchanges;
+        match self.gpus.as_deref().filter(|_| !exchanges.is_empty()) {
+            Some(gpus) => Ok(exchange::run(&mut self.device, frame, gpus, exchanges)?),
+            None => Ok(self.device.run_frame(frame)?),
+        }
     }
 
     /// The step that follows from the gradients. Gives their norm before clipping; where it is not finite, nothing has
@@ -347,25 +377,13 @@ impl TrainingEngine {
     /// # Errors
     /// Those of the device.
     pub fn update(&mut self, control: &Control) -> Result<f64, TrainingError> {
-        let frame = 3 * self.current + 2;
+        let frame = 3 * self.current + UPDATE;
         self.device.frame_input_mut(frame).copy_from_slice(&control.values());
-        self.device.run_frame(frame)?;
+        self.run(UPDATE)?;
         let mut results = [0.0; RESULTS_LEN];
         results.copy_from_slice(self.device.frame_results(frame));
         let [norm, is_finite] = results;
         Ok(if is_finite == 0.0 { f64::NAN } else { norm.into() })
-    }
-
-    /// Adds the gradients of the last backward pass over the GPUs of all ranks, and takes the running statistics of rank 0:
-    /// all ranks then go on from the same.
-    ///
-    /// # Errors
-    /// If a rank cannot be reached, or the device fails.
-    pub fn share(&mut self, gpus: &Gpus) -> Result<(), RankError> {
-        let Planned { places, layout, .. } = &self.planned;
-        gpus.sum(&self.device, places.gradients / 4, layout.trained())?;
-        let (first, len) = layout.part(Part::Fixed);
-        if len == 0 { Ok(()) } else { gpus.broadcast(&self.device, places.parameters / 4 + first, len) }
     }
 
     /// The gradients of the last backward pass times the scale of its loss, all parameters in one run, whose order depends
@@ -466,14 +484,11 @@ fn slot_of(name: &str, key: &str, tensor: &Tensor) -> Option<(String, Tensor)> {
     Some((own.to_owned(), tensor.clone()))
 }
 
-/// The three graphs of a step.
-fn frames(program: &Program) -> [Frame<'_>; 3] {
-    let [forward, backward, update] = program.transfers;
-    [
-        Frame { transfers: forward, launches: program.forward.iter().collect() },
-        Frame { transfers: backward, launches: program.backward.iter().collect() },
-        Frame { transfers: update, launches: program.update.iter().collect() },
-    ]
+/// The frame of a pass, and where it is cut.
+fn frame(pass: &Pass) -> (Frame<'_>, Vec<usize>) {
+    let Pass { launches, transfers, exchanges } = pass;
+    let cuts = exchange::cuts(exchanges, launches.len());
+    (Frame { transfers: *transfers, launches: launches.iter().collect() }, cuts)
 }
 
 /// 0 where a kernel is zero, 1 elsewhere.

@@ -2,6 +2,7 @@
 
 use crate::graph::GraphError;
 use crate::kernels::cuda::CudaError;
+use crate::ranks::RankError;
 use thiserror::Error;
 
 /// A training that cannot run on a CUDA device.
@@ -28,6 +29,9 @@ pub enum TrainingError {
     /// A network that the kernels cannot train.
     #[error("{0}")]
     Unfit(String),
+    /// The other ranks.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
     /// Images or gradients of the wrong length.
     #[error("the {what} of a step have {found} values, expected {expected}")]
     Length {

@@ -2,9 +2,11 @@
 
 use super::homes::{Home, homes};
 use super::layout::Layout;
-use super::recorder::{Buffer, Recorder};
+use super::recorder::{Buffer, Gather, Recorder};
 use crate::graph::{Activation, Conv, ConvTranspose, Graph, GraphError, NodeId, Norm, Op, Shape};
-use crate::kernels::cuda::training::{AttentionArrays, Batch, ConvShape, NormArrays, Parts, Tensors};
+use crate::kernels::cuda::training::{
+    AttentionArrays, Batch, ConvShape, NormArrays, Parts, Statistics, Tensors, stats_len,
+};
 
 /// A network, and everything about its tensors that does not depend on addresses.
 pub(super) struct Net<'a> {
@@ -18,11 +20,19 @@ pub(super) struct Net<'a> {
     pub parameters: usize,
     pub images: usize,
     pub tensors: Tensors,
-    /// First byte of the weight that a batch's statistics have in the running ones; without it normalisations use the
-    /// running statistics as they are.
-    pub momentum: Option<usize>,
+    pub normalised: Normalised,
     /// By node the first byte of the steps of its input, where it rounds as in int8.
     pub rounded: Vec<Option<usize>>,
+}
+
+/// The statistics that normalisations use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Normalised {
+    /// The running ones.
+    Running,
+    /// Those of the batch, of which so many ranks have a part; the byte `momentum` is the first of their weight in the
+    /// running ones.
+    Batch { ranks: usize, momentum: usize },
 }
 
 /// What a node leaves for the backward pass.
@@ -57,14 +67,14 @@ impl<'a> Net<'a> {
         size: (usize, usize),
         images: usize,
         (layout, parameters): (&'a Layout, usize),
-        (tensors, momentum): (Tensors, Option<usize>),
+        (tensors, normalised): (Tensors, Normalised),
     ) -> Result<Self, GraphError> {
         let shapes = graph.shapes(size.0, size.1)?;
         let channels: Vec<usize> = shapes.iter().map(|shape| shape.c).collect();
         let apart = graph.one2one_only();
         let homes = homes(graph, &channels, &apart);
         let rounded = vec![None; graph.nodes.len()];
-        Ok(Self { graph, shapes, homes, apart, layout, parameters, images, tensors, momentum, rounded })
+        Ok(Self { graph, shapes, homes, apart, layout, parameters, images, tensors, normalised, rounded })
     }
 
     /// Where a parameter lies.
@@ -213,16 +223,8 @@ impl<'a> Net<'a> {
             rec.push([t.activate(conv.act, z, y)]);
             return left;
         };
-        let stats = rec.buffer(8 * conv.c_out);
-        let [_, _, mean, variance] = norm.keys();
-        let running = [self.parameter(&mean), self.parameter(&variance)];
-        if let Some(momentum) = self.momentum {
-            let parts = Parts::of(self.pixels(node));
-            let room = rec.buffer(8 * parts.count * conv.c_out);
-            rec.push(t.moments(z, (rec.at(room), parts), rec.at(stats), running, (norm.eps, momentum)));
-        } else {
-            rec.push([t.moments_given(z, rec.at(stats), running, norm.eps)]);
-        }
+        let stats = rec.buffer(4 * stats_len(conv.c_out));
+        self.statistics(rec, (node, norm), z, stats);
         rec.push([t.norm(conv.act, z, &self.norm_arrays(norm, rec.at(stats)), y)]);
         left.stats = Some(stats);
         left
@@ -254,9 +256,33 @@ impl<'a> Net<'a> {
         }
     }
 
+    /// What normalises `z`, the values of a node before its normalisation.
+    fn statistics(&self, rec: &mut Recorder, (node, norm): (usize, &Norm), z: Batch, stats: Buffer) {
+        let (t, channels) = (self.tensors, self.shapes[node].c);
+        let [_, _, mean, variance] = norm.keys();
+        let running = [self.parameter(&mean), self.parameter(&variance)];
+        let Normalised::Batch { ranks, momentum } = self.normalised else {
+            rec.push([t.moments_given(z, rec.at(stats), running, norm.eps)]);
+            return;
+        };
+        let to = Statistics { stats: rec.at(stats), running, eps: norm.eps, momentum };
+        let parts = Parts::of(self.pixels(node));
+        let room = rec.buffer(8 * parts.count * channels);
+        let parts = (rec.at(room), parts);
+        if ranks == 1 {
+            rec.push(t.moments(z, parts, &to));
+            return;
+        }
+        let len = stats_len(channels);
+        let (own, all) = (rec.buffer(4 * len), rec.buffer(4 * len * ranks));
+        rec.push(t.moments_own(z, parts, rec.at(own)));
+        rec.gather(Gather { from: own, to: all, len });
+        rec.push([t.moments_of_all(z, (rec.at(all), ranks), &to)]);
+    }
+
     pub fn norm_arrays(&self, norm: &Norm, stats: usize) -> NormArrays {
         let [gamma, beta, _, _] = norm.keys();
-        let given = self.momentum.is_none();
+        let given = self.normalised == Normalised::Running;
         NormArrays { stats, gamma: self.parameter(&gamma), beta: self.parameter(&beta), given }
     }
 }

@@ -114,7 +114,7 @@ struct Branch {
 
 /// Where the host puts and finds values: first bytes.
 #[derive(Clone, Copy)]
-pub(super) struct Exchange {
+pub(super) struct LossPlaces {
     pub labels: usize,
     /// `[branches][images][2]`: scores, and confidences of the teacher.
     pub sums: usize,
@@ -130,7 +130,7 @@ impl Loss {
         (net, flow): (&Net<'_>, &mut Flow),
         mut taught: Option<(&Net<'_>, Flow)>,
         rec: &mut Recorder,
-        exchange: Exchange,
+        places: LossPlaces,
     ) -> Self {
         let levels = net.graph.outputs.len() / (2 * plan.branches.len().max(1));
         let mut branches = Vec::new();
@@ -157,7 +157,7 @@ impl Loss {
                 temperature: plan.temperature as f32,
                 min_confidence: plan.min_confidence,
             };
-            let branch = Branch::new(shape, own, rec, (exchange, number));
+            let branch = Branch::new(shape, own, rec, (places, number));
             rec.push(net.tensors.assign(&branch.shape, &branch.arrays, &branch.levels));
             branches.push(branch);
         }
@@ -195,20 +195,20 @@ impl Branch {
         shape: LossShape,
         levels: Vec<LossLevel>,
         rec: &mut Recorder,
-        (exchange, number): (Exchange, usize),
+        (places, number): (LossPlaces, usize),
     ) -> Self {
         let entries = TAKEN_BYTES * shape.entries();
         let sizes = [32 * shape.all_cells(), entries, entries, 4 * shape.all_cells(), 4 * shape.all_cells()];
         let [boxes, chosen, taken, owners, confidences] = sizes.map(|bytes| room(rec, bytes));
         let arrays = LossArrays {
             boxes,
-            labels: exchange.labels,
+            labels: places.labels,
             chosen,
             taken,
             owners,
             confidences,
-            sums: exchange.sums + 8 * shape.images * number,
-            factors: exchange.factors + 4 * FACTORS_LEN * number,
+            sums: places.sums + 8 * shape.images * number,
+            factors: places.factors + 4 * FACTORS_LEN * number,
         };
         let counts = [0, 1].map(|which| levels.iter().map(|level| Tensors::loss_parts(level)[which]).sum::<usize>());
         let parts = [(counts[0], 16), (counts[1], 24)].map(|(count, bytes)| (room(rec, count * bytes), count));

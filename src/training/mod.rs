@@ -5,9 +5,11 @@
 //! tensor, and so the memory, to the byte ([`plan`]). What does not fit is refused with the largest batch that would.
 //! The forward pass is one CUDA graph with the copies of images and outputs in it; the loss and its gradient by the
 //! outputs are computed on the host (`train::loss`), or for [`Detection`] on the device too, and the backward pass with the
-//! optimizer is a second graph.
-//! All sums have a fixed order: two runs give the same bits. Ranks with a GPU each add their gradients where they lie, in
-//! one run, between the two passes of the second graph's parts ([`TrainingEngine::share`]).
+//! optimizer is a second graph. All
+//! sums have a fixed order: two runs give the same bits. Ranks with a GPU each add their gradients where they lie,
+//! while the backward pass computes the next (`exchange`); where normalisations have the statistics of the batches of
+//! all ranks, these exchange moments and sums between the launches. NCCL starts between the graphs into which a pass
+//! is cut for that, not from within one: its plain use, in which a wait for a rank that is gone can be given up.
 //!
 //! Tensors are pixel-major, in f32 or, for mixed precision (Micikevicius et al., "Mixed Precision Training", 2018), in
 //! f16 with sums, statistics and parameters in f32. For int8 there are further graphs, in which layers round ([`Phase`]).
@@ -17,6 +19,7 @@
 mod backward;
 mod engine;
 mod error;
+mod exchange;
 mod forward;
 mod homes;
 mod layout;

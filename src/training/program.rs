@@ -1,10 +1,11 @@
 //! All launches of a step for one size of a batch, over one planned arena.
 
 use super::backward::{Backward, Reach, Source};
-use super::forward::{Flow, Net};
+use super::exchange::{Exchange, Exchanges, buckets};
+use super::forward::{Flow, Net, Normalised};
 use super::layout::{Layout, Part};
-use super::loss::{Detection, Exchange, Loss};
-use super::recorder::{Buffer, Recorder};
+use super::loss::{Detection, Loss, LossPlaces};
+use super::recorder::{Buffer, Gather, Recorder};
 use crate::graph::{Graph, GraphError};
 use crate::kernels::cuda::training::{
     CONTROL_LEN, FACTORS_LEN, RESULTS_LEN, STEPS_LEN, StepArrays, StepRule, TERMS_LEN, Tensors, square_parts,
@@ -83,19 +84,27 @@ pub(super) struct Recipe<'a> {
     pub rounded: &'a BTreeSet<String>,
     /// The loss, where the device computes it.
     pub loss: Option<&'a Detection>,
+    /// How many ranks share a batch, and of how many of them normalisations have the statistics: of all, or of this
+    /// one.
+    pub ranks: usize,
+    pub normalised: usize,
+}
+
+/// A pass of a step: launches between two copies.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub launches: Vec<Launch>,
+    pub transfers: Transfers,
+    /// What ranks exchange between the launches.
+    pub exchanges: Exchanges,
 }
 
 /// The launches of a step.
 #[derive(Debug)]
 pub(super) struct Program {
-    pub forward: Vec<Launch>,
-    /// From the gradients of the outputs to those of the parameters.
-    pub backward: Vec<Launch>,
-    /// From these to new parameters.
-    pub update: Vec<Launch>,
-    /// Copies to and from the device of each of the three: images and outputs; control and gradients; control and results.
-    /// With a loss on the device: images with labels, and sums; factors and terms; control and results.
-    pub transfers: [Transfers; 3],
+    /// From images to outputs; from control and gradients of the outputs to gradients of the parameters; from control
+    /// and these to new parameters and results.
+    pub passes: [Pass; 3],
     /// Shapes `[n, c, h, w]` of the outputs, those of the teacher behind those of the network.
     pub outputs: Vec<[usize; 4]>,
     /// Bytes of all memory.
@@ -144,15 +153,48 @@ impl Recipe<'_> {
         let at = |(buffer, len): Copied| (rec.at(buffer) / 4, len);
         let results = (self.places.results / 4, RESULTS_LEN);
         let control = (self.places.control / 4, CONTROL_LEN);
-        let transfers = [
-            Transfers { input: at(emitted.images), results: at(emitted.results) },
-            Transfers { input: at(emitted.gradients), results: emitted.terms.map_or(results, at) },
-            Transfers { input: control, results },
-        ];
-        let update = rec.launches.split_off(emitted.backward);
-        let backward = rec.launches.split_off(emitted.forward);
+        let value = |buffer: Buffer| rec.at(buffer) / 4;
+        let gather = |(before, Gather { from, to, len }): &(usize, Gather)| {
+            (*before, Exchange::Gather { from: value(*from), to: value(*to), len: *len })
+        };
+        let gathers: Exchanges = rec.gathers.iter().map(gather).collect();
+        let of = |first: usize, end: usize| {
+            let within = gathers.iter().filter(|(before, _)| (first..end).contains(before));
+            within.map(|(before, exchange)| (before - first, exchange.clone())).collect::<Exchanges>()
+        };
+        let (forward, backward) = (emitted.forward, emitted.backward);
+        let gathers = [of(0, forward), of(forward, backward)];
+        let update = rec.launches.split_off(backward);
+        let backward = rec.launches.split_off(forward);
+        let [in_forward, in_backward] = gathers;
+        let in_backward = self.with_gradients(in_backward, &backward);
+        let forward_copies = Transfers { input: at(emitted.images), results: at(emitted.results) };
+        let backward_copies = Transfers { input: at(emitted.gradients), results: emitted.terms.map_or(results, at) };
         let outputs = emitted.outputs;
-        Ok(Program { forward: rec.launches, backward, update, transfers, outputs, bytes: arena + len })
+        let pass = |launches, transfers, exchanges| Pass { launches, transfers, exchanges };
+        let passes = [
+            pass(rec.launches, forward_copies, in_forward),
+            pass(backward, backward_copies, in_backward),
+            pass(update, Transfers { input: control, results }, Vec::new()),
+        ];
+        Ok(Program { passes, outputs, bytes: arena + len })
+    }
+
+    /// What ranks exchange in the backward pass beside these. Where normalisations do not have the statistics of all
+    /// ranks, their running ones are those of rank 0.
+    fn with_gradients(&self, exchanges: Exchanges, backward: &[Launch]) -> Exchanges {
+        if self.ranks == 1 {
+            return exchanges;
+        }
+        let mut all = buckets(self.layout, self.places.gradients, backward);
+        all.extend(exchanges);
+        // A bucket comes before what is brought together before the same launch.
+        all.sort_by_key(|(before, _)| *before);
+        let (first, len) = self.layout.part(Part::Fixed);
+        if self.normalised == 1 && len > 0 {
+            all.push((backward.len(), Exchange::Broadcast((self.places.parameters / 4 + first, len))));
+        }
+        all
     }
 
     /// Emits all launches.
@@ -161,14 +203,19 @@ impl Recipe<'_> {
         let values = values + self.loss.map_or(0, |loss| loss.labels_len(images));
         let planes = rec.buffer(4 * values);
         rec.copies(planes);
-        let momentum = (phase != Phase::Settled).then_some(self.places.momentum);
-        let mut net = self.net(self.graph, (self.layout, self.places.parameters), images, momentum)?;
+        let normalised = match phase {
+            Phase::Settled => Normalised::Running,
+            _ => Normalised::Batch { ranks: self.normalised, momentum: self.places.momentum },
+        };
+        let mut net = self.net(self.graph, (self.layout, self.places.parameters), images, normalised)?;
         if phase != Phase::Plain {
             net.rounded = self.steps();
         }
         let flow = net.forward(rec, Ok(planes));
         let taught = match (self.teacher, self.teacher_layout) {
-            (Some(graph), Some(layout)) => Some(self.net(graph, (layout, self.places.teacher), images, None)?),
+            (Some(graph), Some(layout)) => {
+                Some(self.net(graph, (layout, self.places.teacher), images, Normalised::Running)?)
+            }
             _ => None,
         };
         let passed = Passed { net, flow, taught, images: (planes, values) };
@@ -221,9 +268,9 @@ impl Recipe<'_> {
         rec.push([net.tensors.add_up((behind, 1), (rec.at(labels), false), len as i64)]);
         let results = (rec.buffer(8 * net.images * branches), 2 * net.images * branches);
         let gradients = (rec.buffer(4 * FACTORS_LEN * branches), FACTORS_LEN * branches);
-        let exchange = Exchange { labels: rec.at(labels), sums: rec.at(results.0), factors: rec.at(gradients.0) };
+        let places = LossPlaces { labels: rec.at(labels), sums: rec.at(results.0), factors: rec.at(gradients.0) };
         let taught = taught.as_ref().zip(flow.roots[0]).map(|(net, image)| (net, net.forward(rec, Err(image))));
-        let loss = Loss::assign(plan, self.size, (&net, &mut flow), taught, rec, exchange);
+        let loss = Loss::assign(plan, self.size, (&net, &mut flow), taught, rec, places);
         rec.copies(results.0);
         let forward = rec.launches.len();
         rec.copies(gradients.0);
@@ -241,9 +288,9 @@ impl Recipe<'_> {
         graph: &'a Graph,
         layout: (&'a Layout, usize),
         images: usize,
-        momentum: Option<usize>,
+        normalised: Normalised,
     ) -> Result<Net<'a>, GraphError> {
-        Net::new(graph, self.size, images, layout, (self.tensors, momentum))
+        Net::new(graph, self.size, images, layout, (self.tensors, normalised))
     }
 
     /// By node the first byte of the steps of its input, of the layers that may round.

@@ -10,6 +10,14 @@ use crate::kernels::cuda::Launch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Buffer(usize);
 
+/// Values of every rank, `len` of them from the start of a buffer on, which are brought together in another buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gather {
+    pub from: Buffer,
+    pub to: Buffer,
+    pub len: usize,
+}
+
 /// Takes up launches.
 pub(super) struct Recorder {
     /// First byte of the arena.
@@ -19,16 +27,19 @@ pub(super) struct Recorder {
     /// First byte of every buffer, from `base` on; those that [`Recorder::second`] knows before they are asked for.
     offsets: Vec<usize>,
     second: bool,
-    /// Copies of the host: a buffer, and the number of launches before which it happens.
+    /// Copies of the host and of other ranks: a buffer, and the number of launches before which it happens.
     copies: Vec<(Buffer, usize)>,
     pub launches: Vec<Launch>,
+    /// What ranks bring together, each with the number of launches before which it happens.
+    pub gathers: Vec<(usize, Gather)>,
 }
 
 impl Recorder {
     /// For the first time.
     pub fn first(base: usize) -> Self {
         let none = Vec::new;
-        Self { base, sizes: none(), offsets: none(), second: false, copies: Vec::new(), launches: Vec::new() }
+        let (copies, launches, gathers) = (Vec::new(), Vec::new(), Vec::new());
+        Self { base, sizes: none(), offsets: none(), second: false, copies, launches, gathers }
     }
 
     /// For the second time, and the bytes of the arena.
@@ -60,6 +71,13 @@ impl Recorder {
     /// The host copies to or from a buffer before the next launch.
     pub fn copies(&mut self, buffer: Buffer) {
         self.copies.push((buffer, self.launches.len()));
+    }
+
+    /// Ranks bring values together before the next launch.
+    pub fn gather(&mut self, gather: Gather) {
+        self.copies(gather.from);
+        self.copies(gather.to);
+        self.gathers.push((self.launches.len(), gather));
     }
 
     /// When every buffer is used.

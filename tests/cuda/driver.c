@@ -3,7 +3,8 @@
 //
 // emulate.h runs the threads of a block. Device memory and page-locked memory end at a page that cannot be touched, and
 // start filled with NaN. A graph's nodes run one after the other, in another order at every launch, of those that its
-// edges allow: a missing edge shows as a wrong result.
+// edges allow; a stream does what is started in it after the call has returned, beside the host and other streams: a
+// missing edge, or a wait that is missing, shows as a wrong result.
 //
 //     cc -O2 -ffp-contract=off -shared -fPIC -I src/kernels/cuda -o libcuda.so.1 tests/cuda/driver.c -lm -lpthread
 //
@@ -61,9 +62,9 @@ typedef struct {
     X(train_box_loss, BLOCK)
 // On arrays alone.
 #define TRAIN_ARRAYS(X)                                                                                               \
-    X(train_add_up, BLOCK) X(train_moments_joined, BLOCK) X(train_moments_given, BLOCK) X(train_sums_joined, BLOCK)   \
-    X(train_squares, BLOCK) X(train_norm_joined, 32) X(train_step, BLOCK) X(train_round_kernel, BLOCK)                \
-    X(train_keep, BLOCK) X(train_image_sums, BLOCK) X(train_terms, BLOCK)
+    X(train_add_up, BLOCK) X(train_moments_joined, BLOCK) X(train_moments_own, BLOCK) X(train_moments_of_all, BLOCK)  \
+    X(train_moments_given, BLOCK) X(train_sums_joined, BLOCK) X(train_squares, BLOCK) X(train_norm_joined, 32) X(train_step, BLOCK)\
+    X(train_round_kernel, BLOCK) X(train_keep, BLOCK) X(train_image_sums, BLOCK) X(train_terms, BLOCK)
 #define WRAP_TRAIN(name, threads) WITH_TRAINING(name##_f32) WITH_TRAINING(name##_f16)
 #define WRAP_ARRAYS(name, threads) WITH_TRAINING(name)
 #define WRAP_F32(name, threads) WITH_PARAMS(name)
@@ -86,8 +87,6 @@ static const Kernel KERNELS[] = {F32_KERNELS(ENTRY_F32) F16_KERNELS(ENTRY_F16) P
                                  TRAIN_KERNELS(ENTRY_TRAIN) TRAIN_ARRAYS(ENTRY_ARRAYS)};
 #define COUNT (int)(sizeof KERNELS / sizeof KERNELS[0])
 
-typedef struct Queue Queue;
-static void drain(Queue *queue);
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 
 int cuInit(unsigned flags) { return flags ? INVALID_VALUE : SUCCESS; }
@@ -152,14 +151,8 @@ int cuMemFreeHost(void *memory) { return release(memory); }
 int cuMemcpyHtoD_v2(unsigned long long to, const void *from, size_t bytes) {
     return memcpy((void *)to, from, bytes), SUCCESS;
 }
-int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream) {
-    return stream ? drain(stream), cuMemcpyHtoD_v2(to, from, bytes) : INVALID_VALUE;
-}
 int cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) {
     return memcpy(to, (const void *)from, bytes), SUCCESS;
-}
-int cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, size_t bytes, void *stream) {
-    return stream ? drain(stream), cuMemcpyDtoH_v2(to, from, bytes) : INVALID_VALUE;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -207,33 +200,24 @@ static int run(const Launch *launch) {
     pthread_mutex_unlock(&one_at_a_time);
     return result;
 }
-int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                   unsigned bytes, void *stream, void **arguments, void **extra) {
-    const unsigned grid[3] = {gx, gy, gz}, threads[3] = {bx, by, bz};
-    Launch launch;
-    if (!stream || extra || make_launch(&launch, function, grid, threads, bytes, arguments)) return INVALID_VALUE;
-    drain(stream);
-    return run(&launch);
-}
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Streams, events and graphs.
+// Streams and events.
 
-// Kernels, graphs and copies have ended when their call returns; before it they wait for what others (NCCL) have a thread
-// of the stream do.
+// What is started in a stream: its thread does one after the other.
 typedef struct Work {
     void (*run)(void *);
     void *argument;
     struct Work *next;
 } Work;
-struct Queue {
+typedef struct {
     Stream common;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     pthread_t thread;
     Work *first, *last;
     int pending, ends, failed_before;
-};
+} Queue;
 static void *work(void *stream) {
     Queue *queue = stream;
     pthread_mutex_lock(&queue->lock);
@@ -287,41 +271,78 @@ int cuStreamDestroy_v2(void *stream) {
     pthread_join(queue->thread, NULL);
     return free(queue), SUCCESS;
 }
-static void drain(Queue *queue) {
-    pthread_mutex_lock(&queue->lock);
-    while (queue->pending) pthread_cond_wait(&queue->changed, &queue->lock);
-    pthread_mutex_unlock(&queue->lock);
-}
-static int failure(Queue *queue) {
-    const int result = queue->failed_before;
-    queue->failed_before = SUCCESS;
-    return result;
-}
-int cuStreamSynchronize(void *stream) {
-    if (!stream) return INVALID_VALUE;
-    return drain(stream), failure(stream);
-}
-int cuStreamQuery(void *stream) {
-    Queue *queue = stream;
+// What failed since it was asked for last; `waits` for the end of all, or says that it has not come.
+static int ended(Queue *queue, int waits) {
     if (!queue) return INVALID_VALUE;
     pthread_mutex_lock(&queue->lock);
-    const int pending = queue->pending;
+    while (waits && queue->pending) pthread_cond_wait(&queue->changed, &queue->lock);
+    const int pending = queue->pending, result = pending ? NOT_READY : queue->failed_before;
+    if (!pending) queue->failed_before = SUCCESS;
     pthread_mutex_unlock(&queue->lock);
-    return pending ? NOT_READY : failure(queue);
+    return result;
 }
+int cuStreamSynchronize(void *stream) { return ended(stream, 1); }
+int cuStreamQuery(void *stream) { return ended(stream, 0); }
+
+// A mark in a stream, of the place where it was recorded last.
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    // How often it was recorded, and the last of these that its stream has come to.
+    unsigned recorded, passed;
+    struct timespec when;
+} Event;
+typedef struct {
+    Event *event;
+    unsigned number;
+} Mark;
 int cuEventCreate(void **event, unsigned flags) {
-    *event = malloc(sizeof(struct timespec));
-    return flags ? INVALID_VALUE : *event ? SUCCESS : OUT_OF_MEMORY;
+    Event *made = calloc(1, sizeof *made);
+    // Without or with CU_EVENT_DISABLE_TIMING.
+    if (!made || flags & ~2u) return free(made), INVALID_VALUE;
+    pthread_mutex_init(&made->lock, NULL);
+    pthread_cond_init(&made->changed, NULL);
+    return *event = made, SUCCESS;
 }
 int cuEventDestroy_v2(void *event) { return free(event), SUCCESS; }
-int cuEventRecord(void *event, void *stream) {
-    return stream ? drain(stream), clock_gettime(CLOCK_MONOTONIC, event), SUCCESS : INVALID_VALUE;
+static int enqueue_mark(Event *event, int records, void *stream, void (*run)(void *)) {
+    Mark *mark = malloc(sizeof *mark);
+    if (!event || !stream || !mark) return free(mark), INVALID_VALUE;
+    pthread_mutex_lock(&event->lock);
+    event->recorded += (unsigned)records;
+    *mark = (Mark){event, event->recorded};
+    pthread_mutex_unlock(&event->lock);
+    return enqueue(stream, run, mark);
+}
+static void pass(void *argument) {
+    Mark *mark = argument;
+    pthread_mutex_lock(&mark->event->lock);
+    mark->event->passed = mark->number;
+    clock_gettime(CLOCK_MONOTONIC, &mark->event->when);
+    pthread_cond_broadcast(&mark->event->changed);
+    pthread_mutex_unlock(&mark->event->lock);
+    free(mark);
+}
+static void wait_for_mark(void *argument) {
+    Mark *mark = argument;
+    pthread_mutex_lock(&mark->event->lock);
+    while (mark->event->passed < mark->number) pthread_cond_wait(&mark->event->changed, &mark->event->lock);
+    pthread_mutex_unlock(&mark->event->lock);
+    free(mark);
+}
+int cuEventRecord(void *event, void *stream) { return enqueue_mark(event, 1, stream, pass); }
+int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
+    return flags ? INVALID_VALUE : enqueue_mark(event, 0, stream, wait_for_mark);
 }
 int cuEventElapsedTime(float *millis, void *from, void *to) {
-    const struct timespec *a = from, *b = to;
-    *millis = (float)((double)(b->tv_sec - a->tv_sec) * 1e3 + (double)(b->tv_nsec - a->tv_nsec) / 1e6);
+    const Event *a = from, *b = to;
+    if (a->passed < a->recorded || b->passed < b->recorded) return NOT_READY;
+    *millis = (float)((double)(b->when.tv_sec - a->when.tv_sec) * 1e3 + (double)(b->when.tv_nsec - a->when.tv_nsec) / 1e6);
     return SUCCESS;
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What is started: kernels, copies and graphs.
 
 typedef struct {
     Launch launch;  // or a copy, without a kernel
@@ -399,30 +420,68 @@ static int destroy(Graph *graph) {
 }
 int cuGraphDestroy(void *graph) { return destroy(graph); }
 int cuGraphExecDestroy(void *graph) { return destroy(graph); }
+// Nodes of a graph (`nodes`), or one that was started by itself (`own`).
+typedef struct {
+    Queue *queue;
+    Node *nodes, own;
+    int count, turn;
+} Started;
+static void run_nodes(void *argument) {
+    Started *started = argument;
+    const int count = started->count;
+    Node *nodes = started->nodes ? started->nodes : &started->own;
+    char *done = calloc((size_t)count + 1, 1);
+    int result = done ? SUCCESS : OUT_OF_MEMORY;
+    for (int left = count; left > 0 && !result; left--) {
+        int chosen = -1, ready = 0;
+        pthread_mutex_lock(&one_at_a_time);
+        for (int i = 0; i < count; i++) {
+            int free_to_go = !done[i];
+            for (int k = 0; k < nodes[i].needs && free_to_go; k++) free_to_go = done[nodes[i].needed[k]];
+            // The latest, or any.
+            if (free_to_go && (started->turn % 2 == 0 || next_random() % (unsigned)++ready == 0)) chosen = i;
+        }
+        pthread_mutex_unlock(&one_at_a_time);
+        if (chosen < 0) {
+            result = INVALID_VALUE;
+            break;
+        }
+        done[chosen] = 1;
+        if (nodes[chosen].launch.kernel)
+            result = run(&nodes[chosen].launch);
+        else
+            memcpy(nodes[chosen].to, nodes[chosen].from, nodes[chosen].bytes);
+    }
+    if (result) {
+        pthread_mutex_lock(&started->queue->lock);
+        started->queue->failed_before = result;
+        pthread_mutex_unlock(&started->queue->lock);
+    }
+    free(done), free(started);
+}
+static int start_nodes(Started nodes, void *stream) {
+    Started *started = malloc(sizeof *started);
+    if (!stream || !started) return free(started), INVALID_VALUE;
+    *started = nodes;
+    started->queue = stream;
+    return enqueue(stream, run_nodes, started);
+}
 int cuGraphLaunch(void *exec, void *stream) {
     Graph *graph = exec;
-    char *done = calloc((size_t)graph->count + 1, 1);
-    Queue *queue = stream;
-    if (!stream || !done) return INVALID_VALUE;
-    drain(queue);
-    const int turn = graph->launches++;
-    for (int left = graph->count; left > 0; left--) {
-        int chosen = -1, ready = 0;
-        for (int i = 0; i < graph->count; i++) {
-            int free_to_go = !done[i];
-            for (int k = 0; k < graph->nodes[i].needs && free_to_go; k++) free_to_go = done[graph->nodes[i].needed[k]];
-            // The latest, or any.
-            if (free_to_go && (turn % 2 == 0 || next_random() % (unsigned)++ready == 0)) chosen = i;
-        }
-        if (chosen < 0) return free(done), INVALID_VALUE;
-        const Node *node = graph->nodes + chosen;
-        done[chosen] = 1;
-        if (!node->launch.kernel)
-            memcpy(node->to, node->from, node->bytes);
-        else if (run(&node->launch))
-            queue->failed_before = LAUNCH_FAILED;
-    }
-    return free(done), SUCCESS;
+    return start_nodes((Started){.nodes = graph->nodes, .count = graph->count, .turn = graph->launches++}, stream);
+}
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned bytes, void *stream, void **arguments, void **extra) {
+    const unsigned grid[3] = {gx, gy, gz}, threads[3] = {bx, by, bz};
+    Started started = {.count = 1};
+    if (extra || make_launch(&started.own.launch, function, grid, threads, bytes, arguments)) return INVALID_VALUE;
+    return start_nodes(started, stream);
+}
+int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream) {
+    return start_nodes((Started){.count = 1, .own = {.to = (char *)to, .from = from, .bytes = bytes}}, stream);
+}
+int cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, size_t bytes, void *stream) {
+    return start_nodes((Started){.count = 1, .own = {.to = to, .from = (const char *)from, .bytes = bytes}}, stream);
 }
 
 int cuGetErrorString(int error, const char **text) {

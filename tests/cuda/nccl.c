@@ -4,6 +4,9 @@
 // What is started goes into a stream and ends when all ranks have started the same, as in NCCL; so it is with errors: a
 // rank that leaves (ncclCommAbort) is an asynchronous error of the others, whose operations still do not end, and one that
 // dies is none, as between GPUs of one machine. Sums begin at another rank for every part, with the same bits everywhere.
+// Operations of a communicator follow each other in the order in which they were started, whatever their streams. Each
+// takes the values that are there as soon as its stream comes to it, and writes its results late: where a wait between
+// streams is missing, that shows as a wrong result.
 //
 //     cc -O2 -shared -fPIC -I tests/cuda -o libnccl.so.2 tests/cuda/nccl.c -lpthread
 #define _GNU_SOURCE
@@ -28,6 +31,8 @@ enum { UINT32 = 3, FLOAT32 = 7 };
 #define MOST_RANKS 8
 // Bytes that a rank hands over at a time.
 #define PART (1 << 16)
+// Nanoseconds before results are written.
+#define LATE 500000
 
 typedef struct {
     char bytes[128];
@@ -45,8 +50,9 @@ typedef struct {
 typedef struct {
     Meeting *meeting;
     int rank, size;
-    // Barriers so far.
-    unsigned turns;
+    // Barriers so far, and operations that were started.
+    unsigned turns, started;
+    atomic_uint ended;
     atomic_int aborted, error, pending;
 } Comm;
 
@@ -138,6 +144,8 @@ typedef struct {
     char *to;
     size_t bytes, done;
     int peer;
+    // What a collective operation took, and what it will write.
+    char *taken, *found;
 } Operation;
 
 // Whether to go on waiting; a rank that was left waits until it leaves itself.
@@ -153,18 +161,24 @@ static int barrier(Comm *comm) {
         if (!waits(comm)) return 0;
     return 1;
 }
+static size_t results(const Operation *op) { return op->bytes * (op->kind == GATHER ? (size_t)op->comm->size : 1); }
+static int take_values(Operation *op) {
+    op->taken = malloc(op->bytes + 1), op->found = malloc(results(op) + 1);
+    return op->taken && op->found ? memcpy(op->taken, op->from, op->bytes), 1 : 0;
+}
+static void put_results(const Operation *op) { memcpy(op->to, op->found, results(op)); }
 static int collective(const Operation *op) {
     Comm *comm = op->comm;
     for (size_t at = 0, part = 0; at < op->bytes; at += PART, part++) {
         const size_t bytes = op->bytes - at < PART ? op->bytes - at : PART;
-        if (op->kind != BROADCAST || comm->rank == op->peer) memcpy(comm->meeting->parts[comm->rank].bytes, op->from + at, bytes);
+        memcpy(comm->meeting->parts[comm->rank].bytes, op->taken + at, bytes);
         if (!barrier(comm)) return 0;
-        if (op->kind == BROADCAST) memcpy(op->to + at, comm->meeting->parts[op->peer].bytes, bytes);
+        if (op->kind == BROADCAST) memcpy(op->found + at, comm->meeting->parts[op->peer].bytes, bytes);
         for (int i = 0; i < comm->size && op->kind == GATHER; i++)
-            memcpy(op->to + (size_t)i * op->bytes + at, comm->meeting->parts[i].bytes, bytes);
+            memcpy(op->found + (size_t)i * op->bytes + at, comm->meeting->parts[i].bytes, bytes);
         for (int i = 0; i < comm->size && op->kind == REDUCE; i++) {
             const float *values = (const float *)comm->meeting->parts[(part + (size_t)i) % (size_t)comm->size].bytes;
-            float *sums = (float *)(op->to + at);
+            float *sums = (float *)(op->found + at);
             for (size_t k = 0; k < bytes / sizeof(float); k++) sums[k] = i ? sums[k] + values[k] : values[k];
         }
         if (!barrier(comm)) return 0;
@@ -187,6 +201,7 @@ static int point_to_point(Operation *op) {
 }
 typedef struct {
     int count;
+    unsigned number;
     Operation operations[8];
 } Group;
 static _Thread_local Group group;
@@ -196,9 +211,17 @@ static _Thread_local int depth;
 static void run(void *argument) {
     Group *started = argument;
     Comm *comm = started->operations[0].comm;
+    Operation *const first = started->operations, *const end = first + started->count;
     int left = 1;
-    for (int i = 0; i < started->count && left; i++)
-        if (started->operations[i].kind < SEND) left = collective(&started->operations[i]);
+    for (Operation *op = first; op < end && left; op++) left = op->kind >= SEND || take_values(op);
+    // What was started before in another stream.
+    while (left && atomic_load(&comm->ended) != started->number) left = waits(comm);
+    for (Operation *op = first; op < end && left; op++) left = op->kind >= SEND || collective(op);
+    if (left) nanosleep(&(struct timespec){0, LATE}, NULL);
+    for (Operation *op = first; op < end; op++) {
+        if (op->kind < SEND && left) put_results(op);
+        free(op->taken), free(op->found);
+    }
     while (left) {
         left = 0;
         for (int i = 0; i < started->count; i++)
@@ -206,18 +229,20 @@ static void run(void *argument) {
         if (left && !waits(comm)) break;
     }
     free(started);
+    atomic_fetch_add(&comm->ended, 1);
     atomic_fetch_sub(&comm->pending, 1);
 }
 static int start(const Group *these, Stream *stream) {
     Group *own = malloc(sizeof *own);
     if (!own) return failed(SYSTEM_ERROR, "no memory");
     *own = *these;
+    own->number = own->operations[0].comm->started++;
     atomic_fetch_add(&own->operations[0].comm->pending, 1);
     return stream->enqueue(stream, run, own) ? UNHANDLED : SUCCESS;
 }
 static int take(Operation op, Stream *stream) {
     if (!op.comm || !stream || op.peer < 0 || op.peer >= op.comm->size) return failed(INVALID_ARGUMENT, "no such rank");
-    if (!depth) return start(&(Group){1, {op}}, stream);
+    if (!depth) return start(&(Group){.count = 1, .operations = {op}}, stream);
     if (group.count == 8) return failed(INVALID_USAGE, "too many operations in a group");
     group.operations[group.count++] = op, group_stream = stream;
     return SUCCESS;
@@ -232,21 +257,21 @@ int ncclGroupEnd(void) {
 static int unfit(int type) { return type != FLOAT32 && type != UINT32; }
 int ncclAllReduce(const void *from, void *to, size_t count, int type, int op, Comm *comm, Stream *stream) {
     if (type != FLOAT32 || op) return failed(INVALID_ARGUMENT, "only sums of f32");
-    return take((Operation){comm, REDUCE, from, to, 4 * count, 0, 0}, stream);
+    return take((Operation){.comm = comm, .kind = REDUCE, .from = from, .to = to, .bytes = 4 * count, .peer = 0}, stream);
 }
 int ncclBroadcast(const void *from, void *to, size_t count, int type, int root, Comm *comm, Stream *stream) {
     if (unfit(type)) return failed(INVALID_ARGUMENT, "only four bytes");
-    return take((Operation){comm, BROADCAST, from, to, 4 * count, 0, root}, stream);
+    return take((Operation){.comm = comm, .kind = BROADCAST, .from = from, .to = to, .bytes = 4 * count, .peer = root}, stream);
 }
 int ncclAllGather(const void *from, void *to, size_t count, int type, Comm *comm, Stream *stream) {
     if (unfit(type)) return failed(INVALID_ARGUMENT, "only four bytes");
-    return take((Operation){comm, GATHER, from, to, 4 * count, 0, 0}, stream);
+    return take((Operation){.comm = comm, .kind = GATHER, .from = from, .to = to, .bytes = 4 * count, .peer = 0}, stream);
 }
 int ncclSend(const void *from, size_t count, int type, int peer, Comm *comm, Stream *stream) {
     if (unfit(type)) return failed(INVALID_ARGUMENT, "only four bytes");
-    return take((Operation){comm, SEND, from, NULL, 4 * count, 0, peer}, stream);
+    return take((Operation){.comm = comm, .kind = SEND, .from = from, .to = NULL, .bytes = 4 * count, .peer = peer}, stream);
 }
 int ncclRecv(void *to, size_t count, int type, int peer, Comm *comm, Stream *stream) {
     if (unfit(type)) return failed(INVALID_ARGUMENT, "only four bytes");
-    return take((Operation){comm, RECEIVE, NULL, to, 4 * count, 0, peer}, stream);
+    return take((Operation){.comm = comm, .kind = RECEIVE, .from = NULL, .to = to, .bytes = 4 * count, .peer = peer}, stream);
 }

@@ -286,6 +286,24 @@ fn the_driver_gets_answers_about_profiles_and_options() {
     }
 }
 
+/// Where there is no MPI, the environment of the process says it to NCCL, which this program opens next.
+#[test]
+fn ranks_with_gpus_are_told_where_they_meet_before_they_start() {
+    let folder = folder();
+    let torchrun = [("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")];
+    let place = [("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")];
+    for (place, code, expected) in
+        [(&place[..], 7, "`cuda`"), (&[], 2, "does not say where they meet: set MASTER_ADDR")]
+    {
+        let line = "train --arch small.safetensors --data data.yaml --device cuda -o out.safetensors";
+        let mut command = worker(&folder);
+        command.args(line.split_whitespace()).envs(torchrun).envs(place.iter().copied());
+        let output = command.env_remove("NCCL_COMM_ID").output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && text.contains(expected), "{text}");
+    }
+}
+
 #[test]
 fn a_floor_for_a_class_that_is_not_there_is_refused_before_any_work() {
     let folder = folder();

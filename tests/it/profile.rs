@@ -145,7 +145,7 @@ runs = 0
     targets/board.toml:25:8: [search] `seed` is -1, expected an integer from 0 to 9223372036854775807
     targets/board.toml:28:10: [finetune] `epochs` is a float, expected an integer
     targets/board.toml:29:11: [finetune] `control` is a string, expected true or false
-    targets/board.toml:30:1: unknown key `größe` in [finetune] (it has epochs, lr, batch, optimizer, distill, sparsity, control, hold-out, patience, mosaic, close-mosaic, mirror, scale, translate, hsv, warmup, schedule, freeze, label-smoothing, workers, int8-epochs)
+    targets/board.toml:30:1: unknown key `größe` in [finetune] (it has epochs, lr, batch, optimizer, distill, sparsity, control, hold-out, patience, mosaic, close-mosaic, mirror, scale, translate, hsv, warmup, schedule, freeze, label-smoothing, sync-batch-norm, workers, int8-epochs)
     targets/board.toml:33:8: [bench] `runs` is 0, expected an integer from 1 to 1000000
     "#);
 }

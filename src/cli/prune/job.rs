@@ -98,6 +98,7 @@ fn recipe(tune: &Finetune) -> Recipe {
         },
         freeze: recipe.freeze,
         label_smoothing: recipe.label_smoothing.get(),
+        sync_batch_norm: recipe.sync_batch_norm,
         workers: recipe.workers,
         hold_out: match &tune.hold_out {
             HoldOut::Share(share) if share.get() > 0.0 => train::HoldOut::Share(share.get()),

@@ -26,6 +26,7 @@ const FLAGS: [&str; 20] = [
     "--epochs=3",
     "--hold-out=0.25",
     "--int8-epochs=0.25",
+    "--sync-batch-norm",
     "--strategy=2:4",
     "--importance=l1",
     "--calibration-images=17",
@@ -97,7 +98,7 @@ fn a_profile_with_every_key_is_written_and_read_back_the_same() {
                 min-keep = 0.2\nimportance = 'l2'\ncalibration-images = 3\nseed = 4\n[finetune]\nepochs = 2\nlr = 0.0003\n\
                 batch = 3\noptimizer = 'sgd'\ndistill = 0.5\nsparsity = 0.01\ncontrol = false\nhold-out = 0.2\npatience = 3\n\
                 mosaic = 0.4\nclose-mosaic = 1\nmirror = 0.3\nhsv = [0.1, 0.2, 0.3]\nfreeze = 2\nlabel-smoothing = 0.05\n\
-                workers = 2\nint8-epochs = 0.75\nscale = 0.1\ntranslate = 0.2\nwarmup = 1.5\nschedule = 'linear'\n[bench]\nwarmup = 1\nruns = 7\n\
+                sync-batch-norm = true\nworkers = 2\nint8-epochs = 0.75\nscale = 0.1\ntranslate = 0.2\nwarmup = 1.5\nschedule = 'linear'\n[bench]\nwarmup = 1\nruns = 7\n\
                 quiet = false\nruntime = 'command'\ncommand = ['t', '{model}']\n";
     for text in [
         text.to_owned(),

@@ -24,12 +24,19 @@ pub struct Device {
     pub(super) context: *mut c_void,
     module: *mut c_void,
     pub(super) stream: *mut c_void,
+    pub(super) side: Option<Side>,
     kernels: Vec<(Kernel, *mut c_void)>,
     memory: Address,
     values: usize,
     pub(super) recording: Recording,
     /// Frames that belong together: see [`Device::record_frames`].
     pub(super) frames: Vec<Recording>,
+}
+
+/// The stream beside the main one, and the event by which one of both waits for the other.
+pub(super) struct Side {
+    pub stream: *mut c_void,
+    pub event: *mut c_void,
 }
 
 // SAFETY: the driver's handles belong to no thread, and every call makes the context the calling thread's own first.
@@ -50,6 +57,7 @@ impl Device {
             context: ptr::null_mut(),
             module: ptr::null_mut(),
             stream: ptr::null_mut(),
+            side: None,
             kernels: Vec::new(),
             memory: 0,
             values: 0,
@@ -178,6 +186,7 @@ impl Device {
     /// If there is not so much.
     pub fn reserve(&mut self, values: usize) -> Result<(), CudaError> {
         self.enter()?;
+        self.wait()?;
         self.release()?;
         let bytes = values.max(1).checked_mul(size_of::<f32>()).ok_or(CudaError::OutOfMemory { bytes: usize::MAX })?;
         // SAFETY: the function writes the address.
@@ -281,7 +290,7 @@ impl Device {
         [(&raw mut self.memory).cast(), own]
     }
 
-    /// Waits until everything that was launched has ended.
+    /// Waits until everything in the main stream has ended.
     ///
     /// # Errors
     /// Those of the driver and of the kernels.
@@ -290,7 +299,7 @@ impl Device {
         self.call("cuStreamSynchronize", unsafe { (self.functions.cuStreamSynchronize)(self.stream) })
     }
 
-    /// Whether everything that was launched has ended.
+    /// Whether everything in the main stream has ended.
     ///
     /// # Errors
     /// As [`Device::wait`].
@@ -328,7 +337,9 @@ impl Drop for Device {
         if self.context.is_null() || self.enter().is_err() {
             return;
         }
-        // What fails here has no consequence any more.
+        // What fails here has no consequence any more. Nothing runs that uses what is given back.
+        let _ = self.wait();
+        self.close_side();
         self.forget_recording();
         self.forget_frames();
         let _ = self.release();

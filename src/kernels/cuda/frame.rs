@@ -1,6 +1,7 @@
 //! A frame as one CUDA graph: the copies of the image and of the results, from and to page-locked memory, and between
 //! them all launches, each after those that it depends on and beside all others. Made once, and launched for every
-//! frame.
+//! frame. Where something else happens between its launches, a frame is cut into several graphs, of which the first and
+//! the last have the copies.
 
 use super::driver::Device;
 use super::functions::{CopyNode, CopySide, CudaError, ERROR_OUT_OF_MEMORY, KernelNode};
@@ -16,6 +17,12 @@ pub struct Frame<'a> {
     pub transfers: Transfers,
     /// The launches, in an order that they may run in.
     pub launches: Vec<&'a Launch>,
+}
+
+/// The copies of a graph: of each the place in page-locked memory, and positions in the device's memory.
+struct Copies {
+    input: Option<(*mut f32, (usize, usize))>,
+    results: Option<(*mut f32, (usize, usize))>,
 }
 
 impl Device {
@@ -42,32 +49,43 @@ impl Device {
                     transfers.input.1 <= input.1 && transfers.results.1 <= results.1,
                     "the first way copies the most"
                 );
-                let graph = self.instantiate(*transfers, host, launches, needed)?;
+                let copies =
+                    Copies { input: Some((host[0], transfers.input)), results: Some((host[1], transfers.results)) };
+                let graph = self.instantiate(&copies, launches, needed)?;
                 self.recording.graphs.push(graph);
             }
         }
         Ok(())
     }
 
-    /// Records frames that each have page-locked memory of their own, in place of those before. The memory must be
-    /// reserved.
+    /// Records frames that each have page-locked memory of their own, in place of those before. Each is cut before the
+    /// launches of these numbers, which ascend and are neither 0 nor that of all launches. The memory must be reserved.
     ///
     /// # Errors
     /// Those of the driver.
     ///
     /// # Panics
     /// As [`Device::record`].
-    pub fn record_frames(&mut self, frames: &[Frame<'_>]) -> Result<(), CudaError> {
+    pub fn record_frames(&mut self, frames: &[(Frame<'_>, Vec<usize>)]) -> Result<(), CudaError> {
         self.enter()?;
         self.forget_frames();
-        for Frame { transfers, launches } in frames {
+        for (Frame { transfers, launches }, cuts) in frames {
             let [input, results] = [transfers.input.1, transfers.results.1];
             self.frames.push(Recording { input: self.page_locked(input)?, ..Recording::default() });
             let at = self.frames.len() - 1;
             self.frames[at].results = self.page_locked(results)?;
             let host = [self.frames[at].input.part(0, input), self.frames[at].results.part(0, results)];
-            let graph = self.instantiate(*transfers, host, launches, &dependencies(launches))?;
-            self.frames[at].graphs.push(graph);
+            let bounds = [&[0], &cuts[..], &[launches.len()]].concat();
+            for part in bounds.windows(2) {
+                let copies = Copies {
+                    input: (part[0] == 0).then_some((host[0], transfers.input)),
+                    results: (part[1] == launches.len()).then_some((host[1], transfers.results)),
+                };
+                let launches = &launches[part[0]..part[1]];
+                let graph = self.instantiate(&copies, launches, &dependencies(launches))?;
+                self.frames[at].graphs.push(graph);
+            }
+            self.frames[at].bounds = bounds;
         }
         Ok(())
     }
@@ -85,7 +103,7 @@ impl Device {
     /// What a frame copied from the device.
     pub fn frame_results(&self, frame: usize) -> &[f32] {
         let PageLocked { start, len } = self.frames[frame].results;
-        // SAFETY: as in `frame_input_mut`; no frame runs now, since `run_frame` waits for its end.
+        // SAFETY: as in `frame_input_mut`; no frame runs now, since `run_parts` waits for its end.
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
@@ -94,27 +112,57 @@ impl Device {
     /// # Errors
     /// Those of the driver and of the kernels.
     pub fn run_frame(&mut self, frame: usize) -> Result<(), CudaError> {
+        self.run_parts(frame, |_, _| Ok(()), |_, started| started)
+    }
+
+    /// Runs a frame and does not return before it has ended. `between` starts what belongs between its launches: it
+    /// is called with 0, with each of the frame's cuts, and with the number of all launches, when so many of them are
+    /// started. `wait` gets what came of that, and may wait in its own way; after an error nothing that was started
+    /// may wait for ever.
+    ///
+    /// # Errors
+    /// Those of the driver and of the kernels, of `between` and of `wait`.
+    pub fn run_parts<E: From<CudaError>>(
+        &mut self,
+        frame: usize,
+        between: impl FnMut(&Self, usize) -> Result<(), E>,
+        wait: impl FnOnce(&Self, Result<(), E>) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.enter()?;
-        for graph in &self.frames[frame].graphs {
+        let started = self.start_parts(frame, between);
+        let waited = wait(self, started);
+        // Whatever came of it: the memory of the host that the frame uses is the caller's again.
+        let ended = self.wait();
+        waited.and(ended.map_err(E::from))
+    }
+
+    fn start_parts<E: From<CudaError>>(
+        &self,
+        frame: usize,
+        mut between: impl FnMut(&Self, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Recording { graphs, bounds, .. } = &self.frames[frame];
+        between(self, 0)?;
+        for (graph, bound) in graphs.iter().zip(&bounds[1..]) {
             // SAFETY: graph and stream are held.
             let code = unsafe { (self.functions.cuGraphLaunch)(graph.as_ptr(), self.stream) };
             self.call("cuGraphLaunch", code)?;
+            between(self, *bound)?;
         }
-        self.wait()
+        Ok(())
     }
 
-    /// The graph of a frame between two places of page-locked memory.
+    /// The graph of launches between copies.
     fn instantiate(
         &mut self,
-        transfers: Transfers,
-        host: [*mut f32; 2],
+        copies: &Copies,
         launches: &[&Launch],
         needed: &[Vec<usize>],
     ) -> Result<ptr::NonNull<c_void>, CudaError> {
         let mut graph = ptr::null_mut();
         // SAFETY: the function writes the handle.
         self.call("cuGraphCreate", unsafe { (self.functions.cuGraphCreate)(&mut graph, 0) })?;
-        let built = self.build(graph, transfers, host, launches, needed);
+        let built = self.build(graph, copies, launches, needed);
         let mut instance = ptr::null_mut();
         let made = built.and_then(|()| {
             // SAFETY: the graph is ours; what is made of it does not need it any more.
@@ -130,14 +178,17 @@ impl Device {
     fn build(
         &mut self,
         graph: *mut c_void,
-        Transfers { input, results }: Transfers,
-        [from_host, to_host]: [*mut f32; 2],
+        Copies { input, results }: &Copies,
         launches: &[&Launch],
         needed: &[Vec<usize>],
     ) -> Result<(), CudaError> {
-        let on_device = |(at, len): (usize, usize)| device_side(self.address(at, len));
-        let copied = self.add_copy(graph, host_side(from_host), on_device(input), input.1, &[])?;
-        let from = on_device(results);
+        let sides =
+            |(host, (at, len)): (*mut f32, (usize, usize))| (host_side(host), device_side(self.address(at, len)), len);
+        let copied = match input.map(sides) {
+            Some((from, to, len)) => Some(self.add_copy(graph, from, to, len, &[])?),
+            None => None,
+        };
+        let results = results.map(sides);
         let mut nodes: Vec<*mut c_void> = Vec::with_capacity(launches.len());
         let mut is_last = vec![true; launches.len()];
         for (launch, needed) in launches.iter().zip(needed) {
@@ -145,13 +196,16 @@ impl Device {
             // Who waits for nobody may read the image.
             let mut before: Vec<*mut c_void> = needed.iter().map(|index| nodes[*index]).collect();
             if before.is_empty() {
-                before.push(copied);
+                before.extend(copied);
             }
             nodes.push(self.add_launch(graph, launch, &before)?);
         }
         let last: Vec<_> = nodes.iter().zip(is_last).filter(|(_, last)| *last).map(|(node, _)| *node).collect();
-        let last = if last.is_empty() { vec![copied] } else { last };
-        self.add_copy(graph, from, host_side(to_host), results.1, &last).map(|_| ())
+        let last = if last.is_empty() { copied.into_iter().collect() } else { last };
+        match results {
+            Some((to, from, len)) => self.add_copy(graph, from, to, len, &last).map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     fn add_copy(

@@ -78,6 +78,9 @@ pub(super) const ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: c_int = 76;
 /// A stream that does not wait for the default one.
 pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 
+/// An event that only orders.
+pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;
+
 /// An address in the memory of a device.
 pub(super) type Address = u64;
 
@@ -154,6 +157,7 @@ functions! {
     cuEventCreate(*mut *mut c_void, c_uint);
     cuEventDestroy_v2(*mut c_void);
     cuEventRecord(*mut c_void, *mut c_void);
+    cuStreamWaitEvent(*mut c_void, *mut c_void, c_uint);
     cuEventElapsedTime(*mut f32, *mut c_void, *mut c_void);
     cuGraphCreate(*mut *mut c_void, c_uint);
     cuGraphAddKernelNode(*mut *mut c_void, *mut c_void, *const *mut c_void, usize, *const KernelNode);

@@ -2,6 +2,7 @@
 
 use super::arguments::{KernelArguments, Region};
 use super::kernel::Kernel;
+use std::ops::Range;
 
 /// Regions that a launch reads or writes at most.
 pub(super) const MAX_READS: usize = 8;
@@ -55,6 +56,12 @@ impl Launch {
     pub fn starts(&self) -> impl Iterator<Item = usize> {
         let regions = self.reads.iter().chain(&self.writes).filter(|region| region.rows > 0);
         regions.map(|region| usize::try_from(region.at).unwrap_or(0))
+    }
+
+    /// Whether it writes one of these bytes.
+    pub fn writes_to(&self, bytes: Range<usize>) -> bool {
+        let [first, end] = [bytes.start, bytes.end].map(|byte| i64::try_from(byte).unwrap_or(i64::MAX));
+        self.writes.iter().any(|region| region.rows > 0 && region.at < end && first < region.end())
     }
 
     /// Whether one of two must end before the other begins: one writes what the other reads or writes.

@@ -24,6 +24,7 @@ mod peaks;
 mod product;
 mod recording;
 mod single;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -39,4 +40,5 @@ pub use peaks::GpuPeaks;
 pub use product::{ConvTensors, Member, Quantize};
 pub use recording::Transfers;
 pub use single::{Operands, pack_conv, pack_depthwise, packed_conv_len, packed_depthwise_len};
+pub use streams::Stream;
 pub use weights::{Channels, ConvWeights, pack_int8_product, packed_int8_bytes};

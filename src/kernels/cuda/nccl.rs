@@ -1,8 +1,9 @@
 //! Sums over the GPUs of several processes: NVIDIA's NCCL, opened at run time as the driver is (NVIDIA, "NCCL User Guide").
 //!
-//! What is started here goes into the stream of a device, after what was launched there, and ends when all ranks have
-//! started the same. A rank that leaves would have the others wait for ever: whoever waits looks meanwhile whether that
-//! happened, and gives the communicator up ([`Communicator::wait`]).
+//! What is started here goes into a stream of a device, after what was started there, and ends when all ranks have
+//! started the same. NCCL runs what was started with a communicator one after the other, also where streams differ. A
+//! rank that leaves would have the others wait for ever: whoever waits looks meanwhile whether that happened, and
+//! gives the communicator up ([`Communicator::wait`]).
 
 mod functions;
 
@@ -10,6 +11,7 @@ pub use functions::{NcclError, UniqueId};
 
 use super::driver::Device;
 use super::library;
+use super::streams::Stream;
 use functions::{BITS, FLOAT, Functions, IN_PROGRESS, SUCCESS, SUM};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
@@ -21,8 +23,10 @@ use std::time::{Duration, Instant};
 /// The oldest version: major and minor number. It is the first that says what its last error was.
 const OLDEST: (c_int, c_int) = (2, 14);
 
-/// The variable that says where ranks find each other.
-const MEETING: &str = "NCCL_COMM_ID";
+/// The variable of the environment that says where ranks find each other, `HOST:PORT`, where the first one listens, in place
+/// of an id that one of them hands out. Whoever starts the process sets it: NCCL reads it without asking whether another
+/// thread changes the environment meanwhile.
+pub const MEETING: &str = "NCCL_COMM_ID";
 
 /// How long a wait keeps its CPU busy, and how often it looks after that.
 const BUSY: Duration = Duration::from_millis(5);
@@ -30,16 +34,6 @@ const PAUSE: Duration = Duration::from_micros(200);
 
 /// How often a wait looks whether the other ranks are still there.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// Has ranks find each other at an address, `HOST:PORT`, where the first one listens, in place of an id that one of them
-/// hands out; unless the environment names an address already. It must be called before NCCL is opened, and before
-/// threads that read the environment are started.
-pub fn meet_at(address: &str) {
-    if std::env::var_os(MEETING).is_none() {
-        // SAFETY: the caller keeps the contract: no other thread reads the environment now.
-        unsafe { std::env::set_var(MEETING, address) }
-    }
-}
 
 /// How long one that found the others out of reach looks for the rank that ended.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -91,7 +85,7 @@ impl Nccl {
         // SAFETY: the function writes the handle; the device is the calling thread's own.
         let code = unsafe { (self.functions.ncclCommInitRank)(&mut handle, int(size), id, int(rank)) };
         self.call("ncclCommInitRank", code)?;
-        Ok(Communicator { nccl: *self, handle: Mutex::new(handle), rank })
+        Ok(Communicator { nccl: *self, handle: Mutex::new(handle), rank, size })
     }
 
     fn call(&self, call: &'static str, code: c_int) -> Result<(), NcclError> {
@@ -135,6 +129,7 @@ pub struct Communicator {
     /// Null once it is given up.
     handle: Mutex<*mut c_void>,
     rank: usize,
+    size: usize,
 }
 
 // SAFETY: the handle belongs to no thread, and calls take turns.
@@ -143,18 +138,34 @@ unsafe impl Send for Communicator {}
 unsafe impl Sync for Communicator {}
 
 impl Communicator {
-    /// Replaces each of `len` values by its sum over all ranks, the same bits on each of them.
+    /// Number of this rank, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Number of ranks.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Replaces each value of these runs (first value and number of values) by its sum over all ranks, the same bits on
+    /// each of them.
     ///
     /// # Errors
     /// Those of the library; if the communicator was given up. So it is with the others.
     ///
     /// # Panics
     /// If the memory ends before: a mistake of the caller. So it is with the others.
-    pub fn sum(&self, device: &Device, at: usize, len: usize) -> Result<(), NcclError> {
-        let values = device.address(at, len) as *mut c_void;
+    pub fn sum(&self, device: &Device, stream: Stream, runs: &[(usize, usize)]) -> Result<(), NcclError> {
+        let place = |(at, len): &(usize, usize)| (device.address(*at, *len) as *mut c_void, *len);
+        let (places, stream): (Vec<_>, _) = (runs.iter().map(place).collect(), device.handle(stream));
         self.start("ncclAllReduce", device, |f, comm| {
-            // SAFETY: `address` checked that the values lie in the device's memory, which is held until the stream ended.
-            unsafe { (f.ncclAllReduce)(values, values, len, FLOAT, SUM, comm, device.stream) }
+            let add = |(values, len): &(*mut c_void, usize)| {
+                // SAFETY: `address` checked that the values lie in the device's memory, which is held until its
+                // streams ended.
+                unsafe { (f.ncclAllReduce)(*values, *values, *len, FLOAT, SUM, comm, stream) }
+            };
+            group(f, || first_failure(places.iter().map(add)))
         })
     }
 
@@ -162,21 +173,22 @@ impl Communicator {
     ///
     /// # Errors
     /// As [`sum`](Self::sum).
-    pub fn broadcast(&self, device: &Device, at: usize, len: usize) -> Result<(), NcclError> {
-        let values = device.address(at, len) as *mut c_void;
+    pub fn broadcast(&self, device: &Device, stream: Stream, (at, len): (usize, usize)) -> Result<(), NcclError> {
+        let (values, stream) = (device.address(at, len) as *mut c_void, device.handle(stream));
         self.start("ncclBroadcast", device, |f, comm| {
             // SAFETY: as in `sum`.
-            unsafe { (f.ncclBroadcast)(values, values, len, BITS, 0, comm, device.stream) }
+            unsafe { (f.ncclBroadcast)(values, values, len, BITS, 0, comm, stream) }
         })
     }
 
-    /// Brings the values of all `size` ranks together: those of rank `r`, `len` of them, lie at `at + r * len` everywhere.
+    /// Brings `len` values of every rank, from `from` on, together: those of rank `r` lie at `to + r * len`
+    /// everywhere, and may lie there before.
     ///
     /// # Errors
     /// As [`sum`](Self::sum).
-    pub fn gather(&self, device: &Device, at: usize, len: usize, size: usize) -> Result<(), NcclError> {
-        let all = device.address(at, len * size) as *mut c_void;
-        let own = device.address(at + self.rank * len, len) as *const c_void;
+    pub fn gather(&self, device: &Device, [from, to]: [usize; 2], len: usize) -> Result<(), NcclError> {
+        let all = device.address(to, len * self.size) as *mut c_void;
+        let own = device.address(from, len) as *const c_void;
         self.start("ncclAllGather", device, |f, comm| {
             // SAFETY: as in `sum`.
             unsafe { (f.ncclAllGather)(own, all, len, BITS, comm, device.stream) }
@@ -197,17 +209,12 @@ impl Communicator {
         let partner = c_int::try_from(partner).unwrap_or(c_int::MAX);
         let [from, to] = [from, to].map(|at| device.address(at, len) as *mut c_void);
         self.start("ncclSend", device, |f, comm| {
-            // SAFETY: as in `sum`. A group is ended whatever happened in it.
-            unsafe {
-                let began = (f.ncclGroupStart)();
-                if began != SUCCESS {
-                    return began;
-                }
-                let sent = (f.ncclSend)(from, len, BITS, partner, comm, device.stream);
-                let received = (f.ncclRecv)(to, len, BITS, partner, comm, device.stream);
-                let ended = (f.ncclGroupEnd)();
-                [sent, received, ended].into_iter().find(|code| *code != SUCCESS).unwrap_or(SUCCESS)
-            }
+            group(f, || {
+                // SAFETY: as in `sum`; so it is with the next.
+                let sent = unsafe { (f.ncclSend)(from, len, BITS, partner, comm, device.stream) };
+                // SAFETY: as above.
+                first_failure([sent, unsafe { (f.ncclRecv)(to, len, BITS, partner, comm, device.stream) }])
+            })
         })
     }
 
@@ -279,6 +286,21 @@ impl Communicator {
             *handle = ptr::null_mut();
         }
     }
+}
+
+/// Starts several things as one. A group is ended whatever happened in it.
+fn group(f: &Functions, start: impl FnOnce() -> c_int) -> c_int {
+    // SAFETY: the function takes nothing.
+    match unsafe { (f.ncclGroupStart)() } {
+        // SAFETY: as above.
+        SUCCESS => first_failure([start(), unsafe { (f.ncclGroupEnd)() }]),
+        failed => failed,
+    }
+}
+
+/// The first code that is none of success, if there is one.
+fn first_failure(codes: impl IntoIterator<Item = c_int>) -> c_int {
+    codes.into_iter().find(|code| *code != SUCCESS).unwrap_or(SUCCESS)
 }
 
 /// Who has ended says more than what follows from it, and may show a moment later.

@@ -43,8 +43,10 @@ pub struct Recording {
     pub(super) image: [usize; 2],
     /// Ways that an image can go.
     pub(super) ways: usize,
-    /// By image of a batch, way after way.
+    /// By image of a batch, way after way; or the parts of one frame.
     pub(super) graphs: Vec<ptr::NonNull<c_void>>,
+    /// Of a frame in parts: the number of the launch before which each begins, and the number of all launches.
+    pub(super) bounds: Vec<usize>,
 }
 
 impl Recording {

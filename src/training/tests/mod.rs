@@ -4,6 +4,7 @@
 //! `SECATEURS_RANDOM_STEPS` is the number of random graphs (1,000 by hand), or `FIRST..END` of their seeds.
 
 mod graphs;
+mod ranks;
 mod rounding;
 
 use super::{Control, Memory, Output, Phase, Setup, StepRule, TrainingEngine, TrainingError, plan};
@@ -48,6 +49,8 @@ fn setup(size: (usize, usize), batches: &[usize], mixed: bool) -> Setup<'_> {
         teacher: None,
         rounded: &NONE,
         loss: None,
+        gpus: None,
+        sync_batch_norm: false,
     }
 }
 

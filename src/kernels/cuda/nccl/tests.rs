@@ -47,10 +47,10 @@ fn what_is_started_ends_when_all_ranks_have_started_it() {
     let Some([(first, mut one), (second, mut two)]) = pair() else { return };
     one.upload(0, &[1.0; 100]).unwrap();
     two.upload(0, &[2.0; 100]).unwrap();
-    first.sum(&one, 10, 50).unwrap();
+    first.sum(&one, Stream::Main, &[(10, 50)]).unwrap();
     thread::sleep(Duration::from_millis(50));
     assert!(!one.is_done().unwrap() && two.is_done().unwrap());
-    second.sum(&two, 10, 50).unwrap();
+    second.sum(&two, Stream::Main, &[(10, 50)]).unwrap();
     let fine = || Ok::<_, NcclError>(());
     first.wait(&one, &fine).unwrap();
     second.wait(&two, &fine).unwrap();
@@ -64,16 +64,55 @@ fn what_is_started_ends_when_all_ranks_have_started_it() {
 #[test]
 fn a_wait_ends_with_what_its_watch_says_and_nothing_is_started_any_more() {
     let Some([(first, one), (second, two)]) = pair() else { return };
-    first.sum(&one, 0, 100).unwrap();
+    first.sum(&one, Stream::Main, &[(0, 100)]).unwrap();
     let ended = first.wait(&one, &|| Err(NcclError::Broken("rank 1 has ended".into())));
     assert_eq!(ended, Err(NcclError::Broken("rank 1 has ended".into())));
     assert!(one.is_done().unwrap(), "given up");
-    let again = first.sum(&one, 0, 100).unwrap_err().to_string();
+    let again = first.sum(&one, Stream::Main, &[(0, 100)]).unwrap_err().to_string();
     assert_eq!(again, "ncclAllReduce: the ranks were left after an error");
     // The other one hears of it.
-    second.broadcast(&two, 0, 100).unwrap();
+    second.broadcast(&two, Stream::Main, (0, 100)).unwrap();
     let ended = second.wait(&two, &|| Ok::<_, NcclError>(())).unwrap_err().to_string();
     assert!(ended.starts_with("the other GPUs cannot be reached any more: remote process exited"), "{ended}");
+}
+
+/// Sums of the side stream begin with what the main stream has left, and the main stream goes on with them, where
+/// both are told so. Where they are not, the emulated device and the stand-in show it: a sum takes what is there
+/// early and writes late.
+#[test]
+fn the_streams_of_a_device_wait_for_each_other_only_where_they_are_told_to() {
+    let Some(mut pair) = pair() else { return };
+    pair.iter_mut().for_each(|(_, device)| device.open_side().unwrap());
+    // Rank 0's value becomes everybody's, late, and is then added up in the side stream.
+    let mut sums = |before: bool, after: bool| {
+        for ((_, device), own) in pair.iter_mut().zip([5.0, 1.0]) {
+            device.upload(0, &[own; 100]).unwrap();
+        }
+        let order = |told: bool, device: &Device, [first, then]: [Stream; 2]| {
+            if told { device.order(first, then) } else { Ok(()) }
+        };
+        for (communicator, device) in &pair {
+            communicator.broadcast(device, Stream::Main, (0, 100)).unwrap();
+            order(before, device, [Stream::Main, Stream::Side]).unwrap();
+            communicator.sum(device, Stream::Side, &[(0, 40), (40, 60)]).unwrap();
+            order(after, device, [Stream::Side, Stream::Main]).unwrap();
+        }
+        pair.each_ref().map(|(_, device)| {
+            let mut found = [0.0; 100];
+            device.download(0, &mut found).unwrap();
+            // Whatever was found, the next try begins when all has ended.
+            device.order(Stream::Side, Stream::Main).unwrap();
+            device.wait().unwrap();
+            assert!(found.iter().all(|value| *value == found[0]), "{found:?}");
+            found[0]
+        })
+    };
+    for _ in 0..20 {
+        assert_eq!(sums(true, true), [10.0; 2]);
+    }
+    let mut shows = |before, after| (0..200).any(|_| sums(before, after) != [10.0; 2]);
+    assert!(shows(false, true), "a sum that begins too early is not seen");
+    assert!(shows(true, false), "a sum that is not waited for is not seen");
 }
 
 #[test]

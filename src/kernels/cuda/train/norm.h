@@ -1,8 +1,9 @@
 // Batch normalisation with the statistics of the batch (Ioffe and Szegedy, 2015), its activation, and sums per channel.
 //
 // A reduction has blocks of 32 channels and `rows` pixels, whose parts one thread a channel joins in their order.
-// Arrays: 0 parts, 1 mean and inverse deviation, 2 gamma, 3 beta, 4 and 5 what is found out, 6 the weight of the batch in
-// running statistics.
+// Arrays: 0 parts, 1 mean and inverse deviation, behind them the number of values of a channel, 2 gamma, 3 beta, 4 and 5
+// what is found out, 6 the weight of the batch in running statistics. The statistics may be those of the batches of several
+// ranks, joined in the order of these.
 #pragma once
 #include "tensors.h"
 
@@ -48,28 +49,69 @@ INLINE void train_moments(char *memory, const Training *p, const int f16) {
 }
 BOTH(BLOCK, train_moments)
 
-// Joins the moments of all parts (Chan et al., 1979), and moves the running statistics, arrays 4 and 5, toward them.
-KERNEL(BLOCK) train_moments_joined(TRAINING) {
-    const int channel = (int)(blockIdx.x * BLOCK + threadIdx.x), c = p.x.c, pixels = pixels_of(p.x);
-    if (channel >= c) return;
-    const float *parts = array_of(memory, &p, 0) + channel;
-    double mean = 0.0, squares = 0.0, count = 0.0;
-    for (int part = 0; part < p.splits; part++) {
-        const double own = pixels - part * p.rows < p.rows ? pixels - part * p.rows : p.rows;
-        const double off = parts[2ll * part * c] - mean;
-        squares += parts[(2ll * part + 1) * c] + off * off * count * own / (count + own);
-        mean += off * own / (count + own);
-        count += own;
+// Mean, sum of the squared distances from it, and number of values.
+typedef struct {
+    double mean, squares, count;
+} Moments;
+
+// Joins the moments of further values (Chan et al., 1979).
+INLINE Moments with_moments(const Moments m, const double mean, const double squares, const double count) {
+    const double off = mean - m.mean, all = m.count + count;
+    const Moments joined = {m.mean + off * count / all, m.squares + (squares + off * off * m.count * count / all), all};
+    return joined;
+}
+
+// The moments of all parts of a channel.
+INLINE Moments moments_of_parts(char *memory, const Training *p, const int channel) {
+    const int c = p->x.c, pixels = pixels_of(p->x);
+    const float *parts = array_of(memory, p, 0) + channel;
+    Moments all = {0.0, 0.0, 0.0};
+    for (int part = 0; part < p->splits; part++) {
+        const double own = pixels - part * p->rows < p->rows ? pixels - part * p->rows : p->rows;
+        all = with_moments(all, parts[2ll * part * c], parts[(2ll * part + 1) * c], own);
     }
-    const double variance = squares / count;
-    float *stats = array_of(memory, &p, 1) + channel;
-    stats[0] = (float)mean, stats[c] = (float)(1.0 / sqrt(variance + (double)p.eps));
-    const float momentum = *array_of(memory, &p, 6);
-    float *running_mean = array_of(memory, &p, 4) + channel, *running_variance = array_of(memory, &p, 5) + channel;
-    *running_mean = *running_mean * (1.0f - momentum) + (float)mean * momentum;
+    return all;
+}
+
+// What normalises a channel, from its moments; the running statistics, arrays 4 and 5, move toward these.
+INLINE void take_moments(char *memory, const Training *p, const int channel, const Moments m) {
+    float *stats = array_of(memory, p, 1) + channel;
+    stats[0] = (float)m.mean, stats[p->x.c] = (float)(1.0 / sqrt(m.squares / m.count + (double)p->eps));
+    if (channel == 0) stats[2 * p->x.c] = (float)m.count;
+    const float momentum = *array_of(memory, p, 6);
+    float *running_mean = array_of(memory, p, 4) + channel, *running_variance = array_of(memory, p, 5) + channel;
+    *running_mean = *running_mean * (1.0f - momentum) + (float)m.mean * momentum;
     // The running variance is the unbiased one.
-    const double unbiased = squares / (count > 2.0 ? count - 1.0 : 1.0);
+    const double unbiased = m.squares / (m.count > 2.0 ? m.count - 1.0 : 1.0);
     *running_variance = *running_variance * (1.0f - momentum) + (float)unbiased * momentum;
+}
+
+// Joins the moments of all parts.
+KERNEL(BLOCK) train_moments_joined(TRAINING) {
+    const int channel = (int)(blockIdx.x * BLOCK + threadIdx.x);
+    if (channel < p.x.c) take_moments(memory, &p, channel, moments_of_parts(memory, &p, channel));
+}
+
+// The same for other ranks: to array 1 mean and sum of squared distances, and behind them the number of images.
+KERNEL(BLOCK) train_moments_own(TRAINING) {
+    const int channel = (int)(blockIdx.x * BLOCK + threadIdx.x), c = p.x.c;
+    if (channel >= c) return;
+    const Moments own = moments_of_parts(memory, &p, channel);
+    float *to = array_of(memory, &p, 1) + channel;
+    to[0] = (float)own.mean, to[c] = (float)own.squares;
+    if (channel == 0) to[2 * c] = (float)p.x.n;
+}
+
+// Joins what the kernel before has found on `splits` ranks: array 0.
+KERNEL(BLOCK) train_moments_of_all(TRAINING) {
+    const int channel = (int)(blockIdx.x * BLOCK + threadIdx.x), c = p.x.c;
+    if (channel >= c) return;
+    Moments all = {0.0, 0.0, 0.0};
+    for (int rank = 0; rank < p.splits; rank++) {
+        const float *own = array_of(memory, &p, 0) + (2ll * c + 1) * rank;
+        all = with_moments(all, own[channel], own[c + channel], (double)own[2 * c] * p.x.h * p.x.w);
+    }
+    take_moments(memory, &p, channel, all);
 }
 
 // Mean and inverse deviation from the running statistics.
@@ -129,7 +171,7 @@ INLINE void train_sums(char *memory, const Training *p, const int f16) {
 BOTH(BLOCK, train_sums)
 
 // Joins `factor` sums of every part, leaves them in place of the first part, and writes them to arrays 4 and 5, or adds
-// them, as the bits of `add` say.
+// them, as the bits of `add` say. Parts may be the sums of several ranks.
 KERNEL(BLOCK) train_sums_joined(TRAINING) {
     const int channel = (int)(blockIdx.x * BLOCK + threadIdx.x);
     if (channel >= p.x.c) return;
@@ -152,8 +194,8 @@ INLINE void train_norm_backward(char *memory, const Training *p, const int f16) 
     const float normal = (batch_value(memory, p->x, f16, pixel, channel) - stats[0]) * stats[p->x.c];
     const float g = batch_value(memory, p->y, f16, pixel, channel) * slope(p->act, gamma * normal + beta);
     // Statistics of the batch depend on what was normalised; given ones do not.
-    const float mean = p->given ? 0.0f : (sums[0] + normal * sums[p->x.c]) / (float)pixels_of(p->x);
-    const float value = gamma * stats[p->x.c] * (g - mean);
+    const float count = p->given ? INFINITY : array_of(memory, p, 1)[2 * p->x.c];
+    const float value = gamma * stats[p->x.c] * (g - (sums[0] + normal * sums[p->x.c]) / count);
     put(memory, p->z, f16, 0, pixel, channel, value);
 }
 BOTH(BLOCK, train_norm_backward)

@@ -48,6 +48,8 @@ pub(in crate::kernels::cuda) enum TrainKernel {
     BoxLoss,
     AddUp,
     MomentsJoined,
+    MomentsOwn,
+    MomentsOfAll,
     MomentsGiven,
     SumsJoined,
     Squares,
@@ -61,7 +63,7 @@ pub(in crate::kernels::cuda) enum TrainKernel {
 
 impl TrainKernel {
     /// By position: each with its name and the threads of a block. Those from [`TrainKernel::AddUp`] on take no tensors.
-    const ALL: [(Self, &'static str, u32); 54] = [
+    const ALL: [(Self, &'static str, u32); 56] = [
         (Self::Conv64, "train_conv_64", 256),
         (Self::Conv16, "train_conv_16", 64),
         (Self::ConvData64, "train_conv_data_64", 256),
@@ -107,6 +109,8 @@ impl TrainKernel {
         (Self::BoxLoss, "train_box_loss", 256),
         (Self::AddUp, "train_add_up", 256),
         (Self::MomentsJoined, "train_moments_joined", 256),
+        (Self::MomentsOwn, "train_moments_own", 256),
+        (Self::MomentsOfAll, "train_moments_of_all", 256),
         (Self::MomentsGiven, "train_moments_given", 256),
         (Self::SumsJoined, "train_sums_joined", 256),
         (Self::Squares, "train_squares", 256),

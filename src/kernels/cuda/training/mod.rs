@@ -18,7 +18,7 @@ pub use arguments::Batch;
 pub use attention::AttentionArrays;
 pub use conv::{ConvShape, WeightGradient};
 pub use loss::{FACTORS_LEN, LossArrays, LossLevel, LossShape, TAKEN_BYTES, TERMS_LEN};
-pub use norm::{Joined, NormArrays};
+pub use norm::{Joined, NormArrays, Statistics, stats_len};
 pub use rounding::{STEPS_LEN, device_steps};
 pub use tensors::{Parts, Tensors};
 pub use update::{CONTROL_LEN, Control, RESULTS_LEN, StepArrays, StepRule, square_parts};

@@ -4,13 +4,13 @@ use super::arguments::{Batch, Training};
 use super::kernel::TrainKernel;
 use super::tensors::{Parts, Tensors, Uses, byte, each, values};
 use crate::graph::Activation;
-use crate::kernels::cuda::arguments::{act, count, int};
+use crate::kernels::cuda::arguments::{Region, act, count, int};
 use crate::kernels::cuda::launch::Launch;
 
 /// Where the arrays of a normalisation of `c` channels lie: first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormArrays {
-    /// Mean and inverse deviation, `[2][c]`.
+    /// Mean and inverse deviation, `[2][c]`, and behind them the number of values of a channel: [`stats_len`] values.
     pub stats: usize,
     /// Scale.
     pub gamma: usize,
@@ -18,6 +18,11 @@ pub struct NormArrays {
     pub beta: usize,
     /// Whether the statistics are given, and not those of what is normalised.
     pub given: bool,
+}
+
+/// Values of the statistics of so many channels: two of each, and what they count.
+pub fn stats_len(channels: usize) -> usize {
+    2 * channels + 1
 }
 
 /// Sums of all parts, and where they go: first bytes.
@@ -31,34 +36,51 @@ pub struct Joined<'a> {
     pub targets: &'a [(usize, bool)],
 }
 
+/// Where what is known of a normalisation goes: first bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Statistics {
+    /// What normalises: [`NormArrays::stats`].
+    pub stats: usize,
+    /// Running mean and variance, which move toward those of the batch.
+    pub running: [usize; 2],
+    /// What is added to the variance.
+    pub eps: f32,
+    /// First byte of the weight of a batch's statistics in the running ones.
+    pub momentum: usize,
+}
+
 impl Tensors {
-    /// Mean and inverse deviation of `x` into `stats`; `running` are mean and variance, which move toward those of the
-    /// batch by what byte `momentum` on says. `parts` is room for `2 * parts * c` values.
-    pub fn moments(
-        self,
-        x: Batch,
-        (parts_at, parts): (usize, Parts),
-        stats: usize,
-        running: [usize; 2],
-        (eps, momentum): (f32, usize),
-    ) -> [Launch; 2] {
-        let c = i64::from(x.c);
-        let training = Training {
-            x,
-            arrays: [byte(parts_at), byte(stats), 0, 0, byte(running[0]), byte(running[1]), byte(momentum), 0],
-            rows: int(parts.rows),
-            splits: int(parts.count),
-            eps,
-            ..Training::default()
-        };
-        let found = values(parts_at, 2 * c * parts.count as i64);
-        let first = Uses { reads: &[self.region(&x)], writes: &[found] };
-        let writes = [values(stats, 2 * c), values(running[0], c), values(running[1], c)];
-        let second = Uses { reads: &[found, values(momentum, 1)], writes: &writes };
-        [
-            self.launch(TrainKernel::Moments, reduction(&x, parts), training, first),
-            self.launch(TrainKernel::MomentsJoined, each(c), training, second),
-        ]
+    /// The statistics of `x`. The parts are room for `2 * parts * c` values.
+    pub fn moments(self, x: Batch, parts: (usize, Parts), to: &Statistics) -> [Launch; 2] {
+        let (found, training) = in_parts(&x, parts);
+        let uses = Uses { reads: &[found, values(to.momentum, 1)], writes: &to.writes(&x) };
+        let joined = self.launch(TrainKernel::MomentsJoined, each(x.c.into()), to.training(training), uses);
+        [self.moments_of_parts(x, parts), joined]
+    }
+
+    /// The moments of `x` for the ranks that share its batch: [`stats_len`] values at `own`. The parts are room as
+    /// above.
+    pub fn moments_own(self, x: Batch, parts: (usize, Parts), own: usize) -> [Launch; 2] {
+        let (found, mut training) = in_parts(&x, parts);
+        training.arrays[1] = byte(own);
+        let uses = Uses { reads: &[found], writes: &[values(own, stats_values(&x))] };
+        [self.moments_of_parts(x, parts), self.launch(TrainKernel::MomentsOwn, each(x.c.into()), training, uses)]
+    }
+
+    /// The statistics of a batch of which so many ranks have a part, of the form of `x` but for its images: from the
+    /// moments of all, one after the other at `all`.
+    pub fn moments_of_all(self, x: Batch, (all, ranks): (usize, usize), to: &Statistics) -> Launch {
+        let mut training = to.training(Training { x, splits: int(ranks), ..Training::default() });
+        training.arrays[0] = byte(all);
+        let found = values(all, stats_values(&x).saturating_mul(byte(ranks)));
+        let uses = Uses { reads: &[found, values(to.momentum, 1)], writes: &to.writes(&x) };
+        self.launch(TrainKernel::MomentsOfAll, each(x.c.into()), training, uses)
+    }
+
+    fn moments_of_parts(self, x: Batch, parts: (usize, Parts)) -> Launch {
+        let (found, training) = in_parts(&x, parts);
+        let uses = Uses { reads: &[self.region(&x)], writes: &[found] };
+        self.launch(TrainKernel::Moments, reduction(&x, parts.1), training, uses)
     }
 
     /// `stats` from the running statistics, for a tensor of the form of `x`.
@@ -71,62 +93,53 @@ impl Tensors {
 
     /// `y = act(gamma * (x - mean) / deviation + beta)`.
     pub fn norm(self, function: Activation, x: Batch, norm: &NormArrays, y: Batch) -> Launch {
-        let (c, training) = (i64::from(x.c), Training { x, y, act: act(function), ..norm.training() });
+        let c = i64::from(x.c);
+        let training = norm.training(Training { x, y, act: act(function), ..Training::default() });
         let reads = [self.region(&x), values(norm.stats, 2 * c), values(norm.gamma, c), values(norm.beta, c)];
         self.launch(TrainKernel::Norm, each(x.len()), training, Uses { reads: &reads, writes: &[self.region(&y)] })
     }
 
-    /// The gradient of [`Tensors::norm`]: `dy`, the gradient of its output, becomes that of `x` in place. The sums are those
-    /// of beta and gamma.
-    pub fn norm_backward(
+    /// The sums that the gradient of [`Tensors::norm`] takes, `[2][c]`: those of the gradients of beta and of gamma,
+    /// from `dy`, the gradient of its output. They are left in place of the first part.
+    pub fn norm_sums(
         self,
         function: Activation,
         x: Batch,
         norm: &NormArrays,
         dy: Batch,
         sums: &Joined<'_>,
-    ) -> Vec<Launch> {
+    ) -> [Launch; 2] {
         let c = i64::from(x.c);
-        let mut training = Training {
-            x,
-            y: dy,
-            z: dy,
-            act: act(function),
-            rows: int(sums.parts.rows),
-            splits: int(sums.parts.count),
-            ..norm.training()
-        };
-        training.arrays[0] = byte(sums.parts_at);
-        let parts = values(sums.parts_at, 2 * c * sums.parts.count as i64);
-        let given = [values(norm.stats, 2 * c), values(norm.gamma, c), values(norm.beta, c)];
-        let [stats, gamma, beta] = given;
+        let (parts, training) = in_parts(&x, (sums.parts_at, sums.parts));
+        let training = Training { y: dy, act: act(function), ..norm.training(training) };
+        let [stats, gamma, beta] = [values(norm.stats, 2 * c), values(norm.gamma, c), values(norm.beta, c)];
         let reads = [self.region(&x), self.region(&dy), stats, gamma, beta];
-        let first = self.launch(
-            TrainKernel::NormSums,
-            reduction(&x, sums.parts),
-            training,
-            Uses { reads: &reads, writes: &[parts] },
-        );
-        let reads = [self.region(&x), parts, stats, gamma, beta];
+        let uses = Uses { reads: &reads, writes: &[parts] };
+        [self.launch(TrainKernel::NormSums, reduction(&x, sums.parts), training, uses), self.sums_joined(x, sums)]
+    }
+
+    /// The gradient of [`Tensors::norm`]: `dy`, the gradient of its output, becomes that of `x` in place. `sums` is
+    /// where those of [`Tensors::norm_sums`] lie, over all values that its statistics are of.
+    pub fn norm_backward(self, function: Activation, x: Batch, norm: &NormArrays, dy: Batch, sums: usize) -> Launch {
+        let c = i64::from(x.c);
+        let mut training = norm.training(Training { x, y: dy, z: dy, act: act(function), ..Training::default() });
+        training.arrays[0] = byte(sums);
+        let stats = values(norm.stats, stats_values(&x));
+        let reads = [self.region(&x), values(sums, 2 * c), stats, values(norm.gamma, c), values(norm.beta, c)];
         let uses = Uses { reads: &reads, writes: &[self.region(&dy)] };
-        vec![first, self.joined(x, sums), self.launch(TrainKernel::NormBackward, each(x.len()), training, uses)]
+        self.launch(TrainKernel::NormBackward, each(x.len()), training, uses)
     }
 
     /// The sum of every channel of `x`, for one target.
     pub fn channel_sums(self, x: Batch, sums: &Joined<'_>) -> [Launch; 2] {
-        let training = Training {
-            x,
-            arrays: [byte(sums.parts_at), 0, 0, 0, 0, 0, 0, 0],
-            rows: int(sums.parts.rows),
-            splits: int(sums.parts.count),
-            ..Training::default()
-        };
+        let (_, training) = in_parts(&x, (sums.parts_at, sums.parts));
         let parts = values(sums.parts_at, i64::from(x.c) * sums.parts.count as i64);
         let uses = Uses { reads: &[self.region(&x)], writes: &[parts] };
-        [self.launch(TrainKernel::Sums, reduction(&x, sums.parts), training, uses), self.joined(x, sums)]
+        [self.launch(TrainKernel::Sums, reduction(&x, sums.parts), training, uses), self.sums_joined(x, sums)]
     }
 
-    fn joined(self, x: Batch, sums: &Joined<'_>) -> Launch {
+    /// The sums of all parts, for their targets; they are left in place of the first part.
+    pub fn sums_joined(self, x: Batch, sums: &Joined<'_>) -> Launch {
         let c = i64::from(x.c);
         let mut arrays = [byte(sums.parts_at), 0, 0, 0, 0, 0, 0, 0];
         let mut writes = vec![values(sums.parts_at, c * sums.targets.len() as i64 * sums.parts.count as i64)];
@@ -163,10 +176,37 @@ impl Tensors {
 }
 
 impl NormArrays {
-    fn training(&self) -> Training {
-        let arrays = [0, byte(self.stats), byte(self.gamma), byte(self.beta), 0, 0, 0, 0];
-        Training { arrays, given: self.given.into(), ..Training::default() }
+    fn training(&self, mut training: Training) -> Training {
+        training.arrays[1..4].copy_from_slice(&[self.stats, self.gamma, self.beta].map(byte));
+        Training { given: self.given.into(), ..training }
     }
+}
+
+impl Statistics {
+    fn training(&self, mut training: Training) -> Training {
+        training.arrays[1] = byte(self.stats);
+        training.arrays[4..6].copy_from_slice(&self.running.map(byte));
+        training.arrays[6] = byte(self.momentum);
+        Training { eps: self.eps, ..training }
+    }
+
+    /// What is written of the channels of `x`.
+    fn writes(&self, x: &Batch) -> [Region; 3] {
+        let [mean, variance] = self.running.map(|at| values(at, x.c.into()));
+        [values(self.stats, stats_values(x)), mean, variance]
+    }
+}
+
+/// Values of the statistics of the channels of `x`.
+fn stats_values(x: &Batch) -> i64 {
+    byte(stats_len(usize::try_from(x.c).unwrap_or(0)))
+}
+
+/// What a reduction of `x` in parts is called with, and where two sums of every part lie.
+fn in_parts(x: &Batch, (at, parts): (usize, Parts)) -> (Region, Training) {
+    let mut training = Training { x: *x, rows: int(parts.rows), splits: int(parts.count), ..Training::default() };
+    training.arrays[0] = byte(at);
+    (values(at, 2 * i64::from(x.c) * parts.count as i64), training)
 }
 
 /// Blocks of a reduction per channel.

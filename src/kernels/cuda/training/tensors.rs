@@ -120,6 +120,11 @@ impl Parts {
         Self::cut(pixels, pixels.div_ceil(128).max(128))
     }
 
+    /// Of sums over ranks, of which each has found one part.
+    pub fn of_ranks(ranks: usize) -> Self {
+        Self { rows: 1, count: ranks }
+    }
+
     pub(super) fn cut(pixels: usize, rows: usize) -> Self {
         let rows = rows.max(1);
         Self { rows, count: pixels.div_ceil(rows).max(1) }

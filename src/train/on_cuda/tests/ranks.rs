@@ -6,6 +6,7 @@ use crate::data::{Dataset, Item, Label};
 use crate::engine::{open_cuda, open_nccl};
 use crate::graph::{Activation, Builder, Conv, Graph, Head, Norm, Op};
 use crate::kernels::cuda::emulated;
+use crate::kernels::cuda::nccl::MEETING;
 use crate::model::{self, Info};
 use crate::ranks::{Launched, Ranks, Share, threads};
 use crate::train::autograd::Autograd;
@@ -58,11 +59,11 @@ fn of(graph: Graph) -> Model {
     Model::new(graph, weights, Info::default()).unwrap()
 }
 
-/// A small detector without batch normalisation.
-fn detector() -> Model {
+/// A small detector, with batch normalisation or without.
+fn detector(norms: bool) -> Model {
     let scale = yolo11::Scale { depth: 0.25, width: 0.0625, max_channels: 256, c3k_everywhere: false };
     let mut graph = yolo11::network(scale, Task::Detect, 3).unwrap();
-    for node in &mut graph.nodes {
+    for node in graph.nodes.iter_mut().filter(|_| !norms) {
         if let Op::Conv(conv) = &mut node.op {
             conv.bias = conv.norm.take().map(|norm| format!("{}.bias", norm.prefix)).or(conv.bias.take());
         }
@@ -159,7 +160,7 @@ fn the_losses_of_a_detector_have_the_divisors_of_the_whole_batch() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (model, set) = (detector(), pictures(folder.path(), 7, 64, false));
+    let (model, set) = (detector(false), pictures(folder.path(), 7, 64, false));
     let config = FitConfig { epochs: 1, batch: 4, lr: 1e-3, ..config(64) };
     let alone = trained(1, &model, &set, &config, on_cuda(false));
     assert!(distance(&alone, &model.weights) > 1e-5, "nothing was learned");
@@ -209,6 +210,35 @@ fn with_batch_statistics_ranks_take_the_step_of_data_parallel_training() {
     assert!(distance(&whole, &found) > 1e-4, "the statistics of the whole batch are others");
 }
 
+#[test]
+fn with_the_statistics_of_the_whole_batch_any_number_of_ranks_trains_the_same_weights() {
+    if emulated::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // Ranks have shares of several sizes.
+    let (model, set) = (classifier(true), pictures(folder.path(), 15, SIDE, true));
+    let config = FitConfig { sync_batch_norm: true, ..config(SIDE) };
+    let cpu = trained(1, &model, &set, &config, Device::Cpu);
+    let alone = trained(1, &model, &set, &config, on_cuda(false));
+    assert!(distance(&alone, &model.weights) > 1e-2, "nothing was learned");
+    assert!(distance(&alone, &cpu) < 1e-5, "{:e} from the CPU's", distance(&alone, &cpu));
+    for size in [2, 3, 4] {
+        let found = trained(size, &model, &set, &config, on_cuda(false));
+        let apart = distance(&found, &alone);
+        assert!(apart < 1e-5, "{size} ranks: {apart:e}");
+        assert!(size != 4 || trained(size, &model, &set, &config, on_cuda(false)) == found, "two runs differ");
+    }
+    let alone = trained(1, &model, &set, &config, on_cuda(true));
+    let apart = distance(&trained(2, &model, &set, &config, on_cuda(true)), &alone);
+    assert!(apart < 1e-3, "mixed precision: {apart:e}");
+    let (model, set) = (detector(true), pictures(folder.path(), 7, 64, false));
+    let config = FitConfig { epochs: 1, batch: 4, imgsz: 64.into(), lr: 1e-3, ..config };
+    let alone = trained(1, &model, &set, &config, on_cuda(false));
+    let apart = distance(&trained(2, &model, &set, &config, on_cuda(false)), &alone);
+    assert!(apart < 1e-5, "a detector: {apart:e}");
+}
+
 /// What a rank in a process of its own is to do: the name of a variable, which holds a folder.
 const RANK: &str = "SECATEURS_TEST_RANK";
 
@@ -219,9 +249,11 @@ fn a_rank_that_another_test_has_started() {
     let folder = Path::new(&folder);
     let launched = Launched::here().unwrap().unwrap();
     let ranks = Ranks::over_gpus(&launched, || Ok((open_nccl()?, open_cuda(0)?))).unwrap();
-    let (model, set) = (classifier(false), pictures(folder, 15, SIDE, true));
-    let epochs = if folder.join("endless").exists() { 100_000 } else { 3 };
-    let config = FitConfig { ranks: ranks.clone(), epochs, ..config(SIDE) };
+    // An endless training waits for the others at every normalisation, too.
+    let endless = folder.join("endless").exists();
+    let (model, set) = (classifier(endless), pictures(folder, 15, SIDE, true));
+    let epochs = if endless { 100_000 } else { 3 };
+    let config = FitConfig { ranks: ranks.clone(), epochs, sync_batch_norm: endless, ..config(SIDE) };
     let mut report = |event: FitEvent| {
         if let FitEvent::Step { at: At { step: 0, .. }, .. } = event {
             std::fs::write(folder.join(format!("began-{}", ranks.rank())), "").unwrap();
@@ -249,8 +281,9 @@ fn processes(size: usize, folder: &Path) -> Vec<Child> {
     let start = |rank: usize| {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args([&name, "--exact", "--nocapture"]).env(RANK, folder);
-        let numbers = [("WORLD_SIZE", size), ("RANK", rank), ("LOCAL_RANK", rank), ("MASTER_PORT", port.into())];
-        command.envs(numbers.map(|(name, number)| (name, number.to_string()))).env("MASTER_ADDR", "127.0.0.1");
+        let numbers = [("WORLD_SIZE", size), ("RANK", rank), ("LOCAL_RANK", rank)];
+        command.envs(numbers.map(|(name, number)| (name, number.to_string())));
+        command.env(MEETING, format!("127.0.0.1:{port}"));
         command.stdout(Stdio::null()).spawn().unwrap()
     };
     (0..size).map(start).collect()
