@@ -2,7 +2,7 @@
 //! against what each would find by itself.
 
 use super::graphs::{Numbers, random_model};
-use super::{Output, Setup, TrainingEngine, control, distance, output_gradients, setup};
+use super::{Output, Phase, Setup, TrainingEngine, control, distance, output_gradients, setup};
 use crate::kernels::cuda::emulated;
 use crate::model::{Model, Weights};
 use crate::ranks::threads;
@@ -19,7 +19,7 @@ struct Found {
 
 /// A step on images, whose outputs have these gradients.
 fn step(engine: &mut TrainingEngine, images: &[f32], gradients: &[Vec<f32>]) -> Found {
-    let (outputs, _) = engine.forward(images).unwrap();
+    let (outputs, _) = engine.forward(images, Phase::Plain).unwrap();
     engine.backward(gradients, 1.0).unwrap();
     let gradients = engine.flat_gradients().unwrap();
     engine.update(&control(0.01, 1.0)).unwrap();
