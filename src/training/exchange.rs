@@ -103,7 +103,7 @@ pub(super) fn run(device: &mut Device, frame: usize, gpus: &Gpus, exchanges: &Ex
 #[cfg(test)]
 mod tests {
     use super::super::backward::Reach;
-    use super::super::program::{Places, Recipe};
+    use super::super::program::{Phase, Places, Recipe};
     use super::*;
     use crate::kernels::cuda::training::{StepRule, Tensors};
     use crate::zoo::yolo11::{Scale, detect};
@@ -115,7 +115,7 @@ mod tests {
         let graph = detect(Scale::of('n').unwrap(), 3).unwrap();
         let reach = Reach::of(&graph, &BTreeSet::new());
         let layout = Layout::new(&graph, &|node, _| reach.reached[node] && reach.needed[node], true);
-        let places = Places::new(&layout, 1, false, None);
+        let (places, none) = (Places::new(&layout, 1, false, None, 0), BTreeSet::new());
         let order = |ranks: usize, normalised: usize, images: usize| {
             let recipe = Recipe {
                 graph: &graph,
@@ -131,8 +131,10 @@ mod tests {
                 sparsity: 0.1,
                 ranks,
                 normalised,
+                rounded: &none,
+                loss: None,
             };
-            let [forward, backward, update] = recipe.program(images).unwrap().passes;
+            let [forward, backward, update] = recipe.program(images, Phase::Plain).unwrap().passes;
             assert!(update.exchanges.is_empty());
             let mut seen = vec![false; layout.trained()];
             for (before, exchange) in &backward.exchanges {
