@@ -130,7 +130,7 @@ impl TrainRecipe {
     }
 
     /// Its keys with their values, as they are written.
-    pub(super) fn keys(&self) -> [(&'static str, Option<Value>); 12] {
+    pub(super) fn keys(&self) -> [(&'static str, Option<Value>); 13] {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX).into();
         let schedule = Schedule::ALL.iter().find(|(_, schedule)| *schedule == self.schedule);
         let list = |values: [f64; 3]| Value::Array(values.map(Value::from).to_vec());

@@ -63,7 +63,7 @@ impl Identity {
             HoldOut::Share(share) => share.to_string(),
             HoldOut::Split { content, .. } => content.clone(),
         };
-        let settings: [(&str, &dyn std::fmt::Debug); 24] = [
+        let settings: [(&str, &dyn std::fmt::Debug); 25] = [
             ("epochs", epochs),
             ("batch", batch),
             ("imgsz", imgsz),
@@ -241,6 +241,6 @@ mod tests {
             keys.insert(other.key());
         }
         // Two of the cases differ in the same way: the two networks to start from are different ones.
-        assert_eq!(keys.len(), 29);
+        assert_eq!(keys.len(), 30);
     }
 }

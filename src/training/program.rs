@@ -164,13 +164,13 @@ impl Recipe<'_> {
         };
         let (forward, backward) = (emitted.forward, emitted.backward);
         let gathers = [of(0, forward), of(forward, backward)];
+        let forward_copies = Transfers { input: at(emitted.images), results: at(emitted.results) };
+        let backward_copies = Transfers { input: at(emitted.gradients), results: emitted.terms.map_or(results, at) };
+        let outputs = emitted.outputs;
         let update = rec.launches.split_off(backward);
         let backward = rec.launches.split_off(forward);
         let [in_forward, in_backward] = gathers;
         let in_backward = self.with_gradients(in_backward, &backward);
-        let forward_copies = Transfers { input: at(emitted.images), results: at(emitted.results) };
-        let backward_copies = Transfers { input: at(emitted.gradients), results: emitted.terms.map_or(results, at) };
-        let outputs = emitted.outputs;
         let pass = |launches, transfers, exchanges| Pass { launches, transfers, exchanges };
         let passes = [
             pass(rec.launches, forward_copies, in_forward),

@@ -10,7 +10,7 @@ struct Cli {
 }
 
 /// Every flag that stands for a value of the profile, with a value that is no default.
-const FLAGS: [&str; 20] = [
+const FLAGS: [&str; 21] = [
     "--model=/a/best.pt",
     "--data=/a/data.yaml",
     "--imgsz=96",
