@@ -10,7 +10,8 @@
 //!
 //! Tensors are pixel-major, in f32 or, for mixed precision (Micikevicius et al., "Mixed Precision Training", 2018), in
 //! f16 with sums, statistics and parameters in f32. A layer keeps what its convolution found; what comes behind, it
-//! computes again. This module knows no losses and no data.
+//! computes again. [`LayerWalk`] has the forward passes of networks side by side, layer after layer, and second moments of
+//! what they compute. This module knows no losses and no data.
 
 mod backward;
 mod engine;
@@ -20,7 +21,9 @@ mod layout;
 mod program;
 mod recorder;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod walk;
 
-pub use crate::kernels::cuda::training::{Control, StepRule};
+pub use crate::kernels::cuda::training::{Control, Sample, StepRule};
 pub use engine::{Memory, Output, Setup, TrainingEngine, TrainingError, plan};
+pub use walk::{LaneSums, LayerWalk, Regression};

@@ -363,6 +363,7 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
 #include "train/attention.h"
 #include "train/conv.h"
 #include "train/norm.h"
+#include "train/samples.h"
 #include "train/update.h"
 #include "train/window.h"
 #endif

@@ -3,7 +3,8 @@
 //!
 //! `SECATEURS_RANDOM_STEPS` is the number of random graphs (1,000 by hand), or `FIRST..END` of their seeds.
 
-mod graphs;
+pub(crate) mod graphs;
+mod walk;
 
 use super::{Control, Memory, Output, Setup, StepRule, TrainingEngine, TrainingError, plan};
 use crate::backend::{Mode, Net};

@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod kernel;
 mod norm;
+mod samples;
 mod tensors;
 mod update;
 mod window;
@@ -16,6 +17,7 @@ pub use arguments::Batch;
 pub use attention::AttentionArrays;
 pub use conv::{ConvShape, WeightGradient};
 pub use norm::{Joined, NormArrays};
+pub use samples::{Sample, Sampled};
 pub use tensors::{Parts, Tensors};
 pub use update::{CONTROL_LEN, Control, RESULTS_LEN, StepArrays, StepRule, square_parts};
 
