@@ -80,7 +80,7 @@ fn compile_kernels(target: &Path) -> Result<(), String> {
     };
     let nvcc = set("NVCC").map(PathBuf::from).or_else(|| Some(Path::new(&set("CUDA_HOME")?).join("bin/nvcc")));
     let nvcc = nvcc.unwrap_or_else(|| "nvcc".into());
-    let training = env::var_os("CARGO_FEATURE_TOOLKIT").map(|_| "-DCARRY_TRAINING");
+    let training = env::var_os("CARGO_FEATURE_TOOLS").map(|_| "-DCARRY_TRAINING");
     let output = Command::new(&nvcc)
         .args(["-fatbin", "-O3", "-Xptxas", "-v", "-gencode", &code])
         .args(training)

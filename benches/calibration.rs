@@ -53,6 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: 0,
         sensitivity: Some(&sensitivity),
         ranks: Ranks::default(),
+        device: secateurs::engine::Device::Cpu,
     };
     let mut walk = Walk::new(&model.graph, &calibration);
     let (walked, forward) = timed(|| model.graph.ids().try_for_each(|id| walk.step(&model, id)));

@@ -27,8 +27,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let data: Vec<Vec<f32>> = (0..32).map(input).collect();
     let (ranks, sensitivity) = (Ranks::default(), None);
-    let calibration =
-        Calibration { images: &data, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, sensitivity, ranks };
+    let calibration = Calibration {
+        images: &data,
+        height: SIDE,
+        width: SIDE,
+        ridge: 1e-3,
+        seed: 0,
+        sensitivity,
+        ranks,
+        device: Device::Cpu,
+    };
 
     // 2. Channels that can only be pruned together.
     let groups = group::groups(&baseline.graph);

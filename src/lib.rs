@@ -35,7 +35,7 @@ pub mod device;
 pub mod import;
 #[cfg(feature = "tools")]
 pub mod profile;
-#[cfg(feature = "toolkit")]
+#[cfg(feature = "tools")]
 pub mod training;
 #[cfg(feature = "tools")]
 pub mod zoo;

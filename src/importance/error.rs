@@ -3,6 +3,7 @@
 use crate::engine::EngineError;
 use crate::profile::Criterion;
 use crate::ranks::RankError;
+use crate::repair::PassError;
 use crate::surgery::SurgeryError;
 use thiserror::Error;
 
@@ -21,6 +22,15 @@ pub enum ImportanceError {
     /// The ranks that share the work cannot be reached.
     #[error(transparent)]
     Ranks(#[from] RankError),
+}
+
+impl From<PassError> for ImportanceError {
+    fn from(problem: PassError) -> Self {
+        match problem {
+            PassError::Engine(problem) => Self::Engine(problem),
+            PassError::Ranks(problem) => Self::Ranks(problem),
+        }
+    }
 }
 
 /// A criterion that cannot be computed: what it reads is missing.

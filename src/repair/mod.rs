@@ -9,27 +9,33 @@
 //! [`Method::BatchNorm`] re-estimates batch-norm statistics instead, a cheaper repair for comparison. [`Method::Merge`]
 //! needs no images at all.
 
+mod error;
 mod inputs;
 mod merge;
 mod moments;
+mod on_cpu;
+mod on_gpu;
+mod pass;
 mod positions;
 mod samples;
 mod shared;
 mod walk;
 
+pub use error::{PassError, RepairError};
 pub use inputs::Inputs;
 pub use moments::{Covariance, Fit, Moments};
+pub use pass::Pass;
 pub use walk::Walk;
 
-use crate::engine::EngineError;
+use crate::engine::Device;
 use crate::graph::{Conv, NodeId, Op};
 use crate::group::Groups;
 use crate::model::{Model, Tensor};
-use crate::ranks::{RankError, Ranks, Share};
+use crate::ranks::{Ranks, Share};
 use crate::surgery::Selection;
+use pass::Original;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use thiserror::Error;
 
 /// How a pruned network is repaired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +93,8 @@ pub struct Calibration<'a> {
     /// The ranks that share the images: each runs networks on its own, and all have the result, the same bits on one, two
     /// and four ranks.
     pub ranks: Ranks,
+    /// What runs the networks whose second moments are needed, and adds these up.
+    pub device: Device,
 }
 
 /// How much the outputs of a network depend on the outputs of its convolutions.
@@ -110,31 +118,10 @@ impl Calibration<'_> {
     }
 }
 
-/// A repair that failed.
-#[derive(Debug, Error)]
-pub enum RepairError {
-    /// A layer could not be run.
-    #[error("repair: {0}")]
-    Engine(#[from] EngineError),
-    /// There is nothing to calibrate with.
-    #[error("repair needs calibration images, none were given")]
-    NoImages,
-    /// The normal equations could not be solved.
-    #[error(
-        "repair of layer `{layer}`: the normal equations have no solution; use a larger ridge or more calibration images"
-    )]
-    Singular {
-        /// Name of the convolution.
-        layer: String,
-    },
-    /// The ranks that have other images cannot be reached.
-    #[error(transparent)]
-    Ranks(#[from] RankError),
-}
-
 /// The pruned model, repaired toward the original that it was pruned from.
 ///
 /// ```
+/// use secateurs::engine::Device;
 /// use secateurs::group::groups;
 /// use secateurs::ranks::Ranks;
 /// use secateurs::repair::{Calibration, Method, repair};
@@ -157,6 +144,7 @@ pub enum RepairError {
 ///     seed: 0,
 ///     sensitivity: None,
 ///     ranks: Ranks::default(),
+///     device: Device::Cpu,
 /// };
 /// let repaired = repair(&model, &groups, &selection, &pruned, Method::BatchNorm, &calibration, &mut |_, _| {})?;
 /// assert_eq!(repaired.graph, pruned.graph);
@@ -186,43 +174,49 @@ pub fn repair(
         return Err(RepairError::NoImages);
     }
     let mut repaired = cut.clone();
-    let mut before = Walk::new(&original.graph, calibration);
-    let mut after = Walk::new(&cut.graph, calibration);
+    let mut pass = Pass::new(&[&original.graph, &cut.graph], calibration)?;
     let total = original.graph.nodes.len();
     // Layers that were removed with a whole group have no partner; the others keep their order.
     for id in original.graph.ids() {
+        pass.step(0, original, id)?;
         let partner = cut.graph.find(&original.graph.node(id).name);
-        if let Some(mine) = partner
-            && let (Op::Conv(conv), Op::Conv(smaller)) = (&original.graph.node(id).op, &cut.graph.node(mine).op)
-        {
-            let rows = kept_rows(groups, selection, id);
-            let kernel = original.tensor(&conv.weight).select(0, &rows);
-            let seed = calibration.seed ^ u64::from(id.0);
-            let pair = (conv, &kernel, &rows[..]);
-            let weights = calibration.position_weights(id);
-            let (whole, left) =
-                (before.inputs(original.graph.node(id).inputs[0]), after.inputs(cut.graph.node(mine).inputs[0]));
-            let moments = moments::collect(pair, whole, smaller, left, seed, weights)?;
-            let kernel = repaired.tensor(&smaller.weight);
-            let small = kernel.data().len() / kernel.shape()[0].max(1) <= MAX_SPARSE_ROW;
-            if method == Method::Sparse && small {
-                let fit = moments.fit_nonzero(kernel, calibration.ridge);
-                apply(&mut repaired, smaller, &fit);
-            } else if matches!(method, Method::BatchNorm | Method::Sparse) {
-                moments.restate(&mut repaired, smaller);
-            } else {
-                let fit = moments.fit(repaired.tensor(&smaller.weight), &calibration.ranks)?;
-                let layer = || original.graph.node(id).name.clone();
-                apply(&mut repaired, smaller, &fit.ok_or_else(|| RepairError::Singular { layer: layer() })?);
-            }
-        }
-        before.step(original, id)?;
         if let Some(mine) = partner {
-            after.step(&repaired, mine)?;
+            if let (Op::Conv(conv), Op::Conv(smaller)) = (&original.graph.node(id).op, &cut.graph.node(mine).op) {
+                let rows = kept_rows(groups, selection, id);
+                let kernel = original.tensor(&conv.weight).select(0, &rows);
+                let (bias, input) =
+                    (conv.bias.as_ref().map(|key| original.tensor(key)), original.graph.node(id).inputs[0]);
+                let of_original = Original { id, conv, input, kernel: &kernel, bias, rows: &rows };
+                let moments = pass.moments(of_original, &cut.graph, (mine, smaller))?;
+                refit(&mut repaired, smaller, &moments, (method, calibration), &original.graph.node(id).name)?;
+            }
+            pass.step(1, &repaired, mine)?;
         }
         progress(id.index() + 1, total);
     }
     Ok(repaired)
+}
+
+/// Refits a layer of a model by a method that needs moments.
+fn refit(
+    model: &mut Model,
+    conv: &Conv,
+    moments: &Moments,
+    (method, calibration): (Method, &Calibration),
+    layer: &str,
+) -> Result<(), RepairError> {
+    let kernel = model.tensor(&conv.weight);
+    let small = kernel.data().len() / kernel.shape()[0].max(1) <= MAX_SPARSE_ROW;
+    if method == Method::Sparse && small {
+        let fit = moments.fit_nonzero(kernel, calibration.ridge);
+        apply(model, conv, &fit);
+    } else if matches!(method, Method::BatchNorm | Method::Sparse) {
+        moments.restate(model, conv);
+    } else {
+        let fit = moments.fit(kernel, &calibration.ranks)?;
+        apply(model, conv, &fit.ok_or_else(|| RepairError::Singular { layer: layer.to_owned() })?);
+    }
+    Ok(())
 }
 
 /// Which output channels of a node are kept.

@@ -1,16 +1,13 @@
 //! Second moments of a convolution's inputs and of the outputs it should have, at sampled positions,
 //! and the regression they allow.
 
-use super::inputs::Inputs;
-use super::positions::{self, Position};
-use super::samples::{Centred, Samples, Sums};
-use super::shared::Regressions;
+use super::samples::{Centred, Sums};
 use crate::graph::Conv;
 use crate::model::{Model, Tensor};
 use crate::ranks::{RankError, Ranks};
 use faer::linalg::solvers::DenseSolveCore;
 use faer::prelude::Solve;
-use faer::{Mat, MatRef, Side};
+use faer::{Mat, Side};
 use rayon::prelude::*;
 
 /// A kernel and an intercept per output channel.
@@ -54,52 +51,6 @@ struct Split {
 /// Ridges that are tried, as shares of the inputs' mean variance.
 const RIDGES: [f64; 5] = [0.0003, 0.003, 0.03, 0.15, 0.6];
 
-/// Collects the moments for refitting `cut`, which reads `after`, to what `original` makes of `before` with the
-/// rows of its kernel that are kept, `[m, c_in / groups, k, k]`; `rows` are the positions of those rows. `weights` as
-/// in [`Covariance::of`].
-///
-/// # Errors
-/// If a rank cannot be reached.
-pub(super) fn collect(
-    original: (&Conv, &Tensor, &[usize]),
-    before: Inputs,
-    cut: &Conv,
-    after: Inputs,
-    seed: u64,
-    weights: Option<&[Vec<f32>]>,
-) -> Result<Moments, RankError> {
-    let (conv, kernel, rows) = original;
-    let taps = conv.kernel * conv.kernel;
-    let whole = MatRef::from_column_major_slice(kernel.data(), kernel.data().len() / rows.len().max(1), rows.len());
-    // Lanes of independent regressions: channels before, channels after, columns of the kernel.
-    let lanes: Vec<_> = if conv.is_depthwise() {
-        rows.iter().enumerate().map(|(i, row)| (*row..row + 1, i..i + 1, i..i + 1)).collect()
-    } else {
-        vec![(0..conv.c_in, 0..cut.c_in, 0..rows.len())]
-    };
-    let unknowns = lanes.first().map_or(1, |lane| lane.1.len() * taps);
-    let positions = positions::choose(conv, before, unknowns, seed, weights);
-    let samples = |lane: usize, chunk: &[Position]| {
-        let (old, new, columns) = lanes[lane].clone();
-        let targets = Samples::patches(conv, before, old, chunk).times(whole.subcols(columns.start, columns.len()));
-        [Samples::patches(cut, after, new, chunk), targets]
-    };
-    let outputs = lanes.first().map_or(1, |lane| lane.2.len());
-    let regressions = Regressions {
-        share: before.share,
-        positions: &positions,
-        lanes: lanes.len(),
-        widths: [unknowns, outputs],
-        samples: &samples,
-    };
-    let split = |[seen, unseen]: [Sums; 2]| {
-        let mut all = seen.clone();
-        all.join(&unseen);
-        Split { all: all.centre().into(), seen: seen.centre().into(), unseen: unseen.centre().into() }
-    };
-    Ok(Moments { blocks: regressions.sums()?.into_par_iter().map(split).collect() })
-}
-
 impl From<Centred> for Block {
     fn from(Centred { x, y, xx, xy }: Centred) -> Self {
         Self { covariance: Covariance { mean: x, xx }, target_mean: y, xy }
@@ -107,6 +58,16 @@ impl From<Centred> for Block {
 }
 
 impl Moments {
+    /// Of the sums of every regression over two disjoint parts of the samples.
+    pub(super) fn of(seen: Vec<Sums>, unseen: Vec<Sums>) -> Self {
+        let split = |(seen, unseen): (Sums, Sums)| {
+            let mut all = seen.clone();
+            all.join(&unseen);
+            Split { all: all.centre().into(), seen: seen.centre().into(), unseen: unseen.centre().into() }
+        };
+        Self { blocks: seen.into_par_iter().zip(unseen).map(split).collect() }
+    }
+
     /// The ridge regression toward `kernel`, the ridge chosen on images that the trial fit has not seen; ranks share the
     /// trials. `None` if the equations have no solution.
     ///
@@ -219,22 +180,9 @@ impl Block {
 }
 
 impl Covariance {
-    /// The moments of a dense convolution's own inputs, over the images of all ranks; `weights` holds for every image the
-    /// weight of each position of the output.
-    ///
-    /// # Errors
-    /// If a rank cannot be reached.
-    pub fn of(conv: &Conv, inputs: Inputs, seed: u64, weights: Option<&[Vec<f32>]>) -> Result<Self, RankError> {
-        let d = conv.c_in * conv.kernel * conv.kernel;
-        let positions = positions::choose(conv, inputs, d, seed, weights);
-        let samples = |_: usize, chunk: &[Position]| {
-            [Samples::patches(conv, inputs, 0..conv.c_in, chunk), Samples::none(chunk.len())]
-        };
-        let regressions =
-            Regressions { share: inputs.share, positions: &positions, lanes: 1, widths: [d, 0], samples: &samples };
-        let sums = regressions.sums::<1>()?.swap_remove(0);
-        let [covariance] = sums.map(|sums| Block::from(sums.centre()).covariance);
-        Ok(covariance)
+    /// Of the sums of a regression.
+    pub(super) fn of(sums: Sums) -> Self {
+        Block::from(sums.centre()).covariance
     }
 
     /// The variance of every input.

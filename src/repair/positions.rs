@@ -4,8 +4,6 @@
 //! draws are where the outputs depend on the layer most, and weights correct for the probability with which a position
 //! is drawn.
 
-use super::inputs::Inputs;
-use crate::graph::Conv;
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
 use rand::{RngExt, SeedableRng};
@@ -30,20 +28,18 @@ pub(super) struct Position {
     pub weight: f64,
 }
 
-/// Positions of a convolution's output over the images of all ranks, in the order of these. `curvature` holds a value per position and image, with a mean
-/// of about one; its square root is used, since single values of it are noisy.
+/// Positions of a convolution's output of `h` x `w` over the images of all ranks, in the order of these. `curvature`
+/// holds a value per position and image, with a mean of about one; its square root is used, since single values of it
+/// are noisy.
 pub(super) fn choose(
-    conv: &Conv,
-    inputs: Inputs,
+    (h, w): (usize, usize),
+    images: usize,
     unknowns: usize,
     seed: u64,
     curvature: Option<&[Vec<f32>]>,
 ) -> Vec<Position> {
-    let side = |n: usize| (n + 2 * conv.padding - conv.kernel) / conv.stride + 1;
-    let (h, w) = (side(inputs.height), side(inputs.width));
     let area = h * w;
     let rows = LEAST.max(PER_UNKNOWN * unknowns);
-    let images = inputs.share.images();
     let per_image = rows.div_ceil(images.max(1)).min(area);
     let mut rng = StdRng::seed_from_u64(seed);
     let mut all = Vec::with_capacity(per_image * images);
@@ -85,31 +81,14 @@ pub(super) fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::Activation;
-    use crate::ranks::{Ranks, Share};
 
     #[test]
     fn weighted_draws_have_the_mean_of_the_weighted_whole() {
-        let conv = Conv {
-            weight: String::new(),
-            bias: None,
-            norm: None,
-            c_in: 1,
-            c_out: 1,
-            kernel: 3,
-            stride: 2,
-            padding: 1,
-            groups: 1,
-            act: Activation::Identity,
-        };
-        let side = 64;
-        let images: Vec<Vec<f32>> = vec![vec![0.0; 4 * side * side]; 16];
-        let share = Share::new(&Ranks::default(), images.len());
-        let inputs = Inputs { images: &images, share: &share, height: 2 * side, width: 2 * side };
+        let (side, images) = (64, 16);
         // All curvature lies in one corner; a figure that is 1 there and 0 elsewhere.
         let corner = |y: usize, x: usize| y < 8 && x < 8;
         let map: Vec<f32> = (0..side * side).map(|at| if corner(at / side, at % side) { 64.0 } else { 0.0 }).collect();
-        let curvature = vec![map; images.len()];
+        let curvature = vec![map; images];
         let truth: f64 = {
             let weight =
                 |at: usize| MIN_WEIGHT + (1.0 - MIN_WEIGHT) * if corner(at / side, at % side) { 8.0 } else { 0.0 };
@@ -120,14 +99,15 @@ mod tests {
             let inside: f64 = chosen.iter().filter(|p| corner(p.y, p.x)).map(|p| p.weight).sum();
             inside / chosen.iter().map(|p| p.weight).sum::<f64>()
         };
-        let drawn = choose(&conv, inputs, 1, 7, Some(&curvature));
+        let choose = |unknowns, curvature: Option<&[Vec<f32>]>| choose((side, side), images, unknowns, 7, curvature);
+        let drawn = choose(1, Some(&curvature));
         assert_eq!(drawn.len(), LEAST);
         assert!((share(&drawn) / truth - 1.0).abs() < 0.1, "{} for {truth}", share(&drawn));
         // With space for all, every position is there once.
-        let whole = choose(&conv, inputs, 1 << 20, 7, Some(&curvature));
-        assert_eq!(whole.len(), images.len() * side * side);
+        let whole = choose(1 << 20, Some(&curvature));
+        assert_eq!(whole.len(), images * side * side);
         assert!((share(&whole) / truth - 1.0).abs() < 1e-9);
         // Without a sensitivity all have the same weight.
-        assert!(choose(&conv, inputs, 1, 7, None).iter().all(|p| p.weight == 1.0));
+        assert!(choose(1, None).iter().all(|p| p.weight == 1.0));
     }
 }

@@ -30,6 +30,11 @@ pub(super) struct Samples {
 }
 
 impl Samples {
+    /// Samples column after column.
+    pub fn new(rows: usize, values: Vec<f32>) -> Self {
+        Self { rows, values }
+    }
+
     /// Samples without any column.
     pub fn none(rows: usize) -> Self {
         Self { rows, values: Vec::new() }
@@ -94,6 +99,11 @@ pub(super) fn few(positions: &[Position]) -> Vec<Position> {
     positions.iter().step_by((positions.len() / PIVOT).max(1)).copied().collect()
 }
 
+/// The roots of the weights of positions: products need one on either side, sums one once more.
+pub(super) fn roots(positions: &[Position]) -> impl Iterator<Item = f32> + '_ {
+    positions.iter().map(|p| p.weight.sqrt() as f32)
+}
+
 /// Weighted means of inputs `x` and outputs `y`, and their covariances.
 pub(super) struct Centred {
     pub x: Vec<f64>,
@@ -124,10 +134,24 @@ impl Sums {
         Self { count: 0.0, x: zeros(d), y: zeros(m), xx: zeros(d * d), xy: zeros(d * m), pivots: [x, y] }
     }
 
+    /// Of what was added up elsewhere: the weights, `[d + m]` inputs and outputs, and products `[d, d + m]` of an input and an
+    /// input or output, row after row, of two inputs where the second is not before the first.
+    pub fn found([x, y]: &[Vec<f32>; 2], count: f64, sums: &[f64], products: &[f64]) -> Self {
+        let (d, m) = (x.len(), y.len());
+        let mut found = Self { count, ..Self::around(x.clone(), y.clone()) };
+        found.x.copy_from_slice(&sums[..d]);
+        found.y.copy_from_slice(&sums[d..]);
+        for (i, row) in products.chunks(d + m).enumerate() {
+            let (inputs, outputs) = row.split_at(d);
+            found.xx[i * d + i..(i + 1) * d].copy_from_slice(&inputs[i..]);
+            outputs.iter().enumerate().for_each(|(j, product)| found.xy[j * d + i] = *product);
+        }
+        found
+    }
+
     /// Adds samples of inputs and outputs at some positions.
     pub fn add(&mut self, mut x: Samples, mut y: Samples, positions: &[Position]) {
-        // Products need the root of the weight on either side, sums once more.
-        let roots: Vec<f32> = positions.iter().map(|p| p.weight.sqrt() as f32).collect();
+        let roots: Vec<f32> = roots(positions).collect();
         x.weigh(&self.pivots[0], &roots, &mut self.x);
         y.weigh(&self.pivots[1], &roots, &mut self.y);
         add_products(&mut self.xx, &x, &x, true);

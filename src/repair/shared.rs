@@ -3,14 +3,23 @@
 //! The images have [`PARTS`](crate::ranks::PARTS) parts, as a batch of a training has: no sum crosses a part but as a tree of
 //! pairs, whose upper levels are sums over ranks. One, two and four ranks give the same bits.
 
+use super::error::PassError;
 use super::positions::Position;
 use super::samples::{Samples, Sums, few};
-use crate::ranks::{RankError, Share, tree_of};
-use rayon::prelude::*;
+use crate::ranks::{Share, tree_of};
 use std::ops::Range;
 
-/// Rows of samples that are multiplied at once.
-const CHUNK: usize = 1024;
+/// Means of the inputs and of the outputs of a regression, about.
+pub(super) type Pivots = [Vec<f32>; 2];
+
+/// Where the samples of independent regressions of one size come from, which are at the same positions.
+pub(super) trait Source {
+    /// Inputs and outputs of every regression at a few positions in images of this rank.
+    fn samples(&self, positions: &[Position]) -> Result<Vec<[Samples; 2]>, PassError>;
+
+    /// The sums of every regression around its pivots, at positions in images of this rank.
+    fn sums(&self, pivots: &[Pivots], positions: &[Position]) -> Result<Vec<Sums>, PassError>;
+}
 
 /// Independent regressions of one size at the same positions.
 pub(super) struct Regressions<'a> {
@@ -22,20 +31,20 @@ pub(super) struct Regressions<'a> {
     pub lanes: usize,
     /// Inputs and outputs of each.
     pub widths: [usize; 2],
-    /// Inputs and outputs of a regression at some positions in images of this rank.
-    pub samples: &'a (dyn Fn(usize, &[Position]) -> [Samples; 2] + Sync),
+    /// Their samples.
+    pub source: &'a dyn Source,
 }
 
 impl Regressions<'_> {
-    /// The sums of every regression, apart for each of `SETS` disjoint sets of images. Pairs of images alternate between
+    /// The sums of every regression, apart for each of so many disjoint sets of images. Pairs of images alternate between
     /// the sets: an image and its mirror image are a pair, and never in two.
     ///
     /// # Errors
-    /// If a rank cannot be reached.
-    pub fn sums<const SETS: usize>(&self) -> Result<Vec<[Sums; SETS]>, RankError> {
+    /// If a layer cannot be sampled, or a rank cannot be reached.
+    pub fn sums(&self, sets: usize) -> Result<Vec<Vec<Sums>>, PassError> {
         let pivots = self.pivots()?;
-        let of_lane = |lane: usize| std::array::from_fn(|set| self.own(lane, &pivots[lane], (set, SETS)));
-        let mut sums: Vec<[Sums; SETS]> = (0..self.lanes).into_par_iter().map(of_lane).collect();
+        let own = (0..sets).map(|set| self.own(&pivots, (set, sets)));
+        let mut sums = own.collect::<Result<Vec<Vec<Sums>>, PassError>>()?;
         if self.share.ranks().size() > 1 {
             let mut values = Vec::new();
             sums.iter().flatten().for_each(|sums| sums.pack(&mut values));
@@ -46,34 +55,29 @@ impl Regressions<'_> {
         Ok(sums)
     }
 
-    /// The sums of a regression over one of several sets of this rank's images.
-    fn own(&self, lane: usize, pivots: &[Vec<f32>; 2], (set, sets): (usize, usize)) -> Sums {
+    /// The sums of every regression over one of several sets of this rank's images.
+    fn own(&self, pivots: &[Pivots], (set, sets): (usize, usize)) -> Result<Vec<Sums>, PassError> {
         let parts = self.share.parts();
         let first = |part: usize| self.share.range().start + parts[..part].iter().sum::<usize>();
         let of_part = |part: usize| {
-            let [x, y] = pivots.clone();
-            let mut sums = Sums::around(x, y);
             let here = within(self.positions, first(part)..first(part + 1));
             let mine: Vec<Position> = here.iter().filter(|p| p.image / 2 % sets == set).copied().collect();
-            for chunk in mine.chunks(CHUNK) {
-                let [x, y] = (self.samples)(lane, chunk);
-                sums.add(x, y, chunk);
-            }
-            sums
+            self.source.sums(pivots, &mine)
         };
-        tree_of(0..parts.len(), &of_part, &|sums, other| sums.join(&other))
+        let join = |sums: &mut Result<Vec<Sums>, PassError>, others: Result<Vec<Sums>, PassError>| match others {
+            Ok(others) => sums.iter_mut().flatten().zip(&others).for_each(|(sums, others)| sums.join(others)),
+            Err(problem) => *sums = Err(problem),
+        };
+        tree_of(0..parts.len(), &of_part, &join)
     }
 
     /// The means of inputs and outputs of every regression at a few positions all over the images: good pivots.
-    fn pivots(&self) -> Result<Vec<[Vec<f32>; 2]>, RankError> {
+    fn pivots(&self) -> Result<Vec<Pivots>, PassError> {
         let few = few(self.positions);
         let own = within(&few, self.share.range());
-        let column_after_column = |lane: usize| match own.len() {
-            0 => Vec::new(),
-            _ => (self.samples)(lane, own).map(Samples::into_values).concat(),
-        };
-        let values: Vec<Vec<f32>> = (0..self.lanes).into_par_iter().map(column_after_column).collect();
-        let all = self.share.ranks().gather(bytemuck::cast_slice(&values.concat()))?;
+        let samples = if own.is_empty() { Vec::new() } else { self.source.samples(own)? };
+        let values: Vec<f32> = samples.into_iter().flatten().flat_map(Samples::into_values).collect();
+        let all = self.share.ranks().gather(bytemuck::cast_slice(&values))?;
         let all: Vec<Vec<f32>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
         let [inputs, outputs] = self.widths;
         let columns = (self.lanes * (inputs + outputs)).max(1);

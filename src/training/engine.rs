@@ -103,21 +103,11 @@ pub fn plan(graph: &Graph, setup: &Setup<'_>) -> Result<Memory, TrainingError> {
 }
 
 fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planned, TrainingError> {
-    let unfit = |problem: String| Err(TrainingError::Unfit(problem));
-    for node in &graph.nodes {
-        match &node.op {
-            Op::Conv(conv) if conv.groups > 1 && !conv.is_depthwise() => {
-                return unfit(format!("layer `{}` has {} groups, expected 1 or one a channel", node.name, conv.groups));
-            }
-            Op::MaxPool { kernel, .. } if *kernel > 255 => {
-                return unfit(format!("layer `{}` has windows of {kernel}, expected at most 255", node.name));
-            }
-            _ => {}
-        }
-    }
+    check(graph)?;
     if let Some(teacher) = setup.teacher.filter(|t| t.graph.input_channels() != graph.input_channels()) {
         let channels = [graph, &teacher.graph].map(Graph::input_channels);
-        return unfit(format!("its images have {} channels, those of its teacher {}", channels[0], channels[1]));
+        let problem = format!("its images have {} channels, those of its teacher {}", channels[0], channels[1]);
+        return Err(TrainingError::Unfit(problem));
     }
     if let Some(loss) = setup.loss {
         loss.check(graph)?;
@@ -156,6 +146,23 @@ fn planned(graph: &Graph, setup: &Setup<'_>, batches: &[usize]) -> Result<Planne
     let bytes = programs.iter().map(|program| program.bytes).max().unwrap_or(places.end);
     let memory = Memory { parameters: places.end, tensors: bytes - places.end };
     Ok(Planned { layout, places, programs, memory })
+}
+
+/// Refuses layers that there are no kernels for.
+pub(super) fn check(graph: &Graph) -> Result<(), TrainingError> {
+    let unfit = |problem: String| Err(TrainingError::Unfit(problem));
+    for node in &graph.nodes {
+        match &node.op {
+            Op::Conv(conv) if conv.groups > 1 && !conv.is_depthwise() => {
+                return unfit(format!("layer `{}` has {} groups, expected 1 or one a channel", node.name, conv.groups));
+            }
+            Op::MaxPool { kernel, .. } if *kernel > 255 => {
+                return unfit(format!("layer `{}` has windows of {kernel}, expected at most 255", node.name));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A network on a CUDA device, with the state of its optimizer and the moving average of its weights.

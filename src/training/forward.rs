@@ -117,13 +117,19 @@ impl<'a> Net<'a> {
         self.run(rec.at(buffer), node, 0, self.shapes[node].c)
     }
 
-    /// Emits the forward pass. The images are planes at `images`, or the tensor that a network before has made of them.
-    pub fn forward(&self, rec: &mut Recorder, images: Result<Buffer, Buffer>) -> Flow {
+    /// Before the first node. The images may be the tensor that a network before has made of them.
+    pub fn start(&self, images: Option<Buffer>) -> Flow {
         let nodes = self.graph.nodes.len();
         let mut flow = Flow { roots: vec![None; nodes], left: vec![Left::default(); nodes] };
-        if let Err(tensor) = images {
-            flow.roots[0] = Some(tensor);
+        if let Some(root) = flow.roots.first_mut() {
+            *root = images;
         }
+        flow
+    }
+
+    /// Emits the forward pass. The images are planes at `images`, or the tensor that a network before has made of them.
+    pub fn forward(&self, rec: &mut Recorder, images: Result<Buffer, Buffer>) -> Flow {
+        let mut flow = self.start(images.err());
         for id in self.graph.ids() {
             let node = id.index();
             let y = self.tensor(&mut flow, rec, node);
@@ -139,7 +145,8 @@ impl<'a> Net<'a> {
         flow
     }
 
-    fn node(&self, flow: &mut Flow, rec: &mut Recorder, id: NodeId, y: Batch) -> Left {
+    /// Emits a node, of which `y` is the tensor. Gives what it leaves for the backward pass.
+    pub fn node(&self, flow: &mut Flow, rec: &mut Recorder, id: NodeId, y: Batch) -> Left {
         let (node, t) = (self.graph.node(id), self.tensors);
         let inputs: Vec<usize> = node.inputs.iter().map(|input| input.index()).collect();
         let [first, ..] = inputs[..] else { return Left::default() };

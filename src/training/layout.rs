@@ -89,13 +89,20 @@ impl Layout {
     /// The values of weights as they lie on the device; what they lack is 0.
     pub fn pack(&self, weights: &Weights) -> Vec<f32> {
         let mut packed = vec![0.0; self.len()];
-        for (key, (at, shape)) in &self.places {
-            if let Some(tensor) = weights.get(key).filter(|tensor| tensor.shape() == &shape[..]) {
-                let target = &mut packed[*at..*at + tensor.data().len()];
-                permute(shape, |from, to| target[to] = tensor.data()[from]);
+        for key in self.places.keys() {
+            if let Some((at, values)) = weights.get(key).and_then(|tensor| self.packed(key, tensor)) {
+                packed[at..at + values.len()].copy_from_slice(&values);
             }
         }
         packed
+    }
+
+    /// The first value of a parameter, and its values as they lie on the device; none where it is not that of the graph.
+    pub fn packed(&self, key: &str, tensor: &Tensor) -> Option<(usize, Vec<f32>)> {
+        let (at, shape) = self.places.get(key).filter(|(_, shape)| tensor.shape() == &shape[..])?;
+        let mut values = vec![0.0; tensor.data().len()];
+        permute(shape, |from, to| values[to] = tensor.data()[from]);
+        Some((*at, values))
     }
 
     /// Weights from the values on the device, of all parameters or, given so many values, of those before that.

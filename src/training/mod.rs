@@ -13,8 +13,8 @@
 //!
 //! Tensors are pixel-major, in f32 or, for mixed precision (Micikevicius et al., "Mixed Precision Training", 2018), in
 //! f16 with sums, statistics and parameters in f32. For int8 there are further graphs, in which layers round ([`Phase`]).
-//! A layer keeps what its convolution found; what comes behind, it
-//! computes again. This module knows no losses and no data.
+//! A layer keeps what its convolution found; what comes behind, it computes again. [`LayerWalk`] has the forward passes of
+//! networks side by side, layer after layer, and second moments of what they compute. This module knows no data.
 
 mod backward;
 mod engine;
@@ -27,10 +27,12 @@ mod loss;
 mod program;
 mod recorder;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod walk;
 
-pub use crate::kernels::cuda::training::{Control, StepRule};
+pub use crate::kernels::cuda::training::{Control, Sample, StepRule};
 pub use engine::{Memory, Output, Setup, TrainingEngine, plan};
 pub use error::TrainingError;
 pub use loss::{Detection, Factors, LossBranch, MOST_LEVELS, MOST_TOP};
 pub use program::Phase;
+pub use walk::{LaneSums, LayerWalk, Regression};

@@ -9,7 +9,7 @@ use secateurs::data::{Dataset, Item};
 use secateurs::emit::onnx::proto::ModelProto;
 use secateurs::emit::onnx::tensorrt::refused;
 use secateurs::emit::onnx::{calibration_cache, export, file};
-use secateurs::engine::{Engine, Options};
+use secateurs::engine::{Device, Engine, Options};
 use secateurs::eval::{Detected, Prepared, evaluate_model};
 use secateurs::graph::{Branch, Dtype, Graph, Head};
 use secateurs::group::{Group, groups};
@@ -210,8 +210,16 @@ fn detectors(path: &str, yaml: &str) -> Option<(Dataset, Dataset, [Model; 2])> {
     let pruned = cut(&model, &all, &selection).unwrap();
     let images = tensors(&model, &train, 320, train.items.len() / 24);
     let (ranks, sensitivity) = (Ranks::default(), None);
-    let calibration =
-        Calibration { images: &images, height: 320, width: 320, ridge: 0.03, seed: 0, sensitivity, ranks };
+    let calibration = Calibration {
+        images: &images,
+        height: 320,
+        width: 320,
+        ridge: 0.03,
+        seed: 0,
+        sensitivity,
+        ranks,
+        device: Device::Cpu,
+    };
     let progress = &mut |_, _| ();
     let pruned = repair(&model, &all, &selection, &pruned, Method::LeastSquares, &calibration, progress).unwrap();
     Some((train, val, [model, pruned]))

@@ -61,7 +61,16 @@ fn images(n: usize) -> Vec<Vec<f32>> {
 }
 
 fn calibration(images: &[Vec<f32>]) -> Calibration<'_> {
-    Calibration { images, height: SIDE, width: SIDE, ridge: 1e-3, seed: 0, sensitivity: None, ranks: Ranks::default() }
+    Calibration {
+        images,
+        height: SIDE,
+        width: SIDE,
+        ridge: 1e-3,
+        seed: 0,
+        sensitivity: None,
+        ranks: Ranks::default(),
+        device: Device::Cpu,
+    }
 }
 
 /// Largest difference of the outputs, relative to the largest output.

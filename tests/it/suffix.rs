@@ -84,8 +84,16 @@ fn loss_curves_by_suffixes_are_those_of_whole_networks() {
         let pixels = model.graph.input_channels() * side * side;
         let images: Vec<Vec<f32>> = (0..2).map(|_| (0..pixels).map(|_| rng.random_range(0.0..1.0)).collect()).collect();
         let (ranks, sensitivity) = (Ranks::default(), None);
-        let calibration =
-            Calibration { images: &images, height: side, width: side, ridge: 0.03, seed: 0, sensitivity, ranks };
+        let calibration = Calibration {
+            images: &images,
+            height: side,
+            width: side,
+            ridge: 0.03,
+            seed: 0,
+            sensitivity,
+            ranks,
+            device: Device::Cpu,
+        };
         let ranking = rank(Criterion::L1, &model, &groups, &Statistics::default()).unwrap();
         let sampling = Sampling { shares: vec![0.5], grid: 4, images: 2, device: Device::Cpu };
         let mut steps = Vec::new();

@@ -23,7 +23,17 @@ pub(crate) fn driver() -> Option<&'static Path> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| {
         let kernels = ["kernels.cu", "device.h", "tiles.h", "product.h", "f16.h", "attention.h", "peaks.h"];
-        let training = ["tensors.h", "conv.h", "loss.h", "norm.h", "rounding.h", "window.h", "attention.h", "update.h"];
+        let training = [
+            "tensors.h",
+            "conv.h",
+            "loss.h",
+            "norm.h",
+            "rounding.h",
+            "window.h",
+            "attention.h",
+            "samples.h",
+            "update.h",
+        ];
         let mut sources = ["driver.c", "emulate.h", "stream.h"].map(|name| format!("tests/cuda/{name}")).to_vec();
         sources.extend(kernels.map(|name| format!("src/kernels/cuda/{name}")));
         sources.extend(training.map(|name| format!("src/kernels/cuda/train/{name}")));

@@ -5,8 +5,10 @@ use super::calibration::CalibrationSet;
 use super::check;
 use super::data::Data;
 use super::deployment::Deployment;
+use super::moments;
 use super::opened::Opened;
 use crate::bundle::sha256;
+use crate::engine::Device;
 use crate::importance::{Batches, sensitivity};
 use crate::model::Model;
 use crate::pipeline::error::{During, PipelineError, Task};
@@ -15,7 +17,6 @@ use crate::pipeline::progress::Progress;
 use crate::ranks::Ranks;
 use crate::repair::{Calibration, Sensitivity};
 use crate::report::Report;
-use candle_core::Device;
 
 /// Weight of the pull toward the weights before the refit, as a share of the inputs' mean variance.
 pub(in crate::pipeline) const RIDGE: f64 = 0.03;
@@ -37,8 +38,10 @@ pub struct Inputs {
     pub sensitivity: Sensitivity,
     /// The ranks that share the images.
     pub ranks: Ranks,
-    /// What runs networks: see [`Job::computed_on`].
+    /// What runs networks: see [`Job::computed_on`], and whether second moments are the CPU's none the less.
     pub computed_on: String,
+    /// What adds up second moments.
+    pub moments_on: Device,
 }
 
 impl Inputs {
@@ -62,6 +65,9 @@ impl Inputs {
         let ranks = job.ranks.clone();
         let computed_on = job.computed_on()?;
         check_ranks(&ranks, &baseline, &calibration, &computed_on)?;
+        let moments_on = moments::device(job, &baseline, calibration.images.len(), progress)?;
+        let elsewhere = if moments_on == job.device { "" } else { ", second moments on the CPU" };
+        let computed_on = computed_on + elsewhere;
         let deployment = Deployment::new(job, &baseline, &calibration)?;
         if deployment.stores_only() {
             progress.message("the CPU has no f16 arithmetic: f16 is stored, and computed as f32".into());
@@ -74,12 +80,12 @@ impl Inputs {
             height,
             width,
             batch: SENSITIVITY_BATCH,
-            device: &Device::Cpu,
+            device: &candle_core::Device::Cpu,
             ranks: ranks.clone(),
         };
         let mut step = |done, all| progress.step(done, all);
         let sensitivity = sensitivity(&baseline.model, &images, job.seed, &mut step).during(Task::Sensitivity)?;
-        Ok(Self { baseline, data, calibration, deployment, sensitivity, ranks, computed_on })
+        Ok(Self { baseline, data, calibration, deployment, sensitivity, ranks, computed_on, moments_on })
     }
 
     /// The calibration images as importance and repair take them.
@@ -92,6 +98,7 @@ impl Inputs {
             seed,
             sensitivity: Some(&self.sensitivity),
             ranks: self.ranks.clone(),
+            device: self.moments_on,
         }
     }
 

@@ -9,12 +9,17 @@ mod check;
 mod data;
 mod deployment;
 mod gathered;
+mod moments;
 mod opened;
 
+#[cfg(test)]
+pub(super) use baseline::Baseline;
 pub use baseline::DEMO_MODEL;
 pub use check::{check, has_room};
 pub(super) use check::{inputs as check_inputs, outputs as check_outputs};
 pub use data::{drawn, drawn_for};
 pub(super) use deployment::RANGE_IMAGES;
 pub(super) use gathered::{Inputs, RIDGE};
+#[cfg(test)]
+pub(super) use moments::device as moments_on;
 pub(super) use opened::Opened;

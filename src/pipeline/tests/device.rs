@@ -3,6 +3,7 @@
 use super::*;
 use crate::kernels::cuda::emulated;
 use crate::pipeline::PipelineError;
+use crate::pipeline::inputs::{Baseline, moments_on};
 
 /// A job on three pictures, and the same on the GPU.
 fn jobs(folder: &Path) -> [Job; 2] {
@@ -42,6 +43,35 @@ fn a_gpu_that_is_missing_ends_the_job_before_any_work() {
         "--device cuda:5: the NVIDIA driver has no device of number 5: it has 2, counted from 0"
     );
     assert_eq!(stages.take(), 0);
+}
+
+#[test]
+fn second_moments_are_the_gpus_where_it_has_the_memory_and_never_the_cpus_in_silence() {
+    if emulated::device().is_none() {
+        return;
+    }
+    let folder = inputs();
+    let [cpu, gpu] = jobs(folder.path());
+    let Inputs { mut baseline, moments_on: device, .. } = gather(&gpu);
+    assert_eq!(device, Device::Cuda(0));
+    let said = |job: &Job, baseline: &Baseline, images: usize| {
+        let said = RefCell::new(Vec::new());
+        let progress = RefCell::new(|event| {
+            if let Event::Message(text) = event {
+                said.borrow_mut().push(text);
+            }
+        });
+        let device = moments_on(job, baseline, images, &progress).unwrap();
+        (device, said.take())
+    };
+    assert_eq!(said(&cpu, &baseline, 1 << 20), (Device::Cpu, vec![]));
+    assert_eq!(said(&gpu, &baseline, 100), (Device::Cuda(0), vec![]));
+    // The emulated device has 8 GiB.
+    baseline.imgsz = 640.into();
+    let (device, messages) = said(&gpu, &baseline, 1000);
+    let expected = "second moments and repair stay on the CPU: they need ";
+    assert!(messages[0].starts_with(expected) && messages[0].ends_with(", 8192 MiB are free"), "{messages:?}");
+    assert_eq!((device, messages.len()), (Device::Cpu, 1));
 }
 
 /// Networks that start in the middle, and whole ones: both are compared with the baseline network there.

@@ -3,9 +3,10 @@
 //!
 //! `SECATEURS_RANDOM_STEPS` is the number of random graphs (1,000 by hand), or `FIRST..END` of their seeds.
 
-mod graphs;
+pub(crate) mod graphs;
 mod ranks;
 mod rounding;
+mod walk;
 
 use super::{Control, Memory, Output, Phase, Setup, StepRule, TrainingEngine, TrainingError, plan};
 use crate::backend::{Mode, Net};

@@ -59,11 +59,15 @@ pub(in crate::kernels::cuda) enum TrainKernel {
     Keep,
     ImageSums,
     Terms,
+    SampleValues,
+    SampleSums,
+    SampleProducts,
 }
 
 impl TrainKernel {
-    /// By position: each with its name and the threads of a block. Those from [`TrainKernel::AddUp`] on take no tensors.
-    const ALL: [(Self, &'static str, u32); 56] = [
+    /// By position: each with its name and the threads of a block. Those from [`TrainKernel::AddUp`] on take no
+    /// tensors, or only such in f32.
+    const ALL: [(Self, &'static str, u32); 59] = [
         (Self::Conv64, "train_conv_64", 256),
         (Self::Conv16, "train_conv_16", 64),
         (Self::ConvData64, "train_conv_data_64", 256),
@@ -120,6 +124,9 @@ impl TrainKernel {
         (Self::Keep, "train_keep", 256),
         (Self::ImageSums, "train_image_sums", 256),
         (Self::Terms, "train_terms", 256),
+        (Self::SampleValues, "train_sample_values", 256),
+        (Self::SampleSums, "train_sample_sums", 256),
+        (Self::SampleProducts, "train_sample_products", 256),
     ];
 
     /// All of them on tensors of every kind, with whether these are in f16.

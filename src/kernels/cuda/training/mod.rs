@@ -10,6 +10,7 @@ mod kernel;
 mod loss;
 mod norm;
 mod rounding;
+mod samples;
 mod tensors;
 mod update;
 mod window;
@@ -20,6 +21,7 @@ pub use conv::{ConvShape, WeightGradient};
 pub use loss::{FACTORS_LEN, LossArrays, LossLevel, LossShape, TAKEN_BYTES, TERMS_LEN};
 pub use norm::{Joined, NormArrays, Statistics, stats_len};
 pub use rounding::{STEPS_LEN, device_steps};
+pub use samples::{Sample, Sampled};
 pub use tensors::{Parts, Tensors};
 pub use update::{CONTROL_LEN, Control, RESULTS_LEN, StepArrays, StepRule, square_parts};
 

@@ -14,6 +14,17 @@ impl Batch {
         Self { at: byte(at), pitch, c, n, h, w, unused: 0 }
     }
 
+    /// The tensor of one image.
+    pub fn image(&self, number: usize, tensors: Tensors) -> Self {
+        let bytes = self.pixels() / i64::from(self.n).max(1) * i64::from(self.pitch) * tensors.size() as i64;
+        Self { at: self.at.saturating_add(bytes.saturating_mul(number as i64)), n: 1, ..*self }
+    }
+
+    /// Values of all images.
+    pub fn values(&self) -> usize {
+        usize::try_from(self.len()).unwrap_or(0)
+    }
+
     pub(super) fn pixels(&self) -> i64 {
         i64::from(self.n).saturating_mul(i64::from(self.h)).saturating_mul(i64::from(self.w))
     }
