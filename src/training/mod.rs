@@ -24,6 +24,7 @@ mod forward;
 mod homes;
 mod layout;
 mod loss;
+mod plan;
 mod program;
 mod recorder;
 #[cfg(test)]
@@ -31,8 +32,9 @@ pub(crate) mod tests;
 mod walk;
 
 pub use crate::kernels::cuda::training::{Control, Sample, StepRule};
-pub use engine::{Memory, Output, Setup, TrainingEngine, plan};
+pub use engine::{Output, TrainingEngine};
 pub use error::TrainingError;
 pub use loss::{Detection, Factors, LossBranch, MOST_LEVELS, MOST_TOP};
+pub use plan::{Memory, Setup, plan};
 pub use program::Phase;
 pub use walk::{LaneSums, LayerWalk, Regression};

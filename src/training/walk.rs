@@ -4,10 +4,10 @@
 //! All images are one batch. Every tensor lies in planned memory from its step to that of its last reader. What comes
 //! to the host are samples at a few positions, and sums over many: the memory for these is planned as well.
 
-use super::engine::check;
 use super::error::TrainingError;
 use super::forward::{Flow, Net, Normalised, window};
 use super::layout::Layout;
+use super::plan::check;
 use super::recorder::Recorder;
 use crate::graph::{Conv, Graph, NodeId, Op};
 use crate::kernels::cuda::training::{Batch, ConvShape, Sample, Sampled, Tensors};
