@@ -90,13 +90,10 @@ pub(super) fn answers(
     Ok(ranks.of_all(answers?.concat())?.concat())
 }
 
-/// Share of these pictures that one set of answers has right, less that of another where given.
-pub(super) fn ahead(one: &[Answer], other: Option<&[Answer]>, pictures: &[usize]) -> f64 {
-    let right = |answers: &[Answer]| {
-        let count = pictures.iter().filter(|picture| answers.get(**picture).is_some_and(|a| a.rank == 0)).count();
-        count as f64 / pictures.len().max(1) as f64
-    };
-    right(one) - other.map_or(0.0, right)
+/// Share of these pictures that answers have right.
+pub(super) fn right(answers: &[Answer], pictures: &[usize]) -> f64 {
+    let count = pictures.iter().filter(|picture| answers.get(**picture).is_some_and(|a| a.rank == 0)).count();
+    count as f64 / pictures.len().max(1) as f64
 }
 
 /// As [`accuracy`], with logits that another runtime computes: `run` gets inputs of the network, `[C, height, width]`, a few

@@ -7,6 +7,7 @@ pub mod coco;
 mod error;
 #[cfg(test)]
 mod goldens_on_gpu;
+mod judged;
 mod metric;
 mod model;
 mod objects;
@@ -23,6 +24,7 @@ mod validator;
 pub use bootstrap::{Interval, bootstrap};
 pub use classify::{Accuracy, Answer, accuracy, accuracy_by};
 pub use error::EvalError;
+pub use judged::Judged;
 pub use metric::Metric;
 pub use model::{ClassResult, EvalResult, Prepared, check_annotations, evaluate_model};
 pub use objects::{Detected, Truth};

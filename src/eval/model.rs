@@ -1,7 +1,7 @@
 //! Evaluates a model on a dataset through the engine that ships.
 
 use super::error::EvalError;
-use super::{Detected, Interval, Truth, bootstrap, coco, truth, ultralytics};
+use super::{Detected, Truth, coco, truth, ultralytics};
 use crate::data::{Dataset, Item, Picture as Pixels};
 use crate::engine::{Device, Engine, Options};
 use crate::graph::Head;
@@ -286,14 +286,9 @@ impl Prepared {
         Ok(self.score(&self.find(model, threads, &|_| {})?))
     }
 
-    /// How much the mAP50-95 (COCO rules) of one model's detections, less that of another's where given, would vary
-    /// with other images.
-    pub fn interval(&self, found: &[Detected], less: Option<&[Detected]>, rounds: usize, seed: u64) -> Interval {
-        let matches = |found: &[Detected]| coco::Matches::new(self.names.len(), &self.truths, found);
-        let (one, other) = (matches(found), less.map(matches));
-        bootstrap(self.len(), rounds, seed, |sample| {
-            one.ap(sample) - other.as_ref().map_or(0.0, |other| other.ap(sample))
-        })
+    /// Matches detections once: their mAP50-95 (COCO rules) on any of the images.
+    pub(super) fn matches(&self, found: &[Detected]) -> coco::Matches {
+        coco::Matches::new(self.names.len(), &self.truths, found)
     }
 }
 

@@ -8,7 +8,7 @@ use super::error::EvalError;
 use super::metric::Metric;
 use super::overlap::Overlap;
 use super::shapes::{Found, Labelled, List, with_overlaps};
-use super::{Interval, bootstrap, ultralytics};
+use super::ultralytics;
 use crate::data::{Dataset, Item, Picture, Shapes};
 use crate::detector::Detector;
 use crate::engine::{Device, Options};
@@ -208,19 +208,13 @@ impl ShapeSet {
         }
     }
 
-    /// How much the mAP50-95 of masks, keypoints or rotated boxes (COCO's rules) of what one model found, less that of
-    /// another where given, would vary with other images.
-    pub fn interval(&self, found: &Found, less: Option<&Found>, rounds: usize, seed: u64) -> Interval {
-        let matches = |found: &Found| {
-            let (classes, truths) = (self.names.len(), &self.labelled.truths[..]);
-            with_overlaps(&self.head, &self.labelled, found, |overlap, _| match self.poses() {
-                true => Matches::of_poses(classes, truths, &found.boxes, overlap),
-                false => Matches::by(classes, truths, &found.boxes, overlap),
-            })
-        };
-        let (one, other) = (matches(found), less.and_then(matches));
-        let ap = |matches: &Option<Matches>, sample: &[usize]| matches.as_ref().map_or(0.0, |m| m.ap(sample));
-        bootstrap(self.len(), rounds, seed, |sample| ap(&one, sample) - ap(&other, sample))
+    /// Matches what was found once: its mAP50-95 of masks, keypoints or rotated boxes (COCO's rules) on any of the images.
+    pub(super) fn matches(&self, found: &Found) -> Option<Matches> {
+        let (classes, truths) = (self.names.len(), &self.labelled.truths[..]);
+        with_overlaps(&self.head, &self.labelled, found, |overlap, _| match self.poses() {
+            true => Matches::of_poses(classes, truths, &found.boxes, overlap),
+            false => Matches::by(classes, truths, &found.boxes, overlap),
+        })
     }
 
     fn poses(&self) -> bool {

@@ -1,7 +1,8 @@
 //! One way to judge models of any task on a split: what they find, the figures of it, and how sure these are.
 
-use super::classify::{Run, ahead, answers, summary};
+use super::classify::{Run, answers, right, summary};
 use super::error::EvalError;
+use super::judged::{Judged, PARTS};
 use super::metric::Metric;
 use super::shapes::Found;
 use super::task::ShapeSet;
@@ -153,21 +154,35 @@ impl Validator {
         rounds: usize,
         seed: u64,
     ) -> Result<Interval, EvalError> {
-        Ok(match (self, one, less) {
-            (Self::Boxes(set), Answers::Boxes(one), None) => set.interval(one, None, rounds, seed),
-            (Self::Boxes(set), Answers::Boxes(one), Some(Answers::Boxes(other))) => {
-                set.interval(one, Some(other), rounds, seed)
+        let (one, other) = (self.on_images(one)?, less.map(|other| self.on_images(other)).transpose()?);
+        Ok(bootstrap(self.len(), rounds, seed, |sample| {
+            one(sample) - other.as_ref().map_or(0.0, |other| other(sample))
+        }))
+    }
+
+    /// The [figure](Score::figure) of answers, with what it is without parts of the images.
+    ///
+    /// # Errors
+    /// If they are answers of another task.
+    pub fn judge(&self, answers: &Answers) -> Result<Judged, EvalError> {
+        let (figure, images) = (self.score(answers)?.figure(), self.len());
+        let (on, parts) = (self.on_images(answers)?, PARTS.min(images));
+        let without = |part: usize| on(&(0..images).filter(|image| image % parts != part).collect::<Vec<_>>());
+        Ok(Judged { figure, without: (0..parts).map(without).collect() })
+    }
+
+    /// The figure of answers on some of the images, each as often as it is named.
+    fn on_images<'a>(&'a self, answers: &'a Answers) -> Result<Box<dyn Fn(&[usize]) -> f64 + 'a>, EvalError> {
+        Ok(match (self, answers) {
+            (Self::Boxes(set), Answers::Boxes(found)) => {
+                let matches = set.matches(found);
+                Box::new(move |images| matches.ap(images))
             }
-            (Self::Shapes(set), Answers::Shapes(one), None) => set.interval(one, None, rounds, seed),
-            (Self::Shapes(set), Answers::Shapes(one), Some(Answers::Shapes(other))) => {
-                set.interval(one, Some(other), rounds, seed)
+            (Self::Shapes(set), Answers::Shapes(found)) => {
+                let matches = set.matches(found);
+                Box::new(move |images| matches.as_ref().map_or(0.0, |matches| matches.ap(images)))
             }
-            (Self::Classes { set, .. }, Answers::Classes(one), None) => {
-                bootstrap(set.items.len(), rounds, seed, |sample| ahead(one, None, sample))
-            }
-            (Self::Classes { set, .. }, Answers::Classes(one), Some(Answers::Classes(other))) => {
-                bootstrap(set.items.len(), rounds, seed, |sample| ahead(one, Some(other), sample))
-            }
+            (Self::Classes { .. }, Answers::Classes(found)) => Box::new(move |images| right(found, images)),
             _ => return Err(other_task()),
         })
     }

@@ -63,7 +63,17 @@ impl Training {
         let dtype = if self.int8_epochs > 0 { " in int8" } else { "" };
         let on = format!("on {} held-back images{dtype}: {} {before:.4}", self.held_back, self.metric);
         match self.epoch {
-            Some(epoch) => format!("epoch {epoch} ships, the best {on} before tuning, {after:.4} after"),
+            Some(epoch) => {
+                let held = |number: usize| self.epochs.get(number).and_then(|epoch| epoch.held_back);
+                let most = (0..self.epochs.len()).filter_map(|number| Some((number + 1, held(number)?)));
+                let which = match most.max_by(|a, b| a.1.total_cmp(&b.1)) {
+                    Some((best, figure)) if figure > after => {
+                        format!("within the noise of the best, epoch {best} ({figure:.4}),")
+                    }
+                    _ => "the best".to_owned(),
+                };
+                format!("epoch {epoch} ships, {which} {on} before tuning, {after:.4} after")
+            }
             None => format!("the repaired model ships: no epoch was better {on} before tuning"),
         }
     }

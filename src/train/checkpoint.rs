@@ -2,7 +2,7 @@
 //!
 //! The file is a model file: what loads models loads the averaged model of the last step. Further tensors, which that
 //! reader leaves out, hold the rest: `train/raw/{key}` the weights that are being trained, `train/best/{key}` the
-//! averaged ones of the best epoch, `train/{slot}/{key}` the optimizer. Counters, the [`Course`], the training's
+//! averaged ones of the epoch that ships, `train/{slot}/{key}` the optimizer. Counters, the [`Course`], the training's
 //! [`Identity`] and a digest of all of it stand in the provenance below `train.`. The state at the end of an epoch and
 //! the one within it ([`within`]) are two files: the former is what a training that diverges goes back to. One file
 //! each, written beside and renamed, so that an interrupted training never leaves parts of two epochs; a file that was
@@ -25,7 +25,7 @@ pub(super) struct Saved {
     pub course: Course,
     /// What the steps have changed.
     pub state: State,
-    /// The averaged weights of the best epoch, where there is one.
+    /// The averaged weights of the epoch that ships so far, where there is one.
     pub best: Option<Weights>,
 }
 
@@ -151,7 +151,7 @@ fn parse(model: &Model, identity: Option<&Identity>, (path, bytes): (&Path, &[u8
     let course: Course = serde_json::from_str(found(KEYS[3])?).map_err(|_| unreadable(KEYS[3]))?;
     let written = found(KEYS[4])?;
     let whose: Identity = serde_json::from_str(written).map_err(|_| unreadable(KEYS[4]))?;
-    let best = course.best.map(|_| best);
+    let best = course.chosen.map(|_| best);
     let mut saved = Saved { course, state, best };
     if *found(DIGEST)? != saved.digest(written) || epochs != saved.course.epoch {
         return Err(fail("has been damaged: its content does not have the digest that it names".into()));

@@ -338,6 +338,8 @@ pub enum FitEvent {
         figure: f64,
         /// What the network before training finds.
         before: f64,
+        /// The epoch that found most, and what; none where no epoch ships.
+        best: Option<(usize, f64)>,
         /// Epochs that were trained.
         epochs: usize,
     },

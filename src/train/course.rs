@@ -3,6 +3,7 @@
 
 use super::config::{FitConfig, PastEpoch};
 use super::terms::Terms;
+use crate::eval::Judged;
 use crate::quantise::Ranges;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +34,9 @@ pub(super) struct Course {
     /// What the network found on the held-back images before the first step.
     pub before: Option<f64>,
     /// The epoch after which it found most.
-    pub best: Option<Best>,
+    pub best: Option<Epoch<Judged>>,
+    /// The epoch whose weights ship, as far as is known.
+    pub chosen: Option<Epoch<f64>>,
     /// Factor on the learning rates.
     pub rate: f64,
     /// Returns to a good state.
@@ -48,11 +51,11 @@ pub(super) struct Course {
 
 /// An epoch and what its averaged weights find on the held-back images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Best {
+pub(super) struct Epoch<T> {
     /// Which, from 0.
     pub epoch: usize,
     /// mAP50-95, or the accuracy.
-    pub figure: f64,
+    pub found: T,
 }
 
 /// Exponential mean of the losses, and the mean of the first ones.
@@ -72,6 +75,7 @@ impl Course {
             mean: Terms::default(),
             before: None,
             best: None,
+            chosen: None,
             rate: 1.0,
             rollbacks: 0,
             past: Vec::new(),
@@ -83,20 +87,29 @@ impl Course {
     /// Whether nothing is left to do: all epochs are done, or `patience` of them brought nothing better.
     pub fn is_finished(&self, config: &FitConfig) -> bool {
         let begun = config.int8.first(config.epochs).unwrap_or(0);
-        let since = self.epoch.saturating_sub(self.best.map_or(0, |best| best.epoch + 1).max(begun));
+        let since = self.epoch.saturating_sub(self.best.as_ref().map_or(0, |best| best.epoch + 1).max(begun));
         let tired = config.patience > 0 && self.before.is_some() && since >= config.patience;
         self.epoch >= config.epochs || tired
     }
 
-    /// Enters what an epoch found on the held-back images; whether that is more than before training and after every
-    /// earlier epoch.
-    pub fn judge(&mut self, epoch: usize, figure: f64) -> bool {
-        let most = self.best.map(|best| best.figure).or(self.before).unwrap_or(f64::NEG_INFINITY);
-        let better = figure > most;
-        if better {
-            self.best = Some(Best { epoch, figure });
+    /// Enters what an epoch found on the held-back images; whether it is the one to ship now. It must be better than the
+    /// network before training, and no worse than the best epoch by more than these images can tell: one standard error
+    /// of the difference (after Breiman et al., "Classification and Regression Trees", 1984). Among such epochs the
+    /// last one ships, since learning rates fall.
+    pub fn judge(&mut self, epoch: usize, found: Judged) -> bool {
+        let figure = found.figure;
+        if self.before.is_some_and(|before| figure <= before) {
+            return false;
         }
-        better
+        let known = self.best.as_ref().map(|best| &best.found);
+        let ships = known.is_none_or(|best| best.figure - figure <= best.noise(&found));
+        if known.is_none_or(|best| figure > best.figure) {
+            self.best = Some(Epoch { epoch, found });
+        }
+        if ships {
+            self.chosen = Some(Epoch { epoch, found: figure });
+        }
+        ships
     }
 
     /// Enters the loss of a step; whether it has exploded: the mean of the last ten steps or so is ten times that of
@@ -131,6 +144,7 @@ mod tests {
 
     #[test]
     fn the_best_epoch_must_be_better_than_the_start_and_patience_ends_the_wait() {
+        let judged = |figure: f64| Judged { figure, without: vec![figure; 20] };
         let config = FitConfig { epochs: 10, patience: 2, ..FitConfig::default() };
         let mut course = Course { before: Some(0.5), ..Course::new() };
         let mut seen = Vec::new();
@@ -138,17 +152,42 @@ mod tests {
             if course.is_finished(&config) {
                 break;
             }
-            let better = course.judge(epoch, figure);
+            let better = course.judge(epoch, judged(figure));
             course.epoch += 1;
             seen.push(better);
         }
-        assert_eq!(seen, [false, true, false, false]);
-        assert_eq!(course.best, Some(Best { epoch: 1, figure: 0.6 }));
+        // Of two that are alike the later one.
+        assert_eq!(seen, [false, true, true, false]);
+        assert_eq!(course.best, Some(Epoch { epoch: 1, found: judged(0.6) }));
+        assert_eq!(course.chosen, Some(Epoch { epoch: 2, found: 0.6 }));
         assert!(!course.is_finished(&FitConfig { patience: 0, ..config.clone() }));
         // Epochs that train for int8 get their chance.
         let int8 = Int8Epochs { epochs: 6, ..Int8Epochs::default() };
         assert!(!course.is_finished(&FitConfig { int8, ..config.clone() }));
         assert!(!Course { before: None, ..course }.is_finished(&config), "nothing is judged");
+    }
+
+    #[test]
+    fn the_last_epoch_ships_that_held_back_images_cannot_tell_from_the_best() {
+        // Parts in which epochs differ by turns this way and that: a standard error of 19 / 20^0.5 of the swing.
+        let judged = |figure: f64, swing: f64| {
+            let without = (0..20).map(|part| figure + if part % 2 == 0 { swing } else { -swing }).collect();
+            Judged { figure, without }
+        };
+        let chosen = |epochs: &[(f64, f64)]| {
+            let mut course = Course { before: Some(0.5), ..Course::new() };
+            epochs.iter().enumerate().for_each(|(epoch, (figure, swing))| {
+                course.judge(epoch, judged(*figure, *swing));
+            });
+            course.chosen.map(|chosen| chosen.epoch)
+        };
+        assert_eq!(chosen(&[(0.60, 0.0), (0.59, 0.01)]), Some(1));
+        assert_eq!(chosen(&[(0.60, 0.0), (0.59, 0.001)]), Some(0), "worse for sure");
+        assert_eq!(chosen(&[(0.60, 0.0), (0.58, 0.001), (0.59, 0.01), (0.57, 0.0)]), Some(2));
+        assert_eq!(chosen(&[(0.51, 0.0), (0.50, 0.1)]), Some(0), "never what was there before training");
+        assert_eq!(chosen(&[(0.49, 0.0), (0.50, 0.1)]), None);
+        // The best one counts, not the one that ships.
+        assert_eq!(chosen(&[(0.60, 0.0), (0.57, 0.01), (0.54, 0.01)]), Some(1));
     }
 
     #[test]

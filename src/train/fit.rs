@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 /// images (see [`distill`](super::distill)).
 ///
 /// With `config.hold_out`, images that are not trained on judge the averaged weights of every epoch, and the best ones
-/// are given back: those of `model` itself, where no epoch finds more.
+/// are given back, of such as these images cannot tell apart the last: those of `model` itself, where no epoch finds more.
 ///
 /// With `config.int8`, the last epochs round kernels and inputs as the int8 network does, and held-back images judge that
 /// network after every epoch. What is given back is in f32; [`quantise`](crate::quantise) makes it int8.
@@ -149,7 +149,7 @@ struct Training<'a> {
     workers: &'a ThreadPool,
     schedule: Schedule,
     course: Course,
-    /// The end of the last epoch, to which a training that diverges goes back; and the best weights so far.
+    /// The end of the last epoch, to which a training that diverges goes back; and the weights that ship so far.
     good: Saved,
 }
 
@@ -172,9 +172,14 @@ impl Training<'_> {
         }
         drop(listening);
         let (Some(_), Some(before)) = (self.judge, self.course.before) else { return self.stepper.average() };
-        let Course { best, epoch: epochs, .. } = self.course;
-        let figure = best.map_or(before, |best| best.figure);
-        progress(FitEvent::Chosen { epoch: best.map(|best| best.epoch), figure, before, epochs });
+        let Course { best, chosen, epoch: epochs, .. } = &self.course;
+        progress(FitEvent::Chosen {
+            epoch: chosen.map(|chosen| chosen.epoch),
+            figure: chosen.map_or(before, |chosen| chosen.found),
+            before,
+            best: best.as_ref().map(|best| (best.epoch, best.found.figure)),
+            epochs: *epochs,
+        });
         Ok(self.good.best.take().unwrap_or_else(|| self.model.weights.clone()))
     }
 
@@ -207,7 +212,7 @@ impl Training<'_> {
         if let Some(judge) = self.judge {
             let before = match self.course.before {
                 Some(known) => known,
-                None => judge.figure(&self.model.weights, self.int8.as_ref().zip(self.course.ranges.as_ref()))?,
+                None => judge.judge(&self.model.weights, self.int8.as_ref().zip(self.course.ranges.as_ref()))?.figure,
             };
             (self.course.before, self.good.course.before) = (Some(before), Some(before));
             progress(FitEvent::HeldBack { images: judge.images(), metric: judge.metric(), before });
@@ -242,9 +247,9 @@ impl Training<'_> {
         }
         if let Some(judge) = self.judge {
             let average = self.stepper.average()?;
-            let figure = judge.figure(&average, self.int8.as_ref().zip(self.course.ranges.as_ref()))?;
-            held = Some((judge.metric(), figure));
-            if self.course.judge(epoch, figure) {
+            let judged = judge.judge(&average, self.int8.as_ref().zip(self.course.ranges.as_ref()))?;
+            held = Some((judge.metric(), judged.figure));
+            if self.course.judge(epoch, judged) {
                 best = Some(average);
             }
         }

@@ -5,7 +5,7 @@ use super::config::{FitConfig, HoldOut, TrainError};
 use super::int8::Int8;
 use crate::data::Dataset;
 use crate::engine::Device;
-use crate::eval::{Metric, Validator};
+use crate::eval::{Judged, Metric, Validator};
 use crate::model::{Model, Weights};
 use crate::quantise::Ranges;
 use std::borrow::Cow;
@@ -56,24 +56,24 @@ impl<'a> Judge<'a> {
         self.metric
     }
 
-    /// The figure of weights of the model: mAP50-95 or the accuracy; in int8 where ranges are given. Of two branches the
-    /// one that is deployed counts.
+    /// What weights of the model find: mAP50-95 or the accuracy; in int8 where ranges are given. Of two branches the one
+    /// that is deployed counts.
     ///
     /// # Errors
     /// If the weights are not finite, the engine fails, or no held-back image shows an object.
-    pub fn figure(&self, weights: &Weights, int8: Option<(&Int8, &Ranges)>) -> Result<f64, TrainError> {
+    pub fn judge(&self, weights: &Weights, int8: Option<(&Int8, &Ranges)>) -> Result<Judged, TrainError> {
         let model = Model::new(self.model.graph.clone(), weights.clone(), self.model.info.clone())?.deployed(None)?;
         let model = match int8 {
             Some((int8, ranges)) => int8.quantized(model, ranges),
             None => model,
         };
-        let figure = self.validator.evaluate(&model, self.threads)?.figure();
-        if !figure.is_finite() || figure < 0.0 {
+        let judged = self.validator.judge(&self.validator.find(&model, self.threads, &|_| {})?)?;
+        if !judged.figure.is_finite() || judged.figure < 0.0 {
             let images = self.images();
             return Err(TrainError::Unfit(format!(
                 "none of the {images} held-back images shows an object: hold back more (`hold-out`), or none (0)"
             )));
         }
-        Ok(figure)
+        Ok(judged)
     }
 }

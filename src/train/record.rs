@@ -102,8 +102,14 @@ impl FitEvent {
                 "warning: training diverged at {problem}; it goes on after epoch {epochs} with {rate} of the learning rate"
             ),
             Self::Epoch { epoch, terms, row } => epoch_line(*epoch, terms, row),
-            Self::Chosen { epoch: Some(epoch), figure, before, epochs } => {
-                format!("epoch {} of {epochs} is kept: {before:.4} -> {figure:.4} on the held-back images", epoch + 1)
+            Self::Chosen { epoch: Some(epoch), figure, before, best, epochs } => {
+                let more = best.filter(|(best, _)| best != epoch).map_or(String::new(), |(best, figure)| {
+                    format!(", which cannot tell it from epoch {} ({figure:.4})", best + 1)
+                });
+                format!(
+                    "epoch {} of {epochs} is kept: {before:.4} -> {figure:.4} on the held-back images{more}",
+                    epoch + 1
+                )
             }
             Self::Chosen { epoch: None, before, epochs, .. } => {
                 format!(

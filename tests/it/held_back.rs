@@ -120,9 +120,10 @@ fn the_network_before_training_ships_where_no_epoch_is_better() {
     assert!(refused(HoldOut::Split { data: blank.into(), content: "blank".into() }).contains("shows an object"));
 }
 
-/// The demo's model with a layer out of tune finds less, and tuning brings it back: the best epoch is what is returned.
+/// The demo's model with a layer out of tune finds less, and tuning brings it back: what is returned is the best epoch, or a
+/// later one that the images cannot tell from it.
 #[test]
-fn the_best_epoch_ships() {
+fn an_epoch_that_is_as_good_as_the_best_ships() {
     let folder = tempfile::tempdir().unwrap();
     let data = demo::write(&folder.path().join("set"), 24, 1).unwrap();
     let set = Dataset::open(&data, "train").unwrap();
@@ -136,14 +137,14 @@ fn the_best_epoch_ships() {
     let mut held = Vec::new();
     let tuned = fit(&model, Some(&teacher), &set, &config, &Device::Cpu, &mut |event| match event {
         FitEvent::Epoch { row, .. } => held.extend(row.held.map(|(_, figure)| figure)),
-        FitEvent::Chosen { epoch, figure, before, .. } => chosen = Some((epoch, figure, before)),
+        FitEvent::Chosen { epoch, figure, before, best, .. } => chosen = Some((epoch, figure, before, best)),
         _ => {}
     })
     .unwrap();
-    let (epoch, figure, before) = chosen.unwrap();
-    let most = held.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    assert!(held.len() == 3 && figure == most && figure > before, "{held:?} {chosen:?}");
-    assert_eq!(epoch, held.iter().position(|value| *value == most));
+    let (epoch, figure, before, best) = chosen.unwrap();
+    let (epoch, (best, most)) = (epoch.unwrap(), best.unwrap());
+    assert!(held.len() == 3 && figure == held[epoch] && figure > before && epoch >= best, "{held:?} {chosen:?}");
+    assert!(most == held[best] && held.iter().all(|value| *value <= most), "{held:?} {chosen:?}");
     // The figure is that of the weights that are returned, on the images that the seed holds back.
     let (_, images) = set.hold_out(0.25, config.seed);
     let judged = secateurs::eval::evaluate_model(&tuned, &images, 96, 1, &|_| {}).unwrap();
