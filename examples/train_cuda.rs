@@ -5,7 +5,7 @@
 
 use secateurs::engine::open_cuda;
 use secateurs::model;
-use secateurs::training::{Control, Setup, StepRule, TrainingEngine};
+use secateurs::training::{Control, Phase, Setup, StepRule, TrainingEngine};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
@@ -37,6 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         keep_zeros: false,
         frozen: &BTreeSet::new(),
         teacher: None,
+        rounded: &BTreeSet::new(),
+        loss: None,
         gpus: None,
         sync_batch_norm: false,
     };
@@ -57,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut times = [0.0; 3];
         let mut start = Instant::now();
         let mut lap = || std::mem::replace(&mut start, Instant::now()).elapsed().as_secs_f64() * 1e3;
-        let (outputs, _) = engine.forward(&images)?;
+        let (outputs, _) = engine.forward(&images, Phase::Plain)?;
         times[0] = lap();
         let gradients: Vec<Vec<f32>> = outputs.iter().map(|output| spread(output.values.len(), 1e-3)).collect();
         if step == 0 {
