@@ -7,7 +7,7 @@
 //! multiply-accumulates.
 #![allow(missing_docs)]
 
-use candle_core::Device;
+use secateurs::engine::Device;
 use secateurs::graph::{Graph, Op};
 use secateurs::group::groups;
 use secateurs::importance::{self, Batches, Covariances, Criterion, Sampling, Statistics};
@@ -38,10 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let macs = model.graph.cost(side, side)?.macs as f64;
     println!("YOLO11{letter}, {side} px: {:.2} GMAC an image, {count} images, {compared} compared", macs / 1e9);
 
-    let device = Device::Cpu;
-    let batches =
-        Batches { images: &images, height: side, width: side, batch: 4, device: &device, ranks: Ranks::default() };
-    let (sensitivity, spent) = timed(|| importance::sensitivity(&model, &batches, 0, &mut |_, _| {}));
+    let batches = Batches { images: &images, height: side, width: side, batch: 4, ranks: Ranks::default() };
+    let (sensitivity, spent) = timed(|| importance::sensitivity(&model, &batches, Device::Cpu, 0, &mut |_, _| {}));
     let (sensitivity, share) = (sensitivity?, IMAGES as f64 / count as f64);
     report("sensitivity", spent, share);
 
@@ -53,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: 0,
         sensitivity: Some(&sensitivity),
         ranks: Ranks::default(),
-        device: secateurs::engine::Device::Cpu,
+        device: Device::Cpu,
     };
     let mut walk = Walk::new(&model.graph, &calibration);
     let (walked, forward) = timed(|| model.graph.ids().try_for_each(|id| walk.step(&model, id)));

@@ -33,6 +33,17 @@ impl From<PassError> for ImportanceError {
     }
 }
 
+/// An estimate of the output sensitivity that failed.
+#[derive(Debug, Error)]
+pub enum SensitivityError {
+    /// The tensor backend, or the ranks that have other images.
+    #[error("tensor backend: {0}")]
+    Backend(#[from] candle_core::Error),
+    /// The network cannot be run on the device.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
 /// A criterion that cannot be computed: what it reads is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("importance `{}` needs {what}", criterion.name())]

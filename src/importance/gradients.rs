@@ -9,7 +9,7 @@ use crate::backend::{Mode, Net, ops};
 use crate::graph::{NodeId, Op};
 use crate::group::{Group, Groups};
 use crate::model::Model;
-use candle_core::{Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
 /// Per-image gradients of the loss with respect to the mask of every atom.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ pub fn mask_gradients(
     loss_gradient: &mut dyn FnMut(usize, &[Tensor]) -> Result<Vec<Tensor>>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<MaskGradients> {
-    let net = Net::new(model, images.device)?.frozen();
+    let net = Net::new(model, &Device::Cpu)?.frozen();
     let (atoms, all) = (groups.group_of.len(), images.own());
     let mut own: Vec<f64> = Vec::with_capacity(atoms * all);
     for (first, part) in images.iter() {
@@ -65,13 +65,13 @@ pub fn mask_gradients(
         let mut masks: Vec<(NodeId, Var)> = Vec::new();
         let outputs = net.forward_with(&input, Mode::Eval, &mut |id, output| {
             let Op::Conv(conv) = &model.graph.node(id).op else { return Ok(output) };
-            let mask = Var::ones((part.len(), conv.c_out, 1, 1), candle_core::DType::F32, images.device)?;
+            let mask = Var::ones((part.len(), conv.c_out, 1, 1), DType::F32, &Device::Cpu)?;
             let masked = ops::channel_scale(&output, mask.as_tensor())?;
             masks.push((id, mask));
             Ok(masked)
         })?;
         let seeds = loss_gradient(first, &outputs)?;
-        let mut total = Tensor::zeros((), candle_core::DType::F32, images.device)?;
+        let mut total = Tensor::zeros((), DType::F32, &Device::Cpu)?;
         for (output, seed) in outputs.iter().zip(seeds) {
             total = (total + (output * seed)?.sum_all()?)?;
         }

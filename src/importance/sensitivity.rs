@@ -5,70 +5,95 @@
 //! as their expected square (Martens, "New Insights and Perspectives on the Natural Gradient Method", JMLR 2020).
 
 use super::batches::Batches;
-use crate::backend::{Mode, Net};
-use crate::graph::{Boxes, Head, NodeId, Op};
+use super::error::SensitivityError;
+use super::on_cpu::OnCpu;
+use crate::engine::{Device, EngineError, open_cuda};
+use crate::graph::{Boxes, Graph, Head};
 use crate::model::Model;
 use crate::quantise::predictions;
 use crate::repair::Sensitivity;
-use candle_core::{DType, Result, Tensor, Var};
+use crate::training::{GradientSquares, Squares};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 
-/// Estimates the sensitivity with one random vector per image. `progress` gets how many of this rank's images are done, and
-/// how many it has.
+/// Estimates the sensitivity with one random vector per image, on the CPU or on a CUDA device, which takes fewer images
+/// at a time where its memory does not hold a batch. `progress` gets how many of this rank's images are done, and how
+/// many it has.
 ///
 /// # Errors
-/// Those of the tensor library; if a rank cannot be reached.
+/// Those of the tensor library and of the device; if not even one image fits its memory; if a rank cannot be reached.
 pub fn sensitivity(
     model: &Model,
     images: &Batches,
+    device: Device,
     seed: u64,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Sensitivity> {
-    let device = images.device;
-    let net = Net::new(model, device)?.frozen();
-    let size = (images.height, images.width);
-    let mut own = Own::default();
-    let (mut done, all) = (0, images.own());
-    for (first, part) in images.iter() {
-        let input = images.tensor(part, model.graph.input_channels())?;
-        let mut shifts: Vec<(NodeId, Var)> = Vec::new();
-        let outputs = net.forward_with(&input, Mode::Eval, &mut |id, output| {
-            if !matches!(model.graph.node(id).op, Op::Conv(_)) {
-                return Ok(output);
-            }
-            let shift = Var::zeros(output.shape(), DType::F32, device)?;
-            let moved = (&output + shift.as_tensor())?;
-            shifts.push((id, shift));
-            Ok(moved)
-        })?;
-        let values = outputs.iter().map(|o| o.flatten_from(1)?.to_vec2::<f32>()).collect::<Result<Vec<_>>>()?;
-        let mut seeds: Vec<Vec<f32>> = vec![Vec::new(); outputs.len()];
-        for image in 0..part.len() {
-            let of: Vec<&[f32]> = values.iter().map(|v| v[image].as_slice()).collect();
-            // Whichever rank has the image.
-            let mut rng = StdRng::seed_from_u64(seed ^ (((first + image) as u64) << 32));
-            seeds
-                .iter_mut()
-                .zip(curvature(&model.graph.head, size, &of, &mut rng))
-                .for_each(|(all, one)| all.extend(one));
+) -> Result<Sensitivity, SensitivityError> {
+    let mut way = Way::new(model, images, device)?;
+    let (head, size) = (&model.graph.head, (images.height, images.width));
+    let (mut own, mut done, all) = (Own::default(), 0, images.own());
+    for (first, batch) in images.iter() {
+        let most = way.most();
+        for (number, part) in batch.chunks(most).enumerate() {
+            let outputs = way.forward(images, part)?;
+            // Whichever rank has an image, and however many it takes at a time.
+            let seeds = (first + number * most..).take(part.len()).map(|image| seed ^ ((image as u64) << 32));
+            let vectors = random_vectors(head, size, &outputs, &seeds.collect::<Vec<u64>>());
+            own.add(way.backward(vectors)?);
+            done += part.len();
+            progress(done, all);
         }
-        let mut total = Tensor::zeros((), DType::F32, device)?;
-        for (output, seed) in outputs.iter().zip(seeds) {
-            total = (total + (output * Tensor::from_vec(seed, output.shape(), device)?)?.sum_all()?)?;
-        }
-        let store = total.backward()?;
-        for (id, shift) in &shifts {
-            let Some(gradient) = store.get(shift.as_tensor()) else { continue };
-            let squares = gradient.sqr()?;
-            own.positions.entry(id.0).or_default().extend(squares.sum(1)?.flatten_all()?.to_vec1::<f32>()?);
-            own.channels.entry(id.0).or_default().extend(squares.sum((0, 2, 3))?.to_vec1::<f32>()?);
-        }
-        done += part.len();
-        progress(done, all);
     }
-    own.of_all(model, images)
+    Ok(own.of_all(model, images)?)
+}
+
+/// Bytes of a CUDA device's memory that the estimate takes at least: with one image of a size at a time.
+///
+/// # Errors
+/// If the graph does not fit the size, or the device has no kernels for it.
+pub fn sensitivity_bytes_on_gpu(graph: &Graph, size: (usize, usize)) -> Result<usize, EngineError> {
+    Ok(GradientSquares::bytes(graph, size, 1)?)
+}
+
+/// What runs the network.
+enum Way<'a> {
+    Cpu(Box<OnCpu<'a>>),
+    Gpu(Box<GradientSquares>),
+}
+
+impl<'a> Way<'a> {
+    fn new(model: &'a Model, images: &Batches, device: Device) -> Result<Self, SensitivityError> {
+        let Device::Cuda(ordinal) = device else { return Ok(Self::Cpu(Box::new(OnCpu::new(model)?))) };
+        let device = open_cuda(ordinal).map_err(EngineError::from)?;
+        let (size, batch) = ((images.height, images.width), images.batch.min(images.images.len()));
+        let squares = GradientSquares::new(device, model, size, batch).map_err(EngineError::from)?;
+        Ok(Self::Gpu(Box::new(squares)))
+    }
+
+    /// The most images at a time.
+    fn most(&self) -> usize {
+        match self {
+            Self::Cpu(_) => usize::MAX,
+            Self::Gpu(squares) => squares.batch(),
+        }
+    }
+
+    /// By output of the graph its values `[n, c, h, w]` for a part of the images.
+    fn forward(&mut self, images: &Batches, part: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, SensitivityError> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.forward(images, part)?),
+            Self::Gpu(squares) => Ok(squares.forward(part).map_err(EngineError::from)?),
+        }
+    }
+
+    /// The squares by vectors over those outputs, in their layout.
+    fn backward(&mut self, vectors: Vec<Vec<f32>>) -> Result<Vec<Squares>, SensitivityError> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.backward(vectors)?),
+            Self::Gpu(squares) => Ok(squares.backward(&vectors).map_err(EngineError::from)?),
+        }
+    }
 }
 
 /// What this rank has found, by node number.
@@ -76,13 +101,20 @@ pub fn sensitivity(
 struct Own {
     /// Image after image the squares at every position.
     positions: BTreeMap<u32, Vec<f32>>,
-    /// Batch after batch the squares of every channel.
+    /// Part after part of the images the squares of every channel.
     channels: BTreeMap<u32, Vec<f32>>,
 }
 
 impl Own {
+    fn add(&mut self, found: Vec<Squares>) {
+        for Squares { node, positions, channels } in found {
+            self.positions.entry(node.0).or_default().extend(positions);
+            self.channels.entry(node.0).or_default().extend(channels);
+        }
+    }
+
     /// The sensitivity by what all ranks have found.
-    fn of_all(mut self, model: &Model, images: &Batches) -> Result<Sensitivity> {
+    fn of_all(mut self, model: &Model, images: &Batches) -> candle_core::Result<Sensitivity> {
         let mut found = Sensitivity::default();
         for (id, conv) in model.graph.convs() {
             let squares = images.gather(self.positions.remove(&id.0).unwrap_or_default())?;
@@ -96,13 +128,28 @@ impl Own {
             let map = |image: &[f32]| image.iter().map(|v| (f64::from(*v) * scale) as f32).collect();
             found.positions.insert(id.0, squares.chunks(area).map(map).collect());
             let mut sums = vec![0.0; conv.c_out];
-            for batch in channels.chunks(conv.c_out) {
-                sums.iter_mut().zip(batch).for_each(|(sum, c)| *sum += f64::from(*c));
+            for part in channels.chunks(conv.c_out) {
+                sums.iter_mut().zip(part).for_each(|(sum, c)| *sum += f64::from(*c));
             }
             found.channels.insert(id.0, sums);
         }
         Ok(found)
     }
+}
+
+/// By output the random vectors of some images, one image after the other; each image has its own seed.
+fn random_vectors(head: &Head, size: (usize, usize), outputs: &[Vec<f32>], seeds: &[u64]) -> Vec<Vec<f32>> {
+    let mut all: Vec<Vec<f32>> = vec![Vec::new(); outputs.len()];
+    for (image, seed) in seeds.iter().enumerate() {
+        let own = |values: &Vec<f32>| {
+            let len = values.len() / seeds.len();
+            image * len..(image + 1) * len
+        };
+        let of: Vec<&[f32]> = outputs.iter().map(|values| &values[own(values)]).collect();
+        let drawn = curvature(head, size, &of, &mut StdRng::seed_from_u64(*seed));
+        all.iter_mut().zip(drawn).for_each(|(all, one)| all.extend(one));
+    }
+    all
 }
 
 /// A random vector over the outputs whose covariance is the curvature of [`super::kl_divergence`] where both sides
@@ -170,3 +217,6 @@ fn softmax(logits: &[f64], scale: f64, rng: &mut StdRng) -> Vec<f64> {
     let mix: f64 = powers.iter().zip(&signs).map(|(p, s)| (p / total).sqrt() * s).sum();
     powers.iter().zip(&signs).map(|(p, s)| scale * ((p / total).sqrt() * s - p / total * mix)).collect()
 }
+
+#[cfg(test)]
+mod tests;

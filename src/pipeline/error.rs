@@ -9,7 +9,7 @@ use crate::engine::{Device, EngineError};
 use crate::eval::EvalError;
 use crate::graph::GraphError;
 use crate::import::ImportError;
-use crate::importance::ImportanceError;
+use crate::importance::{ImportanceError, SensitivityError};
 use crate::kernels::cuda::CudaError;
 use crate::latency::LatencyError;
 use crate::model::FileError;
@@ -273,6 +273,15 @@ impl Cause for GraphError {
 impl Cause for candle_core::Error {
     fn of(self, task: Task) -> PipelineError {
         PipelineError::Backend { task, source: self }
+    }
+}
+
+impl Cause for SensitivityError {
+    fn of(self, task: Task) -> PipelineError {
+        match self {
+            Self::Backend(source) => source.of(task),
+            Self::Engine(source) => source.of(task),
+        }
     }
 }
 

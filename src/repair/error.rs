@@ -40,11 +40,7 @@ pub enum PassError {
 
 impl From<TrainingError> for PassError {
     fn from(problem: TrainingError) -> Self {
-        Self::Engine(match problem {
-            TrainingError::Graph(problem) => problem.into(),
-            TrainingError::Cuda(problem) => problem.into(),
-            other => EngineError::Cuda(other.to_string()),
-        })
+        Self::Engine(problem.into())
     }
 }
 

@@ -1,4 +1,5 @@
-//! The backward pass of a network: from the gradients of its outputs to those of its parameters.
+//! The backward pass of a network: from the gradients of its outputs to those of its parameters, or to squares of those of
+//! its convolutions' outputs.
 //!
 //! A root tensor has one gradient; tensors that lie in it have theirs there. Its channels are written by the first node
 //! that gives them a gradient, and added to by all others, in the fixed order of the pass.
@@ -6,9 +7,11 @@
 use super::forward::{Flow, Net, Normalised, squares, window};
 use super::loss::Loss;
 use super::recorder::{Buffer, Gather, Recorder};
-use crate::graph::{Activation, Conv, ConvTranspose, Graph, NodeId, Op, Param};
+use crate::graph::{Activation, Conv, ConvTranspose, Graph, NodeId, Norm, Op, Param};
 use crate::kernels::cuda::Launch;
-use crate::kernels::cuda::training::{AttentionArrays, Batch, ConvShape, Joined, Parts, Tensors, WeightGradient};
+use crate::kernels::cuda::training::{
+    AttentionArrays, Batch, ConvShape, Joined, NormArrays, Parts, Tensors, WeightGradient,
+};
 use std::collections::{BTreeSet, HashSet};
 
 /// Which nodes a gradient comes to.
@@ -53,10 +56,19 @@ struct RootGradient {
 /// Where the gradients of the outputs come from.
 #[derive(Clone, Copy)]
 pub(super) enum Source<'a> {
-    /// The host: by output of the graph the first byte of its gradient, planes; and the control of the step.
-    Host(&'a [usize], usize),
+    /// The host: by output of the graph the first byte of its gradient, planes; and the control of a step of training.
+    Host(&'a [usize], Option<usize>),
     /// The device.
     Loss(&'a Loss),
+}
+
+/// Where sums of squares of the gradient of a node go, in f32: first bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SquaresPlace {
+    /// `[n, h, w]`, over channels.
+    pub pixels: usize,
+    /// `[c]`, over all pixels.
+    pub channels: usize,
 }
 
 /// The state of a backward pass.
@@ -68,6 +80,8 @@ pub(super) struct Backward<'a> {
     /// First byte of the gradients of the parameters.
     pub gradients: usize,
     pub source: Source<'a>,
+    /// By node where squares of its gradient go, where it is a convolution.
+    squares: &'a [Option<SquaresPlace>],
     roots: Vec<Option<RootGradient>>,
     /// Parameters that have a gradient from a node before.
     known: HashSet<String>,
@@ -81,7 +95,12 @@ impl<'a> Backward<'a> {
         source: Source<'a>,
     ) -> Self {
         let roots = net.shapes.iter().map(|_| None).collect();
-        Self { net, reach, flow, rec, gradients, source, roots, known: HashSet::new() }
+        Self { net, reach, flow, rec, gradients, source, squares: &[], roots, known: HashSet::new() }
+    }
+
+    /// The same with squares of the gradients of these nodes, before normalisation and activation are passed.
+    pub fn with_squares(self, squares: &'a [Option<SquaresPlace>]) -> Self {
+        Self { squares, ..self }
     }
 
     /// Emits it.
@@ -91,7 +110,7 @@ impl<'a> Backward<'a> {
             let outputs = self.net.graph.outputs.iter().enumerate().filter(|(_, output)| **output == id);
             for (output, _) in outputs {
                 self.give(node, (0, self.net.shapes[node].c), |dy, add| match source {
-                    Source::Host(planes, control) => vec![t.import(planes[output], dy, add, Some(control))],
+                    Source::Host(planes, control) => vec![t.import(planes[output], dy, add, control)],
                     Source::Loss(loss) => vec![loss.gradient(output, dy, add)],
                 });
             }
@@ -222,8 +241,8 @@ impl<'a> Backward<'a> {
     /// The first byte of the gradient of a parameter, and whether another node has written it; none of one that is not
     /// trained.
     fn parameter(&mut self, key: &str) -> Option<(usize, bool)> {
-        let at = self.net.layout.at(key);
-        (at < self.net.layout.trained()).then(|| (self.gradients + 4 * at, !self.known.insert(key.to_owned())))
+        let layout = self.net.layout;
+        layout.is_trained(key).then(|| (self.gradients + 4 * layout.at(key), !self.known.insert(key.to_owned())))
     }
 
     /// The same of a vector, with room for it that nobody reads where it is not trained.
@@ -232,20 +251,25 @@ impl<'a> Backward<'a> {
         self.parameter(key).unwrap_or_else(|| (self.rec.at(unread), false))
     }
 
+    /// Whether a parameter of a node is trained.
+    fn trains(&self, node: usize) -> bool {
+        self.net.graph.nodes[node].op.params().iter().any(|param| self.net.layout.is_trained(&param.key))
+    }
+
     fn conv(&mut self, (node, input): (usize, usize), conv: &Conv, dy: Batch) {
         let (t, net) = (self.net.tensors, self.net);
+        if let Some(to) = self.squares.get(node).copied().flatten() {
+            self.square(node, dy, to);
+        }
+        if !self.passes(node, input) && !self.trains(node) {
+            return;
+        }
         let left = self.flow.left[node];
         let z = left.linear.map_or(dy, |linear| net.dense(self.rec.at(linear), node));
         if let (Some(norm), Some(stats)) = (&conv.norm, left.stats) {
-            let parts = Parts::of(net.pixels(node));
-            let room = self.rec.buffer(8 * parts.count * conv.c_out);
-            let [gamma, beta, _, _] = norm.keys();
-            let targets = [&beta, &gamma].map(|key| self.vector(key, conv.c_out));
-            let sums = Joined { parts_at: self.rec.at(room), parts, targets: &targets };
             let arrays = net.norm_arrays(norm, self.rec.at(stats));
-            self.rec.push(t.norm_sums(conv.act, z, &arrays, dy, &sums));
-            self.sums_of_all(room, z, conv.c_out);
-            self.rec.push([t.norm_backward(conv.act, z, &arrays, dy, self.rec.at(room))]);
+            let sums = self.norm_sums((node, conv.act), norm, (z, dy), &arrays);
+            self.rec.push([t.norm_backward(conv.act, z, &arrays, dy, sums)]);
         } else if conv.act != Activation::Identity {
             self.rec.push([t.activate_backward(conv.act, z, dy, dy, false)]);
         }
@@ -263,6 +287,38 @@ impl<'a> Backward<'a> {
             }
             _ => self.pass(node, input, |dx, add| vec![t.conv_data(&window(conv), dy, kernel, dx, add)]),
         }
+    }
+
+    /// The sums over the gradient `dy` of a normalisation of `z`, for its parameters. Gives where they lie, if the gradient
+    /// of `z` takes them too: given statistics do not depend on it.
+    fn norm_sums(
+        &mut self,
+        (node, act): (usize, Activation),
+        norm: &Norm,
+        (z, dy): (Batch, Batch),
+        arrays: &NormArrays,
+    ) -> Option<usize> {
+        let (net, channels) = (self.net, self.net.shapes[node].c);
+        let given = net.normalised == Normalised::Running;
+        let [gamma, beta, _, _] = norm.keys();
+        if given && ![&gamma, &beta].iter().any(|key| net.layout.is_trained(key)) {
+            return None;
+        }
+        let parts = Parts::of(net.pixels(node));
+        let room = self.rec.buffer(8 * parts.count * channels);
+        let targets = [&beta, &gamma].map(|key| self.vector(key, channels));
+        let sums = Joined { parts_at: self.rec.at(room), parts, targets: &targets };
+        self.rec.push(net.tensors.norm_sums(act, z, arrays, dy, &sums));
+        self.sums_of_all(room, z, channels);
+        (!given).then(|| self.rec.at(room))
+    }
+
+    /// Sums up the squares of the gradient of a node.
+    fn square(&mut self, node: usize, dy: Batch, to: SquaresPlace) {
+        let parts = Parts::of(self.net.pixels(node));
+        let room = self.rec.buffer(4 * parts.count * self.net.shapes[node].c);
+        let sums = Joined { parts_at: self.rec.at(room), parts, targets: &[(to.channels, false)] };
+        self.rec.push(self.net.tensors.squares(dy, to.pixels, &sums));
     }
 
     /// Replaces the two sums of every channel of `z` at the start of a buffer by those over all ranks whose batches a

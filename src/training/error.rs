@@ -1,5 +1,6 @@
 //! Why a training cannot run on a CUDA device.
 
+use crate::engine::EngineError;
 use crate::graph::GraphError;
 use crate::kernels::cuda::CudaError;
 use crate::ranks::RankError;
@@ -42,6 +43,16 @@ pub enum TrainingError {
         /// What was expected.
         expected: String,
     },
+}
+
+impl From<TrainingError> for EngineError {
+    fn from(problem: TrainingError) -> Self {
+        match problem {
+            TrainingError::Graph(problem) => problem.into(),
+            TrainingError::Cuda(problem) => problem.into(),
+            other => Self::Cuda(other.to_string()),
+        }
+    }
 }
 
 fn advice(fits: Option<usize>) -> String {

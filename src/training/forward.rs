@@ -289,8 +289,7 @@ impl<'a> Net<'a> {
 
     pub fn norm_arrays(&self, norm: &Norm, stats: usize) -> NormArrays {
         let [gamma, beta, _, _] = norm.keys();
-        let given = self.normalised == Normalised::Running;
-        NormArrays { stats, gamma: self.parameter(&gamma), beta: self.parameter(&beta), given }
+        NormArrays { stats, gamma: self.parameter(&gamma), beta: self.parameter(&beta) }
     }
 }
 

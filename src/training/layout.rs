@@ -75,6 +75,11 @@ impl Layout {
         self.bounds[Part::Fixed as usize]
     }
 
+    /// Whether a parameter is trained.
+    pub fn is_trained(&self, key: &str) -> bool {
+        self.places.get(key).is_some_and(|(at, _)| *at < self.trained())
+    }
+
     /// First value and number of values of a part.
     pub fn part(&self, part: Part) -> (usize, usize) {
         let at = part as usize;

@@ -14,7 +14,8 @@
 //! Tensors are pixel-major, in f32 or, for mixed precision (Micikevicius et al., "Mixed Precision Training", 2018), in
 //! f16 with sums, statistics and parameters in f32. For int8 there are further graphs, in which layers round ([`Phase`]).
 //! A layer keeps what its convolution found; what comes behind, it computes again. [`LayerWalk`] has the forward passes of
-//! networks side by side, layer after layer, and second moments of what they compute. This module knows no data.
+//! networks side by side, layer after layer, and second moments of what they compute; [`GradientSquares`] forward and
+//! backward passes without training. This module knows no data.
 
 mod backward;
 mod engine;
@@ -27,6 +28,7 @@ mod loss;
 mod plan;
 mod program;
 mod recorder;
+mod squares;
 #[cfg(test)]
 pub(crate) mod tests;
 mod walk;
@@ -37,4 +39,5 @@ pub use error::TrainingError;
 pub use loss::{Detection, Factors, LossBranch, MOST_LEVELS, MOST_TOP};
 pub use plan::{Memory, Setup, plan};
 pub use program::Phase;
+pub use squares::{GradientSquares, Squares};
 pub use walk::{LaneSums, LayerWalk, Regression};

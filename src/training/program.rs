@@ -252,7 +252,7 @@ impl Recipe<'_> {
             places.push(behind);
             behind += 4 * shape.iter().product::<usize>();
         }
-        let source = Source::Host(&places, control);
+        let source = Source::Host(&places, Some(control));
         Backward::new((&net, self.reach), (&mut flow, rec), self.places.gradients, source).run();
         let (results, backward) = ((outputs, lens(&shapes)), rec.launches.len());
         Emitted { images, results, gradients, terms: None, outputs: shapes, forward, backward }
@@ -331,13 +331,14 @@ impl Recipe<'_> {
     }
 }
 
-fn shapes(net: &Net<'_>) -> Vec<[usize; 4]> {
+/// Shapes `[n, c, h, w]` of the outputs of a network.
+pub(super) fn shapes(net: &Net<'_>) -> Vec<[usize; 4]> {
     let shape = |id: &crate::graph::NodeId| net.shapes[id.index()];
     net.graph.outputs.iter().map(shape).map(|shape| [net.images, shape.c, shape.h, shape.w]).collect()
 }
 
 /// Writes the outputs of a network as planes to `outputs`, `at` bytes from its start.
-fn export(net: &Net<'_>, flow: &mut Flow, rec: &mut Recorder, outputs: Buffer, at: &mut usize) {
+pub(super) fn export(net: &Net<'_>, flow: &mut Flow, rec: &mut Recorder, outputs: Buffer, at: &mut usize) {
     for id in &net.graph.outputs {
         let tensor = net.tensor(flow, rec, id.index());
         rec.push([net.tensors.export(tensor, rec.at(outputs) + *at)]);

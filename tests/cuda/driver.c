@@ -65,7 +65,8 @@ typedef struct {
     X(train_add_up, BLOCK) X(train_moments_joined, BLOCK) X(train_moments_own, BLOCK) X(train_moments_of_all, BLOCK)  \
     X(train_moments_given, BLOCK) X(train_sums_joined, BLOCK) X(train_squares, BLOCK) X(train_norm_joined, 32) X(train_step, BLOCK)\
     X(train_round_kernel, BLOCK) X(train_keep, BLOCK) X(train_image_sums, BLOCK) X(train_terms, BLOCK) \
-    X(train_sample_values, BLOCK) X(train_sample_sums, BLOCK) X(train_sample_products, BLOCK)
+    X(train_sample_values, BLOCK) X(train_sample_sums, BLOCK) X(train_sample_products, BLOCK)                         \
+    X(train_pixel_squares, BLOCK) X(train_channel_squares, BLOCK)
 #define WRAP_TRAIN(name, threads) WITH_TRAINING(name##_f32) WITH_TRAINING(name##_f16)
 #define WRAP_ARRAYS(name, threads) WITH_TRAINING(name)
 #define WRAP_F32(name, threads) WITH_PARAMS(name)

@@ -115,7 +115,7 @@ fn faint(mut model: Model, factor: f32) -> Model {
         let kernel = model.weights.get_mut(second).unwrap();
         let channels = kernel.shape()[1];
         for (at, channel) in kernel.data_mut().chunks_mut(window).enumerate() {
-            if at % channels % 4 == 0 {
+            if (at % channels).is_multiple_of(4) {
                 channel.iter_mut().for_each(|w| *w *= factor);
             }
         }

@@ -199,8 +199,7 @@ fn every_criterion_ranks_every_channel_once() {
 /// Of the sum of the outputs.
 fn gradients(model: &Model, groups: &Groups, images: &[Vec<f32>]) -> MaskGradients {
     let mut ones = |_: usize, outputs: &[candle_core::Tensor]| outputs.iter().map(|o| o.ones_like()).collect();
-    let device = candle_core::Device::Cpu;
-    let images = Batches { images, height: SIDE, width: SIDE, batch: 2, device: &device, ranks: Ranks::default() };
+    let images = Batches { images, height: SIDE, width: SIDE, batch: 2, ranks: Ranks::default() };
     mask_gradients(model, groups, &images, &mut ones, &mut |_, _| {}).unwrap()
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn driver() -> Option<&'static Path> {
             "window.h",
             "attention.h",
             "samples.h",
+            "squares.h",
             "update.h",
         ];
         let mut sources = ["driver.c", "emulate.h", "stream.h"].map(|name| format!("tests/cuda/{name}")).to_vec();

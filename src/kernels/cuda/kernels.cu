@@ -366,6 +366,7 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
 #include "train/norm.h"
 #include "train/rounding.h"
 #include "train/samples.h"
+#include "train/squares.h"
 #include "train/update.h"
 #include "train/window.h"
 #endif

@@ -5,7 +5,7 @@ use super::calibration::CalibrationSet;
 use super::check;
 use super::data::Data;
 use super::deployment::Deployment;
-use super::moments;
+use super::devices;
 use super::opened::Opened;
 use crate::bundle::sha256;
 use crate::engine::Device;
@@ -38,7 +38,8 @@ pub struct Inputs {
     pub sensitivity: Sensitivity,
     /// The ranks that share the images.
     pub ranks: Ranks,
-    /// What runs networks: see [`Job::computed_on`], and whether second moments are the CPU's none the less.
+    /// What runs networks: see [`Job::computed_on`], and whether second moments or the output sensitivity are the CPU's none
+    /// the less.
     pub computed_on: String,
     /// What adds up second moments.
     pub moments_on: Device,
@@ -65,9 +66,12 @@ impl Inputs {
         let ranks = job.ranks.clone();
         let computed_on = job.computed_on()?;
         check_ranks(&ranks, &baseline, &calibration, &computed_on)?;
-        let moments_on = moments::device(job, &baseline, calibration.images.len(), progress)?;
-        let elsewhere = if moments_on == job.device { "" } else { ", second moments on the CPU" };
-        let computed_on = computed_on + elsewhere;
+        let moments_on = devices::moments_on(job, &baseline, calibration.images.len(), progress)?;
+        let sensitivity_on = devices::sensitivity_on(job, &baseline, progress)?;
+        let stays = |device: Device, text: &'static str| if device == job.device { "" } else { text };
+        let computed_on = computed_on
+            + stays(moments_on, ", second moments on the CPU")
+            + stays(sensitivity_on, ", output sensitivity on the CPU");
         let deployment = Deployment::new(job, &baseline, &calibration)?;
         if deployment.stores_only() {
             progress.message("the CPU has no f16 arithmetic: f16 is stored, and computed as f32".into());
@@ -75,16 +79,11 @@ impl Inputs {
         let layers = baseline.model.graph.convs().count();
         progress.stage("Estimating", format!("output sensitivity of {layers} layers"));
         let (height, width) = baseline.size();
-        let images = Batches {
-            images: &calibration.images,
-            height,
-            width,
-            batch: SENSITIVITY_BATCH,
-            device: &candle_core::Device::Cpu,
-            ranks: ranks.clone(),
-        };
+        let images =
+            Batches { images: &calibration.images, height, width, batch: SENSITIVITY_BATCH, ranks: ranks.clone() };
         let mut step = |done, all| progress.step(done, all);
-        let sensitivity = sensitivity(&baseline.model, &images, job.seed, &mut step).during(Task::Sensitivity)?;
+        let sensitivity =
+            sensitivity(&baseline.model, &images, sensitivity_on, job.seed, &mut step).during(Task::Sensitivity)?;
         Ok(Self { baseline, data, calibration, deployment, sensitivity, ranks, computed_on, moments_on })
     }
 

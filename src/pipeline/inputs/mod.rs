@@ -8,8 +8,8 @@ mod calibration;
 mod check;
 mod data;
 mod deployment;
+mod devices;
 mod gathered;
-mod moments;
 mod opened;
 
 #[cfg(test)]
@@ -19,7 +19,7 @@ pub use check::{check, has_room};
 pub(super) use check::{inputs as check_inputs, outputs as check_outputs};
 pub use data::{drawn, drawn_for};
 pub(super) use deployment::RANGE_IMAGES;
-pub(super) use gathered::{Inputs, RIDGE};
 #[cfg(test)]
-pub(super) use moments::device as moments_on;
+pub(super) use devices::{moments_on, sensitivity_on};
+pub(super) use gathered::{Inputs, RIDGE};
 pub(super) use opened::Opened;

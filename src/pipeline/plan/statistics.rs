@@ -4,7 +4,7 @@ use crate::importance::{self, Batches, Criterion, MaskGradients, Statistics, mas
 use crate::pipeline::context::Context;
 use crate::pipeline::error::{During, PipelineError, Task};
 use crate::train::{label_loss, loss};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 /// Images per batch while gradients are collected.
 const GRADIENT_BATCH: usize = 4;
@@ -53,14 +53,8 @@ fn gradients(ctx: &Context) -> Result<MaskGradients, PipelineError> {
         outputs.iter().zip(gradients).map(|(o, g)| Tensor::from_vec(g, o.shape(), o.device())).collect()
     };
     let (height, width) = baseline.size();
-    let images = Batches {
-        images: &calibration.images,
-        height,
-        width,
-        batch: GRADIENT_BATCH,
-        device: &Device::Cpu,
-        ranks: ctx.job.ranks.clone(),
-    };
+    let images =
+        Batches { images: &calibration.images, height, width, batch: GRADIENT_BATCH, ranks: ctx.job.ranks.clone() };
     let mut progress = |done, all| ctx.progress.step(done, all);
     mask_gradients(&baseline.model, &baseline.groups, &images, &mut loss_gradient, &mut progress)
         .during(Task::Importance)

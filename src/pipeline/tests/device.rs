@@ -3,7 +3,8 @@
 use super::*;
 use crate::kernels::cuda::emulated;
 use crate::pipeline::PipelineError;
-use crate::pipeline::inputs::{Baseline, moments_on};
+use crate::pipeline::inputs::{Baseline, moments_on, sensitivity_on};
+use crate::pipeline::progress::Progress;
 
 /// A job on three pictures, and the same on the GPU.
 fn jobs(folder: &Path) -> [Job; 2] {
@@ -45,6 +46,18 @@ fn a_gpu_that_is_missing_ends_the_job_before_any_work() {
     assert_eq!(stages.take(), 0);
 }
 
+/// A device, and what progress said meanwhile.
+fn said(choose: impl Fn(&dyn Progress) -> Device) -> (Device, Vec<String>) {
+    let said = RefCell::new(Vec::new());
+    let progress = RefCell::new(|event| {
+        if let Event::Message(text) = event {
+            said.borrow_mut().push(text);
+        }
+    });
+    let device = choose(&progress);
+    (device, said.take())
+}
+
 #[test]
 fn second_moments_are_the_gpus_where_it_has_the_memory_and_never_the_cpus_in_silence() {
     if emulated::device().is_none() {
@@ -55,14 +68,7 @@ fn second_moments_are_the_gpus_where_it_has_the_memory_and_never_the_cpus_in_sil
     let Inputs { mut baseline, moments_on: device, .. } = gather(&gpu);
     assert_eq!(device, Device::Cuda(0));
     let said = |job: &Job, baseline: &Baseline, images: usize| {
-        let said = RefCell::new(Vec::new());
-        let progress = RefCell::new(|event| {
-            if let Event::Message(text) = event {
-                said.borrow_mut().push(text);
-            }
-        });
-        let device = moments_on(job, baseline, images, &progress).unwrap();
-        (device, said.take())
+        said(|progress| moments_on(job, baseline, images, progress).unwrap())
     };
     assert_eq!(said(&cpu, &baseline, 1 << 20), (Device::Cpu, vec![]));
     assert_eq!(said(&gpu, &baseline, 100), (Device::Cuda(0), vec![]));
@@ -70,6 +76,33 @@ fn second_moments_are_the_gpus_where_it_has_the_memory_and_never_the_cpus_in_sil
     baseline.imgsz = 640.into();
     let (device, messages) = said(&gpu, &baseline, 1000);
     let expected = "second moments and repair stay on the CPU: they need ";
+    assert!(messages[0].starts_with(expected) && messages[0].ends_with(", 8192 MiB are free"), "{messages:?}");
+    assert_eq!((device, messages.len()), (Device::Cpu, 1));
+}
+
+#[test]
+fn sensitivity_is_the_gpus_where_it_has_the_memory_and_never_the_cpus_in_silence() {
+    if emulated::device().is_none() {
+        return;
+    }
+    let folder = inputs();
+    let [cpu, gpu] = jobs(folder.path());
+    let Inputs { mut baseline, sensitivity: on_cpu, .. } = gather(&cpu);
+    let Inputs { sensitivity: on_gpu, computed_on, .. } = gather(&gpu);
+    assert_eq!(computed_on, gpu.computed_on().unwrap());
+    // Rounded in another order, the same seed gives nearly the same.
+    assert!(on_gpu != on_cpu && on_gpu.positions.keys().eq(on_cpu.positions.keys()));
+    for (id, wanted) in &on_cpu.channels {
+        let [found, wanted] = [&on_gpu.channels[id], wanted].map(|sums| sums.iter().sum::<f64>());
+        assert!((found - wanted).abs() <= 1e-3 * wanted, "{id}: {found}, on the CPU {wanted}");
+    }
+    let said = |job: &Job, baseline: &Baseline| said(|progress| sensitivity_on(job, baseline, progress).unwrap());
+    assert_eq!(said(&cpu, &baseline), (Device::Cpu, vec![]));
+    assert_eq!(said(&gpu, &baseline), (Device::Cuda(0), vec![]));
+    baseline.imgsz = 16384.into();
+    assert_eq!(said(&cpu, &baseline), (Device::Cpu, vec![]));
+    let (device, messages) = said(&gpu, &baseline);
+    let expected = "output sensitivity stays on the CPU: it needs ";
     assert!(messages[0].starts_with(expected) && messages[0].ends_with(", 8192 MiB are free"), "{messages:?}");
     assert_eq!((device, messages.len()), (Device::Cpu, 1));
 }

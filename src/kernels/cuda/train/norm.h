@@ -157,17 +157,22 @@ INLINE void train_norm_sums(char *memory, const Training *p, const int f16) {
 }
 BOTH(BLOCK, train_norm_sums)
 
-// Of every part the sum of x.
-INLINE void train_sums(char *memory, const Training *p, const int f16) {
+// Of every part the sum of x, or of its squares.
+INLINE void sums_of_parts(char *memory, const Training *p, const int f16, const int squares) {
     __shared__ float parts[256];
     const Part part = part_of(p);
     const int inside = part.channel < p->x.c, row = (int)threadIdx.x / 32;
     float sum = 0.0f;
     if (inside)
-        for (int pixel = part.first + row; pixel < part.last; pixel += 8) sum += batch_value(memory, p->x, f16, pixel, part.channel);
+        for (int pixel = part.first + row; pixel < part.last; pixel += 8) {
+            const float value = batch_value(memory, p->x, f16, pixel, part.channel);
+            sum += squares ? value * value : value;
+        }
     sum = channel_sum(parts, sum);
     if (row == 0 && inside) array_of(memory, p, 0)[(long long)blockIdx.y * p->x.c + part.channel] = sum;
 }
+
+INLINE void train_sums(char *memory, const Training *p, const int f16) { sums_of_parts(memory, p, f16, 0); }
 BOTH(BLOCK, train_sums)
 
 // Joins `factor` sums of every part, leaves them in place of the first part, and writes them to arrays 4 and 5, or adds
@@ -189,14 +194,16 @@ KERNEL(BLOCK) train_sums_joined(TRAINING) {
 INLINE void train_norm_backward(char *memory, const Training *p, const int f16) {
     int pixel, channel;
     if (!own_value(p->x, &pixel, &channel)) return;
-    const float *stats = array_of(memory, p, 1) + channel, *sums = array_of(memory, p, 0) + channel;
+    const float *stats = array_of(memory, p, 1) + channel;
     const float gamma = array_of(memory, p, 2)[channel], beta = array_of(memory, p, 3)[channel];
     const float normal = (batch_value(memory, p->x, f16, pixel, channel) - stats[0]) * stats[p->x.c];
-    const float g = batch_value(memory, p->y, f16, pixel, channel) * slope(p->act, gamma * normal + beta);
-    // Statistics of the batch depend on what was normalised; given ones do not.
-    const float count = p->given ? INFINITY : array_of(memory, p, 1)[2 * p->x.c];
-    const float value = gamma * stats[p->x.c] * (g - (sums[0] + normal * sums[p->x.c]) / count);
-    put(memory, p->z, f16, 0, pixel, channel, value);
+    float g = batch_value(memory, p->y, f16, pixel, channel) * slope(p->act, gamma * normal + beta);
+    // Statistics of the batch depend on what was normalised; given ones do not, and there are no sums.
+    if (!p->given) {
+        const float *sums = array_of(memory, p, 0) + channel;
+        g -= (sums[0] + normal * sums[p->x.c]) / array_of(memory, p, 1)[2 * p->x.c];
+    }
+    put(memory, p->z, f16, 0, pixel, channel, gamma * stats[p->x.c] * g);
 }
 BOTH(BLOCK, train_norm_backward)
 

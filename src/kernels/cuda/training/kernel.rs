@@ -62,12 +62,14 @@ pub(in crate::kernels::cuda) enum TrainKernel {
     SampleValues,
     SampleSums,
     SampleProducts,
+    PixelSquares,
+    ChannelSquares,
 }
 
 impl TrainKernel {
     /// By position: each with its name and the threads of a block. Those from [`TrainKernel::AddUp`] on take no
     /// tensors, or only such in f32.
-    const ALL: [(Self, &'static str, u32); 59] = [
+    const ALL: [(Self, &'static str, u32); 61] = [
         (Self::Conv64, "train_conv_64", 256),
         (Self::Conv16, "train_conv_16", 64),
         (Self::ConvData64, "train_conv_data_64", 256),
@@ -127,6 +129,8 @@ impl TrainKernel {
         (Self::SampleValues, "train_sample_values", 256),
         (Self::SampleSums, "train_sample_sums", 256),
         (Self::SampleProducts, "train_sample_products", 256),
+        (Self::PixelSquares, "train_pixel_squares", 256),
+        (Self::ChannelSquares, "train_channel_squares", 256),
     ];
 
     /// All of them on tensors of every kind, with whether these are in f16.

@@ -11,6 +11,7 @@ mod loss;
 mod norm;
 mod rounding;
 mod samples;
+mod squares;
 mod tensors;
 mod update;
 mod window;

@@ -16,8 +16,6 @@ pub struct NormArrays {
     pub gamma: usize,
     /// Shift.
     pub beta: usize,
-    /// Whether the statistics are given, and not those of what is normalised.
-    pub given: bool,
 }
 
 /// Values of the statistics of so many channels: two of each, and what they count.
@@ -119,13 +117,23 @@ impl Tensors {
     }
 
     /// The gradient of [`Tensors::norm`]: `dy`, the gradient of its output, becomes that of `x` in place. `sums` is
-    /// where those of [`Tensors::norm_sums`] lie, over all values that its statistics are of.
-    pub fn norm_backward(self, function: Activation, x: Batch, norm: &NormArrays, dy: Batch, sums: usize) -> Launch {
-        let c = i64::from(x.c);
-        let mut training = norm.training(Training { x, y: dy, z: dy, act: act(function), ..Training::default() });
-        training.arrays[0] = byte(sums);
-        let stats = values(norm.stats, stats_values(&x));
-        let reads = [self.region(&x), values(sums, 2 * c), stats, values(norm.gamma, c), values(norm.beta, c)];
+    /// where those of [`Tensors::norm_sums`] lie, over all values that its statistics are of; none where these are given,
+    /// and do not depend on `x`.
+    pub fn norm_backward(
+        self,
+        function: Activation,
+        x: Batch,
+        norm: &NormArrays,
+        dy: Batch,
+        sums: Option<usize>,
+    ) -> Launch {
+        let (c, given) = (i64::from(x.c), sums.is_none().into());
+        let training = Training { x, y: dy, z: dy, act: act(function), given, ..Training::default() };
+        let mut training = norm.training(training);
+        training.arrays[0] = sums.map_or(0, byte);
+        let stats = values(norm.stats, if sums.is_some() { stats_values(&x) } else { 2 * c });
+        let sums = sums.map_or_else(Region::default, |at| values(at, 2 * c));
+        let reads = [self.region(&x), sums, stats, values(norm.gamma, c), values(norm.beta, c)];
         let uses = Uses { reads: &reads, writes: &[self.region(&dy)] };
         self.launch(TrainKernel::NormBackward, each(x.len()), training, uses)
     }
@@ -178,7 +186,7 @@ impl Tensors {
 impl NormArrays {
     fn training(&self, mut training: Training) -> Training {
         training.arrays[1..4].copy_from_slice(&[self.stats, self.gamma, self.beta].map(byte));
-        Training { given: self.given.into(), ..training }
+        training
     }
 }
 
@@ -203,13 +211,13 @@ fn stats_values(x: &Batch) -> i64 {
 }
 
 /// What a reduction of `x` in parts is called with, and where two sums of every part lie.
-fn in_parts(x: &Batch, (at, parts): (usize, Parts)) -> (Region, Training) {
+pub(super) fn in_parts(x: &Batch, (at, parts): (usize, Parts)) -> (Region, Training) {
     let mut training = Training { x: *x, rows: int(parts.rows), splits: int(parts.count), ..Training::default() };
     training.arrays[0] = byte(at);
     (values(at, 2 * i64::from(x.c) * parts.count as i64), training)
 }
 
 /// Blocks of a reduction per channel.
-fn reduction(x: &Batch, parts: Parts) -> [u32; 3] {
+pub(super) fn reduction(x: &Batch, parts: Parts) -> [u32; 3] {
     [count(x.c.into(), 32), count(parts.count as i64, 1), 1]
 }
