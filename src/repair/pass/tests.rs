@@ -167,8 +167,9 @@ fn moments_and_repair_of_a_gpu_are_those_of_the_cpu_in_a_detector() {
     }
     let (model, kept, pruned) = pruned_demo();
     let set = Set::new(&model.graph, 4, (64, 64), true);
-    // Layers far behind add up what convolutions are rounded by, in another order on each side.
-    let [largest, length] = check("demo", [&model, &pruned], &kept, &set, 5e-5);
+    // Of 576 regressions one is off by more than 1e-5: a channel behind the attention with little in it,
+    // so that what the blocks before it are rounded by is much of it.
+    let [largest, length] = check("demo", [&model, &pruned], &kept, &set, 3e-5);
     assert!(length <= 2e-4, "moments are off by {largest:.1e}, covariances by {length:.1e}");
     let [gpu, cpu] = [Device::Cuda(0), Device::Cpu].map(|device| {
         let (calibration, groups) = (set.calibration(device, Ranks::default()), groups(&model.graph));
