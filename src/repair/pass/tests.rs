@@ -125,7 +125,6 @@ fn check(what: &str, [original, pruned]: [&Model; 2], kept: &Selection, set: &Se
     let mut largest = [0.0f64; 2];
     for (found, wanted) in gpu.iter().zip(&cpu) {
         let [off, length] = difference(found, wanted);
-        println!("{what}, {}: off by {off:.1e}", found.layer);
         assert!(off <= tolerance, "{what}, {}: off by {off}", found.layer);
         largest = [largest[0].max(off), largest[1].max(length)];
     }
