@@ -182,7 +182,8 @@ impl fmt::Display for Profile {
         let ratio = over(self.total_ms, self.lower_bound_ms);
         if let Some(GpuPeaks { f32_tflops, f16_tflops, int8_tops, bandwidth_gb_s }) = self.gpu {
             let uploaded = self.steps.iter().find(|step| step.kernel == "upload").map_or(0, |step| step.bytes);
-            let (pixels, as_bytes) = (self.imgsz.area() as u64, self.steps.iter().any(|step| step.kernel == "bytes"));
+            let reads_bytes = |step: &Step| matches!(step.kernel, "bytes" | "bytes-conv");
+            let (pixels, as_bytes) = (self.imgsz.area() as u64, self.steps.iter().any(reads_bytes));
             let values = if as_bytes { "bytes" } else { "values in f32" };
             writeln!(f, "uploaded: {uploaded} bytes, the image's {pixels} pixels as {values}")?;
             return writeln!(

@@ -54,7 +54,7 @@ struct Parts {
     outputs: usize,
 }
 
-/// The ways that an image can go: as values, or as bytes that the device makes values of.
+/// The ways that an image can go: as values, or as bytes, of which the device makes values.
 const VALUES: usize = 0;
 const BYTES: usize = 1;
 
@@ -134,18 +134,33 @@ impl Plan {
             Dtype::Int8 => int8::plan(graph, size, options, target)?,
         };
         let bytes = plan.parts.len().saturating_mul(4);
-        let from_bytes = plan.parts.conversion();
-        let fits = |launch: &Launch| launch.in_bounds(bytes);
-        match fits(&from_bytes) && plan.launches.iter().all(|planned| fits(&planned.launch)) {
+        let fits = |planned: &Planned| planned.launch.in_bounds(bytes);
+        match [VALUES, BYTES].into_iter().all(|way| plan.launches(way).iter().all(fits)) {
             true => Ok(plan),
             false => Err(CudaError::TooLarge.into()),
         }
     }
 
-    /// What a frame does of an image that goes a way.
-    fn frame<'a>(&'a self, way: usize, from_bytes: &'a Launch) -> Frame<'a> {
-        let first = (way == BYTES).then_some(from_bytes);
-        let launches = first.into_iter().chain(self.launches.iter().map(|planned| &planned.launch)).collect();
+    /// The launches of a frame of an image that goes a way. Bytes become values first, unless whoever reads them takes
+    /// bytes.
+    fn launches(&self, way: usize) -> Vec<Planned> {
+        if way == VALUES {
+            return self.launches.clone();
+        }
+        let (first, bytes) = (4 * self.parts.input_at(), 4 * self.parts.bytes_at());
+        let of_bytes = |planned: &Planned| match planned.launch.reads_from(first..first + 4 * self.parts.input) {
+            true => planned.launch.of_bytes(bytes).map(|launch| Planned { name: "bytes-conv", launch, ..*planned }),
+            false => Some(planned.clone()),
+        };
+        self.launches.iter().map(of_bytes).collect::<Option<Vec<Planned>>>().unwrap_or_else(|| {
+            let conversion = Planned { node: NodeId(0), name: "bytes", launch: self.parts.conversion() };
+            [&[conversion], &self.launches[..]].concat()
+        })
+    }
+
+    /// What a frame does of an image that goes a way, of the launches of that way.
+    fn frame<'a>(&self, way: usize, launches: &'a [Planned]) -> Frame<'a> {
+        let launches = launches.iter().map(|planned| &planned.launch).collect();
         Frame { transfers: self.parts.transfers()[way], launches }
     }
 
@@ -193,8 +208,8 @@ impl Network {
         let parts = plan.parts;
         device.reserve(parts.len())?;
         device.upload(0, &plan.weights(model))?;
-        let from_bytes = parts.conversion();
-        let frames = [VALUES, BYTES].map(|way| plan.frame(way, &from_bytes));
+        let launches = [VALUES, BYTES].map(|way| plan.launches(way));
+        let frames = [VALUES, BYTES].map(|way| plan.frame(way, &launches[way]));
         device.record(&frames, options.images())?;
         Ok(Self { device, plan, ways: vec![VALUES; options.images()] })
     }
@@ -253,14 +268,14 @@ impl Network {
     /// # Errors
     /// As [`Network::run`].
     pub fn profile(&mut self, image: usize) -> Result<Vec<StepTime>, EngineError> {
-        let (from_bytes, way) = (self.plan.parts.conversion(), self.ways[image]);
-        let Frame { transfers, launches } = self.plan.frame(way, &from_bytes);
+        let way = self.ways[image];
+        let planned = self.plan.launches(way);
+        let Frame { transfers, launches } = self.plan.frame(way, &planned);
         let times = self.device.time_frame(transfers, &launches, image)?;
-        let last = self.plan.launches.last().map_or(NodeId(0), |planned| planned.node);
-        let first = (way == BYTES).then_some((NodeId(0), "bytes", from_bytes.traffic()));
-        let steps = self.plan.launches.iter().map(|planned| (planned.node, planned.name, planned.launch.traffic()));
+        let last = planned.last().map_or(NodeId(0), |planned| planned.node);
+        let steps = planned.iter().map(|planned| (planned.node, planned.name, planned.launch.traffic()));
         let [image, results] = [transfers.input.1, transfers.results.1].map(|values| 4 * values as u64);
-        let upload = std::iter::once((NodeId(0), "upload", image)).chain(first);
+        let upload = std::iter::once((NodeId(0), "upload", image));
         let all = upload.chain(steps).chain([(last, "download", results)]);
         let time =
             |((node, kernel, bytes), millis): (_, f64)| StepTime { node, kernel, nanos: (millis * 1e6) as u64, bytes };

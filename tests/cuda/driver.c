@@ -40,7 +40,7 @@ typedef struct {
     X(upsample, BLOCK) X(pixel_shuffle, BLOCK) X(attention_values, BLOCK) X(activate, BLOCK) X(add, BLOCK)           \
     X(average, BLOCK) X(attention, KEYS)
 #define F16_KERNELS(X)                                                                                               \
-    X(f16_stem, 128) X(from_bytes, 128) X(f16_import, 128) X(f16_export, 128) X(f16_direct, 128)                      \
+    X(f16_stem, 128) X(f16_stem_bytes, 128) X(from_bytes, 128) X(f16_import, 128) X(f16_export, 128) X(f16_direct, 128)                      \
     X(f16_depthwise3, 128)                                                                                            \
     X(f16_depthwise3_stride2, 128) X(f16_depthwise, 128) X(f16_upsample, 128) X(f16_pixel_shuffle, 128)               \
     X(f16_max_pool, 128) X(f16_pools, 128) X(f32_pools, 128) X(f16_elementwise, 128) X(f16_average, 128) X(f16_attention, 128) X(f16_attention_any, 128)  \

@@ -175,6 +175,11 @@ impl Tensor {
         Self { pitch: 4, step: int(h.saturating_mul(w).saturating_mul(4)), ..tensor }
     }
 
+    /// The same planes of bytes, from byte `at` on.
+    pub(super) fn byte_planes(at: usize, planes: &Self) -> Self {
+        Self { at: i64::try_from(at).unwrap_or(i64::MAX), pitch: 1, step: planes.step / 4, ..*planes }
+    }
+
     /// Its first channels.
     pub fn channels(&self, count: usize) -> Self {
         Self { c: int(count), ..*self }
@@ -199,7 +204,7 @@ impl Tensor {
         let at = self.at;
         // Planes: the channels of a pixel lie further apart than pixels.
         if self.pitch < self.c.saturating_mul(self.step) {
-            let width = i64::from(self.c).saturating_mul(4).saturating_mul(self.area());
+            let width = i64::from(self.c).saturating_mul(self.pitch.into()).saturating_mul(self.area());
             return Region { at, pitch: width, width, rows: 1 };
         }
         let width = i64::from(self.c) * i64::from(self.step);

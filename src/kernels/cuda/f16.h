@@ -32,14 +32,23 @@ INLINE void finish_chunk(char *memory, const Arguments *p, const int pixel, cons
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The first layer: 3x3, stride 2, padding 1, of an image of three planes of f32, whose sides must be multiples of 4. A
-// block computes 8 x 32 pixels of 16 channels; the part of the image that it needs lies in shared memory as pixels of 4
-// f16 values, of which the last is zero. A row of the matrix is then 4 pixels that lie one after the other, at a multiple
-// of 16 bytes, since the stride is 2: it can be loaded as it lies. The fourth pixel has zero weights. Depth: 3 rows of
-// 16. Weights: [columns, filled up to 16][3][4 pixels][4].
+// The first layer: 3x3, stride 2, padding 1, of an image of three planes of f32 or bytes, whose sides must be
+// multiples of 4. A block computes 8 x 32 pixels of 16 channels; the part of the image that it needs lies in shared
+// memory as pixels of 4 f16 values, of which the last is zero. A row of the matrix is then 4 pixels that lie one after
+// the other, at a multiple of 16 bytes, since the stride is 2: it can be loaded as it lies. The fourth pixel has zero
+// weights. Depth: 3 rows of 16. Weights: [columns, filled up to 16][3][4 pixels][4].
 #define STEM_ROWS 17
 #define STEM_COLUMNS 74  // one unused, then 72 from x = 2 * left - 4 on, then one unused: windows begin at even places
-KERNEL(128) f16_stem(char *memory, ARGUMENTS) {
+// Four values of f32; of bytes their 255th parts. The product is not always the quotient that from_bytes computes, but it
+// is in f16, for every byte.
+INLINE uint4 stem_pixels(const char *at, const int of_bytes, const int pixel) {
+    if (!of_bytes) return *(const uint4 *)(at + 4 * pixel);
+    const unsigned bytes = *(const unsigned *)(at + pixel);
+    unsigned v[4];
+    UNROLL for (int i = 0; i < 4; i++) v[i] = as_word(multiply_rounded((float)(bytes >> 8 * i & 255), 1.0f / 255.0f));
+    return make_uint4(v[0], v[1], v[2], v[3]);
+}
+INLINE void stem(char *memory, const Arguments *p, const int of_bytes) {
     const unsigned base = shared_address(shared);
     const int lane = (int)(threadIdx.x % 32u), warp = (int)(threadIdx.x / 32u), g = lane / 4, q = lane % 4;
     const int left = (int)blockIdx.x * 32, top = (int)blockIdx.y * 8, first_column = (int)blockIdx.z * 16;
@@ -50,8 +59,8 @@ KERNEL(128) f16_stem(char *memory, ARGUMENTS) {
         const int i = round * 128 + (int)threadIdx.x, row = i / 18, y = 2 * top - 1 + row, x = 2 * left - 4 + 4 * (i - row * 18);
         UNROLL for (int c = 0; c < 3; c++) {
             raw[round][c] = make_uint4(0, 0, 0, 0);
-            if (i < STEM_ROWS * 18 && (unsigned)y < (unsigned)p.src.h && (unsigned)x < (unsigned)p.src.w)
-                raw[round][c] = *(const uint4 *)(memory + p.src.at + (long long)c * p.src.step + 4 * (y * p.src.w + x));
+            if (i < STEM_ROWS * 18 && (unsigned)y < (unsigned)p->src.h && (unsigned)x < (unsigned)p->src.w)
+                raw[round][c] = stem_pixels(memory + p->src.at + (long long)c * p->src.step, of_bytes, y * p->src.w + x);
         }
     }
     UNROLL for (int round = 0; round < ROUNDS; round++) {
@@ -68,10 +77,10 @@ KERNEL(128) f16_stem(char *memory, ARGUMENTS) {
     unsigned b[3][2][2];
     UNROLL for (int s = 0; s < 3; s++) UNROLL for (int j = 0; j < 2; j++) UNROLL for (int k = 0; k < 2; k++) {
         const int column = first_column + g / 2 * 4 + 2 * j + g % 2;
-        b[s][j][k] = *(const unsigned *)(memory + p.product.weights + column * 96 + s * 32 + k * 16 + q * 4);
+        b[s][j][k] = *(const unsigned *)(memory + p->product.weights + column * 96 + s * 32 + k * 16 + q * 4);
     }
     unsigned bias[4];
-    load_words(bias, memory + p.product.bias + 4 * (first_column + 4 * q), 4);
+    load_words(bias, memory + p->product.bias + 4 * (first_column + 4 * q), 4);
     BARRIER();
     UNROLL for (int i = 0; i < 4; i++) {
         const int row = 2 * warp + i / 2, column = i % 2 * 16;
@@ -86,19 +95,21 @@ KERNEL(128) f16_stem(char *memory, ARGUMENTS) {
         }
         float v[8] = {as_float(sums[0][0]), as_float(sums[0][1]), as_float(sums[1][0]), as_float(sums[1][1]),
                       as_float(sums[0][2]), as_float(sums[0][3]), as_float(sums[1][2]), as_float(sums[1][3])};
-        activate_all(v, 8, p.product.act, F16);
+        activate_all(v, 8, p->product.act, F16);
         UNROLL for (int half = 0; half < 2; half++) {
             const int x = left + column + 8 * half + g, y = top + row, channel = first_column + 4 * q;
-            if (x >= p.dst.w || y >= p.dst.h || channel >= p.product.columns) continue;
-            if (p.others) {
+            if (x >= p->dst.w || y >= p->dst.h || channel >= p->product.columns) continue;
+            if (p->others) {
                 unsigned other[2];
-                load_words(other, pixel_of(memory, &p.other, y * p.dst.w + x) + 2 * channel, 2);
+                load_words(other, pixel_of(memory, &p->other, y * p->dst.w + x) + 2 * channel, 2);
                 UNROLL for (int e = 0; e < 4; e++) v[4 * half + e] += value_of(other, OUT_F16, e);
             }
-            store(memory, &p, OUT_F16, y * p.dst.w + x, channel, 4, v + 4 * half);
+            store(memory, p, OUT_F16, y * p->dst.w + x, channel, 4, v + 4 * half);
         }
     }
 }
+KERNEL(128) f16_stem(char *memory, ARGUMENTS) { stem(memory, &p, 0); }
+KERNEL(128) f16_stem_bytes(char *memory, ARGUMENTS) { stem(memory, &p, 1); }
 
 // The bytes of an image's planes as values 0 to 1, with the bits of the CPU's: four of them a thread, `channels` in all.
 KERNEL(128) from_bytes(char *memory, ARGUMENTS) {

@@ -1,6 +1,6 @@
 //! Launches of the kernels in f16 that are no products: 8 channels of a pixel a thread.
 
-use super::arguments::{Arguments, CHUNK, F16_CHUNK, Float, Tensor, act, count, int};
+use super::arguments::{Arguments, CHUNK, F16_CHUNK, Float, KernelArguments, Tensor, act, count, int};
 use super::kernel::{F16Kernel, Kernel};
 use super::launch::Launch;
 use crate::graph::{Activation, Attention};
@@ -25,6 +25,21 @@ impl Launch {
         let arguments = Arguments { src, dst, channels: int(values), ..Arguments::default() };
         let grid = [count(values as i64, 4 * i64::from(F16Kernel::THREADS)).max(1), 1, 1];
         Self::packed(Kernel::F16(F16Kernel::FromBytes), grid, arguments, 0)
+    }
+
+    /// The same launch on the bytes of its image, which begin at byte `at`, a multiple of 4; `None` unless it is the first
+    /// layer in f16. Its results are those of the values of [`Launch::from_bytes`], to the bit.
+    pub fn of_bytes(&self, at: usize) -> Option<Self> {
+        let (Kernel::F16(F16Kernel::Stem), KernelArguments::Packed(arguments)) = (self.kernel, self.arguments) else {
+            return None;
+        };
+        let src = Tensor::byte_planes(at, &arguments.src);
+        let mut launch = *self;
+        launch.kernel = Kernel::F16(F16Kernel::StemBytes);
+        launch.arguments = KernelArguments::Packed(Arguments { src, ..arguments });
+        launch.reads[0] = src.region();
+        launch.end = launch.end.max(src.region().end());
+        Some(launch)
     }
 
     /// A run of channels `[c, h, w]` of an image, plane after plane in f32, to f16; `dst` is filled up with zeros.

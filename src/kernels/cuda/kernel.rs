@@ -97,6 +97,7 @@ impl F32Kernel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum F16Kernel {
     Stem,
+    StemBytes,
     FromBytes,
     Import,
     Export,
@@ -124,8 +125,9 @@ impl F16Kernel {
     /// Threads of a block.
     pub const THREADS: u32 = 128;
 
-    pub const ALL: [(Self, &'static str); 22] = [
+    pub const ALL: [(Self, &'static str); 23] = [
         (Self::Stem, "f16_stem"),
+        (Self::StemBytes, "f16_stem_bytes"),
         (Self::FromBytes, "from_bytes"),
         (Self::Import, "f16_import"),
         (Self::Export, "f16_export"),

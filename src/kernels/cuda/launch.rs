@@ -30,6 +30,12 @@ pub(super) fn regions<const N: usize>(given: &[Region]) -> [Region; N] {
     std::array::from_fn(|i| given.get(i).copied().unwrap_or_default())
 }
 
+/// Whether one of the regions lies in part within these bytes.
+fn touch(regions: &[Region], bytes: Range<usize>) -> bool {
+    let [first, end] = [bytes.start, bytes.end].map(|byte| i64::try_from(byte).unwrap_or(i64::MAX));
+    regions.iter().any(|region| region.rows > 0 && region.at < end && first < region.end())
+}
+
 impl Launch {
     /// Bounds check: whether everything lies within so many bytes, and every size within what the kernels count with.
     pub fn in_bounds(&self, bytes: usize) -> bool {
@@ -60,8 +66,12 @@ impl Launch {
 
     /// Whether it writes one of these bytes.
     pub fn writes_to(&self, bytes: Range<usize>) -> bool {
-        let [first, end] = [bytes.start, bytes.end].map(|byte| i64::try_from(byte).unwrap_or(i64::MAX));
-        self.writes.iter().any(|region| region.rows > 0 && region.at < end && first < region.end())
+        touch(&self.writes, bytes)
+    }
+
+    /// Whether it reads one of these bytes.
+    pub fn reads_from(&self, bytes: Range<usize>) -> bool {
+        touch(&self.reads, bytes)
     }
 
     /// Whether one of two must end before the other begins: one writes what the other reads or writes.
