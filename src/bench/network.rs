@@ -6,7 +6,7 @@ use crate::engine::{self, Engine, EngineError, StepTime};
 use crate::kernels::Isa;
 use crate::model::{Model, ModelError};
 use crate::size::{ImageSize, is_one, one};
-use crate::vision::{Image, Preprocess};
+use crate::vision::{Image, NmsOptions, Preprocess, least_logit};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use thiserror::Error;
@@ -226,8 +226,11 @@ pub fn measure_paired(model: &Model, other: &Model, options: &Options) -> Result
     finish(model, options, pair.b, one, Some(against))
 }
 
+/// Makes a network ready that gives what a detection reads, as in a detector.
 pub(super) fn compile(model: &Model, options: &Options) -> Result<Engine, EngineError> {
-    Engine::new(model, options.imgsz.height, options.imgsz.width, &options.engine())
+    let mut engine = Engine::new(model, options.imgsz.height, options.imgsz.width, &options.engine())?;
+    engine.select_cells(Some(least_logit(NmsOptions::default().score)))?;
+    Ok(engine)
 }
 
 fn finish(
@@ -337,6 +340,36 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
+    fn a_gpu_gives_what_a_detection_reads() {
+        if emulated::device().is_none() {
+            return;
+        }
+        let mut builder = Builder::default();
+        let input = builder.push("images", Op::Input { channels: 3 }, &[]);
+        let classes = builder.push("classes", Op::MaxPool { kernel: 1, stride: 1, padding: 0 }, &[input]);
+        let first = builder.push("first", Op::Slice { start: 0, len: 1 }, &[classes]);
+        let boxes = builder.push("boxes", Op::Concat, &[input, first]);
+        let head = Head::Detect { nc: 3, reg_max: 1, strides: vec![1] };
+        let graph = builder.finish(vec![boxes, classes], head).unwrap();
+        let model = Model { graph, weights: BTreeMap::new(), info: Info::default() };
+        let options = options(engine::Device::Cuda(0), 1);
+        let (photo, mut gpu) = (Photo::new(&model, &options), compile(&model, &options).unwrap());
+        photo.run(&mut gpu).unwrap();
+        // All of a photo's values are above the threshold, a logit of -1.1.
+        assert!(gpu.cells_of(0).is_none());
+        let names: Vec<&str> = photo.profile(&mut gpu).unwrap().iter().map(|step| step.kernel).collect();
+        assert_eq!(names[names.len() - 3..], ["find-cells", "take-cells", "download"]);
+        gpu.select_cells(Some(f32::INFINITY)).unwrap();
+        photo.run(&mut gpu).unwrap();
+        assert_eq!(gpu.cells_of(0).map(|cells| cells.numbers.len()), Some(0));
+    }
+
+    fn options(device: engine::Device, batch: usize) -> Options {
+        let imgsz = ImageSize::square(32);
+        Options { imgsz, threads: 1, pin: false, warmup: 0, runs: 1, device, isa: None, batch }
+    }
+
+    #[test]
     fn a_gpu_gets_a_photo_as_bytes_unless_it_is_normalised() {
         if emulated::device().is_none() {
             return;
@@ -348,16 +381,7 @@ mod tests {
         for (normalise, size) in [(None, 1), (Some(Normalise::IMAGENET), 4)] {
             let info = Info { normalise, ..Info::default() };
             let model = Model { graph: graph.clone(), weights: BTreeMap::new(), info };
-            let mut options = Options {
-                imgsz: ImageSize::square(32),
-                threads: 1,
-                pin: false,
-                warmup: 0,
-                runs: 1,
-                device: engine::Device::Cuda(0),
-                isa: None,
-                batch: 2,
-            };
+            let mut options = options(engine::Device::Cuda(0), 2);
             let photo = Photo::new(&model, &options);
             let mut gpu = compile(&model, &options).unwrap();
             let steps = photo.profile(&mut gpu).unwrap();

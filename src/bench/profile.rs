@@ -82,7 +82,16 @@ pub fn profile(model: &Model, options: &Options) -> Result<Profile, BenchError> 
             let node = model.graph.node(step.node);
             let moves = matches!(
                 step.kernel,
-                "import" | "bytes" | "copy" | "export" | "upload" | "download" | "quantize" | "pixel-shuffle"
+                "import"
+                    | "bytes"
+                    | "copy"
+                    | "export"
+                    | "upload"
+                    | "download"
+                    | "quantize"
+                    | "pixel-shuffle"
+                    | "find-cells"
+                    | "take-cells"
             );
             let flops = if moves { 0.0 } else { 2.0 * macs[step.node.index()] as f64 };
             let gflops = if flops > 0.0 { over(flops / 1e6, ms) } else { 0.0 };

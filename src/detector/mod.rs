@@ -49,7 +49,7 @@ use crate::graph::{Graph, Head};
 use crate::model::{FileError, Model};
 use crate::size::{ImageSize, MAX_SIDE};
 use crate::vision::{
-    self, Detection, Extra, FindBuffers, Frame, Image, ImageError, Letterbox, NmsOptions, Preprocess,
+    self, Detection, Extra, FindBuffers, Frame, Image, ImageError, Letterbox, NmsOptions, Outputs, Preprocess,
     PreprocessBuffers, PreprocessError, Rotated,
 };
 use std::path::Path;
@@ -283,11 +283,13 @@ impl Detector {
         self.finish_to(slot, letterbox, found);
     }
 
-    /// Second phase: runs the network on the first `count` images of the batch.
+    /// Second phase: runs the network on the first `count` images of the batch. A GPU then gives outputs of the cells above
+    /// the options' score alone: until [`Detector::finish`] that must not be lowered.
     ///
     /// # Errors
     /// If the engine fails.
     pub fn run(&mut self, count: usize) -> Result<(), DetectorError> {
+        self.engine.select_cells(Some(vision::least_logit(self.options.score)))?;
         Ok(self.engine.run_images(count)?)
     }
 
@@ -311,7 +313,8 @@ impl Detector {
         let mut outputs: [&[f32]; MAX_OUTPUTS] = [&[]; MAX_OUTPUTS];
         let outputs = &mut outputs[..self.outputs.min(MAX_OUTPUTS)];
         outputs.iter_mut().enumerate().for_each(|(i, output)| *output = engine.output_of(slot, i));
-        vision::find_with(head, (size.height, size.width), outputs, options, find, |detection, extra| {
+        let all = Outputs { values: outputs, cells: engine.cells_of(slot) };
+        vision::find_with(head, (size.height, size.width), all, options, find, |detection, extra| {
             let mut object = spare.pop().unwrap_or_default();
             let bbox = letterbox.to_source(detection.bbox);
             object.detection = Detection { bbox, ..detection };

@@ -119,6 +119,11 @@ impl Slot {
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.shape.len()
     }
+
+    /// Where the next of the caller's tensors begins.
+    pub fn end(&self) -> usize {
+        self.offset + self.shape.len().next_multiple_of(16)
+    }
 }
 
 /// The steps of a graph before its tensors have addresses.
@@ -185,9 +190,9 @@ pub(super) fn emit(
         }
         if visible.contains(&id) {
             let slot = emitter.slots.len();
-            let offset = emitter.outputs;
-            emitter.outputs += shapes[id.index()].len().next_multiple_of(16);
-            emitter.slots.push(Slot { node: id, shape: shapes[id.index()], offset });
+            let own = Slot { node: id, shape: shapes[id.index()], offset: emitter.outputs };
+            emitter.outputs = own.end();
+            emitter.slots.push(own);
             if !(consumers[id.index()].is_empty() && emitter.write_out(id, slot)) {
                 emitter.push(id, Action::Export { slot, src: emitter.location(id) });
             }

@@ -14,6 +14,7 @@
 
 pub mod arena;
 mod arithmetic;
+mod cells;
 mod compile;
 mod cpu;
 #[cfg(all(feature = "cuda", not(test)))]
@@ -34,6 +35,7 @@ mod rounds;
 mod spec;
 
 pub use crate::kernels::cuda::GpuPeaks;
+pub use cells::Cells;
 pub use cpu::Cpu;
 pub use cuda::{HAS_CUDA, count as count_cuda, nccl as open_nccl, open as open_cuda};
 pub use device::{Device, DeviceChoice, OpenDevice};
@@ -375,12 +377,12 @@ impl Engine {
         self.output_of(0, i)
     }
 
-    /// The graph's output `i`, `[C, h, w]`, for one image of the last run.
+    /// The graph's output `i` for one image of the last run: `[C, h, w]`, unless [`Engine::cells_of`] says otherwise.
     ///
     /// # Panics
     /// If the graph has no output `i`, or the batch no such image.
     pub fn output_of(&self, image: usize, i: usize) -> &[f32] {
-        self.result(image, &self.slots[self.outputs[i]])
+        self.result(image, self.outputs[i])
     }
 
     /// The shape of the graph's output `i`.
@@ -396,7 +398,7 @@ impl Engine {
     /// # Panics
     /// If the options did not name the node and it is no output of the graph.
     pub fn kept(&self, node: NodeId) -> &[f32] {
-        let slot = self.slots.iter().find(|s| s.node == node);
+        let slot = self.slots.iter().position(|s| s.node == node);
         self.result(0, slot.unwrap_or_else(|| panic!("layer {} was not asked for in `Options::keep`", node.0)))
     }
 
@@ -418,13 +420,12 @@ impl Engine {
         if found == expected { Ok(()) } else { Err(EngineError::Input { found, expected }) }
     }
 
-    fn result(&self, image: usize, slot: &Slot) -> &[f32] {
-        let results = match &self.executor {
-            Executor::Cpu(_) => self.results.as_slice(),
-            Executor::Cuda(network) => network.results(),
-        };
+    fn result(&self, image: usize, slot: usize) -> &[f32] {
         let len = self.one.results;
-        &results[image * len..(image + 1) * len][slot.range()]
+        match &self.executor {
+            Executor::Cpu(_) => &self.results.as_slice()[image * len..(image + 1) * len][self.slots[slot].range()],
+            Executor::Cuda(network) => network.output(image, slot),
+        }
     }
 }
 

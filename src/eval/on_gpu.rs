@@ -9,7 +9,7 @@ use crate::kernels::Isa;
 use crate::kernels::cuda::emulated;
 use crate::model::{Info, Model, Tensor, Weights};
 use crate::quantise;
-use crate::vision::{Letterbox, decode_all};
+use crate::vision::{FindBuffers, Letterbox, NmsOptions, Outputs, decode_all, find, find_with, least_logit};
 use crate::zoo::{Task, yolo11};
 use std::env;
 use std::path::PathBuf;
@@ -103,6 +103,40 @@ fn a_frame_takes_fewer_launches_than_there_are_steps() {
         // Without the copies of the image and of the results.
         assert_eq!(steps.len() - 2, 89, "{dtype:?}");
     }
+}
+
+#[test]
+fn photos_have_the_same_detections_by_chosen_cells_as_by_all_outputs() {
+    let Some(Scene { model, inputs, .. }) = scene() else { return };
+    let ranges = quantise::ranges(&model, &inputs, (SIDE, SIDE), &mut |_, _| ()).unwrap();
+    let (f16, int8) = (quantise::to_f16(&model), quantise::quantise(&model, &ranges));
+    let (head, size, options) = (&model.graph.head, (SIDE, SIDE), NmsOptions::default());
+    let mut all = 0;
+    for model in [&model, &f16, &int8] {
+        let on_gpu = Options { device: Device::Cuda(0), ..Options::default() };
+        let mut engine = Engine::new(model, SIDE, SIDE, &on_gpu).unwrap();
+        for input in inputs.iter().take(3) {
+            let outputs = |engine: &Engine| -> Vec<Vec<f32>> {
+                (0..model.graph.outputs.len()).map(|i| engine.output(i).to_vec()).collect()
+            };
+            engine.select_cells(None).unwrap();
+            engine.run(input).unwrap();
+            let whole = outputs(&engine);
+            let wanted = find(head, size, &whole.iter().map(Vec::as_slice).collect::<Vec<_>>(), &options);
+            engine.select_cells(Some(least_logit(options.score))).unwrap();
+            engine.run_in_place().unwrap();
+            let (own, cells) = (outputs(&engine), engine.cells_of(0));
+            assert!(cells.is_some_and(|cells| cells.numbers.len() >= wanted.len()));
+            let own: Vec<&[f32]> = own.iter().map(Vec::as_slice).collect();
+            let (mut found, mut buffers) = (Vec::new(), FindBuffers::default());
+            find_with(head, size, Outputs { values: &own, cells }, &options, &mut buffers, |detection, extra| {
+                found.push((detection, extra.clone()));
+            });
+            assert_eq!(found, wanted);
+            all += found.len();
+        }
+    }
+    assert!(all >= 3, "{all} objects");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::boxes::Detection;
 use super::extra::Extra;
-use super::levels::{levels, sigmoid};
+use super::levels::{Outputs, levels, sigmoid};
 use crate::graph::Head;
 
 /// Which candidates are wanted.
@@ -27,43 +27,48 @@ pub struct Candidate {
 /// outputs in its order. Values that are not numbers lead to no candidate.
 pub fn decode(head: &Head, size: (usize, usize), outputs: &[&[f32]], wanted: &Candidates) -> Vec<Candidate> {
     let mut found = Vec::new();
-    decode_to(head, size, outputs, wanted, &mut Vec::new(), &mut found);
+    decode_to(head, size, outputs.into(), wanted, &mut Vec::new(), &mut found);
     found
 }
 
-/// As [`decode`], behind what `found` holds. `best` is a buffer.
+/// A logit below that of a score, by more than rounding: a cell leads to a candidate of a better score only if one of its
+/// classes is above.
+pub fn least_logit(score: f32) -> f32 {
+    (f64::from(score) / (1.0 - f64::from(score).min(1.0 - 1e-9))).ln() as f32 - 1e-3
+}
+
+/// As [`decode`], behind what `found` holds; where the outputs are those of some cells, these must be all that have a class
+/// above [`least_logit`]. `best` is a buffer.
 pub(super) fn decode_to(
     head: &Head,
     size: (usize, usize),
-    outputs: &[&[f32]],
+    outputs: Outputs,
     wanted: &Candidates,
     best: &mut Vec<f32>,
     found: &mut Vec<Candidate>,
 ) {
     // On the logit the test costs no exponential.
-    let least = (f64::from(wanted.score) / (1.0 - f64::from(wanted.score).min(1.0 - 1e-9))).ln() as f32 - 1e-3;
+    let least = least_logit(wanted.score);
     for level in levels(head, size, outputs) {
-        let nc = level.classes.len() / level.area.max(1);
         best.clear();
-        best.resize(level.area, f32::MIN);
-        for plane in level.classes.chunks_exact(level.area) {
-            best.iter_mut().zip(plane).for_each(|(b, v)| *b = b.max(*v));
+        best.resize(level.columns(), f32::MIN);
+        for logits in level.logits() {
+            best.iter_mut().zip(logits).for_each(|(b, v)| *b = b.max(*v));
         }
-        for cell in (0..level.area).filter(|cell| best[*cell] > least) {
-            let bbox = level.bbox(cell);
+        for column in (0..level.columns()).filter(|column| best[*column] > least) {
+            let (bbox, cell) = (level.bbox(column), level.cell(column));
             if !bbox.is_finite() {
                 continue;
             }
             let mut push = |class: usize| {
-                let score = sigmoid(level.classes[class * level.area + cell]);
+                let score = sigmoid(level.logit(class, column));
                 if score > wanted.score {
-                    found
-                        .push(Candidate { detection: Detection { class, score, bbox }, cell: level.first_cell + cell });
+                    found.push(Candidate { detection: Detection { class, score, bbox }, cell });
                 }
             };
             if wanted.multi_label {
-                (0..nc).filter(|class| level.classes[class * level.area + cell] > least).for_each(push);
-            } else if let Some(class) = (0..nc).find(|class| level.classes[class * level.area + cell] == best[cell]) {
+                (0..level.classes()).filter(|class| level.logit(*class, column) > least).for_each(push);
+            } else if let Some(class) = (0..level.classes()).find(|class| level.logit(*class, column) == best[column]) {
                 push(class);
             }
         }
@@ -80,7 +85,7 @@ pub fn decode_all(head: &Head, size: (usize, usize), outputs: &[&[f32]]) -> Vec<
     for level in &levels {
         for cell in 0..level.area {
             let at = level.first_cell + cell;
-            let extra = Extra::of(head, level, outputs, cell);
+            let extra = Extra::of(head, level, outputs.into(), cell);
             let [x0, y0, x1, y1] = level.bbox(cell).0;
             let mut row = 0;
             let mut push = |value: f32| {
@@ -91,7 +96,7 @@ pub fn decode_all(head: &Head, size: (usize, usize), outputs: &[&[f32]]) -> Vec<
                 Extra::Rotated(bbox) => bbox.centre.into_iter().chain(bbox.size).for_each(&mut push),
                 _ => [(x0 + x1) / 2.0, (y0 + y1) / 2.0, x1 - x0, y1 - y0].into_iter().for_each(&mut push),
             }
-            level.classes.chunks_exact(level.area).for_each(|plane| push(sigmoid(plane[cell])));
+            level.logits().for_each(|logits| push(sigmoid(logits[cell])));
             match extra {
                 Extra::None => {}
                 Extra::Coefficients(values) => values.into_iter().for_each(push),

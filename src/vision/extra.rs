@@ -1,7 +1,7 @@
 //! What tasks add to a box: masks, keypoints, a rotation.
 
 use super::boxes::Rotated;
-use super::levels::{Level, sigmoid};
+use super::levels::{Level, Outputs, sigmoid};
 use crate::graph::Head;
 use std::f32::consts::PI;
 
@@ -22,20 +22,20 @@ pub enum Extra {
 
 impl Extra {
     /// That of one cell of a level; nothing where an output is missing or of the wrong size.
-    pub(super) fn of(head: &Head, level: &Level, outputs: &[&[f32]], cell: usize) -> Self {
-        Self::None.turned_into(head, level, outputs, cell)
+    pub(super) fn of(head: &Head, level: &Level, outputs: Outputs, column: usize) -> Self {
+        Self::None.turned_into(head, level, outputs, column)
     }
 
     /// As [`Extra::of`], in the memory of another one of the same kind.
-    pub(super) fn turned_into(self, head: &Head, level: &Level, outputs: &[&[f32]], cell: usize) -> Self {
+    pub(super) fn turned_into(self, head: &Head, level: &Level, outputs: Outputs, column: usize) -> Self {
         let Some(boxes) = head.boxes() else { return Self::None };
         let rows = head.extra();
-        let output = outputs.get(2 * boxes.strides.len() + level.number).filter(|o| o.len() == rows * level.area);
+        let output = outputs.values.get(2 * boxes.strides.len() + level.number).filter(|o| level.has_rows(o, rows));
         let Some(output) = output else { return Self::None };
         // Without a distribution the head gives plain numbers.
         let plain = boxes.reg_max == 1;
-        let value = |row: usize| output[row * level.area + cell];
-        let [x, y] = level.centre(cell);
+        let value = |row: usize| level.value(output, row, column);
+        let [x, y] = level.centre(column);
         match head.branch() {
             Head::Detect { .. } | Head::Classify { .. } | Head::EndToEnd { .. } => Self::None,
             Head::Segment { .. } => {
@@ -60,7 +60,7 @@ impl Extra {
             }
             Head::Obb { .. } => {
                 let angle = if plain { value(0) } else { (sigmoid(value(0)) - 0.25) * PI };
-                let ([left, top, right, bottom], (sin, cos)) = (level.distances(cell), angle.sin_cos());
+                let ([left, top, right, bottom], (sin, cos)) = (level.distances(column), angle.sin_cos());
                 let (along, down) = ((right - left) / 2.0, (bottom - top) / 2.0);
                 let centre = [x + along * cos - down * sin, y + along * sin + down * cos].map(|v| v * level.stride);
                 let size = [left + right, top + bottom].map(|v| v * level.stride);

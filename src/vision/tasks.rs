@@ -3,7 +3,7 @@
 use super::boxes::{Detection, Xyxy};
 use super::decode::{Candidate, Candidates, decode, decode_to};
 use super::extra::Extra;
-use super::levels::{cells, levels};
+use super::levels::{Outputs, cells, levels};
 use super::nms::{Better, MAX_CANDIDATES, NmsOptions, nms, suppress};
 use super::topk::{TopBuffers, top, top_to};
 use crate::graph::Head;
@@ -26,7 +26,7 @@ pub fn detect(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &N
 /// box of a rotated object is the upright one around it.
 pub fn find(head: &Head, size: (usize, usize), outputs: &[&[f32]], options: &NmsOptions) -> Vec<(Detection, Extra)> {
     let mut found = Vec::new();
-    find_with(head, size, outputs, options, &mut FindBuffers::default(), |detection, extra| {
+    find_with(head, size, outputs.into(), options, &mut FindBuffers::default(), |detection, extra| {
         found.push((detection, extra.clone()));
     });
     found
@@ -48,6 +48,9 @@ impl FindBuffers {
     /// evaluations, get memory when they come.
     fn reserve(&mut self, cells: usize, options: &NmsOptions) {
         let most = options.max_det.min(cells);
+        // Of some cells of an image there may be more in the next.
+        self.best.clear();
+        self.best.reserve(cells);
         self.candidates.clear();
         self.candidates.reserve(cells);
         self.boxes.clear();
@@ -55,11 +58,13 @@ impl FindBuffers {
     }
 }
 
-/// As [`find`], object by object. It allocates for the first image only, except with `multi_label`.
+/// As [`find`], object by object. It allocates for the first image only, except with `multi_label`. The outputs may be those
+/// of some cells, of all that have a class above the [`least_logit`](super::least_logit) of the options' score; of a
+/// one-to-one branch they must be whole.
 pub fn find_with(
     head: &Head,
     size: (usize, usize),
-    outputs: &[&[f32]],
+    outputs: Outputs,
     options: &NmsOptions,
     buffers: &mut FindBuffers,
     mut give: impl FnMut(Detection, &Extra),
@@ -67,14 +72,14 @@ pub fn find_with(
     buffers.reserve(cells(head, size), options);
     let FindBuffers { best, top, candidates, boxes, better, extra } = buffers;
     let add = |candidate: &Candidate, extra: &mut Extra| {
-        let level = levels(head, size, outputs).filter(|level| level.first_cell <= candidate.cell).last();
-        *extra = level.map_or(Extra::None, |level| {
-            std::mem::take(extra).turned_into(head, &level, outputs, candidate.cell - level.first_cell)
-        });
+        let mut place = levels(head, size, outputs).filter_map(|level| Some((level.column(candidate.cell)?, level)));
+        *extra = place
+            .next()
+            .map_or(Extra::None, |(column, level)| std::mem::take(extra).turned_into(head, &level, outputs, column));
     };
     if head.is_one2one() {
         candidates.reserve(options.max_det.min(cells(head, size) * head.classes()));
-        top_to(head, size, outputs, options, top, candidates);
+        top_to(head, size, outputs.values, options, top, candidates);
         for kept in candidates.iter() {
             add(kept, extra);
             let bbox = if let Extra::Rotated(bbox) = extra { bbox.hull() } else { kept.detection.bbox };

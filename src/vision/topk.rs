@@ -2,7 +2,7 @@
 
 use super::boxes::Detection;
 use super::decode::Candidate;
-use super::levels::{Level, levels, sigmoid};
+use super::levels::{levels, sigmoid};
 use super::nms::NmsOptions;
 use crate::graph::Head;
 
@@ -68,12 +68,12 @@ pub(super) fn top_to(
 ) {
     let of = |cell: usize| levels(head, size, outputs).filter(|level| level.first_cell <= cell).last();
     let best = levels(head, size, outputs).flat_map(|level| {
-        let classes = classes(&level);
-        (0..level.area).map(move |cell| (0..classes).map(|class| logit(&level, class, cell)).fold(f32::MIN, f32::max))
+        let (area, classes) = (level.area, level.classes());
+        (0..area).map(move |cell| (0..classes).map(|class| level.logit(class, cell)).fold(f32::MIN, f32::max))
     });
     let values = |cell: usize, tell: &mut dyn FnMut(f32)| {
         let Some(level) = of(cell) else { return };
-        (0..classes(&level)).for_each(|class| tell(logit(&level, class, cell - level.first_cell)));
+        (0..level.classes()).for_each(|class| tell(level.logit(class, cell - level.first_cell)));
     };
     buffers.choose(best, values, options);
     for (value, cell, class) in buffers.chosen() {
@@ -83,14 +83,6 @@ pub(super) fn top_to(
             found.push(Candidate { detection: Detection { class, score, bbox }, cell });
         }
     }
-}
-
-fn classes(level: &Level) -> usize {
-    level.classes.len() / level.area.max(1)
-}
-
-fn logit(level: &Level, class: usize, cell: usize) -> f32 {
-    level.classes[class * level.area + cell]
 }
 
 /// Keeps the items with the greatest values, greatest first; of equal ones those whose place comes first. What is no number

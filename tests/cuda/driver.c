@@ -40,11 +40,13 @@ typedef struct {
     X(upsample, BLOCK) X(pixel_shuffle, BLOCK) X(attention_values, BLOCK) X(activate, BLOCK) X(add, BLOCK)           \
     X(average, BLOCK) X(attention, KEYS)
 #define F16_KERNELS(X)                                                                                               \
-    X(f16_stem, 128) X(f16_stem_bytes, 128) X(from_bytes, 128) X(f16_import, 128) X(f16_export, 128) X(f16_direct, 128)                      \
-    X(f16_depthwise3, 128)                                                                                            \
-    X(f16_depthwise3_stride2, 128) X(f16_depthwise, 128) X(f16_upsample, 128) X(f16_pixel_shuffle, 128)               \
-    X(f16_max_pool, 128) X(f16_pools, 128) X(f32_pools, 128) X(f16_elementwise, 128) X(f16_average, 128) X(f16_attention, 128) X(f16_attention_any, 128)  \
+    X(f16_stem, 128) X(f16_stem_bytes, 128) X(from_bytes, 128) X(f16_import, 128) X(f16_export, 128)                  \
+    X(f16_direct, 128) X(f16_depthwise3, 128) X(f16_depthwise3_stride2, 128) X(f16_depthwise, 128)                    \
+    X(f16_upsample, 128) X(f16_pixel_shuffle, 128) X(f16_max_pool, 128) X(f16_pools, 128) X(f32_pools, 128)           \
+    X(f16_elementwise, 128) X(f16_average, 128) X(f16_attention, 128) X(f16_attention_any, 128)                       \
     X(int8_quantize, 128) X(int8_direct, 128) X(peak_f32, 128) X(peak_f16, 128) X(peak_int8, 128)
+#define WITH_CELLS(name) static void run_##name(char *m, const void *p) { name(m, *(const CellArguments *)p); }
+#define CELL_KERNELS(X) X(find_cells, 128) X(take_cells, 128)
 #define WITH_TRAINING(name) static void run_##name(char *m, const void *p) { name(m, *(const Training *)p); }
 // Each on tensors in f32 and in f16.
 #define TRAIN_KERNELS(X)                                                                                              \
@@ -63,30 +65,32 @@ typedef struct {
 // On arrays alone.
 #define TRAIN_ARRAYS(X)                                                                                               \
     X(train_add_up, BLOCK) X(train_moments_joined, BLOCK) X(train_moments_own, BLOCK) X(train_moments_of_all, BLOCK)  \
-    X(train_moments_given, BLOCK) X(train_sums_joined, BLOCK) X(train_squares, BLOCK) X(train_norm_joined, 32) X(train_step, BLOCK)\
-    X(train_round_kernel, BLOCK) X(train_keep, BLOCK) X(train_image_sums, BLOCK) X(train_terms, BLOCK) \
-    X(train_sample_values, BLOCK) X(train_sample_sums, BLOCK) X(train_sample_products, BLOCK)                         \
+    X(train_moments_given, BLOCK) X(train_sums_joined, BLOCK) X(train_squares, BLOCK) X(train_norm_joined, 32)        \
+    X(train_step, BLOCK) X(train_round_kernel, BLOCK) X(train_keep, BLOCK) X(train_image_sums, BLOCK)                 \
+    X(train_terms, BLOCK) X(train_sample_values, BLOCK) X(train_sample_sums, BLOCK) X(train_sample_products, BLOCK)   \
     X(train_pixel_squares, BLOCK) X(train_channel_squares, BLOCK)
 #define WRAP_TRAIN(name, threads) WITH_TRAINING(name##_f32) WITH_TRAINING(name##_f16)
 #define WRAP_ARRAYS(name, threads) WITH_TRAINING(name)
 #define WRAP_F32(name, threads) WITH_PARAMS(name)
 #define WRAP_F16(name, threads) WITH_ARGUMENTS(name)
+#define WRAP_CELLS(name, threads) WITH_CELLS(name)
 #define WRAP_NAMED(name) WITH_ARGUMENTS(name)
 #define WRAP_PRODUCT(kind, out, form, prefix, ...) WRAP_NAMED(NAME(prefix, __VA_ARGS__))
 F32_KERNELS(WRAP_F32) F16_KERNELS(WRAP_F16) PRODUCTS(WRAP_PRODUCT)
-TRAIN_KERNELS(WRAP_TRAIN) TRAIN_ARRAYS(WRAP_ARRAYS)
+CELL_KERNELS(WRAP_CELLS) TRAIN_KERNELS(WRAP_TRAIN) TRAIN_ARRAYS(WRAP_ARRAYS)
 
 #define TEXT(name) #name
 #define ENTRY(name, threads, type) {TEXT(name), run_##name, threads, sizeof(type)},
 #define ENTRY_F32(name, threads) ENTRY(name, threads, Params)
 #define ENTRY_F16(name, threads) ENTRY(name, threads, Arguments)
+#define ENTRY_CELLS(name, threads) ENTRY(name, threads, CellArguments)
 #define ENTRY_NAMED(name, threads) ENTRY(name, threads, Arguments)
 #define ENTRY_PRODUCT(kind, out, form, prefix, rows, columns, wm, wn, wk, chunks, stages) \
     ENTRY_NAMED(NAME(prefix, rows, columns, wm, wn, wk, chunks, stages), 32 * (wm) * (wn) * (wk))
 #define ENTRY_TRAIN(name, threads) ENTRY(name##_f32, threads, Training) ENTRY(name##_f16, threads, Training)
 #define ENTRY_ARRAYS(name, threads) ENTRY(name, threads, Training)
 static const Kernel KERNELS[] = {F32_KERNELS(ENTRY_F32) F16_KERNELS(ENTRY_F16) PRODUCTS(ENTRY_PRODUCT)
-                                 TRAIN_KERNELS(ENTRY_TRAIN) TRAIN_ARRAYS(ENTRY_ARRAYS)};
+                                 CELL_KERNELS(ENTRY_CELLS) TRAIN_KERNELS(ENTRY_TRAIN) TRAIN_ARRAYS(ENTRY_ARRAYS)};
 #define COUNT (int)(sizeof KERNELS / sizeof KERNELS[0])
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
@@ -167,6 +171,7 @@ typedef struct {
     union {
         Params params;
         Arguments arguments;
+        CellArguments cells;
         Training training;
     } arguments;
 } Launch;

@@ -254,6 +254,7 @@ static inline int add_products_int8(unsigned a, unsigned b, int c) {
 static inline float approximate_tanh(float x) { return tanhf(x); }
 static inline float approximate_exp2(float x) { return exp2f(x); }
 static inline unsigned nearest_tf32(unsigned w) { return (w + 0x1000u) & 0xffffe000u; }
+static inline int count_bits(unsigned word) { return __builtin_popcount(word); }
 static inline unsigned high_product(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 static inline void keep(unsigned *number) { (void)number; }
 

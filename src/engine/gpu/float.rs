@@ -5,6 +5,7 @@ use super::super::arithmetic::Arithmetic;
 use super::super::compile::{Action, Emitted, Location, Slot, emit};
 use super::super::place::addresses;
 use super::super::{EngineError, Options, fold};
+use super::chosen::Chosen;
 use super::fuse::{Task, Work, fuse};
 use super::layout::{Layout, Run};
 use super::{Kernels, Parts, Plan, Planned, Target, given_at};
@@ -69,7 +70,8 @@ pub(super) fn plan(
     target: &Target,
     float: Float,
 ) -> Result<Plan, EngineError> {
-    let Emitted { steps, mut roots, slots, given, input, outputs, .. } = emit(graph, size, options, &Floats)?;
+    let Emitted { steps, mut roots, mut slots, given, input, outputs, .. } = emit(graph, size, options, &Floats)?;
+    let chosen = Chosen::arrange(graph, size, options, &mut slots);
     let tasks: Vec<Task> = match float {
         Float::F16 => fuse(steps).into_iter().flat_map(|task| simpler(task, &mut roots)).collect(),
         Float::F32 => fuse(steps),
@@ -87,7 +89,7 @@ pub(super) fn plan(
         packed.push(Packed { node: task.node, spec, at: end, weights });
         end = (end + packed.last().map_or(0, |packed: &Packed| packed.weights.bytes())).next_multiple_of(ALIGN);
     }
-    let parts = Parts { weights: end / 4, arena, input, outputs };
+    let parts = Parts { weights: end / 4, arena, input, outputs, chosen: chosen.as_ref().map_or(0, Chosen::len) };
     let lowering = Lowering { parts, layout, offsets: &offsets, slots: &slots, given: &given, target, float };
     let mut launches = Vec::new();
     let mut next = packed.iter();
@@ -97,7 +99,7 @@ pub(super) fn plan(
         let own = lowering.task(task, kernel);
         launches.extend(own.into_iter().map(|launch| Planned { node: task.node, name, launch }));
     }
-    Ok(Plan { parts, slots, launches, kernels: Kernels::Float(packed) })
+    Ok(Plan { parts, slots, launches, kernels: Kernels::Float(packed), chosen })
 }
 
 /// A task as those that there are kernels for in f16. Further working space becomes a root.

@@ -5,6 +5,7 @@ use super::super::arithmetic::Arithmetic;
 use super::super::compile::{Action, Emitted, Location, Step, emit};
 use super::super::place::{Program, place};
 use super::super::{EngineError, Options, fold};
+use super::chosen::Chosen;
 use super::{Kernels, Parts, Plan, Planned, Target, given_at};
 use crate::graph::{Attention, Conv, Dtype, Graph, NodeId, Shape};
 use crate::kernels::cuda::{self, ConvTensors, CudaError, Launch, Operands, Quantize, Tensor, TensorView};
@@ -70,9 +71,10 @@ pub(super) fn plan(
 ) -> Result<Plan, EngineError> {
     let emitted = emit(graph, size, options, &Exact)?;
     let requantized = requantized(&emitted);
-    let program = place(emitted);
-    let parts =
-        Parts { weights: program.weights, arena: program.arena, input: program.input, outputs: program.outputs };
+    let mut program = place(emitted);
+    let chosen = Chosen::arrange(graph, size, options, &mut program.slots);
+    let Program { weights, arena, input, outputs, .. } = program;
+    let parts = Parts { weights, arena, input, outputs, chosen: chosen.as_ref().map_or(0, Chosen::len) };
     let large = |n: usize| n >= 1 << 24;
     let mut launches = Vec::with_capacity(program.steps.len());
     let lowering = Lowering { parts, program: &program, requantized: &requantized, target };
@@ -83,7 +85,7 @@ pub(super) fn plan(
         let own = lowering.launches(index, step);
         launches.extend(own.into_iter().map(|(name, launch)| Planned { node: step.node, name, launch }));
     }
-    Ok(Plan { parts, slots: program.slots.clone(), launches, kernels: Kernels::Int8(program) })
+    Ok(Plan { parts, slots: program.slots.clone(), launches, kernels: Kernels::Int8(program), chosen })
 }
 
 /// Packs the weights of every convolution.

@@ -1,6 +1,7 @@
 //! Whole networks on the emulated driver against the reference and the engine on the CPU.
 
 mod bytes;
+mod chosen;
 mod fused;
 mod given;
 mod operators;
@@ -72,7 +73,7 @@ fn run_random(seed: u64, dtype: Dtype) -> Option<Run> {
     let (one, (len, all)) = (image(&model, h, w, seed + 1), cuda.one_image());
     cuda.input_mut()[..len].copy_from_slice(&one);
     cuda.run(1).unwrap();
-    let of_one = cuda.results()[..all].to_vec();
+    let of_one = cuda.device.results()[..all].to_vec();
     cuda.input_mut()[..len].copy_from_slice(&input);
     if batch > 1 {
         cuda.input_mut()[len..].copy_from_slice(&one);
@@ -87,8 +88,8 @@ fn run_random(seed: u64, dtype: Dtype) -> Option<Run> {
             }
             _ => cuda.run(batch).unwrap(),
         }
-        let found = cuda.results()[..all].to_vec();
-        let second = &cuda.results()[(batch - 1) * all..];
+        let found = cuda.device.results()[..all].to_vec();
+        let second = &cuda.device.results()[(batch - 1) * all..];
         assert!(
             batch == 1 || slots.iter().all(|slot| of(second, slot) == of(&of_one, slot)),
             "seed {seed}, run {turn}"
@@ -141,7 +142,7 @@ fn an_image_as_bytes_gives_the_bits_of_its_values() {
         cuda.run(2).unwrap();
         let slots = cuda.slots().to_vec();
         let read = |cuda: &Network, image: usize| {
-            let results = &cuda.results()[image * all..];
+            let results = &cuda.device.results()[image * all..];
             slots.iter().flat_map(|slot| of(results, slot).to_vec()).collect::<Vec<f32>>()
         };
         let wanted = [read(&cuda, 0), read(&cuda, 1)];

@@ -265,11 +265,43 @@ pub(super) struct Arguments {
     pub shift: i32,
 }
 
+/// Levels of the outputs of cells, at most.
+pub const MAX_LEVELS: usize = 8;
+
+/// The outputs of a level: the first bytes of their planes in f32, its first cell and how many it has. The same layout as
+/// in `cells.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct CellLevel {
+    pub boxes: i64,
+    pub classes: i64,
+    pub extra: i64,
+    pub first: i32,
+    pub area: i32,
+}
+
+/// The arguments of a kernel. The same layout as in `cells.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct CellArguments {
+    pub levels: [CellLevel; MAX_LEVELS],
+    pub least: i64,
+    pub found: i64,
+    pub table: i64,
+    pub count: i32,
+    pub cells: i32,
+    pub most: i32,
+    pub boxes: i32,
+    pub classes: i32,
+    pub extra: i32,
+}
+
 /// The second argument of a kernel, after the memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum KernelArguments {
     F32(Params),
     Packed(Arguments),
+    Cells(CellArguments),
     Train(Training),
 }
 

@@ -139,6 +139,7 @@ INLINE float approximate_exp2(const float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+INLINE int count_bits(const unsigned word) { return __popc(word); }
 INLINE unsigned high_product(const unsigned a, const unsigned b) { return __umulhi(a, b); }
 INLINE float exchange_with(const float x, const int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 #define WARP_BARRIER() __syncwarp()

@@ -1,7 +1,7 @@
 //! NVIDIA's driver, opened at run time: nothing of CUDA is linked, and where there is no driver that is an error like
 //! any other (NVIDIA, "CUDA Driver API Reference Manual").
 
-use super::arguments::{Arguments, KernelArguments, Params};
+use super::arguments::{Arguments, CellArguments, KernelArguments, Params};
 use super::functions::{
     ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, ATTRIBUTE_MULTIPROCESSORS, Address,
     CudaError, ERROR_OUT_OF_MEMORY, Functions, NOT_FOUND, NOT_READY, OLDEST_CAPABILITY_MAJOR, STREAM_NON_BLOCKING, ok,
@@ -285,6 +285,7 @@ impl Device {
         let own = match arguments {
             KernelArguments::F32(params) => (params as *mut Params).cast(),
             KernelArguments::Packed(arguments) => (arguments as *mut Arguments).cast(),
+            KernelArguments::Cells(cells) => (cells as *mut CellArguments).cast(),
             KernelArguments::Train(training) => (training as *mut Training).cast(),
         };
         [(&raw mut self.memory).cast(), own]

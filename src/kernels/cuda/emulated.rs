@@ -22,7 +22,7 @@ pub(crate) fn device_of(ordinal: u32) -> Option<Result<Device, CudaError>> {
 pub(crate) fn driver() -> Option<&'static Path> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| {
-        let kernels = ["kernels.cu", "device.h", "tiles.h", "product.h", "f16.h", "attention.h", "peaks.h"];
+        let kernels = ["kernels.cu", "device.h", "tiles.h", "product.h", "f16.h", "attention.h", "cells.h", "peaks.h"];
         let training = [
             "tensors.h",
             "conv.h",

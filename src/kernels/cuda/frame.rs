@@ -263,24 +263,40 @@ impl Device {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Runs the recorded frames of the first images, one after the other, each the way that is named, and waits for their
-    /// end.
+    /// Runs the recorded frames of images from number `first` on, one after the other, each the way that is named, and waits
+    /// for their end.
     ///
     /// # Errors
     /// Those of the driver and of the kernels.
     ///
     /// # Panics
     /// If no such way was recorded.
-    pub fn run_frames(&mut self, ways: &[usize]) -> Result<(), CudaError> {
+    pub fn run_frames(&mut self, first: usize, ways: &[usize]) -> Result<(), CudaError> {
         self.enter()?;
         let count = self.recording.ways.max(1);
-        for (graphs, way) in self.recording.graphs.chunks_exact(count).zip(ways) {
+        for (graphs, way) in self.recording.graphs.chunks_exact(count).skip(first).zip(ways) {
             let graph = graphs[*way];
             // SAFETY: graph and stream are held.
             let code = unsafe { (self.functions.cuGraphLaunch)(graph.as_ptr(), self.stream) };
             self.call("cuGraphLaunch", code)?;
         }
         self.wait()
+    }
+
+    /// Copies what lies at these positions of the device's memory to where the results of an image begin.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Panics
+    /// If it is more than the results of an image.
+    pub fn fetch_results(&mut self, (at, len): (usize, usize), image: usize) -> Result<(), CudaError> {
+        self.enter()?;
+        assert!(len <= self.recording.image[1], "{len} values for an image of {}", self.recording.image[1]);
+        let (from, [_, to]) = (self.address(at, len), self.recording.host(image));
+        // SAFETY: both sides hold so many values; nothing runs now that writes them.
+        let code = unsafe { (self.functions.cuMemcpyDtoH_v2)(to.cast(), from, 4 * len) };
+        self.call("cuMemcpyDtoH", code)
     }
 
     /// Runs the frame of an image launch after launch, and returns the milliseconds of each by the device's clock: first those of

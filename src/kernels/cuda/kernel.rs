@@ -12,6 +12,8 @@ pub(super) enum Kernel {
     F16(F16Kernel),
     /// A product on tensor cores: what it writes, its form, and the position of its tile.
     Product(Output, Form, usize),
+    /// On the outputs of cells.
+    Cells(CellKernel),
     /// Of a training step, and whether its tensors are in f16.
     Train(TrainKernel, bool),
 }
@@ -23,7 +25,8 @@ impl Kernel {
         let products = forms.flat_map(|(output, form)| (0..5).map(move |tile| Self::Product(output, form, tile)));
         let train = TrainKernel::all().map(|(kernel, f16)| Self::Train(kernel, f16));
         let f32 = F32Kernel::ALL.iter().map(|(kernel, ..)| Self::F32(*kernel));
-        f32.chain(F16Kernel::ALL.iter().map(|(kernel, _)| Self::F16(*kernel))).chain(products).chain(train).collect()
+        let f16 = F16Kernel::ALL.iter().map(|(kernel, _)| Self::F16(*kernel));
+        f32.chain(f16).chain(products).chain(CellKernel::ALL.map(Self::Cells)).chain(train).collect()
     }
 
     /// Its name in `kernels.cu` and the files that it includes.
@@ -32,6 +35,7 @@ impl Kernel {
             Self::F32(kernel) => kernel.name().into(),
             Self::F16(kernel) => kernel.name().into(),
             Self::Product(output, form, tile) => tiles(form)[tile].kernel(output, form),
+            Self::Cells(kernel) => kernel.name().into(),
             Self::Train(kernel, f16) => kernel.name(f16),
         }
     }
@@ -42,6 +46,7 @@ impl Kernel {
             Self::F32(kernel) => kernel.threads(),
             Self::F16(_) => F16Kernel::THREADS,
             Self::Product(_, form, tile) => tiles(form)[tile].threads(),
+            Self::Cells(_) => CellKernel::THREADS,
             Self::Train(kernel, _) => kernel.threads(),
         }
     }
@@ -153,5 +158,26 @@ impl F16Kernel {
 
     pub fn name(self) -> &'static str {
         Self::ALL[self as usize].1
+    }
+}
+
+/// A kernel of `cells.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CellKernel {
+    Find,
+    Take,
+}
+
+impl CellKernel {
+    /// Threads of a block.
+    pub const THREADS: u32 = 128;
+
+    pub const ALL: [Self; 2] = [Self::Find, Self::Take];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Find => "find_cells",
+            Self::Take => "take_cells",
+        }
     }
 }

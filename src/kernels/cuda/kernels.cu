@@ -357,6 +357,7 @@ KERNEL(KEYS) attention(float *memory, const Params p) {
         if (first + q < pixels) memory[address(p.dst, first + q, head * p.head_dim + channel)] = sums[q];
 }
 
+#include "cells.h"
 #include "peaks.h"
 // Programs that only run networks carry no kernels of a training step (build.rs).
 #ifdef CARRY_TRAINING

@@ -1,7 +1,7 @@
 //! One call of a kernel: which one, on how many blocks, with which arguments, and what it reads and writes.
 
 use super::arguments::{KernelArguments, Region};
-use super::kernel::Kernel;
+use super::kernel::{CellKernel, Kernel};
 use std::ops::Range;
 
 /// Regions that a launch reads or writes at most.
@@ -52,10 +52,16 @@ impl Launch {
         self.kernel.name()
     }
 
-    /// Bytes that it reads and writes of tensors, each once.
+    /// Bytes that it reads and writes of tensors, each once; at most, where that depends on their values.
     pub fn traffic(&self) -> u64 {
-        let bytes = |region: &Region| (region.rows.max(0) * region.width) as u64;
-        self.reads.iter().chain(&self.writes).map(bytes).sum()
+        let bytes = |regions: &[Region]| -> u64 {
+            regions.iter().map(|region| (region.rows.max(0) * region.width) as u64).sum()
+        };
+        match self.kernel {
+            // Of the outputs it reads what it writes.
+            Kernel::Cells(CellKernel::Take) => 2 * bytes(&self.writes),
+            _ => bytes(&self.reads) + bytes(&self.writes),
+        }
     }
 
     /// The first bytes of all that it reads and writes.

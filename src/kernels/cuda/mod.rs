@@ -8,6 +8,7 @@
 //! which runs the same source on the CPU. [`nccl`] adds over the GPUs of several processes.
 
 mod arguments;
+mod cells;
 #[cfg(feature = "cuda")]
 pub mod code;
 mod driver;
@@ -31,7 +32,8 @@ mod tile;
 pub mod training;
 mod weights;
 
-pub use arguments::{Float, RUN_STEP, Tensor, TensorView};
+pub use arguments::{Float, MAX_LEVELS, RUN_STEP, Tensor, TensorView};
+pub use cells::{CellPlanes, CellTable, MAX_CHOSEN};
 pub use driver::Device;
 pub use frame::Frame;
 pub use functions::CudaError;

@@ -1,6 +1,7 @@
 //! Every kernel of `kernels.cu`, run by the emulated driver, against the kernels of the CPU, on random shapes, views and
 //! neighbours: equal to the bit, on a CPU that rounds a product and its sum once.
 
+mod cells;
 mod products;
 
 use super::super::{self as cpu, Algorithm, Buffer, ConvSpec, Image, Isa, Kernels, PackedConv, View};

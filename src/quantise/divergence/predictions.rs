@@ -149,7 +149,7 @@ pub fn task_divergence(
 /// Outputs of other sizes predict nothing.
 pub fn predictions(head: &Head, size: (usize, usize), outputs: &[&[f32]], give: &mut dyn FnMut(&Prediction)) {
     let Some(boxes) = head.boxes() else { return };
-    let (nc, plain, count) = (boxes.nc, boxes.reg_max == 1, boxes.strides.len());
+    let (plain, count) = (boxes.reg_max == 1, boxes.strides.len());
     let deviations = match head.branch() {
         Head::Pose { keypoints, dims, .. } => sigmas(*keypoints, *dims),
         _ => Vec::new(),
@@ -163,7 +163,7 @@ pub fn predictions(head: &Head, size: (usize, usize), outputs: &[&[f32]], give: 
             continue;
         }
         for cell in 0..level.area {
-            let best = (0..nc).map(|c| level.classes[c * level.area + cell]).fold(f32::MIN, f32::max);
+            let best = (0..level.classes()).map(|c| level.logit(c, cell)).fold(f32::MIN, f32::max);
             let weight = sigmoid(f64::from(best));
             if weight.is_nan() || weight < CONFIDENT {
                 continue;

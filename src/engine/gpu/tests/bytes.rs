@@ -46,7 +46,7 @@ fn a_stem_gives_of_all_bytes_the_bits_of_their_values() {
         let values: Vec<f32> = photo.iter().map(|byte| f32::from(*byte) / 255.0).collect();
         cuda.image_mut(0).copy_from_slice(&values);
         cuda.run(1).unwrap();
-        let wanted: Vec<u32> = cuda.results().iter().map(|value| value.to_bits()).collect();
+        let wanted: Vec<u32> = cuda.device.results().iter().map(|value| value.to_bits()).collect();
         let launches = cuda.profile(0).unwrap().len();
         // The values of the run before are no longer there to read.
         cuda.image_mut(0).fill(-1.0);
@@ -57,7 +57,8 @@ fn a_stem_gives_of_all_bytes_the_bits_of_their_values() {
             let slots = cuda.slots().to_vec();
             for slot in slots {
                 let range = slot.offset..slot.offset + slot.shape.len();
-                let found: Vec<u32> = cuda.results()[range.clone()].iter().map(|value| value.to_bits()).collect();
+                let found: Vec<u32> =
+                    cuda.device.results()[range.clone()].iter().map(|value| value.to_bits()).collect();
                 assert!(found == wanted[range], "{channels} channels, {h} x {w}, run {turn}");
             }
         }

@@ -89,7 +89,7 @@ fn launches_that_do_several_steps_give_what_the_reference_gives() {
             cuda.run(1).unwrap();
             let slot = cuda.slots()[0];
             let case = format!("seed {seed} in {dtype:?}, {h} x {w}");
-            assert_close(&case, of(cuda.results(), &slot), wanted.last().unwrap(), tolerance);
+            assert_close(&case, of(cuda.device.results(), &slot), wanted.last().unwrap(), tolerance);
         }
     }
 }

@@ -33,7 +33,7 @@ fn a_run_from_given_tensors_gives_what_the_cpu_makes_of_them() {
         let exact = dtype == Dtype::Int8 && Isa::detect().fuses();
         for slot in cuda.slots() {
             let case = format!("seed {seed} in {dtype:?}, {h} x {w}, layer {}", slot.node.0);
-            let (found, wanted) = (of(cuda.results(), slot), cpu.kept(slot.node));
+            let (found, wanted) = (of(cuda.device.results(), slot), cpu.kept(slot.node));
             match exact {
                 true => assert!(found == wanted, "{case}: {found:?}, expected {wanted:?}"),
                 false => assert_close(&case, found, wanted, if dtype == Dtype::F32 { 2e-4 } else { 2e-2 }),

@@ -121,6 +121,6 @@ fn every_operator_in_floats_is_right() {
         cuda.run(1).unwrap();
         let wanted = reference::run(&model, &input, h, w).unwrap();
         let slot = cuda.slots()[0];
-        assert_close(&name, of(cuda.results(), &slot), wanted.last().unwrap(), tolerance);
+        assert_close(&name, of(cuda.device.results(), &slot), wanted.last().unwrap(), tolerance);
     }
 }
