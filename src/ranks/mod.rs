@@ -3,7 +3,7 @@
 //!
 //! A way to reach other ranks is a [`Collectives`], which sends bytes; sums are made of these, so that they are added
 //! in the same order whatever carries them: for 2, 4, 8 ranks and so on as a tree of pairs. [`Share`] says which images of
-//! a batch are a rank's. There are [`Alone`] (one process), [`threads()`] (for tests), with the feature `mpi` MPI (MPI
+//! a batch are a rank's. There are [`Alone`] (one process), [`on_threads`] (for tests), with the feature `mpi` MPI (MPI
 //! Forum, "MPI: A Message-Passing Interface Standard", 3.1), and where every rank has a GPU NCCL
 //! ([`Ranks::over_gpus`]). [`Gpus`] adds what lies in the memory of GPUs. Nothing here knows models, images or files.
 
@@ -27,7 +27,7 @@ pub use gpus::Gpus;
 pub use launcher::Launched;
 pub use mpi::HAS_MPI;
 pub use share::{PARTS, Share, tree, tree_of};
-pub use threads::threads;
+pub use threads::on_threads;
 
 use crate::kernels::cuda::Device;
 use crate::kernels::cuda::nccl::{Nccl, NcclError};

@@ -5,15 +5,6 @@ use crate::kernels::cuda::{Stream, emulated};
 use std::collections::BTreeMap;
 use std::thread;
 
-/// What `work` gives on each of so many ranks.
-fn on<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
-    thread::scope(|scope| {
-        let work = &work;
-        let running: Vec<_> = threads(size).into_iter().map(|ranks| scope.spawn(move || work(ranks))).collect();
-        running.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
-}
-
 /// What `work` gives on each of so many ranks that reach each other through the stand-in for NCCL. `None` where there is
 /// no compiler for it.
 fn on_gpus<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Option<Vec<T>> {
@@ -53,7 +44,7 @@ fn values_of(rank: usize) -> Vec<f32> {
 fn every_rank_gets_the_sum_and_the_bytes_of_all() {
     let wanted = |size| (0..7).map(|i| (0..size).map(|rank| values_of(rank)[i]).sum()).collect::<Vec<f32>>();
     for size in 1..=9 {
-        let (found, wanted) = (on(size, |ranks| sums_and_bytes(&ranks)), wanted(size));
+        let (found, wanted) = (on_threads(size, |ranks| sums_and_bytes(&ranks)), wanted(size));
         assert!(found.iter().all(|sum| *sum == wanted), "{size} ranks: {found:?}, {wanted:?}");
     }
     for size in [1, 2, 3, 4, 6] {
@@ -108,7 +99,7 @@ fn gpus_add_what_lies_in_their_memory() {
         assert!(found.iter().enumerate().all(|(i, value)| *value == wanted(i)), "rank {rank}");
         found
     };
-    let (by_threads, by_gpus) = (on(3, work), on_gpus(3, work).unwrap());
+    let (by_threads, by_gpus) = (on_threads(3, work), on_gpus(3, work).unwrap());
     assert_eq!(by_threads, by_gpus);
 }
 
@@ -150,7 +141,7 @@ fn sums_do_not_depend_on_the_number_of_ranks() {
     let value = |image: usize| (1.0 + image as f32 * 0.7).sin() * 10f32.powi(image as i32 % 5);
     for images in 4..=19 {
         let whole = |size: usize| {
-            on(size, |ranks| {
+            on_threads(size, |ranks| {
                 let share = Share::new(&ranks, images);
                 let (mut at, mut parts) = (share.range().start, Vec::new());
                 for len in share.parts() {
@@ -176,7 +167,7 @@ fn sums_do_not_depend_on_the_number_of_ranks() {
 #[test]
 fn units_of_work_come_back_in_their_order() {
     for (size, units) in [(1, 5), (2, 0), (2, 7), (3, 2), (4, 21)] {
-        let found = on(size, |ranks| {
+        let found = on_threads(size, |ranks| {
             let mine: Vec<usize> = ranks.mine(units).collect();
             assert!(mine.len().abs_diff(units / size) <= 1);
             assert_eq!(ranks.units(mine.clone()).unwrap(), (0..units).collect::<Vec<_>>());
@@ -191,7 +182,7 @@ fn units_of_work_come_back_in_their_order() {
 #[test]
 fn the_first_rank_makes_what_all_get_and_others_find_what_it_wrote() {
     let written = std::sync::Mutex::new(Vec::new());
-    let found = on(3, |ranks| {
+    let found = on_threads(3, |ranks| {
         let made = ranks.by_first(|| {
             assert!(ranks.is_first());
             Ok::<_, RankError>((0.1 + 0.2, "text".to_owned()))
@@ -210,13 +201,13 @@ fn the_first_rank_makes_what_all_get_and_others_find_what_it_wrote() {
         assert_eq!((made, seen), ((0.1 + 0.2, "text".to_owned()), (0..=rank).collect()));
     }
     // The others wait for a first rank that fails.
-    let found = on(2, |ranks| ranks.by_first(|| Err::<u8, _>(RankError::Library("fails"))));
+    let found = on_threads(2, |ranks| ranks.by_first(|| Err::<u8, _>(RankError::Library("fails"))));
     assert_eq!(found, [Err(RankError::Library("fails")), Err(RankError::Lost(0))]);
 }
 
 #[test]
 fn a_rank_that_ends_is_an_error_of_the_others() {
-    let found = on(3, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.rest() });
+    let found = on_threads(3, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.rest() });
     assert!(found[1].is_ok());
     // Who notices first ends as well, and may be what another one misses.
     let lost = |rank: usize| matches!(found[rank], Err(RankError::Lost(other)) if other != rank);

@@ -1,8 +1,10 @@
 //! Ranks that are threads of one process, for tests.
 
 use super::{Collectives, RankError, Ranks};
+use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 /// One of them: a channel to and from each, itself included.
 struct Thread {
@@ -11,8 +13,20 @@ struct Thread {
     from: Vec<Mutex<Receiver<Vec<u8>>>>,
 }
 
+/// What `work` gives on each of so many ranks, in their order.
+///
+/// # Panics
+/// If one of them does: it is then lost for the others.
+pub fn on_threads<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let work = &work;
+        let running: Vec<_> = threads(size).into_iter().map(|ranks| scope.spawn(move || work(ranks))).collect();
+        running.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
+}
+
 /// So many ranks that are to be threads: each takes one. A thread that ends and drops its own is lost for the others.
-pub fn threads(size: usize) -> Vec<Ranks> {
+fn threads(size: usize) -> Vec<Ranks> {
     let mut ranks: Vec<Thread> = (0..size).map(|rank| Thread { rank, to: Vec::new(), from: Vec::new() }).collect();
     for from in 0..size {
         for to in 0..size {

@@ -4,11 +4,10 @@
 use secateurs::data::{Dataset, LabelTask, OpenOptions, demo};
 use secateurs::eval::Validator;
 use secateurs::model::{Info, Model, Weights};
-use secateurs::ranks::{Ranks, threads};
+use secateurs::ranks::{Ranks, on_threads};
 use secateurs::train::{At, Device, FitConfig, FitEvent, HoldOut, Int8Epochs, Stop, TrainError, fit, init};
 use secateurs::zoo::{Task, yolo11, yolo26};
 use std::path::Path;
-use std::thread;
 
 fn drawn(folder: &Path, task: LabelTask, images: usize) -> Dataset {
     let (yaml, _) = demo::ensure_for(task, &folder.join(format!("{task:?}")), images, 1).unwrap();
@@ -26,22 +25,13 @@ fn config() -> FitConfig {
     FitConfig { epochs: 2, batch: 6, imgsz: 64.into(), lr: 4e-3, mosaic_until: 1, threads: 1, ..FitConfig::default() }
 }
 
-/// What each of so many ranks gives.
-fn on<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
-    thread::scope(|scope| {
-        let work = &work;
-        let running: Vec<_> = threads(size).into_iter().map(|ranks| scope.spawn(move || work(ranks))).collect();
-        running.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
-}
-
 /// The weights that so many ranks train, which must be the same on all of them.
 fn trained(size: usize, student: &Model, teacher: Option<&Model>, set: &Dataset, config: &FitConfig) -> Weights {
     let run = |ranks| {
         let config = FitConfig { ranks, ..config.clone() };
         fit(student, teacher, set, &config, &Device::Cpu, &mut |_| {}).unwrap().weights
     };
-    let mut all = on(size, run);
+    let mut all = on_threads(size, run);
     assert!(all.iter().all(|weights| *weights == all[0]), "{size} ranks end with different weights");
     all.swap_remove(0)
 }
@@ -115,9 +105,9 @@ fn ranks_share_an_evaluation_and_find_the_same() {
             let boxes = found.boxes().to_vec();
             (validator.score(&found).unwrap(), boxes)
         };
-        let alone = on(1, judge).remove(0);
+        let alone = on_threads(1, judge).remove(0);
         for size in [2, 4] {
-            assert!(on(size, judge).iter().all(|found| *found == alone), "{labels:?} on {size} ranks");
+            assert!(on_threads(size, judge).iter().all(|found| *found == alone), "{labels:?} on {size} ranks");
         }
     }
 }
@@ -130,7 +120,7 @@ fn a_checkpoint_goes_on_with_another_number_of_ranks() {
     let whole = trained(2, &student, None, &set, &FitConfig { epochs: 3, ..config() });
     let checkpoint = Some(folder.path().join("checkpoint"));
     // One of two ranks is asked to stop after the first step of the second epoch; both do.
-    let ended = on(2, |ranks| {
+    let ended = on_threads(2, |ranks| {
         let stop = Stop::default();
         let config = FitConfig {
             epochs: 3,
@@ -165,13 +155,13 @@ fn ranks_without_images_are_refused_and_a_failing_rank_ends_all() {
         let config = FitConfig { batch, ranks, ..config() };
         fit(&student, None, set, &config, &Device::Cpu, &mut |_| {}).map(drop).unwrap_err().to_string()
     };
-    for text in on(3, |ranks| run(ranks, &set, 2)) {
+    for text in on_threads(3, |ranks| run(ranks, &set, 2)) {
         assert!(text.contains("batches of 2 images, which cannot be shared by 3 ranks"), "{text}");
     }
     // A rank whose machine has another dataset.
     let mut other = set.clone();
     other.items[3].labels[0].w *= 0.5;
-    for text in on(2, |ranks| if ranks.is_first() { run(ranks, &set, 4) } else { run(ranks, &other, 4) }) {
+    for text in on_threads(2, |ranks| if ranks.is_first() { run(ranks, &set, 4) } else { run(ranks, &other, 4) }) {
         assert!(text.contains("rank 1 has other inputs than rank 0"), "{text}");
     }
     // Images that only one rank cannot read.
@@ -180,6 +170,6 @@ fn ranks_without_images_are_refused_and_a_failing_rank_ends_all() {
         let name = item.image.display().to_string();
         item.image = folder.path().join(name.rsplit('/').next().unwrap()).into();
     }
-    let ended = on(2, |ranks| if ranks.is_first() { run(ranks, &set, 4) } else { run(ranks, &other, 4) });
+    let ended = on_threads(2, |ranks| if ranks.is_first() { run(ranks, &set, 4) } else { run(ranks, &other, 4) });
     assert!(ended[0].contains("rank 1 has ended") && ended[1].contains(".png"), "{ended:?}");
 }

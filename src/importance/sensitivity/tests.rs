@@ -3,10 +3,9 @@
 use super::*;
 use crate::graph::NodeId;
 use crate::kernels::cuda::emulated;
-use crate::ranks::{Ranks, threads};
+use crate::ranks::{Ranks, on_threads};
 use crate::training::tests::graphs::{KINDS, Numbers, random_model};
 use std::path::Path;
-use std::thread;
 
 fn drawn(images: usize, values: usize) -> Vec<Vec<f32>> {
     let mut numbers = Numbers::new(5);
@@ -115,11 +114,7 @@ fn sensitivity_of_gpus_has_the_same_bits_on_one_two_and_four_ranks() {
             let images = batches(&images, (h, w), 2, ranks);
             sensitivity(&model, &images, Device::Cuda(0), 3, &mut |_, _| {}).unwrap()
         };
-        let found = thread::scope(|scope| {
-            let of_rank = &of_rank;
-            let running: Vec<_> = threads(size).into_iter().map(|ranks| scope.spawn(move || of_rank(ranks))).collect();
-            running.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<_>>()
-        });
+        let found = on_threads(size, of_rank);
         assert!(found.iter().all(|rank| *rank == found[0]), "{size} ranks: not the same everywhere");
         found.into_iter().next().unwrap()
     };

@@ -9,20 +9,10 @@ use crate::pipeline::inputs::{DEMO_MODEL, Inputs};
 use crate::pipeline::job::{Job, Tune};
 use crate::pipeline::results::Results;
 use crate::pipeline::run::{Done, run};
-use crate::ranks::{Ranks, threads};
+use crate::ranks::{Ranks, on_threads};
 use crate::report::Budget;
 use std::fs;
 use std::path::Path;
-use std::thread;
-
-/// What each of so many ranks gives.
-fn on<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
-    thread::scope(|scope| {
-        let work = &work;
-        let running: Vec<_> = threads(size).into_iter().map(|ranks| scope.spawn(move || work(ranks))).collect();
-        running.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
-}
 
 /// A folder with a model and pictures, of which one calibrates no rank of four alone.
 fn inputs() -> tempfile::TempDir {
@@ -55,7 +45,7 @@ fn done(job: &Job) -> Result<Option<Done>, String> {
 /// The model's file, the report without times, and the entry of the cache with ranking and loss curves, of a job on so
 /// many ranks.
 fn shipped(folder: &Path, size: usize, change: impl Fn(&mut Job) + Sync) -> (Vec<u8>, String, Option<Vec<u8>>) {
-    let mut all = on(size, |ranks| {
+    let mut all = on_threads(size, |ranks| {
         let mut job = estimated(folder, ranks);
         change(&mut job);
         let done = done(&job).unwrap();
@@ -105,7 +95,7 @@ fn ranks_share_a_job_and_find_the_same() {
 fn second_moments_have_the_same_bits_on_one_two_and_four_ranks() {
     let folder = inputs();
     let found = |size: usize| -> Covariances {
-        let mut all = on(size, |ranks| {
+        let mut all = on_threads(size, |ranks| {
             let job = estimated(folder.path(), ranks);
             let inputs = Inputs::gather(&job, &()).map_err(|e| e.to_string()).unwrap();
             let ctx = Context::new(&job, &inputs, &());
@@ -137,7 +127,7 @@ fn a_rank_with_other_files_or_none_ends_all() {
     model.weights.values_mut().next().unwrap().data_mut()[0] += 0.01;
     model::save(&model, &other.path().join("model.safetensors")).unwrap();
     let ended = |model: &Path| {
-        on(2, |ranks| {
+        on_threads(2, |ranks| {
             let mut job = estimated(folder.path(), ranks);
             if !job.ranks.is_first() {
                 job.model = Some(model.to_owned());
@@ -151,7 +141,7 @@ fn a_rank_with_other_files_or_none_ends_all() {
     let texts = ended(&other.path().join("none.safetensors"));
     assert!(texts[0].contains("rank 1 has ended") && texts[1].contains("none.safetensors"), "{texts:?}");
     // What cannot be shared is refused before any work.
-    let texts = on(2, |ranks| {
+    let texts = on_threads(2, |ranks| {
         let tune = Tune { epochs: 1, batch: 1, ..Tune::default() };
         done(&Job { tune, ..estimated(folder.path(), ranks) }).map(|_| ()).unwrap_err()
     });

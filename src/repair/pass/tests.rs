@@ -3,13 +3,12 @@
 use super::*;
 use crate::group::groups;
 use crate::kernels::cuda::emulated;
-use crate::ranks::{Ranks, threads};
+use crate::ranks::{Ranks, on_threads};
 use crate::repair::samples::Centred;
 use crate::repair::{Method, Sensitivity, repair};
 use crate::surgery::{Selection, cut};
 use crate::training::tests::graphs::{Numbers, random_model};
 use std::path::Path;
-use std::thread;
 
 fn demo() -> Model {
     let bytes = include_bytes!("../../pipeline/demo.safetensors");
@@ -221,11 +220,7 @@ fn moments_of_gpus_have_the_same_bits_on_one_two_and_four_ranks() {
             });
             (variances, values.collect::<Vec<Vec<f64>>>())
         };
-        let found = thread::scope(|scope| {
-            let of_rank = &of_rank;
-            let running: Vec<_> = threads(size).into_iter().map(|ranks| scope.spawn(move || of_rank(ranks))).collect();
-            running.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<_>>()
-        });
+        let found = on_threads(size, of_rank);
         assert!(found.iter().all(|rank| *rank == found[0]), "{size} ranks: not the same everywhere");
         found.into_iter().next().unwrap()
     };

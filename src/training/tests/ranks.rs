@@ -5,7 +5,7 @@ use super::graphs::{Numbers, random_model};
 use super::{Output, Phase, Setup, TrainingEngine, control, distance, output_gradients, setup};
 use crate::kernels::cuda::emulated;
 use crate::model::{Model, Weights};
-use crate::ranks::threads;
+use crate::ranks::on_threads;
 
 /// Images of the batch, and of the first rank.
 const IMAGES: [usize; 2] = [5, 2];
@@ -45,19 +45,14 @@ fn whole(seed: u64) -> (Model, [usize; 4], Vec<f32>, Vec<Vec<f32>>, String) {
 
 /// What two ranks find, each with its part of the batch.
 fn together(model: &Model, [_, _, h, w]: [usize; 4], sync: bool, images: &[f32], gradients: &[Vec<f32>]) -> Vec<Found> {
-    std::thread::scope(|scope| {
-        let ranks = threads(2).into_iter().enumerate().map(|(rank, ranks)| {
-            scope.spawn(move || {
-                let device = emulated::device().unwrap();
-                let gpus = ranks.gpus(&device, || emulated::nccl().unwrap()).unwrap();
-                let batches = [[IMAGES[1], IMAGES[0] - IMAGES[1]][rank]];
-                let setup = Setup { gpus: Some(&gpus), sync_batch_norm: sync, ..setup((h, w), &batches, false) };
-                let mut engine = TrainingEngine::new(device, model, &setup).unwrap();
-                let gradients: Vec<Vec<f32>> = gradients.iter().map(|all| part(all, rank).to_vec()).collect();
-                step(&mut engine, part(images, rank), &gradients)
-            })
-        });
-        ranks.collect::<Vec<_>>().into_iter().map(|rank| rank.join().unwrap()).collect()
+    on_threads(2, |ranks| {
+        let (rank, device) = (ranks.rank(), emulated::device().unwrap());
+        let gpus = ranks.gpus(&device, || emulated::nccl().unwrap()).unwrap();
+        let batches = [[IMAGES[1], IMAGES[0] - IMAGES[1]][rank]];
+        let setup = Setup { gpus: Some(&gpus), sync_batch_norm: sync, ..setup((h, w), &batches, false) };
+        let mut engine = TrainingEngine::new(device, model, &setup).unwrap();
+        let gradients: Vec<Vec<f32>> = gradients.iter().map(|all| part(all, rank).to_vec()).collect();
+        step(&mut engine, part(images, rank), &gradients)
     })
 }
 

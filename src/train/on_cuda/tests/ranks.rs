@@ -8,7 +8,7 @@ use crate::graph::{Activation, Builder, Conv, Graph, Head, Norm, Op};
 use crate::kernels::cuda::emulated;
 use crate::kernels::cuda::nccl::MEETING;
 use crate::model::{self, Info};
-use crate::ranks::{Launched, Ranks, Share, threads};
+use crate::ranks::{Launched, Ranks, Share, on_threads};
 use crate::train::autograd::Autograd;
 use crate::train::batch::Loader;
 use crate::train::labels::Labels;
@@ -114,11 +114,7 @@ fn trained(size: usize, model: &Model, set: &Dataset, config: &FitConfig, device
         let config = FitConfig { ranks, ..config.clone() };
         fit(model, None, set, &config, &device, &mut |_| {}).unwrap().weights
     };
-    let mut all: Vec<Weights> = std::thread::scope(|scope| {
-        let run = &run;
-        let running: Vec<_> = threads(size).into_iter().map(|ranks| scope.spawn(move || run(ranks))).collect();
-        running.into_iter().map(|rank| rank.join().unwrap()).collect()
-    });
+    let mut all: Vec<Weights> = on_threads(size, run);
     assert!(all.iter().all(|weights| *weights == all[0]), "{size} ranks end with different weights");
     all.swap_remove(0)
 }
